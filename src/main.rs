@@ -1,0 +1,2 @@
+//! The `aavae` command.
+fn main() {}
