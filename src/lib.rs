@@ -1,1 +1,2 @@
 //! aavae
+pub mod data;
