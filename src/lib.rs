@@ -1,1 +1,8 @@
 //! aavae
+
+pub mod device;
+pub mod ir;
+pub mod ops;
+pub mod plan;
+pub mod rng;
+pub mod tensor;
