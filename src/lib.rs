@@ -1,2 +1,9 @@
 //! aavae
+
 pub mod data;
+pub mod device;
+pub mod ir;
+pub mod ops;
+pub mod plan;
+pub mod rng;
+pub mod tensor;

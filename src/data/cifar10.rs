@@ -16,8 +16,7 @@ pub const FILE_RECORDS: usize = 10_000;
 /// Name of the folder inside the official archive.
 pub const FOLDER: &str = "cifar-10-batches-bin";
 /// The training files, in order.
-pub const TRAIN_FILES: [&str; 5] =
-    ["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"];
+pub const TRAIN_FILES: [&str; 5] = ["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"];
 /// The test file.
 pub const TEST_FILE: &str = "test_batch.bin";
 /// The optional list of class names.
@@ -31,8 +30,7 @@ pub const STD: [f32; 3] = [63.0 / 255.0, 62.1 / 255.0, 66.7 / 255.0];
 const SIZE: usize = 32;
 const PLANE: usize = SIZE * SIZE;
 const IMAGE_BYTES: usize = 3 * PLANE;
-const CLASSES: [&str; 10] =
-    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+const CLASSES: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
 /// One of the two sets, in memory.
 pub struct Cifar10 {
@@ -56,10 +54,7 @@ impl Cifar10 {
         for path in train.iter().chain(&test) {
             check_size(path, FILE_RECORDS)?;
         }
-        Ok((
-            Self::from_files(&train, FILE_RECORDS, classes.clone())?,
-            Self::from_files(&test, FILE_RECORDS, classes)?,
-        ))
+        Ok((Self::from_files(&train, FILE_RECORDS, classes.clone())?, Self::from_files(&test, FILE_RECORDS, classes)?))
     }
 
     /// Reads files of `records` records each. [`Cifar10::open`] is this with 10,000; tests write smaller files.

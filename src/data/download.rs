@@ -66,13 +66,8 @@ pub fn download_cifar10_from(url: &str, sha256: &str, dir: &Path, progress: bool
 /// As [`download_cifar10_from`].
 pub fn fetch(url: &str, sha256: &str, path: &Path, progress: bool) -> Result<(), DataError> {
     let part = suffixed(path, "part");
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&part)
-        .map_err(DataError::io("create", &part))?;
+    let mut file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&part).map_err(DataError::io("create", &part))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(DataError::Busy { path: part }),
@@ -170,9 +165,7 @@ fn content_range(response: &Response<Body>) -> Option<(u64, Option<u64>)> {
 
 fn progress_bar(length: Option<u64>) -> ProgressBar {
     let (bar, template) = match length {
-        Some(length) => {
-            (ProgressBar::new(length), "{wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}")
-        }
+        Some(length) => (ProgressBar::new(length), "{wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}"),
         None => (ProgressBar::no_length(), "{spinner} {binary_bytes} {binary_bytes_per_sec}"),
     };
     bar.with_style(ProgressStyle::with_template(template).expect("the templates above are valid"))
@@ -331,7 +324,11 @@ mod tests {
             }
             Manner::Ranges | Manner::DiesAfter(_) if from > 0 => {
                 let rest = n - from;
-                write!(stream, "HTTP/1.1 206 Part\r\nContent-Range: bytes {from}-{}/{n}\r\nContent-Length: {rest}\r\nConnection: close\r\n\r\n", n - 1)?;
+                write!(
+                    stream,
+                    "HTTP/1.1 206 Part\r\nContent-Range: bytes {from}-{}/{n}\r\nContent-Length: {rest}\r\nConnection: close\r\n\r\n",
+                    n - 1
+                )?;
                 let sent = if let Manner::DiesAfter(sent) = manner { sent } else { rest };
                 stream.write_all(&body[from..from + sent])
             }

@@ -94,10 +94,8 @@ impl Loader {
 
     fn spawn(run: impl FnOnce(SyncSender<Result<Batch, DataError>>) + Send + 'static) -> Result<Self, DataError> {
         let (out, batches) = sync_channel(DEPTH);
-        let thread = Builder::new()
-            .name(THREAD.into())
-            .spawn(move || run(out))
-            .map_err(|source| DataError::Thread { name: THREAD, source })?;
+        let thread =
+            Builder::new().name(THREAD.into()).spawn(move || run(out)).map_err(|source| DataError::Thread { name: THREAD, source })?;
         Ok(Self { batches: Some(batches), thread: Some(thread) })
     }
 }
@@ -129,13 +127,7 @@ impl Drop for Loader {
 }
 
 /// Reads and packs `indices`, then repeats the last image until there are `n`.
-fn read_batch(
-    dataset: &dyn Dataset,
-    step: u64,
-    epoch: u32,
-    mut indices: Vec<u32>,
-    n: usize,
-) -> Result<Batch, DataError> {
+fn read_batch(dataset: &dyn Dataset, step: u64, epoch: u32, mut indices: Vec<u32>, n: usize) -> Result<Batch, DataError> {
     let area = dataset.image_size() * dataset.image_size();
     let valid = indices.len();
     let mut pixels = vec![0_u32; n * area];

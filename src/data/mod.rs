@@ -275,9 +275,7 @@ impl DataError {
         Some(match self {
             Self::Missing { hint, .. } => return hint.clone(),
             Self::Io { .. } | Self::ClassNames { .. } | Self::Thread { .. } => return None,
-            Self::FileSize { .. } | Self::Label { .. } => {
-                "the file is damaged or is not a CIFAR-10 binary file; download it again".into()
-            }
+            Self::FileSize { .. } | Self::Label { .. } => "the file is damaged or is not a CIFAR-10 binary file; download it again".into(),
             Self::NoClasses { .. } | Self::EmptyClass { .. } => {
                 "the layout is <DIR>/<split>/<class>/*.{jpg,jpeg,png} with the splits train, test and (optional) val".into()
             }
@@ -425,11 +423,7 @@ pub fn open(options: &OpenOptions) -> Result<Splits, DataError> {
         Some(val) => View::full(val),
         None => View { dataset: source.train.clone(), indices: indices.val.into() },
     };
-    Ok(Splits {
-        train: View { dataset: source.train, indices: indices.train.into() },
-        val,
-        test: View::full(source.test),
-    })
+    Ok(Splits { train: View { dataset: source.train, indices: indices.train.into() }, val, test: View::full(source.test) })
 }
 
 /// Opens a data set without splitting it.

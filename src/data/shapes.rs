@@ -1,7 +1,7 @@
 //! Ten classes of shapes, drawn from a seed: a data set that needs no files and no network.
 //!
-//! Image `i` of a part is a pure function of `(seed, part, i)`: all draws come from Philox4x32-10 with the seed as key and
-//! the counter `(block, i, part, STREAM)`, and the drawing uses only `+ - * /` on `f32`, which every machine rounds alike.
+//! Image `i` of a part is a pure function of `(seed, part, i)`: all draws come from the stream [`Stream::Data`] with
+//! the counter `(part, i, block)`, and the drawing uses only `+ - * /` on `f32`, which every machine rounds alike.
 //! Its class is `i % 10`, so every prefix is balanced.
 //!
 //! Colour, place, scale (0.35 to 0.9 of the frame), rotation (up to 23 degrees), squeeze, background gradient and texture,
@@ -10,19 +10,16 @@
 
 use rayon::prelude::*;
 
-use super::split::philox;
 use super::{DataError, Dataset};
+use crate::rng::{self, Philox, Stream};
 
 /// Default number of training images.
 pub const TRAIN_LEN: usize = 10_000;
 /// Default number of test images.
 pub const TEST_LEN: usize = 2_000;
 /// The classes, in label order.
-pub const CLASSES: [&str; 10] =
-    ["disc", "ring", "half-disc", "crescent", "triangle", "square", "cross", "star", "heart", "hourglass"];
+pub const CLASSES: [&str; 10] = ["disc", "ring", "half-disc", "crescent", "triangle", "square", "cross", "star", "heart", "hourglass"];
 
-/// Philox stream (counter word 3) of the drawings: "SHAP".
-const STREAM: u32 = 0x5348_4150;
 const SIZE: usize = 32;
 const IMAGE_BYTES: usize = SIZE * SIZE * 3;
 /// Coverage is sampled on a grid of this side per pixel.
@@ -93,21 +90,23 @@ impl Dataset for Shapes {
 
 /// The draws of one image, in order.
 struct Draws {
-    seed: u64,
-    counter: [u32; 4],
+    rng: Philox,
+    part: Part,
+    image: u32,
+    block: u32,
     words: [u32; 4],
     used: usize,
 }
 
 impl Draws {
     fn new(seed: u64, part: Part, image: u32) -> Self {
-        Self { seed, counter: [0, image, part as u32, STREAM], words: [0; 4], used: 4 }
+        Self { rng: Philox::new(seed, Stream::Data), part, image, block: 0, words: [0; 4], used: 4 }
     }
 
     fn word(&mut self) -> u32 {
         if self.used == 4 {
-            self.words = philox(self.counter, self.seed);
-            self.counter[0] += 1;
+            self.words = self.rng.words(self.part as u32, self.image, self.block);
+            self.block += 1;
             self.used = 0;
         }
         self.used += 1;
@@ -116,8 +115,7 @@ impl Draws {
 
     /// Uniform in [low, high).
     fn uniform(&mut self, low: f32, high: f32) -> f32 {
-        // 24 bits are exact in an f32.
-        low + (high - low) * ((self.word() >> 8) as f32 * (1.0 / 16_777_216.0))
+        low + (high - low) * rng::uniform(self.word())
     }
 
     fn below(&mut self, n: u32) -> u32 {

@@ -3,7 +3,8 @@
 //! Every draw is one word of Philox4x32-10, so that a few lines of Python can replay it:
 //!
 //! ```text
-//! draw(stream, epoch, i) = philox4x32_10(counter = (i, epoch, 0, stream), key = (seed & 0xffffffff, seed >> 32))[0]
+//! draw(stream, epoch, i) = philox4x32_10(key = (seed & 0xffffffff, seed >> 32 ^ (stream * 0x9e3779b9 & 0xffffffff)),
+//!                                        counter = (epoch, 0, i, 0))[0]
 //!
 //! def permutation(n, stream, epoch):         # Fisher-Yates from the end
 //!     p = list(range(n))
@@ -12,20 +13,16 @@
 //!         p[i], p[j] = p[j], p[i]
 //!     return p
 //!
-//! split:    p = permutation(n, 0x53504c54, 0); train = p[:n - n_val][:limit_train]; val = p[n - n_val:]
-//! epoch e:  q = permutation(len(train), 0x4f524452, e); batch b holds train[q[b * batch]] .. train[q[(b + 1) * batch - 1]]
+//! split:    p = permutation(n, SPLIT, 0); train = p[:n - n_val][:limit_train]; val = p[n - n_val:]
+//! epoch e:  q = permutation(len(train), ORDER, e); batch b holds train[q[b * batch]] .. train[q[(b + 1) * batch - 1]]
 //! ```
 //!
-//! `draw * (i + 1) >> 32` is biased by at most `n / 2^32`, which no training run can see. A last partial batch is dropped.
+//! with `SPLIT` = 3 and `ORDER` = 2 ([`Stream`]). `draw * (i + 1) >> 32` is biased by at most `n / 2^32`, which no training run can see. A last partial batch is dropped.
 
 use std::sync::Arc;
 
 use super::{DataError, Dataset};
-
-/// Philox stream (counter word 3) of the train / validation split: "SPLT".
-pub const DATA_SPLIT: u32 = 0x5350_4c54;
-/// Philox stream (counter word 3) of the order of images in an epoch: "ORDR".
-pub const DATA_ORDER: u32 = 0x4f52_4452;
+use crate::rng::{Philox, Stream};
 
 /// Some images of a data set, in an order of their own.
 #[derive(Clone)]
@@ -75,7 +72,7 @@ pub fn split(n: usize, n_val: usize, seed: u64, limit: Option<usize>, shuffle: b
         let available = n.saturating_sub(1);
         return Err(DataError::TooFew { what: "the validation split of", asked: n_val, available });
     }
-    let mut train = if shuffle { permutation(n, seed, DATA_SPLIT, 0) } else { iota(n) };
+    let mut train = if shuffle { permutation(n, seed, Stream::Split, 0) } else { iota(n) };
     let val = train.split_off(n - n_val);
     if let Some(limit) = limit {
         if limit > train.len() {
@@ -138,7 +135,7 @@ impl Order {
 
     /// The positions of one epoch in the order they are used, `len` of them.
     pub fn epoch(&self, epoch: u32) -> Vec<u32> {
-        if self.shuffle { permutation(self.len, self.seed, DATA_ORDER, epoch) } else { iota(self.len) }
+        if self.shuffle { permutation(self.len, self.seed, Stream::Order, epoch) } else { iota(self.len) }
     }
 }
 
@@ -146,10 +143,11 @@ impl Order {
 ///
 /// # Panics
 /// If `n` is above `u32::MAX`.
-pub fn permutation(n: usize, seed: u64, stream: u32, epoch: u32) -> Vec<u32> {
+pub fn permutation(n: usize, seed: u64, stream: Stream, epoch: u32) -> Vec<u32> {
+    let rng = Philox::new(seed, stream);
     let mut p = iota(n);
     for i in (1..n).rev() {
-        let draw = philox([i as u32, epoch, 0, stream], seed)[0];
+        let draw = rng.words(epoch, 0, i as u32)[0];
         let j = (u64::from(draw) * (i as u64 + 1)) >> 32;
         p.swap(i, j as usize);
     }
@@ -161,38 +159,14 @@ fn iota(n: usize) -> Vec<u32> {
     (0..n).collect()
 }
 
-/// Philox4x32-10 (Salmon et al. 2011): four random words for each counter, with the seed as key (low word first).
-pub(crate) fn philox(counter: [u32; 4], seed: u64) -> [u32; 4] {
-    let [mut a, mut b, mut c, mut d] = counter;
-    let (mut k0, mut k1) = (seed as u32, (seed >> 32) as u32);
-    for _ in 0..10 {
-        let x = u64::from(a) * 0xD251_1F53;
-        let y = u64::from(c) * 0xCD9E_8D57;
-        (a, b, c, d) = ((y >> 32) as u32 ^ b ^ k0, y as u32, (x >> 32) as u32 ^ d ^ k1, x as u32);
-        k0 = k0.wrapping_add(0x9E37_79B9);
-        k1 = k1.wrapping_add(0xBB67_AE85);
-    }
-    [a, b, c, d]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The known answers of the Random123 distribution.
-    #[test]
-    fn philox_known_answers() {
-        assert_eq!(philox([0; 4], 0), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
-        assert_eq!(philox([u32::MAX; 4], u64::MAX), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
-        let pi = [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344];
-        let want = [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1];
-        assert_eq!(philox(pi, 0x299f_31d0_a409_3822), want);
-    }
-
     #[test]
     fn permutation_holds_every_index_once() {
         for n in [0, 1, 2, 7, 1000] {
-            let mut p = permutation(n, 5, DATA_ORDER, 3);
+            let mut p = permutation(n, 5, Stream::Order, 3);
             p.sort_unstable();
             assert_eq!(p, iota(n));
         }
@@ -203,7 +177,7 @@ mod tests {
         // Each of 5 items lands in each of 5 places about 400 times in 2,000 epochs; 5 sigma is 90.
         let mut hits = [[0_i32; 5]; 5];
         for epoch in 0..2000 {
-            for (place, item) in permutation(5, 9, DATA_ORDER, epoch).into_iter().enumerate() {
+            for (place, item) in permutation(5, 9, Stream::Order, epoch).into_iter().enumerate() {
                 hits[place][item as usize] += 1;
             }
         }

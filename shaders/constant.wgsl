@@ -1,0 +1,14 @@
+// y = VALUE.
+// Writes (=) y [LEN4].
+// Grid: ceil(LEN4 / WG) workgroups, folded. Reference: ops/pointwise.rs `Constant::reference`.
+#import lib/grid
+const LEN4: u32 = 1u; // spec
+const VALUE: f32 = 0.0; // spec
+@group(0) @binding(0) var<storage, read_write> y: array<vec4<f32>>; // [LEN4]
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+  let i = global_index(group, groups, local);
+  if (i >= LEN4) { return; }
+  y[i] = vec4<f32>(VALUE);
+}

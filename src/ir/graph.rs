@@ -1,0 +1,246 @@
+//! Values, nodes and persistent state.
+
+use crate::ops::{Emit, Op, ShapeError, ValueId};
+use crate::tensor::{Shape, TensorType};
+
+/// The flat buffers that outlive a step. Parameter `p` has the same offset in `Param`, `Grad`, `Moment1` and `Moment2`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Group {
+    /// Trained weights.
+    Param,
+    /// Running statistics of BatchNorm.
+    Buffer,
+    /// Gradients of the weights.
+    Grad,
+    /// First moment (Adam) or momentum (SGD).
+    Moment1,
+    /// Second moment (Adam).
+    Moment2,
+}
+
+impl Group {
+    /// Every group.
+    pub const ALL: [Self; 5] = [Self::Param, Self::Buffer, Self::Grad, Self::Moment1, Self::Moment2];
+}
+
+/// Part of a flat buffer, in elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Which flat buffer.
+    pub group: Group,
+    /// First element.
+    pub offset: usize,
+    /// Number of elements.
+    pub len: usize,
+}
+
+impl Range {
+    /// True if two ranges share an element.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.group == other.group && self.offset < other.offset + other.len && other.offset < self.offset + self.len
+    }
+}
+
+/// A named tensor in `Param` or `Buffer`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    /// Checkpoint name, e.g. `encoder.layer1.0.conv1.weight`.
+    pub name: String,
+    /// Shape in memory.
+    pub shape: Shape,
+    /// Where it lives.
+    pub range: Range,
+}
+
+/// Where every persistent tensor lives. Graphs of one model (training, evaluation) share it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Layout {
+    /// In order of registration.
+    pub states: Vec<State>,
+}
+
+/// Ranges start at multiples of this many elements: 256 bytes, WebGPU's default `min_storage_buffer_offset_alignment`.
+pub const ALIGN: usize = 64;
+
+impl Layout {
+    /// Finds a state by name.
+    pub fn get(&self, name: &str) -> Option<&State> {
+        self.states.iter().find(|s| s.name == name)
+    }
+    /// Registers a state, or returns the one of that name.
+    ///
+    /// # Panics
+    /// If the name is taken by another shape or group: two layers share a name.
+    pub fn register(&mut self, name: &str, shape: Shape, group: Group) -> &State {
+        assert!(matches!(group, Group::Param | Group::Buffer), "{name}: gradients and moments follow their parameter");
+        if let Some(i) = self.states.iter().position(|s| s.name == name) {
+            let s = &self.states[i];
+            assert!(s.shape == shape && s.range.group == group, "{name} is registered as {} and as {shape}", s.shape);
+            return s;
+        }
+        let range = Range { group, offset: self.size(group), len: shape.len() };
+        self.states.push(State { name: name.into(), shape, range });
+        &self.states[self.states.len() - 1]
+    }
+    /// Elements of a flat buffer, padding included.
+    pub fn size(&self, group: Group) -> usize {
+        let kept = if group == Group::Buffer { Group::Buffer } else { Group::Param };
+        self.states
+            .iter()
+            .filter(|s| s.range.group == kept)
+            .map(|s| s.range.offset + s.range.len)
+            .max()
+            .unwrap_or(0)
+            .next_multiple_of(ALIGN)
+    }
+}
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Source {
+    /// Output `output` of node `node`.
+    Node {
+        /// Index in [`Graph::nodes`].
+        node: usize,
+        /// Which output.
+        output: usize,
+    },
+    /// Uploaded before the step.
+    Input,
+    /// Persistent.
+    State(Range),
+}
+
+/// A tensor of the step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Value {
+    /// Shape and element type.
+    pub ty: TensorType,
+    /// Label, e.g. `encoder.layer1.0.conv1`.
+    pub name: String,
+    /// Producer.
+    pub source: Source,
+    /// Fixed place, for gradients and in-place updates.
+    pub pin: Option<Range>,
+}
+
+/// An op applied to values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// The op.
+    pub op: Op,
+    /// Label: the layer that emitted it.
+    pub name: String,
+    /// Inputs.
+    pub inputs: Vec<ValueId>,
+    /// Outputs.
+    pub outputs: Vec<ValueId>,
+}
+
+/// One step as a graph. Nodes are in execution order.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    /// Persistent tensors.
+    pub layout: Layout,
+    /// Nodes in execution order.
+    pub nodes: Vec<Node>,
+    /// Values by id.
+    pub values: Vec<Value>,
+    /// Uploaded before each step.
+    pub inputs: Vec<ValueId>,
+    /// Read back after it, by name.
+    pub outputs: Vec<(String, ValueId)>,
+    label: String,
+}
+
+impl Graph {
+    /// A graph over persistent tensors that another graph has already laid out.
+    pub fn with_layout(layout: Layout) -> Self {
+        Self { layout, ..Self::default() }
+    }
+    /// Label of the nodes that follow.
+    pub fn label(&mut self, label: impl Into<String>) {
+        self.label = label.into();
+    }
+    fn value(&mut self, value: Value) -> ValueId {
+        self.values.push(value);
+        ValueId(u32::try_from(self.values.len() - 1).unwrap_or_else(|_| panic!("a graph of {} values", self.values.len())))
+    }
+    /// A tensor uploaded before each step.
+    pub fn input(&mut self, name: &str, ty: TensorType) -> ValueId {
+        let id = self.value(Value { ty, name: name.into(), source: Source::Input, pin: None });
+        self.inputs.push(id);
+        id
+    }
+    /// A persistent tensor, registered on first use.
+    pub fn state(&mut self, name: &str, shape: Shape, group: Group) -> ValueId {
+        let range = self.layout.register(name, shape, group).range;
+        self.at(name, shape, range)
+    }
+    /// A persistent range as a value (one value per range).
+    pub fn at(&mut self, name: &str, shape: Shape, range: Range) -> ValueId {
+        assert_eq!(shape.len(), range.len, "{name}: a view must cover its range");
+        if let Some(i) = self.values.iter().position(|v| v.source == Source::State(range)) {
+            return ValueId(i as u32);
+        }
+        self.value(Value { ty: TensorType::f32(shape), name: name.into(), source: Source::State(range), pin: None })
+    }
+    /// A whole flat buffer as a vector.
+    pub fn whole(&mut self, group: Group) -> ValueId {
+        let len = self.layout.size(group);
+        self.at(&format!("{group:?}").to_lowercase(), Shape::vector(len), Range { group, offset: 0, len })
+    }
+    /// Adds a node.
+    ///
+    /// # Errors
+    /// If the op refuses the inputs.
+    pub fn try_emit(&mut self, op: Op, inputs: &[ValueId]) -> Result<Vec<ValueId>, ShapeError> {
+        let types: Vec<_> = inputs.iter().map(|&i| self.ty(i)).collect();
+        let node = self.nodes.len();
+        let name = self.label.clone();
+        let outputs: Vec<_> = op
+            .outputs(&types)
+            .map_err(|e| ShapeError { message: format!("at `{name}`: {}", e.message), ..e })?
+            .into_iter()
+            .enumerate()
+            .map(|(output, ty)| {
+                let pin =
+                    op.in_place().iter().find(|p| p.1 == output).map(|&(input, _)| match self.values[inputs[input].0 as usize].source {
+                        Source::State(range) => range,
+                        ref other => panic!("{}: `{name}` updates a value that is not persistent ({other:?})", op.name()),
+                    });
+                let name = if output == 0 { format!("{name}:{}", op.name()) } else { format!("{name}:{}.{output}", op.name()) };
+                self.value(Value { ty, name, source: Source::Node { node, output }, pin })
+            })
+            .collect();
+        self.nodes.push(Node { op, name, inputs: inputs.to_vec(), outputs: outputs.clone() });
+        Ok(outputs)
+    }
+    /// Marks a value to be read back.
+    pub fn output(&mut self, name: &str, value: ValueId) {
+        self.outputs.push((name.into(), value));
+    }
+    /// The range a value lives in, if it is persistent or pinned.
+    pub fn range(&self, value: ValueId) -> Option<Range> {
+        let v = &self.values[value.0 as usize];
+        match v.source {
+            Source::State(range) => Some(range),
+            _ => v.pin,
+        }
+    }
+    /// Number of nodes that read a value, plus one if it is an output of the graph.
+    pub fn uses(&self, value: ValueId) -> usize {
+        self.nodes.iter().flat_map(|n| &n.inputs).filter(|&&i| i == value).count() + self.outputs.iter().filter(|o| o.1 == value).count()
+    }
+}
+
+impl Emit for Graph {
+    /// # Panics
+    /// If the op refuses the inputs: shapes that users choose are validated before a graph is built.
+    fn emit(&mut self, op: Op, inputs: &[ValueId]) -> Vec<ValueId> {
+        self.try_emit(op, inputs).unwrap_or_else(|e| panic!("{e}"))
+    }
+    fn ty(&self, value: ValueId) -> TensorType {
+        self.values[value.0 as usize].ty
+    }
+}

@@ -1,0 +1,6 @@
+//! The graph of one step: typed nodes over values, built by `nn` and `method`, extended by [`autodiff`] and rewritten by [`fuse`].
+
+pub mod autodiff;
+mod graph;
+
+pub use graph::{Graph, Group, Layout, Node, Range, Source, State, Value};

@@ -1,0 +1,171 @@
+//! What an op lowers to: WGSL dispatches with their constants, grid and bindings. Plain data, no GPU type.
+
+use crate::tensor::TensorType;
+
+/// Invocations of a one-dimensional workgroup; `const WG` of the shaders.
+pub const WORKGROUP: u32 = 64;
+
+/// Which GEMM kernels a device runs best (measured at start, see `device::wgpu`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Gemm {
+    /// Workgroup-memory tiles: GPUs.
+    Tile,
+    /// Register tiles, operands broadcast across a subgroup of this many lanes, no barrier: CPU adapters.
+    Broadcast {
+        /// Lanes of a subgroup.
+        subgroup: u32,
+    },
+}
+
+/// What the lowering needs to know of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// GEMM variant.
+    pub gemm: Gemm,
+    /// Workgroups along one grid axis.
+    pub max_groups: u32,
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Self { gemm: Gemm::Tile, max_groups: 65_535 }
+    }
+}
+
+/// Value of a shader constant.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Const {
+    /// `u32` or `i32`.
+    U(u32),
+    /// `f32`.
+    F(f32),
+    /// `bool`.
+    B(bool),
+}
+
+impl From<u32> for Const {
+    fn from(x: u32) -> Self {
+        Self::U(x)
+    }
+}
+impl From<usize> for Const {
+    fn from(x: usize) -> Self {
+        Self::U(u32::try_from(x).unwrap_or_else(|_| panic!("shader constant {x} exceeds u32; plan::verify bounds tensors below that")))
+    }
+}
+impl From<f32> for Const {
+    fn from(x: f32) -> Self {
+        Self::F(x)
+    }
+}
+impl From<bool> for Const {
+    fn from(x: bool) -> Self {
+        Self::B(x)
+    }
+}
+
+impl std::fmt::Display for Const {
+    /// The WGSL literal.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::U(x) => write!(f, "{x}u"),
+            Self::F(x) => write!(f, "{x:?}f"),
+            Self::B(x) => write!(f, "{x}"),
+        }
+    }
+}
+
+/// A shader file and the constants it is specialised with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kernel {
+    /// File name in `shaders/`, without extension.
+    pub file: &'static str,
+    /// `const NAME` of the file and its value.
+    pub consts: Vec<(&'static str, Const)>,
+}
+
+impl Kernel {
+    /// A kernel without constants.
+    pub fn new(file: &'static str) -> Self {
+        Self { file, consts: Vec::new() }
+    }
+    /// Sets a constant.
+    #[must_use]
+    pub fn set(mut self, name: &'static str, value: impl Into<Const>) -> Self {
+        self.consts.push((name, value.into()));
+        self
+    }
+}
+
+/// What stands at a binding of a dispatch, in the order of the shader's `@binding`s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binding {
+    /// Input of the op, read.
+    Input(usize),
+    /// Output of the op, written (an in-place input is bound as its output).
+    Output(usize),
+    /// Scratch buffer of the op.
+    Scratch(usize),
+    /// The per-step uniform.
+    Step,
+}
+
+/// One dispatch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dispatch {
+    /// Kernel.
+    pub kernel: Kernel,
+    /// Workgroups along x, y, z.
+    pub grid: [u32; 3],
+    /// What is bound at 0, 1, 2, …
+    pub bindings: Vec<Binding>,
+}
+
+/// All dispatches of an op.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Lowering {
+    /// In order.
+    pub dispatches: Vec<Dispatch>,
+    /// Sizes of the scratch buffers, in 4-byte elements.
+    pub scratch: Vec<usize>,
+}
+
+impl Lowering {
+    /// One dispatch, no scratch.
+    pub fn one(kernel: Kernel, grid: [u32; 3], bindings: &[Binding]) -> Self {
+        Self { dispatches: vec![Dispatch { kernel, grid, bindings: bindings.to_vec() }], scratch: vec![] }
+    }
+    /// Adds a scratch buffer and returns its binding.
+    pub fn scratch(&mut self, elements: usize) -> Binding {
+        self.scratch.push(elements);
+        Binding::Scratch(self.scratch.len() - 1)
+    }
+    /// Adds a dispatch.
+    pub fn push(&mut self, kernel: Kernel, grid: [u32; 3], bindings: &[Binding]) {
+        self.dispatches.push(Dispatch { kernel, grid, bindings: bindings.to_vec() });
+    }
+}
+
+/// Types around an op at lowering.
+#[derive(Clone, Debug)]
+pub struct Io {
+    /// Inputs.
+    pub inputs: Vec<TensorType>,
+    /// Outputs.
+    pub outputs: Vec<TensorType>,
+}
+
+impl Target {
+    /// Grid of `items` invocations in workgroups of [`WORKGROUP`], folded to two axes
+    /// (`lib/grid.wgsl` `global_index` undoes the folding).
+    pub fn grid_1d(&self, items: usize) -> [u32; 3] {
+        self.groups_1d(items.div_ceil(WORKGROUP as usize))
+    }
+    /// Grid of `groups` workgroups, folded to two axes.
+    pub fn groups_1d(&self, groups: usize) -> [u32; 3] {
+        let groups = u32::try_from(groups).unwrap_or_else(|_| panic!("{groups} workgroups"));
+        let y = groups.div_ceil(self.max_groups).max(1);
+        [groups.div_ceil(y), y, 1]
+    }
+}

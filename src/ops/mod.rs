@@ -1,0 +1,211 @@
+//! Operations: one file each, holding the mathematics, the shape rule, the naive reference, the gradient, the lowering to
+//! WGSL dispatches and the test cases. [`OpDef`] is what a file provides, [`ops!`](self) is the one list of them.
+//!
+//! Backward kernels are ops too, so they have a reference, cases and trials of their own.
+
+use crate::tensor::{DType, Shape, TensorType};
+
+mod lowering;
+mod run;
+
+pub use lowering::{Binding, Const, Dispatch, Gemm, Io, Kernel, Lowering, Target, WORKGROUP};
+pub use run::{Input, Output, Real, Run, StepUniforms};
+
+/// A value of the graph under construction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId(pub u32);
+
+/// An input that an op cannot take, with the numbers.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{op}: {message}")]
+pub struct ShapeError {
+    /// Op that refused.
+    pub op: &'static str,
+    /// What it got and what it needs.
+    pub message: String,
+}
+
+impl ShapeError {
+    /// A refusal.
+    pub fn new(op: &'static str, message: impl Into<String>) -> Self {
+        Self { op, message: message.into() }
+    }
+}
+
+/// Checks the number of inputs of an op.
+pub(crate) fn arity(op: &'static str, inputs: &[TensorType], want: usize) -> Result<(), ShapeError> {
+    if inputs.len() == want { Ok(()) } else { Err(ShapeError::new(op, format!("takes {want} inputs, got {}", inputs.len()))) }
+}
+
+/// Checks that two types are equal.
+pub(crate) fn same(op: &'static str, what: &str, a: TensorType, b: TensorType) -> Result<(), ShapeError> {
+    if a == b { Ok(()) } else { Err(ShapeError::new(op, format!("{what} is {b}, expected {a}"))) }
+}
+
+/// Where gradients are written down: the graph, seen by an op.
+pub trait Emit {
+    /// Adds a node and returns its outputs.
+    fn emit(&mut self, op: Op, inputs: &[ValueId]) -> Vec<ValueId>;
+    /// Type of a value.
+    fn ty(&self, value: ValueId) -> TensorType;
+    /// Adds a node with one output.
+    fn emit1(&mut self, op: Op, inputs: &[ValueId]) -> ValueId {
+        self.emit(op, inputs)[0]
+    }
+}
+
+/// A node whose gradient is wanted: its inputs, outputs, and the gradient of each output (None: not used by the loss).
+pub struct Forward<'a> {
+    /// Inputs.
+    pub x: &'a [ValueId],
+    /// Outputs.
+    pub y: &'a [ValueId],
+    /// Gradient of the loss in each output.
+    pub dy: &'a [Option<ValueId>],
+    /// Which inputs need a gradient.
+    pub wants: &'a [bool],
+}
+
+/// What the file of an op provides.
+pub trait OpDef: Clone + PartialEq + std::fmt::Debug {
+    /// Name in plans, trials, bench rows and the README's table.
+    const NAME: &'static str;
+    /// Types of the outputs, or why the inputs are refused.
+    fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError>;
+    /// Pairs (input, output) that are one buffer, updated in place.
+    fn in_place(&self) -> &'static [(usize, usize)] {
+        &[]
+    }
+    /// Naive loops with f64 accumulation, independent of every kernel's decomposition: the oracle. Writes (=) every element.
+    fn reference<T: Real>(&self, run: &mut Run<'_, T>);
+    /// Fast f32 version of the `cpu` device, where a profile asked for one.
+    fn native(&self, run: &mut Run<'_, f32>) {
+        self.reference(run);
+    }
+    /// Emits the gradient of each input; `None` where there is none.
+    fn gradient(&self, _g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
+        vec![None; node.x.len()]
+    }
+    /// Inputs in which the op is differentiable (checked against central differences).
+    fn differentiable(&self) -> &'static [usize] {
+        &[]
+    }
+    /// WGSL dispatches.
+    fn lower(&self, io: &Io, target: &Target) -> Lowering;
+    /// Multiply-adds counted as 2, convolutions and linear layers only (as the paper's cost tables do).
+    fn flops(&self, _io: &Io) -> u64 {
+        0
+    }
+    /// Inputs of trials: shapes that hurt.
+    fn cases() -> Vec<Case>;
+}
+
+/// How a trial fills an input.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fill {
+    /// Standard normal.
+    Normal,
+    /// Uniform in a range.
+    Uniform(f32, f32),
+    /// One value.
+    Constant(f32),
+    /// Every other element alternates between these two.
+    Alternate(f32, f32),
+    /// Random integers below the bound (labels).
+    Below(u32),
+    /// Random packed RGB pixels.
+    Pixels,
+    /// Small integers, so that ties happen.
+    Ties,
+}
+
+/// One trial of an op.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// Short description of the shape.
+    pub name: String,
+    /// The op.
+    pub op: Op,
+    /// Inputs: type and contents.
+    pub inputs: Vec<(TensorType, Fill)>,
+    /// Factor on the comparator's tolerance; above 1 only with a reason in the op's file.
+    pub slack: f64,
+    /// Checked against central differences as well (smooth inputs, small shapes).
+    pub gradient: bool,
+}
+
+impl Case {
+    /// A trial with f32 inputs that is also a gradient check where the op is differentiable and the shape is small.
+    pub fn new(name: impl Into<String>, op: impl Into<Op>, inputs: &[(Shape, Fill)]) -> Self {
+        let inputs: Vec<_> = inputs
+            .iter()
+            .map(|&(shape, fill)| {
+                let dtype = if matches!(fill, Fill::Below(_) | Fill::Pixels) { DType::U32 } else { DType::F32 };
+                (TensorType { shape, dtype }, fill)
+            })
+            .collect();
+        let gradient = inputs.iter().map(|(t, _)| t.shape.len()).sum::<usize>() <= 2000
+            && inputs.iter().all(|(_, f)| !matches!(f, Fill::Constant(_) | Fill::Alternate(..) | Fill::Ties));
+        Self { name: name.into(), op: op.into(), inputs, slack: 1.0, gradient }
+    }
+    /// Widens the tolerance, for a reason written where it is called.
+    #[must_use]
+    pub fn slack(mut self, factor: f64) -> Self {
+        self.slack = factor;
+        self
+    }
+    /// Leaves out the central differences (kinks or extreme values).
+    #[must_use]
+    pub fn forward_only(mut self) -> Self {
+        self.gradient = false;
+        self
+    }
+}
+
+/// Expands the list of ops to the enum and its folds.
+macro_rules! ops {
+    ($($module:ident :: { $($variant:ident),+ }),+ $(,)?) => {
+        $(mod $module; pub use $module::{$($variant),+};)+
+
+        /// Any operation.
+        #[derive(Clone, Debug, PartialEq)]
+        #[allow(missing_docs, reason = "each variant is the documented struct of the same name")]
+        pub enum Op { $($($variant($variant)),+),+ }
+
+        $($(impl From<$variant> for Op { fn from(op: $variant) -> Self { Self::$variant(op) } })+)+
+
+        /// Name and number of cases of every op.
+        pub fn table() -> Vec<(&'static str, usize)> {
+            vec![$($(($variant::NAME, $variant::cases().len())),+),+]
+        }
+        /// Every trial of every op.
+        pub fn all_cases() -> Vec<Case> {
+            [$($($variant::cases()),+),+].concat()
+        }
+
+        impl Op {
+            /// See [`OpDef::NAME`].
+            pub fn name(&self) -> &'static str { match self { $($(Self::$variant(_) => $variant::NAME),+),+ } }
+            /// See [`OpDef::outputs`].
+            pub fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> { match self { $($(Self::$variant(op) => op.outputs(inputs)),+),+ } }
+            /// See [`OpDef::in_place`].
+            pub fn in_place(&self) -> &'static [(usize, usize)] { match self { $($(Self::$variant(op) => op.in_place()),+),+ } }
+            /// See [`OpDef::reference`].
+            pub fn reference<T: Real>(&self, run: &mut Run<'_, T>) { match self { $($(Self::$variant(op) => op.reference(run)),+),+ } }
+            /// See [`OpDef::native`].
+            pub fn native(&self, run: &mut Run<'_, f32>) { match self { $($(Self::$variant(op) => op.native(run)),+),+ } }
+            /// See [`OpDef::gradient`].
+            pub fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> { match self { $($(Self::$variant(op) => op.gradient(g, node)),+),+ } }
+            /// See [`OpDef::differentiable`].
+            pub fn differentiable(&self) -> &'static [usize] { match self { $($(Self::$variant(op) => op.differentiable()),+),+ } }
+            /// See [`OpDef::lower`].
+            pub fn lower(&self, io: &Io, target: &Target) -> Lowering { match self { $($(Self::$variant(op) => op.lower(io, target)),+),+ } }
+            /// See [`OpDef::flops`].
+            pub fn flops(&self, io: &Io) -> u64 { match self { $($(Self::$variant(op) => op.flops(io)),+),+ } }
+        }
+    };
+}
+
+ops! {
+    pointwise::{ Relu, ReluGrad, WeightedSum, Scale, Dot, ScaleBy, Constant },
+}

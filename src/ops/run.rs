@@ -1,0 +1,115 @@
+//! What an op sees when it runs on the host: typed slices of its inputs and outputs.
+
+use crate::tensor::{Shape, TensorType};
+
+/// Per-step values, the only host-to-device write of a step besides the batch. Laid out as `struct Step` in `shaders/lib/step.wgsl`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct StepUniforms {
+    /// Low word of the seed.
+    pub seed_lo: u32,
+    /// High word of the seed.
+    pub seed_hi: u32,
+    /// Global step: counter word 0 of every draw.
+    pub step: u32,
+    /// Added to the position in the batch: counter word 1 of every draw.
+    pub first_sample: u32,
+    /// Learning rate of this step.
+    pub learning_rate: f32,
+    /// Adam: `1 / (1 - beta1^t)`.
+    pub bias1: f32,
+    /// Adam: `1 / (1 - beta2^t)`.
+    pub bias2: f32,
+    /// Unused.
+    pub reserved: f32,
+}
+
+impl StepUniforms {
+    /// The seed as one word.
+    pub fn seed(&self) -> u64 {
+        u64::from(self.seed_hi) << 32 | u64::from(self.seed_lo)
+    }
+}
+
+/// Storage type of a host device; arithmetic is f64 either way.
+pub trait Real: Copy + Default + Send + Sync + 'static {
+    /// Rounds to the storage type.
+    fn of(value: f64) -> Self;
+    /// Widens.
+    fn get(self) -> f64;
+}
+
+impl Real for f32 {
+    fn of(value: f64) -> Self {
+        value as f32
+    }
+    fn get(self) -> f64 {
+        f64::from(self)
+    }
+}
+
+impl Real for f64 {
+    fn of(value: f64) -> Self {
+        value
+    }
+    fn get(self) -> f64 {
+        self
+    }
+}
+
+/// An input as an op sees it.
+#[derive(Debug)]
+pub enum Input<'a, T> {
+    /// Floats.
+    F(&'a [T]),
+    /// Integers.
+    U(&'a [u32]),
+    /// The output of the same buffer holds it ([`super::OpDef::in_place`]).
+    InPlace,
+}
+
+impl<'a, T> Input<'a, T> {
+    /// Floats of this input.
+    pub fn f(&self) -> &'a [T] {
+        match self {
+            Self::F(x) => x,
+            _ => unreachable!("input is not f32: OpDef::outputs let a wrong type pass"),
+        }
+    }
+    /// Integers of this input.
+    pub fn u(&self) -> &'a [u32] {
+        match self {
+            Self::U(x) => x,
+            _ => unreachable!("input is not u32: OpDef::outputs let a wrong type pass"),
+        }
+    }
+}
+
+/// An output as an op sees it (every op writes f32).
+pub type Output<'a, T> = &'a mut [T];
+
+/// One execution of an op on the host.
+#[derive(Debug)]
+pub struct Run<'a, T> {
+    /// Inputs.
+    pub inputs: Vec<Input<'a, T>>,
+    /// Outputs; those updated in place hold the input's contents.
+    pub outputs: Vec<Output<'a, T>>,
+    /// Types of the inputs.
+    pub in_types: &'a [TensorType],
+    /// Types of the outputs.
+    pub out_types: &'a [TensorType],
+    /// Per-step values.
+    pub step: &'a StepUniforms,
+}
+
+impl<T> Run<'_, T> {
+    /// Shape of an input.
+    pub fn in_shape(&self, i: usize) -> Shape {
+        self.in_types[i].shape
+    }
+    /// Shape of an output.
+    pub fn out_shape(&self, i: usize) -> Shape {
+        self.out_types[i].shape
+    }
+}

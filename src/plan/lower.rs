@@ -1,0 +1,128 @@
+//! Graph to plan: drops dead nodes, finds the life of every value, gives it a place, and lowers every op. No choices are left
+//! for devices.
+
+use std::collections::BTreeSet;
+
+use super::slots::{Life, assign};
+use super::{Buffer, Place, Plan, Port, Step, StepIo};
+use crate::ir::{Graph, Group, Source};
+use crate::ops::{Emit, Io, Target, ValueId};
+
+/// How to lower.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// What the device runs best.
+    pub target: Target,
+    /// Reuse buffers (false only to prove that reuse changes nothing).
+    pub alias: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { target: Target::default(), alias: true }
+    }
+}
+
+/// Nodes that an output, an in-place update or a pinned gradient depends on, in order.
+fn live_nodes(g: &Graph) -> Vec<usize> {
+    let mut live = vec![false; g.nodes.len()];
+    let mut wanted: BTreeSet<ValueId> = g.outputs.iter().map(|o| o.1).collect();
+    for (i, node) in g.nodes.iter().enumerate().rev() {
+        let effect = node.outputs.iter().any(|y| g.values[y.0 as usize].pin.is_some());
+        if effect || node.outputs.iter().any(|y| wanted.contains(y)) {
+            live[i] = true;
+            wanted.extend(&node.inputs);
+        }
+    }
+    (0..g.nodes.len()).filter(|&i| live[i]).collect()
+}
+
+/// Plans a graph.
+pub fn lower(name: &str, g: &Graph, options: Options) -> Plan {
+    let nodes = live_nodes(g);
+    let io: Vec<Io> = nodes
+        .iter()
+        .map(|&n| Io {
+            inputs: g.nodes[n].inputs.iter().map(|&v| g.ty(v)).collect(),
+            outputs: g.nodes[n].outputs.iter().map(|&v| g.ty(v)).collect(),
+        })
+        .collect();
+    let lowered: Vec<_> = nodes.iter().zip(&io).map(|(&n, io)| g.nodes[n].op.lower(io, &options.target)).collect();
+
+    // Lives of the values without a fixed place, then of the scratch buffers.
+    let mut first = vec![usize::MAX; g.values.len()];
+    let mut last = vec![0; g.values.len()];
+    for (step, &n) in nodes.iter().enumerate() {
+        for v in &g.nodes[n].outputs {
+            first[v.0 as usize] = step;
+            last[v.0 as usize] = step;
+        }
+        for v in &g.nodes[n].inputs {
+            last[v.0 as usize] = step;
+        }
+    }
+    for (_, v) in &g.outputs {
+        last[v.0 as usize] = nodes.len();
+    }
+    let floating: Vec<ValueId> = (0..g.values.len())
+        .filter(|&v| first[v] != usize::MAX && g.values[v].pin.is_none() && matches!(g.values[v].source, Source::Node { .. }))
+        .map(|v| ValueId(v as u32))
+        .collect();
+    let mut lives: Vec<Life> =
+        floating.iter().map(|v| Life { bytes: g.ty(*v).bytes(), first: first[v.0 as usize], last: last[v.0 as usize] }).collect();
+    let scratch_from = lives.len();
+    for (step, l) in lowered.iter().enumerate() {
+        lives.extend(l.scratch.iter().map(|elements| Life { bytes: elements * 4, first: step, last: step }));
+    }
+    let unaliased_bytes = lives.iter().map(|l| l.bytes.max(16).next_multiple_of(16)).sum();
+    let (mut buffers, slots) = assign(&lives, options.alias);
+
+    let mut places: Vec<Option<Place>> = (0..g.values.len()).map(|v| g.range(ValueId(v as u32)).map(Place::State)).collect();
+    for (v, slot) in floating.iter().zip(&slots) {
+        places[v.0 as usize] = Some(Place::Buffer(*slot));
+    }
+    let mut inputs = Vec::new();
+    for &v in &g.inputs {
+        let used = nodes.iter().any(|&n| g.nodes[n].inputs.contains(&v));
+        assert!(used, "input `{}` is not used by the plan `{name}`", g.values[v.0 as usize].name);
+        buffers.push(Buffer { bytes: g.ty(v).bytes().next_multiple_of(16) });
+        places[v.0 as usize] = Some(Place::Buffer(buffers.len() - 1));
+        inputs.push(Port { name: g.values[v.0 as usize].name.clone(), ty: g.ty(v), place: Place::Buffer(buffers.len() - 1), value: v });
+    }
+    let place = |v: ValueId| places[v.0 as usize].unwrap_or_else(|| panic!("`{}` is read but never written", g.values[v.0 as usize].name));
+
+    let mut next_scratch = scratch_from;
+    let mut steps = Vec::new();
+    for ((&n, io), l) in nodes.iter().zip(io).zip(lowered) {
+        let node = &g.nodes[n];
+        let scratch = (0..l.scratch.len()).map(|i| slots[next_scratch + i]).collect();
+        next_scratch += l.scratch.len();
+        steps.push(Step {
+            label: format!("{}:{}", node.name, node.op.name()),
+            flops: node.op.flops(&io),
+            op: node.op.clone(),
+            io: StepIo { inputs: io.inputs, outputs: io.outputs },
+            inputs: node.inputs.iter().map(|&v| (v, place(v))).collect(),
+            outputs: node.outputs.iter().map(|&v| (v, place(v))).collect(),
+            scratch,
+            dispatches: l.dispatches,
+        });
+    }
+    let touched: BTreeSet<Group> = steps
+        .iter()
+        .flat_map(|s| s.inputs.iter().chain(&s.outputs))
+        .filter_map(|(_, p)| if let Place::State(r) = p { Some(r.group) } else { None })
+        .collect();
+    Plan {
+        name: name.into(),
+        target: options.target,
+        layout: g.layout.clone(),
+        groups: touched.into_iter().collect(),
+        buffers,
+        unaliased_bytes,
+        inputs,
+        outputs: g.outputs.iter().map(|(name, v)| Port { name: name.clone(), ty: g.ty(*v), place: place(*v), value: *v }).collect(),
+        steps,
+        names: g.values.iter().map(|v| v.name.clone()).collect(),
+    }
+}

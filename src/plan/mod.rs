@@ -1,0 +1,175 @@
+//! A plan: one step as plain data (kernels, specialisation, grids, bindings, buffers). It knows no GPU type and is the same for
+//! every device; a device only carries it out. Printable, diffable, verified before any device sees it.
+
+mod lower;
+mod slots;
+mod text;
+mod verify;
+
+pub use lower::{Options, lower};
+pub use text::{Summary, summary};
+pub use verify::{Limits, verify};
+
+use crate::ir::{Group, Layout, Range};
+use crate::ops::{Dispatch, Io, Op, Target, ValueId};
+use crate::tensor::TensorType;
+
+/// Where a tensor is during a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Place {
+    /// The start of a buffer of the plan.
+    Buffer(usize),
+    /// Part of a flat buffer that outlives the step.
+    State(Range),
+}
+
+/// A buffer of the plan, reused by values whose lives do not overlap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// Size; a multiple of 16.
+    pub bytes: usize,
+}
+
+/// A tensor that crosses the border of the step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Port {
+    /// Name.
+    pub name: String,
+    /// Type.
+    pub ty: TensorType,
+    /// Place.
+    pub place: Place,
+    /// The value it is.
+    pub value: ValueId,
+}
+
+/// One op of the step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// Layer and op, e.g. `encoder.layer1.0.conv1:conv2d`.
+    pub label: String,
+    /// The op; host devices run it as is.
+    pub op: Op,
+    /// Types around it.
+    pub io: StepIo,
+    /// Inputs: value and place.
+    pub inputs: Vec<(ValueId, Place)>,
+    /// Outputs: value and place.
+    pub outputs: Vec<(ValueId, Place)>,
+    /// Scratch buffers.
+    pub scratch: Vec<usize>,
+    /// WGSL dispatches, in order.
+    pub dispatches: Vec<Dispatch>,
+    /// Floating-point operations (convolutions and linear layers, 2 per multiply-add).
+    pub flops: u64,
+}
+
+/// Types around an op, comparable.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepIo {
+    /// Inputs.
+    pub inputs: Vec<TensorType>,
+    /// Outputs.
+    pub outputs: Vec<TensorType>,
+}
+
+impl From<&StepIo> for Io {
+    fn from(io: &StepIo) -> Self {
+        Self { inputs: io.inputs.clone(), outputs: io.outputs.clone() }
+    }
+}
+
+impl Step {
+    /// Bytes read and written, each tensor once.
+    pub fn bytes(&self) -> usize {
+        self.io.inputs.iter().chain(&self.io.outputs).map(TensorType::bytes).sum()
+    }
+}
+
+/// One step, ready for any device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// What it is for, e.g. `train`.
+    pub name: String,
+    /// What the lowering assumed.
+    pub target: Target,
+    /// Persistent tensors.
+    pub layout: Layout,
+    /// Which flat buffers the steps touch.
+    pub groups: Vec<Group>,
+    /// Transient buffers.
+    pub buffers: Vec<Buffer>,
+    /// Bytes if no two values shared a buffer.
+    pub unaliased_bytes: usize,
+    /// Uploaded before the step.
+    pub inputs: Vec<Port>,
+    /// Read back after it.
+    pub outputs: Vec<Port>,
+    /// In execution order.
+    pub steps: Vec<Step>,
+    /// Names of values, for messages.
+    pub names: Vec<String>,
+}
+
+impl Plan {
+    /// Bytes of the transient buffers.
+    pub fn buffer_bytes(&self) -> usize {
+        self.buffers.iter().map(|b| b.bytes).sum()
+    }
+    /// Bytes of the flat buffers this plan touches.
+    pub fn state_bytes(&self) -> usize {
+        self.groups.iter().map(|&g| self.layout.size(g) * 4).sum()
+    }
+    /// Device memory of a step: transient and persistent buffers.
+    pub fn peak_bytes(&self) -> usize {
+        self.buffer_bytes() + self.state_bytes()
+    }
+    /// FLOPs of the step.
+    pub fn flops(&self) -> u64 {
+        self.steps.iter().map(|s| s.flops).sum()
+    }
+    /// Finds an output.
+    pub fn output(&self, name: &str) -> Option<&Port> {
+        self.outputs.iter().find(|p| p.name == name)
+    }
+    /// Finds an input.
+    pub fn input(&self, name: &str) -> Option<(usize, &Port)> {
+        self.inputs.iter().enumerate().find(|(_, p)| p.name == name)
+    }
+}
+
+/// A plan that a device cannot carry out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// A tensor exceeds a binding limit.
+    #[error("`{tensor}` needs {bytes} bytes, but the device binds at most {limit} bytes per buffer")]
+    TooLarge {
+        /// Its label.
+        tensor: String,
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A grid exceeds the limit.
+    #[error("`{step}` needs {groups} workgroups along an axis, but the device takes at most {limit}")]
+    Grid {
+        /// Step.
+        step: String,
+        /// Workgroups.
+        groups: u32,
+        /// The limit.
+        limit: u32,
+    },
+    /// Too many bindings.
+    #[error("`{step}` binds {bindings} storage buffers, but the device takes at most {limit}")]
+    Bindings {
+        /// Step.
+        step: String,
+        /// Storage buffers.
+        bindings: usize,
+        /// The limit.
+        limit: usize,
+    },
+}

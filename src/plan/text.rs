@@ -1,0 +1,109 @@
+//! A plan as text (reviewed in `tests/golden`) and as a summary.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{Place, Plan};
+use crate::ops::Binding;
+
+/// Totals of a plan.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// Name of the plan.
+    pub name: String,
+    /// Ops.
+    pub steps: usize,
+    /// WGSL dispatches.
+    pub dispatches: usize,
+    /// Distinct pipelines.
+    pub pipelines: usize,
+    /// Floating-point operations of a step (convolutions and linear layers).
+    pub flops: u64,
+    /// Bytes read and written by a step, each tensor once per op.
+    pub bytes: usize,
+    /// Device memory: transient and persistent buffers.
+    pub peak_bytes: usize,
+    /// The same if no two values shared a buffer.
+    pub peak_bytes_unaliased: usize,
+    /// Persistent part of it.
+    pub state_bytes: usize,
+}
+
+/// Totals of a plan.
+pub fn summary(plan: &Plan) -> Summary {
+    let inputs: usize = plan.inputs.iter().map(|p| p.ty.bytes().next_multiple_of(16)).sum();
+    let kernels: BTreeMap<String, usize> = plan.steps.iter().flat_map(|s| &s.dispatches).map(|d| (format!("{:?}", d.kernel), 1)).collect();
+    Summary {
+        name: plan.name.clone(),
+        steps: plan.steps.len(),
+        dispatches: plan.steps.iter().map(|s| s.dispatches.len()).sum(),
+        pipelines: kernels.len(),
+        flops: plan.flops(),
+        bytes: plan.steps.iter().map(super::Step::bytes).sum(),
+        peak_bytes: plan.peak_bytes(),
+        peak_bytes_unaliased: plan.unaliased_bytes + inputs + plan.state_bytes(),
+        state_bytes: plan.state_bytes(),
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Buffer(b) => write!(f, "b{b}"),
+            Self::State(r) => write!(f, "{}+{}", format!("{:?}", r.group).to_lowercase(), r.offset),
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "plan {} ({:?} GEMM)", self.name, self.target.gemm)?;
+        for (i, step) in self.steps.iter().enumerate() {
+            let side = |tensors: &[(crate::ops::ValueId, Place)], types: &[crate::tensor::TensorType]| {
+                tensors.iter().zip(types).map(|((_, p), t)| format!("{p} {t}")).collect::<Vec<_>>().join(", ")
+            };
+            writeln!(f, "{i:4} {}", step.label)?;
+            writeln!(f, "       {} -> {}", side(&step.inputs, &step.io.inputs), side(&step.outputs, &step.io.outputs))?;
+            for d in &step.dispatches {
+                let consts = d.kernel.consts.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ");
+                let bound = d
+                    .bindings
+                    .iter()
+                    .map(|b| match b {
+                        Binding::Input(i) => step.inputs[*i].1.to_string(),
+                        Binding::Output(i) => step.outputs[*i].1.to_string(),
+                        Binding::Scratch(i) => format!("b{}", step.scratch[*i]),
+                        Binding::Step => "step".into(),
+                    })
+                    .collect::<Vec<_>>()
+                    .join(" ");
+                writeln!(f, "       {} {:?} ({bound}) {consts}", d.kernel.file, d.grid)?;
+            }
+            if step.flops > 0 {
+                writeln!(f, "       {:.3} MFLOP, {:.3} MB", step.flops as f64 / 1e6, step.bytes() as f64 / 1e6)?;
+            }
+        }
+        for (i, b) in self.buffers.iter().enumerate() {
+            writeln!(f, "b{i}: {} bytes", b.bytes)?;
+        }
+        for (kind, ports) in [("input", &self.inputs), ("output", &self.outputs)] {
+            for p in ports {
+                writeln!(f, "{kind} {}: {} {}", p.name, p.place, p.ty)?;
+            }
+        }
+        let s = summary(self);
+        write!(
+            f,
+            "{} ops, {} dispatches, {} pipelines, {:.3} MFLOP, {:.3} MB moved, peak memory {:.3} MB ({:.3} MB without aliasing)",
+            s.steps,
+            s.dispatches,
+            s.pipelines,
+            s.flops as f64 / 1e6,
+            s.bytes as f64 / 1e6,
+            s.peak_bytes as f64 / 1e6,
+            s.peak_bytes_unaliased as f64 / 1e6
+        )
+    }
+}

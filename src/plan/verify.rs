@@ -1,0 +1,135 @@
+//! Checks a finished plan against rules that its construction does not share code with: a broken plan never reaches a device.
+
+use super::{Place, Plan, PlanError};
+use crate::ops::{Binding, ValueId};
+
+/// Limits of a device that a plan must respect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one storage binding.
+    pub max_binding: usize,
+    /// Workgroups along an axis.
+    pub max_groups: u32,
+    /// Storage buffers of one dispatch.
+    pub max_storage_buffers: usize,
+}
+
+impl Limits {
+    /// Baseline WebGPU.
+    pub const WEBGPU: Self = Self { max_binding: 128 << 20, max_groups: 65_535, max_storage_buffers: 8 };
+    /// No limit: host devices.
+    pub const NONE: Self = Self { max_binding: usize::MAX, max_groups: u32::MAX, max_storage_buffers: usize::MAX };
+}
+
+/// Verifies a plan.
+///
+/// # Errors
+/// If a limit of the device is exceeded: a user's shapes can do that.
+///
+/// # Panics
+/// If the plan is wrong: a read of something unwritten or overwritten, a buffer read and written by one dispatch, overlapping writes.
+/// That is a bug of the planner.
+pub fn verify(plan: &Plan, limits: &Limits) -> Result<(), PlanError> {
+    // Who owns each buffer now.
+    let mut owner: Vec<Option<ValueId>> = vec![None; plan.buffers.len()];
+    let mut input_buffers = vec![false; plan.buffers.len()];
+    for port in &plan.inputs {
+        if let Place::Buffer(b) = port.place {
+            input_buffers[b] = true;
+        }
+    }
+    let mut updated: Vec<(crate::ir::Range, ValueId)> = Vec::new();
+    for step in &plan.steps {
+        let label = &step.label;
+        for (i, (value, place)) in step.inputs.iter().enumerate() {
+            match place {
+                Place::Buffer(b) if input_buffers[*b] => {}
+                Place::Buffer(b) => assert_eq!(
+                    owner[*b],
+                    Some(*value),
+                    "{label}: input {i} reads buffer {b}, which no longer holds `{}`",
+                    plan.names[value.0 as usize]
+                ),
+                Place::State(range) => {
+                    // A gradient is read as part of the whole buffer, so only a later write of an *unrelated* value is wrong.
+                    let stale = updated.iter().any(|(r, v)| r.overlaps(range) && v != value && r.len >= range.len);
+                    assert!(!stale, "{label}: input {i} reads `{}` after its update in place", plan.names[value.0 as usize]);
+                }
+            }
+        }
+        for (i, (value, place)) in step.outputs.iter().enumerate() {
+            for (j, (_, other)) in step.inputs.iter().enumerate() {
+                let updated_too = step.op.in_place().iter().any(|p| p.0 == j);
+                assert!(updated_too || !conflict(place, other), "{label}: output {i} shares a buffer with input {j}");
+            }
+            for (j, (_, other)) in step.outputs.iter().enumerate().filter(|(j, _)| *j != i) {
+                assert!(!overlap(place, other), "{label}: outputs {i} and {j} overlap");
+            }
+            for s in &step.scratch {
+                assert!(*place != Place::Buffer(*s), "{label}: output {i} is also scratch");
+            }
+            match place {
+                Place::Buffer(b) => {
+                    assert!(!input_buffers[*b], "{label}: output {i} overwrites an input of the step");
+                    assert!(plan.buffers[*b].bytes >= step.io.outputs[i].bytes(), "{label}: output {i} exceeds its buffer");
+                    owner[*b] = Some(*value);
+                }
+                Place::State(range) => updated.push((*range, *value)),
+            }
+        }
+        for (i, s) in step.scratch.iter().enumerate() {
+            assert!(!step.inputs.iter().any(|(_, p)| *p == Place::Buffer(*s)), "{label}: scratch {i} is also an input");
+            assert!(!step.scratch[..i].contains(s), "{label}: scratch {i} is bound twice");
+            owner[*s] = None;
+        }
+        check_limits(plan, step, limits)?;
+    }
+    for port in &plan.outputs {
+        if let Place::Buffer(b) = port.place {
+            assert!(input_buffers[b] || owner[b] == Some(port.value), "output `{}` was overwritten", port.name);
+        }
+    }
+    Ok(())
+}
+
+fn check_limits(plan: &Plan, step: &super::Step, limits: &Limits) -> Result<(), PlanError> {
+    for (ty, (value, _)) in step.io.inputs.iter().zip(&step.inputs).chain(step.io.outputs.iter().zip(&step.outputs)) {
+        if ty.bytes() > limits.max_binding {
+            return Err(PlanError::TooLarge { tensor: plan.names[value.0 as usize].clone(), bytes: ty.bytes(), limit: limits.max_binding });
+        }
+    }
+    for s in &step.scratch {
+        let bytes = plan.buffers[*s].bytes;
+        if bytes > limits.max_binding {
+            return Err(PlanError::TooLarge { tensor: format!("{} (scratch)", step.label), bytes, limit: limits.max_binding });
+        }
+    }
+    for dispatch in &step.dispatches {
+        if let Some(&groups) = dispatch.grid.iter().find(|&&g| g > limits.max_groups) {
+            return Err(PlanError::Grid { step: step.label.clone(), groups, limit: limits.max_groups });
+        }
+        assert!(dispatch.grid.iter().all(|&g| g > 0), "{}: an empty grid", step.label);
+        let bindings = dispatch.bindings.iter().filter(|b| **b != Binding::Step).count();
+        if bindings > limits.max_storage_buffers {
+            return Err(PlanError::Bindings { step: step.label.clone(), bindings, limit: limits.max_storage_buffers });
+        }
+    }
+    Ok(())
+}
+
+/// A write and a read that one dispatch may not do: WebGPU tracks usage per buffer, so the same flat buffer counts.
+fn conflict(write: &Place, read: &Place) -> bool {
+    match (write, read) {
+        (Place::Buffer(a), Place::Buffer(b)) => a == b,
+        (Place::State(a), Place::State(b)) => a.group == b.group,
+        _ => false,
+    }
+}
+
+fn overlap(a: &Place, b: &Place) -> bool {
+    match (a, b) {
+        (Place::Buffer(a), Place::Buffer(b)) => a == b,
+        (Place::State(a), Place::State(b)) => a.overlaps(b),
+        _ => false,
+    }
+}
