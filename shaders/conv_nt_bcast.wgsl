@@ -47,6 +47,7 @@ const TOP: u32 = PAD + STRIDE * KW + STRIDE - 1u;
 const LOW: u32 = (TOP - (KW - 1u)) / STRIDE;
 const PW: u32 = (QW - 1u) * XSTEP + 1u + FWD * (KW - 1u) + BWD * (TOP / STRIDE - LOW);
 const SLOTS: u32 = (TR * PW + SG - 1u) / SG; // pixels held per lane
+const STORE: u32 = min(4u, TR * TW); // pixels stored per step
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [N, IH, IW, C4]
 @group(0) @binding(1) var<storage, read> w: array<vec4<f32>>; // [OC, KH, KW, C4]
@@ -139,21 +140,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
         }
     }
 
-    // Copies, which loops index at run time while `acc` stays in registers; small ones, as llvmpipe compiles an array in quadratic time.
-    for (var j = 0u; j < COLS; j++) { // unroll
-        var sums: array<f32, TR * TW>;
-        for (var r = 0u; r < TR * TW; r++) { // unroll
-            sums[r] = acc[r * COLS + j];
-        }
-        let col = col0 + j * SG;
-        for (var i = 0u; i < TR * TW; i++) {
-            let ox = ox0 + i % TW;
-            let row = row0 + i / TW;
+    // `acc` shifts down: an index known at run time only would cost the registers, and llvmpipe's compile time.
+    for (var first = 0u; first < TR * TW; first += STORE) {
+        for (var e = 0u; e < STORE; e++) { // unroll
+            let ox = ox0 + (first + e) % TW;
+            let row = row0 + (first + e) / TW;
             let oy = row % OHC * CLASSES + parity;
-            if (col < OC && ox < OW && row < ROWS && oy < OH) {
-                let index = ((row / OHC * OH + oy) * OW + ox) * OC + col;
-                y[index] = epilogue(sums[i], index, col);
+            for (var j = 0u; j < COLS; j++) { // unroll
+                let col = col0 + j * SG;
+                if (first + e < TR * TW && col < OC && ox < OW && row < ROWS && oy < OH) {
+                    let index = ((row / OHC * OH + oy) * OW + ox) * OC + col;
+                    y[index] = epilogue(acc[e * COLS + j], index, col);
+                }
             }
+        }
+        for (var e = 0u; e < (TR * TW - STORE) * COLS; e++) { // unroll
+            acc[e] = acc[e + STORE * COLS];
         }
     }
 }

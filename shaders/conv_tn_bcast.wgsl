@@ -108,19 +108,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
         oy = select(oy, first, oy == end);
     }
 
-    // Copies, which loops index at run time while `acc` stays in registers; small ones, as llvmpipe compiles an array in quadratic time.
-    for (var kw = 0u; kw < KW; kw++) { // unroll
-        var sums: array<vec4<f32>, ROWS>;
-        for (var r = 0u; r < ROWS; r++) { // unroll
-            sums[r] = acc[kw * ROWS + r];
-        }
-        for (var i = 0u; i < ROWS; i++) {
-            var sum = sums[i];
+    // `acc` shifts down past its first row: an index known at run time only would cost the registers, and llvmpipe's compile time.
+    for (var i = 0u; i < ROWS; i++) {
+        for (var kw = 0u; kw < KW; kw++) { // unroll
+            var sum = acc[kw * ROWS];
             for (var d = LP; d < SG; d *= 2u) {
                 sum += subgroupShuffle(sum, lane ^ d);
             }
             if (lane < LP && ci < C4 && co0 + i < OC) {
                 partial[(((group.z * OC + co0 + i) * KH + kh) * KW + kw) * C4 + ci] = sum;
+            }
+            for (var r = 0u; r < ROWS - 1u; r++) { // unroll
+                acc[kw * ROWS + r] = acc[kw * ROWS + r + 1u];
             }
         }
     }
