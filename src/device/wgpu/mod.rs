@@ -226,6 +226,7 @@ impl Gpu {
                     .bindings
                     .iter()
                     .enumerate()
+                    .filter(|(_, b)| **b != Binding::Skip)
                     .map(|(i, b)| wgpu::BindGroupEntry {
                         binding: i as u32,
                         resource: match b {
@@ -235,6 +236,7 @@ impl Gpu {
                                 self.binding(buffers, plan, Place::Buffer(step.scratch[*j]), plan.buffers[step.scratch[*j]].bytes)
                             }
                             Binding::Step => self.uniform.as_entire_binding(),
+                            Binding::Skip => unreachable!("filtered above"),
                         },
                     })
                     .collect();
