@@ -17,10 +17,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let n = i / QUADS_PER;
   let quad = i % QUADS_PER;
   let draw = normals(philox(rng_key(step.seed_lo, step.seed_hi, STREAM_NOISE), step.step, step.first_sample + n, quad));
-  let from = n * PER + quad * 4u;
+  let first = n * PER + quad * 4u;
   let count = min(4u, PER - quad * 4u);
-  y[from] = draw.x;
-  if (count > 1u) { y[from + 1u] = draw.y; }
-  if (count > 2u) { y[from + 2u] = draw.z; }
-  if (count > 3u) { y[from + 3u] = draw.w; }
+  y[first] = draw.x;
+  if (count > 1u) { y[first + 1u] = draw.y; }
+  if (count > 2u) { y[first + 2u] = draw.z; }
+  if (count > 3u) { y[first + 3u] = draw.w; }
 }
