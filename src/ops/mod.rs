@@ -207,5 +207,13 @@ macro_rules! ops {
 }
 
 ops! {
+    cosine::{ CosineSimilarity },
+    cross_entropy::{ SoftmaxCrossEntropy, SoftmaxCrossEntropyGrad },
+    gaussian_nll::{ GaussianNll, GaussianNllGrad },
+    kl::{ KlNormal, KlNormalGrad },
+    mse::{ Mse, MseGrad },
+    optimizer::{ Adam, Sgd },
     pointwise::{ Relu, ReluGrad, WeightedSum, Scale, Dot, ScaleBy, Constant },
+    random_normal::{ RandomNormal },
+    reparameterize::{ Reparameterize, ReparameterizeGrad },
 }

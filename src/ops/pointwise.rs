@@ -19,7 +19,7 @@ fn binary(op: &'static str, inputs: &[TensorType]) -> Result<Vec<TensorType>, Sh
 }
 
 /// One dispatch over vec4s. Buffers are padded to 16 bytes, so a tail of fewer than 4 elements is safe to touch.
-fn elementwise(kernel: Kernel, io: &Io, target: &Target) -> Lowering {
+pub(super) fn elementwise(kernel: Kernel, io: &Io, target: &Target) -> Lowering {
     let vec4s = io.outputs[0].shape.len().div_ceil(4);
     let mut bindings: Vec<_> = (0..io.inputs.len()).map(Binding::Input).collect();
     bindings.push(Binding::Output(0));
