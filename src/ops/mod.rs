@@ -42,6 +42,15 @@ pub(crate) fn same(op: &'static str, what: &str, a: TensorType, b: TensorType) -
     if a == b { Ok(()) } else { Err(ShapeError::new(op, format!("{what} is {b}, expected {a}"))) }
 }
 
+/// Checks that an input is f32, not empty, and has channels that kernels can load as `vec4`s.
+pub(crate) fn activation(op: &'static str, what: &str, ty: TensorType) -> Result<(), ShapeError> {
+    same(op, what, TensorType::f32(ty.shape), ty)?;
+    if ty.shape.is_empty() || !ty.shape.c.is_multiple_of(4) {
+        return Err(ShapeError::new(op, format!("{what} is {ty}, expected a multiple of 4 channels and no empty extent")));
+    }
+    Ok(())
+}
+
 /// Where gradients are written down: the graph, seen by an op.
 pub trait Emit {
     /// Adds a node and returns its outputs.
@@ -208,4 +217,8 @@ macro_rules! ops {
 
 ops! {
     pointwise::{ Relu, ReluGrad, WeightedSum, Scale, Dot, ScaleBy, Constant },
+    batch_norm::{ BatchNorm, BatchNormEval, BatchNormGrad },
+    pool::{ MaxPool2d, MaxPool2dGrad, GlobalAvgPool, GlobalAvgPoolGrad },
+    upsample::{ UpsampleNearest, UpsampleNearestGrad },
+    sum_rows::{ SumRows },
 }
