@@ -5,4 +5,5 @@ pub mod ir;
 pub mod ops;
 pub mod plan;
 pub mod rng;
+pub mod shader;
 pub mod tensor;

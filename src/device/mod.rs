@@ -1,6 +1,7 @@
 //! Devices carry out plans and decide nothing: `reference` (f64, the oracle), `cpu` (f32, threads), `wgpu` (WGSL).
 
 mod host;
+pub mod wgpu;
 
 pub use host::{Host, Precision};
 
@@ -113,4 +114,9 @@ pub trait Session {
     /// # Errors
     /// If the driver fails.
     fn first_non_finite(&mut self, id: PlanId, step: &StepUniforms) -> Result<Option<String>, DeviceError>;
+    /// Fills the transient buffers with NaN, so that an element a kernel does not write shows (tests).
+    ///
+    /// # Errors
+    /// If the driver fails.
+    fn poison(&mut self, id: PlanId) -> Result<(), DeviceError>;
 }
