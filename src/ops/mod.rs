@@ -5,10 +5,13 @@
 
 use crate::tensor::{DType, Shape, TensorType};
 
+mod conv2d_lower;
+mod conv2d_native;
 mod lowering;
 mod run;
 
 pub use lowering::{Binding, Const, Dispatch, Gemm, Io, Kernel, Lowering, Target, WORKGROUP};
+pub use conv2d::Epilogue;
 pub use run::{Input, Output, Real, Run, StepUniforms};
 
 /// A value of the graph under construction.
@@ -40,6 +43,15 @@ pub(crate) fn arity(op: &'static str, inputs: &[TensorType], want: usize) -> Res
 /// Checks that two types are equal.
 pub(crate) fn same(op: &'static str, what: &str, a: TensorType, b: TensorType) -> Result<(), ShapeError> {
     if a == b { Ok(()) } else { Err(ShapeError::new(op, format!("{what} is {b}, expected {a}"))) }
+}
+
+/// Checks that an input is f32, not empty, and has channels that kernels can load as `vec4`s.
+pub(crate) fn activation(op: &'static str, what: &str, ty: TensorType) -> Result<(), ShapeError> {
+    same(op, what, TensorType::f32(ty.shape), ty)?;
+    if ty.shape.is_empty() || !ty.shape.c.is_multiple_of(4) {
+        return Err(ShapeError::new(op, format!("{what} is {ty}, expected a multiple of 4 channels and no empty extent")));
+    }
+    Ok(())
 }
 
 /// Where gradients are written down: the graph, seen by an op.
@@ -207,13 +219,18 @@ macro_rules! ops {
 }
 
 ops! {
+    batch_norm::{ BatchNorm, BatchNormEval, BatchNormGrad },
+    conv2d::{ Conv2d, Conv2dInputGrad, Conv2dWeightGrad },
     cosine::{ CosineSimilarity },
     cross_entropy::{ SoftmaxCrossEntropy, SoftmaxCrossEntropyGrad },
     gaussian_nll::{ GaussianNll, GaussianNllGrad },
     kl::{ KlNormal, KlNormalGrad },
     mse::{ Mse, MseGrad },
     optimizer::{ Adam, Sgd },
-    pointwise::{ Relu, ReluGrad, WeightedSum, Scale, Dot, ScaleBy, Constant },
+    pointwise::{ Relu, ReluGrad, WeightedSum, Scale, Dot, ScaleBy, Constant, Reshape },
+    pool::{ MaxPool2d, MaxPool2dGrad, GlobalAvgPool, GlobalAvgPoolGrad },
     random_normal::{ RandomNormal },
     reparameterize::{ Reparameterize, ReparameterizeGrad },
+    sum_rows::{ SumRows },
+    upsample::{ UpsampleNearest, UpsampleNearestGrad },
 }
