@@ -22,7 +22,7 @@ pub fn fuse(g: &mut Graph) {
         // The fused node stands where its consumer stood, when every operand is there; it is looked at again when the loop comes to `j`.
         let mut inputs = g.nodes[i].inputs.clone();
         inputs.extend(extra);
-        g.nodes[j].name.clone_from(&g.nodes[i].name);
+        g.nodes[j].name = std::mem::take(&mut g.nodes[i].name);
         g.nodes[j].op = op;
         g.nodes[j].inputs = inputs;
         g.nodes[i].inputs.clear();

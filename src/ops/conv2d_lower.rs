@@ -81,7 +81,7 @@ fn nt(l: &mut Lowering, g: &Geometry, nt: &Nt, transposed: bool, epilogue: &Epil
         }
         Gemm::Tile => {
             let (bm, bn, rm, rn) = match nt.oc {
-                0..=4 => (128, 4, 2, 2),
+                0..=4 => (128usize, 4usize, 2usize, 2usize),
                 5..=16 => (128, 16, 4, 4),
                 17..=32 => (128, 32, 8, 4),
                 _ => (64, 64, 8, 4),
@@ -166,7 +166,7 @@ pub(super) fn weight_gradient(g: &Geometry, target: &Target) -> Lowering {
         }
         Gemm::Tile => {
             let (bm, bn, rm, rn) = match g.oc {
-                0..=4 => (4, 128, 4, 4),
+                0..=4 => (4usize, 128usize, 4usize, 4usize),
                 5..=16 => (16, 128, 4, 4),
                 17..=32 => (32, 128, 8, 4),
                 _ => (64, 64, 8, 4),

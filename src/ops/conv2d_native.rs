@@ -230,7 +230,19 @@ fn pack(oc: usize, taps: usize, run: usize, lanes: usize, value: impl Fn(usize, 
 }
 
 /// Runs the classes over every image of the source.
-fn gather(n: usize, h: usize, w: usize, c: usize, border: Border, classes: &[Class], oc: usize, out_w: usize, tail: Tail<'_>, src: &[f32], out: &mut [f32]) {
+fn gather(
+    n: usize,
+    h: usize,
+    w: usize,
+    c: usize,
+    border: Border,
+    classes: &[Class],
+    oc: usize,
+    out_w: usize,
+    tail: Tail<'_>,
+    src: &[f32],
+    out: &mut [f32],
+) {
     let arch = Arch::new();
     let lanes = lanes();
     let mut bias = vec![0.0; oc.next_multiple_of(2 * lanes)];
@@ -257,7 +269,20 @@ fn rows(c: usize, oc: usize, weights: Vec<f32>, tail: Tail<'_>, x: &[f32], y: &m
     if let Some(b) = tail.bias {
         bias[..oc].copy_from_slice(b);
     }
-    let class = |w: usize, weights: Vec<f32>| Class { h: 1, w, y0: 0, x0: 0, step: 1, rows: 1, cols: 1, row_at: 0, col_at: 0, taps: 1, run: c, weights };
+    let class = |w: usize, weights: Vec<f32>| Class {
+        h: 1,
+        w,
+        y0: 0,
+        x0: 0,
+        step: 1,
+        rows: 1,
+        cols: 1,
+        row_at: 0,
+        col_at: 0,
+        taps: 1,
+        run: c,
+        weights,
+    };
     let total = x.len() / c;
     // Few rows (a linear layer): narrower tasks keep every thread busy.
     let size = if total < 4 * ROWS { total.div_ceil(4).next_multiple_of(8) } else { ROWS };
@@ -278,7 +303,8 @@ pub(super) fn forward(g: &Geometry, x: &[f32], w: &[f32], tail: Tail<'_>, y: &mu
     if g.is_matrix() {
         return rows(g.c, g.oc, weights, tail, x, y);
     }
-    let class = Class { h: g.oh, w: g.ow, y0: 0, x0: 0, step: 1, rows: g.stride, cols: g.stride, row_at: 0, col_at: 0, taps: g.k, run, weights };
+    let class =
+        Class { h: g.oh, w: g.ow, y0: 0, x0: 0, step: 1, rows: g.stride, cols: g.stride, row_at: 0, col_at: 0, taps: g.k, run, weights };
     // The last window may reach past the padding that the shape needs, never past `pad`.
     gather(g.n, g.ih, g.iw, g.c, Border { before: g.pad, after: g.pad }, &[class], g.oc, g.ow, tail, x, y);
 }
@@ -298,7 +324,11 @@ pub(super) fn input_gradient(g: &Geometry, dy: &[f32], w: &[f32], tail: Tail<'_>
     let residues: Vec<usize> = (0..g.stride).filter(|&r| !taps(r).is_empty()).collect();
     let before = residues.iter().map(|&r| -offset(r, taps(r)[0])).max().unwrap_or(0).max(0);
     let reach = |size: usize, out: usize| {
-        residues.iter().map(|&r| extent(size, r) as isize - 1 + offset(r, taps(r)[taps(r).len() - 1]) - (out as isize - 1)).max().unwrap_or(0)
+        residues
+            .iter()
+            .map(|&r| extent(size, r) as isize - 1 + offset(r, taps(r)[taps(r).len() - 1]) - (out as isize - 1))
+            .max()
+            .unwrap_or(0)
     };
     let after = reach(g.ih, g.oh).max(reach(g.iw, g.ow)).max(0);
     let mut classes = Vec::new();

@@ -10,8 +10,8 @@ mod conv2d_native;
 mod lowering;
 mod run;
 
-pub use lowering::{Binding, Const, Dispatch, Gemm, Io, Kernel, Lowering, Target, WORKGROUP};
 pub use conv2d::Epilogue;
+pub use lowering::{Binding, Const, Dispatch, Gemm, Io, Kernel, Lowering, Target, WORKGROUP};
 pub use run::{Input, Output, Real, Run, StepUniforms};
 
 /// A value of the graph under construction.
