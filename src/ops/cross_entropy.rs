@@ -105,10 +105,11 @@ impl OpDef for SoftmaxCrossEntropyGrad {
         for n in 0..shape.n {
             let row = &x[n * shape.c..][..self.classes];
             let (max, sum) = softmax_sum(row);
-            for c in 0..shape.c {
+            let dx = &mut run.outputs[0][n * shape.c..][..shape.c];
+            dx.fill(T::of(0.0));
+            for (c, (dx, x)) in dx.iter_mut().zip(row).enumerate() {
                 let own = f64::from(u8::from(c == labels[n] as usize));
-                let d = if c < self.classes { (row[c].get() - max).exp() / sum - own } else { 0.0 };
-                run.outputs[0][n * shape.c + c] = T::of(dy * d / shape.n as f64);
+                *dx = T::of(dy * ((x.get() - max).exp() / sum - own) / shape.n as f64);
             }
         }
     }

@@ -8,7 +8,7 @@ use Fill::Normal;
 /// Checks a pair of images: vec4 channels, of which `channels` count.
 pub(super) fn images(op: &'static str, x: TensorType, t: TensorType, channels: usize) -> Result<(), ShapeError> {
     same(op, "the target", x, t)?;
-    if x.shape.c % 4 != 0 || channels == 0 || channels > x.shape.c {
+    if !x.shape.c.is_multiple_of(4) || channels == 0 || channels > x.shape.c {
         let message = format!("{x} must store a multiple of 4 channels, at least the {channels} (not 0) that count");
         return Err(ShapeError::new(op, message));
     }
