@@ -1,5 +1,5 @@
 // Merges the moments of FAN_IN chunks (Chan): mean = sum n_j mean_j / n, M2 = sum M2_j + sum n_j (mean_j - mean)^2.
-// Reads parts [PARTS, 2, C4], each of SPAN rows (the last one the rest). PARTIAL: writes (=) merged [OUT, 2, C4].
+// Reads parts [PARTS, 2, C4], each of SPAN rows (the last one the rest). Not FINAL: writes (=) merged [OUT, 2, C4].
 // FINAL (OUT = 1): writes (=) mean, rstd [C4] and updates the running statistics [C4].
 // Grid: ceil(OUT * C4 / WG) workgroups, folded. Reference: ops/batch_norm.rs `BatchNorm::reference`.
 #import lib/grid
@@ -9,12 +9,11 @@ const SPAN: u32 = 1u; // spec
 const FAN_IN: u32 = 2u; // spec
 const EPS: f32 = 1e-5; // spec
 const MOMENTUM: f32 = 0.1; // spec
-const PARTIAL: bool = false; // spec
 const FINAL: bool = true; // spec
 const PARTS: u32 = (ROWS + SPAN - 1u) / SPAN;
 const OUT: u32 = (PARTS + FAN_IN - 1u) / FAN_IN;
 @group(0) @binding(0) var<storage, read> parts: array<vec4<f32>>; // [PARTS, 2, C4]
-// #if PARTIAL
+// #if !FINAL
 @group(0) @binding(1) var<storage, read_write> merged: array<vec4<f32>>; // [OUT, 2, C4]
 // #end
 // #if FINAL
@@ -47,7 +46,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   }
   let centre = shift + sum / n;
   m2 += max(squares - sum * (sum / n), vec4<f32>());
-  // #if PARTIAL
+  // #if !FINAL
   merged[2u * j * C4 + c] = centre;
   merged[(2u * j + 1u) * C4 + c] = m2;
   // #end

@@ -6,12 +6,11 @@ const ROWS: u32 = 1u; // spec
 const CHUNK: u32 = 1u; // spec
 const LANES: u32 = 1u; // spec
 const VECTOR: bool = true; // spec
-const SCALAR: bool = false; // spec
 const PARTS: u32 = (ROWS + CHUNK - 1u) / CHUNK;
 // #if VECTOR
 alias elem = vec4<f32>;
 // #end
-// #if SCALAR
+// #if !VECTOR
 alias elem = f32;
 // #end
 @group(0) @binding(0) var<storage, read> x: array<elem>; // [ROWS, LANES]

@@ -204,11 +204,11 @@ impl OpDef for BatchNorm {
             let fan_in = chunk_rows(count);
             let left = count.div_ceil(fan_in);
             let merged = l.scratch(left * 2 * x.c);
-            l.push(merge(span, fan_in).set("PARTIAL", true).set("FINAL", false), target.grid_1d(left * c4), &[parts, merged]);
+            l.push(merge(span, fan_in).set("FINAL", false), target.grid_1d(left * c4), &[parts, merged]);
             (span, count, parts) = (span * fan_in, left, merged);
         }
         let bindings = [parts, Binding::Output(1), Binding::Output(2), Binding::Output(3), Binding::Output(4)];
-        l.push(merge(span, count).set("PARTIAL", false).set("FINAL", true), target.grid_1d(c4), &bindings);
+        l.push(merge(span, count).set("FINAL", true), target.grid_1d(c4), &bindings);
         let (kernel, grid) = elementwise("batch_norm_apply", x, target);
         let kernel = kernel.set("ADD", self.add).set("RELU", self.relu).set("EVAL", false);
         l.push(kernel, grid, &apply_bindings(Binding::Output(1), Binding::Output(2), self.add));
@@ -403,5 +403,22 @@ impl OpDef for BatchNormGrad {
             case("rows4097c8", Shape::new(1, 17, 241, 8), false),
             case("rows262144c4 relu", Shape::new(64, 64, 64, 4), true),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_one_value_per_channel_and_channels_that_are_no_vec4() {
+        let op = BatchNorm { eps: 1e-5, momentum: 0.1, add: false, relu: false };
+        let inputs = |x: Shape| {
+            let v = TensorType::f32(Shape::vector(x.c));
+            [TensorType::f32(x), v, v, v, v]
+        };
+        assert!(op.outputs(&inputs(Shape::rows(1, 4))).unwrap_err().message.contains("one value per channel"));
+        assert!(op.outputs(&inputs(Shape::rows(3, 6))).unwrap_err().message.contains("multiple of 4"));
+        assert_eq!(op.outputs(&inputs(Shape::rows(2, 4))).unwrap().len(), 5);
     }
 }

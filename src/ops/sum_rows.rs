@@ -25,7 +25,7 @@ pub(super) fn task_rows(c: usize) -> usize {
 fn stage(l: &mut Lowering, target: &Target, rows: usize, chunk: usize, columns: usize, bindings: &[Binding]) {
     let vector = columns.is_multiple_of(4);
     let lanes = if vector { columns / 4 } else { columns };
-    let kernel = Kernel::new("sum_rows").set("ROWS", rows).set("CHUNK", chunk).set("LANES", lanes).set("VECTOR", vector).set("SCALAR", !vector);
+    let kernel = Kernel::new("sum_rows").set("ROWS", rows).set("CHUNK", chunk).set("LANES", lanes).set("VECTOR", vector);
     l.push(kernel, target.grid_1d(rows.div_ceil(chunk) * lanes), bindings);
 }
 

@@ -80,7 +80,7 @@ impl OpDef for UpsampleNearest {
             case("3x2 to 7x5", Shape::new(3, 3, 2, 36), 7, 5),
             case("1x1 to 11x11", Shape::new(2, 1, 1, 4), 11, 11),
             case("7x5 to 3x5", Shape::new(2, 7, 5, 4), 3, 5),
-            case("over 65535 groups", Shape::new(1, 8, 8, 4), 2100, 2048),
+            case("over 65535 groups", Shape::new(1, 8, 8, 4), 2100, 2048).forward_only(),
         ]
     }
 }
