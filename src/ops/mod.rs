@@ -9,6 +9,7 @@ mod lowering;
 mod run;
 
 pub use lowering::{Binding, Const, Dispatch, Gemm, Io, Kernel, Lowering, Target, WORKGROUP};
+pub use augment_params::{Recipe, sample_augment_params, slot};
 pub use run::{Input, Output, Real, Run, StepUniforms};
 
 /// A value of the graph under construction.
@@ -117,6 +118,8 @@ pub enum Fill {
     Pixels,
     /// Small integers, so that ties happen.
     Ties,
+    /// Augmentation parameters for images of this height and width ([`sample_augment_params`]).
+    AugmentParams(usize, usize),
 }
 
 /// One trial of an op.
@@ -208,4 +211,9 @@ macro_rules! ops {
 
 ops! {
     pointwise::{ Relu, ReluGrad, WeightedSum, Scale, Dot, ScaleBy, Constant },
+    decode::{ Decode, Normalize },
+    augment_params::{ AugmentParams },
+    augment::{ CropResize, ColorJitter },
+    blur::{ GaussianBlur },
+    probe_augment::{ ProbeAugment },
 }
