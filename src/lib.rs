@@ -1,5 +1,6 @@
 //! aavae
 
+pub mod data;
 pub mod device;
 pub mod ir;
 pub mod ops;

@@ -1,0 +1,182 @@
+//! CIFAR-10 in its official binary layout.
+//!
+//! A file holds 10,000 records of 3,073 bytes: the label, then 1,024 red, 1,024 green and 1,024 blue bytes, row by row.
+//! `data_batch_1.bin` to `data_batch_5.bin` are the training set in this order, `test_batch.bin` is the test set. Images
+//! are turned to HWC on opening and kept in memory (150 MiB).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{DataError, Dataset};
+
+/// Bytes of a record: the label and a planar 32x32 RGB image.
+pub const RECORD_BYTES: usize = 1 + IMAGE_BYTES;
+/// Records of each official file.
+pub const FILE_RECORDS: usize = 10_000;
+/// Name of the folder inside the official archive.
+pub const FOLDER: &str = "cifar-10-batches-bin";
+/// The training files, in order.
+pub const TRAIN_FILES: [&str; 5] = ["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"];
+/// The test file.
+pub const TEST_FILE: &str = "test_batch.bin";
+/// The optional list of class names.
+pub const META_FILE: &str = "batches.meta.txt";
+
+/// Mean of the training pixels in [0, 1], per channel.
+pub const MEAN: [f32; 3] = [125.3 / 255.0, 123.0 / 255.0, 113.9 / 255.0];
+/// Standard deviation of the training pixels in [0, 1], per channel.
+pub const STD: [f32; 3] = [63.0 / 255.0, 62.1 / 255.0, 66.7 / 255.0];
+
+const SIZE: usize = 32;
+const PLANE: usize = SIZE * SIZE;
+const IMAGE_BYTES: usize = 3 * PLANE;
+const CLASSES: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+
+/// One of the two sets, in memory.
+pub struct Cifar10 {
+    classes: Vec<String>,
+    labels: Vec<u8>,
+    pixels: Vec<u8>, // [N, 32, 32, 3]
+}
+
+impl Cifar10 {
+    /// Opens the training and the test set in `dir` or in `dir/cifar-10-batches-bin`.
+    ///
+    /// # Errors
+    /// [`DataError::Missing`] names the file that is not there, [`DataError::FileSize`] a file that is not exactly 10,000
+    /// records long, [`DataError::Label`] a record whose label is above 9.
+    pub fn open(dir: &Path) -> Result<(Self, Self), DataError> {
+        let dir = find(dir)?;
+        let classes = read_classes(&dir.join(META_FILE))?;
+        let train: Vec<PathBuf> = TRAIN_FILES.iter().map(|name| dir.join(name)).collect();
+        let test = [dir.join(TEST_FILE)];
+        // Sizes first: a truncated last file is reported before 150 MiB are read.
+        for path in train.iter().chain(&test) {
+            check_size(path, FILE_RECORDS)?;
+        }
+        Ok((Self::from_files(&train, FILE_RECORDS, classes.clone())?, Self::from_files(&test, FILE_RECORDS, classes)?))
+    }
+
+    /// Reads files of `records` records each. [`Cifar10::open`] is this with 10,000; tests write smaller files.
+    ///
+    /// # Errors
+    /// As [`Cifar10::open`].
+    ///
+    /// # Panics
+    /// If there are not ten class names.
+    pub fn from_files(paths: &[PathBuf], records: usize, classes: Vec<String>) -> Result<Self, DataError> {
+        assert_eq!(classes.len(), CLASSES.len(), "CIFAR-10 has ten classes");
+        let mut labels = Vec::with_capacity(paths.len() * records);
+        let mut pixels = vec![0; paths.len() * records * IMAGE_BYTES];
+        let mut images = pixels.chunks_exact_mut(IMAGE_BYTES);
+        for path in paths {
+            check_size(path, records)?;
+            let bytes = fs::read(path).map_err(DataError::io("read", path))?;
+            if bytes.len() != records * RECORD_BYTES {
+                return Err(wrong_size(path, records, bytes.len() as u64));
+            }
+            // Files first in `zip`: it must not take an image when the file is at its end.
+            for (record, image) in bytes.chunks_exact(RECORD_BYTES).zip(&mut images) {
+                let (label, planes) = (record[0], &record[1..]);
+                if usize::from(label) >= CLASSES.len() {
+                    let record = labels.len() % records;
+                    return Err(DataError::Label { path: path.clone(), record, label, classes: CLASSES.len() });
+                }
+                labels.push(label);
+                for (i, rgb) in image.chunks_exact_mut(3).enumerate() {
+                    rgb.copy_from_slice(&[planes[i], planes[PLANE + i], planes[2 * PLANE + i]]);
+                }
+            }
+        }
+        Ok(Self { classes, labels, pixels })
+    }
+
+    /// The official class names, in label order.
+    pub fn class_names() -> Vec<String> {
+        CLASSES.map(str::to_owned).to_vec()
+    }
+}
+
+impl Dataset for Cifar10 {
+    fn name(&self) -> &str {
+        "cifar10"
+    }
+
+    fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    fn image_size(&self) -> usize {
+        SIZE
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn label(&self, index: usize) -> u32 {
+        self.labels[index].into()
+    }
+
+    fn read(&self, index: usize, out: &mut [u8]) -> Result<(), DataError> {
+        out.copy_from_slice(&self.pixels[index * IMAGE_BYTES..][..IMAGE_BYTES]);
+        Ok(())
+    }
+
+    fn mean_std(&self) -> ([f32; 3], [f32; 3]) {
+        (MEAN, STD)
+    }
+}
+
+/// Whether `dir` holds all six files at their right length.
+pub(crate) fn is_complete(dir: &Path) -> bool {
+    TRAIN_FILES.iter().chain([&TEST_FILE]).all(|name| check_size(&dir.join(name), FILE_RECORDS).is_ok())
+}
+
+/// `dir` or its `cifar-10-batches-bin`, whichever holds any of the files.
+fn find(dir: &Path) -> Result<PathBuf, DataError> {
+    let inner = dir.join(FOLDER);
+    for candidate in [dir, &inner] {
+        if TRAIN_FILES.iter().chain([&TEST_FILE]).any(|name| candidate.join(name).exists()) {
+            return Ok(candidate.to_owned());
+        }
+    }
+    if !dir.is_dir() {
+        let hint = Some("name the folder that holds the CIFAR-10 binary files, or download them to it".into());
+        return Err(DataError::Missing { what: "data folder", path: dir.to_owned(), hint });
+    }
+    let hint = if dir.join("train").is_dir() {
+        "this looks like a tree of image files; use `--dataset folder`".into()
+    } else {
+        format!("expected it there or in `{}`; the archive is {}", inner.display(), super::download::CIFAR10_URL)
+    };
+    Err(DataError::Missing { what: "CIFAR-10 binary file", path: dir.join(TRAIN_FILES[0]), hint: Some(hint) })
+}
+
+fn read_classes(path: &Path) -> Result<Vec<String>, DataError> {
+    if !path.exists() {
+        return Ok(Cifar10::class_names());
+    }
+    let text = fs::read_to_string(path).map_err(DataError::io("read", path))?;
+    let names: Vec<String> = text.lines().map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect();
+    if names.len() != CLASSES.len() {
+        return Err(DataError::ClassNames { path: path.to_owned(), expected: CLASSES.len(), found: names.len() });
+    }
+    Ok(names)
+}
+
+fn check_size(path: &Path, records: usize) -> Result<(), DataError> {
+    let found = match fs::metadata(path) {
+        Ok(meta) => meta.len(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let hint = Some("all of data_batch_1.bin to data_batch_5.bin and test_batch.bin are needed".into());
+            return Err(DataError::Missing { what: "CIFAR-10 binary file", path: path.to_owned(), hint });
+        }
+        Err(e) => return Err(DataError::io("read", path)(e)),
+    };
+    if found == (records * RECORD_BYTES) as u64 { Ok(()) } else { Err(wrong_size(path, records, found)) }
+}
+
+fn wrong_size(path: &Path, records: usize, found: u64) -> DataError {
+    DataError::FileSize { path: path.to_owned(), expected: (records * RECORD_BYTES) as u64, found, records }
+}

@@ -1,0 +1,151 @@
+//! Batches from a prefetch thread.
+//!
+//! Batch `k` of a training loader is a pure function of the view, the [`Order`] and `k`: a loader that starts at step `k`
+//! yields exactly what one started at 0 yields from there on. Images are read and packed in parallel on rayon's pool;
+//! at most `DEPTH` batches wait in the channel. Dropping a loader ends its thread.
+
+use std::ops::Range;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{Builder, JoinHandle};
+
+use rayon::prelude::*;
+
+use super::split::{Order, View};
+use super::{DataError, Dataset};
+
+/// Name of the prefetch thread.
+pub const THREAD: &str = "data-prefetch";
+/// Finished batches that wait for the trainer. One hides a slow decode, a second one jitter.
+const DEPTH: usize = 2;
+
+/// The images and labels of one step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Global step, from 0; for evaluation the number of the batch.
+    pub step: u64,
+    /// Epoch of that step, from 0.
+    pub epoch: u32,
+    /// [N, H, W], packed as `R | G << 8 | B << 16`.
+    pub pixels: Vec<u32>,
+    /// [N], the class of each image.
+    pub labels: Vec<u32>,
+    /// [N], the index of each image in its data set.
+    pub indices: Vec<u32>,
+    /// Images that count: N, except in the last batch of an evaluation, which repeats its last image up to N.
+    pub valid: usize,
+}
+
+/// An iterator of batches, in order. It ends after the last one, or after the first error.
+pub struct Loader {
+    batches: Option<Receiver<Result<Batch, DataError>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Loader {
+    /// Starts the batches of `steps` (global steps; `start..u64::MAX` never ends) of an order over the view.
+    ///
+    /// # Errors
+    /// If no thread can be started. Errors in reading images arrive in place of the batch.
+    ///
+    /// # Panics
+    /// If `order` is for a view of another length.
+    pub fn new(view: &View, order: Order, steps: Range<u64>) -> Result<Self, DataError> {
+        assert_eq!(order.len(), view.len(), "the order is for another view");
+        let view = view.clone();
+        Self::spawn(move |out| {
+            let mut current = None;
+            for step in steps {
+                let (epoch, first) = order.locate(step);
+                let positions = match current.take() {
+                    Some((e, positions)) if e == epoch => positions,
+                    _ => order.epoch(epoch),
+                };
+                let chosen = &positions[first..first + order.batch_size()];
+                let indices = chosen.iter().map(|&p| view.indices[p as usize]).collect();
+                let batch = read_batch(&*view.dataset, step, epoch, indices, order.batch_size());
+                let failed = batch.is_err();
+                if out.send(batch).is_err() || failed {
+                    return;
+                }
+                current = Some((epoch, positions));
+            }
+        })
+    }
+
+    /// Starts one pass over the view in its own order, every image once; the last batch is padded to `batch_size`.
+    ///
+    /// # Errors
+    /// [`DataError::BatchZero`], or if no thread can be started.
+    pub fn eval_batches(view: &View, batch_size: usize) -> Result<Self, DataError> {
+        if batch_size == 0 {
+            return Err(DataError::BatchZero);
+        }
+        let view = view.clone();
+        Self::spawn(move |out| {
+            for (step, indices) in view.indices.chunks(batch_size).enumerate() {
+                let batch = read_batch(&*view.dataset, step as u64, 0, indices.to_vec(), batch_size);
+                let failed = batch.is_err();
+                if out.send(batch).is_err() || failed {
+                    return;
+                }
+            }
+        })
+    }
+
+    fn spawn(run: impl FnOnce(SyncSender<Result<Batch, DataError>>) + Send + 'static) -> Result<Self, DataError> {
+        let (out, batches) = sync_channel(DEPTH);
+        let thread =
+            Builder::new().name(THREAD.into()).spawn(move || run(out)).map_err(|source| DataError::Thread { name: THREAD, source })?;
+        Ok(Self { batches: Some(batches), thread: Some(thread) })
+    }
+}
+
+impl Iterator for Loader {
+    type Item = Result<Batch, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = self.batches.as_ref().and_then(|batches| batches.recv().ok());
+        if batch.is_none()
+            && let Some(Err(panic)) = self.thread.take().map(JoinHandle::join)
+        {
+            // A bug in a data set must not look like the end of the data.
+            std::panic::resume_unwind(panic);
+        }
+        batch
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        // The thread may be waiting to send: with the receiver gone it fails and returns.
+        drop(self.batches.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic was printed by the hook, and nobody wants this loader's batches any more.
+            drop(thread.join());
+        }
+    }
+}
+
+/// Reads and packs `indices`, then repeats the last image until there are `n`.
+fn read_batch(dataset: &dyn Dataset, step: u64, epoch: u32, mut indices: Vec<u32>, n: usize) -> Result<Batch, DataError> {
+    let area = dataset.image_size() * dataset.image_size();
+    let valid = indices.len();
+    let mut pixels = vec![0_u32; n * area];
+    let images = pixels[..valid * area].par_chunks_exact_mut(area).zip(&indices);
+    images.try_for_each_init(
+        || vec![0_u8; 3 * area],
+        |bytes, (packed, &index)| {
+            dataset.read(index as usize, bytes)?;
+            for (word, rgb) in packed.iter_mut().zip(bytes.chunks_exact(3)) {
+                *word = u32::from_le_bytes([rgb[0], rgb[1], rgb[2], 0]);
+            }
+            Ok(())
+        },
+    )?;
+    for i in valid..n {
+        pixels.copy_within((valid - 1) * area..valid * area, i * area);
+        indices.push(indices[valid - 1]);
+    }
+    let labels = indices.iter().map(|&index| dataset.label(index as usize)).collect();
+    Ok(Batch { step, epoch, pixels, labels, indices, valid })
+}

@@ -1,0 +1,455 @@
+//! Data sets: where images come from, how they are split, and how batches reach the trainer.
+//!
+//! - [`cifar10`] reads the official binary files, [`folder`] any `<split>/<class>/<image>` tree, [`shapes`] draws its
+//!   own images from a seed; [`download`] fetches CIFAR-10.
+//! - [`split`] turns a seed into the train / validation split and into the order of every epoch.
+//! - [`loader`] prefetches batches on a thread; batch `k` is a pure function of `(seed, k)`.
+//!
+//! [`open`] ties these together.
+//!
+//! # Shapes
+//! One image is HWC, three bytes a pixel (R, G, B), square. A batch packs a pixel into one `u32`: `R | G << 8 | B << 16`.
+
+pub mod cifar10;
+pub mod download;
+pub mod folder;
+pub mod loader;
+pub mod shapes;
+pub mod split;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+pub use cifar10::Cifar10;
+pub use folder::Folder;
+pub use loader::{Batch, Loader};
+pub use shapes::Shapes;
+pub use split::{Order, View};
+
+/// Square RGB8 images with labels, random access. Images are HWC, three bytes a pixel.
+pub trait Dataset: Send + Sync {
+    /// Short name: `"cifar10"`, `"shapes"` or `"folder"`.
+    fn name(&self) -> &str;
+    /// Number of images.
+    fn len(&self) -> usize;
+    /// Whether there are no images.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Side of an image in pixels.
+    fn image_size(&self) -> usize;
+    /// Class names; a label indexes this list.
+    fn classes(&self) -> &[String];
+    /// Label of one image, below `classes().len()`.
+    ///
+    /// # Panics
+    /// If `index >= len()`.
+    fn label(&self, index: usize) -> u32;
+    /// Writes one image to `out`, which holds `image_size() * image_size() * 3` bytes.
+    ///
+    /// # Errors
+    /// If the image is decoded lazily and its file cannot be read or decoded.
+    ///
+    /// # Panics
+    /// If `index >= len()` or `out` has another length.
+    fn read(&self, index: usize, out: &mut [u8]) -> Result<(), DataError>;
+    /// Per-channel mean and standard deviation of the pixels, scaled to [0, 1], for normalisation.
+    fn mean_std(&self) -> ([f32; 3], [f32; 3]);
+}
+
+/// What can go wrong with data. The message names the file and the numbers; [`DataError::hint`] says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// The operating system refused an operation on a file or folder.
+    #[error("cannot {action} `{}`: {source}", path.display())]
+    Io {
+        /// What was tried, as a verb: "read", "create".
+        action: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// A file or folder that the data set needs does not exist.
+    #[error("{what} not found: `{}`", path.display())]
+    Missing {
+        /// What it would have been.
+        what: &'static str,
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// A CIFAR-10 file has the wrong length.
+    #[error("`{}` has {found} bytes, expected {expected} ({records} records of {} bytes)", path.display(), cifar10::RECORD_BYTES)]
+    FileSize {
+        /// The file.
+        path: PathBuf,
+        /// Bytes it should have.
+        expected: u64,
+        /// Bytes it has.
+        found: u64,
+        /// Records it should have.
+        records: usize,
+    },
+    /// A record of a CIFAR-10 file carries a label that is no class.
+    #[error("`{}`: record {record} has label {label}, expected 0 to {}", path.display(), classes - 1)]
+    Label {
+        /// The file.
+        path: PathBuf,
+        /// Zero-based record in that file.
+        record: usize,
+        /// The label found.
+        label: u8,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// The list of class names has the wrong length.
+    #[error("`{}` names {found} classes, expected {expected}", path.display())]
+    ClassNames {
+        /// The file.
+        path: PathBuf,
+        /// Names expected.
+        expected: usize,
+        /// Names found.
+        found: usize,
+    },
+    /// A split folder has no class folders.
+    #[error("`{}` has no class folders", path.display())]
+    NoClasses {
+        /// The split folder.
+        path: PathBuf,
+    },
+    /// A class folder has no images.
+    #[error("`{}` has no images ({entries} other entries)", path.display())]
+    EmptyClass {
+        /// The class folder.
+        path: PathBuf,
+        /// Entries that are not images.
+        entries: usize,
+    },
+    /// Two splits do not have the same classes.
+    #[error(
+        "`{}` has {left_count} classes and `{}` has {right_count}; class `{class}` is only in `{}`",
+        left.display(), right.display(), only_in.display()
+    )]
+    ClassMismatch {
+        /// One split folder, usually `train`.
+        left: PathBuf,
+        /// The other one.
+        right: PathBuf,
+        /// Classes in `left`.
+        left_count: usize,
+        /// Classes in `right`.
+        right_count: usize,
+        /// First class, by name, that only one of them has.
+        class: String,
+        /// The one that has it.
+        only_in: PathBuf,
+    },
+    /// An image file cannot be decoded.
+    #[error("cannot decode `{}`: {source}", path.display())]
+    Decode {
+        /// The file.
+        path: PathBuf,
+        /// The decoder's answer.
+        source: Box<image::ImageError>,
+    },
+    /// The data set has no images of the size asked for.
+    #[error("image size {found} does not fit data set `{dataset}`, expected {expected}")]
+    ImageSize {
+        /// Name of the data set.
+        dataset: &'static str,
+        /// The sizes it has.
+        expected: &'static str,
+        /// The size asked for.
+        found: usize,
+    },
+    /// A data set that reads files was opened without a folder.
+    #[error("data set `{dataset}` needs a folder")]
+    NoFolder {
+        /// Name of the data set.
+        dataset: &'static str,
+    },
+    /// No data set has this name.
+    #[error("unknown data set `{found}`, expected one of {}", Kind::NAMES.join(", "))]
+    UnknownKind {
+        /// The name asked for.
+        found: String,
+    },
+    /// One batch is larger than the whole set, so an epoch would have no steps.
+    #[error("batch size {batch} is larger than the set of {available} images")]
+    BatchTooLarge {
+        /// Images in a batch.
+        batch: usize,
+        /// Images in the set.
+        available: usize,
+    },
+    /// A batch of no images.
+    #[error("batch size is 0, expected at least 1")]
+    BatchZero,
+    /// More images are asked for than there are.
+    #[error("{what} {asked} is more than the {available} images available")]
+    TooFew {
+        /// The option or split that asks for them.
+        what: &'static str,
+        /// Images asked for.
+        asked: usize,
+        /// Images available.
+        available: usize,
+    },
+    /// The server did not answer with the file.
+    #[error("{url} answered with HTTP status {status}, expected 200 or 206")]
+    HttpStatus {
+        /// What was asked for.
+        url: String,
+        /// The status code.
+        status: u16,
+    },
+    /// The server could not be reached.
+    #[error("cannot fetch {url}: {source}")]
+    Connect {
+        /// What was asked for.
+        url: String,
+        /// The cause.
+        source: Box<ureq::Error>,
+    },
+    /// The connection ended before the file did.
+    #[error("download of {url} stopped after {received} bytes, expected {}: {reason}", known(*expected))]
+    Interrupted {
+        /// What was asked for.
+        url: String,
+        /// Bytes on disk, including those of earlier tries.
+        received: u64,
+        /// Length of the file, where the server said.
+        expected: Option<u64>,
+        /// What ended it.
+        reason: String,
+    },
+    /// A downloaded file is not the one expected.
+    #[error("`{}` ({bytes} bytes) has SHA-256 {found}, expected {expected}", path.display())]
+    Checksum {
+        /// The download, moved aside under this name.
+        path: PathBuf,
+        /// Its length.
+        bytes: u64,
+        /// Expected digest, hexadecimal.
+        expected: String,
+        /// Digest of the download, hexadecimal.
+        found: String,
+    },
+    /// A downloaded archive is damaged or holds the wrong files.
+    #[error("cannot unpack `{}`: {reason}", path.display())]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Another process is downloading to the same place.
+    #[error("`{}` is being written by another process", path.display())]
+    Busy {
+        /// The partial file.
+        path: PathBuf,
+    },
+    /// The operating system refused a thread.
+    #[error("cannot start the thread `{name}`: {source}")]
+    Thread {
+        /// Name of the thread.
+        name: &'static str,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+}
+
+fn known(length: Option<u64>) -> String {
+    length.map_or_else(|| "an unknown number".to_owned(), |n| n.to_string())
+}
+
+impl DataError {
+    /// What the user can do about it, as one sentence without a full stop.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Missing { hint, .. } => return hint.clone(),
+            Self::Io { .. } | Self::ClassNames { .. } | Self::Thread { .. } => return None,
+            Self::FileSize { .. } | Self::Label { .. } => "the file is damaged or is not a CIFAR-10 binary file; download it again".into(),
+            Self::NoClasses { .. } | Self::EmptyClass { .. } => {
+                "the layout is <DIR>/<split>/<class>/*.{jpg,jpeg,png} with the splits train, test and (optional) val".into()
+            }
+            Self::ClassMismatch { .. } => "every split needs the same class folders".into(),
+            Self::Decode { path, .. } => format!("replace or remove `{}`", path.display()),
+            Self::ImageSize { .. } => "`--dataset folder` resizes images to any side".into(),
+            Self::NoFolder { dataset } => {
+                format!("name the folder of `{dataset}`, or use `--dataset shapes`, which needs no files")
+            }
+            Self::UnknownKind { .. } => "`--dataset shapes` needs no files".into(),
+            Self::BatchTooLarge { available: 0, .. } => "the set is empty".into(),
+            Self::BatchTooLarge { available, .. } => format!("`--batch-size {available}` is the largest that fits"),
+            Self::BatchZero => "`--batch-size 1` is the smallest".into(),
+            Self::TooFew { available, .. } => format!("{available} is the most that fits"),
+            Self::HttpStatus { .. } | Self::Connect { .. } => {
+                "check the network (HTTPS_PROXY is respected), or place the files by hand".into()
+            }
+            Self::Interrupted { received, .. } => {
+                format!("run the same command again: it continues after byte {received}")
+            }
+            Self::Checksum { .. } | Self::Archive { .. } => {
+                "run the same command again to download afresh; if it happens twice, the server's file has changed".into()
+            }
+            Self::Busy { .. } => "wait for the other download to end".into(),
+        })
+    }
+
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+}
+
+/// The data sets by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Official CIFAR-10 binary files.
+    Cifar10,
+    /// A tree of image files.
+    Folder,
+    /// Images drawn from a seed.
+    Shapes,
+}
+
+impl Kind {
+    /// All names, as [`Kind::from_str`] takes them.
+    pub const NAMES: [&'static str; 3] = ["cifar10", "folder", "shapes"];
+
+    /// The name of this data set.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
+
+impl FromStr for Kind {
+    type Err = DataError;
+
+    fn from_str(name: &str) -> Result<Self, DataError> {
+        [Self::Cifar10, Self::Folder, Self::Shapes]
+            .into_iter()
+            .find(|kind| kind.name() == name)
+            .ok_or_else(|| DataError::UnknownKind { found: name.to_owned() })
+    }
+}
+
+/// The data sets that a run reads: `val` only where it is a set of its own and not split off `train`.
+#[derive(Clone)]
+pub struct Source {
+    /// Training images, before the validation split.
+    pub train: Arc<dyn Dataset>,
+    /// Validation images, where the data set brings them along.
+    pub val: Option<Arc<dyn Dataset>>,
+    /// Test images, with the classes of `train`.
+    pub test: Arc<dyn Dataset>,
+}
+
+/// What [`open`] needs to know. Start from [`OpenOptions::new`].
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// Which data set.
+    pub kind: Kind,
+    /// Its folder; unused by `shapes`.
+    pub dir: Option<PathBuf>,
+    /// Side in pixels; `None` is 32, and only `folder` takes another.
+    pub image_size: Option<usize>,
+    /// Seed of the split and of the order.
+    pub seed: u64,
+    /// Seed of the drawn images. Kept apart from `seed`, so that runs with different seeds share one data set.
+    pub shapes_seed: u64,
+    /// Training and test images that `shapes` draws.
+    pub shapes_len: (usize, usize),
+    /// Images held out of the training set; `None` is 5,000 of CIFAR-10's 50,000 and a tenth otherwise.
+    pub n_val: Option<usize>,
+    /// Keep only the first so many training images.
+    pub limit_train: Option<usize>,
+    /// Whether the training images are permuted before the split; see [`split::split`].
+    pub shuffle: bool,
+    /// Most bytes of decoded images that `folder` keeps in memory, per split.
+    pub cache_bytes: usize,
+}
+
+impl OpenOptions {
+    /// The defaults for one data set: seed 0, no folder, no limit.
+    pub fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            dir: None,
+            image_size: None,
+            seed: 0,
+            shapes_seed: 0,
+            shapes_len: (shapes::TRAIN_LEN, shapes::TEST_LEN),
+            n_val: None,
+            limit_train: None,
+            shuffle: true,
+            cache_bytes: folder::CACHE_BYTES,
+        }
+    }
+}
+
+/// The three views of a data set that a run works on.
+#[derive(Clone)]
+pub struct Splits {
+    /// Images to train on.
+    pub train: View,
+    /// Images held out, empty if none were.
+    pub val: View,
+    /// Test images, all of them in file order.
+    pub test: View,
+}
+
+/// Opens a data set and splits it.
+///
+/// # Errors
+/// If the files are missing or damaged, or the options ask for more images than there are.
+pub fn open(options: &OpenOptions) -> Result<Splits, DataError> {
+    let source = open_source(options)?;
+    let n = source.train.len();
+    let n_val = match (&source.val, options.n_val) {
+        (Some(_), _) => 0,
+        (None, Some(n_val)) => n_val,
+        // 5,000 of CIFAR-10's 50,000.
+        (None, None) => n / 10,
+    };
+    let indices = split::split(n, n_val, options.seed, options.limit_train, options.shuffle)?;
+    let val = match source.val {
+        Some(val) => View::full(val),
+        None => View { dataset: source.train.clone(), indices: indices.val.into() },
+    };
+    Ok(Splits { train: View { dataset: source.train, indices: indices.train.into() }, val, test: View::full(source.test) })
+}
+
+/// Opens a data set without splitting it.
+///
+/// # Errors
+/// If the files are missing or damaged, or the data set does not come at the size asked for.
+pub fn open_source(options: &OpenOptions) -> Result<Source, DataError> {
+    let dataset = options.kind.name();
+    let dir = options.dir.as_deref().ok_or(DataError::NoFolder { dataset });
+    let size = options.image_size.unwrap_or(32);
+    if options.kind != Kind::Folder && size != 32 {
+        return Err(DataError::ImageSize { dataset, expected: "32", found: size });
+    }
+    match options.kind {
+        Kind::Cifar10 => {
+            let (train, test) = Cifar10::open(dir?)?;
+            Ok(Source { train: Arc::new(train), val: None, test: Arc::new(test) })
+        }
+        Kind::Folder => Folder::open_source(dir?, size, options.cache_bytes),
+        Kind::Shapes => {
+            let (train, test) = options.shapes_len;
+            Ok(Source {
+                train: Arc::new(Shapes::new(options.shapes_seed, shapes::Part::Train, train)),
+                val: None,
+                test: Arc::new(Shapes::new(options.shapes_seed, shapes::Part::Test, test)),
+            })
+        }
+    }
+}

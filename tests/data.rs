@@ -1,0 +1,425 @@
+//! Data: damaged files give the documented error, orders and drawings are the same everywhere, batches resume exactly.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use aavae::data::cifar10::{self, Cifar10, FILE_RECORDS, RECORD_BYTES};
+use aavae::data::folder::Folder;
+use aavae::data::shapes::{Part, Shapes};
+use aavae::data::split::{permutation, split};
+use aavae::data::{self, Batch, DataError, Dataset, Kind, Loader, OpenOptions, Order, View};
+use aavae::rng::Stream;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+fn temp() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn image_of(dataset: &dyn Dataset, index: usize) -> Vec<u8> {
+    let mut out = vec![0; dataset.image_size() * dataset.image_size() * 3];
+    dataset.read(index, &mut out).expect("a readable image");
+    out
+}
+
+fn open_error(kind: Kind, dir: &Path) -> DataError {
+    let options = OpenOptions { dir: Some(dir.to_owned()), ..OpenOptions::new(kind) };
+    data::open(&options).err().expect("an error")
+}
+
+#[track_caller]
+fn assert_says(error: &DataError, parts: &[&str]) {
+    let text = format!("{error} | {}", error.hint().unwrap_or_default());
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is not in `{text}`");
+    }
+}
+
+// ---- CIFAR-10 ----
+
+/// A file of `records`, whose byte `i` after the label of record `r` is a known function of both.
+fn cifar_file(path: &Path, records: usize) {
+    let mut bytes = Vec::new();
+    for r in 0..records {
+        bytes.push((r * 7 % 10) as u8);
+        bytes.extend((0..3072).map(|i| cifar_byte(r, i)));
+    }
+    fs::write(path, bytes).expect("written");
+}
+
+fn cifar_byte(record: usize, i: usize) -> u8 {
+    (record * 31 + i * 3 + i / 1024 * 50) as u8
+}
+
+/// All six files at their full length, sparse: zeros are label 0 and a black image.
+fn sparse_cifar(dir: &Path) {
+    for name in cifar10::TRAIN_FILES.iter().chain([&cifar10::TEST_FILE]) {
+        let file = File::create(dir.join(name)).expect("created");
+        file.set_len((FILE_RECORDS * RECORD_BYTES) as u64).expect("resized");
+    }
+}
+
+#[test]
+fn cifar_turns_planes_into_pixels() {
+    let dir = temp();
+    let paths: Vec<PathBuf> = ["a.bin", "b.bin"].iter().map(|name| dir.path().join(name)).collect();
+    paths.iter().for_each(|path| cifar_file(path, 3));
+    let set = Cifar10::from_files(&paths, 3, Cifar10::class_names()).unwrap();
+    assert_eq!((set.len(), set.image_size(), set.classes().len()), (6, 32, 10));
+    assert_eq!((0..6).map(|i| set.label(i)).collect::<Vec<_>>(), [0, 7, 4, 0, 7, 4]);
+    for index in [0, 2, 5] {
+        let image = image_of(&set, index);
+        for (y, x, c) in [(0, 0, 0), (0, 1, 2), (31, 31, 1), (17, 3, 2)] {
+            assert_eq!(image[(y * 32 + x) * 3 + c], cifar_byte(index % 3, c * 1024 + y * 32 + x));
+        }
+    }
+}
+
+#[test]
+fn cifar_opens_either_folder_and_reads_names() {
+    let dir = temp();
+    let inner = dir.path().join(cifar10::FOLDER);
+    fs::create_dir(&inner).unwrap();
+    sparse_cifar(&inner);
+    let names = "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n";
+    fs::write(inner.join(cifar10::META_FILE), names).unwrap();
+    let (train, test) = Cifar10::open(dir.path()).unwrap();
+    assert_eq!((train.len(), test.len()), (50_000, 10_000));
+    assert_eq!(train.classes()[9], "j");
+
+    fs::write(inner.join(cifar10::META_FILE), "a\nb\n").unwrap();
+    assert_says(&open_error(Kind::Cifar10, &inner), &["batches.meta.txt", "2 classes", "expected 10"]);
+    fs::remove_file(inner.join(cifar10::META_FILE)).unwrap();
+
+    for length in [30_729_999, 30_730_001, 30_730_000 - 3073, 0] {
+        File::options().write(true).open(inner.join("data_batch_4.bin")).unwrap().set_len(length).unwrap();
+        let error = open_error(Kind::Cifar10, dir.path());
+        assert!(matches!(error, DataError::FileSize { .. }), "{error:?}");
+        assert_says(&error, &["data_batch_4.bin", &format!("has {length} bytes"), "expected 30730000"]);
+    }
+    fs::remove_file(inner.join("data_batch_4.bin")).unwrap();
+    assert_says(&open_error(Kind::Cifar10, dir.path()), &["not found", "data_batch_4.bin"]);
+}
+
+#[test]
+fn cifar_names_the_corrupt_label() {
+    let dir = temp();
+    let paths: Vec<PathBuf> = ["a.bin", "b.bin"].iter().map(|name| dir.path().join(name)).collect();
+    paths.iter().for_each(|path| cifar_file(path, 5));
+    let mut bytes = fs::read(&paths[1]).unwrap();
+    bytes[3 * RECORD_BYTES] = 10;
+    fs::write(&paths[1], bytes).unwrap();
+    let error = Cifar10::from_files(&paths, 5, Cifar10::class_names()).err().unwrap();
+    assert_says(&error, &["b.bin", "record 3", "label 10", "0 to 9"]);
+}
+
+#[test]
+fn missing_and_mistaken_folders_have_hints() {
+    let dir = temp();
+    let nowhere = dir.path().join("nowhere");
+    for kind in [Kind::Cifar10, Kind::Folder] {
+        let error = open_error(kind, &nowhere);
+        assert!(matches!(error, DataError::Missing { .. }), "{error:?}");
+        assert_says(&error, &["nowhere"]);
+        assert_says(&data::open(&OpenOptions::new(kind)).err().unwrap(), &[kind.name(), "needs a folder"]);
+    }
+    fs::create_dir_all(dir.path().join("train/cat")).unwrap();
+    assert_says(&open_error(Kind::Cifar10, dir.path()), &["--dataset folder"]);
+    let other = temp();
+    sparse_cifar(other.path());
+    assert_says(&open_error(Kind::Folder, other.path()), &["--dataset cifar10"]);
+    assert_says(&"stl11".parse::<Kind>().unwrap_err(), &["stl11", "cifar10, folder, shapes"]);
+    let options = OpenOptions { image_size: Some(64), ..OpenOptions::new(Kind::Shapes) };
+    assert_says(&data::open(&options).err().unwrap(), &["64", "shapes", "expected 32"]);
+}
+
+// ---- Folder ----
+
+/// A 2-class tree; every image is one colour, `(split, class, number)`.
+fn tree(dir: &Path, splits: &[&str], per_class: u8) {
+    for (s, split) in splits.iter().enumerate() {
+        for (c, class) in ["ant", "bee"].iter().enumerate() {
+            let class_dir = dir.join(split).join(class);
+            fs::create_dir_all(&class_dir).unwrap();
+            for n in 0..per_class {
+                let colour = image::Rgb([s as u8 * 50, c as u8 * 100, n]);
+                let size = if n % 2 == 0 { (8, 8) } else { (20, 13) };
+                let name = ["png", "PNG"][usize::from(n) % 2];
+                let path = class_dir.join(format!("{n:03}.{name}"));
+                image::RgbImage::from_pixel(size.0, size.1, colour).save_with_format(path, image::ImageFormat::Png).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn folder_sorts_labels_and_caches() {
+    let dir = temp();
+    tree(dir.path(), &["train", "test"], 5);
+    fs::write(dir.path().join("train/ant/.hidden.png"), "no image").unwrap();
+    fs::write(dir.path().join("train/ant/notes.txt"), "no image").unwrap();
+    fs::write(dir.path().join("train/readme.txt"), "no class").unwrap();
+    // Room for 3 of 10 images: reads through and beside the cache agree.
+    let set = Folder::open(&dir.path().join("train"), 8, 3 * 8 * 8 * 3 + 1).unwrap();
+    assert_eq!((set.len(), set.classes()), (10, &["ant".to_owned(), "bee".to_owned()][..]));
+    for _ in 0..2 {
+        for i in 0..10 {
+            assert_eq!(set.label(i), i as u32 / 5);
+            assert_eq!(image_of(&set, i), [0, i as u8 / 5 * 100, i as u8 % 5].repeat(64));
+        }
+    }
+    // Cached images survive their file, others do not.
+    fs::remove_dir_all(dir.path().join("train")).unwrap();
+    let mut out = [0; 192];
+    assert_eq!((0..10).filter(|&i| set.read(i, &mut out).is_ok()).count(), 3);
+}
+
+#[test]
+fn folder_splits() {
+    let dir = temp();
+    tree(dir.path(), &["train", "test"], 10);
+    let mut options = OpenOptions { dir: Some(dir.path().to_owned()), ..OpenOptions::new(Kind::Folder) };
+    let splits = data::open(&options).unwrap();
+    assert_eq!((splits.train.len(), splits.val.len(), splits.test.len()), (18, 2, 20));
+    assert_eq!(splits.train.dataset.mean_std(), (cifar10::MEAN, cifar10::STD));
+
+    tree(dir.path(), &["val"], 3);
+    options.image_size = Some(16);
+    let splits = data::open(&options).unwrap();
+    assert_eq!((splits.train.len(), splits.val.len(), splits.test.len()), (20, 6, 20));
+    assert_eq!(splits.train.dataset.mean_std().0, [0.485, 0.456, 0.406]);
+
+    fs::remove_dir_all(dir.path().join("test")).unwrap();
+    let splits = data::open(&options).unwrap();
+    assert_eq!((splits.train.len(), splits.val.len(), splits.test.len()), (18, 2, 6));
+}
+
+#[test]
+fn folder_errors_name_the_place() {
+    let dir = temp();
+    fs::create_dir_all(dir.path().join("train")).unwrap();
+    assert_says(&open_error(Kind::Folder, dir.path()), &["train", "no class folders", "<class>"]);
+    tree(dir.path(), &["train"], 2);
+    assert_says(&open_error(Kind::Folder, dir.path()), &["test", "not found", "<class>"]);
+
+    tree(dir.path(), &["test"], 2);
+    fs::create_dir_all(dir.path().join("test/cow")).unwrap();
+    fs::write(dir.path().join("test/cow/a.gif"), "x").unwrap();
+    assert_says(&open_error(Kind::Folder, dir.path()), &["cow", "no images", "1 other"]);
+    fs::copy(dir.path().join("test/ant/000.png"), dir.path().join("test/cow/a.png")).unwrap();
+    assert_says(&open_error(Kind::Folder, dir.path()), &["2 classes", "has 3", "`cow` is only in", "test"]);
+
+    let bad = dir.path().join("train/bee/001.PNG");
+    fs::write(&bad, "this is no image").unwrap();
+    let set = Folder::open(&dir.path().join("train"), 8, 0).unwrap();
+    let error = set.read(3, &mut [0; 192]).unwrap_err();
+    assert!(matches!(error, DataError::Decode { .. }));
+    assert_says(&error, &["cannot decode", "001.PNG", "replace or remove"]);
+    fs::remove_file(&bad).unwrap();
+    fs::create_dir(&bad).unwrap();
+    assert_says(&set.read(3, &mut [0; 192]).unwrap_err(), &["001.PNG"]);
+    fs::remove_dir(&bad).unwrap();
+    let error = set.read(3, &mut [0; 192]).unwrap_err();
+    assert!(matches!(error, DataError::Io { .. }));
+    assert_says(&error, &["cannot read", "001.PNG"]);
+}
+
+// ---- Order ----
+
+/// The numbers come from the Python lines in `src/data/split.rs`, run by Python.
+#[test]
+fn orders_replay() {
+    assert_eq!(permutation(12, 0, Stream::Split, 0), [7, 11, 0, 9, 6, 2, 1, 8, 5, 3, 4, 10]);
+    assert_eq!(permutation(12, 0x1234_5678_90ab, Stream::Order, 0), [8, 7, 9, 11, 10, 6, 0, 3, 5, 1, 2, 4]);
+    assert_eq!(permutation(12, 0x1234_5678_90ab, Stream::Order, 7), [4, 6, 11, 5, 10, 9, 0, 8, 3, 7, 1, 2]);
+    let indices = split(50_000, 5_000, 42, None, true).unwrap();
+    assert_eq!(indices.train[..4], [40828, 38207, 46187, 34056]);
+    assert_eq!(indices.val[4_996..], [46310, 19638, 25119, 42141]);
+    let order = Order::new(45_000, 256, 42, true).unwrap();
+    assert_eq!(order.steps_per_epoch(), 175);
+    let (epoch, first) = order.locate(3 * 175 + 174);
+    let positions = &order.epoch(epoch)[first..first + 4];
+    assert_eq!(positions.iter().map(|&p| indices.train[p as usize]).collect::<Vec<_>>(), [40008, 41300, 36734, 32211]);
+}
+
+// ---- Shapes ----
+
+#[test]
+fn shapes_are_the_same_everywhere() {
+    let set = Shapes::new(7, Part::Train, 40);
+    let all: Vec<u8> = (0..40).flat_map(|i| image_of(&set, i)).collect();
+    assert_eq!(hex(&all), "?");
+    assert_eq!(hex(&image_of(&Shapes::new(0, Part::Test, 20), 19)), "?");
+}
+
+#[test]
+fn shapes_statistics_are_those_declared() {
+    let set = Shapes::new(0, Part::Train, 10_000);
+    let (mut sum, mut square) = ([0_u64; 3], [0_u64; 3]);
+    for i in 0..set.len() {
+        for (j, byte) in image_of(&set, i).into_iter().enumerate() {
+            sum[j % 3] += u64::from(byte);
+            square[j % 3] += u64::from(byte) * u64::from(byte);
+        }
+    }
+    let n = (set.len() * 1024) as f64;
+    let (mean, std) = set.mean_std();
+    for c in 0..3 {
+        let m = sum[c] as f64 / n / 255.0;
+        let s = (square[c] as f64 / n / 255.0 / 255.0 - m * m).sqrt();
+        assert!((m - f64::from(mean[c])).abs() < 0.002 && (s - f64::from(std[c])).abs() < 0.002, "{c}: {m} {s}");
+    }
+}
+
+/// Pixels alone must not give the class away, or nothing would be left to learn.
+#[test]
+fn shapes_are_hard_for_nearest_neighbours() {
+    let (train, test) = (Shapes::new(0, Part::Train, 2_000), Shapes::new(0, Part::Test, 400));
+    let train_images: Vec<Vec<u8>> = (0..train.len()).map(|i| image_of(&train, i)).collect();
+    let mut right = 0;
+    for t in 0..test.len() {
+        let image = image_of(&test, t);
+        let apart =
+            |other: &Vec<u8>| -> i64 { other.iter().zip(&image).map(|(a, b)| (i32::from(*a) - i32::from(*b)).pow(2)).map(i64::from).sum() };
+        let mut near: Vec<(i64, u32)> = train_images.iter().enumerate().map(|(i, x)| (apart(x), train.label(i))).collect();
+        near.select_nth_unstable(5);
+        let mut votes = [0; 10];
+        near[..5].iter().for_each(|(_, label)| votes[*label as usize] += 1);
+        let best = (0..10).max_by_key(|&c| (votes[c as usize], 10 - c)).expect("ten classes");
+        right += usize::from(best == test.label(t));
+    }
+    let accuracy = right as f64 / test.len() as f64;
+    println!("raw-pixel 5-NN: {accuracy}");
+    assert!((0.10..0.40).contains(&accuracy), "raw-pixel 5-NN accuracy {accuracy}");
+}
+
+// ---- Loader ----
+
+fn shapes_view(n: usize) -> View {
+    View::full(Arc::new(Shapes::new(1, Part::Train, n)))
+}
+
+fn batches(loader: Loader) -> Vec<Batch> {
+    loader.map(|batch| batch.expect("a batch")).collect()
+}
+
+#[test]
+fn loader_resumes_exactly_and_packs() {
+    let mut view = shapes_view(23);
+    view.indices = view.indices.iter().copied().filter(|i| i % 7 != 0).collect(); // 19 images
+    let order = Order::new(view.len(), 4, 11, true).unwrap();
+    let straight = batches(Loader::new(&view, order, 0..13).unwrap());
+    assert_eq!(straight.len(), 13);
+    for start in [1, 3, 4, 9, 12] {
+        assert_eq!(batches(Loader::new(&view, order, start..13).unwrap()), straight[start as usize..]);
+    }
+    for (k, batch) in straight.iter().enumerate() {
+        assert_eq!((batch.step, batch.epoch, batch.valid), (k as u64, k as u32 / 4, 4));
+        for (row, &index) in batch.indices.iter().enumerate() {
+            assert_eq!(batch.labels[row], view.dataset.label(index as usize));
+            let image = image_of(&*view.dataset, index as usize);
+            let packed = &batch.pixels[row * 1024..][..1024];
+            assert!(packed.iter().zip(image.chunks(3)).all(|(w, rgb)| w.to_le_bytes() == [rgb[0], rgb[1], rgb[2], 0]));
+        }
+    }
+    // An epoch uses 16 of the 19 images, each at most once.
+    let mut used: Vec<u32> = straight[..4].iter().flat_map(|batch| batch.indices.clone()).collect();
+    used.sort_unstable();
+    used.dedup();
+    assert_eq!(used.len(), 16);
+    assert!(used.iter().all(|i| i % 7 != 0));
+    // Without shuffling: file order, every epoch.
+    let plain = batches(Loader::new(&view, Order::new(19, 4, 11, false).unwrap(), 3..5).unwrap());
+    assert_eq!((&plain[0].indices[..], &plain[1].indices[..]), (&view.indices[12..16], &view.indices[..4]));
+}
+
+#[test]
+fn evaluation_pads_the_last_batch() {
+    let view = shapes_view(10);
+    let all = batches(Loader::eval_batches(&view, 4).unwrap());
+    assert_eq!(
+        all.iter().map(|b| (b.valid, b.labels.len(), b.pixels.len())).collect::<Vec<_>>(),
+        [(4, 4, 4096), (4, 4, 4096), (2, 4, 4096)]
+    );
+    assert_eq!(all[2].indices, [8, 9, 9, 9]);
+    assert_eq!(all[2].pixels[3 * 1024..], all[2].pixels[1024..2048]);
+    assert_eq!(batches(Loader::eval_batches(&shapes_view(0), 4).unwrap()), []);
+    assert!(matches!(Loader::eval_batches(&view, 0), Err(DataError::BatchZero)));
+}
+
+/// Ten black images, of which some fail.
+struct Faulty {
+    classes: Vec<String>,
+    bad: usize,
+    panics: bool,
+    reads: Arc<AtomicUsize>,
+}
+
+impl Dataset for Faulty {
+    fn name(&self) -> &str {
+        "faulty"
+    }
+    fn len(&self) -> usize {
+        10
+    }
+    fn image_size(&self) -> usize {
+        1
+    }
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+    fn label(&self, _: usize) -> u32 {
+        0
+    }
+    fn read(&self, index: usize, _: &mut [u8]) -> Result<(), DataError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        assert!(!(self.panics && index == self.bad), "a bug");
+        if index == self.bad { Err(DataError::BatchZero) } else { Ok(()) }
+    }
+    fn mean_std(&self) -> ([f32; 3], [f32; 3]) {
+        ([0.0; 3], [1.0; 3])
+    }
+}
+
+fn faulty(bad: usize, panics: bool) -> (View, Arc<AtomicUsize>) {
+    let reads = Arc::new(AtomicUsize::new(0));
+    let set = Faulty { classes: vec!["only".into()], bad, panics, reads: reads.clone() };
+    (View::full(Arc::new(set)), reads)
+}
+
+#[test]
+fn loader_hands_errors_over_and_ends() {
+    let (view, _) = faulty(5, false);
+    let mut loader = Loader::new(&view, Order::new(10, 2, 0, false).unwrap(), 0..u64::MAX).unwrap();
+    assert!(loader.next().unwrap().is_ok() && loader.next().unwrap().is_ok());
+    assert!(loader.next().unwrap().is_err());
+    assert!(loader.next().is_none() && loader.next().is_none());
+
+    let (view, _) = faulty(5, true);
+    let mut loader = Loader::new(&view, Order::new(10, 2, 0, false).unwrap(), 0..u64::MAX).unwrap();
+    assert!(loader.next().unwrap().is_ok() && loader.next().unwrap().is_ok());
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| loader.next()));
+    assert!(ended.is_err(), "a panic in a data set is a panic of the loader");
+}
+
+#[test]
+fn loader_stays_a_few_batches_ahead_and_stops_on_drop() {
+    let (view, reads) = faulty(99, false);
+    let mut loader = Loader::new(&view, Order::new(10, 1, 0, false).unwrap(), 0..u64::MAX).unwrap();
+    assert!(loader.next().unwrap().is_ok());
+    thread::sleep(Duration::from_millis(50));
+    assert!(reads.load(Ordering::SeqCst) <= 4, "one taken, two waiting, one in the thread's hands");
+    drop(loader); // returns only once the thread is joined
+    let after = reads.load(Ordering::SeqCst);
+    thread::sleep(Duration::from_millis(20));
+    assert_eq!(reads.load(Ordering::SeqCst), after);
+    assert_eq!(Arc::strong_count(&view.dataset), 1);
+}
