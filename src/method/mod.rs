@@ -152,14 +152,19 @@ fn images(b: &mut Builder, config: &ModelConfig, view: View) -> Images {
 /// SimCLR's augmentation (the paper's section 4): crop, flip, jitter, grey, blur, normalise.
 fn augment(b: &mut Builder, config: &ModelConfig, pixels: ValueId) -> ValueId {
     let side = config.net.image;
-    let recipe = if config.net.stem == crate::model::Stem::Cifar { Recipe::cifar() } else { Recipe::stl(side) };
+    let recipe = match config.net.stem {
+        crate::model::Stem::Cifar => Recipe::cifar(),
+        // SimCLR's kernel: a tenth of the height, made odd.
+        _ => Recipe { blur_kernel: (side / 10) | 1, ..Recipe::stl() },
+    };
     b.graph.label("augment");
-    let params = b.graph.emit1(AugmentParams { recipe, batch: config.batch, height: side, width: side }.into(), &[]);
+    let params = b.graph.emit1(AugmentParams { recipe, n: config.batch, in_h: side, in_w: side }.into(), &[]);
     let x = b.graph.emit1(CropResize { out_h: side, out_w: side }.into(), &[pixels, params]);
-    let mut x = b.graph.emit1(ColorJitter.into(), &[x, params]);
-    if recipe.blur_p > 0.0 {
-        x = b.graph.emit1(GaussianBlur { kernel: recipe.blur_kernel }.into(), &[x, params]);
+    if recipe.blur_p == 0.0 {
+        return b.graph.emit1(ColorJitter { normalize: Some((config.mean, config.std)) }.into(), &[x, params]);
     }
+    let x = b.graph.emit1(ColorJitter { normalize: None }.into(), &[x, params]);
+    let x = b.graph.emit1(GaussianBlur { kernel: recipe.blur_kernel }.into(), &[x, params]);
     b.graph.emit1(Normalize { mean: config.mean, std: config.std }.into(), &[x])
 }
 

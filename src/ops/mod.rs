@@ -12,6 +12,7 @@ mod run;
 
 pub use conv2d::Epilogue;
 pub use lowering::{Binding, Const, Dispatch, Gemm, Io, Kernel, Lowering, Target, WORKGROUP};
+pub use augment_params::{Recipe, sample_augment_params, slot};
 pub use run::{Input, Output, Real, Run, StepUniforms};
 
 /// A value of the graph under construction.
@@ -129,6 +130,8 @@ pub enum Fill {
     Pixels,
     /// Small integers, so that ties happen.
     Ties,
+    /// Augmentation parameters for images of this height and width ([`sample_augment_params`]).
+    AugmentParams(usize, usize),
 }
 
 /// One trial of an op.
@@ -219,16 +222,21 @@ macro_rules! ops {
 }
 
 ops! {
+    augment::{ CropResize, ColorJitter },
+    augment_params::{ AugmentParams },
     batch_norm::{ BatchNorm, BatchNormEval, BatchNormGrad },
+    blur::{ GaussianBlur },
     conv2d::{ Conv2d, Conv2dInputGrad, Conv2dWeightGrad },
     cosine::{ CosineSimilarity },
     cross_entropy::{ SoftmaxCrossEntropy, SoftmaxCrossEntropyGrad },
+    decode::{ Decode, Normalize },
     gaussian_nll::{ GaussianNll, GaussianNllGrad },
     kl::{ KlNormal, KlNormalGrad },
     mse::{ Mse, MseGrad },
     optimizer::{ Adam, Sgd },
     pointwise::{ Relu, ReluGrad, WeightedSum, Scale, Dot, ScaleBy, Constant, Reshape },
     pool::{ MaxPool2d, MaxPool2dGrad, GlobalAvgPool, GlobalAvgPoolGrad },
+    probe_augment::{ ProbeAugment },
     random_normal::{ RandomNormal },
     reparameterize::{ Reparameterize, ReparameterizeGrad },
     sum_rows::{ SumRows },

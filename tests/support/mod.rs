@@ -29,6 +29,7 @@ pub fn contents(trial: &str, input: usize, ty: TensorType, fill: Fill) -> Conten
         Fill::Alternate(a, b) => Contents::F((0..len).map(|i| if i % 2 == 0 { a } else { b }).collect()),
         Fill::Ties => Contents::F((0..len).map(|i| (word(i) % 3) as f32).collect()),
         Fill::Below(n) => Contents::U((0..len).map(|i| word(i) % n).collect()),
+        Fill::AugmentParams(h, w) => Contents::F(aavae::ops::sample_augment_params(ty.shape.n, h, w, u64::from(fnv1a(trial)))),
         Fill::Pixels => Contents::U((0..len).map(|i| word(i) & 0x00ff_ffff).collect()),
     }
 }
