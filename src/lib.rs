@@ -1,8 +1,12 @@
 //! aavae
 
+pub mod check;
 pub mod data;
 pub mod device;
 pub mod ir;
+pub mod method;
+pub mod model;
+pub mod nn;
 pub mod ops;
 pub mod plan;
 pub mod rng;

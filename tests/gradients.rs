@@ -1,14 +1,12 @@
 //! Gradients of every differentiable op against central differences in f64: the op stands mid-graph (its inputs are scaled
 //! parameters, its output meets a random cotangent), so a gradient that ignores `dy` fails.
 
-mod support;
-
+use aavae::check::{Contents, contents};
 use aavae::device::{Host, PlanId, Session};
 use aavae::ir::{Graph, Group, autodiff};
 use aavae::ops::{Case, Dot, Emit, Scale, StepUniforms, ValueId};
 use aavae::plan::{Options, lower};
 use aavae::tensor::DType;
-use support::{Contents, contents};
 
 /// Elements of an input that are perturbed.
 const PROBES: usize = 40;

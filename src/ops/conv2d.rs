@@ -104,7 +104,7 @@ pub struct Conv2dWeightGrad {
 }
 
 /// Extent of a convolution's output.
-pub fn out_extent(size: usize, kernel: usize, stride: usize, pad: usize) -> Option<usize> {
+pub(super) fn out_extent(size: usize, kernel: usize, stride: usize, pad: usize) -> Option<usize> {
     (size + 2 * pad).checked_sub(kernel).map(|room| room / stride + 1)
 }
 

@@ -3,6 +3,7 @@
 
 mod adapter;
 mod readback;
+pub(crate) mod tune;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -142,11 +143,6 @@ impl Gpu {
         self.target = target;
     }
 
-    /// Host time of the steps so far, waiting excluded.
-    pub fn host_time(&self) -> Duration {
-        self.host_time
-    }
-
     fn check(&self) -> Result<(), DeviceError> {
         let failure = self.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         failure.map_or(Ok(()), |message| Err(DeviceError::Driver { device: self.info.name.clone(), message }))
@@ -261,23 +257,6 @@ impl Gpu {
         }
         drop(pass);
         encoder
-    }
-
-    /// Queues the dispatches of one step of the plan `times` times and waits: seconds, for benchmarks.
-    ///
-    /// # Errors
-    /// If the driver fails.
-    pub fn time_step(&mut self, id: PlanId, step: usize, times: usize) -> Result<f64, DeviceError> {
-        self.wait(None)?;
-        let loaded = &self.plans[id.0];
-        let start = Instant::now();
-        for _ in 0..times {
-            let range: Vec<usize> = (0..loaded.commands.len()).filter(|&c| loaded.commands[c].step == step).collect();
-            let (first, last) = (range[0], range[range.len() - 1]);
-            self.queue.submit([self.encode(&loaded.commands[first..=last]).finish()]);
-        }
-        self.wait(None)?;
-        Ok(start.elapsed().as_secs_f64() / times as f64)
     }
 
     fn place_bytes(&self, id: PlanId, place: Place, bytes: usize) -> Result<Vec<u8>, DeviceError> {
@@ -446,6 +425,21 @@ impl Session for Gpu {
             }
         }
         Ok(None)
+    }
+    fn time_step(&mut self, id: PlanId, step: usize, times: usize) -> Result<f64, DeviceError> {
+        self.wait(None)?;
+        let loaded = &self.plans[id.0];
+        let start = Instant::now();
+        for _ in 0..times {
+            let range: Vec<usize> = (0..loaded.commands.len()).filter(|&c| loaded.commands[c].step == step).collect();
+            let (first, last) = (range[0], range[range.len() - 1]);
+            self.queue.submit([self.encode(&loaded.commands[first..=last]).finish()]);
+        }
+        self.wait(None)?;
+        Ok(start.elapsed().as_secs_f64() / times as f64)
+    }
+    fn host_seconds(&self) -> f64 {
+        self.host_time.as_secs_f64()
     }
     fn poison(&mut self, id: PlanId) -> Result<(), DeviceError> {
         let loaded = &self.plans[id.0];
