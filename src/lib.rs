@@ -1,6 +1,7 @@
 //! aavae
 
 pub mod check;
+pub mod cli;
 pub mod data;
 pub mod device;
 pub mod ir;
@@ -12,3 +13,4 @@ pub mod plan;
 pub mod rng;
 pub mod shader;
 pub mod tensor;
+pub mod train;

@@ -11,6 +11,8 @@ use super::conv2d::Epilogue;
 use super::conv2d_native::Geometry;
 use super::{Binding, Gemm, Kernel, Lowering, Target, WORKGROUP};
 
+/// Workgroups a weight gradient is split into at least on a CPU adapter (tens of cores find work).
+const GROUPS: usize = 32;
 /// Most workgroups along y; the rest folds into z.
 const FOLD: usize = 32_768;
 
@@ -74,7 +76,7 @@ fn nt(l: &mut Lowering, g: &Geometry, nt: &Nt, transposed: bool, epilogue: &Epil
     let (kernel, columns, tiles, layers) = match target.gemm {
         Gemm::Broadcast { subgroup } => {
             let sg = subgroup as usize;
-            let (cols, rows, strip) = broadcast_tile(nt, sg);
+            let (cols, rows, strip) = broadcast_tile(nt, g.k, sg);
             let kernel = constants("conv_nt_bcast").set("SG", subgroup).set("COLS", cols).set("TR", rows).set("QW", strip);
             let tiles = nt.ow.div_ceil(strip * nt.classes) * (nt.n * nt.oh.div_ceil(nt.classes)).div_ceil(rows);
             (kernel, nt.oc.div_ceil(sg * cols), tiles, nt.classes)
@@ -98,16 +100,15 @@ fn nt(l: &mut Lowering, g: &Geometry, nt: &Nt, transposed: bool, epilogue: &Epil
     l.push(kernel, grid, &bindings);
 }
 
-/// Columns per lane, rows and strip width (in pixels of one parity) of a subgroup's tile: about 64 accumulators a lane.
-fn broadcast_tile(nt: &Nt, subgroup: usize) -> (usize, usize, usize) {
-    const ACCUMULATORS: usize = 64;
-    let columns = nt.oc.div_ceil(subgroup).min(4);
-    let budget = ACCUMULATORS / columns;
+/// Columns per lane, rows and strip width (in pixels of one parity) of a subgroup's tile. 64 accumulators a lane for a 3x3 kernel
+/// (more spill), 128 where one tap leaves registers free.
+fn broadcast_tile(nt: &Nt, kernel: usize, subgroup: usize) -> (usize, usize, usize) {
+    let accumulators = (192 * nt.classes / kernel).clamp(8, 128);
+    let columns = if accumulators >= 128 { 4 } else { 2 }.min(nt.oc.div_ceil(subgroup));
+    let pixels = (accumulators / columns / nt.classes).max(1);
     let width = nt.ow.div_ceil(nt.classes);
-    let strips = width.div_ceil((budget / nt.classes).max(1));
-    let strip = width.div_ceil(strips);
-    let rows = nt.n * nt.oh.div_ceil(nt.classes);
-    (columns, (budget / (strip * nt.classes)).clamp(1, rows), strip)
+    let strip = width.div_ceil(width.div_ceil(pixels));
+    (columns, (pixels / strip).clamp(1, nt.n * nt.oh.div_ceil(nt.classes)), strip)
 }
 
 pub(super) fn forward(g: &Geometry, epilogue: &Epilogue, target: &Target) -> Lowering {
@@ -155,12 +156,15 @@ pub(super) fn weight_gradient(g: &Geometry, target: &Target) -> Lowering {
             let sg = subgroup as usize;
             let lanes = (g.c / 4).next_power_of_two().min(sg);
             let pixels = sg / lanes;
-            let rows = (96 / g.k / 4 * 4).clamp(4, 32).min(g.oc);
+            // Rows of output channels: as many as registers hold for this kernel width without padding more than a quarter.
+            let most = if g.c >= 32 || g.stride > 1 { 32 } else { 16 };
+            let fits = |r: &usize| *r <= most && r * g.k <= 96 && g.oc.div_ceil(*r) * r * 4 <= g.oc * 5;
+            let rows = [32, 16, 8].into_iter().find(fits).unwrap_or(4);
             let width = g.ow.div_ceil(pixels);
-            let strip = width.div_ceil(width.div_ceil((256 / (rows * g.k)).max(1)));
+            let strip = width.div_ceil(width.div_ceil((192 / (rows * g.k)).clamp(1, 4)));
             let strips = g.n * g.oh * g.ow.div_ceil(strip * pixels);
             let columns = g.oc.div_ceil(rows) * (g.c / 4).div_ceil(lanes);
-            let split = 32usize.div_ceil(columns * g.k).min(strips.div_ceil(4)).max(1);
+            let split = GROUPS.div_ceil(columns * g.k).min(strips.div_ceil(4)).clamp(1, 65_535);
             let kernel = constants("conv_tn_bcast").set("SG", subgroup).set("LP", lanes).set("ROWS", rows).set("NI", strip);
             (kernel, [columns, g.k, split], split)
         }

@@ -28,6 +28,20 @@ pub fn fitting(error: DeviceError, batch: usize) -> TrainError {
     }
 }
 
+/// Screen pixels per image pixel of a grid.
+const SCALE: usize = 2;
+
+/// A PNG and its size.
+#[derive(Clone, Debug)]
+pub struct Picture {
+    /// The file.
+    pub bytes: Vec<u8>,
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+}
+
 /// A model loaded for evaluation.
 pub struct Evaluator {
     /// Device.
@@ -105,7 +119,7 @@ impl Evaluator {
     ///
     /// # Errors
     /// If data or device fail.
-    pub fn reconstruct(&mut self, view: &View, count: usize, step: &StepUniforms) -> Result<grid::Png, TrainError> {
+    pub fn reconstruct(&mut self, view: &View, count: usize, step: &StepUniforms) -> Result<Picture, TrainError> {
         let count = count.min(view.len());
         let model = ModelConfig { batch: count, ..self.model };
         let graph = method::reconstruction(&model, &self.layout).graph;
@@ -119,7 +133,7 @@ impl Evaluator {
 ///
 /// # Errors
 /// If data or device fail.
-pub fn reconstruction_grid(session: &mut dyn Session, plan: PlanId, model: &ModelConfig, view: &View, count: usize, step: &StepUniforms) -> Result<grid::Png, TrainError> {
+pub fn reconstruction_grid(session: &mut dyn Session, plan: PlanId, model: &ModelConfig, view: &View, count: usize, step: &StepUniforms) -> Result<Picture, TrainError> {
     let side = model.net.image;
     let Some(batch) = Loader::eval_batches(view, count)?.next() else { return Err(TrainError::config("there is no image to reconstruct", None)) };
     session.upload(plan, 0, Data::U32(&batch?.pixels))?;
@@ -133,7 +147,9 @@ pub fn reconstruction_grid(session: &mut dyn Session, plan: PlanId, model: &Mode
         let pixels = grid::denormalise(&session.read(plan, o)?, model.mean, model.std);
         rows.push(pixels.chunks(side * side * 3).map(<[u8]>::to_vec).collect::<Vec<_>>());
     }
-    grid::grid_png(&rows, side, 2).map_err(|e| TrainError::config(format!("the grid cannot be encoded: {e}"), None))
+    let (width, height) = grid::grid_size(rows.len(), count, side, SCALE);
+    let rows: Vec<Vec<&[u8]>> = rows.iter().map(|row| row.iter().map(Vec::as_slice).collect()).collect();
+    Ok(Picture { bytes: grid::grid_png(&rows, side, SCALE), width, height })
 }
 
 /// kNN accuracies for every (k, temperature) of [`KNN`] that the training set is large enough for.
@@ -142,6 +158,6 @@ pub fn reconstruction_grid(session: &mut dyn Session, plan: PlanId, model: &Mode
 /// If data or device fail.
 pub fn knn_table(train: &Features, test: &Features, classes: usize) -> Result<Vec<(usize, f32, f32)>, TrainError> {
     let ks: Vec<_> = KNN.into_iter().filter(|(k, _)| *k <= train.labels.len()).collect();
-    let accuracies = knn(train, test, &ks, classes).map_err(|e| TrainError::config(e.to_string(), None))?;
+    let accuracies = knn(train, test, &ks, classes)?;
     Ok(ks.into_iter().zip(accuracies).map(|((k, t), a)| (k, t, a)).collect())
 }

@@ -12,6 +12,7 @@ pub mod probe;
 pub mod progress;
 pub mod run;
 pub mod state;
+pub mod store;
 
 use std::path::PathBuf;
 
@@ -28,6 +29,12 @@ pub enum TrainError {
     /// Checkpoint.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::CheckpointError),
+    /// `metrics.jsonl`.
+    #[error(transparent)]
+    Metrics(#[from] metrics::MetricsError),
+    /// kNN.
+    #[error(transparent)]
+    Knn(#[from] knn::KnnError),
     /// The checkpoint belongs to another model.
     #[error("{message}")]
     Architecture {
@@ -78,6 +85,7 @@ impl TrainError {
         match self {
             Self::Data(e) => e.hint(),
             Self::Config { hint, .. } => hint.clone(),
+            Self::Checkpoint(e) => e.hint().map(Into::into),
             Self::Device(DeviceError::NotFound(_)) => Some("`aavae devices` lists what there is".into()),
             Self::Device(DeviceError::Plan(_)) => Some("a smaller --batch-size or --width fits; `aavae devices` lists other adapters".into()),
             Self::NotFinite { .. } => Some("the checkpoints before this step are whole; lower --learning-rate, or resume from one of them".into()),

@@ -4,14 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::{Map, Value, json};
-
-use super::checkpoint::{Checkpoint, Store};
+use super::checkpoint::Checkpoint;
 use super::config::RunConfig;
 use super::events::EventWriter;
-use super::metrics::MetricsLog;
+use super::metrics::{MetricsLog, Record};
 use super::progress::Progress;
 use super::run::{model_config, open_data};
+use super::store::Store;
 use super::{TrainError, evaluate, state};
 use crate::data::{Loader, Order, Splits, View};
 use crate::device::{self, Choice, Data, PlanId, Session};
@@ -53,9 +52,9 @@ pub struct Outcome {
     /// Device, for people.
     pub device: String,
     /// Last training record.
-    pub last: Map<String, Value>,
+    pub last: Option<Record>,
     /// Last validation record.
-    pub validation: Map<String, Value>,
+    pub validation: Option<Record>,
     /// SHA-256 of the final weights and optimiser state.
     pub digest: String,
     /// Checkpoint with the final weights.
@@ -102,7 +101,12 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
     let mut run = Run::new(request, session, &splits)?;
 
     let start = if request.resume { run.resume(session)? } else { run.begin(session)? };
-    let mut progress = Progress::new(total, config.batch_size as u64, start, Some(&request.out.join("train.log"))).map_err(TrainError::io("write", request.out.join("train.log")))?;
+    let log = request.out.join("train.log");
+    let mut progress =
+        Progress::new(total, config.batch_size, start).with_epochs(per_epoch).with_log(&log).map_err(TrainError::io("open", log))?;
+    for warning in std::mem::take(&mut run.warnings) {
+        progress.message(&warning);
+    }
     progress.message(&format!("device: {} ({why})", session.device()));
     progress.message(&format!(
         "{} on {:?}: {:?} encoder of width {}, {} parameters, {} training images, {per_epoch} steps per epoch, seed {}",
@@ -134,11 +138,9 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
             let means = run.drain(session, &splits.train, order)?;
             let rate = (step - logged_step) as f64 * config.batch_size as f64 / logged_at.elapsed().as_secs_f64().max(1e-9);
             let loss = means.first().map_or(f32::NAN, |m| m.1);
-            let mut record = run.record(step, batch.epoch, "train", &means);
-            record.insert("lr".into(), json!(uniform.learning_rate));
-            record.insert("images_per_second".into(), json!((rate * 10.0).round() / 10.0));
-            run.log(step, &record)?;
-            run.last = record;
+            let record = record(step, batch.epoch, "train", &means).with("lr", uniform.learning_rate).with("images_per_second", rate as f32);
+            run.log(&record)?;
+            run.last = Some(record);
             progress.update(step, loss);
             (logged_at, logged_step) = (Instant::now(), step);
         }
@@ -146,9 +148,9 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
             let pause = Instant::now();
             if !interrupted && !splits.val.is_empty() {
                 let means = run.validate(session, &splits.val)?;
-                let record = run.record(step, batch.epoch, "val", &means);
-                run.log(step, &record)?;
-                run.validation = record;
+                let record = record(step, batch.epoch, "val", &means);
+                run.log(&record)?;
+                run.validation = Some(record);
             }
             let epochs = (step / per_epoch) as usize;
             let picture = epochs == 1 || step == total || epochs % config.epochs.div_ceil(8) == 0;
@@ -196,8 +198,9 @@ struct Run<'a> {
     store: Store,
     metrics: Option<MetricsLog>,
     events: Option<EventWriter>,
-    last: Map<String, Value>,
-    validation: Map<String, Value>,
+    last: Option<Record>,
+    validation: Option<Record>,
+    warnings: Vec<String>,
     digest: String,
 }
 
@@ -217,7 +220,7 @@ impl<'a> Run<'a> {
         let figure = method::reconstruction(&ModelConfig { batch: figure_batch, ..model }, &layout);
         let figure_plan = session.load(lower("figures", &figure.graph, options))?;
         std::fs::create_dir_all(request.out.join("images")).map_err(TrainError::io("create", request.out.join("images")))?;
-        let store = Store::open(&request.out.join("checkpoints"))?;
+        let store = Store::new(request.out.join("checkpoints"));
         Ok(Self {
             request,
             model,
@@ -230,8 +233,9 @@ impl<'a> Run<'a> {
             store,
             metrics: None,
             events: None,
-            last: Map::new(),
-            validation: Map::new(),
+            last: None,
+            validation: None,
+            warnings: Vec::new(),
             digest: String::new(),
         })
     }
@@ -246,34 +250,26 @@ impl<'a> Run<'a> {
         let text = toml::to_string(config).map_err(|e| TrainError::config(format!("the configuration cannot be written: {e}"), None))?;
         let path = self.request.out.join("config.toml");
         std::fs::write(&path, text).map_err(TrainError::io("write", path))?;
-        self.open_logs(0)?;
+        self.metrics = Some(MetricsLog::create(self.request.out.join("metrics.jsonl"))?);
+        self.events = Some(EventWriter::create(self.request.out).map_err(TrainError::io("create event files in", self.request.out))?);
         Ok(0)
     }
 
     /// Continues from the latest whole checkpoint, or from nothing if the run was killed before the first.
     fn resume(&mut self, session: &mut dyn Session) -> Result<u64, TrainError> {
-        let latest = self.store.latest()?;
-        for (path, error) in &latest.skipped {
-            eprintln_damaged(path, error);
-        }
-        let Some(found) = latest.found else { return self.begin(session) };
-        let step = found
-            .checkpoint
+        let latest = self.store.latest();
+        self.warnings = latest.skipped.iter().map(|error| format!("warning: skipped a checkpoint: {error}")).collect();
+        let Some((path, checkpoint)) = latest.found else { return self.begin(session) };
+        let step = checkpoint
             .meta
             .get("step")
             .and_then(|s| s.parse().ok())
-            .ok_or_else(|| TrainError::config(format!("{} does not say its step; it is no checkpoint of a run", found.path.display()), None))?;
-        state::import(session, &self.layout, &self.params, &found.checkpoint, true)?;
-        self.digest = found.checkpoint.digest();
-        self.open_logs(step)?;
+            .ok_or_else(|| TrainError::config(format!("{} does not say its step; it is no checkpoint of a run", path.display()), None))?;
+        state::import(session, &self.layout, &self.params, &checkpoint, true)?;
+        self.digest = checkpoint.digest();
+        self.metrics = Some(MetricsLog::resume(self.request.out.join("metrics.jsonl"), step)?);
+        self.events = Some(EventWriter::resume(self.request.out, step).map_err(TrainError::io("create event files in", self.request.out))?);
         Ok(step)
-    }
-
-    fn open_logs(&mut self, step: u64) -> Result<(), TrainError> {
-        let path = self.request.out.join("metrics.jsonl");
-        self.metrics = Some(MetricsLog::open(&path, step).map_err(TrainError::io("open", path))?);
-        self.events = Some(EventWriter::create(self.request.out).map_err(TrainError::io("create event files in", self.request.out))?);
-        Ok(())
     }
 
     fn names(&self, session: &dyn Session, plan: PlanId) -> Vec<String> {
@@ -310,31 +306,18 @@ impl<'a> Run<'a> {
         Ok(means(names, &session.drain(plan)?))
     }
 
-    fn record(&self, step: u64, epoch: u32, split: &str, values: &[(String, f32)]) -> Map<String, Value> {
-        let mut record = Map::new();
-        record.insert("step".into(), json!(step));
-        record.insert("epoch".into(), json!(epoch));
-        record.insert("split".into(), json!(split));
-        record.extend(values.iter().map(|(name, value)| (name.clone(), json!(value))));
-        record
-    }
-
-    fn log(&mut self, step: u64, record: &Map<String, Value>) -> Result<(), TrainError> {
+    fn log(&mut self, record: &Record) -> Result<(), TrainError> {
         if let Some(log) = &mut self.metrics {
-            log.append(record).map_err(TrainError::io("write", self.request.out.join("metrics.jsonl")))?;
+            log.write(record)?;
         }
         if let Some(events) = &mut self.events {
-            let split = record.get("split").and_then(Value::as_str).unwrap_or("train");
-            let failed = TrainError::io("write event files in", self.request.out);
             let write = |events: &mut EventWriter| -> std::io::Result<()> {
-                for (name, value) in record.iter().filter(|(name, _)| !matches!(name.as_str(), "step" | "epoch" | "split")) {
-                    if let Some(x) = value.as_f64() {
-                        events.scalar(step, &format!("{split}/{name}"), x as f32)?;
-                    }
+                for (name, value) in &record.values {
+                    events.scalar(record.step, &format!("{}/{name}", record.split), *value)?;
                 }
                 events.flush()
             };
-            write(events).map_err(failed)?;
+            write(events).map_err(TrainError::io("write event files in", self.request.out))?;
         }
         Ok(())
     }
@@ -365,11 +348,8 @@ impl<'a> Run<'a> {
     }
 }
 
-fn eprintln_damaged(path: &Path, error: &impl std::fmt::Display) {
-    #[allow(clippy::print_stderr, reason = "the run's log is not open yet")]
-    {
-        eprintln!("warning: skipped {}: {error}", path.display());
-    }
+fn record(step: u64, epoch: u32, split: &str, values: &[(String, f32)]) -> Record {
+    values.iter().fold(Record::new(step, u64::from(epoch), split), |r, (name, value)| r.with(name, *value))
 }
 
 fn means(names: Vec<String>, steps: &[(u32, Vec<f32>)]) -> Vec<(String, f32)> {

@@ -66,11 +66,14 @@ impl Trained {
         }
         if path.is_dir() {
             let config = read_config(&path.join("config.toml"))?;
-            let store = super::checkpoint::Store::open(&path.join("checkpoints"))?;
-            let Some(latest) = store.latest()?.found else {
+            let latest = super::store::Store::new(path.join("checkpoints")).latest();
+            let Some((file, checkpoint)) = latest.found else {
+                if let Some(error) = latest.skipped.into_iter().next() {
+                    return Err(error.into());
+                }
                 return Err(TrainError::config(format!("{} has no whole checkpoint", path.display()), Some("`pretrain --resume` continues an interrupted run")));
             };
-            return Ok(Self { config, checkpoint: latest.checkpoint, path: latest.path });
+            return Ok(Self { config, checkpoint, path: file });
         }
         let checkpoint = Checkpoint::load(path)?;
         let Some(text) = checkpoint.meta.get("config") else {
