@@ -14,7 +14,8 @@
 //! | 16 | sigma of the blur, in pixels |
 //! | 17-31 | 0 |
 //!
-//! Draws are `rng::Philox::words(step, first_sample + n, index)` of [`Stream::Augment`]; `u` is [`crate::rng::uniform`] of a word, `u < p` is exact:
+//! Draws are `rng::Philox::words(step, first_sample + n, index)` of [`Stream::Augment`]; `u` is [`crate::rng::uniform`] of a word,
+//! and `u < p` is exact:
 //!
 //! | index | word 0 | word 1 | word 2 | word 3 |
 //! |---|---|---|---|---|

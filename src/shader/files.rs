@@ -7,6 +7,11 @@ pub static FILES: &[(&str, &str)] = &[
     ("color_jitter_mean", include_str!("../../shaders/color_jitter_mean.wgsl")),
     ("color_jitter_rows", include_str!("../../shaders/color_jitter_rows.wgsl")),
     ("constant", include_str!("../../shaders/constant.wgsl")),
+    ("conv_nt_bcast", include_str!("../../shaders/conv_nt_bcast.wgsl")),
+    ("conv_nt_tile", include_str!("../../shaders/conv_nt_tile.wgsl")),
+    ("conv_tn_bcast", include_str!("../../shaders/conv_tn_bcast.wgsl")),
+    ("conv_tn_reduce", include_str!("../../shaders/conv_tn_reduce.wgsl")),
+    ("conv_tn_tile", include_str!("../../shaders/conv_tn_tile.wgsl")),
     ("crop_resize", include_str!("../../shaders/crop_resize.wgsl")),
     ("decode", include_str!("../../shaders/decode.wgsl")),
     ("dot", include_str!("../../shaders/dot.wgsl")),
@@ -24,5 +29,6 @@ pub static FILES: &[(&str, &str)] = &[
     ("scale", include_str!("../../shaders/scale.wgsl")),
     ("scale_by", include_str!("../../shaders/scale_by.wgsl")),
     ("sum_parts", include_str!("../../shaders/sum_parts.wgsl")),
+    ("weight_transpose", include_str!("../../shaders/weight_transpose.wgsl")),
     ("weighted_sum", include_str!("../../shaders/weighted_sum.wgsl")),
 ];
