@@ -181,7 +181,7 @@ pub fn sample_augment_params(n: usize, h: usize, w: usize, seed: u64) -> Vec<f32
     let rng = Philox::new(seed, Stream::Test);
     let row = |i: usize| {
         let mut row = Recipe::stl().draw(&rng, 0, i as u32, h, w);
-        for (flag, on) in row[slot::FLIP..].iter_mut().zip([i % 2 == 0, i % 4 != 3, i % 5 == 2, i % 3 != 1]) {
+        for (flag, on) in row[slot::FLIP..].iter_mut().zip([i % 2 == 1, i % 4 != 3, i % 5 == 2, i % 3 != 1]) {
             *flag = f32::from(u8::from(on));
         }
         if i % 6 == 5 {

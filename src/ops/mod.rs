@@ -8,8 +8,8 @@ use crate::tensor::{DType, Shape, TensorType};
 mod lowering;
 mod run;
 
-pub use lowering::{Binding, Const, Dispatch, Gemm, Io, Kernel, Lowering, Target, WORKGROUP};
 pub use augment_params::{Recipe, sample_augment_params, slot};
+pub use lowering::{Binding, Const, Dispatch, Gemm, Io, Kernel, Lowering, Target, WORKGROUP};
 pub use run::{Input, Output, Real, Run, StepUniforms};
 
 /// A value of the graph under construction.
