@@ -18,7 +18,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   if (i >= PIXELS) { return; }
   let row = i / IMAGE * PARAMS4;
   if (params[row + P_FLAGS].w < 0.5) {
-    y[i] = vec4<f32>(x[i].rgb, 0.0);
+    y[i] = x[i];
     return;
   }
   let sigma = params[row + P_SIGMA].x;

@@ -20,10 +20,7 @@ fn pixels(images: &SafeTensors<'_>, image: usize, tile: usize) -> Vec<u32> {
     let bytes = images.tensor("images").expect("the file holds `images`");
     let at = |c: usize, y: usize, x: usize| u32::from(bytes.data()[((image * 3 + c) * 32 + y) * 32 + x]);
     let side = 32 * tile;
-    (0..side * side)
-        .map(|i| (i / side % 32, i % 32))
-        .map(|(y, x)| at(0, y, x) | at(1, y, x) << 8 | at(2, y, x) << 16)
-        .collect()
+    (0..side * side).map(|i| (i / side % 32, i % 32)).map(|(y, x)| at(0, y, x) | at(1, y, x) << 8 | at(2, y, x) << 16).collect()
 }
 
 /// One image on its way through ops, as f64 (reference) or f32 (native).
@@ -50,14 +47,14 @@ impl Chain {
         if self.native {
             let mut y = vec![f32::NAN; out_types[0].shape.len()];
             let inputs = vec![pixels.map_or(Input::F(&narrow), Input::U), Input::F(&self.params)];
-            let run = Run { inputs, outputs: vec![&mut y], in_types: &in_types, out_types: &out_types, step: &self.step };
-            op.native(&mut { run });
+            let mut run = Run { inputs, outputs: vec![&mut y], in_types: &in_types, out_types: &out_types, step: &self.step };
+            op.native(&mut run);
             y.into_iter().map(f64::from).collect()
         } else {
             let mut y = vec![f64::NAN; out_types[0].shape.len()];
             let inputs = vec![pixels.map_or(Input::F(image), Input::U), Input::F(&wide)];
-            let run = Run { inputs, outputs: vec![&mut y], in_types: &in_types, out_types: &out_types, step: &self.step };
-            op.reference(&mut { run });
+            let mut run = Run { inputs, outputs: vec![&mut y], in_types: &in_types, out_types: &out_types, step: &self.step };
+            op.reference(&mut run);
             y
         }
     }

@@ -1,6 +1,7 @@
 //! SimCLR's augmentation, the images: crop and colour. [`super::AugmentParams`] draws the parameters; both follow torchvision on floats.
 //!
-//! Crop: the box `h x w` is resized to `H x W` by an antialiased bilinear filter, then flipped. Along one axis, with `s = h / H`, output `i` is
+//! Crop: the box `h x w` is resized to `H x W` by an antialiased bilinear filter, then flipped. Along one axis, with `s = h / H`,
+//! output `i` is
 //!
 //! ```text
 //! y_i = sum_j k_j x_j / sum_j k_j,    k_j = max(0, 1 - |j + 1/2 - s (i + 1/2)| / max(s, 1)),    j inside the box

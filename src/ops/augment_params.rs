@@ -14,7 +14,8 @@
 //! | 16 | sigma of the blur, in pixels |
 //! | 17-31 | 0 |
 //!
-//! Draws are `rng::Philox::words(step, first_sample + n, index)` of [`Stream::Augment`]; `u` is [`crate::rng::uniform`] of a word, `u < p` is exact:
+//! Draws are `rng::Philox::words(step, first_sample + n, index)` of [`Stream::Augment`]; `u` is [`crate::rng::uniform`] of a word,
+//! and `u < p` is exact:
 //!
 //! | index | word 0 | word 1 | word 2 | word 3 |
 //! |---|---|---|---|---|
@@ -180,7 +181,7 @@ pub fn sample_augment_params(n: usize, h: usize, w: usize, seed: u64) -> Vec<f32
     let rng = Philox::new(seed, Stream::Test);
     let row = |i: usize| {
         let mut row = Recipe::stl().draw(&rng, 0, i as u32, h, w);
-        for (flag, on) in row[slot::FLIP..].iter_mut().zip([i % 2 == 0, i % 4 != 3, i % 5 == 2, i % 3 != 1]) {
+        for (flag, on) in row[slot::FLIP..].iter_mut().zip([i % 2 == 1, i % 4 != 3, i % 5 == 2, i % 3 != 1]) {
             *flag = f32::from(u8::from(on));
         }
         if i % 6 == 5 {

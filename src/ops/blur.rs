@@ -40,7 +40,8 @@ impl OpDef for GaussianBlur {
         let s = check_image(Self::NAME, inputs[0])?;
         check_params(Self::NAME, inputs[1], s.n)?;
         if self.kernel.is_multiple_of(2) || self.kernel / 2 >= s.h.min(s.w) {
-            let message = format!("a kernel of {} on images of {} x {}: it is odd, and its half is smaller than the image", self.kernel, s.h, s.w);
+            let message =
+                format!("a kernel of {} on images of {} x {}: it is odd, and its half is smaller than the image", self.kernel, s.h, s.w);
             return Err(ShapeError::new(Self::NAME, message));
         }
         Ok(vec![inputs[0]])
