@@ -89,7 +89,11 @@ impl Common {
         config.validate().map_err(|message| usage(message, None))?;
         let splits = open_data(&config)?;
         let (session, why) = device::open(&choice)?;
-        eprintln!("device: {} ({why}); weights: {}", session.device(), if self.random_init { "random".into() } else { trained.path.display().to_string() });
+        eprintln!(
+            "device: {} ({why}); weights: {}",
+            session.device(),
+            if self.random_init { "random".into() } else { trained.path.display().to_string() }
+        );
         let evaluator = Evaluator::new(session, model_config(&config, &splits), (!self.random_init).then_some(&trained), config.seed)?;
         Ok(Opened { config, choice, splits, evaluator })
     }
@@ -103,7 +107,11 @@ impl Opened {
             Split::Test => self.splits.test.clone(),
         };
         if view.is_empty() {
-            return Err(TrainError::config(format!("the {split:?} split is empty").to_lowercase(), Some("--split train and --split test always exist")).into());
+            return Err(TrainError::config(
+                format!("the {split:?} split is empty").to_lowercase(),
+                Some("--split train and --split test always exist"),
+            )
+            .into());
         }
         Ok(view)
     }
@@ -211,7 +219,8 @@ pub(super) fn reconstruct(args: &ReconstructArgs) -> Outcome {
     }
     let mut o = args.common.open()?;
     let view = o.view(args.common.split)?;
-    let step = StepUniforms { seed_lo: o.config.seed as u32, seed_hi: (o.config.seed >> 32) as u32, step: 1 << 31, ..StepUniforms::default() };
+    let step =
+        StepUniforms { seed_lo: o.config.seed as u32, seed_hi: (o.config.seed >> 32) as u32, step: 1 << 31, ..StepUniforms::default() };
     let png = o.evaluator.reconstruct(&view, args.count, &step)?;
     std::fs::write(&args.out, &png.bytes).map_err(TrainError::io("write", &args.out))?;
     let value = json!({ "file": args.out, "images": args.count.min(view.len()), "width": png.width, "height": png.height });
@@ -222,6 +231,10 @@ fn report(value: &serde_json::Value, as_json: bool, out: Option<&PathBuf>, text:
     if let Some(path) = out {
         std::fs::write(path, format!("{value}\n")).map_err(TrainError::io("write", path))?;
     }
-    if as_json { print_json(value) } else { print_text(text) }
+    if as_json {
+        print_json(value)
+    } else {
+        print_text(text)
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -132,10 +132,18 @@ pub(super) fn plan(args: &PlanArgs) -> Outcome {
     let plan = lower("train", &graph, Options { target: session.target(), alias: true });
     verify(&plan, &session.limits()).map_err(|e| fitting(e.into(), config.batch))?;
     if let Some(file) = &args.kernel {
-        let mut texts: Vec<String> = plan.steps.iter().flat_map(|s| &s.dispatches).filter(|d| d.kernel.file == *file).map(|d| crate::shader::source(&d.kernel)).collect();
+        let mut texts: Vec<String> = plan
+            .steps
+            .iter()
+            .flat_map(|s| &s.dispatches)
+            .filter(|d| d.kernel.file == *file)
+            .map(|d| crate::shader::source(&d.kernel))
+            .collect();
         texts.dedup();
         if texts.is_empty() {
-            return Err(TrainError::config(format!("no step of this plan uses a kernel `{file}`"), Some("`aavae plan` names the kernels")).into());
+            return Err(
+                TrainError::config(format!("no step of this plan uses a kernel `{file}`"), Some("`aavae plan` names the kernels")).into()
+            );
         }
         print_text(&texts.join("\n// ----\n\n"));
     } else if args.model.json {
@@ -277,7 +285,11 @@ fn fill(session: &mut dyn Session, id: PlanId) -> Result<(), Failure> {
     for (i, port) in ports.iter().enumerate() {
         let len = port.ty.shape.len();
         match port.ty.dtype {
-            DType::U32 => session.upload(id, i, Data::U32(&(0..len).map(|e| rng.words(0, i as u32, e as u32)[0] & 0x00ff_ffff).collect::<Vec<_>>()))?,
+            DType::U32 => session.upload(
+                id,
+                i,
+                Data::U32(&(0..len).map(|e| rng.words(0, i as u32, e as u32)[0] & 0x00ff_ffff).collect::<Vec<_>>()),
+            )?,
             DType::F32 => {
                 // The fourth channel of an image is zero.
                 let image = port.ty.shape.h > 1;
@@ -289,7 +301,13 @@ fn fill(session: &mut dyn Session, id: PlanId) -> Result<(), Failure> {
     Ok(())
 }
 
-fn time_steps(session: &mut dyn Session, id: PlanId, steps: usize, batch: usize, uniforms: impl Fn(usize) -> StepUniforms) -> Result<Value, Failure> {
+fn time_steps(
+    session: &mut dyn Session,
+    id: PlanId,
+    steps: usize,
+    batch: usize,
+    uniforms: impl Fn(usize) -> StepUniforms,
+) -> Result<Value, Failure> {
     session.run(id, &uniforms(1))?;
     session.drain(id)?;
     let host = session.host_seconds();
@@ -360,7 +378,13 @@ fn time_ops(session: &mut dyn Session, id: PlanId, peak: (f64, f64)) -> Result<V
 
 fn text(result: &Value) -> String {
     let number = |v: &Value| v.as_f64().unwrap_or(f64::NAN);
-    let mut out = format!("{}, width {}, batch {}, ready after {:.1} s\n", result["device"], result["width"], result["batch_size"], number(&result["ready_seconds"]));
+    let mut out = format!(
+        "{}, width {}, batch {}, ready after {:.1} s\n",
+        result["device"],
+        result["width"],
+        result["batch_size"],
+        number(&result["ready_seconds"])
+    );
     if let Some(s) = result.get("step") {
         out += &format!(
             "step: median {:.1} ms ({:.1}..{:.1}, n = {}), {:.1} images/s, {:.1} GFLOP/s, host {:.1} %, memory {:.1} MB (plan {:.1} MB)\n",
@@ -376,7 +400,11 @@ fn text(result: &Value) -> String {
         );
     }
     if let Some(ops) = result.get("ops").and_then(Value::as_array) {
-        out += &format!("peak: {:.1} GFLOP/s, {:.1} GB/s\n", number(&result["peak"]["gflops"]), number(&result["peak"]["gigabytes_per_second"]));
+        out += &format!(
+            "peak: {:.1} GFLOP/s, {:.1} GB/s\n",
+            number(&result["peak"]["gflops"]),
+            number(&result["peak"]["gigabytes_per_second"])
+        );
         out += "  total ms  count        ms  GFLOP/s    GB/s   peak  op (first layer)\n";
         for r in ops {
             out += &format!(

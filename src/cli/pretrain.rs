@@ -123,7 +123,22 @@ impl Args {
         macro_rules! set_some {
             ($($field:ident),*) => { $(if self.$field.is_some() { c.$field = self.$field.clone(); })* };
         }
-        set!(dataset, method, encoder, width, latent_dim, epochs, batch_size, learning_rate, warmup_epochs, log_scale, target, seed, log_every, probe_epochs);
+        set!(
+            dataset,
+            method,
+            encoder,
+            width,
+            latent_dim,
+            epochs,
+            batch_size,
+            learning_rate,
+            warmup_epochs,
+            log_scale,
+            target,
+            seed,
+            log_every,
+            probe_epochs
+        );
         set_some!(data_dir, max_steps, kl_coeff, limit_train, init_from);
         if let Some(decoder) = self.decoder.or(self.encoder) {
             c.decoder = decoder;
@@ -161,9 +176,16 @@ pub(super) fn run(args: Args) -> Outcome {
     std::fs::create_dir_all(&out).map_err(TrainError::io("create", &out))?;
     let interrupt = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupt);
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed)).map_err(|e| TrainError::config(format!("cannot catch Ctrl-C: {e}"), None))?;
+    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
+        .map_err(|e| TrainError::config(format!("cannot catch Ctrl-C: {e}"), None))?;
 
-    let outcome = pretrain::pretrain(&pretrain::Request { config: &config, device: choice.clone(), out: &out, resume: args.resume, interrupt: &interrupt })?;
+    let outcome = pretrain::pretrain(&pretrain::Request {
+        config: &config,
+        device: choice.clone(),
+        out: &out,
+        resume: args.resume,
+        interrupt: &interrupt,
+    })?;
     let mut summary = json!({
         "run": out,
         "method": config.method.name(),
@@ -183,7 +205,8 @@ pub(super) fn run(args: Args) -> Outcome {
         evaluate(&config, &choice, &outcome.checkpoint, &mut summary)?;
     }
     let path = out.join("summary.json");
-    let text = serde_json::to_string_pretty(&summary).map_err(|e| TrainError::config(format!("the summary cannot be written: {e}"), None))?;
+    let text =
+        serde_json::to_string_pretty(&summary).map_err(|e| TrainError::config(format!("the summary cannot be written: {e}"), None))?;
     std::fs::write(&path, text + "\n").map_err(TrainError::io("write", path))?;
     print_json(&summary);
     Ok(if outcome.interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS })
@@ -205,19 +228,22 @@ fn resumed(out: &Path, asked: RunConfig, args: &Args) -> Result<RunConfig, Failu
         log_every: args.log_every.unwrap_or(stored.log_every),
         ..stored.clone()
     };
-    let same_length = |c: &RunConfig| RunConfig {
-        epochs: 1,
-        max_steps: None,
-        data_dir: None,
-        probe_epochs: 0,
-        log_every: 1,
-        ..c.clone()
-    };
+    let same_length = |c: &RunConfig| RunConfig { epochs: 1, max_steps: None, data_dir: None, probe_epochs: 0, log_every: 1, ..c.clone() };
     // With no flag that shapes the run, the stored configuration is meant as it is.
-    let shaped = args.preset.is_some() || args.config.is_some() || args.method.is_some() || args.encoder.is_some() || args.width.is_some() || args.batch_size.is_some() || args.seed.is_some();
+    let shaped = args.preset.is_some()
+        || args.config.is_some()
+        || args.method.is_some()
+        || args.encoder.is_some()
+        || args.width.is_some()
+        || args.batch_size.is_some()
+        || args.seed.is_some();
     if shaped && same_length(&asked) != same_length(&stored) {
         let message = format!("the flags describe another run than {}", path.display());
-        return Err(TrainError::config(message, Some("--resume alone continues with the stored configuration; --epochs and --max-steps may prolong it")).into());
+        return Err(TrainError::config(
+            message,
+            Some("--resume alone continues with the stored configuration; --epochs and --max-steps may prolong it"),
+        )
+        .into());
     }
     Ok(longer)
 }

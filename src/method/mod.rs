@@ -254,7 +254,11 @@ pub fn features(config: &ModelConfig, layout: &Layout, augment: bool) -> Model {
         let pixels = b.graph.input("pixels", TensorType::u32(Shape::new(config.batch, side, side, 1)));
         b.graph.label("images");
         let (mean, std) = (config.mean, config.std);
-        let x = if augment { b.graph.emit1(ProbeAugment { pad: 4, mean, std }.into(), &[pixels]) } else { b.graph.emit1(Decode { mean, std }.into(), &[pixels]) };
+        let x = if augment {
+            b.graph.emit1(ProbeAugment { pad: 4, mean, std }.into(), &[pixels])
+        } else {
+            b.graph.emit1(Decode { mean, std }.into(), &[pixels])
+        };
         let h = crate::model::resnet::encoder(b, &config.net, x);
         b.graph.output("features", h);
     })

@@ -89,7 +89,11 @@ impl NetConfig {
             return Err(format!("latent dimension {} is not a positive multiple of 4", self.latent));
         }
         if self.image == 0 || self.image % multiple != 0 {
-            return Err(format!("image size {} is not a positive multiple of {multiple}, which the {:?} stem needs", self.image, self.stem).to_lowercase());
+            return Err(format!(
+                "image size {} is not a positive multiple of {multiple}, which the {:?} stem needs",
+                self.image, self.stem
+            )
+            .to_lowercase());
         }
         Ok(())
     }

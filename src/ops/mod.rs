@@ -10,12 +10,8 @@ mod conv2d_native;
 mod lowering;
 mod run;
 
-<<<<<<< HEAD
-pub use conv2d::Epilogue;
-pub use lowering::{Binding, Const, Dispatch, Gemm, Io, Kernel, Lowering, Target, WORKGROUP};
-=======
->>>>>>> ops-aug
 pub use augment_params::{Recipe, sample_augment_params, slot};
+pub use conv2d::Epilogue;
 pub use lowering::{Binding, Const, Dispatch, Gemm, Io, Kernel, Lowering, Target, WORKGROUP};
 pub use run::{Input, Output, Real, Run, StepUniforms};
 

@@ -152,13 +152,9 @@ impl RunConfig {
                 probe_epochs: 10,
                 ..base
             },
-            Preset::PaperCifar10 => Self {
-                dataset: DataKind::Cifar10,
-                encoder: Depth::Resnet50,
-                decoder: Depth::Resnet50,
-                epochs: 3200,
-                ..base
-            },
+            Preset::PaperCifar10 => {
+                Self { dataset: DataKind::Cifar10, encoder: Depth::Resnet50, decoder: Depth::Resnet50, epochs: 3200, ..base }
+            }
         }
     }
 
@@ -220,7 +216,9 @@ impl RunConfig {
         let samples = self.method.samples();
         if !samples && (self.kl_coeff.is_some() || self.learn_log_scale || self.log_scale != 0.0) {
             let name = self.method.name();
-            return Err(format!("--kl-coeff, --log-scale and --learn-log-scale mean nothing for --method {name}, which minimises the squared error"));
+            return Err(format!(
+                "--kl-coeff, --log-scale and --learn-log-scale mean nothing for --method {name}, which minimises the squared error"
+            ));
         }
         if self.target == Compare::View && !self.method.augments() {
             return Err(format!("--target view means nothing for --method {}, which sees no view", self.method.name()));

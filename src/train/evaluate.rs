@@ -21,7 +21,11 @@ pub fn fitting(error: DeviceError, batch: usize) -> TrainError {
     match error {
         DeviceError::Plan(PlanError::TooLarge { bytes, limit, .. }) => {
             let fits = batch * limit / bytes;
-            let hint = if fits >= 2 { format!("`--batch-size {fits}` fits; `aavae devices` lists other adapters") } else { "no batch fits; use a smaller --width".into() };
+            let hint = if fits >= 2 {
+                format!("`--batch-size {fits}` fits; `aavae devices` lists other adapters")
+            } else {
+                "no batch fits; use a smaller --width".into()
+            };
             TrainError::Config { message: error.to_string(), hint: Some(hint) }
         }
         _ => error.into(),
@@ -133,9 +137,18 @@ impl Evaluator {
 ///
 /// # Errors
 /// If data or device fail.
-pub fn reconstruction_grid(session: &mut dyn Session, plan: PlanId, model: &ModelConfig, view: &View, count: usize, step: &StepUniforms) -> Result<Picture, TrainError> {
+pub fn reconstruction_grid(
+    session: &mut dyn Session,
+    plan: PlanId,
+    model: &ModelConfig,
+    view: &View,
+    count: usize,
+    step: &StepUniforms,
+) -> Result<Picture, TrainError> {
     let side = model.net.image;
-    let Some(batch) = Loader::eval_batches(view, count)?.next() else { return Err(TrainError::config("there is no image to reconstruct", None)) };
+    let Some(batch) = Loader::eval_batches(view, count)?.next() else {
+        return Err(TrainError::config("there is no image to reconstruct", None));
+    };
     session.upload(plan, 0, Data::U32(&batch?.pixels))?;
     session.run(plan, step)?;
     session.drain(plan)?;

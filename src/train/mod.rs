@@ -87,9 +87,15 @@ impl TrainError {
             Self::Config { hint, .. } => hint.clone(),
             Self::Checkpoint(e) => e.hint().map(Into::into),
             Self::Device(DeviceError::NotFound(_)) => Some("`aavae devices` lists what there is".into()),
-            Self::Device(DeviceError::Plan(_)) => Some("a smaller --batch-size or --width fits; `aavae devices` lists other adapters".into()),
-            Self::NotFinite { .. } => Some("the checkpoints before this step are whole; lower --learning-rate, or resume from one of them".into()),
-            Self::Architecture { .. } => Some("use the --encoder, --decoder, --width, --latent-dim and --method the checkpoint was trained with".into()),
+            Self::Device(DeviceError::Plan(_)) => {
+                Some("a smaller --batch-size or --width fits; `aavae devices` lists other adapters".into())
+            }
+            Self::NotFinite { .. } => {
+                Some("the checkpoints before this step are whole; lower --learning-rate, or resume from one of them".into())
+            }
+            Self::Architecture { .. } => {
+                Some("use the --encoder, --decoder, --width, --latent-dim and --method the checkpoint was trained with".into())
+            }
             _ => None,
         }
     }

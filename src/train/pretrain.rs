@@ -138,7 +138,8 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
             let means = run.drain(session, &splits.train, order)?;
             let rate = (step - logged_step) as f64 * config.batch_size as f64 / logged_at.elapsed().as_secs_f64().max(1e-9);
             let loss = means.first().map_or(f32::NAN, |m| m.1);
-            let record = record(step, batch.epoch, "train", &means).with("lr", uniform.learning_rate).with("images_per_second", rate as f32);
+            let record =
+                record(step, batch.epoch, "train", &means).with("lr", uniform.learning_rate).with("images_per_second", rate as f32);
             run.log(&record)?;
             run.last = Some(record);
             progress.update(step, loss);
@@ -214,7 +215,10 @@ impl<'a> Run<'a> {
         let train = session.load(lower("train", &training.graph, options)).map_err(|e| evaluate::fitting(e, model.batch))?;
         let validation_plan = match splits.val.len().min(model.batch) {
             n if n < 2 => None,
-            n => Some((session.load(lower("validation", &method::validation(&ModelConfig { batch: n, ..model }, &layout).graph, options))?, n)),
+            n => Some((
+                session.load(lower("validation", &method::validation(&ModelConfig { batch: n, ..model }, &layout).graph, options))?,
+                n,
+            )),
         };
         let figure_batch = model.batch.min(16);
         let figure = method::reconstruction(&ModelConfig { batch: figure_batch, ..model }, &layout);
@@ -260,11 +264,10 @@ impl<'a> Run<'a> {
         let latest = self.store.latest();
         self.warnings = latest.skipped.iter().map(|error| format!("warning: skipped a checkpoint: {error}")).collect();
         let Some((path, checkpoint)) = latest.found else { return self.begin(session) };
-        let step = checkpoint
-            .meta
-            .get("step")
-            .and_then(|s| s.parse().ok())
-            .ok_or_else(|| TrainError::config(format!("{} does not say its step; it is no checkpoint of a run", path.display()), None))?;
+        let step =
+            checkpoint.meta.get("step").and_then(|s| s.parse().ok()).ok_or_else(|| {
+                TrainError::config(format!("{} does not say its step; it is no checkpoint of a run", path.display()), None)
+            })?;
         state::import(session, &self.layout, &self.params, &checkpoint, true)?;
         self.digest = checkpoint.digest();
         self.metrics = Some(MetricsLog::resume(self.request.out.join("metrics.jsonl"), step)?);
@@ -325,7 +328,14 @@ impl<'a> Run<'a> {
     /// Pictures of what is trained: originals, views and reconstructions of the first held-out images.
     fn figures(&mut self, session: &mut dyn Session, splits: &Splits, step: u64) -> Result<(), TrainError> {
         let view = if splits.val.len() >= self.figure_batch { &splits.val } else { &splits.train };
-        let png = evaluate::reconstruction_grid(session, self.figure_plan, &self.model, view, self.figure_batch, &evaluation_uniforms(self.request.config.seed, 0))?;
+        let png = evaluate::reconstruction_grid(
+            session,
+            self.figure_plan,
+            &self.model,
+            view,
+            self.figure_batch,
+            &evaluation_uniforms(self.request.config.seed, 0),
+        )?;
         let path = self.request.out.join(format!("images/reconstruction-{step:06}.png"));
         std::fs::write(&path, &png.bytes).map_err(TrainError::io("write", path))?;
         if let Some(events) = &mut self.events {

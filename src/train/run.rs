@@ -71,7 +71,10 @@ impl Trained {
                 if let Some(error) = latest.skipped.into_iter().next() {
                     return Err(error.into());
                 }
-                return Err(TrainError::config(format!("{} has no whole checkpoint", path.display()), Some("`pretrain --resume` continues an interrupted run")));
+                return Err(TrainError::config(
+                    format!("{} has no whole checkpoint", path.display()),
+                    Some("`pretrain --resume` continues an interrupted run"),
+                ));
             };
             return Ok(Self { config, checkpoint, path: file });
         }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::checkpoint::{Checkpoint, NamedTensor, TensorData};
 use super::TrainError;
+use super::checkpoint::{Checkpoint, NamedTensor, TensorData};
 use crate::device::Session;
 use crate::ir::{Group, Layout};
 use crate::nn::{Param, Params};
@@ -32,7 +32,13 @@ fn write(session: &mut dyn Session, layout: &Layout, p: &Param, group: Group, da
 ///
 /// # Errors
 /// If the device fails.
-pub fn export(session: &mut dyn Session, layout: &Layout, params: &Params, steps: u64, moments: bool) -> Result<BTreeMap<String, NamedTensor>, TrainError> {
+pub fn export(
+    session: &mut dyn Session,
+    layout: &Layout,
+    params: &Params,
+    steps: u64,
+    moments: bool,
+) -> Result<BTreeMap<String, NamedTensor>, TrainError> {
     let mut tensors = BTreeMap::new();
     let mut read = |group: Group, prefix: &str, only: Group| -> Result<(), TrainError> {
         let flat = session.read_state(group)?;
