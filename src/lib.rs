@@ -51,8 +51,6 @@
 //!   than im2col and a GEMM crate, need no column buffer, and cost one dependency less (`ops/conv2d_native.rs`).
 //! * *`subgroupBroadcast` carries the barrier-free GEMM.* naga wants its index to be a constant expression, which a loop counter is not
 //!   before unrolling; the kernels use `subgroupShuffle`, which llvmpipe compiles to the same permutation.
-//! * *Epilogues are fused before differentiation.* Fusing after it lets one rewrite serve both directions: the ReLU mask of a producer
-//!   and the sum of two gradients go into the input gradient's tail.
 //! * *Nothing blocks inside the library.* Scalars are ring-buffered on the device and read back together, so a step never waits; reading
 //!   a whole tensor does wait (`device::wgpu::readback`). A browser build will need that one function to be async.
 
