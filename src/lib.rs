@@ -8,3 +8,4 @@ pub mod plan;
 pub mod rng;
 pub mod shader;
 pub mod tensor;
+pub mod train;
