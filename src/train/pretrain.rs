@@ -353,6 +353,10 @@ impl<'a> Run<'a> {
         let meta = meta.into_iter().chain([("version", env!("CARGO_PKG_VERSION").to_owned())]);
         let checkpoint = Checkpoint { tensors, meta: meta.map(|(k, v)| (k.to_owned(), v)).collect() };
         self.digest = checkpoint.digest();
+        // Metrics first: a run killed between the two is resumed with every record of the steps that its checkpoint holds.
+        if let Some(log) = &self.metrics {
+            log.sync()?;
+        }
         self.store.save(step, &checkpoint, config.keep)?;
         Ok(())
     }

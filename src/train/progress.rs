@@ -103,7 +103,7 @@ impl Progress {
             bar.finish_and_clear();
         }
         let now = self.started.elapsed();
-        let steps = self.meter.step - self.meter.start;
+        let steps = self.meter.step.saturating_sub(self.meter.start);
         self.message(&format!("{steps} steps in {}", clock(now.as_secs_f64())));
     }
 
