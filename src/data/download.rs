@@ -344,7 +344,7 @@ mod tests {
     }
 
     fn body() -> Vec<u8> {
-        (0..200_000_u32).map(|i| (i * i >> 7) as u8).collect()
+        (0..200_000_u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect()
     }
 
     fn sha(bytes: &[u8]) -> String {
