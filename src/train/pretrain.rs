@@ -154,7 +154,7 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
                 run.validation = Some(record);
             }
             let epochs = (step / per_epoch) as usize;
-            let picture = epochs == 1 || step == total || epochs % config.epochs.div_ceil(8) == 0;
+            let picture = epochs == 1 || step == total || epochs.is_multiple_of(config.epochs.div_ceil(8));
             if picture && !interrupted {
                 run.figures(session, &splits, step)?;
             }
