@@ -1,9 +1,70 @@
-//! aavae
+//! Augmentation-augmented variational autoencoders, trained by WGSL compute shaders on any GPU.
+//!
+//! AAVAE (Falcon et al., 2021, arXiv 2107.12329) trains a ResNet VAE whose KL term is replaced by augmentation: encode an augmented
+//! view, sample a latent, decode, and score the *original* image under a Gaussian. This crate is that method, its neighbours (AE, VAE,
+//! AAAE), and everything under them: kernels, gradients, plans, devices, data, training, evaluation. This page is its architecture.
+//!
+//! ```text
+//! flags -> RunConfig -> method (one file = one equation) -> ir::Graph
+//!                                                              | ir::autodiff   calls OpDef::gradient, knows no op
+//!                                                              | ir::fuse       elementwise tails into convolutions
+//!                                                              v
+//!            plan::lower -> steps (kernel, constants, grid, bindings) -> lives -> buffers -> plan::verify
+//!                                                              |
+//!                                      Plan: plain data, printable, knows no GPU type
+//!                   +------------------------------------------+------------------------------------------+
+//!             Host<f64>  `reference`                     Host<f32>  `cpu`                           Gpu  `wgpu`
+//!             naive, poisons dead buffers: the oracle    SIMD and threads                   WGSL -> Vulkan, Metal, DX12
+//! ```
+//!
+//! # Layers
+//!
+//! Each uses only those before it (`tests/hygiene.rs` reads the imports):
+//!
+//! [`tensor`], [`rng`] → [`ops`] → [`shader`] → [`ir`] → [`plan`] → [`device`] → [`check`] → [`nn`] → [`model`] → [`method`] → [`data`] →
+//! [`train`] → [`cli`].
+//!
+//! # Vocabulary
+//!
+//! * **Op**: one file of [`ops`]: mathematics, shape rule, f64 reference, native version, gradient, lowering, trial cases.
+//! * **Kernel**: a file of `shaders/` and the constants it is specialised with. Every shape is a WGSL constant, so index arithmetic
+//!   is exact and division is cheap.
+//! * **Plan**: one step: ops in order, where each tensor lives, the dispatches. Made once; a step allocates nothing and decides nothing.
+//! * **State**: what outlives a step: flat buffers of parameters, gradients, moments and running statistics.
+//! * **Session**: one model on one device.
+//!
+//! # Invariants
+//!
+//! * `ir` and `plan` know no GPU type. A device makes no decision: grid, buffers and variants are in the plan.
+//! * Tensors are NHWC with channels a multiple of 4 (RGB is stored as 4 with a zero channel): the reduction axis of every product is
+//!   contiguous and loads are `vec4`s. Weights are `[Cout, Kh, Kw, Cin]`; files hold PyTorch's layouts ([`nn::FileLayout`]).
+//! * No float atomics, fixed summation trees, counter-based randomness ([`rng`]): same device and seed, same bits; a resumed run has the
+//!   bits of a straight one.
+//! * A buffer is never read and written by one dispatch, and values share whole buffers, not ranges: WebGPU tracks hazards per buffer.
+//! * All parameters live in one flat buffer, their gradients and moments at the same offsets: the optimiser is one dispatch.
+//! * Every op's reference is independent of its kernels, and every kernel is reached by a trial case.
+//! * A user's mistake is a `Result` that names the thing, the numbers and a hint; a bug of ours is a panic with a message.
+//!
+//! # Where building proved the design wrong
+//!
+//! * *The `cpu` device uses a GEMM crate.* Direct convolutions on `pulp`'s SIMD types run the networks' layers two to four times faster
+//!   than im2col and a GEMM crate, need no column buffer, and cost one dependency less (`ops/conv2d_native.rs`).
+//! * *`subgroupBroadcast` carries the barrier-free GEMM.* naga wants its index to be a constant expression, which a loop counter is not
+//!   before unrolling; the kernels use `subgroupShuffle`, which llvmpipe compiles to the same permutation.
+//! * *Nothing blocks inside the library.* Scalars are ring-buffered on the device and read back together, so a step never waits; reading
+//!   a whole tensor does wait (`device::wgpu::readback`). A browser build will need that one function to be async.
 
+pub mod check;
+pub mod cli;
 pub mod data;
 pub mod device;
 pub mod ir;
+pub mod method;
+pub mod model;
+pub mod nn;
 pub mod ops;
 pub mod plan;
 pub mod rng;
+pub mod shader;
 pub mod tensor;
+pub mod train;

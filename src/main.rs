@@ -1,2 +1,5 @@
-//! The `aavae` command.
-fn main() {}
+//! The `aavae` command; see [`aavae::cli`].
+
+fn main() -> std::process::ExitCode {
+    aavae::cli::main()
+}

@@ -306,4 +306,24 @@ impl<T: Precision> Session for Host<T> {
         }
         Ok(None)
     }
+    fn time_step(&mut self, id: PlanId, step: usize, times: usize) -> Result<f64, DeviceError> {
+        let start = std::time::Instant::now();
+        for _ in 0..times {
+            self.execute(id, step, &StepUniforms::default());
+        }
+        Ok(start.elapsed().as_secs_f64() / times as f64)
+    }
+    fn host_seconds(&self) -> f64 {
+        0.0
+    }
+    fn poison(&mut self, id: PlanId) -> Result<(), DeviceError> {
+        let loaded = &mut self.plans[id.0];
+        let inputs: Vec<_> = loaded.plan.inputs.iter().map(|p| p.place).collect();
+        for (b, memory) in loaded.buffers.iter_mut().enumerate() {
+            if !inputs.contains(&Place::Buffer(b)) {
+                memory.floats.fill(T::of(f64::NAN));
+            }
+        }
+        Ok(())
+    }
 }

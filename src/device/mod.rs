@@ -1,8 +1,11 @@
 //! Devices carry out plans and decide nothing: `reference` (f64, the oracle), `cpu` (f32, threads), `wgpu` (WGSL).
 
 mod host;
+mod select;
+pub mod wgpu;
 
 pub use host::{Host, Precision};
+pub use select::{Choice, auto, open};
 
 use crate::ir::{Group, Layout};
 use crate::ops::{StepUniforms, Target};
@@ -113,4 +116,16 @@ pub trait Session {
     /// # Errors
     /// If the driver fails.
     fn first_non_finite(&mut self, id: PlanId, step: &StepUniforms) -> Result<Option<String>, DeviceError>;
+    /// Seconds of one op of a plan, as the mean of `times` runs (benchmarks).
+    ///
+    /// # Errors
+    /// If the driver fails.
+    fn time_step(&mut self, id: PlanId, step: usize, times: usize) -> Result<f64, DeviceError>;
+    /// Host seconds spent on queueing steps so far, waiting for the device excluded; 0 where host and device are one.
+    fn host_seconds(&self) -> f64;
+    /// Fills the transient buffers with NaN, so that an element a kernel does not write shows (tests).
+    ///
+    /// # Errors
+    /// If the driver fails.
+    fn poison(&mut self, id: PlanId) -> Result<(), DeviceError>;
 }

@@ -60,7 +60,7 @@ pub struct Layout {
 }
 
 /// Ranges start at multiples of this many elements: 256 bytes, WebGPU's default `min_storage_buffer_offset_alignment`.
-pub const ALIGN: usize = 64;
+pub(super) const ALIGN: usize = 64;
 
 impl Layout {
     /// Finds a state by name.

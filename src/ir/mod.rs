@@ -1,6 +1,7 @@
 //! The graph of one step: typed nodes over values, built by `nn` and `method`, extended by [`autodiff`] and rewritten by [`fuse`].
 
 pub mod autodiff;
+pub mod fuse;
 mod graph;
 
 pub use graph::{Graph, Group, Layout, Node, Range, Source, State, Value};

@@ -109,6 +109,8 @@ pub enum Binding {
     Scratch(usize),
     /// The per-step uniform.
     Step,
+    /// Nothing: this `@binding` is guarded away.
+    Skip,
 }
 
 /// One dispatch.

@@ -5,9 +5,13 @@
 
 use crate::tensor::{DType, Shape, TensorType};
 
+mod conv2d_lower;
+mod conv2d_native;
 mod lowering;
 mod run;
 
+pub use augment_params::{Recipe, sample_augment_params, slot};
+pub use conv2d::Epilogue;
 pub use lowering::{Binding, Const, Dispatch, Gemm, Io, Kernel, Lowering, Target, WORKGROUP};
 pub use run::{Input, Output, Real, Run, StepUniforms};
 
@@ -40,6 +44,15 @@ pub(crate) fn arity(op: &'static str, inputs: &[TensorType], want: usize) -> Res
 /// Checks that two types are equal.
 pub(crate) fn same(op: &'static str, what: &str, a: TensorType, b: TensorType) -> Result<(), ShapeError> {
     if a == b { Ok(()) } else { Err(ShapeError::new(op, format!("{what} is {b}, expected {a}"))) }
+}
+
+/// Checks that an input is f32, not empty, and has channels that kernels can load as `vec4`s.
+pub(crate) fn activation(op: &'static str, what: &str, ty: TensorType) -> Result<(), ShapeError> {
+    same(op, what, TensorType::f32(ty.shape), ty)?;
+    if ty.shape.is_empty() || !ty.shape.c.is_multiple_of(4) {
+        return Err(ShapeError::new(op, format!("{what} is {ty}, expected a multiple of 4 channels and no empty extent")));
+    }
+    Ok(())
 }
 
 /// Where gradients are written down: the graph, seen by an op.
@@ -117,6 +130,8 @@ pub enum Fill {
     Pixels,
     /// Small integers, so that ties happen.
     Ties,
+    /// Augmentation parameters for images of this height and width ([`sample_augment_params`]).
+    AugmentParams(usize, usize),
 }
 
 /// One trial of an op.
@@ -207,5 +222,23 @@ macro_rules! ops {
 }
 
 ops! {
-    pointwise::{ Relu, ReluGrad, WeightedSum, Scale, Dot, ScaleBy, Constant },
+    augment::{ CropResize, ColorJitter },
+    augment_params::{ AugmentParams },
+    batch_norm::{ BatchNorm, BatchNormEval, BatchNormGrad },
+    blur::{ GaussianBlur },
+    conv2d::{ Conv2d, Conv2dInputGrad, Conv2dWeightGrad },
+    cosine::{ CosineSimilarity },
+    cross_entropy::{ SoftmaxCrossEntropy, SoftmaxCrossEntropyGrad },
+    decode::{ Decode, Normalize },
+    gaussian_nll::{ GaussianNll, GaussianNllGrad },
+    kl::{ KlNormal, KlNormalGrad },
+    mse::{ Mse, MseGrad },
+    optimizer::{ Adam, Sgd },
+    pointwise::{ Relu, ReluGrad, WeightedSum, Scale, Dot, ScaleBy, Constant, Reshape },
+    pool::{ MaxPool2d, MaxPool2dGrad, GlobalAvgPool, GlobalAvgPoolGrad },
+    probe_augment::{ ProbeAugment },
+    random_normal::{ RandomNormal },
+    reparameterize::{ Reparameterize, ReparameterizeGrad },
+    sum_rows::{ SumRows },
+    upsample::{ UpsampleNearest, UpsampleNearestGrad },
 }

@@ -19,7 +19,7 @@ fn binary(op: &'static str, inputs: &[TensorType]) -> Result<Vec<TensorType>, Sh
 }
 
 /// One dispatch over vec4s. Buffers are padded to 16 bytes, so a tail of fewer than 4 elements is safe to touch.
-fn elementwise(kernel: Kernel, io: &Io, target: &Target) -> Lowering {
+pub(super) fn elementwise(kernel: Kernel, io: &Io, target: &Target) -> Lowering {
     let vec4s = io.outputs[0].shape.len().div_ceil(4);
     let mut bindings: Vec<_> = (0..io.inputs.len()).map(Binding::Input).collect();
     bindings.push(Binding::Output(0));
@@ -251,5 +251,40 @@ impl OpDef for Constant {
     }
     fn cases() -> Vec<Case> {
         vec![Case::new("n3h11w7c4", Constant { shape: ODD, value: 1.25 }, &[])]
+    }
+}
+
+/// The same elements under another shape (a copy: buffers are whole, never views).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reshape {
+    /// Shape of the output.
+    pub shape: Shape,
+}
+
+impl OpDef for Reshape {
+    const NAME: &'static str = "reshape";
+    fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        arity(Self::NAME, inputs, 1)?;
+        if inputs[0].shape.len() != self.shape.len() {
+            return Err(ShapeError::new(Self::NAME, format!("{} does not hold the elements of {}", self.shape, inputs[0].shape)));
+        }
+        Ok(vec![TensorType::f32(self.shape)])
+    }
+    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
+        let x = run.inputs[0].f();
+        run.outputs[0].copy_from_slice(x);
+    }
+    fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
+        let shape = g.ty(node.x[0]).shape;
+        vec![node.dy[0].map(|dy| g.emit1(Reshape { shape }.into(), &[dy]))]
+    }
+    fn differentiable(&self) -> &'static [usize] {
+        &[0]
+    }
+    fn lower(&self, io: &Io, target: &Target) -> Lowering {
+        elementwise(Kernel::new("scale").set("A", 1.0), io, target)
+    }
+    fn cases() -> Vec<Case> {
+        vec![Case::new("rows to image", Reshape { shape: Shape::new(3, 4, 4, 8) }, &[(Shape::rows(3, 128), Normal)])]
     }
 }

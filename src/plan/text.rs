@@ -76,6 +76,7 @@ impl fmt::Display for Plan {
                         Binding::Output(i) => step.outputs[*i].1.to_string(),
                         Binding::Scratch(i) => format!("b{}", step.scratch[*i]),
                         Binding::Step => "step".into(),
+                        Binding::Skip => "-".into(),
                     })
                     .collect::<Vec<_>>()
                     .join(" ");

@@ -109,7 +109,7 @@ fn check_limits(plan: &Plan, step: &super::Step, limits: &Limits) -> Result<(), 
             return Err(PlanError::Grid { step: step.label.clone(), groups, limit: limits.max_groups });
         }
         assert!(dispatch.grid.iter().all(|&g| g > 0), "{}: an empty grid", step.label);
-        let bindings = dispatch.bindings.iter().filter(|b| **b != Binding::Step).count();
+        let bindings = dispatch.bindings.iter().filter(|b| !matches!(b, Binding::Step | Binding::Skip)).count();
         if bindings > limits.max_storage_buffers {
             return Err(PlanError::Bindings { step: step.label.clone(), bindings, limit: limits.max_storage_buffers });
         }

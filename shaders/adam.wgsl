@@ -1,0 +1,33 @@
+// m = BETA1 m + (1 - BETA1) g; v = BETA2 v + (1 - BETA2) g^2; p -= lr * m bias1 / (sqrt(v bias2) + EPS), g = grad + DECAY p.
+// Nothing is written where guard is not finite.
+// Updates p, m, v [LEN4]; reads grad [LEN4], guard [1], the step.
+// Grid: ceil(LEN4 / WG) workgroups, folded. Reference: ops/optimizer.rs `Adam::reference`.
+#import lib/grid
+#import lib/finite
+#import lib/step
+const LEN4: u32 = 1u; // spec
+const BETA1: f32 = 0.9; // spec
+const BETA1_REST: f32 = 0.1; // spec: 1 - BETA1, rounded once
+const BETA2: f32 = 0.999; // spec
+const BETA2_REST: f32 = 0.001; // spec: 1 - BETA2, rounded once
+const EPS: f32 = 1e-8; // spec
+const DECAY: f32 = 0.0; // spec
+@group(0) @binding(0) var<storage, read_write> p: array<vec4<f32>>; // [LEN4]
+@group(0) @binding(1) var<storage, read> grad: array<vec4<f32>>; // [LEN4]
+@group(0) @binding(2) var<storage, read_write> m: array<vec4<f32>>; // [LEN4]
+@group(0) @binding(3) var<storage, read_write> v: array<vec4<f32>>; // [LEN4]
+@group(0) @binding(4) var<storage, read> guard: array<f32>; // [1]
+@group(0) @binding(5) var<uniform> step: Step;
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+  let i = global_index(group, groups, local);
+  if (i >= LEN4 || !is_finite(guard[0])) { return; }
+  let old = p[i];
+  let g = grad[i] + DECAY * old;
+  let first = BETA1 * m[i] + BETA1_REST * g;
+  let second = BETA2 * v[i] + BETA2_REST * g * g;
+  p[i] = old - step.learning_rate * (first * step.bias1) / (sqrt(second * step.bias2) + EPS);
+  m[i] = first;
+  v[i] = second;
+}

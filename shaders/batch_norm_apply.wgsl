@@ -1,0 +1,45 @@
+// y = (x - mean) * rstd * gamma + beta [+ add] [max(., 0)].
+// Reads x [ROWS, C4], gamma, beta, mean, spread [C4] (rstd, or with EVAL the variance) [, add [ROWS, C4]]; writes (=) y [ROWS, C4].
+// Grid: ceil(ceil(ROWS / STRIP) * C4 / WG) workgroups, folded. Reference: ops/batch_norm.rs `BatchNorm::reference`.
+#import lib/grid
+const ROWS: u32 = 1u; // spec
+const C4: u32 = 1u; // spec
+const STRIP: u32 = 1u; // spec
+const EPS: f32 = 1e-5; // spec
+const ADD: bool = false; // spec
+const RELU: bool = false; // spec
+const EVAL: bool = false; // spec
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [ROWS, C4]
+@group(0) @binding(1) var<storage, read> gamma: array<vec4<f32>>; // [C4]
+@group(0) @binding(2) var<storage, read> beta: array<vec4<f32>>; // [C4]
+@group(0) @binding(3) var<storage, read> mean: array<vec4<f32>>; // [C4]
+@group(0) @binding(4) var<storage, read> spread: array<vec4<f32>>; // [C4]
+@group(0) @binding(5) var<storage, read_write> y: array<vec4<f32>>; // [ROWS, C4]
+// #if ADD
+@group(0) @binding(6) var<storage, read> add: array<vec4<f32>>; // [ROWS, C4]
+// #end
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+  let i = global_index(group, groups, local);
+  let first = i / C4 * STRIP;
+  if (first >= ROWS) { return; }
+  let c = i % C4;
+  var rstd = spread[c];
+  // #if EVAL
+  rstd = 1.0 / sqrt(rstd + EPS);
+  // #end
+  let centre = mean[c];
+  let scale = rstd * gamma[c];
+  let offset = beta[c];
+  for (var r = first; r < min(first + STRIP, ROWS); r++) {
+    var value = (x[r * C4 + c] - centre) * scale + offset;
+    // #if ADD
+    value += add[r * C4 + c];
+    // #end
+    // #if RELU
+    value = max(value, vec4<f32>());
+    // #end
+    y[r * C4 + c] = value;
+  }
+}

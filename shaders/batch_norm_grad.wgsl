@@ -1,0 +1,35 @@
+// dx = scale * (dy - level - (x - mean) * slope), dy masked where y <= 0 with RELU.
+// Reads dy, x [ROWS, C4], mean [C4], factors [3, C4] (scale, level, slope) [, y [ROWS, C4]]; writes (=) dx [ROWS, C4].
+// Grid: ceil(ceil(ROWS / STRIP) * C4 / WG) workgroups, folded. Reference: ops/batch_norm.rs `BatchNormGrad::reference`.
+#import lib/grid
+const ROWS: u32 = 1u; // spec
+const C4: u32 = 1u; // spec
+const STRIP: u32 = 1u; // spec
+const RELU: bool = false; // spec
+@group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>; // [ROWS, C4]
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // [ROWS, C4]
+@group(0) @binding(2) var<storage, read> mean: array<vec4<f32>>; // [C4]
+@group(0) @binding(3) var<storage, read> factors: array<vec4<f32>>; // [3, C4]
+@group(0) @binding(4) var<storage, read_write> dx: array<vec4<f32>>; // [ROWS, C4]
+// #if RELU
+@group(0) @binding(5) var<storage, read> y: array<vec4<f32>>; // [ROWS, C4]
+// #end
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+  let i = global_index(group, groups, local);
+  let first = i / C4 * STRIP;
+  if (first >= ROWS) { return; }
+  let c = i % C4;
+  let centre = mean[c];
+  let scale = factors[c];
+  let level = factors[C4 + c];
+  let slope = factors[2u * C4 + c];
+  for (var r = first; r < min(first + STRIP, ROWS); r++) {
+    var g = dy[r * C4 + c];
+    // #if RELU
+    g = select(vec4<f32>(), g, y[r * C4 + c] > vec4<f32>());
+    // #end
+    dx[r * C4 + c] = scale * (g - level - (x[r * C4 + c] - centre) * slope);
+  }
+}

@@ -1,0 +1,31 @@
+// dbeta = sum dy, dgamma = rstd * sum dy * (x - mean), and the factors of dx = scale * (dy - level - (x - mean) * slope).
+// Reads parts [PARTS, 2, C4], gamma, rstd [C4]; writes (=) dgamma, dbeta [C4], factors [3, C4] (scale, level, slope).
+// Grid: ceil(C4 / WG) workgroups, folded. Reference: ops/batch_norm.rs `BatchNormGrad::reference`.
+#import lib/grid
+const ROWS: u32 = 1u; // spec
+const C4: u32 = 1u; // spec
+const PARTS: u32 = 1u; // spec
+@group(0) @binding(0) var<storage, read> parts: array<vec4<f32>>; // [PARTS, 2, C4]
+@group(0) @binding(1) var<storage, read> gamma: array<vec4<f32>>; // [C4]
+@group(0) @binding(2) var<storage, read> rstd: array<vec4<f32>>; // [C4]
+@group(0) @binding(3) var<storage, read_write> dgamma: array<vec4<f32>>; // [C4]
+@group(0) @binding(4) var<storage, read_write> dbeta: array<vec4<f32>>; // [C4]
+@group(0) @binding(5) var<storage, read_write> factors: array<vec4<f32>>; // [3, C4]
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+  let c = global_index(group, groups, local);
+  if (c >= C4) { return; }
+  var plain = vec4<f32>();
+  var moment = vec4<f32>();
+  for (var p = 0u; p < PARTS; p++) {
+    plain += parts[2u * p * C4 + c];
+    moment += parts[(2u * p + 1u) * C4 + c];
+  }
+  let scaled = rstd[c] * moment;
+  dbeta[c] = plain;
+  dgamma[c] = scaled;
+  factors[c] = gamma[c] * rstd[c];
+  factors[C4 + c] = plain / f32(ROWS);
+  factors[2u * C4 + c] = rstd[c] * (scaled / f32(ROWS));
+}

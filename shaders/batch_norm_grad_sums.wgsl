@@ -1,0 +1,37 @@
+// Sums of chunks of rows: parts[j] = (sum dy, sum dy * (x - mean)), dy masked where y <= 0 with RELU.
+// Reads dy, x [ROWS, C4], mean [C4] [, y [ROWS, C4]]; writes (=) parts [PARTS, 2, C4].
+// Grid: ceil(PARTS * C4 / WG) workgroups, folded. Reference: ops/batch_norm.rs `BatchNormGrad::reference`.
+#import lib/grid
+const ROWS: u32 = 1u; // spec
+const C4: u32 = 1u; // spec
+const CHUNK: u32 = 1u; // spec
+const RELU: bool = false; // spec
+const PARTS: u32 = (ROWS + CHUNK - 1u) / CHUNK;
+@group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>; // [ROWS, C4]
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // [ROWS, C4]
+@group(0) @binding(2) var<storage, read> mean: array<vec4<f32>>; // [C4]
+@group(0) @binding(3) var<storage, read_write> parts: array<vec4<f32>>; // [PARTS, 2, C4]
+// #if RELU
+@group(0) @binding(4) var<storage, read> y: array<vec4<f32>>; // [ROWS, C4]
+// #end
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+  let i = global_index(group, groups, local);
+  if (i >= PARTS * C4) { return; }
+  let c = i % C4;
+  let j = i / C4;
+  let centre = mean[c];
+  var plain = vec4<f32>();
+  var moment = vec4<f32>();
+  for (var r = j * CHUNK; r < min((j + 1u) * CHUNK, ROWS); r++) {
+    var g = dy[r * C4 + c];
+    // #if RELU
+    g = select(vec4<f32>(), g, y[r * C4 + c] > vec4<f32>());
+    // #end
+    plain += g;
+    moment += g * (x[r * C4 + c] - centre);
+  }
+  parts[2u * j * C4 + c] = plain;
+  parts[(2u * j + 1u) * C4 + c] = moment;
+}

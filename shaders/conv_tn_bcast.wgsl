@@ -1,0 +1,126 @@
+// Weight gradient of a convolution as an implicit GEMM; no barriers: a subgroup shares pixels of dy by shuffles.
+//   partial[s, co, kh, kw, ci] = sum over pixels p of chunk s: dy[p, co] * x[pixel(p, kh, kw), ci]
+// Reads x [N, IH, IW, C], dy [N, OH, OW, OC]; writes (=) partial [SPLIT, OC, KH, KW, C], which is dw where SPLIT = 1;
+// else conv_tn_reduce.wgsl adds the chunks. Chunks are runs of strips of output pixels.
+// A lane owns a vec4 of ci, LP lanes own a pixel, so a subgroup holds PP = SG / LP neighbours; NI such groups are a strip.
+// A subgroup computes ROWS output channels x KW taps x 4 * LP input channels, of one kh.
+// Grid: (ceil(OC / ROWS) * ceil(C4 / LP), KH, SPLIT).
+// Needs subgroups; a browser wants `enable subgroups;` in front, which naga 30 does not parse.
+
+const N: u32 = 1u; // spec
+const IH: u32 = 8u; // spec
+const IW: u32 = 8u; // spec
+const C: u32 = 16u; // spec
+const OH: u32 = 8u; // spec
+const OW: u32 = 8u; // spec
+const OC: u32 = 16u; // spec
+const KH: u32 = 3u; // spec
+const KW: u32 = 3u; // spec
+const STRIDE: u32 = 1u; // spec
+const PAD: u32 = 1u; // spec
+const SPLIT: u32 = 1u; // spec
+const SG: u32 = 8u; // spec: the subgroup size, exactly
+const LP: u32 = 4u; // spec: lanes per pixel, a power of two that divides SG
+const ROWS: u32 = 16u; // spec: output channels per tile, a multiple of 4
+const NI: u32 = 4u; // spec: pixel groups per strip
+
+const C4: u32 = C / 4u;
+const OC4: u32 = OC / 4u;
+const PP: u32 = SG / LP;
+const STRIP: u32 = NI * PP;
+const XT: u32 = (OW + STRIP - 1u) / STRIP;
+const CT: u32 = (C4 + LP - 1u) / LP;
+const DL: u32 = (ROWS / 4u + LP - 1u) / LP; // loads of dy per pixel group
+const RES: u32 = min(STRIDE, KW); // residues of a pixel of x
+const XV: u32 = NI + ((KW - 1u) / STRIDE + PP - 1u) / PP; // pixel groups of x per residue
+
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [N, IH, IW, C4]
+@group(0) @binding(1) var<storage, read> dy: array<vec4<f32>>; // [N, OH, OW, OC4]
+@group(0) @binding(2) var<storage, read_write> partial: array<vec4<f32>>; // [SPLIT, OC, KH, KW, C4]
+
+@compute @workgroup_size(SG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
+    let co0 = group.x / CT * ROWS;
+    let ci = group.x % CT * LP + lane % LP;
+    let kh = group.y;
+    let pixel = lane / LP;
+    let home = pixel * LP; // first lane of this pixel
+
+    // Rows of dy whose row of x is inside the image.
+    let first = (max(PAD, kh) - kh + STRIDE - 1u) / STRIDE;
+    let end = min(OH, (max(IH + PAD, kh) - kh + STRIDE - 1u) / STRIDE);
+    let rows = max(end, first) - first;
+    let strips = N * rows * XT;
+    let chunk = (strips + SPLIT - 1u) / SPLIT;
+    let begin = group.z * chunk;
+    let stop = min(begin + chunk, strips);
+    var strip = begin % XT;
+    var oy = first + begin / XT % max(rows, 1u);
+    var image = begin / XT / max(rows, 1u);
+
+    var acc: array<vec4<f32>, KW * ROWS>;
+    var xs: array<vec4<f32>, RES * XV>;
+    var ds: array<vec4<f32>, NI * DL>;
+    var taps: array<vec4<f32>, KW>;
+    for (var i = begin; i < stop; i++) {
+        let ox = strip * STRIP + pixel;
+        let iy = oy * STRIDE + kh - PAD;
+        let x_row = (image * IH + iy) * IW;
+        for (var res = 0u; res < RES; res++) { // unroll
+            for (var v = 0u; v < XV; v++) { // unroll
+                let ix = (ox + v * PP) * STRIDE + res - PAD; // wraps below zero
+                let inside = ix < IW;
+                let at = select(0u, (x_row + ix) * C4 + min(ci, C4 - 1u), inside);
+                xs[res * XV + v] = select(vec4<f32>(), x[at], inside);
+            }
+        }
+        let d_row = (image * OH + oy) * OW;
+        for (var v = 0u; v < NI; v++) { // unroll
+            for (var u = 0u; u < DL; u++) { // unroll
+                let inside = ox + v * PP < OW;
+                let co = min(co0 / 4u + u * LP + lane % LP, OC4 - 1u);
+                let at = select(0u, (d_row + ox + v * PP) * OC4 + co, inside);
+                ds[v * DL + u] = select(vec4<f32>(), dy[at], inside);
+            }
+        }
+        for (var v = 0u; v < NI; v++) { // unroll
+            for (var kw = 0u; kw < KW; kw++) { // unroll
+                // Pixel `pixel + kw / STRIDE` of the strip: it may be one of the next group.
+                let turn = kw / STRIDE % PP * LP;
+                let at = kw % STRIDE * XV + v + kw / STRIDE / PP;
+                if (turn == 0u) {
+                    taps[kw] = xs[at];
+                } else {
+                    taps[kw] = subgroupShuffle(select(xs[at], xs[min(at + 1u, RES * XV - 1u)], lane < turn), (lane + turn) % SG);
+                }
+            }
+            for (var r = 0u; r < ROWS; r++) { // unroll
+                let d = subgroupShuffle(ds[v * DL + r / 4u / LP][r % 4u], home + r / 4u % LP);
+                for (var kw = 0u; kw < KW; kw++) { // unroll
+                    acc[kw * ROWS + r] = fma(vec4<f32>(d), taps[kw], acc[kw * ROWS + r]);
+                }
+            }
+        }
+        strip++;
+        oy += u32(strip == XT);
+        image += u32(oy == end);
+        strip = select(strip, 0u, strip == XT);
+        oy = select(oy, first, oy == end);
+    }
+
+    // `acc` shifts down past its first row: an index known at run time only would cost the registers, and llvmpipe's compile time.
+    for (var i = 0u; i < ROWS; i++) {
+        for (var kw = 0u; kw < KW; kw++) { // unroll
+            var sum = acc[kw * ROWS];
+            for (var d = LP; d < SG; d *= 2u) {
+                sum += subgroupShuffle(sum, lane ^ d);
+            }
+            if (lane < LP && ci < C4 && co0 + i < OC) {
+                partial[(((group.z * OC + co0 + i) * KH + kh) * KW + kw) * C4 + ci] = sum;
+            }
+            for (var r = 0u; r < ROWS - 1u; r++) { // unroll
+                acc[kw * ROWS + r] = acc[kw * ROWS + r + 1u];
+            }
+        }
+    }
+}

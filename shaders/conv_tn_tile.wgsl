@@ -1,0 +1,112 @@
+// Weight gradient of a convolution as an implicit GEMM tiled in workgroup memory.
+//   partial[s, co, kh, kw, ci] = sum over pixels p of chunk s: dy[p, co] * x[pixel(p, kh, kw), ci]
+// Reads x [N, IH, IW, C], dy [N, OH, OW, OC]; writes (=) partial [SPLIT, OC, KH, KW, C], which is dw where SPLIT = 1;
+// else conv_tn_reduce.wgsl adds the chunks. A chunk is CHUNK output pixels.
+// A group computes BM output channels x BN columns (kh, kw, ci), an invocation RM x RN of them.
+// Grid: (ceil(KH * KW * C / BN), ceil(OC / BM), SPLIT).
+
+const N: u32 = 1u; // spec
+const IH: u32 = 8u; // spec
+const IW: u32 = 8u; // spec
+const C: u32 = 16u; // spec
+const OH: u32 = 8u; // spec
+const OW: u32 = 8u; // spec
+const OC: u32 = 16u; // spec
+const KH: u32 = 3u; // spec
+const KW: u32 = 3u; // spec
+const STRIDE: u32 = 1u; // spec
+const PAD: u32 = 1u; // spec
+const SPLIT: u32 = 1u; // spec
+const BM: u32 = 64u; // spec: output channels per group
+const BN: u32 = 64u; // spec: columns per group
+const BK: u32 = 16u; // spec: pixels per tile
+const RM: u32 = 4u; // spec: output channels per invocation, a multiple of 4 that divides BM
+const RN: u32 = 4u; // spec: columns per invocation, a multiple of 4 that divides BN
+
+const C4: u32 = C / 4u;
+const OC4: u32 = OC / 4u;
+const COLS4: u32 = KH * KW * C4;
+const PIXELS: u32 = N * OH * OW;
+const CHUNK: u32 = (PIXELS + SPLIT - 1u) / SPLIT;
+const TX: u32 = BN / RN;
+const TY: u32 = BM / RM;
+const WG: u32 = TX * TY;
+const BM4: u32 = BM / 4u;
+const BN4: u32 = BN / 4u;
+const RM4: u32 = RM / 4u;
+const RN4: u32 = RN / 4u;
+const LOADS_A: u32 = (BK * BM4 + WG - 1u) / WG;
+const LOADS_B: u32 = (BK * BN4 + WG - 1u) / WG;
+
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [N, IH, IW, C4]
+@group(0) @binding(1) var<storage, read> dy: array<vec4<f32>>; // [N, OH, OW, OC4]
+@group(0) @binding(2) var<storage, read_write> partial: array<vec4<f32>>; // [SPLIT, OC, KH, KW, C4]
+var<workgroup> sh_a: array<vec4<f32>, BK * BM4>; // [BK, BM4]
+var<workgroup> sh_b: array<vec4<f32>, BK * BN4>; // [BK, BN4]
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let n0 = group.x * BN4;
+    let m0 = group.y * BM4;
+    let begin = group.z * CHUNK;
+    let end = min(begin + CHUNK, PIXELS);
+    let tx = local % TX;
+    let ty = local / TX;
+    var acc: array<vec4<f32>, RM * RN4>;
+    var a: array<vec4<f32>, LOADS_A>;
+    var b: array<vec4<f32>, LOADS_B>;
+    for (var p0 = begin; p0 < end; p0 += BK) {
+        for (var i = 0u; i < LOADS_A; i++) { // unroll
+            let p = p0 + (local + i * WG) / BM4;
+            let at = min(p, PIXELS - 1u) * OC4 + min(m0 + (local + i * WG) % BM4, OC4 - 1u);
+            a[i] = select(vec4<f32>(), dy[at], p < end);
+        }
+        for (var i = 0u; i < LOADS_B; i++) { // unroll
+            let p = p0 + (local + i * WG) / BN4;
+            let col = n0 + (local + i * WG) % BN4;
+            let tap = col / C4;
+            let iy = p / OW % OH * STRIDE + tap / KW - PAD; // wraps below zero
+            let ix = p % OW * STRIDE + tap % KW - PAD;
+            let inside = p < end && col < COLS4 && iy < IH && ix < IW;
+            let at = select(0u, ((p / (OH * OW) * IH + iy) * IW + ix) * C4 + col % C4, inside);
+            b[i] = select(vec4<f32>(), x[at], inside);
+        }
+        workgroupBarrier();
+        for (var i = 0u; i < LOADS_A; i++) { // unroll
+            if (local + i * WG < BK * BM4) {
+                sh_a[local + i * WG] = a[i];
+            }
+        }
+        for (var i = 0u; i < LOADS_B; i++) { // unroll
+            if (local + i * WG < BK * BN4) {
+                sh_b[local + i * WG] = b[i];
+            }
+        }
+        workgroupBarrier();
+        for (var k = 0u; k < BK; k++) {
+            var u: array<vec4<f32>, RM4>;
+            var v: array<vec4<f32>, RN4>;
+            for (var i = 0u; i < RM4; i++) { // unroll
+                u[i] = sh_a[k * BM4 + i * TY + ty];
+            }
+            for (var j = 0u; j < RN4; j++) { // unroll
+                v[j] = sh_b[k * BN4 + j * TX + tx];
+            }
+            for (var i = 0u; i < RM; i++) { // unroll
+                for (var j = 0u; j < RN4; j++) { // unroll
+                    acc[i * RN4 + j] = fma(vec4<f32>(u[i / 4u][i % 4u]), v[j], acc[i * RN4 + j]);
+                }
+            }
+        }
+    }
+
+    for (var i = 0u; i < RM; i++) { // unroll
+        let co = (m0 + i / 4u * TY + ty) * 4u + i % 4u;
+        for (var j = 0u; j < RN4; j++) { // unroll
+            let col = n0 + j * TX + tx;
+            if (co < OC && col < COLS4) {
+                partial[(group.z * OC + co) * COLS4 + col] = acc[i * RN4 + j];
+            }
+        }
+    }
+}

@@ -1,0 +1,11 @@
+// Per-step values; `StepUniforms` in ops/run.rs is the same struct. The importer declares `var<uniform> step: Step` at its last binding.
+struct Step {
+  seed_lo: u32,
+  seed_hi: u32,
+  step: u32,          // counter word 0 of every draw
+  first_sample: u32,  // added to the position in the batch: counter word 1
+  learning_rate: f32,
+  bias1: f32,         // 1 / (1 - beta1^t)
+  bias2: f32,         // 1 / (1 - beta2^t)
+  reserved: f32,
+}

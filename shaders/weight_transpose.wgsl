@@ -1,0 +1,26 @@
+// Weights of a convolution, transposed for its input gradient (conv_nt with TRANSPOSED).
+//   wt[ci, kh, kw, co] = w[co, kh, kw, ci]
+// Reads w [CO, TAPS, CI]; writes (=) wt [CI, TAPS, CO]. CO is a multiple of 4.
+// Grid: ceil(CI * TAPS * CO4 / WG) groups, folded as (GRID_X, rest); one vec4 of wt per invocation.
+
+const CO: u32 = 16u; // spec
+const CI: u32 = 16u; // spec
+const TAPS: u32 = 9u; // spec: KH * KW
+const WG: u32 = 64u; // spec
+
+const CO4: u32 = CO / 4u;
+const LEN: u32 = CI * TAPS * CO4;
+const GRID_X: u32 = min((LEN + WG - 1u) / WG, 32768u);
+
+@group(0) @binding(0) var<storage, read> w: array<f32>; // [CO, TAPS, CI]
+@group(0) @binding(1) var<storage, read_write> wt: array<vec4<f32>>; // [CI, TAPS, CO4]
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let i = (group.y * GRID_X + group.x) * WG + local;
+    if (i >= LEN) {
+        return;
+    }
+    let at = i % CO4 * 4u * TAPS * CI + i / CO4 % TAPS * CI + i / CO4 / TAPS;
+    wt[i] = vec4<f32>(w[at], w[at + TAPS * CI], w[at + 2u * TAPS * CI], w[at + 3u * TAPS * CI]);
+}

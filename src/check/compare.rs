@@ -1,0 +1,41 @@
+//! The comparator every device trial rests on. Its canaries are in `tests/ops.rs`.
+
+use std::fmt;
+
+/// Where two tensors differ most.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mismatch {
+    /// Element.
+    pub index: usize,
+    /// Found.
+    pub got: f32,
+    /// Expected.
+    pub want: f64,
+    /// Error over tolerance.
+    pub ratio: f64,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "element {}: got {:e}, want {:e}, {:.1} times the tolerance", self.index, self.got, self.want, self.ratio)
+    }
+}
+
+/// Accepts only if every element is finite and within `slack * eps * (4 |want| + sqrt(terms) max|want|)`, the rounding of a sum of
+/// `terms` products in f32.
+pub fn close(got: &[f32], want: &[f64], terms: usize, slack: f64) -> Result<(), Mismatch> {
+    assert!(!want.is_empty() && got.len() == want.len(), "compare whole, non-empty outputs: {} and {} elements", got.len(), want.len());
+    let eps = f64::from(f32::EPSILON);
+    let largest = want.iter().fold(0.0f64, |m, x| if x.abs() > m { x.abs() } else { m });
+    let atol = eps * (terms.min(1 << 16) as f64).sqrt() * largest + f64::from(f32::MIN_POSITIVE);
+    let error = |i: usize| {
+        let (g, w) = (f64::from(got[i]), want[i]);
+        if g.is_finite() && w.is_finite() { (g - w).abs() / (slack * (atol + 4.0 * eps * w.abs())) } else { f64::INFINITY }
+    };
+    let worst = (0..want.len()).map(|i| (error(i), i)).max_by(|a, b| a.0.total_cmp(&b.0));
+    match worst {
+        // A NaN has become an infinity above, so this comparison sees none.
+        Some((ratio, index)) if ratio > 1.0 => Err(Mismatch { index, got: got[index], want: want[index], ratio }),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,141 @@
+//! Trials: one op, one case, one device against the f64 reference. `tests/ops.rs` runs them all, and `aavae check` runs them on a
+//! user's device.
+
+mod compare;
+
+pub use compare::{Mismatch, close};
+
+use crate::device::{Data, DeviceError, Host, PlanId, Session};
+use crate::ir::{Graph, Group};
+use crate::ops::{Case, Emit, Fill, Io, StepUniforms, Target, ValueId};
+use crate::plan::{Options, lower};
+use crate::rng::{Philox, Stream, fnv1a, uniform};
+use crate::tensor::TensorType;
+
+/// The per-step values of every trial.
+pub const STEP: StepUniforms =
+    StepUniforms { seed_lo: 1234, seed_hi: 0, step: 5, first_sample: 0, learning_rate: 0.01, bias1: 2.0, bias2: 3.0, reserved: 0.0 };
+
+/// An input of a trial.
+#[derive(Clone, Debug)]
+pub enum Contents {
+    /// Floats.
+    F(Vec<f32>),
+    /// Integers.
+    U(Vec<u32>),
+}
+
+/// Fills an input from the name of its trial: the same on every device and in every run.
+pub fn contents(trial: &str, input: usize, ty: TensorType, fill: Fill) -> Contents {
+    let rng = Philox::new(u64::from(fnv1a(trial)), Stream::Test);
+    let len = ty.shape.len();
+    let word = |i: usize| rng.words(input as u32, (i / 4) as u32, 0)[i % 4];
+    match fill {
+        Fill::Normal => Contents::F((0..len).map(|i| rng.normals(input as u32, (i / 4) as u32, 0)[i % 4] as f32).collect()),
+        Fill::Uniform(a, b) => Contents::F((0..len).map(|i| a + (b - a) * uniform(word(i))).collect()),
+        Fill::Constant(x) => Contents::F(vec![x; len]),
+        Fill::Alternate(a, b) => Contents::F((0..len).map(|i| if i % 2 == 0 { a } else { b }).collect()),
+        Fill::Ties => Contents::F((0..len).map(|i| (word(i) % 3) as f32).collect()),
+        Fill::Below(n) => Contents::U((0..len).map(|i| word(i) % n).collect()),
+        Fill::AugmentParams(h, w) => Contents::F(crate::ops::sample_augment_params(ty.shape.n, h, w, u64::from(fnv1a(trial)))),
+        Fill::Pixels => Contents::U((0..len).map(|i| word(i) & 0x00ff_ffff).collect()),
+    }
+}
+
+/// `op/case`.
+pub fn name(case: &Case) -> String {
+    format!("{}/{}", case.op.name(), case.name)
+}
+
+fn inputs(case: &Case) -> Vec<Contents> {
+    let name = name(case);
+    case.inputs.iter().enumerate().map(|(i, (ty, fill))| contents(&name, i, *ty, *fill)).collect()
+}
+
+/// The op alone in a graph: inputs updated in place are persistent, the others are uploaded.
+pub fn graph(case: &Case) -> Graph {
+    let mut g = Graph::default();
+    let in_place = case.op.in_place();
+    let input = |g: &mut Graph, i: usize, ty: TensorType| {
+        let name = format!("x{i}");
+        if in_place.iter().any(|p| p.0 == i) { g.state(&name, ty.shape, Group::Buffer) } else { g.input(&name, ty) }
+    };
+    let ids: Vec<ValueId> = case.inputs.iter().enumerate().map(|(i, (ty, _))| input(&mut g, i, *ty)).collect();
+    g.label("trial");
+    for (i, y) in g.emit(case.op.clone(), &ids).into_iter().enumerate() {
+        g.output(&format!("y{i}"), y);
+    }
+    g
+}
+
+fn feed(session: &mut dyn Session, id: PlanId, g: &Graph, data: &[Contents]) -> Result<(), DeviceError> {
+    for (i, data) in data.iter().enumerate() {
+        let name = format!("x{i}");
+        let input = session.plan(id).input(&name).map(|p| p.0);
+        match (input, data) {
+            (Some(p), Contents::F(x)) => session.upload(id, p, Data::F32(x))?,
+            (Some(p), Contents::U(x)) => session.upload(id, p, Data::U32(x))?,
+            (None, Contents::F(x)) => {
+                let range = g.layout.get(&name).unwrap_or_else(|| panic!("{name} is neither uploaded nor persistent")).range;
+                session.write_state(range.group, range.offset, x)?;
+            }
+            (None, Contents::U(_)) => unreachable!("no op updates integers in place"),
+        }
+    }
+    Ok(())
+}
+
+/// Outputs of the f64 reference.
+///
+/// # Errors
+/// None that the reference device can cause.
+pub fn expected(case: &Case) -> Result<Vec<Vec<f64>>, DeviceError> {
+    let g = graph(case);
+    let mut host = Host::<f64>::new();
+    host.allocate(&g.layout)?;
+    let id = host.load(lower("trial", &g, Options::default()))?;
+    feed(&mut host, id, &g, &inputs(case))?;
+    host.run(id, &STEP)?;
+    Ok((0..g.outputs.len()).map(|o| host.read_f64(id, o)).collect())
+}
+
+/// Runs a case twice on a fresh session, outputs poisoned first, and compares with the reference. The second run must give the
+/// same bits: an op writes (=), and is deterministic.
+///
+/// # Errors
+/// What differs, or what the device said.
+pub fn trial(case: &Case, session: &mut dyn Session, target: Target) -> Result<(), String> {
+    let device = |e: DeviceError| e.to_string();
+    let want = expected(case).map_err(device)?;
+    let g = graph(case);
+    session.allocate(&g.layout).map_err(device)?;
+    let id = session.load(lower("trial", &g, Options { target, alias: true })).map_err(device)?;
+    let data = inputs(case);
+    let terms = case.inputs.iter().map(|i| i.0.shape.len()).sum();
+    let mut first: Vec<Vec<f32>> = Vec::new();
+    for run in 0..2 {
+        if run == 0 {
+            session.poison(id).map_err(device)?;
+        }
+        feed(session, id, &g, &data).map_err(device)?;
+        session.run(id, &STEP).map_err(device)?;
+        let got = (0..want.len()).map(|o| session.read(id, o)).collect::<Result<Vec<_>, _>>().map_err(device)?;
+        for (o, (got, want)) in got.iter().zip(&want).enumerate() {
+            close(got, want, terms, case.slack).map_err(|e| format!("output {o}, run {run}: {e}"))?;
+        }
+        let same = run == 0 || first.iter().flatten().zip(got.iter().flatten()).all(|(a, b)| a.to_bits() == b.to_bits());
+        if !same {
+            return Err("the second run gave other bits: the op adds where it should write, or is not deterministic".into());
+        }
+        first = got;
+    }
+    Ok(())
+}
+
+/// Whether a case lowers to other dispatches for two targets.
+pub fn lowers_differently(case: &Case, a: Target, b: Target) -> bool {
+    let inputs: Vec<_> = case.inputs.iter().map(|i| i.0).collect();
+    let outputs = case.op.outputs(&inputs).unwrap_or_else(|e| panic!("{}: {e}", name(case)));
+    let io = Io { inputs, outputs };
+    case.op.lower(&io, &a) != case.op.lower(&io, &b)
+}

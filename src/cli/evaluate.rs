@@ -1,0 +1,240 @@
+//! `aavae probe`, `knn`, `embed`, `reconstruct`: a trained model on a data set.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::pretrain::probe_view;
+use super::{Failure, Outcome, print_json, print_text, usage};
+use crate::data::{Splits, View};
+use crate::device::{self, Choice};
+use crate::ops::StepUniforms;
+use crate::train::TrainError;
+use crate::train::checkpoint::{Checkpoint, NamedTensor, TensorData};
+use crate::train::config::{DataKind, RunConfig};
+use crate::train::evaluate::{Evaluator, knn_table};
+use crate::train::run::{Trained, model_config, open_data};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Split {
+    Train,
+    Val,
+    Test,
+}
+
+/// What every evaluation takes.
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// Run folder, or a checkpoint of one
+    #[arg(value_name = "RUN_OR_FILE")]
+    model: PathBuf,
+    /// Data set (default: the one it was trained on)
+    #[arg(long, value_enum)]
+    dataset: Option<DataKind>,
+    /// Folder of the data set
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Which images
+    #[arg(long, value_enum, default_value = "test")]
+    split: Split,
+    /// Use only the first N training images
+    #[arg(long, value_name = "N")]
+    limit_train: Option<usize>,
+    /// Images per step
+    #[arg(long)]
+    batch_size: Option<usize>,
+    /// Evaluate the randomly initialised network instead of the trained weights
+    #[arg(long)]
+    random_init: bool,
+    /// Seed of a random network, of the probe and of the views (default: the run's)
+    #[arg(long)]
+    seed: Option<u64>,
+    /// auto, cpu, wgpu or wgpu:NAME
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Print JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+struct Opened {
+    config: RunConfig,
+    choice: Choice,
+    splits: Splits,
+    evaluator: Evaluator,
+}
+
+impl Common {
+    fn open(&self) -> Result<Opened, Failure> {
+        let choice: Choice = self.device.parse().map_err(|e: device::DeviceError| Failure { usage: true, ..Failure::from(e) })?;
+        let trained = Trained::open(&self.model)?;
+        let mut config = trained.config.clone();
+        if let Some(dataset) = self.dataset {
+            config.dataset = dataset;
+        }
+        if self.data_dir.is_some() {
+            config.data_dir.clone_from(&self.data_dir);
+        }
+        if self.limit_train.is_some() {
+            config.limit_train = self.limit_train;
+        }
+        if let Some(batch) = self.batch_size {
+            config.batch_size = batch;
+        }
+        if let Some(seed) = self.seed {
+            config.seed = seed;
+        }
+        config.validate().map_err(|message| usage(message, None))?;
+        let splits = open_data(&config)?;
+        let (session, why) = device::open(&choice)?;
+        eprintln!(
+            "device: {} ({why}); weights: {}",
+            session.device(),
+            if self.random_init { "random".into() } else { trained.path.display().to_string() }
+        );
+        let evaluator = Evaluator::new(session, model_config(&config, &splits), (!self.random_init).then_some(&trained), config.seed)?;
+        Ok(Opened { config, choice, splits, evaluator })
+    }
+}
+
+impl Opened {
+    fn view(&self, split: Split) -> Result<View, Failure> {
+        let view = match split {
+            Split::Train => self.splits.train.clone(),
+            Split::Val => self.splits.val.clone(),
+            Split::Test => self.splits.test.clone(),
+        };
+        if view.is_empty() {
+            return Err(TrainError::config(
+                format!("the {split:?} split is empty").to_lowercase(),
+                Some("--split train and --split test always exist"),
+            )
+            .into());
+        }
+        Ok(view)
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ProbeArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Passes over the training images
+    #[arg(long, default_value_t = 90)]
+    epochs: usize,
+    /// Write the JSON to a file as well
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+pub(super) fn probe(args: &ProbeArgs) -> Outcome {
+    if args.epochs == 0 {
+        return Err(usage("--epochs is 0; it must be positive", None));
+    }
+    let mut o = args.common.open()?;
+    let view = o.view(args.common.split)?;
+    let test = o.evaluator.features(&view, |_| ())?;
+    let train = o.splits.train.clone();
+    let result = probe_view(&mut o.evaluator, &o.choice, &o.config, args.epochs, &train, &test)?;
+    let value = json!({
+        "accuracy": result.test, "train_accuracy": result.train, "epochs": args.epochs, "seed": o.config.seed,
+        "train_images": train.len(), "test_images": view.len(), "random_init": args.common.random_init,
+    });
+    report(&value, args.common.json, args.out.as_ref(), &format!("accuracy {:.4}", result.test))
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct KnnArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Write the JSON to a file as well
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+pub(super) fn knn(args: &KnnArgs) -> Outcome {
+    let mut o = args.common.open()?;
+    let view = o.view(args.common.split)?;
+    let train_view = o.splits.train.clone();
+    let train = o.evaluator.features(&train_view, |_| ())?;
+    let test = o.evaluator.features(&view, |_| ())?;
+    let table = knn_table(&train, &test, view.dataset.classes().len())?;
+    let rows: Vec<_> = table.iter().map(|(k, t, a)| json!({ "k": k, "temperature": t, "accuracy": a })).collect();
+    let text: Vec<_> = table.iter().map(|(k, t, a)| format!("k {k:3}  temperature {t:.2}  accuracy {a:.4}")).collect();
+    let value = json!({ "knn": rows, "train_images": train_view.len(), "test_images": view.len(), "random_init": args.common.random_init });
+    report(&value, args.common.json, args.out.as_ref(), &text.join("\n"))
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct EmbedArgs {
+    #[command(flatten)]
+    common: Common,
+    /// File to write
+    #[arg(long, value_name = "FILE", default_value = "features.safetensors")]
+    out: PathBuf,
+}
+
+pub(super) fn embed(args: &EmbedArgs) -> Outcome {
+    let mut o = args.common.open()?;
+    // File order, whatever order training used: of the whole training file unless a part was asked for.
+    let view = match (args.common.split, args.common.limit_train) {
+        (Split::Train, None) => View::full(o.splits.train.dataset.clone()),
+        (split, _) => {
+            let mut view = o.view(split)?;
+            let mut indices = view.indices.to_vec();
+            indices.sort_unstable();
+            view.indices = indices.into();
+            view
+        }
+    };
+    let features = o.evaluator.features(&view, |_| ())?;
+    let rows = features.labels.len();
+    let labels = features.labels.iter().map(|&l| i64::from(l)).collect();
+    let tensors = BTreeMap::from([
+        ("features".to_owned(), NamedTensor { shape: vec![rows, features.dim], data: TensorData::F32(features.data) }),
+        ("labels".to_owned(), NamedTensor { shape: vec![rows], data: TensorData::I64(labels) }),
+    ]);
+    Checkpoint { tensors, meta: BTreeMap::new() }.save(&args.out)?;
+    let value = json!({ "file": args.out, "images": rows, "features": features.dim });
+    report(&value, args.common.json, None, &format!("{rows} x {} features in {}", features.dim, args.out.display()))
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ReconstructArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Images
+    #[arg(long, default_value_t = 16)]
+    count: usize,
+    /// PNG to write
+    #[arg(long, value_name = "FILE", default_value = "reconstruction.png")]
+    out: PathBuf,
+}
+
+pub(super) fn reconstruct(args: &ReconstructArgs) -> Outcome {
+    if args.count == 0 {
+        return Err(usage("--count is 0; it must be positive", None));
+    }
+    let mut o = args.common.open()?;
+    let view = o.view(args.common.split)?;
+    let step =
+        StepUniforms { seed_lo: o.config.seed as u32, seed_hi: (o.config.seed >> 32) as u32, step: 1 << 31, ..StepUniforms::default() };
+    let png = o.evaluator.reconstruct(&view, args.count, &step)?;
+    std::fs::write(&args.out, &png.bytes).map_err(TrainError::io("write", &args.out))?;
+    let value = json!({ "file": args.out, "images": args.count.min(view.len()), "width": png.width, "height": png.height });
+    report(&value, args.common.json, None, &format!("{} ({}x{})", args.out.display(), png.width, png.height))
+}
+
+fn report(value: &serde_json::Value, as_json: bool, out: Option<&PathBuf>, text: &str) -> Outcome {
+    if let Some(path) = out {
+        std::fs::write(path, format!("{value}\n")).map_err(TrainError::io("write", path))?;
+    }
+    if as_json {
+        print_json(value)
+    } else {
+        print_text(text)
+    }
+    Ok(ExitCode::SUCCESS)
+}

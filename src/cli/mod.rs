@@ -1,0 +1,112 @@
+//! The command line: what was typed (clap) becomes a validated configuration; data goes to stdout, everything for people to stderr.
+//! Exit codes: 0 ok, 1 failed, 2 usage, 130 interrupted (a checkpoint is saved).
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the layer that talks")]
+
+mod evaluate;
+mod inspect;
+mod pretrain;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::train::TrainError;
+
+/// Train augmentation-augmented variational autoencoders on any GPU, or none.
+#[derive(Debug, Parser)]
+#[command(name = "aavae", version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "parsed once")]
+enum Command {
+    /// Pretrain an encoder, then probe it
+    Pretrain(pretrain::Args),
+    /// Train a linear classifier on the frozen encoder
+    Probe(evaluate::ProbeArgs),
+    /// Classify by nearest neighbours of the features
+    Knn(evaluate::KnnArgs),
+    /// Write features and labels to a safetensors file
+    Embed(evaluate::EmbedArgs),
+    /// Draw originals, views and reconstructions
+    Reconstruct(evaluate::ReconstructArgs),
+    /// List adapters, limits, features, and what `auto` takes
+    Devices(inspect::DevicesArgs),
+    /// Print the plan of a training step: kernels, shapes, FLOPs, bytes, memory
+    Plan(inspect::PlanArgs),
+    /// Run every kernel of this build on a device against the reference
+    Check(inspect::CheckArgs),
+    /// Time kernels and training steps
+    Bench(inspect::BenchArgs),
+}
+
+/// Parses the process's arguments and runs the command.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version are data; a usage error is exit code 2.
+            let code = if e.use_stderr() { 2 } else { 0 };
+            return if e.print().is_ok() { ExitCode::from(code) } else { ExitCode::FAILURE };
+        }
+    };
+    let result = match cli.command {
+        Command::Pretrain(args) => pretrain::run(args),
+        Command::Probe(args) => evaluate::probe(&args),
+        Command::Knn(args) => evaluate::knn(&args),
+        Command::Embed(args) => evaluate::embed(&args),
+        Command::Reconstruct(args) => evaluate::reconstruct(&args),
+        Command::Devices(args) => inspect::devices(&args),
+        Command::Plan(args) => inspect::plan(&args),
+        Command::Check(args) => inspect::check(&args),
+        Command::Bench(args) => inspect::bench(&args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(Failure { error, usage }) => {
+            eprintln!("error: {error}");
+            if let Some(hint) = error.hint() {
+                eprintln!("\nhint: {hint}");
+            }
+            ExitCode::from(if usage { 2 } else { 1 })
+        }
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+struct Failure {
+    error: TrainError,
+    /// The flags contradict each other: exit code 2.
+    usage: bool,
+}
+
+impl<E: Into<TrainError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), usage: false }
+    }
+}
+
+type Outcome = Result<ExitCode, Failure>;
+
+fn usage(message: impl Into<String>, hint: Option<&str>) -> Failure {
+    Failure { error: TrainError::config(message, hint), usage: true }
+}
+
+/// Prints one line of JSON on stdout. A closed pipe is not an error.
+fn print_json(value: &serde_json::Value) {
+    use std::io::Write;
+    // Whoever closed the pipe has read enough.
+    writeln!(std::io::stdout(), "{value}").ok();
+}
+
+/// Prints text on stdout. A closed pipe is not an error.
+fn print_text(text: &str) {
+    use std::io::Write;
+    // Whoever closed the pipe has read enough.
+    writeln!(std::io::stdout(), "{text}").ok();
+}

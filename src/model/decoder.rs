@@ -1,0 +1,80 @@
+//! Mirrored ResNet decoder: `[N, 1, 1, latent]` to `[N, H, W, 4]` images. Biases, no BatchNorm.
+//!
+//! The shortcut of a block is `upsample -> 1x1` in the authors' network. A 1x1 convolution commutes with nearest upsampling
+//! (each output pixel is the same function of the same input pixel), so here it runs before: up to 4 times fewer products.
+
+use super::{Depth, NetConfig, Stem};
+use crate::nn::{Builder, Conv, Init, padded};
+use crate::ops::{Emit, ValueId};
+use crate::tensor::Shape;
+
+/// Side of the map that the second linear layer forms.
+const SEED: usize = 4;
+
+fn conv(inputs: usize, outputs: usize, kernel: usize) -> Conv {
+    Conv { inputs, outputs, kernel, stride: 1, pad: kernel / 2, bias: true, init: Init::pytorch_uniform(inputs * kernel * kernel) }
+}
+
+/// Reconstruction of a batch of latents.
+pub fn decoder(b: &mut Builder, config: &NetConfig, z: ValueId) -> ValueId {
+    let expansion = config.decoder.expansion();
+    let h = config.width * 8 * expansion;
+    let x = b.linear("decoder.linear_projection1", z, h, true);
+    let x = b.relu("decoder.linear_projection1", x);
+    let x = b.linear_image("decoder.linear_projection2", x, h / (SEED * SEED), SEED);
+    let x = b.relu("decoder.linear_projection2", x);
+    let n = b.graph.ty(x).shape.n;
+    let x = b.reshape("decoder.view", x, Shape::new(n, SEED, SEED, h / (SEED * SEED)));
+    let x = b.conv("decoder.conv1", x, conv(h / (SEED * SEED), h, 1));
+    let mut x = b.relu("decoder.conv1", x);
+
+    let first = if config.stem == Stem::Cifar { config.image / 8 } else { config.image / 16 };
+    let mut channels = h;
+    for (stage, blocks) in config.decoder.decoder_blocks().into_iter().enumerate() {
+        let planes = (config.width * 4) >> stage;
+        for block in 0..blocks {
+            let side = if block > 0 { None } else { Some(first << stage) };
+            let name = format!("decoder.layer{}.{block}", stage + 1);
+            x = residual(b, &name, x, config.decoder, channels, planes, side);
+            channels = planes * expansion;
+        }
+    }
+    let x = b.conv("decoder.conv2", x, conv(channels, config.width, 3));
+    let x = b.relu("decoder.conv2", x);
+    let x = b.upsample("decoder.upsample", x, config.image);
+    debug_assert_eq!(b.graph.ty(x).shape.h, config.image, "the decoder ends at the size of the images");
+    b.conv("decoder.final_conv", x, Conv { outputs: 3, ..conv(padded(config.width), 3, 3) })
+}
+
+fn residual(b: &mut Builder, name: &str, x: ValueId, depth: Depth, inputs: usize, planes: usize, side: Option<usize>) -> ValueId {
+    let outputs = planes * depth.expansion();
+    let up = |b: &mut Builder, part: &str, x: ValueId| match side {
+        Some(side) => b.upsample(&format!("{name}.{part}"), x, side),
+        None => x,
+    };
+    let y = match depth {
+        Depth::Resnet18 | Depth::Resnet34 => {
+            let y = up(b, "upsample", x);
+            let y = b.conv(&format!("{name}.conv1"), y, conv(inputs, planes, 3));
+            let y = b.relu(&format!("{name}.conv1"), y);
+            b.conv(&format!("{name}.conv2"), y, conv(planes, planes, 3))
+        }
+        Depth::Resnet50 => {
+            let y = b.conv(&format!("{name}.conv1"), x, conv(inputs, planes, 1));
+            let y = b.relu(&format!("{name}.conv1"), y);
+            let y = up(b, "upsample", y);
+            let y = b.conv(&format!("{name}.conv2"), y, conv(planes, planes, 3));
+            let y = b.relu(&format!("{name}.conv2"), y);
+            b.conv(&format!("{name}.conv3"), y, conv(planes, outputs, 1))
+        }
+    };
+    let shortcut = if side.is_some() || inputs != outputs {
+        // Named by its place after the upsampling module, 1, or alone, 0.
+        let s = b.conv(&format!("{name}.upsample.{}", usize::from(side.is_some())), x, conv(inputs, outputs, 1));
+        up(b, "shortcut", s)
+    } else {
+        x
+    };
+    let y = b.add(name, y, shortcut);
+    b.relu(name, y)
+}

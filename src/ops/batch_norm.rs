@@ -1,0 +1,424 @@
+//! Batch normalisation. With `mean` and `var` over the `R = N*H*W` rows of a channel and `rstd = 1/sqrt(var + eps)`,
+//!
+//! ```text
+//! xhat = (x - mean) * rstd        y = gamma * xhat + beta  [+ add]  [max(., 0)]
+//! running_mean' = (1 - momentum) * running_mean + momentum * mean
+//! running_var'  = (1 - momentum) * running_var  + momentum * var * R / (R - 1)
+//! dbeta = sum dy      dgamma = sum dy * xhat      dx = gamma * rstd * (dy - dbeta / R - xhat * dgamma / R)
+//! ```
+//!
+//! Moments stay accurate when `|mean| >> std`. Of a chunk of `n` rows, with the first as shift `k`, `s = sum (x - k)` and
+//! `q = sum (x - k)^2` give `mean = k + s/n` and `M2 = sum (x - mean)^2 = q - s^2/n`. Because `k` is one of the rows, `q <= n*M2`, so
+//! the subtraction loses a factor `n` at worst, and `n` is small. Chunks are merged by Chan's formula, which has the same shape with
+//! means in place of rows: `M2 = sum M2_j + sum n_j (mean_j - mean)^2`.
+
+use super::sum_rows::{FAN_IN, chunk_rows, shrink, task_rows};
+use super::{
+    Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, ReluGrad, Run, ShapeError, Target, ValueId, activation, arity, same,
+};
+use crate::tensor::{Shape, TensorType};
+use Fill::{Constant, Normal, Uniform};
+use rayon::prelude::*;
+
+/// Rows that an invocation of the elementwise kernels handles.
+const STRIP: usize = 4;
+
+/// Checks `x`, the vectors from input `first` to `last`, and whether the others have the type of `x`.
+fn check(op: &'static str, inputs: &[TensorType], count: usize, x: usize, vectors: std::ops::Range<usize>) -> Result<(), ShapeError> {
+    arity(op, inputs, count)?;
+    activation(op, "x", inputs[x])?;
+    let vector = TensorType::f32(Shape::vector(inputs[x].shape.c));
+    for (i, &ty) in inputs.iter().enumerate() {
+        same(op, &format!("input {i}"), if vectors.contains(&i) { vector } else { inputs[x] }, ty)?;
+    }
+    Ok(())
+}
+
+fn elementwise(file: &'static str, x: Shape, target: &Target) -> (Kernel, [u32; 3]) {
+    let kernel = Kernel::new(file).set("ROWS", x.pixels()).set("C4", x.c / 4).set("STRIP", STRIP);
+    (kernel, target.grid_1d(x.pixels().div_ceil(STRIP) * (x.c / 4)))
+}
+
+/// `y = (x - mean) * rstd * gamma + beta [+ add] [relu]` of all rows, for the references.
+fn apply_naive<T: Real>(run: &mut Run<'_, T>, c: usize, mean: f64, rstd: f64, add: bool, relu: bool) {
+    let (x, s) = (run.inputs[0].f(), run.in_shape(0));
+    let (gamma, beta) = (run.inputs[1].f()[c].get(), run.inputs[2].f()[c].get());
+    for i in (c..s.len()).step_by(s.c) {
+        let mut y = (x[i].get() - mean) * rstd * gamma + beta;
+        if add {
+            y += run.inputs[5].f()[i].get();
+        }
+        run.outputs[0][i] = T::of(if relu { y.max(0.0) } else { y });
+    }
+}
+
+/// The same, fast.
+fn apply_native(run: &mut Run<'_, f32>, mean: &[f32], rstd: &[f32], add: bool, relu: bool) {
+    let (x, c) = (run.inputs[0].f(), run.in_shape(0).c);
+    let (gamma, beta) = (run.inputs[1].f(), run.inputs[2].f());
+    let scale: Vec<f32> = gamma.iter().zip(rstd).map(|(g, r)| g * r).collect();
+    let add = add.then(|| run.inputs[5].f());
+    let task = task_rows(c) * c;
+    run.outputs[0].par_chunks_mut(task).zip(x.par_chunks(task)).enumerate().for_each(|(t, (y, x))| {
+        for (r, (y, x)) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)).enumerate() {
+            for ((((y, x), mean), scale), beta) in y.iter_mut().zip(x).zip(mean).zip(&scale).zip(beta) {
+                *y = (x - mean) * scale + beta;
+            }
+            if let Some(add) = add {
+                y.iter_mut().zip(&add[t * task + r * c..]).for_each(|(y, add)| *y += add);
+            }
+            if relu {
+                y.iter_mut().for_each(|y| *y = y.max(0.0));
+            }
+        }
+    });
+}
+
+/// Bindings of `batch_norm_apply.wgsl`.
+fn apply_bindings(mean: Binding, spread: Binding, add: bool) -> Vec<Binding> {
+    let mut bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Input(2), mean, spread, Binding::Output(0)];
+    bindings.extend(add.then_some(Binding::Input(5)));
+    bindings
+}
+
+/// Training: inputs `x, gamma, beta, running_mean, running_var [, add]`, outputs `y, mean, rstd, running_mean', running_var'`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchNorm {
+    /// Added to the variance.
+    pub eps: f32,
+    /// Weight of the batch in the running statistics.
+    pub momentum: f32,
+    /// Adds a sixth input to the result (a residual connection).
+    pub add: bool,
+    /// Ends with a ReLU.
+    pub relu: bool,
+}
+
+impl OpDef for BatchNorm {
+    const NAME: &'static str = "batch_norm";
+    fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        check(Self::NAME, inputs, 5 + usize::from(self.add), 0, 1..5)?;
+        let x = inputs[0].shape;
+        if x.pixels() == 1 {
+            return Err(ShapeError::new(Self::NAME, format!("x is {x}: one value per channel has no variance to train with")));
+        }
+        let vector = TensorType::f32(Shape::vector(x.c));
+        Ok(vec![inputs[0], vector, vector, vector, vector])
+    }
+    fn in_place(&self) -> &'static [(usize, usize)] {
+        &[(3, 3), (4, 4)]
+    }
+    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
+        let (x, s) = (run.inputs[0].f(), run.in_shape(0));
+        let rows = s.pixels() as f64;
+        let momentum = f64::from(self.momentum);
+        for c in 0..s.c {
+            let column = || (c..s.len()).step_by(s.c).map(|i| x[i].get());
+            let mean = column().sum::<f64>() / rows;
+            let var = column().map(|x| (x - mean).powi(2)).sum::<f64>() / rows;
+            let rstd = 1.0 / (var + f64::from(self.eps)).sqrt();
+            apply_naive(run, c, mean, rstd, self.add, self.relu);
+            run.outputs[1][c] = T::of(mean);
+            run.outputs[2][c] = T::of(rstd);
+            run.outputs[3][c] = T::of((1.0 - momentum) * run.outputs[3][c].get() + momentum * mean);
+            run.outputs[4][c] = T::of((1.0 - momentum) * run.outputs[4][c].get() + momentum * var * rows / (rows - 1.0));
+        }
+    }
+    fn native(&self, run: &mut Run<'_, f32>) {
+        let (x, s) = (run.inputs[0].f(), run.in_shape(0));
+        // (rows, s, q) of each task; the shift is its first row.
+        let parts: Vec<_> = x
+            .par_chunks(task_rows(s.c) * s.c)
+            .map(|x| {
+                let (mut sum, mut squares) = (vec![0.0_f32; s.c], vec![0.0_f32; s.c]);
+                let shift = &x[..s.c];
+                for row in x.chunks_exact(s.c) {
+                    for (((x, shift), sum), squares) in row.iter().zip(shift).zip(&mut sum).zip(&mut squares) {
+                        let d = x - shift;
+                        *sum += d;
+                        *squares += d * d;
+                    }
+                }
+                (shift, x.len() / s.c, sum, squares)
+            })
+            .collect();
+        let rows = s.pixels() as f64;
+        let momentum = f64::from(self.momentum);
+        let (mut means, mut rstds) = (vec![0.0; s.c], vec![0.0; s.c]);
+        for c in 0..s.c {
+            let (mut n, mut mean, mut m2) = (0.0, 0.0, 0.0);
+            for (shift, count, sum, squares) in &parts {
+                let (k, sum, squares) = (*count as f64, f64::from(sum[c]), f64::from(squares[c]));
+                let apart = f64::from(shift[c]) + sum / k - mean;
+                m2 += squares - sum * sum / k + apart * apart * n * k / (n + k);
+                n += k;
+                mean += apart * k / n;
+            }
+            let m2 = m2.max(0.0);
+            means[c] = mean as f32;
+            rstds[c] = (1.0 / (m2 / rows + f64::from(self.eps)).sqrt()) as f32;
+            run.outputs[3][c] = ((1.0 - momentum) * f64::from(run.outputs[3][c]) + momentum * mean) as f32;
+            run.outputs[4][c] = ((1.0 - momentum) * f64::from(run.outputs[4][c]) + momentum * m2 / (rows - 1.0)) as f32;
+        }
+        apply_native(run, &means, &rstds, self.add, self.relu);
+        run.outputs[1].copy_from_slice(&means);
+        run.outputs[2].copy_from_slice(&rstds);
+    }
+    fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
+        assert!(node.dy[1..].iter().all(Option::is_none), "the statistics of batch_norm have no gradient");
+        let mut dx = vec![None; node.x.len()];
+        let Some(dy) = node.dy[0] else { return dx };
+        // With `add`, the masked gradient is needed on its own: it is the gradient of that input.
+        let dy = if self.add && self.relu { g.emit1(ReluGrad.into(), &[dy, node.y[0]]) } else { dy };
+        if self.add {
+            dx[5] = Some(dy).filter(|_| node.wants[5]);
+        }
+        if node.wants[..3].contains(&true) {
+            let relu = self.relu && !self.add;
+            let mut inputs = vec![dy, node.x[0], node.x[1], node.y[1], node.y[2]];
+            inputs.extend(relu.then_some(node.y[0]));
+            let grads = g.emit(BatchNormGrad { relu }.into(), &inputs);
+            for (i, grad) in grads.into_iter().enumerate() {
+                dx[i] = Some(grad).filter(|_| node.wants[i]);
+            }
+        }
+        dx
+    }
+    fn differentiable(&self) -> &'static [usize] {
+        if self.add { &[0, 1, 2, 5] } else { &[0, 1, 2] }
+    }
+    fn lower(&self, io: &Io, target: &Target) -> Lowering {
+        let x = io.inputs[0].shape;
+        let (rows, c4) = (x.pixels(), x.c / 4);
+        let mut l = Lowering::default();
+        let mut span = chunk_rows(rows);
+        let mut count = rows.div_ceil(span);
+        let mut parts = l.scratch(count * 2 * x.c);
+        let kernel = Kernel::new("batch_norm_moments").set("ROWS", rows).set("C4", c4).set("CHUNK", span);
+        l.push(kernel, target.grid_1d(count * c4), &[Binding::Input(0), parts]);
+        let merge = |span: usize, fan_in: usize| {
+            let kernel = Kernel::new("batch_norm_merge").set("ROWS", rows).set("C4", c4).set("SPAN", span).set("FAN_IN", fan_in);
+            kernel.set("EPS", self.eps).set("MOMENTUM", self.momentum)
+        };
+        while count > FAN_IN {
+            let fan_in = chunk_rows(count);
+            let left = count.div_ceil(fan_in);
+            let merged = l.scratch(left * 2 * x.c);
+            l.push(merge(span, fan_in).set("FINAL", false), target.grid_1d(left * c4), &[parts, merged]);
+            (span, count, parts) = (span * fan_in, left, merged);
+        }
+        let bindings = [parts, Binding::Output(1), Binding::Output(2), Binding::Output(3), Binding::Output(4)];
+        l.push(merge(span, count).set("FINAL", true), target.grid_1d(c4), &bindings);
+        let (kernel, grid) = elementwise("batch_norm_apply", x, target);
+        let kernel = kernel.set("ADD", self.add).set("RELU", self.relu).set("EVAL", false);
+        l.push(kernel, grid, &apply_bindings(Binding::Output(1), Binding::Output(2), self.add));
+        l
+    }
+    fn cases() -> Vec<Case> {
+        let case = |name: &str, x: Shape, fill: Fill, add: bool, relu: bool| {
+            let op = Self { eps: 1e-5, momentum: 0.1, add, relu };
+            let v = Shape::vector(x.c);
+            let positive = Uniform(0.5, 1.5);
+            let inputs = [(x, fill), (v, positive), (v, Normal), (v, Normal), (v, positive), (x, Normal)];
+            Case::new(name, op, &inputs[..5 + usize::from(add)])
+        };
+        let odd = Shape::new(3, 5, 7, 4);
+        vec![
+            case("n3h5w7c4", odd, Normal, false, false),
+            case("n3h5w7c4 relu", odd, Normal, false, true),
+            case("n3h5w7c4 add", odd, Normal, true, false),
+            case("n3h5w7c4 add relu", odd, Normal, true, true),
+            case("rows2c36 add relu", Shape::rows(2, 36), Normal, true, true).forward_only(),
+            case("rows31c2048 relu", Shape::rows(31, 2048), Normal, false, true),
+            case("h11w11c36", Shape::new(2, 11, 11, 36), Normal, false, false),
+            case("rows4097c8", Shape::new(1, 17, 241, 8), Normal, false, false),
+            case("rows262144c4", Shape::new(64, 64, 64, 4), Normal, false, false),
+            case("variance 0", odd, Constant(0.1), false, false),
+            case("mean 1000, std 1", Shape::new(5, 11, 11, 8), Uniform(998.268, 1001.732), false, false),
+        ]
+    }
+}
+
+/// Evaluation: inputs `x, gamma, beta, running_mean, running_var [, add]`, output `y` from the running statistics.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchNormEval {
+    /// Added to the variance.
+    pub eps: f32,
+    /// Adds a sixth input to the result (a residual connection).
+    pub add: bool,
+    /// Ends with a ReLU.
+    pub relu: bool,
+}
+
+impl OpDef for BatchNormEval {
+    const NAME: &'static str = "batch_norm_eval";
+    fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        check(Self::NAME, inputs, 5 + usize::from(self.add), 0, 1..5)?;
+        Ok(vec![inputs[0]])
+    }
+    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
+        for c in 0..run.in_shape(0).c {
+            let (mean, var) = (run.inputs[3].f()[c].get(), run.inputs[4].f()[c].get());
+            apply_naive(run, c, mean, 1.0 / (var + f64::from(self.eps)).sqrt(), self.add, self.relu);
+        }
+    }
+    fn native(&self, run: &mut Run<'_, f32>) {
+        let rstd: Vec<f32> = run.inputs[4].f().iter().map(|var| 1.0 / (var + self.eps).sqrt()).collect();
+        apply_native(run, run.inputs[3].f(), &rstd, self.add, self.relu);
+    }
+    fn lower(&self, io: &Io, target: &Target) -> Lowering {
+        let (kernel, grid) = elementwise("batch_norm_apply", io.inputs[0].shape, target);
+        let kernel = kernel.set("ADD", self.add).set("RELU", self.relu).set("EVAL", true).set("EPS", self.eps);
+        Lowering::one(kernel, grid, &apply_bindings(Binding::Input(3), Binding::Input(4), self.add))
+    }
+    fn cases() -> Vec<Case> {
+        let case = |name: &str, x: Shape, var: Fill, add: bool, relu: bool| {
+            let v = Shape::vector(x.c);
+            let inputs = [(x, Normal), (v, Normal), (v, Normal), (v, Normal), (v, var), (x, Normal)];
+            Case::new(name, Self { eps: 1e-5, add, relu }, &inputs[..5 + usize::from(add)])
+        };
+        let positive = Uniform(0.1, 2.0);
+        vec![
+            case("n3h11w7c4", Shape::new(3, 11, 7, 4), positive, false, false),
+            case("n3h11w7c36 add relu", Shape::new(3, 11, 7, 36), positive, true, true),
+            case("rows1c36 add", Shape::rows(1, 36), positive, true, false),
+            case("rows1c4 relu, variance 0", Shape::rows(1, 4), Constant(0.0), false, true),
+        ]
+    }
+}
+
+/// Gradient of [`BatchNorm`] through the statistics: inputs `dy, x, gamma, mean, rstd [, y]`, outputs `dx, dgamma, dbeta`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchNormGrad {
+    /// The sixth input is `y`; `dy` counts as 0 where `y <= 0`.
+    pub relu: bool,
+}
+
+impl OpDef for BatchNormGrad {
+    const NAME: &'static str = "batch_norm_grad";
+    fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        check(Self::NAME, inputs, 5 + usize::from(self.relu), 1, 2..5)?;
+        Ok(vec![inputs[1], inputs[2], inputs[2]])
+    }
+    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
+        let (dy, x, s) = (run.inputs[0].f(), run.inputs[1].f(), run.in_shape(1));
+        let rows = s.pixels() as f64;
+        for c in 0..s.c {
+            let [gamma, mean, rstd] = [2, 3, 4].map(|i| run.inputs[i].f()[c].get());
+            let column = || (c..s.len()).step_by(s.c);
+            let xhat = |i: usize| (x[i].get() - mean) * rstd;
+            let dy = |i: usize| if self.relu && run.inputs[5].f()[i].get() <= 0.0 { 0.0 } else { dy[i].get() };
+            let dbeta: f64 = column().map(dy).sum();
+            let dgamma: f64 = column().map(|i| dy(i) * xhat(i)).sum();
+            for i in column() {
+                run.outputs[0][i] = T::of(gamma * rstd * (dy(i) - dbeta / rows - xhat(i) * dgamma / rows));
+            }
+            run.outputs[1][c] = T::of(dgamma);
+            run.outputs[2][c] = T::of(dbeta);
+        }
+    }
+    fn native(&self, run: &mut Run<'_, f32>) {
+        let (dy, x, s) = (run.inputs[0].f(), run.inputs[1].f(), run.in_shape(1));
+        let [gamma, mean, rstd] = [2, 3, 4].map(|i| run.inputs[i].f());
+        let c = s.c;
+        let task = task_rows(c) * c;
+        // Without a mask, dy stands in for y, and nothing is <= NaN.
+        let (y, floor) = if self.relu { (run.inputs[5].f(), 0.0) } else { (dy, f32::NAN) };
+        // (sum dy, sum dy * (x - mean)) of each task.
+        let parts: Vec<_> = dy
+            .par_chunks(task)
+            .zip(x.par_chunks(task))
+            .zip(y.par_chunks(task))
+            .map(|((dy, x), y)| {
+                let (mut plain, mut moment) = (vec![0.0_f32; c], vec![0.0_f32; c]);
+                for ((dy, x), y) in dy.chunks_exact(c).zip(x.chunks_exact(c)).zip(y.chunks_exact(c)) {
+                    let lanes = dy.iter().zip(x).zip(y).zip(mean).zip(&mut plain).zip(&mut moment);
+                    for (((((dy, x), y), mean), plain), moment) in lanes {
+                        let dy = if *y <= floor { 0.0 } else { *dy };
+                        *plain += dy;
+                        *moment += dy * (x - mean);
+                    }
+                }
+                (plain, moment)
+            })
+            .collect();
+        // dx = scale * (dy - level - (x - mean) * slope).
+        let [mut scale, mut level, mut slope] = [(); 3].map(|()| vec![0.0_f32; c]);
+        let rows = s.pixels() as f64;
+        for c in 0..c {
+            let dbeta: f64 = parts.iter().map(|p| f64::from(p.0[c])).sum();
+            let dgamma = f64::from(rstd[c]) * parts.iter().map(|p| f64::from(p.1[c])).sum::<f64>();
+            scale[c] = gamma[c] * rstd[c];
+            level[c] = (dbeta / rows) as f32;
+            slope[c] = (dgamma / rows) as f32 * rstd[c];
+            run.outputs[1][c] = dgamma as f32;
+            run.outputs[2][c] = dbeta as f32;
+        }
+        run.outputs[0].par_chunks_mut(task).zip(dy.par_chunks(task)).zip(x.par_chunks(task)).zip(y.par_chunks(task)).for_each(
+            |(((dx, dy), x), y)| {
+                for (((dx, dy), x), y) in dx.chunks_exact_mut(c).zip(dy.chunks_exact(c)).zip(x.chunks_exact(c)).zip(y.chunks_exact(c)) {
+                    let lanes = dx.iter_mut().zip(dy).zip(x).zip(y).zip(mean).zip(&scale).zip(&level).zip(&slope);
+                    for (((((((dx, dy), x), y), mean), scale), level), slope) in lanes {
+                        let dy = if *y <= floor { 0.0 } else { *dy };
+                        *dx = scale * (dy - level - (x - mean) * slope);
+                    }
+                }
+            },
+        );
+    }
+    fn lower(&self, io: &Io, target: &Target) -> Lowering {
+        let x = io.inputs[1].shape;
+        let (rows, c4) = (x.pixels(), x.c / 4);
+        let mut l = Lowering::default();
+        let chunk = chunk_rows(rows);
+        let count = rows.div_ceil(chunk);
+        let parts = l.scratch(count * 2 * x.c);
+        let mask = self.relu.then_some(Binding::Input(5));
+        let kernel = Kernel::new("batch_norm_grad_sums").set("ROWS", rows).set("C4", c4).set("CHUNK", chunk).set("RELU", self.relu);
+        let mut bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Input(3), parts];
+        bindings.extend(mask);
+        l.push(kernel, target.grid_1d(count * c4), &bindings);
+        let (parts, count) = shrink(&mut l, target, parts, count, 2 * x.c);
+        let factors = l.scratch(3 * x.c);
+        let kernel = Kernel::new("batch_norm_grad_factors").set("ROWS", rows).set("C4", c4).set("PARTS", count);
+        let bindings = [parts, Binding::Input(2), Binding::Input(4), Binding::Output(1), Binding::Output(2), factors];
+        l.push(kernel, target.grid_1d(c4), &bindings);
+        let (kernel, grid) = elementwise("batch_norm_grad", x, target);
+        let mut bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Input(3), factors, Binding::Output(0)];
+        bindings.extend(mask);
+        l.push(kernel.set("RELU", self.relu), grid, &bindings);
+        l
+    }
+    fn cases() -> Vec<Case> {
+        let case = |name: &str, x: Shape, relu: bool| {
+            let v = Shape::vector(x.c);
+            let inputs = [(x, Normal), (x, Normal), (v, Normal), (v, Normal), (v, Uniform(0.5, 1.5)), (x, Normal)];
+            Case::new(name, Self { relu }, &inputs[..5 + usize::from(relu)])
+        };
+        vec![
+            case("n3h11w7c4", Shape::new(3, 11, 7, 4), false),
+            case("n3h11w7c36 relu", Shape::new(3, 11, 7, 36), true),
+            case("rows1c4", Shape::rows(1, 4), false),
+            case("rows31c2048 relu", Shape::rows(31, 2048), true),
+            case("rows4097c8", Shape::new(1, 17, 241, 8), false),
+            case("rows262144c4 relu", Shape::new(64, 64, 64, 4), true),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_one_value_per_channel_and_channels_that_are_no_vec4() {
+        let op = BatchNorm { eps: 1e-5, momentum: 0.1, add: false, relu: false };
+        let inputs = |x: Shape| {
+            let v = TensorType::f32(Shape::vector(x.c));
+            [TensorType::f32(x), v, v, v, v]
+        };
+        assert!(op.outputs(&inputs(Shape::rows(1, 4))).unwrap_err().message.contains("one value per channel"));
+        assert!(op.outputs(&inputs(Shape::rows(3, 6))).unwrap_err().message.contains("multiple of 4"));
+        assert_eq!(op.outputs(&inputs(Shape::rows(2, 4))).unwrap().len(), 5);
+    }
+}

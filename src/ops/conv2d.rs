@@ -1,0 +1,394 @@
+//! Convolution, and the linear layer as the 1x1 convolution of a 1x1 image. NHWC, no dilation, no groups.
+//!
+//! ```text
+//! conv2d:              y[n,oy,ox,o]  = sum_{kh,kw,c} x[n, oy*s+kh-p, ox*s+kw-p, c] * w[o,kh,kw,c]
+//! conv2d_input_grad:   dx[n,iy,ix,c] = sum_{kh,kw,o} dy[n,(iy+p-kh)/s,(ix+p-kw)/s,o] * w[o,kh,kw,c]   where the division is exact
+//! conv2d_weight_grad:  dw[o,kh,kw,c] = sum_{n,oy,ox} dy[n,oy,ox,o] * x[n, oy*s+kh-p, ox*s+kw-p, c]
+//! ```
+//!
+//! The first two take an [`Epilogue`] (`ir::fuse` moves bias, residual addition, ReLU and the ReLU mask of the backward pass there):
+//! `v = sum; v += bias[o]; v += add; v = max(v, 0); v = 0 where mask <= 0`.
+//!
+//! One GEMM family carries all three (`shaders/conv_nt_*`, `conv_tn_*`): the input gradient is the forward kernel on transposed
+//! weights, the weight gradient sums over pixels in `SPLIT` chunks that are then added in order.
+
+use super::conv2d_native::{Geometry, Tail, forward, input_gradient, weight_gradient};
+use super::{Case, Emit, Fill, Forward, Io, Lowering, OpDef, Real, Run, ShapeError, SumRows, Target, ValueId, arity, same};
+use crate::tensor::{Shape, TensorType};
+
+/// What happens to a finished sum; each present part is one more input, in this order after the operands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Epilogue {
+    /// Adds `bias [1,1,1,Cout]`.
+    pub bias: bool,
+    /// Adds a tensor of the output's type.
+    pub add: bool,
+    /// Takes the maximum with 0.
+    pub relu: bool,
+    /// Zeroes the result where a tensor of the output's type is not positive.
+    pub mask: bool,
+}
+
+impl Epilogue {
+    /// Number of inputs it takes.
+    pub fn inputs(&self) -> usize {
+        usize::from(self.bias) + usize::from(self.add) + usize::from(self.mask)
+    }
+    /// Positions of bias, add and mask among the op's inputs (operands come first).
+    pub(super) fn positions(&self) -> [Option<usize>; 3] {
+        let mut next = 2;
+        [self.bias, self.add, self.mask].map(|present| {
+            present.then(|| {
+                next += 1;
+                next - 1
+            })
+        })
+    }
+    fn check(&self, op: &'static str, inputs: &[TensorType], y: TensorType) -> Result<(), ShapeError> {
+        let [bias, add, mask] = self.positions();
+        bias.map_or(Ok(()), |i| same(op, "the bias", TensorType::f32(Shape::vector(y.shape.c)), inputs[i]))?;
+        add.map_or(Ok(()), |i| same(op, "the residual", y, inputs[i]))?;
+        mask.map_or(Ok(()), |i| same(op, "the mask", y, inputs[i]))
+    }
+    fn apply<T: Real>(&self, run: &Run<'_, T>, sum: f64, at: usize, channel: usize) -> f64 {
+        let [bias, add, mask] = self.positions();
+        let mut v = sum;
+        v += bias.map_or(0.0, |i| run.inputs[i].f()[channel].get());
+        v += add.map_or(0.0, |i| run.inputs[i].f()[at].get());
+        if self.relu {
+            v = v.max(0.0);
+        }
+        if mask.is_some_and(|i| run.inputs[i].f()[at].get() <= 0.0) { 0.0 } else { v }
+    }
+    fn tail<'a>(&self, run: &Run<'a, f32>) -> Tail<'a> {
+        let [bias, add, mask] = self.positions().map(|p| p.map(|i| run.inputs[i].f()));
+        Tail { bias, add, relu: self.relu, mask }
+    }
+}
+
+/// `y = conv(x, w)`; inputs x, w, then the epilogue's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conv2d {
+    /// Step between windows.
+    pub stride: usize,
+    /// Zero border on each side.
+    pub pad: usize,
+    /// Fused tail.
+    pub epilogue: Epilogue,
+}
+
+/// `dx` of a convolution; inputs dy, w, then the epilogue's (bias excluded).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conv2dInputGrad {
+    /// Step between windows.
+    pub stride: usize,
+    /// Zero border on each side.
+    pub pad: usize,
+    /// Height of dx.
+    pub h: usize,
+    /// Width of dx.
+    pub w: usize,
+    /// Fused tail.
+    pub epilogue: Epilogue,
+}
+
+/// `dw` of a convolution; inputs x, dy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conv2dWeightGrad {
+    /// Step between windows.
+    pub stride: usize,
+    /// Zero border on each side.
+    pub pad: usize,
+    /// Side of the kernel.
+    pub kernel: usize,
+}
+
+/// Extent of a convolution's output.
+pub(super) fn out_extent(size: usize, kernel: usize, stride: usize, pad: usize) -> Option<usize> {
+    (size + 2 * pad).checked_sub(kernel).map(|room| room / stride + 1)
+}
+
+fn geometry(x: Shape, w: Shape, y: Shape, stride: usize, pad: usize) -> Geometry {
+    Geometry { n: x.n, ih: x.h, iw: x.w, c: x.c, oh: y.h, ow: y.w, oc: y.c, k: w.h, stride, pad }
+}
+
+fn flops(x: Shape, y: Shape, kernel: usize) -> u64 {
+    2 * (y.len() * kernel * kernel) as u64 * x.c as u64
+}
+
+fn channels(op: &'static str, c: usize) -> Result<(), ShapeError> {
+    if c.is_multiple_of(4) { Ok(()) } else { Err(ShapeError::new(op, format!("{c} channels; activations have a multiple of 4"))) }
+}
+
+impl Conv2d {
+    /// A plain convolution.
+    pub fn new(stride: usize, pad: usize) -> Self {
+        Self { stride, pad, epilogue: Epilogue::default() }
+    }
+    fn geometry<T>(&self, run: &Run<'_, T>) -> Geometry {
+        geometry(run.in_shape(0), run.in_shape(1), run.out_shape(0), self.stride, self.pad)
+    }
+}
+
+/// Input coordinate of a window's tap, if it is inside the image.
+fn tap(o: usize, k: usize, stride: usize, pad: usize, size: usize) -> Option<usize> {
+    (o * stride + k).checked_sub(pad).filter(|&i| i < size)
+}
+
+impl OpDef for Conv2d {
+    const NAME: &'static str = "conv2d";
+    fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        arity(Self::NAME, inputs, 2 + self.epilogue.inputs())?;
+        let (x, w) = (inputs[0].shape, inputs[1].shape);
+        channels(Self::NAME, x.c)?;
+        channels(Self::NAME, w.n)?;
+        if x.c != w.c || w.h != w.w {
+            return Err(ShapeError::new(Self::NAME, format!("weight {w} does not fit the input {x}")));
+        }
+        let extents = (out_extent(x.h, w.h, self.stride, self.pad), out_extent(x.w, w.w, self.stride, self.pad));
+        let (Some(h), Some(wide)) = extents else {
+            return Err(ShapeError::new(Self::NAME, format!("a {}x{} kernel exceeds the input {x} with padding {}", w.h, w.w, self.pad)));
+        };
+        let y = TensorType::f32(Shape::new(x.n, h, wide, w.n));
+        self.epilogue.check(Self::NAME, inputs, y)?;
+        Ok(vec![y])
+    }
+    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
+        let (xs, ws, ys) = (run.in_shape(0), run.in_shape(1), run.out_shape(0));
+        let (x, w) = (run.inputs[0].f(), run.inputs[1].f());
+        for n in 0..ys.n {
+            for oy in 0..ys.h {
+                for ox in 0..ys.w {
+                    for o in 0..ys.c {
+                        let mut sum = 0.0;
+                        for kh in 0..ws.h {
+                            for kw in 0..ws.w {
+                                let (Some(iy), Some(ix)) = (tap(oy, kh, self.stride, self.pad, xs.h), tap(ox, kw, self.stride, self.pad, xs.w)) else { continue };
+                                for c in 0..xs.c {
+                                    sum += x[xs.at(n, iy, ix, c)].get() * w[ws.at(o, kh, kw, c)].get();
+                                }
+                            }
+                        }
+                        let at = ys.at(n, oy, ox, o);
+                        run.outputs[0][at] = T::of(self.epilogue.apply(run, sum, at, o));
+                    }
+                }
+            }
+        }
+    }
+    fn native(&self, run: &mut Run<'_, f32>) {
+        let (g, tail) = (self.geometry(run), self.epilogue.tail(run));
+        forward(&g, run.inputs[0].f(), run.inputs[1].f(), tail, run.outputs[0]);
+    }
+    /// # Panics
+    /// On a fused tail other than a bias: fusion comes after differentiation.
+    fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
+        let Self { stride, pad, epilogue } = *self;
+        assert!(!epilogue.add && !epilogue.relu && !epilogue.mask, "differentiate before fusing");
+        let Some(dy) = node.dy[0] else { return vec![None; node.x.len()] };
+        let (x, w) = (g.ty(node.x[0]).shape, g.ty(node.x[1]).shape);
+        let dx = Conv2dInputGrad { stride, pad, h: x.h, w: x.w, epilogue: Epilogue::default() };
+        // The weight gradient first: then the input gradient is last and its consumers can be fused into it.
+        let dw = node.wants[1].then(|| g.emit1(Conv2dWeightGrad { stride, pad, kernel: w.h }.into(), &[node.x[0], dy]));
+        let db = (epilogue.bias && node.wants[2]).then(|| g.emit1(SumRows.into(), &[dy]));
+        let dx = node.wants[0].then(|| g.emit1(dx.into(), &[dy, node.x[1]]));
+        if epilogue.bias { vec![dx, dw, db] } else { vec![dx, dw] }
+    }
+    fn differentiable(&self) -> &'static [usize] {
+        match self.epilogue {
+            Epilogue { add: false, relu: false, mask: false, bias } => {
+                if bias {
+                    &[0, 1, 2]
+                } else {
+                    &[0, 1]
+                }
+            }
+            _ => &[],
+        }
+    }
+    fn lower(&self, io: &Io, target: &Target) -> Lowering {
+        let (x, w, y) = (io.inputs[0].shape, io.inputs[1].shape, io.outputs[0].shape);
+        super::conv2d_lower::forward(&geometry(x, w, y, self.stride, self.pad), &self.epilogue, target)
+    }
+    fn flops(&self, io: &Io) -> u64 {
+        flops(io.inputs[0].shape, io.outputs[0].shape, io.inputs[1].shape.h)
+    }
+    fn cases() -> Vec<Case> {
+        let mut cases = Vec::new();
+        for (name, x, w, stride, pad) in shapes() {
+            cases.push(Case::new(name, Self::new(stride, pad), &[(x, Fill::Normal), (w, Fill::Normal)]));
+        }
+        let (x, w, y) = (Shape::new(2, 5, 7, 8), Shape::new(12, 3, 3, 8), Shape::new(2, 5, 7, 12));
+        let bias = (Shape::vector(12), Fill::Normal);
+        for bits in 1..16 {
+            let epilogue = Epilogue { bias: bits & 1 > 0, add: bits & 2 > 0, relu: bits & 4 > 0, mask: bits & 8 > 0 };
+            let mut inputs = vec![(x, Fill::Normal), (w, Fill::Normal)];
+            inputs.extend(epilogue.bias.then_some(bias));
+            inputs.extend(epilogue.add.then_some((y, Fill::Normal)));
+            inputs.extend(epilogue.mask.then_some((y, Fill::Normal)));
+            let name = [(epilogue.bias, "bias"), (epilogue.add, "add"), (epilogue.relu, "relu"), (epilogue.mask, "mask")];
+            let name: Vec<_> = name.iter().filter(|n| n.0).map(|n| n.1).collect();
+            cases.push(Case::new(format!("epilogue {}", name.join("+")), Self { stride: 1, pad: 1, epilogue }, &inputs));
+        }
+        cases
+    }
+}
+
+/// Shapes that hurt: prime sizes, a size smaller than the kernel, odd and even sizes under stride 2, channels that fill no vector,
+/// fewer and more rows than any tile, linear layers.
+fn shapes() -> Vec<(&'static str, Shape, Shape, usize, usize)> {
+    let s = Shape::new;
+    vec![
+        ("n2h5w7c4 k3s1p1 o8", s(2, 5, 7, 4), s(8, 3, 3, 4), 1, 1),
+        ("n1h1w1c4 k1s1p0 o4", s(1, 1, 1, 4), s(4, 1, 1, 4), 1, 0),
+        ("n3h11w11c8 k3s2p1 o12", s(3, 11, 11, 8), s(12, 3, 3, 8), 2, 1),
+        ("n2h8w6c12 k3s2p1 o4", s(2, 8, 6, 12), s(4, 3, 3, 12), 2, 1),
+        ("n2h7w5c8 k1s2p0 o16", s(2, 7, 5, 8), s(16, 1, 1, 8), 2, 0),
+        ("n1h2w2c16 k3s1p1 o36", s(1, 2, 2, 16), s(36, 3, 3, 16), 1, 1),
+        ("n1h13w9c4 k7s2p3 o20", s(1, 13, 9, 4), s(20, 7, 7, 4), 2, 3),
+        ("n1h5w5c4 k7s1p3 o8", s(1, 5, 5, 4), s(8, 7, 7, 4), 1, 3),
+        ("n2h8w8c64 k3s1p1 o40", s(2, 8, 8, 64), s(40, 3, 3, 64), 1, 1),
+        ("n5h16w16c16 k3s1p1 o16", s(5, 16, 16, 16), s(16, 3, 3, 16), 1, 1),
+        ("n3h9w9c36 k1s1p0 o20", s(3, 9, 9, 36), s(20, 1, 1, 36), 1, 0),
+        ("linear n1 c8 o12", s(1, 1, 1, 8), s(12, 1, 1, 8), 1, 0),
+        ("linear n67 c36 o132", s(67, 1, 1, 36), s(132, 1, 1, 36), 1, 0),
+        ("linear n300 c128 o64", s(300, 1, 1, 128), s(64, 1, 1, 128), 1, 0),
+    ]
+}
+
+impl OpDef for Conv2dInputGrad {
+    const NAME: &'static str = "conv2d_input_grad";
+    fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        arity(Self::NAME, inputs, 2 + self.epilogue.inputs())?;
+        let (dy, w) = (inputs[0].shape, inputs[1].shape);
+        let want = (out_extent(self.h, w.h, self.stride, self.pad), out_extent(self.w, w.w, self.stride, self.pad));
+        if dy.c != w.n || want != (Some(dy.h), Some(dy.w)) {
+            return Err(ShapeError::new(Self::NAME, format!("dy {dy} is not the output of weight {w} on a {}x{} input", self.h, self.w)));
+        }
+        let dx = TensorType::f32(Shape::new(dy.n, self.h, self.w, w.c));
+        self.epilogue.check(Self::NAME, inputs, dx)?;
+        Ok(vec![dx])
+    }
+    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
+        let (ys, ws, xs) = (run.in_shape(0), run.in_shape(1), run.out_shape(0));
+        let (dy, w) = (run.inputs[0].f(), run.inputs[1].f());
+        // Scatter: the transpose of the forward loops, written independently of the gather that kernels use.
+        let mut dx = vec![0.0; xs.len()];
+        for n in 0..ys.n {
+            for oy in 0..ys.h {
+                for ox in 0..ys.w {
+                    for kh in 0..ws.h {
+                        for kw in 0..ws.w {
+                            let (Some(iy), Some(ix)) = (tap(oy, kh, self.stride, self.pad, xs.h), tap(ox, kw, self.stride, self.pad, xs.w)) else { continue };
+                            for o in 0..ys.c {
+                                for c in 0..xs.c {
+                                    dx[xs.at(n, iy, ix, c)] += dy[ys.at(n, oy, ox, o)].get() * w[ws.at(o, kh, kw, c)].get();
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        for (at, sum) in dx.into_iter().enumerate() {
+            run.outputs[0][at] = T::of(self.epilogue.apply(run, sum, at, at % xs.c));
+        }
+    }
+    fn native(&self, run: &mut Run<'_, f32>) {
+        let g = geometry(run.out_shape(0), run.in_shape(1), run.in_shape(0), self.stride, self.pad);
+        let tail = self.epilogue.tail(run);
+        input_gradient(&g, run.inputs[0].f(), run.inputs[1].f(), tail, run.outputs[0]);
+    }
+    fn lower(&self, io: &Io, target: &Target) -> Lowering {
+        let (dy, w, dx) = (io.inputs[0].shape, io.inputs[1].shape, io.outputs[0].shape);
+        super::conv2d_lower::input_gradient(&geometry(dx, w, dy, self.stride, self.pad), &self.epilogue, target)
+    }
+    fn flops(&self, io: &Io) -> u64 {
+        flops(io.outputs[0].shape, io.inputs[0].shape, io.inputs[1].shape.h)
+    }
+    fn cases() -> Vec<Case> {
+        let mut cases = Vec::new();
+        for (name, x, w, stride, pad) in shapes() {
+            let y = forward_shape(x, w, stride, pad);
+            cases.push(Case::new(name, grad(x, stride, pad, Epilogue::default()), &[(y, Fill::Normal), (w, Fill::Normal)]));
+        }
+        let (x, w) = (Shape::new(2, 6, 7, 12), Shape::new(8, 3, 3, 12));
+        for stride in [1, 2] {
+            let y = forward_shape(x, w, stride, 1);
+            let epilogue = Epilogue { add: true, mask: true, ..Epilogue::default() };
+            let inputs = [(y, Fill::Normal), (w, Fill::Normal), (x, Fill::Normal), (x, Fill::Normal)];
+            cases.push(Case::new(format!("epilogue add+mask s{stride}"), grad(x, stride, 1, epilogue), &inputs));
+        }
+        let epilogue = Epilogue { add: true, ..Epilogue::default() };
+        let (w, y) = (Shape::new(8, 1, 1, 12), Shape::new(2, 3, 4, 8));
+        cases.push(Case::new("epilogue add k1s2", grad(x, 2, 0, epilogue), &[(y, Fill::Normal), (w, Fill::Normal), (x, Fill::Normal)]));
+        cases
+    }
+}
+
+fn forward_shape(x: Shape, w: Shape, stride: usize, pad: usize) -> Shape {
+    let extent = |size, kernel| out_extent(size, kernel, stride, pad).unwrap_or_else(|| panic!("case {x} * {w}"));
+    Shape::new(x.n, extent(x.h, w.h), extent(x.w, w.w), w.n)
+}
+
+fn grad(x: Shape, stride: usize, pad: usize, epilogue: Epilogue) -> Conv2dInputGrad {
+    Conv2dInputGrad { stride, pad, h: x.h, w: x.w, epilogue }
+}
+
+impl OpDef for Conv2dWeightGrad {
+    const NAME: &'static str = "conv2d_weight_grad";
+    fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        arity(Self::NAME, inputs, 2)?;
+        let (x, dy) = (inputs[0].shape, inputs[1].shape);
+        let extent = |size| out_extent(size, self.kernel, self.stride, self.pad);
+        if x.n != dy.n || (extent(x.h), extent(x.w)) != (Some(dy.h), Some(dy.w)) {
+            return Err(ShapeError::new(Self::NAME, format!("dy {dy} is not the output of a {0}x{0} kernel on {x}", self.kernel)));
+        }
+        Ok(vec![TensorType::f32(Shape::new(dy.c, self.kernel, self.kernel, x.c))])
+    }
+    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
+        let (xs, ys, ws) = (run.in_shape(0), run.in_shape(1), run.out_shape(0));
+        let (x, dy) = (run.inputs[0].f(), run.inputs[1].f());
+        for o in 0..ws.n {
+            for kh in 0..ws.h {
+                for kw in 0..ws.w {
+                    let mut sums = vec![0.0; ws.c];
+                    for n in 0..ys.n {
+                        for oy in 0..ys.h {
+                            for ox in 0..ys.w {
+                                let (Some(iy), Some(ix)) = (tap(oy, kh, self.stride, self.pad, xs.h), tap(ox, kw, self.stride, self.pad, xs.w)) else { continue };
+                                let d = dy[ys.at(n, oy, ox, o)].get();
+                                for (c, sum) in sums.iter_mut().enumerate() {
+                                    *sum += d * x[xs.at(n, iy, ix, c)].get();
+                                }
+                            }
+                        }
+                    }
+                    for (c, sum) in sums.into_iter().enumerate() {
+                        run.outputs[0][ws.at(o, kh, kw, c)] = T::of(sum);
+                    }
+                }
+            }
+        }
+    }
+    fn native(&self, run: &mut Run<'_, f32>) {
+        let g = geometry(run.in_shape(0), run.out_shape(0), run.in_shape(1), self.stride, self.pad);
+        weight_gradient(&g, run.inputs[0].f(), run.inputs[1].f(), run.outputs[0]);
+    }
+    fn lower(&self, io: &Io, target: &Target) -> Lowering {
+        let (x, dy, dw) = (io.inputs[0].shape, io.inputs[1].shape, io.outputs[0].shape);
+        super::conv2d_lower::weight_gradient(&geometry(x, dw, dy, self.stride, self.pad), target)
+    }
+    fn flops(&self, io: &Io) -> u64 {
+        flops(io.inputs[0].shape, io.inputs[1].shape, self.kernel)
+    }
+    fn cases() -> Vec<Case> {
+        shapes()
+            .into_iter()
+            .map(|(name, x, w, stride, pad)| {
+                let y = forward_shape(x, w, stride, pad);
+                Case::new(name, Self { stride, pad, kernel: w.h }, &[(x, Fill::Normal), (y, Fill::Normal)])
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,197 @@
+//! Convolutions on WGSL: one GEMM family, two variants.
+//!
+//! * `conv_nt_{tile,broadcast}`: `y[m, n] = sum_k a[m, k] * w[n, k]`, the forward pass and, on transposed weights, the input gradient.
+//! * `conv_tn_{tile,broadcast}`: `dw = sum over pixels of dy^T x`, split over pixels into `SPLIT` partial sums that
+//!   `conv_tn_reduce` adds in order.
+//!
+//! A 1x1 convolution of stride 1 (and a linear layer) is one matrix: one image of one row of pixels.
+//! Tile sizes are chosen here, from shapes alone; `shaders/README.md` has the measurements behind the choices.
+
+use super::conv2d::Epilogue;
+use super::conv2d_native::Geometry;
+use super::{Binding, Gemm, Kernel, Lowering, Target, WORKGROUP};
+
+/// Workgroups a weight gradient is split into at least on a CPU adapter (tens of cores find work).
+const GROUPS: usize = 32;
+/// Most workgroups along y; the rest folds into z.
+const FOLD: usize = 32_768;
+
+impl Geometry {
+    fn as_matrix(self) -> Self {
+        if self.k == 1 && self.stride == 1 && self.pad == 0 {
+            let pixels = self.n * self.ih * self.iw;
+            Self { n: 1, ih: 1, iw: pixels, oh: 1, ow: pixels, ..self }
+        } else {
+            self
+        }
+    }
+}
+
+fn dimension(x: usize) -> u32 {
+    u32::try_from(x).unwrap_or_else(|_| panic!("a grid of {x} workgroups"))
+}
+
+/// Operand and result of a forward-type product.
+struct Nt {
+    n: usize,
+    h: usize,
+    w: usize,
+    c: usize,
+    oh: usize,
+    ow: usize,
+    oc: usize,
+    /// Parity classes per axis.
+    classes: usize,
+}
+
+/// Epilogue bindings 3, 4, 5; those behind the last present one are left out.
+fn tail(epilogue: &Epilogue) -> Vec<Binding> {
+    let mut bindings: Vec<_> = epilogue.positions().iter().map(|p| p.map_or(Binding::Skip, Binding::Input)).collect();
+    while bindings.last() == Some(&Binding::Skip) {
+        bindings.pop();
+    }
+    bindings
+}
+
+fn nt(l: &mut Lowering, g: &Geometry, nt: &Nt, transposed: bool, epilogue: &Epilogue, target: &Target, weights: Binding) {
+    let constants = |file: &'static str| {
+        Kernel::new(file)
+            .set("N", nt.n)
+            .set("IH", nt.h)
+            .set("IW", nt.w)
+            .set("C", nt.c)
+            .set("OH", nt.oh)
+            .set("OW", nt.ow)
+            .set("OC", nt.oc)
+            .set("KH", g.k)
+            .set("KW", g.k)
+            .set("STRIDE", g.stride)
+            .set("PAD", g.pad)
+            .set("TRANSPOSED", transposed)
+            .set("BIAS", epilogue.bias)
+            .set("ADD", epilogue.add)
+            .set("RELU", epilogue.relu)
+            .set("MASK", epilogue.mask)
+    };
+    let (kernel, columns, tiles, layers) = match target.gemm {
+        Gemm::Broadcast { subgroup } => {
+            let sg = subgroup as usize;
+            let (cols, rows, strip) = broadcast_tile(nt, g.k, sg);
+            let kernel = constants("conv_nt_bcast").set("SG", subgroup).set("COLS", cols).set("TR", rows).set("QW", strip);
+            let tiles = nt.ow.div_ceil(strip * nt.classes) * (nt.n * nt.oh.div_ceil(nt.classes)).div_ceil(rows);
+            (kernel, nt.oc.div_ceil(sg * cols), tiles, nt.classes)
+        }
+        Gemm::Tile => {
+            let (bm, bn, rm, rn) = match nt.oc {
+                0..=4 => (128usize, 4usize, 2usize, 2usize),
+                5..=16 => (128, 16, 4, 4),
+                17..=32 => (128, 32, 8, 4),
+                _ => (64, 64, 8, 4),
+            };
+            let kernel = constants("conv_nt_tile").set("BM", bm).set("BN", bn).set("BK", 16usize).set("RM", rm).set("RN", rn);
+            let pixels: usize = nt.n * nt.oh.div_ceil(nt.classes) * nt.ow.div_ceil(nt.classes);
+            (kernel, nt.oc.div_ceil(bn), pixels.div_ceil(bm), nt.classes * nt.classes)
+        }
+    };
+    let y = tiles.min(FOLD);
+    let grid = [columns, y, tiles.div_ceil(y) * layers].map(dimension);
+    let mut bindings = vec![Binding::Input(0), weights, Binding::Output(0)];
+    bindings.extend(tail(epilogue));
+    l.push(kernel, grid, &bindings);
+}
+
+/// Columns per lane, rows and strip width (in pixels of one parity) of a subgroup's tile. 64 accumulators a lane for a 3x3 kernel
+/// (more spill), 128 where one tap leaves registers free.
+fn broadcast_tile(nt: &Nt, kernel: usize, subgroup: usize) -> (usize, usize, usize) {
+    let accumulators = (192 * nt.classes / kernel).clamp(8, 128);
+    let columns = if accumulators >= 128 { 4 } else { 2 }.min(nt.oc.div_ceil(subgroup));
+    let pixels = (accumulators / columns / nt.classes).max(1);
+    let width = nt.ow.div_ceil(nt.classes);
+    let strip = width.div_ceil(width.div_ceil(pixels));
+    (columns, (pixels / strip).clamp(1, nt.n * nt.oh.div_ceil(nt.classes)), strip)
+}
+
+pub(super) fn forward(g: &Geometry, epilogue: &Epilogue, target: &Target) -> Lowering {
+    let g = g.as_matrix();
+    let mut l = Lowering::default();
+    let shape = Nt { n: g.n, h: g.ih, w: g.iw, c: g.c, oh: g.oh, ow: g.ow, oc: g.oc, classes: 1 };
+    nt(&mut l, &g, &shape, false, epilogue, target, Binding::Input(1));
+    l
+}
+
+pub(super) fn input_gradient(g: &Geometry, epilogue: &Epilogue, target: &Target) -> Lowering {
+    let matrix = g.as_matrix();
+    let transposed = matrix.n == g.n && matrix.iw == g.iw && matrix.ih == g.ih && !(g.k == 1 && g.stride == 1 && g.pad == 0);
+    let g = matrix;
+    let mut l = Lowering::default();
+    let weights = l.scratch(g.oc * g.k * g.k * g.c);
+    let kernel = Kernel::new("weight_transpose").set("CO", g.oc).set("CI", g.c).set("TAPS", g.k * g.k);
+    let groups = (g.oc * g.k * g.k * g.c / 4).div_ceil(WORKGROUP as usize);
+    let x = groups.min(FOLD);
+    l.push(kernel, [dimension(x), dimension(groups.div_ceil(x)), 1], &[Binding::Input(1), weights]);
+    let classes = if transposed { g.stride } else { 1 };
+    let shape = Nt { n: g.n, h: g.oh, w: g.ow, c: g.oc, oh: g.ih, ow: g.iw, oc: g.c, classes };
+    nt(&mut l, &g, &shape, transposed, epilogue, target, weights);
+    l
+}
+
+pub(super) fn weight_gradient(g: &Geometry, target: &Target) -> Lowering {
+    let g = g.as_matrix();
+    let constants = |file: &'static str| {
+        Kernel::new(file)
+            .set("N", g.n)
+            .set("IH", g.ih)
+            .set("IW", g.iw)
+            .set("C", g.c)
+            .set("OH", g.oh)
+            .set("OW", g.ow)
+            .set("OC", g.oc)
+            .set("KH", g.k)
+            .set("KW", g.k)
+            .set("STRIDE", g.stride)
+            .set("PAD", g.pad)
+    };
+    let (kernel, grid, split) = match target.gemm {
+        Gemm::Broadcast { subgroup } => {
+            let sg = subgroup as usize;
+            let lanes = (g.c / 4).next_power_of_two().min(sg);
+            let pixels = sg / lanes;
+            // Rows of output channels: as many as registers hold for this kernel width without padding more than a quarter.
+            let most = if g.c >= 32 || g.stride > 1 { 32 } else { 16 };
+            let fits = |r: &usize| *r <= most && r * g.k <= 96 && g.oc.div_ceil(*r) * r * 4 <= g.oc * 5;
+            let rows = [32, 16, 8].into_iter().find(fits).unwrap_or(4);
+            let width = g.ow.div_ceil(pixels);
+            let strip = width.div_ceil(width.div_ceil((192 / (rows * g.k)).clamp(1, 4)));
+            let strips = g.n * g.oh * g.ow.div_ceil(strip * pixels);
+            let columns = g.oc.div_ceil(rows) * (g.c / 4).div_ceil(lanes);
+            let split = GROUPS.div_ceil(columns * g.k).min(strips.div_ceil(4)).clamp(1, 65_535);
+            let kernel = constants("conv_tn_bcast").set("SG", subgroup).set("LP", lanes).set("ROWS", rows).set("NI", strip);
+            (kernel, [columns, g.k, split], split)
+        }
+        Gemm::Tile => {
+            let (bm, bn, rm, rn) = match g.oc {
+                0..=4 => (4usize, 128usize, 4usize, 4usize),
+                5..=16 => (16, 128, 4, 4),
+                17..=32 => (32, 128, 8, 4),
+                _ => (64, 64, 8, 4),
+            };
+            let columns = (g.k * g.k * g.c).div_ceil(bn);
+            let tiles = g.oc.div_ceil(bm) * columns;
+            // Enough workgroups for a large GPU, each with at least four tiles of pixels.
+            let split = 512usize.div_ceil(tiles).min((g.n * g.oh * g.ow).div_ceil(16 * 4)).clamp(1, 256);
+            let kernel = constants("conv_tn_tile").set("BM", bm).set("BN", bn).set("BK", 16usize).set("RM", rm).set("RN", rn);
+            (kernel, [columns, g.oc.div_ceil(bm), split], split)
+        }
+    };
+    let len = g.oc * g.k * g.k * g.c;
+    let mut l = Lowering::default();
+    let partial = if split == 1 { Binding::Output(0) } else { l.scratch(split * len) };
+    l.push(kernel.set("SPLIT", split), grid.map(dimension), &[Binding::Input(0), Binding::Input(1), partial]);
+    if split > 1 {
+        let groups = (len / 4).div_ceil(WORKGROUP as usize);
+        let x = groups.min(FOLD);
+        let kernel = Kernel::new("conv_tn_reduce").set("LEN", len).set("SPLIT", split);
+        l.push(kernel, [dimension(x), dimension(groups.div_ceil(x)), 1], &[partial, Binding::Output(0)]);
+    }
+    l
+}

@@ -1,0 +1,196 @@
+//! Updates of the flat parameter buffer `p` from its gradient, as PyTorch's. With `g = grad + weight_decay * p` and step `t = 1, 2, …`:
+//!
+//! ```text
+//! adam:  m = beta1 m + (1 - beta1) g           v = beta2 v + (1 - beta2) g^2
+//!        p = p - lr * (m bias1) / (sqrt(v bias2) + eps)             bias1 = 1 / (1 - beta1^t), bias2 = 1 / (1 - beta2^t)
+//! sgd:   b = momentum b + g                    p = p - lr * (g + momentum b)       (Nesterov; else p - lr * b)
+//! ```
+//!
+//! `b` starts at 0, so the first step has `b = g`. `lr`, `bias1` and `bias2` are per-step values. `guard` is the loss: where it is not
+//! finite nothing is written, so a step that overflowed leaves the last good weights.
+
+use rayon::prelude::*;
+
+use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, arity, same};
+use crate::tensor::{Shape, TensorType};
+use Fill::{Constant, Normal, Uniform};
+
+/// Elements that one task of the native version updates.
+const CHUNK: usize = 1 << 16;
+
+/// Checks (p, grad, moments…, guard) and returns the types of p and the moments.
+fn flat(op: &'static str, inputs: &[TensorType], moments: usize) -> Result<Vec<TensorType>, ShapeError> {
+    arity(op, inputs, moments + 3)?;
+    let (p, guard) = (inputs[0], inputs[moments + 2]);
+    same(op, "the parameter", TensorType::f32(Shape::vector(p.shape.len())), p)?;
+    same(op, "the gradient", p, inputs[1])?;
+    for &moment in &inputs[2..moments + 2] {
+        same(op, "a moment", p, moment)?;
+    }
+    same(op, "the guard", TensorType::f32(Shape::SCALAR), guard)?;
+    Ok(vec![p; moments + 1])
+}
+
+/// Adam of (param, grad, m, v, guard), updating param, m and v.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adam {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// L2 penalty, added to the gradient.
+    pub weight_decay: f64,
+}
+
+impl OpDef for Adam {
+    const NAME: &'static str = "adam";
+    fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        flat(Self::NAME, inputs, 2)
+    }
+    fn in_place(&self) -> &'static [(usize, usize)] {
+        &[(0, 0), (2, 1), (3, 2)]
+    }
+    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
+        let (grad, guard) = (run.inputs[1].f(), run.inputs[4].f()[0].get());
+        let [lr, bias1, bias2] = [run.step.learning_rate, run.step.bias1, run.step.bias2].map(f64::from);
+        let [p, m, v] = &mut run.outputs[..] else { unreachable!("three outputs") };
+        if !guard.is_finite() {
+            return;
+        }
+        for i in 0..grad.len() {
+            let g = grad[i].get() + self.weight_decay * p[i].get();
+            let first = self.beta1 * m[i].get() + (1.0 - self.beta1) * g;
+            let second = self.beta2 * v[i].get() + (1.0 - self.beta2) * g * g;
+            p[i] = T::of(p[i].get() - lr * (first * bias1) / ((second * bias2).sqrt() + self.eps));
+            m[i] = T::of(first);
+            v[i] = T::of(second);
+        }
+    }
+    fn native(&self, run: &mut Run<'_, f32>) {
+        let (grad, guard) = (run.inputs[1].f(), run.inputs[4].f()[0]);
+        let (lr, bias1, bias2) = (run.step.learning_rate, run.step.bias1, run.step.bias2);
+        let [beta1, beta2, eps, decay] = [self.beta1, self.beta2, self.eps, self.weight_decay].map(|x| x as f32);
+        let [rest1, rest2] = [self.beta1, self.beta2].map(|beta| (1.0 - beta) as f32);
+        let [p, m, v] = &mut run.outputs[..] else { unreachable!("three outputs") };
+        if !guard.is_finite() {
+            return;
+        }
+        let chunks = p.par_chunks_mut(CHUNK).zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK)).zip(grad.par_chunks(CHUNK));
+        chunks.for_each(|(((p, m), v), grad)| {
+            for (((p, m), v), grad) in p.iter_mut().zip(m).zip(v).zip(grad) {
+                let g = grad + decay * *p;
+                *m = beta1 * *m + rest1 * g;
+                *v = beta2 * *v + rest2 * g * g;
+                *p -= lr * (*m * bias1) / ((*v * bias2).sqrt() + eps);
+            }
+        });
+    }
+    fn lower(&self, io: &Io, target: &Target) -> Lowering {
+        let vec4s = io.inputs[0].shape.len().div_ceil(4);
+        let kernel = Kernel::new("adam")
+            .set("LEN4", vec4s)
+            .set("BETA1", self.beta1 as f32)
+            .set("BETA1_REST", (1.0 - self.beta1) as f32)
+            .set("BETA2", self.beta2 as f32)
+            .set("BETA2_REST", (1.0 - self.beta2) as f32)
+            .set("EPS", self.eps as f32)
+            .set("DECAY", self.weight_decay as f32);
+        let [p, m, v] = [0, 1, 2].map(Binding::Output);
+        Lowering::one(kernel, target.grid_1d(vec4s), &[p, Binding::Input(1), m, v, Binding::Input(4), Binding::Step])
+    }
+    fn cases() -> Vec<Case> {
+        let adam = |weight_decay: f64| Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay };
+        let inputs = |len: usize, grad: Fill, m: Fill, v: Fill, guard: f32| {
+            let p = Shape::vector(len);
+            [(p, Normal), (p, grad), (p, m), (p, v), (Shape::SCALAR, Constant(guard))]
+        };
+        let used = |len: usize, guard: f32| inputs(len, Normal, Normal, Uniform(0.0, 1.0), guard);
+        vec![
+            Case::new("p64", adam(0.0), &used(64, 1.0)),
+            Case::new("p1", adam(0.0), &used(1, -1.0)),
+            Case::new("p1031 with weight decay", adam(0.1), &used(1031, 0.0)),
+            Case::new("p300007", adam(0.0), &used(300_007, 1.0)),
+            Case::new("first step", adam(0.0), &inputs(128, Normal, Constant(0.0), Constant(0.0), 1.0)),
+            Case::new("zero gradient", adam(0.0), &inputs(128, Constant(0.0), Constant(0.0), Constant(0.0), 1.0)),
+            Case::new("loss is NaN", adam(0.1), &used(128, f32::NAN)),
+            Case::new("loss is infinite", adam(0.1), &used(128, f32::NEG_INFINITY)),
+        ]
+    }
+}
+
+/// SGD of (param, grad, momentum buffer, guard), updating param and the buffer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sgd {
+    /// Decay of the buffer.
+    pub momentum: f64,
+    /// Look ahead by one decay.
+    pub nesterov: bool,
+    /// L2 penalty, added to the gradient.
+    pub weight_decay: f64,
+}
+
+impl OpDef for Sgd {
+    const NAME: &'static str = "sgd";
+    fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        flat(Self::NAME, inputs, 1)
+    }
+    fn in_place(&self) -> &'static [(usize, usize)] {
+        &[(0, 0), (2, 1)]
+    }
+    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
+        let (grad, guard, lr) = (run.inputs[1].f(), run.inputs[3].f()[0].get(), f64::from(run.step.learning_rate));
+        let [p, b] = &mut run.outputs[..] else { unreachable!("two outputs") };
+        if !guard.is_finite() {
+            return;
+        }
+        for i in 0..grad.len() {
+            let g = grad[i].get() + self.weight_decay * p[i].get();
+            let buffer = self.momentum * b[i].get() + g;
+            let d = if self.nesterov { g + self.momentum * buffer } else { buffer };
+            p[i] = T::of(p[i].get() - lr * d);
+            b[i] = T::of(buffer);
+        }
+    }
+    fn native(&self, run: &mut Run<'_, f32>) {
+        let (grad, guard, lr) = (run.inputs[1].f(), run.inputs[3].f()[0], run.step.learning_rate);
+        let (momentum, decay, nesterov) = (self.momentum as f32, self.weight_decay as f32, self.nesterov);
+        let [p, b] = &mut run.outputs[..] else { unreachable!("two outputs") };
+        if !guard.is_finite() {
+            return;
+        }
+        p.par_chunks_mut(CHUNK).zip(b.par_chunks_mut(CHUNK)).zip(grad.par_chunks(CHUNK)).for_each(|((p, b), grad)| {
+            for ((p, b), grad) in p.iter_mut().zip(b).zip(grad) {
+                let g = grad + decay * *p;
+                *b = momentum * *b + g;
+                *p -= lr * if nesterov { g + momentum * *b } else { *b };
+            }
+        });
+    }
+    fn lower(&self, io: &Io, target: &Target) -> Lowering {
+        let vec4s = io.inputs[0].shape.len().div_ceil(4);
+        let kernel = Kernel::new("sgd")
+            .set("LEN4", vec4s)
+            .set("MOMENTUM", self.momentum as f32)
+            .set("DECAY", self.weight_decay as f32)
+            .set("NESTEROV", self.nesterov);
+        let [p, b] = [0, 1].map(Binding::Output);
+        Lowering::one(kernel, target.grid_1d(vec4s), &[p, Binding::Input(1), b, Binding::Input(3), Binding::Step])
+    }
+    fn cases() -> Vec<Case> {
+        let inputs = |len: usize, guard: f32| {
+            let p = Shape::vector(len);
+            [(p, Normal), (p, Normal), (p, Normal), (Shape::SCALAR, Constant(guard))]
+        };
+        let nesterov = Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.0 };
+        vec![
+            Case::new("p64", nesterov.clone(), &inputs(64, 1.0)),
+            Case::new("p1", nesterov.clone(), &inputs(1, 1.0)),
+            Case::new("p1031 plain with weight decay", Sgd { momentum: 0.9, nesterov: false, weight_decay: 0.1 }, &inputs(1031, -3.0)),
+            Case::new("p300007 without momentum", Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 }, &inputs(300_007, 0.0)),
+            Case::new("loss is NaN", nesterov.clone(), &inputs(128, f32::NAN)),
+            Case::new("loss is infinite", nesterov, &inputs(128, f32::INFINITY)),
+        ]
+    }
+}

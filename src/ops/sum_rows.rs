@@ -1,0 +1,96 @@
+//! Column sums: `y[c] = sum over n, h, w of x[n, h, w, c]`, the gradient of a bias.
+//!
+//! A column may have 262,144 rows, so it is summed as a tree: chunks of at most [`FAN_IN`] rows, then chunks of chunks. Depth `d` of
+//! fan-in `f` bounds the relative error by `d*f*eps` (of the sum of magnitudes) instead of `rows*eps`, and the order is fixed by the shape.
+
+use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, arity, same};
+use crate::tensor::{Shape, TensorType};
+use Fill::{Normal, Uniform};
+use rayon::prelude::*;
+
+/// Most partials that one invocation reads.
+pub(super) const FAN_IN: usize = 64;
+
+/// Rows that one invocation reads: few enough to occupy a GPU, enough that 4,096 rows need one stage of partials.
+pub(super) fn chunk_rows(rows: usize) -> usize {
+    rows.div_ceil(FAN_IN).clamp(16, FAN_IN)
+}
+
+/// Rows that one task of the `cpu` device reads: by the shape, not by the threads.
+pub(super) fn task_rows(c: usize) -> usize {
+    (32_768 / c).clamp(16, 256)
+}
+
+/// One stage: `rows` rows to `ceil(rows / chunk)`.
+fn stage(l: &mut Lowering, target: &Target, rows: usize, chunk: usize, columns: usize, bindings: &[Binding]) {
+    let vector = columns.is_multiple_of(4);
+    let lanes = if vector { columns / 4 } else { columns };
+    let kernel = Kernel::new("sum_rows").set("ROWS", rows).set("CHUNK", chunk).set("LANES", lanes).set("VECTOR", vector);
+    l.push(kernel, target.grid_1d(rows.div_ceil(chunk) * lanes), bindings);
+}
+
+/// Adds the stages that leave at most [`FAN_IN`] rows, and returns where they are and how many.
+pub(super) fn shrink(l: &mut Lowering, target: &Target, mut from: Binding, mut rows: usize, columns: usize) -> (Binding, usize) {
+    while rows > FAN_IN {
+        let chunk = chunk_rows(rows);
+        let to = l.scratch(rows.div_ceil(chunk) * columns);
+        stage(l, target, rows, chunk, columns, &[from, to]);
+        (from, rows) = (to, rows.div_ceil(chunk));
+    }
+    (from, rows)
+}
+
+/// `y[c] = sum over n, h, w of x[n, h, w, c]`; any number of channels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SumRows;
+
+impl OpDef for SumRows {
+    const NAME: &'static str = "sum_rows";
+    fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        arity(Self::NAME, inputs, 1)?;
+        same(Self::NAME, "x", TensorType::f32(inputs[0].shape), inputs[0])?;
+        if inputs[0].shape.is_empty() {
+            return Err(ShapeError::new(Self::NAME, format!("x is {}, which is empty", inputs[0])));
+        }
+        Ok(vec![TensorType::f32(Shape::vector(inputs[0].shape.c))])
+    }
+    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
+        let (x, s) = (run.inputs[0].f(), run.in_shape(0));
+        for c in 0..s.c {
+            run.outputs[0][c] = T::of((0..s.pixels()).map(|row| x[row * s.c + c].get()).sum());
+        }
+    }
+    fn native(&self, run: &mut Run<'_, f32>) {
+        let (x, c) = (run.inputs[0].f(), run.in_shape(0).c);
+        let parts: Vec<Vec<f32>> = x
+            .par_chunks(task_rows(c) * c)
+            .map(|rows| {
+                let mut total = vec![0.0; c];
+                for row in rows.chunks_exact(c) {
+                    total.iter_mut().zip(row).for_each(|(t, x)| *t += x);
+                }
+                total
+            })
+            .collect();
+        for (c, y) in run.outputs[0].iter_mut().enumerate() {
+            *y = parts.iter().map(|p| f64::from(p[c])).sum::<f64>() as f32;
+        }
+    }
+    fn lower(&self, io: &Io, target: &Target) -> Lowering {
+        let s = io.inputs[0].shape;
+        let mut l = Lowering::default();
+        let (from, rows) = shrink(&mut l, target, Binding::Input(0), s.pixels(), s.c);
+        stage(&mut l, target, rows, rows, s.c, &[from, Binding::Output(0)]);
+        l
+    }
+    fn cases() -> Vec<Case> {
+        vec![
+            Case::new("n3h11w11c4", SumRows, &[(Shape::new(3, 11, 11, 4), Normal)]),
+            Case::new("rows1c36", SumRows, &[(Shape::rows(1, 36), Normal)]),
+            Case::new("rows64c10", SumRows, &[(Shape::rows(64, 10), Normal)]),
+            Case::new("rows4097c1", SumRows, &[(Shape::rows(4097, 1), Normal)]),
+            Case::new("rows7c2048", SumRows, &[(Shape::rows(7, 2048), Normal)]),
+            Case::new("rows262144c4", SumRows, &[(Shape::new(64, 64, 64, 4), Uniform(0.0, 1.0))]),
+        ]
+    }
+}

@@ -1,0 +1,422 @@
+//! Shader specialisation by text: every shape is a WGSL const, and the file on disk stays legal WGSL.
+//!
+//! Four rewrites, each of which a reader of the `.wgsl` file can do by eye:
+//! 1. `#import lib/foo` on a line of its own becomes the text of that module, once.
+//! 2. `const NAME: u32 = 32u; // spec` takes the value that the host gives; a name the file does not declare is an error.
+//! 3. Lines between `// #if NAME` (or `// #if !NAME`) and `// #end` go when the bool const says so: a binding that is not used must not be declared.
+//! 4. `for (var i = 0u; i < BOUND; i++) { // unroll` becomes one block per `i`, so that a register array is indexed by constants only.
+
+use std::collections::{HashMap, HashSet};
+
+/// An upper limit on the expanded text: a bound that is wrong by a factor should fail here, not in the driver.
+const MAX_LINES: usize = 200_000;
+
+/// One line of the source, with where it came from (for messages).
+#[derive(Clone)]
+struct Line {
+    file: String,
+    number: usize,
+    text: String,
+}
+
+impl Line {
+    fn error(&self, what: impl std::fmt::Display) -> String {
+        format!("{}:{}: {what}", self.file, self.number)
+    }
+}
+
+/// Returns `source` specialised: imports resolved, `consts` (name, WGSL literal) set, guards applied, loops unrolled.
+///
+/// # Errors
+/// An unknown import or const, a guard or a loop that does not close, a bound that is not a constant. Each names its file and line.
+pub(crate) fn specialise<'a>(
+    source: &str,
+    consts: &[(&str, String)],
+    resolve_import: impl Fn(&str) -> Option<&'a str>,
+) -> Result<String, String> {
+    let mut lines = Vec::new();
+    import("shader", source, &resolve_import, &mut HashSet::new(), &mut lines)?;
+    set_consts(&mut lines, consts)?;
+    let lines = apply_guards(lines)?;
+    let values = const_values(&lines);
+    let mut out = Vec::new();
+    unroll(&lines, &values, &mut out)?;
+    let mut text = String::with_capacity(out.iter().map(|l| l.len() + 1).sum());
+    for line in out {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// Appends `source` to `out`, each imported module in place of its first import.
+fn import<'a>(
+    file: &str,
+    source: &str,
+    resolve: &impl Fn(&str) -> Option<&'a str>,
+    seen: &mut HashSet<String>,
+    out: &mut Vec<Line>,
+) -> Result<(), String> {
+    for (i, text) in source.lines().enumerate() {
+        let line = Line { file: file.to_owned(), number: i + 1, text: text.to_owned() };
+        let Some(name) = text.trim_start().strip_prefix("#import ").map(str::trim) else {
+            out.push(line);
+            continue;
+        };
+        let module = resolve(name).ok_or_else(|| line.error(format_args!("unknown import `{name}`")))?;
+        if seen.insert(name.to_owned()) {
+            import(name, module, resolve, seen, out)?;
+        }
+    }
+    Ok(())
+}
+
+/// Splits `const NAME: type = value;` into name and value. Only whole-line declarations are seen.
+fn const_declaration(text: &str) -> Option<(&str, &str)> {
+    let code = text.split("//").next()?.trim();
+    let (left, value) = code.strip_prefix("const ")?.strip_suffix(';')?.split_once('=')?;
+    Some((left.split(':').next()?.trim(), value.trim()))
+}
+
+/// Replaces the literals of the `// spec` consts that the host names.
+fn set_consts(lines: &mut [Line], consts: &[(&str, String)]) -> Result<(), String> {
+    for (name, value) in consts {
+        let line = lines
+            .iter_mut()
+            .find(|l| {
+                l.text.split_once("//").is_some_and(|(_, note)| note.trim_start().starts_with("spec"))
+                    && const_declaration(&l.text).is_some_and(|(n, _)| n == *name)
+            })
+            .ok_or_else(|| format!("no `const {name}: ...; // spec` in this shader"))?;
+        let (left, rest) = line.text.split_once('=').expect("a const declaration has `=`");
+        let (_, note) = rest.split_once(';').expect("a const declaration has `;`");
+        line.text = format!("{left}= {value};{note}");
+    }
+    Ok(())
+}
+
+/// Drops the lines whose guard is false, and the guards.
+fn apply_guards(lines: Vec<Line>) -> Result<Vec<Line>, String> {
+    let bools: HashMap<String, bool> = lines
+        .iter()
+        .filter_map(|l| const_declaration(&l.text))
+        .filter_map(|(n, v)| Some((n.to_owned(), v.parse::<bool>().ok()?)))
+        .collect();
+    let mut open: Vec<(Line, bool)> = Vec::new();
+    let mut out = Vec::new();
+    for line in lines {
+        let text = line.text.trim();
+        if let Some(name) = text.strip_prefix("// #if ") {
+            let (name, want) = name.trim().strip_prefix('!').map_or((name.trim(), true), |n| (n.trim(), false));
+            let value = *bools.get(name).ok_or_else(|| line.error(format_args!("`{name}` is not a bool const")))?;
+            open.push((line, value == want));
+        } else if text == "// #end" {
+            open.pop().ok_or_else(|| line.error("`#end` without `#if`"))?;
+        } else if open.iter().all(|(_, keep)| *keep) {
+            out.push(line);
+        }
+    }
+    open.pop().map_or(Ok(out), |(line, _)| Err(line.error("`#if` without `#end`")))
+}
+
+/// The integer and bool consts that can be evaluated, in order of declaration (a bool is 0 or 1). Others are left out.
+fn const_values(lines: &[Line]) -> HashMap<String, i64> {
+    let mut values = HashMap::new();
+    let mut depth = 0; // only consts at module scope
+    for line in lines {
+        if depth == 0
+            && let Some((name, value)) = const_declaration(&line.text)
+            && let Ok(v) = evaluate(value, &values)
+        {
+            values.insert(name.to_owned(), v);
+        }
+        depth += brace_balance(&line.text);
+    }
+    values
+}
+
+fn brace_balance(text: &str) -> i64 {
+    let code = text.split("//").next().unwrap_or("");
+    code.chars().map(|c| i64::from(c == '{') - i64::from(c == '}')).sum()
+}
+
+/// The variable and the bound of `for (var i = 0u; i < BOUND; i++) { // unroll`.
+fn unroll_header(line: &Line) -> Result<Option<(&str, &str)>, String> {
+    let Some(code) = line.text.trim_end().strip_suffix("// unroll") else { return Ok(None) };
+    let parse = || {
+        let (start, rest) = code.trim().strip_prefix("for (")?.split_once(';')?;
+        let (condition, rest) = rest.split_once(';')?;
+        let (variable, zero) = start.trim().strip_prefix("var ")?.split_once('=')?;
+        let variable = variable.split(':').next()?.trim();
+        let (left, bound) = condition.split_once('<')?;
+        let step: String = rest.chars().filter(|c| !c.is_whitespace()).collect();
+        (matches!(zero.trim(), "0u" | "0") && left.trim() == variable && step == format!("{variable}++){{"))
+            .then_some((variable, bound.trim()))
+    };
+    parse().map(Some).ok_or_else(|| line.error("an unrolled loop reads `for (var i = 0u; i < BOUND; i++) { // unroll`"))
+}
+
+/// Appends `lines` to `out`, outer loops first.
+fn unroll(lines: &[Line], values: &HashMap<String, i64>, out: &mut Vec<String>) -> Result<(), String> {
+    let mut i = 0;
+    while let Some(line) = lines.get(i) {
+        i += 1;
+        let Some((variable, bound)) = unroll_header(line)? else {
+            out.push(line.text.clone());
+            if out.len() > MAX_LINES {
+                return Err(line.error("the unrolled shader is too long"));
+            }
+            continue;
+        };
+        let count = evaluate(bound, values).map_err(|e| line.error(format_args!("loop bound `{bound}`: {e}")))?;
+        let mut depth = 1;
+        let length = lines[i..]
+            .iter()
+            .position(|l| {
+                depth += brace_balance(&l.text);
+                depth <= 0
+            })
+            .ok_or_else(|| line.error("this loop does not close"))?;
+        let body = &lines[i..i + length];
+        if lines[i + length].text.split("//").next().is_some_and(|code| code.trim() != "}") {
+            return Err(lines[i + length].error("the closing brace of an unrolled loop stands alone"));
+        }
+        for n in 0..count {
+            let body: Vec<Line> =
+                body.iter().map(|l| Line { text: replace_word(&l.text, variable, &format!("{n}u")), ..l.clone() }).collect();
+            out.push("{".to_owned());
+            unroll(&body, values, out)?;
+            out.push("}".to_owned());
+        }
+        i += length + 1;
+    }
+    Ok(())
+}
+
+fn is_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
+/// Replaces `word` where it stands as a whole identifier and is not a member (`a.i`).
+fn replace_word(text: &str, word: &str, with: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(word) {
+        let before = rest[..at].chars().next_back().or_else(|| out.chars().next_back());
+        let after = rest[at + word.len()..].chars().next();
+        let whole = !before.is_some_and(|c| is_word(c) || c == '.') && !after.is_some_and(is_word);
+        out.push_str(&rest[..at]);
+        out.push_str(if whole { with } else { word });
+        rest = &rest[at + word.len()..];
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Evaluates an integer or bool const expression: literals, names, `+ - * / %`, comparisons, `! && ||`, `u32() i32() min() max() select()`.
+fn evaluate(text: &str, values: &HashMap<String, i64>) -> Result<i64, String> {
+    let mut parser = Parser { tokens: tokens(text)?, at: 0, values };
+    let value = parser.binary(0)?;
+    if parser.at < parser.tokens.len() { Err(format!("unexpected `{}`", parser.tokens[parser.at])) } else { Ok(value) }
+}
+
+fn tokens(text: &str) -> Result<Vec<&str>, String> {
+    let mut out = Vec::new();
+    let mut rest = text.trim_start();
+    while let Some(c) = rest.chars().next() {
+        let length = if is_word(c) {
+            rest.find(|c| !is_word(c)).unwrap_or(rest.len())
+        } else if ["==", "!=", "<=", ">=", "&&", "||"].iter().any(|op| rest.starts_with(op)) {
+            2
+        } else if "+-*/%()<>!,".contains(c) {
+            1
+        } else {
+            return Err(format!("unexpected `{c}`"));
+        };
+        out.push(&rest[..length]);
+        rest = rest[length..].trim_start();
+    }
+    Ok(out)
+}
+
+/// Binary operators from the weakest to the strongest.
+const LEVELS: [&[&str]; 5] = [&["||"], &["&&"], &["==", "!=", "<=", ">=", "<", ">"], &["+", "-"], &["*", "/", "%"]];
+
+struct Parser<'a> {
+    tokens: Vec<&'a str>,
+    at: usize,
+    values: &'a HashMap<String, i64>,
+}
+
+impl<'a> Parser<'a> {
+    fn next(&mut self) -> Result<&'a str, String> {
+        self.at += 1;
+        self.tokens.get(self.at - 1).copied().ok_or_else(|| "the expression ends early".to_owned())
+    }
+
+    fn expect(&mut self, token: &str) -> Result<(), String> {
+        let found = self.next()?;
+        if found == token { Ok(()) } else { Err(format!("expected `{token}`, found `{found}`")) }
+    }
+
+    fn binary(&mut self, level: usize) -> Result<i64, String> {
+        if level == LEVELS.len() {
+            return self.unary();
+        }
+        let mut left = self.binary(level + 1)?;
+        while let Some(op) = self.tokens.get(self.at).copied().filter(|t| LEVELS[level].contains(t)) {
+            self.at += 1;
+            let right = self.binary(level + 1)?;
+            let value = match op {
+                "||" => Some(left | right),
+                "&&" => Some(left & right),
+                "==" => Some(i64::from(left == right)),
+                "!=" => Some(i64::from(left != right)),
+                "<=" => Some(i64::from(left <= right)),
+                ">=" => Some(i64::from(left >= right)),
+                "<" => Some(i64::from(left < right)),
+                ">" => Some(i64::from(left > right)),
+                "+" => left.checked_add(right),
+                "-" => left.checked_sub(right),
+                "*" => left.checked_mul(right),
+                "/" => left.checked_div(right),
+                _ => left.checked_rem(right),
+            };
+            left = value.ok_or_else(|| format!("`{left} {op} {right}` has no value"))?;
+        }
+        Ok(left)
+    }
+
+    fn unary(&mut self) -> Result<i64, String> {
+        let token = self.next()?;
+        match token {
+            "-" => Ok(-self.unary()?),
+            "!" => Ok(1 - self.unary()?),
+            "(" => {
+                let value = self.binary(0)?;
+                self.expect(")")?;
+                Ok(value)
+            }
+            "true" | "false" => Ok(i64::from(token == "true")),
+            _ if token.starts_with(|c: char| c.is_ascii_digit()) => {
+                let digits = token.strip_suffix(['u', 'i']).unwrap_or(token);
+                digits.parse().map_err(|_| format!("`{token}` is not an integer"))
+            }
+            _ if self.tokens.get(self.at) == Some(&"(") => self.call(token),
+            _ => self.values.get(token).copied().ok_or_else(|| format!("`{token}` is not an integer const of this shader")),
+        }
+    }
+
+    fn call(&mut self, name: &str) -> Result<i64, String> {
+        self.expect("(")?;
+        let mut args = vec![self.binary(0)?];
+        while self.tokens.get(self.at) == Some(&",") {
+            self.at += 1;
+            args.push(self.binary(0)?);
+        }
+        self.expect(")")?;
+        match (name, args.as_slice()) {
+            ("u32" | "i32", [v]) => Ok(*v),
+            ("min", [a, b]) => Ok(*a.min(b)),
+            ("max", [a, b]) => Ok(*a.max(b)),
+            ("select", [f, t, c]) => Ok(if *c != 0 { *t } else { *f }),
+            _ => Err(format!("`{name}` with {} arguments is not understood", args.len())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(source: &str, consts: &[(&str, &str)]) -> Result<String, String> {
+        let consts: Vec<(&str, String)> = consts.iter().map(|(n, v)| (*n, (*v).to_owned())).collect();
+        specialise(source, &consts, |name| (name == "lib/f").then_some("fn f() {}"))
+    }
+
+    #[test]
+    fn sets_spec_consts_only() {
+        let source = "const A: u32 = 1u; // spec\nconst B: u32 = A + 1u;\nconst L: f32 = 0.5; // spec: slope";
+        assert_eq!(
+            run(source, &[("A", "7u"), ("L", "0.1")]).unwrap(),
+            "const A: u32 = 7u; // spec\nconst B: u32 = A + 1u;\nconst L: f32 = 0.1; // spec: slope\n"
+        );
+        assert_eq!(run(source, &[]).unwrap().trim_end(), source);
+        assert!(run(source, &[("B", "7u")]).unwrap_err().contains("const B"));
+        assert!(run(source, &[("C", "7u")]).is_err());
+    }
+
+    #[test]
+    fn imports_once() {
+        assert_eq!(run("#import lib/f\n#import lib/f\n// #import lib/g\nx", &[]).unwrap(), "fn f() {}\n// #import lib/g\nx\n");
+        assert_eq!(run("\n#import lib/g", &[]).unwrap_err(), "shader:2: unknown import `lib/g`");
+    }
+
+    #[test]
+    fn guards() {
+        let source = "const T: bool = true; // spec\n// #if T\nyes\n// #if !T\nno\n// #end\n// #end\nend";
+        assert_eq!(run(source, &[]).unwrap(), "const T: bool = true; // spec\nyes\nend\n");
+        assert_eq!(run(source, &[("T", "false")]).unwrap(), "const T: bool = false; // spec\nend\n");
+        assert!(run("// #if X\n// #end", &[]).unwrap_err().starts_with("shader:1:"));
+        assert!(run("const T: bool = true;\n// #if T", &[]).unwrap_err().starts_with("shader:2:"));
+        assert!(run("// #end", &[]).is_err());
+    }
+
+    #[test]
+    fn unrolls_outer_first() {
+        let source = "const N: u32 = 2u; // spec\nconst M: u32 = N / 2u;\nfor (var i = 0u; i < N; i++) { // unroll\nfor (var j = 0u; j < i + M; j++) { // unroll\na[i * 2u + j] = ii.i;\n}\n}\nend";
+        let text = run(source, &[]).unwrap();
+        let body: Vec<&str> = text.lines().skip(2).collect();
+        assert_eq!(
+            body,
+            [
+                "{",
+                "{",
+                "a[0u * 2u + 0u] = ii.i;",
+                "}",
+                "}",
+                "{",
+                "{",
+                "a[1u * 2u + 0u] = ii.i;",
+                "}",
+                "{",
+                "a[1u * 2u + 1u] = ii.i;",
+                "}",
+                "}",
+                "end"
+            ]
+        );
+        assert_eq!(run(source, &[("N", "0u")]).unwrap().lines().count(), 3);
+    }
+
+    #[test]
+    fn loop_errors_name_the_line() {
+        assert_eq!(
+            run("\nfor (var i = 0u; i < N; i++) { // unroll\n}", &[]).unwrap_err(),
+            "shader:2: loop bound `N`: `N` is not an integer const of this shader"
+        );
+        assert!(run("for (var i = 0u; i < 2u; i++) { // unroll", &[]).unwrap_err().starts_with("shader:1:"));
+        assert!(run("for (var i = 1u; i < 2u; i++) { // unroll\n}", &[]).is_err());
+        assert!(run("for (var i = 0u; i < 2u; i++) { // unroll\nx; }", &[]).is_err());
+        assert!(run("for (var i = 0u; i < 999999u; i++) { // unroll\nx;\n}", &[]).unwrap_err().contains("too long"));
+    }
+
+    #[test]
+    fn evaluates() {
+        let values: HashMap<String, i64> = [("A".to_owned(), 5), ("T".to_owned(), 1)].into();
+        for (text, value) in [
+            ("1u + 2u * 3u", 7),
+            ("(1u + 2u) * 3u % 4u", 1),
+            ("A - 1u - 1u", 3),
+            ("min(A, 3u) + max(1, -2)", 4),
+            ("select(1u, A, T && A >= 5u)", 5),
+            ("u32(!T || A != 5u)", 0),
+            ("7u / 2u", 3),
+        ] {
+            assert_eq!(evaluate(text, &values), Ok(value), "{text}");
+        }
+        for text in ["", "1u +", "B", "1u / 0u", "1.5", "f(1u)", "(1u", "1u 2u"] {
+            assert!(evaluate(text, &values).is_err(), "{text}");
+        }
+    }
+}

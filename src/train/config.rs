@@ -1,0 +1,231 @@
+//! A run's configuration: presets, the file, the flags, in that order; validated before anything is opened.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::method::{Compare, Method, ModelConfig, Objective};
+use crate::model::{Depth, NetConfig, Stem};
+
+/// Named budgets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// The embedded data set, minutes on two cores.
+    Quick,
+    /// CIFAR-10 at a scale for CI runners: ResNet-18 of width 16 on 10,000 images.
+    Ci,
+    /// The paper's CIFAR-10 run.
+    PaperCifar10,
+}
+
+/// Data sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum DataKind {
+    /// Procedural, embedded.
+    Shapes,
+    /// Official binary files.
+    Cifar10,
+    /// `<split>/<class>/*.{jpg,png}`.
+    Folder,
+}
+
+/// Everything that determines a run, as stored in `config.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RunConfig {
+    /// Data set.
+    pub dataset: DataKind,
+    /// Its folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    /// Method.
+    pub method: Method,
+    /// Encoder.
+    pub encoder: Depth,
+    /// Decoder.
+    pub decoder: Depth,
+    /// Stem of the encoder.
+    pub stem: Stem,
+    /// Channels of the first stage.
+    pub width: usize,
+    /// Latent dimensions.
+    pub latent_dim: usize,
+    /// Side of the images.
+    pub image_size: usize,
+    /// Epochs.
+    pub epochs: usize,
+    /// Steps, if fewer than the epochs give.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u64>,
+    /// Images per step.
+    pub batch_size: usize,
+    /// Learning rate after the warm-up.
+    pub learning_rate: f32,
+    /// Epochs of linear warm-up from 0.
+    pub warmup_epochs: usize,
+    /// Weight of the KL term; the method's own if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kl_coeff: Option<f32>,
+    /// Logarithm of the likelihood's variance.
+    pub log_scale: f32,
+    /// Train it.
+    pub learn_log_scale: bool,
+    /// Target of the reconstruction.
+    pub target: Compare,
+    /// Use only so many training images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_train: Option<usize>,
+    /// Permute the images; otherwise file order and no held-out split.
+    pub shuffle: bool,
+    /// Start from these weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_from: Option<PathBuf>,
+    /// Seed of everything.
+    pub seed: u64,
+    /// Steps between log records.
+    pub log_every: u64,
+    /// Epochs of the linear probe after pretraining.
+    pub probe_epochs: usize,
+    /// Checkpoints kept besides the last.
+    pub keep: usize,
+}
+
+impl Default for RunConfig {
+    /// The paper's CIFAR-10 optimisation (section 4) with ResNet-18.
+    fn default() -> Self {
+        Self {
+            dataset: DataKind::Shapes,
+            data_dir: None,
+            method: Method::Aavae,
+            encoder: Depth::Resnet18,
+            decoder: Depth::Resnet18,
+            stem: Stem::Cifar,
+            width: 64,
+            latent_dim: 128,
+            image_size: 32,
+            epochs: 400,
+            max_steps: None,
+            batch_size: 256,
+            learning_rate: 2.5e-4,
+            warmup_epochs: 10,
+            kl_coeff: None,
+            log_scale: 0.0,
+            learn_log_scale: false,
+            target: Compare::Original,
+            limit_train: None,
+            shuffle: true,
+            init_from: None,
+            seed: 0,
+            log_every: 50,
+            probe_epochs: 90,
+            keep: 3,
+        }
+    }
+}
+
+impl RunConfig {
+    /// The budget of a preset.
+    pub fn preset(preset: Preset) -> Self {
+        let base = Self::default();
+        match preset {
+            Preset::Quick => Self {
+                width: 8,
+                epochs: 8,
+                batch_size: 128,
+                learning_rate: 1e-3,
+                warmup_epochs: 1,
+                log_every: 20,
+                probe_epochs: 10,
+                ..base
+            },
+            Preset::Ci => Self {
+                dataset: DataKind::Cifar10,
+                width: 16,
+                epochs: 10,
+                batch_size: 128,
+                learning_rate: 1e-3,
+                warmup_epochs: 1,
+                limit_train: Some(10_000),
+                log_every: 20,
+                probe_epochs: 10,
+                ..base
+            },
+            Preset::PaperCifar10 => {
+                Self { dataset: DataKind::Cifar10, encoder: Depth::Resnet50, decoder: Depth::Resnet50, epochs: 3200, ..base }
+            }
+        }
+    }
+
+    /// Networks and objective, without the data's statistics.
+    pub fn model(&self, mean: [f32; 3], std: [f32; 3]) -> ModelConfig {
+        ModelConfig { net: self.net(), objective: self.objective(), mean, std, batch: self.batch_size }
+    }
+
+    /// The networks.
+    pub fn net(&self) -> NetConfig {
+        NetConfig {
+            encoder: self.encoder,
+            decoder: self.decoder,
+            width: self.width,
+            latent: self.latent_dim,
+            stem: self.stem,
+            image: self.image_size,
+        }
+    }
+
+    /// The objective.
+    pub fn objective(&self) -> Objective {
+        Objective {
+            method: self.method,
+            kl_coeff: self.kl_coeff.unwrap_or(self.method.default_kl_coeff()),
+            log_scale: self.log_scale,
+            learn_log_scale: self.learn_log_scale,
+            target: self.target,
+        }
+    }
+
+    /// Checks what can be checked before data is read.
+    ///
+    /// # Errors
+    /// What is wrong, with the numbers.
+    pub fn validate(&self) -> Result<(), String> {
+        self.net().validate()?;
+        let positive = [
+            ("--batch-size", self.batch_size),
+            ("--epochs", self.epochs),
+            ("--log-every", usize::try_from(self.log_every).unwrap_or(usize::MAX)),
+            ("--limit-train", self.limit_train.unwrap_or(1)),
+            ("--max-steps", self.max_steps.map_or(1, |s| usize::try_from(s).unwrap_or(usize::MAX))),
+        ];
+        for (name, value) in positive {
+            if value == 0 {
+                return Err(format!("{name} is 0; it must be positive"));
+            }
+        }
+        if self.batch_size < 2 {
+            return Err("--batch-size 1 leaves BatchNorm nothing to average; use 2 or more".into());
+        }
+        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
+            return Err(format!("--learning-rate {} is not a positive number", self.learning_rate));
+        }
+        if !self.log_scale.is_finite() || self.kl_coeff.is_some_and(|k| !(k.is_finite() && k >= 0.0)) {
+            return Err("--log-scale must be finite and --kl-coeff finite and not negative".into());
+        }
+        let samples = self.method.samples();
+        if !samples && (self.kl_coeff.is_some() || self.learn_log_scale || self.log_scale != 0.0) {
+            let name = self.method.name();
+            return Err(format!(
+                "--kl-coeff, --log-scale and --learn-log-scale mean nothing for --method {name}, which minimises the squared error"
+            ));
+        }
+        if self.target == Compare::View && !self.method.augments() {
+            return Err(format!("--target view means nothing for --method {}, which sees no view", self.method.name()));
+        }
+        if self.dataset != DataKind::Shapes && self.data_dir.is_none() {
+            return Err(format!("--dataset {:?} needs --data-dir", self.dataset).to_lowercase());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,176 @@
+//! Running a trained encoder over a data set: features, kNN, reconstruction grids.
+
+use super::TrainError;
+use super::grid;
+use super::knn::{Features, knn};
+use super::run::Trained;
+use super::state;
+use crate::data::{Loader, View};
+use crate::device::{Data, DeviceError, PlanId, Session};
+use crate::ir::Layout;
+use crate::method::{self, ModelConfig, Training};
+use crate::nn::Params;
+use crate::ops::StepUniforms;
+use crate::plan::{Options, PlanError, lower};
+
+/// Neighbours and temperatures that are reported.
+pub const KNN: [(usize, f32); 4] = [(20, 0.07), (20, 0.1), (200, 0.07), (200, 0.1)];
+
+/// Says which batch size fits where a tensor exceeds a limit.
+pub fn fitting(error: DeviceError, batch: usize) -> TrainError {
+    match error {
+        DeviceError::Plan(PlanError::TooLarge { bytes, limit, .. }) => {
+            let fits = batch * limit / bytes;
+            let hint = if fits >= 2 {
+                format!("`--batch-size {fits}` fits; `aavae devices` lists other adapters")
+            } else {
+                "no batch fits; use a smaller --width".into()
+            };
+            TrainError::Config { message: error.to_string(), hint: Some(hint) }
+        }
+        _ => error.into(),
+    }
+}
+
+/// Screen pixels per image pixel of a grid.
+const SCALE: usize = 2;
+
+/// A PNG and its size.
+#[derive(Clone, Debug)]
+pub struct Picture {
+    /// The file.
+    pub bytes: Vec<u8>,
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+}
+
+/// A model loaded for evaluation.
+pub struct Evaluator {
+    /// Device.
+    pub session: Box<dyn Session>,
+    /// Model; its batch is the evaluation's.
+    pub model: ModelConfig,
+    layout: Layout,
+    plans: [Option<PlanId>; 2],
+}
+
+impl std::fmt::Debug for Evaluator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Evaluator").field("model", &self.model).finish_non_exhaustive()
+    }
+}
+
+impl Evaluator {
+    /// Loads trained weights; with `None` the initial ones (a randomly initialised encoder).
+    ///
+    /// # Errors
+    /// If the device fails or the checkpoint does not fit.
+    pub fn new(mut session: Box<dyn Session>, model: ModelConfig, trained: Option<&Trained>, seed: u64) -> Result<Self, TrainError> {
+        let training = method::training(&model, Training::default());
+        let layout = training.graph.layout;
+        session.allocate(&layout)?;
+        let params: Params = training.params;
+        match trained {
+            Some(t) => state::import(session.as_mut(), &layout, &params, &t.checkpoint, false)?,
+            None => state::initialise(session.as_mut(), &layout, &params, seed)?,
+        }
+        Ok(Self { session, model, layout, plans: [None; 2] })
+    }
+
+    fn plan(&mut self, augment: bool) -> Result<PlanId, TrainError> {
+        if let Some(plan) = self.plans[usize::from(augment)] {
+            return Ok(plan);
+        }
+        let graph = method::features(&self.model, &self.layout, augment).graph;
+        let options = Options { target: self.session.target(), alias: true };
+        let plan = self.session.load(lower("features", &graph, options)).map_err(|e| fitting(e, self.model.batch))?;
+        self.plans[usize::from(augment)] = Some(plan);
+        Ok(plan)
+    }
+
+    /// Features of one batch of pixels `[N, H, W]`; `step` keys the probe's crops where `augment`.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn features_of(&mut self, pixels: &[u32], augment: Option<&StepUniforms>) -> Result<Vec<f32>, TrainError> {
+        let plan = self.plan(augment.is_some())?;
+        self.session.upload(plan, 0, Data::U32(pixels))?;
+        self.session.run(plan, augment.unwrap_or(&StepUniforms::default()))?;
+        self.session.drain(plan)?;
+        Ok(self.session.read(plan, 0)?)
+    }
+
+    /// Features and labels of a whole view, in its order.
+    ///
+    /// # Errors
+    /// If data or device fail.
+    pub fn features(&mut self, view: &View, mut progress: impl FnMut(usize)) -> Result<Features, TrainError> {
+        let dim = self.model.net.features();
+        let mut features = Features { dim, data: Vec::with_capacity(view.len() * dim), labels: Vec::with_capacity(view.len()) };
+        for batch in Loader::eval_batches(view, self.model.batch)? {
+            let batch = batch?;
+            let data = self.features_of(&batch.pixels, None)?;
+            features.data.extend_from_slice(&data[..batch.valid * dim]);
+            features.labels.extend_from_slice(&batch.labels[..batch.valid]);
+            progress(features.labels.len());
+        }
+        Ok(features)
+    }
+
+    /// A grid of originals, views and reconstructions.
+    ///
+    /// # Errors
+    /// If data or device fail.
+    pub fn reconstruct(&mut self, view: &View, count: usize, step: &StepUniforms) -> Result<Picture, TrainError> {
+        let count = count.min(view.len());
+        let model = ModelConfig { batch: count, ..self.model };
+        let graph = method::reconstruction(&model, &self.layout).graph;
+        let plan = self.session.load(lower("reconstruction", &graph, Options { target: self.session.target(), alias: true }))?;
+        reconstruction_grid(self.session.as_mut(), plan, &self.model, view, count, step)
+    }
+}
+
+/// Runs a reconstruction plan on the first images of a view and draws the grid: one column per image, rows original, view (where
+/// the method augments), reconstruction.
+///
+/// # Errors
+/// If data or device fail.
+pub fn reconstruction_grid(
+    session: &mut dyn Session,
+    plan: PlanId,
+    model: &ModelConfig,
+    view: &View,
+    count: usize,
+    step: &StepUniforms,
+) -> Result<Picture, TrainError> {
+    let side = model.net.image;
+    let Some(batch) = Loader::eval_batches(view, count)?.next() else {
+        return Err(TrainError::config("there is no image to reconstruct", None));
+    };
+    session.upload(plan, 0, Data::U32(&batch?.pixels))?;
+    session.run(plan, step)?;
+    session.drain(plan)?;
+    let mut rows = Vec::new();
+    for (o, name) in ["original", "view", "reconstruction"].into_iter().enumerate() {
+        if name == "view" && !model.objective.method.augments() {
+            continue;
+        }
+        let pixels = grid::denormalise(&session.read(plan, o)?, model.mean, model.std);
+        rows.push(pixels.chunks(side * side * 3).map(<[u8]>::to_vec).collect::<Vec<_>>());
+    }
+    let (width, height) = grid::grid_size(rows.len(), count, side, SCALE);
+    let rows: Vec<Vec<&[u8]>> = rows.iter().map(|row| row.iter().map(Vec::as_slice).collect()).collect();
+    Ok(Picture { bytes: grid::grid_png(&rows, side, SCALE), width, height })
+}
+
+/// kNN accuracies for every (k, temperature) of [`KNN`] that the training set is large enough for.
+///
+/// # Errors
+/// If data or device fail.
+pub fn knn_table(train: &Features, test: &Features, classes: usize) -> Result<Vec<(usize, f32, f32)>, TrainError> {
+    let ks: Vec<_> = KNN.into_iter().filter(|(k, _)| *k <= train.labels.len()).collect();
+    let accuracies = knn(train, test, &ks, classes)?;
+    Ok(ks.into_iter().zip(accuracies).map(|((k, t), a)| (k, t, a)).collect())
+}

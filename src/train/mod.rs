@@ -1,0 +1,102 @@
+//! Training: configuration, the loop, evaluation, and what a run leaves on disk.
+
+pub mod checkpoint;
+pub mod config;
+pub mod evaluate;
+pub mod events;
+pub mod grid;
+pub mod knn;
+pub mod metrics;
+pub mod pretrain;
+pub mod probe;
+pub mod progress;
+pub mod run;
+pub mod state;
+pub mod store;
+
+use std::path::PathBuf;
+
+/// What stops a run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// Device.
+    #[error(transparent)]
+    Device(#[from] crate::device::DeviceError),
+    /// Data.
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
+    /// Checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::CheckpointError),
+    /// `metrics.jsonl`.
+    #[error(transparent)]
+    Metrics(#[from] metrics::MetricsError),
+    /// kNN.
+    #[error(transparent)]
+    Knn(#[from] knn::KnnError),
+    /// The checkpoint belongs to another model.
+    #[error("{message}")]
+    Architecture {
+        /// Which tensor, with the shapes.
+        message: String,
+    },
+    /// A file or folder of the run.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A loss that is no number.
+    #[error("the loss is {loss} at step {step}; the first tensor that is not finite is `{tensor}`")]
+    NotFinite {
+        /// Step.
+        step: u64,
+        /// Loss.
+        loss: f32,
+        /// Label of the tensor.
+        tensor: String,
+    },
+    /// A wrong request.
+    #[error("{message}")]
+    Config {
+        /// What is wrong.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+}
+
+impl TrainError {
+    pub(crate) fn config(message: impl Into<String>, hint: Option<&str>) -> Self {
+        Self::Config { message: message.into(), hint: hint.map(Into::into) }
+    }
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        use crate::device::DeviceError;
+        match self {
+            Self::Data(e) => e.hint(),
+            Self::Config { hint, .. } => hint.clone(),
+            Self::Checkpoint(e) => e.hint().map(Into::into),
+            Self::Device(DeviceError::NotFound(_)) => Some("`aavae devices` lists what there is".into()),
+            Self::Device(DeviceError::Plan(_)) => {
+                Some("a smaller --batch-size or --width fits; `aavae devices` lists other adapters".into())
+            }
+            Self::NotFinite { .. } => {
+                Some("the checkpoints before this step are whole; lower --learning-rate, or resume from one of them".into())
+            }
+            Self::Architecture { .. } => {
+                Some("use the --encoder, --decoder, --width, --latent-dim and --method the checkpoint was trained with".into())
+            }
+            _ => None,
+        }
+    }
+}

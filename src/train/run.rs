@@ -1,0 +1,89 @@
+//! The folder of a run: `config.toml`, `metrics.jsonl`, event files, `train.log`, `checkpoints/`, `images/`, `summary.json`.
+
+use std::path::{Path, PathBuf};
+
+use super::TrainError;
+use super::checkpoint::Checkpoint;
+use super::config::{DataKind, RunConfig};
+use crate::data::{self, Kind, OpenOptions, Splits};
+use crate::method::ModelConfig;
+
+/// Opens the data set of a configuration.
+///
+/// # Errors
+/// If it is missing or damaged.
+pub fn open_data(config: &RunConfig) -> Result<Splits, TrainError> {
+    let kind = match config.dataset {
+        DataKind::Shapes => Kind::Shapes,
+        DataKind::Cifar10 => Kind::Cifar10,
+        DataKind::Folder => Kind::Folder,
+    };
+    let options = OpenOptions {
+        dir: config.data_dir.clone(),
+        image_size: Some(config.image_size),
+        seed: config.seed,
+        limit_train: config.limit_train,
+        shuffle: config.shuffle,
+        ..OpenOptions::new(kind)
+    };
+    Ok(data::open(&options)?)
+}
+
+/// The model of a configuration on a data set.
+pub fn model_config(config: &RunConfig, splits: &Splits) -> ModelConfig {
+    let (mean, std) = splits.train.dataset.mean_std();
+    config.model(mean, std)
+}
+
+/// Reads `config.toml`.
+///
+/// # Errors
+/// If it is missing, not TOML, or names an unknown key.
+pub fn read_config(path: &Path) -> Result<RunConfig, TrainError> {
+    let text = std::fs::read_to_string(path).map_err(TrainError::io("read", path))?;
+    toml::from_str(&text).map_err(|e| TrainError::config(format!("{}: {}", path.display(), e.message()), None))
+}
+
+/// A trained model: a run folder, or a checkpoint file inside one.
+#[derive(Debug)]
+pub struct Trained {
+    /// The configuration it was trained with.
+    pub config: RunConfig,
+    /// Its weights.
+    pub checkpoint: Checkpoint,
+    /// Where the weights came from.
+    pub path: PathBuf,
+}
+
+impl Trained {
+    /// Opens a run folder (its latest checkpoint) or a checkpoint (the configuration in its metadata).
+    ///
+    /// # Errors
+    /// If there is no whole checkpoint, or no configuration.
+    pub fn open(path: &Path) -> Result<Self, TrainError> {
+        if !path.exists() {
+            return Err(TrainError::config(format!("no run folder or checkpoint at {}", path.display()), None));
+        }
+        if path.is_dir() {
+            let config = read_config(&path.join("config.toml"))?;
+            let latest = super::store::Store::new(path.join("checkpoints")).latest();
+            let Some((file, checkpoint)) = latest.found else {
+                if let Some(error) = latest.skipped.into_iter().next() {
+                    return Err(error.into());
+                }
+                return Err(TrainError::config(
+                    format!("{} has no whole checkpoint", path.display()),
+                    Some("`pretrain --resume` continues an interrupted run"),
+                ));
+            };
+            return Ok(Self { config, checkpoint, path: file });
+        }
+        let checkpoint = Checkpoint::load(path)?;
+        let Some(text) = checkpoint.meta.get("config") else {
+            let message = format!("{} does not say how it was trained (no `config` in its metadata)", path.display());
+            return Err(TrainError::config(message, Some("start a run from foreign weights with `pretrain --init-from`")));
+        };
+        let config = toml::from_str(text).map_err(|e| TrainError::config(format!("{}: {}", path.display(), e.message()), None))?;
+        Ok(Self { config, checkpoint, path: path.into() })
+    }
+}

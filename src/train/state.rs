@@ -1,0 +1,103 @@
+//! A model's tensors on a device and in checkpoints.
+
+use std::collections::BTreeMap;
+
+use super::TrainError;
+use super::checkpoint::{Checkpoint, NamedTensor, TensorData};
+use crate::device::Session;
+use crate::ir::{Group, Layout};
+use crate::nn::{Param, Params};
+
+/// Prefix of the first and second moments in a checkpoint: `optim.m.<parameter>`, `optim.v.<parameter>`.
+const MOMENTS: [(Group, &str); 2] = [(Group::Moment1, "optim.m."), (Group::Moment2, "optim.v.")];
+
+/// Writes initial values.
+///
+/// # Errors
+/// If the device fails.
+pub fn initialise(session: &mut dyn Session, layout: &Layout, params: &Params, seed: u64) -> Result<(), TrainError> {
+    for p in &params.all {
+        write(session, layout, p, p.group, &p.initial(seed))?;
+    }
+    Ok(())
+}
+
+fn write(session: &mut dyn Session, layout: &Layout, p: &Param, group: Group, data: &[f32]) -> Result<(), TrainError> {
+    let range = layout.get(&p.name).unwrap_or_else(|| panic!("{} is not laid out", p.name)).range;
+    Ok(session.write_state(group, range.offset, data)?)
+}
+
+/// Reads the model, and the optimiser's moments if asked, under PyTorch's names and shapes. `steps` is the number of training steps
+/// taken, which BatchNorm counts too.
+///
+/// # Errors
+/// If the device fails.
+pub fn export(
+    session: &mut dyn Session,
+    layout: &Layout,
+    params: &Params,
+    steps: u64,
+    moments: bool,
+) -> Result<BTreeMap<String, NamedTensor>, TrainError> {
+    let mut tensors = BTreeMap::new();
+    let mut read = |group: Group, prefix: &str, only: Group| -> Result<(), TrainError> {
+        let flat = session.read_state(group)?;
+        for p in params.all.iter().filter(|p| p.group == only) {
+            let range = layout.get(&p.name).unwrap_or_else(|| panic!("{} is not laid out", p.name)).range;
+            let data = p.file.to_file(&flat[range.offset..range.offset + range.len], p.shape);
+            tensors.insert(format!("{prefix}{}", p.name), NamedTensor { shape: p.file.shape(), data: TensorData::F32(data) });
+        }
+        Ok(())
+    };
+    read(Group::Param, "", Group::Param)?;
+    read(Group::Buffer, "", Group::Buffer)?;
+    if moments {
+        for (group, prefix) in MOMENTS {
+            read(group, prefix, Group::Param)?;
+        }
+    }
+    for p in params.all.iter().filter(|p| p.name.ends_with(".running_mean")) {
+        let name = format!("{}.num_batches_tracked", p.name.trim_end_matches(".running_mean"));
+        let count = i64::try_from(steps).unwrap_or(i64::MAX);
+        tensors.insert(name, NamedTensor { shape: vec![], data: TensorData::I64(vec![count]) });
+    }
+    Ok(tensors)
+}
+
+/// Writes a checkpoint's tensors to the device. Tensors that the model does not have are ignored if `partial` (an encoder taken
+/// out of a whole model), and so are missing moments unless `moments`.
+///
+/// # Errors
+/// If a tensor is missing or has another shape: the checkpoint is of another architecture.
+pub fn import(session: &mut dyn Session, layout: &Layout, params: &Params, file: &Checkpoint, moments: bool) -> Result<(), TrainError> {
+    // Everything is checked before anything is written.
+    for p in &params.all {
+        find(file, p, &p.name)?;
+        if moments && p.group == Group::Param {
+            for (_, prefix) in MOMENTS {
+                find(file, p, &format!("{prefix}{}", p.name))?;
+            }
+        }
+    }
+    for p in &params.all {
+        write(session, layout, p, p.group, &p.file.to_memory(find(file, p, &p.name)?, p.shape))?;
+        if moments && p.group == Group::Param {
+            for (group, prefix) in MOMENTS {
+                write(session, layout, p, group, &p.file.to_memory(find(file, p, &format!("{prefix}{}", p.name))?, p.shape))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn find<'a>(file: &'a Checkpoint, p: &Param, name: &str) -> Result<&'a [f32], TrainError> {
+    let wrong = |message: String| Err(TrainError::Architecture { message });
+    match file.tensors.get(name) {
+        None => wrong(format!("the checkpoint has no tensor `{name}` (this model needs shape {:?})", p.file.shape())),
+        Some(t) if t.shape != p.file.shape() => {
+            wrong(format!("`{name}` has shape {:?} in the checkpoint, this model needs {:?}", t.shape, p.file.shape()))
+        }
+        Some(NamedTensor { data: TensorData::F32(x), .. }) => Ok(x),
+        Some(_) => wrong(format!("`{name}` holds integers in the checkpoint, this model needs floats")),
+    }
+}

@@ -1,0 +1,74 @@
+//! Every op x case on every device against the f64 reference (`aavae::check`): both GEMM variants, checked and unchecked shaders.
+//! One trial per (op, case, device).
+//!
+//! Without a Vulkan, Metal or DX12 adapter the wgpu trials show as *ignored*; `REQUIRE_GPU=1` turns that into a failure.
+
+use std::process::ExitCode;
+
+use aavae::check::{close, lowers_differently, name, trial};
+use aavae::device::Host;
+use aavae::device::wgpu::{Gpu, OpenOptions, adapters};
+use aavae::ops::{Case, Gemm, Target};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+fn gpu_trial(case: &Case, adapter: &str, target: Target) -> Result<(), Failed> {
+    let small = case.inputs.iter().all(|i| i.0.shape.len() <= 100_000);
+    for checked in if small { vec![false, true] } else { vec![false] } {
+        let mut gpu = Gpu::open(Some(adapter), OpenOptions { checked })?;
+        trial(case, &mut gpu, target).map_err(|e| format!("{e} ({})", if checked { "checked" } else { "unchecked" }))?;
+    }
+    Ok(())
+}
+
+/// The comparator must refuse each of these, or nothing above means anything.
+fn canaries() -> Vec<Trial> {
+    fn canary(name: &str, spoil: impl Fn(&mut Vec<f32>) + Send + 'static) -> Trial {
+        Trial::test(format!("comparator refuses {name}"), move || {
+            let want: Vec<f64> = (0..60).map(|i| f64::from((i * 37 % 61) as f32) - 30.0).collect();
+            let mut got: Vec<f32> = want.iter().map(|&x| x as f32).collect();
+            close(&got, &want, 60, 1.0).map_err(|e| format!("refused the truth: {e}"))?;
+            spoil(&mut got);
+            if close(&got, &want, 60, 1.0).is_ok() { Err("accepted".into()) } else { Ok(()) }
+        })
+    }
+    vec![
+        canary("a NaN", |x| x[7] = f32::NAN),
+        canary("an infinity", |x| x[7] = f32::INFINITY),
+        canary("an unwritten element", |x| x[59] = 0.0),
+        canary("one wrong element", |x| x[31] += 0.01),
+        canary("swapped rows", |x| x.rotate_left(10)),
+        canary("a transposed copy", |x| *x = (0..60).map(|i| x[i % 10 * 6 + i / 10]).collect()),
+        canary("a doubled result", |x| x.iter_mut().for_each(|v| *v *= 2.0)),
+    ]
+}
+
+fn main() -> ExitCode {
+    let args = Arguments::from_args();
+    let found = adapters();
+    let require = std::env::var_os("REQUIRE_GPU").is_some();
+    let mut trials = canaries();
+    for case in aavae::ops::all_cases() {
+        let name = name(&case);
+        let c = case.clone();
+        trials.push(Trial::test(format!("{name}/cpu"), move || Ok(trial(&c, &mut Host::<f32>::new(), Target::default())?)));
+        if found.is_empty() {
+            let missing = move || Err("no Vulkan, Metal or DX12 adapter".into());
+            trials.push(Trial::test(format!("{name}/wgpu (no adapter)"), missing).with_ignored_flag(!require));
+        }
+        for adapter in &found {
+            let tile = Target::default();
+            let mut targets = vec![("", tile)];
+            if let Some([subgroup, _]) = adapter.subgroup {
+                let broadcast = Target { gemm: Gemm::Broadcast { subgroup }, ..tile };
+                if lowers_differently(&case, tile, broadcast) {
+                    targets = vec![("/tile", tile), ("/broadcast", broadcast)];
+                }
+            }
+            for (variant, target) in targets {
+                let (c, a) = (case.clone(), adapter.name.clone());
+                trials.push(Trial::test(format!("{name}/{}{variant}", adapter.name), move || gpu_trial(&c, &a, target)));
+            }
+        }
+    }
+    libtest_mimic::run(&args, trials).exit_code()
+}
