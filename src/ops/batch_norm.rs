@@ -161,7 +161,7 @@ impl OpDef for BatchNorm {
         for c in 0..s.c {
             let (mut n, mut mean, mut m2) = (0.0, 0.0, 0.0);
             for (shift, count, sum, squares) in &parts {
-                let (k, sum, squares) = (*count as f64, f64::from(sum[c]), f64::from(squares[c]));
+                let (k, sum, squares) = (*count as f64, sum[c], squares[c]);
                 let apart = f64::from(shift[c]) + sum / k - mean;
                 m2 += squares - sum * sum / k + apart * apart * n * k / (n + k);
                 n += k;
@@ -367,8 +367,8 @@ impl OpDef for BatchNormGrad {
         let [mut scale, mut level, mut slope] = [(); 3].map(|()| vec![0.0_f32; c]);
         let rows = s.pixels() as f64;
         for c in 0..c {
-            let dbeta: f64 = parts.iter().map(|p| f64::from(p.0[c])).sum();
-            let dgamma = f64::from(rstd[c]) * parts.iter().map(|p| f64::from(p.1[c])).sum::<f64>();
+            let dbeta: f64 = parts.iter().map(|p| p.0[c]).sum();
+            let dgamma = f64::from(rstd[c]) * parts.iter().map(|p| p.1[c]).sum::<f64>();
             scale[c] = gamma[c] * rstd[c];
             level[c] = (dbeta / rows) as f32;
             slope[c] = (dgamma / rows) as f32 * rstd[c];

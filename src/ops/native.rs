@@ -51,8 +51,8 @@ pub(super) fn task_length(channels: usize) -> usize {
 }
 
 /// Adds a run's lanes up per channel.
-pub(super) fn folded(lanes: &[f32], channels: usize) -> Vec<f32> {
-    (0..channels).map(|c| lanes[c..].iter().step_by(channels).sum()).collect()
+pub(super) fn folded(lanes: &[f32], channels: usize) -> Vec<f64> {
+    (0..channels).map(|c| lanes[c..].iter().step_by(channels).map(|x| f64::from(*x)).sum()).collect()
 }
 
 /// Sum over the first `counted` of `channels` channels of `(a - b)^2`: f32 within a task's lanes, f64 between tasks.

@@ -60,7 +60,7 @@ impl OpDef for SumRows {
     fn native(&self, run: &mut Run<'_, f32>) {
         let (x, c) = (run.inputs[0].f(), run.in_shape(0).c);
         let length = run_length(c);
-        let parts: Vec<Vec<f32>> = x
+        let parts: Vec<Vec<f64>> = x
             .par_chunks(task_length(c))
             .map(|x| {
                 let mut total = vec![0.0; length];
@@ -72,7 +72,7 @@ impl OpDef for SumRows {
             })
             .collect();
         for (c, y) in run.outputs[0].iter_mut().enumerate() {
-            *y = parts.iter().map(|p| f64::from(p[c])).sum::<f64>() as f32;
+            *y = parts.iter().map(|p| p[c]).sum::<f64>() as f32;
         }
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
