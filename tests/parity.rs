@@ -8,6 +8,7 @@
 //! `SHOW_ERRORS=1` prints the worst error of every trial.
 
 #[path = "golden/mod.rs"]
+#[allow(dead_code, reason = "each test uses a part of it")]
 mod golden;
 
 use std::process::ExitCode;
@@ -22,7 +23,7 @@ use aavae::plan::{Options, Plan, lower};
 use aavae::tensor::{Shape, TensorType};
 use aavae::train::config::RunConfig;
 use aavae::train::pretrain::uniforms;
-use golden::{Device, Report, Tensors, fill, fill_parameter, largest, no_adapter, read, wide, wgpu_devices};
+use golden::{Device, Report, Tensors, fill, fill_parameter, largest, no_adapter, read, wgpu_devices, wide};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
 
