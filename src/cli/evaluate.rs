@@ -6,16 +6,16 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::pretrain::probe_view;
-use super::{Failure, Outcome, print_json, print_text, usage};
+use super::pretrain::{SHAPES_HAS_NO_FILES, knn_rows, probe_view};
+use super::{Failure, Outcome, choice, print_json, print_text, say, usage};
 use crate::data::{Splits, View};
 use crate::device::{self, Choice};
 use crate::ops::StepUniforms;
 use crate::train::TrainError;
 use crate::train::checkpoint::{Checkpoint, NamedTensor, TensorData};
 use crate::train::config::{DataKind, RunConfig};
-use crate::train::evaluate::{Evaluator, knn_table};
-use crate::train::run::{Trained, model_config, open_data};
+use crate::train::evaluate::{Evaluator, KNN, knn_table};
+use crate::train::run::{Trained, model_config, open_data, write_whole};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Split {
@@ -68,13 +68,19 @@ struct Opened {
 
 impl Common {
     fn open(&self) -> Result<Opened, Failure> {
-        let choice: Choice = self.device.parse().map_err(|e: device::DeviceError| Failure { usage: true, ..Failure::from(e) })?;
+        let choice = choice(&self.device)?;
         let trained = Trained::open(&self.model)?;
+        for error in &trained.skipped {
+            say(&format!("warning: skipped a checkpoint: {error}"));
+        }
         let mut config = trained.config.clone();
         if let Some(dataset) = self.dataset {
             config.dataset = dataset;
         }
         if self.data_dir.is_some() {
+            if config.dataset == DataKind::Shapes {
+                return Err(usage(SHAPES_HAS_NO_FILES, None));
+            }
             config.data_dir.clone_from(&self.data_dir);
         }
         if self.limit_train.is_some() {
@@ -89,11 +95,8 @@ impl Common {
         config.validate().map_err(|message| usage(message, None))?;
         let splits = open_data(&config)?;
         let (session, why) = device::open(&choice)?;
-        eprintln!(
-            "device: {} ({why}); weights: {}",
-            session.device(),
-            if self.random_init { "random".into() } else { trained.path.display().to_string() }
-        );
+        let weights = if self.random_init { "random".into() } else { trained.path.display().to_string() };
+        say(&format!("device: {} ({why}); weights: {weights}", session.device()));
         let evaluator = Evaluator::new(session, model_config(&config, &splits), (!self.random_init).then_some(&trained), config.seed)?;
         Ok(Opened { config, choice, splits, evaluator })
     }
@@ -161,9 +164,12 @@ pub(super) fn knn(args: &KnnArgs) -> Outcome {
     let train = o.evaluator.features(&train_view, |_| ())?;
     let test = o.evaluator.features(&view, |_| ())?;
     let table = knn_table(&train, &test, view.dataset.classes().len())?;
-    let rows: Vec<_> = table.iter().map(|(k, t, a)| json!({ "k": k, "temperature": t, "accuracy": a })).collect();
+    if table.is_empty() {
+        let message = format!("kNN needs at least {} training images, the set has {}", KNN[0].0, train_view.len());
+        return Err(TrainError::config(message, Some("raise --limit-train")).into());
+    }
     let text: Vec<_> = table.iter().map(|(k, t, a)| format!("k {k:3}  temperature {t:.2}  accuracy {a:.4}")).collect();
-    let value = json!({ "knn": rows, "train_images": train_view.len(), "test_images": view.len(), "random_init": args.common.random_init });
+    let value = json!({ "knn": knn_rows(&table), "train_images": train_view.len(), "test_images": view.len(), "random_init": args.common.random_init });
     report(&value, args.common.json, args.out.as_ref(), &text.join("\n"))
 }
 
@@ -222,14 +228,14 @@ pub(super) fn reconstruct(args: &ReconstructArgs) -> Outcome {
     let step =
         StepUniforms { seed_lo: o.config.seed as u32, seed_hi: (o.config.seed >> 32) as u32, step: 1 << 31, ..StepUniforms::default() };
     let png = o.evaluator.reconstruct(&view, args.count, &step)?;
-    std::fs::write(&args.out, &png.bytes).map_err(TrainError::io("write", &args.out))?;
+    write_whole(&args.out, &png.bytes)?;
     let value = json!({ "file": args.out, "images": args.count.min(view.len()), "width": png.width, "height": png.height });
     report(&value, args.common.json, None, &format!("{} ({}x{})", args.out.display(), png.width, png.height))
 }
 
 fn report(value: &serde_json::Value, as_json: bool, out: Option<&PathBuf>, text: &str) -> Outcome {
     if let Some(path) = out {
-        std::fs::write(path, format!("{value}\n")).map_err(TrainError::io("write", path))?;
+        write_whole(path, format!("{value}\n").as_bytes())?;
     }
     if as_json {
         print_json(value)

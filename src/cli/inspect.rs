@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::{Failure, Outcome, print_json, print_text, usage};
+use super::{Failure, Outcome, choice, print_json, print_text, say, usage};
 use crate::check;
 use crate::device::wgpu::adapters;
 use crate::device::{self, Choice, Data, PlanId, Session};
@@ -14,15 +14,11 @@ use crate::ir::Graph;
 use crate::method::{self, Method, ModelConfig, Training, View};
 use crate::model::{Depth, Stem};
 use crate::ops::{Conv2d, Emit, Gemm, Scale, StepUniforms, Target};
-use crate::plan::{Options, lower, summary, verify};
+use crate::plan::{Options, lower, summary};
 use crate::rng::{Philox, Stream};
 use crate::tensor::{DType, Shape, TensorType};
 use crate::train::config::RunConfig;
-use crate::train::{TrainError, evaluate::fitting, state};
-
-fn choice(text: &str) -> Result<Choice, Failure> {
-    text.parse().map_err(|e: device::DeviceError| Failure { usage: true, ..Failure::from(e) })
-}
+use crate::train::{TrainError, fit, state};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DevicesArgs {
@@ -121,16 +117,15 @@ pub(super) struct PlanArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// Print the final WGSL of every kernel whose file has this name
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
     kernel: Option<String>,
 }
 
 pub(super) fn plan(args: &PlanArgs) -> Outcome {
     let config = args.model.model()?;
     let (session, _) = device::open(&choice(&args.model.device)?)?;
-    let graph = method::training(&config, Training::default()).graph;
-    let plan = lower("train", &graph, Options { target: session.target(), alias: true });
-    verify(&plan, &session.limits()).map_err(|e| fitting(e.into(), config.batch))?;
+    let graph = |batch| method::training(&ModelConfig { batch, ..config }, Training::default()).graph;
+    let plan = fit::plan(session.as_ref(), "train", config.batch, &graph)?;
     if let Some(file) = &args.kernel {
         let mut texts: Vec<String> = plan
             .steps
@@ -181,7 +176,7 @@ pub(super) struct CheckArgs {
 pub(super) fn check(args: &CheckArgs) -> Outcome {
     let choice = choice(&args.device)?;
     let (first, why) = device::open(&choice)?;
-    eprintln!("device: {} ({why})", first.device());
+    say(&format!("device: {} ({why})", first.device()));
     let (mut passed, mut failures) = (0, Vec::new());
     for case in crate::ops::all_cases() {
         let name = check::name(&case);
@@ -199,7 +194,7 @@ pub(super) fn check(args: &CheckArgs) -> Outcome {
             match check::trial(&case, session.as_mut(), target) {
                 Ok(()) => passed += 1,
                 Err(message) => {
-                    eprintln!("FAILED {name} ({:?}): {message}", target.gemm);
+                    say(&format!("FAILED {name} ({:?}): {message}", target.gemm));
                     failures.push(json!({ "case": name, "gemm": target.gemm, "message": message }));
                 }
             }
@@ -207,7 +202,7 @@ pub(super) fn check(args: &CheckArgs) -> Outcome {
     }
     let failed = failures.len();
     if passed + failed == 0 {
-        return Err(usage(format!("no case is named like `{}`", args.only.as_deref().unwrap_or("")), None));
+        return Err(usage(format!("no case is named like `{}`", args.only.as_deref().unwrap_or("")), Some("`--only relu` is an example")));
     }
     if args.json {
         print_json(&json!({ "device": first.device(), "passed": passed, "failed": failed, "failures": failures }));
@@ -243,12 +238,13 @@ pub(super) fn bench(args: &BenchArgs) -> Outcome {
     let opened = Instant::now();
     let (mut session, why) = device::open(&choice(&args.model.device)?)?;
     let session = session.as_mut();
-    eprintln!("device: {} ({why})", session.device());
+    say(&format!("device: {} ({why})", session.device()));
     let view = if args.augment { View::Augmented } else { View::Given };
-    let training = method::training(&config, Training { view, ..Training::default() });
+    let model = |batch| method::training(&ModelConfig { batch, ..config }, Training { view, ..Training::default() });
+    let plan = fit::plan(session, "train", config.batch, &|batch| model(batch).graph)?;
+    let training = model(config.batch);
     session.allocate(&training.graph.layout)?;
-    let options = Options { target: session.target(), alias: true };
-    let id = session.load(lower("train", &training.graph, options)).map_err(|e| fitting(e, config.batch))?;
+    let id = session.load(plan)?;
     state::initialise(session, &training.graph.layout, &training.params, 0)?;
     fill(session, id)?;
     let mut result = json!({

@@ -1,8 +1,6 @@
 //! The command line: what was typed (clap) becomes a validated configuration; data goes to stdout, everything for people to stderr.
 //! Exit codes: 0 ok, 1 failed, 2 usage, 130 interrupted (a checkpoint is saved).
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is the layer that talks")]
-
 mod evaluate;
 mod inspect;
 mod pretrain;
@@ -11,11 +9,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::device::{Choice, DeviceError};
 use crate::train::TrainError;
 
 /// Train augmentation-augmented variational autoencoders on any GPU, or none.
 #[derive(Debug, Parser)]
-#[command(name = "aavae", version, about, propagate_version = true)]
+#[command(name = "aavae", version, about, propagate_version = true, allow_negative_numbers = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -68,9 +67,9 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(Failure { error, usage }) => {
-            eprintln!("error: {error}");
+            say(&format!("error: {error}"));
             if let Some(hint) = error.hint() {
-                eprintln!("\nhint: {hint}");
+                say(&format!("\nhint: {hint}"));
             }
             ExitCode::from(if usage { 2 } else { 1 })
         }
@@ -95,6 +94,23 @@ type Outcome = Result<ExitCode, Failure>;
 
 fn usage(message: impl Into<String>, hint: Option<&str>) -> Failure {
     Failure { error: TrainError::config(message, hint), usage: true }
+}
+
+/// Parses `--device`.
+fn choice(text: &str) -> Result<Choice, Failure> {
+    text.parse().map_err(|e: DeviceError| Failure { usage: true, ..Failure::from(e) })
+}
+
+/// Prints a line for people on stderr. Where `eprintln!` would panic (a closed pipe), the work goes on.
+fn say(text: &str) {
+    use std::io::Write;
+    // Nobody is listening.
+    writeln!(std::io::stderr(), "{text}").ok();
+}
+
+/// The number that the shortest text of an f32 stands for: .07, not .07000000029802322.
+fn short(x: f32) -> f64 {
+    x.to_string().parse().unwrap_or(f64::from(x))
 }
 
 /// Prints one line of JSON on stdout. A closed pipe is not an error.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
-use super::{Failure, Outcome, print_json, usage};
+use super::{Failure, Outcome, choice, print_json, say, short, usage};
 use crate::data::View;
 use crate::device::{self, Choice};
 use crate::method::{Compare, Method};
@@ -15,7 +15,8 @@ use crate::model::Depth;
 use crate::train::config::{DataKind, Preset, RunConfig};
 use crate::train::evaluate::{Evaluator, knn_table};
 use crate::train::probe::{ProbeConfig, probe};
-use crate::train::run::{Trained, model_config, open_data, read_config};
+use crate::train::metrics::Record;
+use crate::train::run::{Trained, model_config, open_data, read_config, write_whole};
 use crate::train::{TrainError, pretrain};
 
 /// Flags override the configuration file, which overrides the preset.
@@ -103,19 +104,27 @@ pub(super) struct Args {
     #[arg(long)]
     resume: bool,
     /// Skip the probe and kNN at the end
-    #[arg(long)]
+    #[arg(long, conflicts_with = "probe_epochs")]
     no_eval: bool,
     /// Epochs of the linear probe at the end
     #[arg(long, value_name = "N")]
     probe_epochs: Option<usize>,
 }
 
+/// Why `--data-dir` is refused.
+pub(super) const SHAPES_HAS_NO_FILES: &str = "--dataset shapes is embedded; --data-dir means nothing for it";
+
+/// What a resumed run may change: how long it takes and how it reports, not what it computes.
+const PROLONGS: [&str; 6] = ["epochs", "max_steps", "data_dir", "probe_epochs", "log_every", "keep"];
+
 impl Args {
-    fn resolve(&self) -> Result<RunConfig, Failure> {
-        let mut c = match (&self.config, self.preset) {
-            (Some(path), _) => read_config(path)?,
-            (None, Some(preset)) => RunConfig::preset(preset),
-            (None, None) => RunConfig::default(),
+    /// The configuration that was asked for. `stored` is that of the run to resume, which the flags then start from.
+    fn resolve(&self, stored: Option<&RunConfig>) -> Result<RunConfig, Failure> {
+        let mut c = match (&self.config, self.preset, stored) {
+            (Some(path), _, _) => read_config(path)?,
+            (None, Some(preset), _) => RunConfig::preset(preset),
+            (None, None, Some(stored)) => stored.clone(),
+            (None, None, None) => RunConfig::default(),
         };
         macro_rules! set {
             ($($field:ident),*) => { $(if let Some(x) = self.$field.clone() { c.$field = x; })* };
@@ -145,11 +154,17 @@ impl Args {
         }
         c.learn_log_scale |= self.learn_log_scale;
         c.shuffle &= !self.no_shuffle;
+        if stored.is_some() && self.epochs.is_some() && self.max_steps.is_none() {
+            c.max_steps = None; // so many epochs, wherever the run was stopped before
+        }
         if self.download && c.dataset != DataKind::Cifar10 {
             return Err(usage("--download fetches CIFAR-10; it needs --dataset cifar10", None));
         }
-        if self.dataset == Some(DataKind::Shapes) && self.data_dir.is_some() {
-            return Err(usage("--dataset shapes is embedded; --data-dir means nothing for it", None));
+        if c.dataset == DataKind::Shapes {
+            if self.data_dir.is_some() {
+                return Err(usage(SHAPES_HAS_NO_FILES, Some("--dataset cifar10 and --dataset folder read files")));
+            }
+            c.data_dir = None;
         }
         c.validate().map_err(|message| usage(message, None))?;
         Ok(c)
@@ -157,35 +172,46 @@ impl Args {
 }
 
 pub(super) fn run(args: Args) -> Outcome {
-    let mut config = args.resolve()?;
-    let choice: Choice = args.device.parse().map_err(|e: device::DeviceError| Failure { usage: true, ..Failure::from(e) })?;
-    let out = args.out.clone().unwrap_or_else(|| {
-        let dataset = format!("{:?}", config.dataset).to_lowercase();
-        PathBuf::from(format!("runs/{}-{dataset}-seed{}", config.method.name(), config.seed))
-    });
-    if args.resume {
-        config = resumed(&out, config, &args)?;
-    } else if out.join("checkpoints").exists() {
-        let message = format!("{} already holds a run", out.display());
-        return Err(TrainError::config(message, Some("continue it with --resume, or name another folder with --out")).into());
-    }
+    let choice = choice(&args.device)?;
+    let (config, out) = if args.resume {
+        let out = args.out.clone().map_or_else(|| args.resolve(None).map(|c| default_out(&c)), Ok)?;
+        (resumed(&out, &args)?, out)
+    } else {
+        let config = args.resolve(None)?;
+        let out = args.out.clone().unwrap_or_else(|| default_out(&config));
+        if out.join("checkpoints").exists() {
+            let message = format!("{} already holds a run", out.display());
+            return Err(TrainError::config(message, Some("continue it with --resume, or name another folder with --out")).into());
+        }
+        (config, out)
+    };
     if args.download {
         let dir = config.data_dir.clone().unwrap_or_default();
         crate::data::download::download_cifar10(&dir, true)?;
     }
     std::fs::create_dir_all(&out).map_err(TrainError::io("create", &out))?;
     let interrupt = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupt);
-    ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-        .map_err(|e| TrainError::config(format!("cannot catch Ctrl-C: {e}"), None))?;
+    let saved = Arc::new(AtomicBool::new(false));
+    let (flag, at_once) = (Arc::clone(&interrupt), Arc::clone(&saved));
+    ctrlc::set_handler(move || {
+        // While a step runs, the first one waits for it and saves. Evaluation has nothing to save.
+        if flag.swap(true, Ordering::Relaxed) || at_once.load(Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED.into());
+        }
+        say("stopping after this step; Ctrl-C again stops at once");
+    })
+    .map_err(|e| TrainError::config(format!("cannot catch Ctrl-C: {e}"), None))?;
 
-    let outcome = pretrain::pretrain(&pretrain::Request {
-        config: &config,
-        device: choice.clone(),
-        out: &out,
-        resume: args.resume,
-        interrupt: &interrupt,
+    let request =
+        pretrain::Request { config: &config, device: choice.clone(), out: &out, resume: args.resume, interrupt: &interrupt };
+    let outcome = pretrain::pretrain(&request).inspect_err(|_| {
+        // An empty folder is no run; one with anything in it stays.
+        std::fs::remove_dir(&out).ok();
     })?;
+    saved.store(true, Ordering::Relaxed);
+    let interrupted = outcome.interrupted || interrupt.load(Ordering::Relaxed);
+    let record = |r: &Option<Record>| r.as_ref().map(|r| serde_json::to_string(r).and_then(|text| serde_json::from_str::<Value>(&text)));
+    let record = |r| record(r).transpose().map_err(|e| TrainError::config(format!("the summary cannot be written: {e}"), None));
     let mut summary = json!({
         "run": out,
         "method": config.method.name(),
@@ -195,57 +221,59 @@ pub(super) fn run(args: Args) -> Outcome {
         "steps": outcome.steps,
         "seconds": round(outcome.seconds, 1),
         "images_per_second": round(outcome.images_per_second, 1),
-        "train": outcome.last,
-        "validation": outcome.validation,
+        "train": record(&outcome.last)?,
+        "validation": record(&outcome.validation)?,
         "checkpoint": outcome.checkpoint,
         "sha256": outcome.digest,
-        "interrupted": outcome.interrupted,
+        "interrupted": interrupted,
     });
-    if !args.no_eval && !outcome.interrupted {
+    let write = |summary: &Value| write_whole(&out.join("summary.json"), format!("{summary:#}\n").as_bytes());
+    write(&summary)?;
+    if !args.no_eval && !interrupted {
         evaluate(&config, &choice, &outcome.checkpoint, &mut summary)?;
+        write(&summary)?;
     }
-    let path = out.join("summary.json");
-    let text =
-        serde_json::to_string_pretty(&summary).map_err(|e| TrainError::config(format!("the summary cannot be written: {e}"), None))?;
-    std::fs::write(&path, text + "\n").map_err(TrainError::io("write", path))?;
     print_json(&summary);
-    Ok(if outcome.interrupted { ExitCode::from(130) } else { ExitCode::SUCCESS })
+    Ok(if interrupted { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
 }
 
-/// The configuration of the run that is resumed; flags may only prolong it.
-fn resumed(out: &Path, asked: RunConfig, args: &Args) -> Result<RunConfig, Failure> {
+/// Exit code after Ctrl-C, as shells have it: 128 + SIGINT.
+const INTERRUPTED: u8 = 130;
+
+fn default_out(config: &RunConfig) -> PathBuf {
+    let dataset = format!("{:?}", config.dataset).to_lowercase();
+    PathBuf::from(format!("runs/{}-{dataset}-seed{}", config.method.name(), config.seed))
+}
+
+/// The configuration of the run that is resumed; what was typed may only prolong it.
+fn resumed(out: &Path, args: &Args) -> Result<RunConfig, Failure> {
     let path = out.join("config.toml");
     if !path.exists() {
+        if unborn(out) {
+            return args.resolve(None); // killed before it had written anything
+        }
         let message = format!("{} holds no run to resume", out.display());
         return Err(TrainError::config(message, Some("leave out --resume to start one")).into());
     }
     let stored = read_config(&path)?;
-    let longer = RunConfig {
-        epochs: args.epochs.unwrap_or(stored.epochs),
-        max_steps: args.max_steps.or(if args.epochs.is_some() { None } else { stored.max_steps }),
-        data_dir: args.data_dir.clone().or_else(|| stored.data_dir.clone()),
-        probe_epochs: args.probe_epochs.unwrap_or(stored.probe_epochs),
-        log_every: args.log_every.unwrap_or(stored.log_every),
-        ..stored.clone()
-    };
-    let same_length = |c: &RunConfig| RunConfig { epochs: 1, max_steps: None, data_dir: None, probe_epochs: 0, log_every: 1, ..c.clone() };
-    // With no flag that shapes the run, the stored configuration is meant as it is.
-    let shaped = args.preset.is_some()
-        || args.config.is_some()
-        || args.method.is_some()
-        || args.encoder.is_some()
-        || args.width.is_some()
-        || args.batch_size.is_some()
-        || args.seed.is_some();
-    if shaped && same_length(&asked) != same_length(&stored) {
-        let message = format!("the flags describe another run than {}", path.display());
-        return Err(TrainError::config(
-            message,
-            Some("--resume alone continues with the stored configuration; --epochs and --max-steps may prolong it"),
-        )
-        .into());
+    let asked = args.resolve(Some(&stored))?;
+    if let Some(d) = asked.differences(&stored).into_iter().find(|d| !PROLONGS.contains(&d.key.as_str())) {
+        let message = format!("{} is {} here, but {} in {}", d.flag(), d.here, d.there, path.display());
+        let hint = "a run is resumed as it was started; --epochs, --max-steps, --log-every and --probe-epochs may change";
+        return Err(TrainError::config(message, Some(hint)).into());
     }
-    Ok(longer)
+    Ok(asked)
+}
+
+/// Whether a folder holds nothing but what a run leaves that was killed before it wrote its configuration.
+fn unborn(out: &Path) -> bool {
+    let ours = |name: &std::ffi::OsStr| name == "images" || name == "config.toml.tmp";
+    std::fs::read_dir(out).is_ok_and(|entries| entries.flatten().all(|entry| ours(&entry.file_name())))
+}
+
+/// kNN accuracies as JSON.
+pub(super) fn knn_rows(table: &[(usize, f32, f32)]) -> Value {
+    table.iter().map(|(k, t, a)| json!({ "k": k, "temperature": short(*t), "accuracy": short(*a) })).collect()
 }
 
 fn round(x: f64, digits: i32) -> f64 {
@@ -260,17 +288,17 @@ fn evaluate(config: &RunConfig, choice: &Choice, checkpoint: &Path, summary: &mu
     let started = std::time::Instant::now();
     let (session, _) = device::open(choice)?;
     let mut evaluator = Evaluator::new(session, model_config(config, &splits), Some(&trained), config.seed)?;
-    eprintln!("evaluating: features of {} training and {} test images", splits.train.len(), splits.test.len());
+    say(&format!("evaluating: features of {} training and {} test images", splits.train.len(), splits.test.len()));
     let train = evaluator.features(&splits.train, |_| ())?;
     let test = evaluator.features(&splits.test, |_| ())?;
     let classes = splits.train.dataset.classes().len();
     let table = knn_table(&train, &test, classes)?;
     for (k, temperature, accuracy) in &table {
-        eprintln!("knn k={k} temperature={temperature}: {accuracy:.4}");
+        say(&format!("knn k={k} temperature={temperature}: {accuracy:.4}"));
     }
     let result = probe_view(&mut evaluator, choice, config, config.probe_epochs, &splits.train, &test)?;
     summary["probe"] = json!({ "accuracy": result.test, "train_accuracy": result.train, "epochs": config.probe_epochs });
-    summary["knn"] = table.iter().map(|(k, t, a)| json!({ "k": k, "temperature": t, "accuracy": a })).collect();
+    summary["knn"] = knn_rows(&table);
     summary["evaluation_seconds"] = json!(round(started.elapsed().as_secs_f64(), 1));
     Ok(())
 }
@@ -289,9 +317,9 @@ pub(super) fn probe_view(
     let every = epochs.div_ceil(10).max(1);
     let result = probe(evaluator, session, probe_config, train, test, |epoch, accuracy| {
         if epoch % every == 0 || epoch == epochs {
-            eprintln!("probe epoch {epoch}/{epochs}: train accuracy {accuracy:.4}");
+            say(&format!("probe epoch {epoch}/{epochs}: train accuracy {accuracy:.4}"));
         }
     })?;
-    eprintln!("probe: test accuracy {:.4}", result.test);
+    say(&format!("probe: test accuracy {:.4}", result.test));
     Ok(result)
 }

@@ -92,6 +92,28 @@ pub struct RunConfig {
     pub keep: usize,
 }
 
+/// A field in which two configurations differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Key in `config.toml`.
+    pub key: String,
+    /// Value in the one, "unset" if it has none.
+    pub here: String,
+    /// Value in the other.
+    pub there: String,
+}
+
+impl Difference {
+    /// How the field is set on the command line, or in the file where no flag sets it.
+    pub fn flag(&self) -> String {
+        match self.key.as_str() {
+            "shuffle" => "--no-shuffle".into(),
+            "stem" | "image_size" | "keep" => self.key.clone(),
+            key => format!("--{}", key.replace('_', "-")),
+        }
+    }
+}
+
 impl Default for RunConfig {
     /// The paper's CIFAR-10 optimisation (section 4) with ResNet-18.
     fn default() -> Self {
@@ -186,17 +208,35 @@ impl RunConfig {
         }
     }
 
+    /// Fields that differ: the flag that sets it (or the key, where only the file does), its value here, its value in `other`.
+    ///
+    /// # Panics
+    /// If a configuration is no table: it always is one.
+    pub fn differences(&self, other: &Self) -> Vec<Difference> {
+        // By way of text: f32 0.1 stays 0.1, and a seed beyond i64 stays what it is.
+        let table = |c: &Self| -> serde_json::Map<String, serde_json::Value> {
+            serde_json::to_string(c).and_then(|text| serde_json::from_str(&text)).expect("a configuration is a table")
+        };
+        let (here, there) = (table(self), table(other));
+        let mut keys: Vec<_> = here.keys().chain(there.keys()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let text = |value: Option<&serde_json::Value>| value.map_or_else(|| "unset".to_owned(), ToString::to_string);
+        let differ = keys.into_iter().filter(|key| here.get(*key) != there.get(*key));
+        differ.map(|key| Difference { key: key.clone(), here: text(here.get(key)), there: text(there.get(key)) }).collect()
+    }
+
     /// Checks what can be checked before data is read.
     ///
     /// # Errors
     /// What is wrong, with the numbers.
     pub fn validate(&self) -> Result<(), String> {
-        self.net().validate()?;
         let positive = [
             ("--batch-size", self.batch_size),
             ("--epochs", self.epochs),
             ("--log-every", usize::try_from(self.log_every).unwrap_or(usize::MAX)),
             ("--limit-train", self.limit_train.unwrap_or(1)),
+            ("--probe-epochs", self.probe_epochs),
             ("--max-steps", self.max_steps.map_or(1, |s| usize::try_from(s).unwrap_or(usize::MAX))),
         ];
         for (name, value) in positive {
@@ -204,6 +244,19 @@ impl RunConfig {
                 return Err(format!("{name} is 0; it must be positive"));
             }
         }
+        // Far beyond any use, and low enough that no product of extents overflows.
+        let bounded = [
+            ("--batch-size", self.batch_size, 1 << 20),
+            ("--width", self.width, 1 << 12),
+            ("--latent-dim", self.latent_dim, 1 << 16),
+            ("--image-size", self.image_size, 1 << 12),
+        ];
+        for (name, value, most) in bounded {
+            if value > most {
+                return Err(format!("{name} {value} is more than {most}, the largest that can be planned"));
+            }
+        }
+        self.net().validate()?;
         if self.batch_size < 2 {
             return Err("--batch-size 1 leaves BatchNorm nothing to average; use 2 or more".into());
         }

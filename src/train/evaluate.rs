@@ -1,36 +1,20 @@
 //! Running a trained encoder over a data set: features, kNN, reconstruction grids.
 
 use super::TrainError;
-use super::grid;
+use super::{fit, grid};
 use super::knn::{Features, knn};
 use super::run::Trained;
 use super::state;
 use crate::data::{Loader, View};
-use crate::device::{Data, DeviceError, PlanId, Session};
+use crate::device::{Data, PlanId, Session};
 use crate::ir::Layout;
 use crate::method::{self, ModelConfig, Training};
 use crate::nn::Params;
 use crate::ops::StepUniforms;
-use crate::plan::{Options, PlanError, lower};
+use crate::plan::{Options, lower};
 
 /// Neighbours and temperatures that are reported.
 pub const KNN: [(usize, f32); 4] = [(20, 0.07), (20, 0.1), (200, 0.07), (200, 0.1)];
-
-/// Says which batch size fits where a tensor exceeds a limit.
-pub fn fitting(error: DeviceError, batch: usize) -> TrainError {
-    match error {
-        DeviceError::Plan(PlanError::TooLarge { bytes, limit, .. }) => {
-            let fits = batch * limit / bytes;
-            let hint = if fits >= 2 {
-                format!("`--batch-size {fits}` fits; `aavae devices` lists other adapters")
-            } else {
-                "no batch fits; use a smaller --width".into()
-            };
-            TrainError::Config { message: error.to_string(), hint: Some(hint) }
-        }
-        _ => error.into(),
-    }
-}
 
 /// Screen pixels per image pixel of a grid.
 const SCALE: usize = 2;
@@ -70,10 +54,11 @@ impl Evaluator {
     pub fn new(mut session: Box<dyn Session>, model: ModelConfig, trained: Option<&Trained>, seed: u64) -> Result<Self, TrainError> {
         let training = method::training(&model, Training::default());
         let layout = training.graph.layout;
+        fit::check_state(session.as_ref(), &layout)?;
         session.allocate(&layout)?;
         let params: Params = training.params;
         match trained {
-            Some(t) => state::import(session.as_mut(), &layout, &params, &t.checkpoint, false)?,
+            Some(t) => state::import(session.as_mut(), &layout, &params, &t.checkpoint, false).map_err(|e| e.of_file(&t.path))?,
             None => state::initialise(session.as_mut(), &layout, &params, seed)?,
         }
         Ok(Self { session, model, layout, plans: [None; 2] })
@@ -83,9 +68,9 @@ impl Evaluator {
         if let Some(plan) = self.plans[usize::from(augment)] {
             return Ok(plan);
         }
-        let graph = method::features(&self.model, &self.layout, augment).graph;
-        let options = Options { target: self.session.target(), alias: true };
-        let plan = self.session.load(lower("features", &graph, options)).map_err(|e| fitting(e, self.model.batch))?;
+        let graph = |batch| method::features(&ModelConfig { batch, ..self.model }, &self.layout, augment).graph;
+        let plan = fit::plan(self.session.as_ref(), "features", self.model.batch, &graph)?;
+        let plan = self.session.load(plan)?;
         self.plans[usize::from(augment)] = Some(plan);
         Ok(plan)
     }

@@ -124,13 +124,21 @@ impl MetricsLog {
     /// # Errors
     /// [`MetricsError::Line`] if a line that stays is no record; the file is then untouched. [`MetricsError::Io`].
     pub fn resume(path: impl AsRef<Path>, step: u64) -> Result<Self, MetricsError> {
+        Self::resume_where(path, |record| record.step <= step)
+    }
+
+    /// Continues a file: cuts it before the first record that does not stay, or an unfinished last line.
+    ///
+    /// # Errors
+    /// As [`MetricsLog::resume`].
+    pub fn resume_where(path: impl AsRef<Path>, stays: impl Fn(&Record) -> bool) -> Result<Self, MetricsError> {
         let path = path.as_ref();
         let file = OpenOptions::new().append(true).create(true).open(path).map_err(MetricsError::io("open", path))?;
         let bytes = fs::read(path).map_err(MetricsError::io("read", path))?;
         let mut kept = 0;
         for (record, line) in whole_lines(&bytes).zip(1..) {
             match Record::parse(record) {
-                Some(record) if record.step > step => break,
+                Some(record) if !stays(&record) => break,
                 Some(_) => kept += record.len() as u64 + 1,
                 None => return Err(MetricsError::Line { path: path.to_owned(), line }),
             }

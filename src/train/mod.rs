@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod evaluate;
 pub mod events;
+pub mod fit;
 pub mod grid;
 pub mod knn;
 pub mod metrics;
@@ -52,13 +53,23 @@ pub enum TrainError {
         source: std::io::Error,
     },
     /// A loss that is no number.
-    #[error("the loss is {loss} at step {step}; the first tensor that is not finite is `{tensor}`")]
+    #[error("the {split} loss is {loss} at step {step}; the first tensor that is not finite is `{tensor}`")]
     NotFinite {
-        /// Step.
+        /// "training" or "validation".
+        split: &'static str,
+        /// Step, counted from 1 as in `metrics.jsonl`.
         step: u64,
         /// Loss.
         loss: f32,
         /// Label of the tensor.
+        tensor: String,
+    },
+    /// A weight or a moment that is no number: such a checkpoint is not written.
+    #[error("after step {step} the first tensor that is not finite is `{tensor}`; it was not saved")]
+    NotFiniteState {
+        /// Step, counted from 1.
+        step: u64,
+        /// Name of the tensor.
         tensor: String,
     },
     /// A wrong request.
@@ -75,6 +86,13 @@ impl TrainError {
     pub(crate) fn config(message: impl Into<String>, hint: Option<&str>) -> Self {
         Self::Config { message: message.into(), hint: hint.map(Into::into) }
     }
+    /// Names the file that a checkpoint's error is about.
+    pub(crate) fn of_file(self, path: &std::path::Path) -> Self {
+        match self {
+            Self::Architecture { message } => Self::Architecture { message: format!("`{}`: {message}", path.display()) },
+            other => other,
+        }
+    }
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }
@@ -90,8 +108,12 @@ impl TrainError {
             Self::Device(DeviceError::Plan(_)) => {
                 Some("a smaller --batch-size or --width fits; `aavae devices` lists other adapters".into())
             }
-            Self::NotFinite { .. } => {
-                Some("the checkpoints before this step are whole; lower --learning-rate, or resume from one of them".into())
+            Self::NotFinite { .. } | Self::NotFiniteState { .. } => Some(
+                "use a lower --learning-rate; the checkpoints saved before are whole, and `--init-from` with another --out starts from one"
+                    .into(),
+            ),
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                Some("free some space; the checkpoints saved before are whole, and `--resume` continues from the last".into())
             }
             Self::Architecture { .. } => {
                 Some("use the --encoder, --decoder, --width, --latent-dim and --method the checkpoint was trained with".into())

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, NamedTensor, TensorData};
 use super::config::RunConfig;
 use super::events::EventWriter;
-use super::metrics::{MetricsLog, Record};
+use super::metrics::{self, MetricsLog, Record};
 use super::progress::Progress;
-use super::run::{model_config, open_data};
+use super::run::{config_text, model_config, open_data, write_config, write_whole};
 use super::store::Store;
-use super::{TrainError, evaluate, state};
+use super::{TrainError, evaluate, fit, state};
 use crate::data::{Loader, Order, Splits, View};
 use crate::device::{self, Choice, Data, PlanId, Session};
 use crate::ir::Layout;
@@ -63,7 +63,7 @@ pub struct Outcome {
 
 /// Learning rate of a step: linear from 0 over the warm-up, then constant (the paper, section 4).
 pub fn learning_rate(config: &RunConfig, steps_per_epoch: u64, step: u64) -> f32 {
-    let warmup = config.warmup_epochs as u64 * steps_per_epoch;
+    let warmup = (config.warmup_epochs as u64).saturating_mul(steps_per_epoch);
     if step < warmup { (f64::from(config.learning_rate) * step as f64 / warmup as f64) as f32 } else { config.learning_rate }
 }
 
@@ -95,12 +95,16 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
     let splits = open_data(config)?;
     let order = Order::new(splits.train.len(), config.batch_size, config.seed, config.shuffle)?;
     let per_epoch = order.steps_per_epoch();
-    let total = (config.epochs as u64 * per_epoch).min(config.max_steps.unwrap_or(u64::MAX));
+    let total = (config.epochs as u64).saturating_mul(per_epoch).min(config.max_steps.unwrap_or(u64::MAX));
+    if total > u64::from(EVALUATION_STEP) {
+        let message = format!("{total} steps are more than {EVALUATION_STEP}, the most that have random numbers of their own");
+        return Err(TrainError::config(message, Some("use fewer --epochs, or --max-steps")));
+    }
     let (mut session, why) = device::open(&request.device)?;
     let session = session.as_mut();
     let mut run = Run::new(request, session, &splits)?;
 
-    let start = if request.resume { run.resume(session)? } else { run.begin(session)? };
+    let start = if request.resume { run.resume(session, per_epoch, total)? } else { run.begin(session)? };
     let log = request.out.join("train.log");
     let mut progress =
         Progress::new(total, config.batch_size, start).with_epochs(per_epoch).with_log(&log).map_err(TrainError::io("open", log))?;
@@ -133,29 +137,33 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
         session.run(run.train, &uniform)?;
         step += 1;
         interrupted = request.interrupt.load(Ordering::Relaxed);
-        let end_of_epoch = step % per_epoch == 0 || step == total || interrupted;
-        if step % config.log_every == 0 || end_of_epoch {
-            let means = run.drain(session, &splits.train, order)?;
+        let end_of_epoch = step % per_epoch == 0;
+        let stop = step == total || interrupted;
+        if due(config, per_epoch, step, "train") || stop {
+            run.drain(session, &splits.train, order)?;
+            let means = means(run.names(session, run.train), &run.window);
             let rate = (step - logged_step) as f64 * config.batch_size as f64 / logged_at.elapsed().as_secs_f64().max(1e-9);
             let loss = means.first().map_or(f32::NAN, |m| m.1);
             let record =
                 record(step, batch.epoch, "train", &means).with("lr", uniform.learning_rate).with("images_per_second", rate as f32);
             run.log(&record)?;
             run.last = Some(record);
+            if due(config, per_epoch, step, "train") {
+                run.window.clear();
+            }
             progress.update(step, loss);
             (logged_at, logged_step) = (Instant::now(), step);
         }
-        if end_of_epoch {
+        if end_of_epoch || stop {
             let pause = Instant::now();
-            if !interrupted && !splits.val.is_empty() {
-                let means = run.validate(session, &splits.val)?;
+            if (end_of_epoch || step == total) && run.validation_plan.is_some() {
+                let means = run.validate(session, &splits.val, step)?;
                 let record = record(step, batch.epoch, "val", &means);
                 run.log(&record)?;
                 run.validation = Some(record);
             }
             let epochs = (step / per_epoch) as usize;
-            let picture = epochs == 1 || step == total || epochs.is_multiple_of(config.epochs.div_ceil(8));
-            if picture && !interrupted {
+            if step == total || (end_of_epoch && (epochs == 1 || epochs.is_multiple_of(config.epochs.div_ceil(8)))) {
                 run.figures(session, &splits, step)?;
             }
             run.save(session, step)?;
@@ -186,6 +194,12 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
     })
 }
 
+/// Whether a record of a split is due after a step, wherever the run stops: a run that is stopped between adds records that the
+/// resumed one takes back, so that its metrics are those of a straight run.
+fn due(config: &RunConfig, per_epoch: u64, step: u64, split: &str) -> bool {
+    step % per_epoch == 0 || (split == "train" && step % config.log_every == 0)
+}
+
 /// A model on its device with its run folder.
 struct Run<'a> {
     request: &'a Request<'a>,
@@ -199,6 +213,8 @@ struct Run<'a> {
     store: Store,
     metrics: Option<MetricsLog>,
     events: Option<EventWriter>,
+    /// Scalars of the steps since the last record that was due.
+    window: Vec<(u32, Vec<f32>)>,
     last: Option<Record>,
     validation: Option<Record>,
     warnings: Vec<String>,
@@ -210,9 +226,11 @@ impl<'a> Run<'a> {
         let model = model_config(request.config, splits);
         let training = method::training(&model, Training::default());
         let layout = training.graph.layout.clone();
-        session.allocate(&layout)?;
         let options = Options { target: session.target(), alias: true };
-        let train = session.load(lower("train", &training.graph, options)).map_err(|e| evaluate::fitting(e, model.batch))?;
+        let graph = |batch| method::training(&ModelConfig { batch, ..model }, Training::default()).graph;
+        let train = fit::plan(session, "train", model.batch, &graph)?;
+        session.allocate(&layout)?;
+        let train = session.load(train)?;
         let validation_plan = match splits.val.len().min(model.batch) {
             n if n < 2 => None,
             n => Some((
@@ -237,6 +255,7 @@ impl<'a> Run<'a> {
             store,
             metrics: None,
             events: None,
+            window: Vec::new(),
             last: None,
             validation: None,
             warnings: Vec::new(),
@@ -249,39 +268,70 @@ impl<'a> Run<'a> {
         let config = self.request.config;
         state::initialise(session, &self.layout, &self.params, config.seed)?;
         if let Some(path) = &config.init_from {
-            state::import(session, &self.layout, &self.params, &Checkpoint::load(path)?, false)?;
+            state::import(session, &self.layout, &self.params, &Checkpoint::load(path)?, false).map_err(|e| e.of_file(path))?;
         }
-        let text = toml::to_string(config).map_err(|e| TrainError::config(format!("the configuration cannot be written: {e}"), None))?;
-        let path = self.request.out.join("config.toml");
-        std::fs::write(&path, text).map_err(TrainError::io("write", path))?;
+        write_config(&self.request.out.join("config.toml"), config)?;
         self.metrics = Some(MetricsLog::create(self.request.out.join("metrics.jsonl"))?);
         self.events = Some(EventWriter::create(self.request.out).map_err(TrainError::io("create event files in", self.request.out))?);
         Ok(0)
     }
 
     /// Continues from the latest whole checkpoint, or from nothing if the run was killed before the first.
-    fn resume(&mut self, session: &mut dyn Session) -> Result<u64, TrainError> {
+    fn resume(&mut self, session: &mut dyn Session, per_epoch: u64, total: u64) -> Result<u64, TrainError> {
+        let (config, out) = (self.request.config, self.request.out);
         let latest = self.store.latest();
         self.warnings = latest.skipped.iter().map(|error| format!("warning: skipped a checkpoint: {error}")).collect();
-        let Some((path, checkpoint)) = latest.found else { return self.begin(session) };
+        let Some((path, checkpoint)) = latest.found else {
+            // Training from nothing would bury what is there.
+            return match latest.skipped.first() {
+                Some(error) => {
+                    let message = format!("no checkpoint of {} is whole: {error}", out.display());
+                    Err(TrainError::config(message, Some("bring one back from a backup, or start another run with another --out")))
+                }
+                None => self.begin(session),
+            };
+        };
         let step =
             checkpoint.meta.get("step").and_then(|s| s.parse().ok()).ok_or_else(|| {
                 TrainError::config(format!("{} does not say its step; it is no checkpoint of a run", path.display()), None)
             })?;
-        state::import(session, &self.layout, &self.params, &checkpoint, true)?;
+        if step > total {
+            let message = format!("{} has taken {step} steps already, more than the {total} asked for", out.display());
+            return Err(TrainError::config(message, Some("raise --epochs or --max-steps to continue")));
+        }
+        state::import(session, &self.layout, &self.params, &checkpoint, true).map_err(|e| e.of_file(&path))?;
         self.digest = checkpoint.digest();
-        self.metrics = Some(MetricsLog::resume(self.request.out.join("metrics.jsonl"), step)?);
-        self.events = Some(EventWriter::resume(self.request.out, step).map_err(TrainError::io("create event files in", self.request.out))?);
+        if let Some(text) = checkpoint.meta.get("window") {
+            let window = serde_json::from_str(text).ok().filter(|w: &Vec<(u32, Vec<u32>)>| w.iter().all(|s| s.1.len() == self.scalars(session)));
+            let window = window.ok_or_else(|| TrainError::config(format!("`{}`: the metadata `window` cannot be read", path.display()), None))?;
+            self.window = window.into_iter().map(|(step, bits)| (step, bits.into_iter().map(f32::from_bits).collect())).collect();
+        }
+        // It may have been prolonged.
+        write_config(&out.join("config.toml"), config)?;
+        let log = out.join("metrics.jsonl");
+        let stays = |r: &Record| r.step < step || (r.step == step && due(config, per_epoch, step, &r.split));
+        self.metrics = Some(MetricsLog::resume_where(&log, stays)?);
+        for record in metrics::read(&log)? {
+            let place = if record.split == "val" { &mut self.validation } else { &mut self.last };
+            *place = Some(record);
+        }
+        // Points of this step that were not due are drawn again.
+        let drawn = if due(config, per_epoch, step, "train") { step } else { step - 1 };
+        self.events = Some(EventWriter::resume(out, drawn).map_err(TrainError::io("create event files in", out))?);
         Ok(step)
+    }
+
+    /// Scalars that a training step gives.
+    fn scalars(&self, session: &dyn Session) -> usize {
+        self.names(session, self.train).len()
     }
 
     fn names(&self, session: &dyn Session, plan: PlanId) -> Vec<String> {
         session.plan(plan).outputs.iter().filter(|p| p.ty.shape.len() == 1).map(|p| p.name.clone()).collect()
     }
 
-    /// Means of the scalars of the steps since the last call. Stops the run if one is not finite.
-    fn drain(&self, session: &mut dyn Session, train: &View, order: Order) -> Result<Vec<(String, f32)>, TrainError> {
-        let names = self.names(session, self.train);
+    /// Adds the scalars of the steps since the last call to the window. Stops the run if one is not finite.
+    fn drain(&mut self, session: &mut dyn Session, train: &View, order: Order) -> Result<(), TrainError> {
         let steps = session.drain(self.train)?;
         if let Some((step, values)) = steps.iter().find(|(_, v)| v.iter().any(|x| !x.is_finite())) {
             // The update skips a step whose loss is not finite, so the weights are still those that made it.
@@ -291,12 +341,14 @@ impl<'a> Run<'a> {
             }
             let uniform = uniforms(self.request.config, order.steps_per_epoch(), step);
             let tensor = session.first_non_finite(self.train, &uniform)?.unwrap_or_else(|| "loss".into());
-            return Err(TrainError::NotFinite { step, loss: values[0], tensor });
+            return Err(TrainError::NotFinite { split: "training", step: step + 1, loss: values[0], tensor });
         }
-        Ok(means(names, &steps))
+        self.window.extend(steps);
+        Ok(())
     }
 
-    fn validate(&self, session: &mut dyn Session, val: &View) -> Result<Vec<(String, f32)>, TrainError> {
+    /// Means over the held-out images. Stops the run if they are not finite: the weights that made them are not worth keeping.
+    fn validate(&self, session: &mut dyn Session, val: &View, step: u64) -> Result<Vec<(String, f32)>, TrainError> {
         let Some((plan, size)) = self.validation_plan else { return Ok(vec![]) };
         let names = self.names(session, plan);
         for batch in Loader::eval_batches(val, size)? {
@@ -306,7 +358,16 @@ impl<'a> Run<'a> {
                 session.run(plan, &evaluation_uniforms(self.request.config.seed, batch.step))?;
             }
         }
-        Ok(means(names, &session.drain(plan)?))
+        let batches = session.drain(plan)?;
+        if let Some((batch, (_, values))) = batches.iter().enumerate().find(|(_, (_, v))| v.iter().any(|x| !x.is_finite())) {
+            if let Some(again) = Loader::eval_batches(val, size)?.nth(batch) {
+                session.upload(plan, 0, Data::U32(&again?.pixels))?;
+            }
+            let uniform = evaluation_uniforms(self.request.config.seed, batch as u64);
+            let tensor = session.first_non_finite(plan, &uniform)?.unwrap_or_else(|| "loss".into());
+            return Err(TrainError::NotFinite { split: "validation", step, loss: values[0], tensor });
+        }
+        Ok(means(names, &batches))
     }
 
     fn log(&mut self, record: &Record) -> Result<(), TrainError> {
@@ -340,10 +401,10 @@ impl<'a> Run<'a> {
         if self.model.objective.method.augments() && !views.exists() {
             let uniform = evaluation_uniforms(self.request.config.seed, 0);
             let png = evaluate::augmentation_grid(session, self.figure_plan, &self.model, view, self.figure_batch, &uniform)?;
-            std::fs::write(&views, &png.bytes).map_err(TrainError::io("write", views))?;
+            write_whole(&views, &png.bytes)?;
         }
         let path = self.request.out.join(format!("images/reconstruction-{step:06}.png"));
-        std::fs::write(&path, &png.bytes).map_err(TrainError::io("write", path))?;
+        write_whole(&path, &png.bytes)?;
         if let Some(events) = &mut self.events {
             let failed = TrainError::io("write event files in", self.request.out);
             events.image(step, "reconstruction", png.width, png.height, &png.bytes).map_err(failed)?;
@@ -353,11 +414,18 @@ impl<'a> Run<'a> {
 
     fn save(&mut self, session: &mut dyn Session, step: u64) -> Result<(), TrainError> {
         let config = self.request.config;
-        let text = toml::to_string(config).map_err(|e| TrainError::config(format!("the configuration cannot be written: {e}"), None))?;
         let tensors = state::export(session, &self.layout, &self.params, step, true)?;
-        let meta = [("step", step.to_string()), ("seed", config.seed.to_string()), ("config", text)];
-        let meta = meta.into_iter().chain([("version", env!("CARGO_PKG_VERSION").to_owned())]);
-        let checkpoint = Checkpoint { tensors, meta: meta.map(|(k, v)| (k.to_owned(), v)).collect() };
+        let bad = |t: &NamedTensor| matches!(&t.data, TensorData::F32(x) if x.iter().any(|x| !x.is_finite()));
+        if let Some((tensor, _)) = tensors.iter().find(|(_, t)| bad(t)) {
+            return Err(TrainError::NotFiniteState { step, tensor: tensor.clone() });
+        }
+        let mut meta = vec![("step", step.to_string()), ("seed", config.seed.to_string()), ("config", config_text(config)?)];
+        meta.push(("version", env!("CARGO_PKG_VERSION").to_owned()));
+        if !self.window.is_empty() {
+            let bits: Vec<(u32, Vec<u32>)> = self.window.iter().map(|(s, v)| (*s, v.iter().map(|x| x.to_bits()).collect())).collect();
+            meta.push(("window", serde_json::to_string(&bits).expect("numbers")));
+        }
+        let checkpoint = Checkpoint { tensors, meta: meta.into_iter().map(|(k, v)| (k.to_owned(), v)).collect() };
         self.digest = checkpoint.digest();
         // Metrics first: a run killed between the two is resumed with every record of the steps that its checkpoint holds.
         if let Some(log) = &self.metrics {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::TrainError;
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, CheckpointError, replace};
 use super::config::{DataKind, RunConfig};
 use crate::data::{self, Kind, OpenOptions, Splits};
 use crate::method::ModelConfig;
@@ -44,6 +44,31 @@ pub fn read_config(path: &Path) -> Result<RunConfig, TrainError> {
     toml::from_str(&text).map_err(|e| TrainError::config(format!("{}: {}", path.display(), e.message()), None))
 }
 
+/// Writes a file that is whole or what it was before, whatever happens meanwhile.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    use std::io::Write;
+    Ok(replace(path, |temporary, mut file| file.write_all(bytes).map_err(CheckpointError::io("write", temporary)))?)
+}
+
+/// Writes `config.toml`.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write_config(path: &Path, config: &RunConfig) -> Result<(), TrainError> {
+    write_whole(path, config_text(config)?.as_bytes())
+}
+
+/// A configuration as TOML.
+///
+/// # Errors
+/// If it cannot be said in TOML: a path that is no text.
+pub fn config_text(config: &RunConfig) -> Result<String, TrainError> {
+    toml::to_string(config).map_err(|e| TrainError::config(format!("the configuration cannot be written: {e}"), None))
+}
+
 /// A trained model: a run folder, or a checkpoint file inside one.
 #[derive(Debug)]
 pub struct Trained {
@@ -53,6 +78,8 @@ pub struct Trained {
     pub checkpoint: Checkpoint,
     /// Where the weights came from.
     pub path: PathBuf,
+    /// Why newer checkpoints were passed over.
+    pub skipped: Vec<CheckpointError>,
 }
 
 impl Trained {
@@ -65,6 +92,9 @@ impl Trained {
             return Err(TrainError::config(format!("no run folder or checkpoint at {}", path.display()), None));
         }
         if path.is_dir() {
+            if !path.join("config.toml").exists() {
+                return Err(TrainError::config(format!("{} is no run folder: it has no config.toml", path.display()), None));
+            }
             let config = read_config(&path.join("config.toml"))?;
             let latest = super::store::Store::new(path.join("checkpoints")).latest();
             let Some((file, checkpoint)) = latest.found else {
@@ -76,7 +106,7 @@ impl Trained {
                     Some("`pretrain --resume` continues an interrupted run"),
                 ));
             };
-            return Ok(Self { config, checkpoint, path: file });
+            return Ok(Self { config, checkpoint, path: file, skipped: latest.skipped });
         }
         let checkpoint = Checkpoint::load(path)?;
         let Some(text) = checkpoint.meta.get("config") else {
@@ -84,6 +114,6 @@ impl Trained {
             return Err(TrainError::config(message, Some("start a run from foreign weights with `pretrain --init-from`")));
         };
         let config = toml::from_str(text).map_err(|e| TrainError::config(format!("{}: {}", path.display(), e.message()), None))?;
-        Ok(Self { config, checkpoint, path: path.into() })
+        Ok(Self { config, checkpoint, path: path.into(), skipped: Vec::new() })
     }
 }

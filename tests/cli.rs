@@ -1,0 +1,13 @@
+//! The command line from outside: stdout, stderr and exit code of every command and of every documented error.
+
+#[path = "cli/support.rs"]
+mod support;
+
+#[path = "cli/commands.rs"]
+mod commands;
+#[path = "cli/data_errors.rs"]
+mod data_errors;
+#[path = "cli/errors.rs"]
+mod errors;
+#[path = "cli/resume.rs"]
+mod resume;

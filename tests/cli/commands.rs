@@ -1,0 +1,256 @@
+//! What every command does when nothing is wrong.
+
+use std::fs;
+
+use aavae::train::checkpoint::{Checkpoint, TensorData};
+
+use crate::support::{TINY, digest, folder, image_folder, metrics, png, pretrain, run, sh, trained};
+
+#[test]
+fn help_and_version_are_data() {
+    assert_eq!(run(&["--version"]).ok().stdout, format!("aavae {}\n", env!("CARGO_PKG_VERSION")));
+    let commands = ["pretrain", "probe", "knn", "embed", "reconstruct", "devices", "plan", "check", "bench"];
+    let help = run(&["--help"]).ok().stdout;
+    for name in commands {
+        assert!(help.lines().any(|line| line.trim_start().starts_with(name)), "--help does not name {name}");
+        let help = run(&[name, "--help"]).ok();
+        assert!(help.stdout.contains(&format!("Usage: aavae {name}")) && help.stderr.is_empty(), "{help:?}");
+    }
+    let usage = run(&[]);
+    assert_eq!((usage.code, usage.stdout.as_str()), (Some(2), ""), "no command is a mistake: {usage:?}");
+}
+
+#[test]
+fn a_run_folder_has_everything() {
+    let dir = folder();
+    let out = dir.path().join("run");
+    let ran = sh(&format!("pretrain {TINY} --max-steps 6 --log-every 2 --probe-epochs 1 --out {}", out.display())).ok();
+    let summary = ran.json();
+    let from_file: serde_json::Value = serde_json::from_slice(&fs::read(out.join("summary.json")).expect("a summary")).expect("JSON");
+    assert_eq!(summary, from_file);
+    assert_eq!((&summary["steps"], &summary["interrupted"]), (&6.into(), &false.into()));
+    let accuracy = summary["probe"]["accuracy"].as_f64().expect("an accuracy");
+    assert!((0.0..=1.0).contains(&accuracy), "{summary}");
+    // Of k = 20 and 200 only the first fits 64 images; the temperatures are those of the paper, not their f32 neighbours.
+    let knn = summary["knn"].as_array().expect("kNN");
+    assert_eq!(knn.iter().map(|row| format!("{} {}", row["k"], row["temperature"])).collect::<Vec<_>>(), ["20 0.07", "20 0.1"]);
+
+    let steps: Vec<_> = metrics(&out).iter().map(|r| format!("{} {}", r["step"], r["split"].as_str().expect("a split"))).collect();
+    assert_eq!(steps, ["2 train", "4 train", "4 val", "6 train", "6 val"]);
+    for record in metrics(&out) {
+        for key in ["epoch", "loss", "log_pxz", "kl"] {
+            assert!(record[key].is_number(), "{record}");
+        }
+        assert_eq!(record["lr"].is_number(), record["split"] == "train", "{record}");
+    }
+    let checkpoint = Checkpoint::load(out.join("checkpoints/last.safetensors")).expect("a checkpoint");
+    assert_eq!(checkpoint.digest(), digest(&summary));
+    assert_eq!(checkpoint, Checkpoint::load(out.join("checkpoints/step-6.safetensors")).expect("a checkpoint"));
+    // Three rows (original, view, reconstruction) of 16 images of 32 pixels, doubled, with gaps of 2.
+    assert_eq!(png(&out.join("images/reconstruction-000006.png")), (16 * 64 + 15 * 2, 3 * 64 + 2 * 2));
+    let names: Vec<_> = fs::read_dir(&out).expect("a folder").map(|e| e.expect("an entry").file_name().into_string().expect("text")).collect();
+    assert_eq!(names.iter().filter(|n| n.starts_with("events.out.tfevents.")).count(), 1, "{names:?}");
+    assert_eq!(names.len(), 7, "nothing else: {names:?}");
+
+    // Off a terminal: plain lines, the same in the log.
+    assert!(ran.stderr.lines().any(|l| l.starts_with("step 6/6 epoch 1 loss ")), "{ran:?}");
+    assert!(!ran.stderr.contains(['\r', '\u{1b}']), "{ran:?}");
+    let log = fs::read_to_string(out.join("train.log")).expect("a log");
+    assert!(log.lines().all(|l| l.contains("Z ")) && log.contains("step 6/6"), "{log}");
+}
+
+#[test]
+fn evaluation_speaks_json() {
+    let run_folder = trained().display();
+    let probe = sh(&format!("probe {run_folder} --device cpu --epochs 2 --json")).ok().json();
+    assert!((0.0..=1.0).contains(&probe["accuracy"].as_f64().expect("an accuracy")), "{probe}");
+    assert_eq!((&probe["epochs"], &probe["train_images"]), (&2.into(), &64.into()));
+    let dir = folder();
+    let file = dir.path().join("knn.json");
+    // A checkpoint alone is enough: its metadata says how it was trained.
+    let knn = sh(&format!("knn {run_folder}/checkpoints/step-5.safetensors --device cpu --limit-train 300 --json --out {}", file.display()));
+    let knn = knn.ok().json();
+    assert_eq!(knn["knn"].as_array().map(Vec::len), Some(4), "{knn}");
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&fs::read(file).expect("a file")).expect("JSON"), knn);
+    let random = sh(&format!("knn {run_folder} --device cpu --random-init")).ok();
+    assert!(random.stdout.starts_with("k  20  temperature 0.07  accuracy 0.") && random.stdout.lines().count() == 2, "{random:?}");
+}
+
+#[test]
+fn reconstructions_are_pictures() {
+    let dir = folder();
+    let file = dir.path().join("grid.png");
+    for (flags, size) in [("--count 5", (5 * 64 + 4 * 2, 3 * 64 + 2 * 2)), ("--count 1 --split val", (64, 3 * 64 + 2 * 2))] {
+        let line = format!("reconstruct {} --device cpu {flags} --json --out {}", trained().display(), file.display());
+        let value = sh(&line).ok().json();
+        assert_eq!(png(&file), size);
+        assert_eq!((&value["width"], &value["height"]), (&size.0.into(), &size.1.into()));
+    }
+}
+
+#[test]
+fn every_method_and_objective_trains() {
+    let dir = folder();
+    let cases = [
+        ("ae", "--method ae --no-shuffle", 2, false),
+        ("vae", "--method vae --kl-coeff 0.5 --learn-log-scale", 2, true),
+        ("aaae", "--method aaae --target view", 3, false),
+        ("aavae", "--method aavae --target view --log-scale -1 --decoder resnet34", 3, true),
+    ];
+    for (name, flags, rows, samples) in cases {
+        let out = dir.path().join(name);
+        let summary = pretrain(&out, &format!("{flags} --max-steps 2"));
+        assert_eq!(summary["method"], name);
+        assert!(summary["train"]["loss"].as_f64().is_some_and(f64::is_finite), "{summary}");
+        assert_eq!(summary["train"]["kl"].is_number(), samples, "{summary}");
+        // In file order nothing is held out.
+        assert_eq!(summary["validation"].is_null(), flags.contains("--no-shuffle"), "{summary}");
+        assert_eq!(png(&out.join("images/reconstruction-000002.png")).1, rows * 64 + (rows - 1) * 2);
+        let learned = Checkpoint::load(out.join("checkpoints/last.safetensors")).expect("a checkpoint").tensors;
+        assert_eq!(learned.keys().any(|k| k.contains("log_scale") && !k.starts_with("optim")), flags.contains("--learn"), "{name}");
+    }
+}
+
+#[test]
+fn a_seed_and_a_configuration_give_the_same_weights() {
+    let dir = folder();
+    let path = |name: &str| dir.path().join(name);
+    let first = digest(&pretrain(&path("a"), "--max-steps 3 --seed 18446744073709551615"));
+    assert_eq!(first, digest(&pretrain(&path("b"), "--max-steps 3 --seed 18446744073709551615")));
+    assert_ne!(first, digest(&pretrain(&path("c"), "--max-steps 3 --seed 1")));
+    let line = format!("pretrain --config {}/config.toml --device cpu --no-eval --out {}", path("a").display(), path("d").display());
+    assert_eq!(first, digest(&sh(&line).ok().json()), "config.toml is the whole run");
+    assert_eq!(fs::read(path("a/config.toml")).expect("a file"), fs::read(path("d/config.toml")).expect("a file"));
+    assert_eq!(metrics(&path("a")), metrics(&path("d")));
+    // A flag overrides the file, the file a preset's default.
+    let line = format!("pretrain --config {}/config.toml --seed 1 --device cpu --no-eval --out {}", path("a").display(), path("e").display());
+    assert_ne!(first, digest(&sh(&line).ok().json()));
+}
+
+#[test]
+fn a_preset_is_where_flags_start() {
+    let dir = folder();
+    pretrain(dir.path(), "--preset quick --max-steps 1");
+    let config = fs::read_to_string(dir.path().join("config.toml")).expect("a file");
+    for line in ["batch_size = 16", "warmup_epochs = 1", "log_every = 20", "learning_rate = 0.001"] {
+        assert!(config.lines().any(|l| l == line), "no `{line}` in {config}");
+    }
+}
+
+/// The first step of the warm-up has learning rate 0: after it the weights are those that training started from.
+#[test]
+fn a_run_starts_from_given_weights() {
+    let dir = folder();
+    let source = trained().join("checkpoints/last.safetensors");
+    let own = Checkpoint::load(&source).expect("a checkpoint");
+    // As PyTorch writes them: no metadata, no moments, no counters.
+    let foreign = dir.path().join("foreign.safetensors");
+    let kept: Vec<_> = own.tensors.iter().filter(|(k, _)| !k.starts_with("optim.") && !k.ends_with("num_batches_tracked")).collect();
+    let bytes: Vec<Vec<u8>> = kept
+        .iter()
+        .map(|(_, t)| match &t.data {
+            TensorData::F32(x) => x.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            TensorData::I64(_) => unreachable!("weights are floats"),
+        })
+        .collect();
+    let views = kept.iter().zip(&bytes).map(|((name, t), b)| {
+        (name.as_str(), safetensors::tensor::TensorView::new(safetensors::Dtype::F32, t.shape.clone(), b).expect("a view"))
+    });
+    safetensors::serialize_to_file(views, None, &foreign).expect("a file");
+    for (name, from) in [("own", &source), ("foreign", &foreign)] {
+        let out = dir.path().join(name);
+        pretrain(&out, &format!("--max-steps 1 --seed 7 --init-from {}", from.display()));
+        let got = Checkpoint::load(out.join("checkpoints/last.safetensors")).expect("a checkpoint");
+        let weights = |k: &str| k.ends_with("weight") || k.ends_with("bias");
+        let mut compared = 0;
+        for (key, tensor) in kept.iter().filter(|(k, _)| weights(k)) {
+            assert_eq!(&got.tensors[*key], *tensor, "{name}: {key}");
+            compared += 1;
+        }
+        assert!(compared > 60, "{compared}");
+    }
+    // Without the configuration there is no telling what network it is.
+    sh(&format!("knn {} --device cpu", foreign.display())).fails(1, &["foreign.safetensors", "how it was trained"]).hints("--init-from");
+}
+
+#[test]
+fn image_folders_train_and_embed_in_file_order() {
+    let dir = folder();
+    let (data, out, file) = (dir.path().join("data"), dir.path().join("run"), dir.path().join("f.safetensors"));
+    image_folder(&data, 3, 12, 5);
+    let flags = format!("--device cpu --dataset folder --data-dir {} --width 8 --batch-size 8 --no-eval", data.display());
+    let summary = sh(&format!("pretrain {flags} --max-steps 3 --out {}", out.display())).ok().json();
+    assert_eq!(summary["dataset"], "folder");
+    let embed = |more: &str| {
+        let value = sh(&format!("embed {} --device cpu --json --out {} {more}", out.display(), file.display())).ok().json();
+        let tensors = Checkpoint::load(&file).expect("a file").tensors;
+        assert_eq!(tensors.keys().collect::<Vec<_>>(), ["features", "labels"]);
+        let (TensorData::F32(features), TensorData::I64(labels)) = (&tensors["features"].data, &tensors["labels"].data) else {
+            panic!("features are f32, labels i64")
+        };
+        let rows = labels.len();
+        assert_eq!((&tensors["features"].shape, &tensors["labels"].shape), (&vec![rows, 64], &vec![rows]));
+        assert_eq!((&value["images"], &value["features"]), (&rows.into(), &64.into()));
+        (features.clone(), labels.clone())
+    };
+    // All 36 images in file order, although training permuted them and held some out.
+    let (all, labels) = embed("--split train");
+    assert_eq!(labels, (0..36).map(|i| i / 12).collect::<Vec<i64>>());
+    let (test, labels) = embed("--split test");
+    assert_eq!(labels, (0..15).map(|i| i / 5).collect::<Vec<i64>>());
+    // Class 0's test images 0..5 are its training images 0..5, so their rows are equal: rows are where files are.
+    assert_eq!(test[..5 * 64], all[..5 * 64]);
+    assert_eq!(test[5 * 64..10 * 64], all[12 * 64..17 * 64]);
+    assert_ne!(all[..64], all[64..128]);
+    // The batch that an image is in changes nothing but rounding.
+    let (again, _) = embed("--split test --batch-size 3");
+    assert!(test.iter().zip(&again).all(|(a, b)| (a - b).abs() <= 1e-4 * (1.0 + a.abs())));
+    // A part: that many of the training images, still in file order.
+    let (_, labels) = embed("--split train --limit-train 20");
+    assert!(labels.len() == 20 && labels.is_sorted(), "{labels:?}");
+}
+
+#[test]
+fn the_machine_is_described() {
+    let devices = sh("devices --json").ok().json();
+    assert!(devices["auto"].is_string() && devices["why"].is_string() && devices["adapters"].is_array(), "{devices}");
+    let text = sh("devices").ok();
+    assert!(text.stdout.contains("cpu: ") && text.stdout.contains("auto takes "), "{text:?}");
+
+    let plan = sh("plan --device cpu --width 8 --batch-size 4 --json").ok().json();
+    let steps = plan["steps"].as_array().expect("steps");
+    assert!(steps.len() > 100 && steps.iter().all(|s| s["kernels"].as_array().is_some_and(|k| !k.is_empty())), "{}", plan["summary"]);
+    assert!(plan["summary"]["peak_bytes"].as_u64() < plan["summary"]["peak_bytes_unaliased"].as_u64(), "{}", plan["summary"]);
+    let text = sh("plan --device cpu --width 8 --batch-size 4").ok();
+    assert!(text.stdout.contains("peak memory"), "{text:?}");
+    let kernel = steps[0]["kernels"][0]["file"].as_str().expect("a file").to_owned();
+    let wgsl = sh(&format!("plan --device cpu --width 8 --batch-size 4 --kernel {kernel}")).ok();
+    assert!(wgsl.stdout.contains("@compute"), "{wgsl:?}");
+    sh("plan --device cpu --kernel nonsense").fails(1, &["`nonsense`"]).hints("aavae plan");
+
+    let check = sh("check --device cpu --only relu --json").ok().json();
+    assert!(check["passed"].as_u64() > Some(0) && check["failed"] == 0, "{check}");
+    assert!(sh("check --device cpu --only relu").ok().stdout.contains(" passed, 0 failed on cpu"));
+    sh("check --device cpu --only nonsense").fails(2, &["`nonsense`"]);
+
+    let bench = sh("bench --device cpu --width 8 --batch-size 4 --steps 2 --step --op --json").ok().json();
+    assert!(bench["step"]["images_per_second"].as_f64() > Some(0.0), "{bench}");
+    assert_eq!(bench["step"]["allocated_bytes"], bench["step"]["planned_bytes"]);
+    assert!(bench["ops"].as_array().is_some_and(|rows| rows.len() > 20 && rows.iter().all(|r| r["gflops"].is_number())), "{bench}");
+    let text = sh("bench --device cpu --width 8 --batch-size 4 --steps 2").ok();
+    assert!(text.stdout.contains("images/s"), "{text:?}");
+}
+
+/// Adapters are looked at in every environment without a word from the driver.
+#[test]
+fn drivers_keep_quiet() {
+    for runtime_dir in [None, Some("relative"), Some("/nowhere")] {
+        let mut command = crate::support::command(&["devices"]);
+        command.env_remove("NODEVICE_SELECT").env_remove("XDG_RUNTIME_DIR");
+        if let Some(dir) = runtime_dir {
+            command.env("XDG_RUNTIME_DIR", dir);
+        }
+        let out = command.output().expect("the binary starts");
+        assert!(out.status.success() && out.stderr.is_empty(), "{runtime_dir:?}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+}

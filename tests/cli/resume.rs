@@ -1,0 +1,178 @@
+//! A run that was stopped, however, ends where one that was not would have.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use crate::support::{Ran, TINY, copy, digest, folder, metrics, pretrain, sh, spawn, trained};
+
+fn wait_for(path: &Path) {
+    let start = Instant::now();
+    while !path.exists() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{} does not appear", path.display());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn interrupt(child: &Child) {
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
+    assert!(status.success(), "the process is gone already");
+}
+
+#[test]
+fn stop_and_resume_equals_the_straight_run() {
+    let dir = folder();
+    let straight = dir.path().join("straight");
+    let want = digest(&pretrain(&straight, "--max-steps 11 --log-every 3"));
+    // Within an epoch of 4 steps and between two records; at the end of an epoch; where a record is due.
+    for stop in [2, 4, 9] {
+        let out = dir.path().join(format!("stop{stop}"));
+        let stopped = pretrain(&out, &format!("--max-steps {stop} --log-every 3"));
+        assert_eq!(stopped["steps"], stop);
+        let resumed = sh(&format!("pretrain --device cpu --no-eval --resume --max-steps 11 --out {}", out.display())).ok().json();
+        assert_eq!(digest(&resumed), want, "stopped at {stop}");
+        assert_eq!(metrics(&out), metrics(&straight), "stopped at {stop}");
+        assert_eq!(resumed["train"]["loss"], metrics(&straight)[metrics(&straight).len() - 2]["loss"]);
+        // A longer run is the run from now on, and resuming a finished one changes nothing.
+        let again = sh(&format!("pretrain --device cpu --no-eval --resume --out {}", out.display())).ok().json();
+        assert_eq!((digest(&again), &again["train"]["loss"]), (want.clone(), &resumed["train"]["loss"]));
+        assert_eq!(metrics(&out), metrics(&straight), "resumed at the end");
+        let config = |out: &Path| fs::read_to_string(out.join("config.toml")).expect("a configuration");
+        assert_eq!(config(&out), config(&straight));
+    }
+}
+
+#[test]
+fn ctrl_c_saves_and_resume_continues() {
+    let dir = folder();
+    let out = dir.path().join("run");
+    let line = format!("pretrain {TINY} --no-eval --out {}", out.display());
+    let child = spawn(&line);
+    wait_for(&out.join("checkpoints/last.safetensors"));
+    std::thread::sleep(Duration::from_millis(70));
+    interrupt(&child);
+    let ran = Ran::new(line, child.wait_with_output().expect("it ends"));
+    assert_eq!(ran.code, Some(130), "{ran:?}");
+    let summary = ran.json();
+    assert_eq!(summary["interrupted"], true);
+    assert!(ran.stderr.contains("`--resume` continues") && !ran.stderr.contains("error:"), "{ran:?}");
+    let end = summary["steps"].as_u64().expect("steps") + 3;
+    let resumed = sh(&format!("pretrain --device cpu --no-eval --resume --max-steps {end} --out {}", out.display())).ok().json();
+    let straight = dir.path().join("straight");
+    assert_eq!(digest(&resumed), digest(&pretrain(&straight, &format!("--max-steps {end}"))));
+    assert_eq!(metrics(&out), metrics(&straight));
+}
+
+#[test]
+fn ctrl_c_ends_an_evaluation_at_once() {
+    let dir = folder();
+    let out = dir.path().join("run");
+    let line = format!("pretrain {TINY} --max-steps 1 --probe-epochs 100000 --out {}", out.display());
+    let child = spawn(&line);
+    wait_for(&out.join("summary.json"));
+    interrupt(&child);
+    let ran = Ran::new(line, child.wait_with_output().expect("it ends"));
+    assert_eq!(ran.code, Some(130), "{ran:?}");
+    let summary: serde_json::Value = serde_json::from_slice(&fs::read(out.join("summary.json")).expect("a file")).expect("JSON");
+    assert!(summary["sha256"].is_string() && summary["probe"].is_null(), "{summary}");
+}
+
+#[test]
+fn a_killed_run_resumes() {
+    let dir = folder();
+    let straight = dir.path().join("straight");
+    let want = digest(&pretrain(&straight, "--max-steps 41 --log-every 3"));
+    let out = dir.path().join("run");
+    let mut killed = 0;
+    for (attempt, delay) in [0, 250, 600].into_iter().enumerate() {
+        let resume = if attempt == 0 { "" } else { "--resume" };
+        let mut child = spawn(&format!("pretrain {TINY} --no-eval --max-steps 41 --log-every 3 --out {} {resume}", out.display()));
+        wait_for(&out);
+        std::thread::sleep(Duration::from_millis(delay));
+        child.kill().ok();
+        killed += u32::from(child.wait().expect("it ends").code().is_none());
+    }
+    assert!(killed > 0, "no run lived long enough to be killed");
+    let line = format!("pretrain {TINY} --no-eval --max-steps 41 --log-every 3 --out {} --resume", out.display());
+    assert_eq!(digest(&sh(&line).ok().json()), want);
+    assert_eq!(metrics(&out), metrics(&straight));
+    let left: Vec<_> = fs::read_dir(out.join("checkpoints")).expect("a folder").map(|e| e.expect("an entry").file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().ends_with(".tmp")), "{left:?}");
+}
+
+/// What a kill leaves at each place where it could strike, made by hand.
+#[test]
+fn resume_after_a_kill_at_an_awkward_moment() {
+    let dir = folder();
+    let straight = dir.path().join("straight");
+    let want = digest(&pretrain(&straight, "--max-steps 9"));
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 4] = [
+        ("before the configuration", |out| {
+            fs::remove_dir_all(out).expect("gone");
+            fs::create_dir_all(out.join("images")).expect("a folder");
+            fs::write(out.join("config.toml.tmp"), "dataset = \"sha").expect("a file");
+        }),
+        ("within the first checkpoint", |out| {
+            fs::remove_dir_all(out.join("checkpoints")).expect("gone");
+            fs::create_dir(out.join("checkpoints")).expect("a folder");
+            fs::write(out.join("checkpoints/step-4.safetensors.tmp"), "half").expect("a file");
+        }),
+        ("between step-N and last", |out| {
+            fs::remove_file(out.join("checkpoints/last.safetensors")).expect("gone");
+            fs::write(out.join("checkpoints/last.safetensors.tmp"), "half").expect("a file");
+        }),
+        ("with a torn line and a damaged last", |out| {
+            let path = out.join("metrics.jsonl");
+            let text = fs::read_to_string(&path).expect("metrics");
+            fs::write(&path, text + "{\"step\":6,\"epo").expect("a file");
+            fs::write(out.join("checkpoints/last.safetensors"), "half").expect("a file");
+        }),
+    ];
+    for (i, (name, damage)) in damages.into_iter().enumerate() {
+        let out = dir.path().join(format!("run{i}"));
+        pretrain(&out, "--max-steps 5");
+        damage(&out);
+        let resumed = pretrain(&out, "--max-steps 9 --resume");
+        assert_eq!(digest(&resumed), want, "{name}");
+        assert_eq!(metrics(&out), metrics(&straight), "{name}");
+    }
+}
+
+#[test]
+fn a_resumed_run_is_the_run_that_was_started() {
+    let dir = folder();
+    let out = dir.path().join("run");
+    copy(trained(), &out);
+    let before = fs::read(out.join("config.toml")).expect("a file");
+    let resume = |flags: &str| sh(&format!("pretrain --device cpu --no-eval --resume --out {} {flags}", out.display()));
+    for (flags, flag, here, there) in [
+        ("--width 16", "--width", "16", "8"),
+        ("--batch-size 32", "--batch-size", "32", "16"),
+        ("--method vae", "--method", "\"vae\"", "\"aavae\""),
+        ("--encoder resnet34 --decoder resnet18", "--encoder", "\"resnet34\"", "\"resnet18\""),
+        ("--decoder resnet50", "--decoder", "\"resnet50\"", "\"resnet18\""),
+        ("--latent-dim 64", "--latent-dim", "64", "128"),
+        ("--learning-rate 0.5", "--learning-rate", "0.5", "0.00025"),
+        ("--warmup-epochs 3", "--warmup-epochs", "3", "10"),
+        ("--kl-coeff 1", "--kl-coeff", "1.0", "unset"),
+        ("--log-scale 1", "--log-scale", "1.0", "0.0"),
+        ("--learn-log-scale", "--learn-log-scale", "true", "false"),
+        ("--target view", "--target", "\"view\"", "\"original\""),
+        ("--limit-train 32", "--limit-train", "32", "64"),
+        ("--no-shuffle", "--no-shuffle", "false", "true"),
+        ("--init-from x.safetensors", "--init-from", "\"x.safetensors\"", "unset"),
+        ("--seed 1", "--seed", "1", "0"),
+        ("--dataset folder --data-dir x", "--dataset", "\"folder\"", "\"shapes\""),
+        ("--preset quick", "--batch-size", "128", "16"),
+    ] {
+        let says = [format!("error: {flag} is {here} here, but {there} in "), out.join("config.toml").display().to_string()];
+        resume(flags).fails(1, &[&says[0], &says[1]]).hints("--max-steps");
+    }
+    resume("--max-steps 4").fails(1, &["5 steps already", "the 4 asked for"]).hints("--max-steps");
+    assert_eq!(fs::read(out.join("config.toml")).expect("a file"), before, "a refusal changes nothing");
+    // The same flags again, and those that only prolong or report, are fine.
+    let resumed = resume("--width 8 --seed 0 --batch-size 16 --log-every 1 --probe-epochs 3 --epochs 2").ok().json();
+    assert_eq!(resumed["steps"], 8);
+}
