@@ -13,10 +13,10 @@ use aavae::tensor::DType;
 use aavae::train::state;
 use libtest_mimic::{Failed, Trial};
 
-pub const METHODS: [Method; 4] = [Method::Ae, Method::Vae, Method::Aaae, Method::Aavae];
+pub(crate) const METHODS: [Method; 4] = [Method::Ae, Method::Vae, Method::Aaae, Method::Aavae];
 
 /// ResNet-18 of width 8 both ways.
-pub fn config(method: Method, image: usize, batch: usize) -> ModelConfig {
+pub(crate) fn config(method: Method, image: usize, batch: usize) -> ModelConfig {
     let net = NetConfig { encoder: Depth::Resnet18, decoder: Depth::Resnet18, width: 8, latent: 16, stem: Stem::Cifar, image };
     let kl_coeff = method.default_kl_coeff();
     let objective = Objective { method, kl_coeff, log_scale: 0.0, learn_log_scale: false, target: Compare::Original };
@@ -25,7 +25,7 @@ pub fn config(method: Method, image: usize, batch: usize) -> ModelConfig {
 
 /// Where a trial runs.
 #[derive(Clone, Debug)]
-pub enum Device {
+pub(crate) enum Device {
     Reference,
     Cpu,
     /// Name and GEMM variant: broadcasts where the adapter can, because tiles are slow on software adapters.
@@ -33,14 +33,14 @@ pub enum Device {
 }
 
 impl Device {
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         match self {
             Self::Reference => "reference",
             Self::Cpu => "cpu",
             Self::Wgpu(name, _) => name,
         }
     }
-    pub fn open(&self) -> Result<Box<dyn Session>, Failed> {
+    pub(crate) fn open(&self) -> Result<Box<dyn Session>, Failed> {
         Ok(match self {
             Self::Reference => Box::new(Host::<f64>::new()),
             Self::Cpu => Box::new(Host::<f32>::new()),
@@ -63,7 +63,7 @@ fn gpus() -> Vec<Device> {
 
 /// `name/device` for each of `hosts` and every adapter. Without an adapter that trial shows as *ignored*; `REQUIRE_GPU=1` turns
 /// that into a failure.
-pub fn on_devices(name: &str, hosts: &[Device], test: impl Fn(&Device) -> Result<(), Failed> + Clone + Send + 'static) -> Vec<Trial> {
+pub(crate) fn on_devices(name: &str, hosts: &[Device], test: impl Fn(&Device) -> Result<(), Failed> + Clone + Send + 'static) -> Vec<Trial> {
     let gpus = gpus();
     let mut trials: Vec<Trial> = hosts
         .iter()
@@ -81,12 +81,12 @@ pub fn on_devices(name: &str, hosts: &[Device], test: impl Fn(&Device) -> Result
     trials
 }
 
-pub fn check(ok: bool, message: impl FnOnce() -> String) -> Result<(), Failed> {
+pub(crate) fn check(ok: bool, message: impl FnOnce() -> String) -> Result<(), Failed> {
     if ok { Ok(()) } else { Err(message().into()) }
 }
 
 /// Per-step values of a run at a constant rate.
-pub fn uniforms(seed: u64, step: u32, learning_rate: f32) -> StepUniforms {
+pub(crate) fn uniforms(seed: u64, step: u32, learning_rate: f32) -> StepUniforms {
     let bias = |beta: f64| (1.0 / (1.0 - beta.powi(step as i32 + 1))) as f32;
     StepUniforms {
         seed_lo: seed as u32,
@@ -101,7 +101,7 @@ pub fn uniforms(seed: u64, step: u32, learning_rate: f32) -> StepUniforms {
 }
 
 /// Writes initial weights and zero moments.
-pub fn reset(session: &mut dyn Session, model: &Model, seed: u64) -> Result<(), Failed> {
+pub(crate) fn reset(session: &mut dyn Session, model: &Model, seed: u64) -> Result<(), Failed> {
     let layout = &model.graph.layout;
     state::initialise(session, layout, &model.params, seed)?;
     for group in [Group::Grad, Group::Moment1, Group::Moment2] {
@@ -110,13 +110,13 @@ pub fn reset(session: &mut dyn Session, model: &Model, seed: u64) -> Result<(), 
     Ok(())
 }
 
-pub fn load(session: &mut dyn Session, model: &Model, alias: bool) -> Result<PlanId, Failed> {
+pub(crate) fn load(session: &mut dyn Session, model: &Model, alias: bool) -> Result<PlanId, Failed> {
     let options = Options { target: session.target(), alias };
     Ok(session.load(lower("train", &model.graph, options))?)
 }
 
 /// Smooth images, different for each index, normalised or packed; noise for `eps`.
-pub fn fill(session: &mut dyn Session, id: PlanId) -> Result<(), Failed> {
+pub(crate) fn fill(session: &mut dyn Session, id: PlanId) -> Result<(), Failed> {
     for i in 0..session.plan(id).inputs.len() {
         let port = session.plan(id).inputs[i].clone();
         let shape = port.ty.shape;
@@ -163,13 +163,13 @@ fn pixel(rng: &Philox, n: usize, y: usize, x: usize, c: usize) -> f32 {
 }
 
 /// Every persistent group, as bits.
-pub fn states(session: &mut dyn Session) -> Result<Vec<Vec<u32>>, Failed> {
+pub(crate) fn states(session: &mut dyn Session) -> Result<Vec<Vec<u32>>, Failed> {
     let groups = [Group::Param, Group::Buffer, Group::Grad, Group::Moment1, Group::Moment2];
     groups.iter().map(|&g| Ok(session.read_state(g)?.into_iter().map(f32::to_bits).collect())).collect()
 }
 
 /// Runs steps from `first` and returns the scalars of each as bits.
-pub fn run(session: &mut dyn Session, id: PlanId, seed: u64, steps: std::ops::Range<u32>, rate: f32) -> Result<Vec<Vec<u32>>, Failed> {
+pub(crate) fn run(session: &mut dyn Session, id: PlanId, seed: u64, steps: std::ops::Range<u32>, rate: f32) -> Result<Vec<Vec<u32>>, Failed> {
     for step in steps {
         session.run(id, &uniforms(seed, step, rate))?;
     }
