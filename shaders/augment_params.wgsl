@@ -1,5 +1,5 @@
-// Draws the augmentation of each image; ops/augment_params.rs specifies every draw and the layout.
-// Writes (=) params [N, 32]. No tensor input.
+// params[n] = the augmentation drawn for image first_sample + n; ops/augment_params.rs specifies every draw and the layout.
+// Reads the step; writes (=) params [N, 32].
 // Grid: ceil(N / WG) workgroups; one image per invocation. Reference: ops/augment_params.rs `AugmentParams::reference`.
 #import lib/grid
 #import lib/step

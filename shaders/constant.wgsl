@@ -1,5 +1,5 @@
 // y = VALUE.
-// Writes (=) y [LEN4].
+// Reads nothing; writes (=) y [LEN4].
 // Grid: ceil(LEN4 / WG) workgroups, folded. Reference: ops/pointwise.rs `Constant::reference`.
 #import lib/grid
 const LEN4: u32 = 1u; // spec

@@ -1,5 +1,5 @@
 // b = MOMENTUM b + g; p -= lr * b, or lr * (g + MOMENTUM b) with NESTEROV; g = grad + DECAY p. Nothing is written where guard is not finite.
-// Updates p, b [LEN4]; reads grad [LEN4], guard [1], the step.
+// Reads grad [LEN4], guard [1], the step; updates (in place) p, b [LEN4].
 // Grid: ceil(LEN4 / WG) workgroups, folded. Reference: ops/optimizer.rs `Sgd::reference`.
 #import lib/grid
 #import lib/finite

@@ -1,7 +1,9 @@
 //! Checks a finished plan against rules that its construction does not share code with: a broken plan never reaches a device.
 
 use super::{Place, Plan, PlanError};
+use crate::ir::Range;
 use crate::ops::{Binding, ValueId};
+use crate::tensor::TensorType;
 
 /// Limits of a device that a plan must respect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,14 +38,16 @@ pub fn verify(plan: &Plan, limits: &Limits) -> Result<(), PlanError> {
     for port in &plan.inputs {
         if let Place::Buffer(b) = port.place {
             input_buffers[b] = true;
+            owner[b] = Some(port.value);
         }
     }
-    let mut updated: Vec<(crate::ir::Range, ValueId)> = Vec::new();
+    let mut updated: Vec<(Range, ValueId)> = Vec::new();
+    let mut read: Vec<Range> = Vec::new();
     for step in &plan.steps {
         let label = &step.label;
         for (i, (value, place)) in step.inputs.iter().enumerate() {
+            assert!(holds(plan, place, step.io.inputs[i]), "{label}: input {i} is larger than its place");
             match place {
-                Place::Buffer(b) if input_buffers[*b] => {}
                 Place::Buffer(b) => assert_eq!(
                     owner[*b],
                     Some(*value),
@@ -54,6 +58,7 @@ pub fn verify(plan: &Plan, limits: &Limits) -> Result<(), PlanError> {
                     // A gradient is read as part of the whole buffer, so only a later write of an *unrelated* value is wrong.
                     let stale = updated.iter().any(|(r, v)| r.overlaps(range) && v != value && r.len >= range.len);
                     assert!(!stale, "{label}: input {i} reads `{}` after its update in place", plan.names[value.0 as usize]);
+                    read.push(*range);
                 }
             }
         }
@@ -68,13 +73,20 @@ pub fn verify(plan: &Plan, limits: &Limits) -> Result<(), PlanError> {
             for s in &step.scratch {
                 assert!(*place != Place::Buffer(*s), "{label}: output {i} is also scratch");
             }
+            assert!(holds(plan, place, step.io.outputs[i]), "{label}: output {i} exceeds its place");
             match place {
                 Place::Buffer(b) => {
                     assert!(!input_buffers[*b], "{label}: output {i} overwrites an input of the step");
-                    assert!(plan.buffers[*b].bytes >= step.io.outputs[i].bytes(), "{label}: output {i} exceeds its buffer");
                     owner[*b] = Some(*value);
                 }
-                Place::State(range) => updated.push((*range, *value)),
+                Place::State(range) => {
+                    let twice = updated.iter().any(|(r, _)| r.overlaps(range));
+                    assert!(!twice, "{label}: output {i} overwrites what an earlier op wrote");
+                    // A gradient that was read before it is written was the last step's.
+                    let in_place = step.op.in_place().iter().any(|p| p.1 == i);
+                    assert!(in_place || !read.iter().any(|r| r.overlaps(range)), "{label}: output {i} was read before it is written");
+                    updated.push((*range, *value));
+                }
             }
         }
         for (i, s) in step.scratch.iter().enumerate() {
@@ -86,10 +98,18 @@ pub fn verify(plan: &Plan, limits: &Limits) -> Result<(), PlanError> {
     }
     for port in &plan.outputs {
         if let Place::Buffer(b) = port.place {
-            assert!(input_buffers[b] || owner[b] == Some(port.value), "output `{}` was overwritten", port.name);
+            assert!(owner[b] == Some(port.value), "output `{}` was overwritten", port.name);
         }
     }
     Ok(())
+}
+
+/// Whether a tensor fits where it is.
+fn holds(plan: &Plan, place: &Place, ty: TensorType) -> bool {
+    match place {
+        Place::Buffer(b) => plan.buffers[*b].bytes >= ty.bytes(),
+        Place::State(r) => r.len >= ty.shape.len() && r.offset + r.len <= plan.layout.size(r.group),
+    }
 }
 
 fn check_limits(plan: &Plan, step: &super::Step, limits: &Limits) -> Result<(), PlanError> {

@@ -1,0 +1,476 @@
+//! Plans: reviewed texts, a verifier that refuses broken ones, and buffer reuse and fusion that change no result.
+//!
+//! The texts are in `tests/golden/plans`. After a deliberate change of a plan, `UPDATE_GOLDENS=1 cargo test --test plans` writes them
+//! anew and fails, so that the variable cannot stay set; review the difference and run again without it.
+//!
+//! Without a Vulkan, Metal or DX12 adapter the wgpu trials show as *ignored*; `REQUIRE_GPU=1` turns that into a failure.
+
+mod support;
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use aavae::device::{Data, Host, Session};
+use aavae::ir::{Graph, Group, Range, autodiff, fuse};
+use aavae::method::{self, Method, Training, View};
+use aavae::ops::{BatchNorm, Binding, Conv2d, Dot, Emit, Gemm, Io, Relu, ReluGrad, Scale, Target, ValueId, WeightedSum};
+use aavae::plan::{Limits, Options, Place, Plan, PlanError, lower, summary, verify};
+use aavae::rng::{Philox, Stream};
+use aavae::tensor::{Shape, TensorType};
+use libtest_mimic::{Arguments, Failed, Trial};
+use support::{Device, METHODS, check, config, fill, load, reset, run, states, uniforms};
+
+/// The reviewed plans.
+fn reviewed() -> Vec<(String, Plan)> {
+    let tile = Target::default();
+    let train = |method: Method, target| {
+        lower("train", &method::training(&config(method, 16, 2), Training::default()).graph, Options { target, alias: true })
+    };
+    let mut plans: Vec<_> = METHODS.iter().map(|m| (format!("{}_train", m.name()), train(*m, tile))).collect();
+    let broadcast = Target { gemm: Gemm::Broadcast { subgroup: 8 }, ..tile };
+    plans.push(("aavae_train_broadcast8".into(), train(Method::Aavae, broadcast)));
+    let config = config(Method::Aavae, 16, 2);
+    let layout = method::training(&config, Training::default()).graph.layout;
+    plans.push(("features".into(), lower("features", &method::features(&config, &layout, false).graph, Options::default())));
+    plans
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/plans")
+}
+
+fn goldens() -> Result<(), Failed> {
+    let update = std::env::var_os("UPDATE_GOLDENS").is_some();
+    let mut names = BTreeSet::new();
+    for (name, plan) in reviewed() {
+        let path = folder().join(format!("{name}.txt"));
+        let text = format!("{plan}\n");
+        names.insert(path.clone());
+        if update {
+            std::fs::create_dir_all(folder())?;
+            std::fs::write(&path, &text)?;
+            continue;
+        }
+        let want = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}; write it with UPDATE_GOLDENS=1", path.display()))?;
+        if text != want {
+            let (i, (got, want)) = (text.lines().chain([""]).zip(want.lines().chain([""])).enumerate())
+                .find(|(_, (a, b))| a != b)
+                .unwrap_or((0, ("(the ends differ)", "")));
+            return Err(format!(
+                "{name}: line {} is\n  {got}\nthe reviewed text says\n  {want}\nIf the change is meant, run UPDATE_GOLDENS=1 cargo test --test plans and review the difference",
+                i + 1
+            )
+            .into());
+        }
+    }
+    check(!update, || "the plans are written; review them and run again without UPDATE_GOLDENS".into())?;
+    for entry in std::fs::read_dir(folder())? {
+        let path = entry?.path();
+        check(names.contains(&path), || format!("{} is no plan's text", path.display()))?;
+    }
+    Ok(())
+}
+
+thread_local! {
+    /// Set where a panic is what is tested: its message would only confuse.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+fn refused(plan: &Plan) -> bool {
+    QUIET.set(true);
+    let result = std::panic::catch_unwind(|| verify(plan, &Limits::NONE));
+    QUIET.set(false);
+    result.is_err()
+}
+
+/// Breaks a plan in one way at every place that allows it; each must be refused, and there must be such places.
+fn refuses(what: &str, plan: &Plan, at_least: usize, broken: impl Fn(&mut Plan, usize) -> bool) -> Result<(), Failed> {
+    let mut count = 0;
+    for i in 0..plan.steps.len() {
+        let mut bad = plan.clone();
+        if broken(&mut bad, i) {
+            check(refused(&bad), || format!("accepted {what} at step {i}, {}", plan.steps[i].label))?;
+            count += 1;
+        }
+    }
+    check(count >= at_least, || format!("{what}: only {count} places, expected {at_least}"))
+}
+
+fn broken_plans() -> Result<(), Failed> {
+    let model = method::training(&config(Method::Aavae, 16, 2), Training::default());
+    let plan = lower("train", &model.graph, Options::default());
+    check(!refused(&plan), || "refused a whole plan".into())?;
+    let n = plan.buffers.len();
+    refuses("an input read from another buffer", &plan, 100, |p, i| {
+        let Some(Place::Buffer(b)) = p.steps[i].inputs.first().map(|x| x.1) else { return false };
+        p.steps[i].inputs[0].1 = Place::Buffer((b + 1) % n);
+        true
+    })?;
+    let upload = plan.inputs[0].place;
+    refuses("an input read from an uploaded buffer", &plan, 100, |p, i| {
+        let own = p.steps[i].inputs.iter().position(|x| matches!(x.1, Place::Buffer(_)) && x.1 != upload);
+        own.is_some_and(|j| {
+            p.steps[i].inputs[j].1 = upload;
+            true
+        })
+    })?;
+    refuses("an output where an input is", &plan, 100, |p, i| {
+        let step = &mut p.steps[i];
+        let input = step.inputs.iter().find(|x| matches!(x.1, Place::Buffer(_))).map(|x| x.1);
+        let output = step.outputs.iter().position(|y| matches!(y.1, Place::Buffer(_)));
+        let (Some(input), Some(output)) = (input, output) else { return false };
+        step.outputs[output].1 = input;
+        true
+    })?;
+    refuses("an output over an uploaded input", &plan, 100, |p, i| {
+        let output = p.steps[i].outputs.iter().position(|y| matches!(y.1, Place::Buffer(_)));
+        output.is_some_and(|o| {
+            p.steps[i].outputs[o].1 = upload;
+            true
+        })
+    })?;
+    refuses("a step before what it reads", &plan, 50, |p, i| {
+        let next = p.steps.get(i + 1).is_some_and(|next| {
+            next.inputs.iter().any(|x| matches!(x.1, Place::Buffer(_)) && p.steps[i].outputs.iter().any(|y| y.0 == x.0))
+        });
+        if next {
+            p.steps.swap(i, i + 1);
+        }
+        next
+    })?;
+    refuses("a step left out", &plan, 100, |p, i| {
+        let read = p.steps[i].outputs.iter().any(|y| matches!(y.1, Place::Buffer(_)) && p.steps.iter().any(|s| s.inputs.iter().any(|x| x.0 == y.0)));
+        if read {
+            p.steps.remove(i);
+        }
+        read
+    })?;
+    refuses("overlapping outputs", &plan, 20, |p, i| {
+        let states: Vec<usize> = (0..p.steps[i].outputs.len()).filter(|&o| matches!(p.steps[i].outputs[o].1, Place::State(_))).collect();
+        let [a, b, ..] = states[..] else { return false };
+        let Place::State(r) = p.steps[i].outputs[a].1 else { return false };
+        // The last element of one is the first of the other.
+        p.steps[i].outputs[b].1 = Place::State(Range { offset: r.offset + r.len - 1, ..r });
+        true
+    })?;
+    refuses("gradients that overlap", &plan, 30, |p, i| {
+        let grad = |s: &aavae::plan::Step| {
+            s.outputs.iter().position(|y| matches!(y.1, Place::State(r) if r.group == Group::Grad)).map(|o| (o, s.outputs[o].1))
+        };
+        let Some((o, _)) = grad(&p.steps[i]) else { return false };
+        let Some((_, Place::State(other))) = p.steps[..i].iter().rev().find_map(grad) else { return false };
+        let len = p.steps[i].io.outputs[o].shape.len();
+        if other.offset + len > p.layout.size(Group::Grad) {
+            return false;
+        }
+        p.steps[i].outputs[o].1 = Place::State(Range { len, ..other });
+        true
+    })?;
+    refuses("an optimiser before the gradients", &plan, 30, |p, i| {
+        let gradient = p.steps[i].outputs.iter().any(|y| matches!(y.1, Place::State(r) if r.group == Group::Grad));
+        let last = p.steps.len() - 1;
+        if gradient {
+            let step = p.steps.remove(i);
+            p.steps.insert(last, step);
+        }
+        gradient
+    })?;
+    refuses("a range beyond its flat buffer", &plan, 30, |p, i| {
+        let state = p.steps[i].outputs.iter_mut().find_map(|y| if let Place::State(r) = &mut y.1 { Some(r) } else { None });
+        state.is_some_and(|r| {
+            r.offset = usize::MAX / 8;
+            true
+        })
+    })?;
+    refuses("scratch that is an input", &plan, 20, |p, i| {
+        let step = &mut p.steps[i];
+        let input = step.inputs.iter().find_map(|x| if let Place::Buffer(b) = x.1 { Some(b) } else { None });
+        let (Some(input), Some(scratch)) = (input, step.scratch.first_mut()) else { return false };
+        *scratch = input;
+        true
+    })?;
+    refuses("scratch that is an output", &plan, 20, |p, i| {
+        let step = &mut p.steps[i];
+        let output = step.outputs.iter().find_map(|y| if let Place::Buffer(b) = y.1 { Some(b) } else { None });
+        let (Some(output), Some(scratch)) = (output, step.scratch.first_mut()) else { return false };
+        *scratch = output;
+        true
+    })?;
+    refuses("an empty grid", &plan, 100, |p, i| {
+        p.steps[i].dispatches.first_mut().is_some_and(|d| {
+            d.grid[1] = 0;
+            true
+        })
+    })?;
+    for b in 0..n {
+        let mut small = plan.clone();
+        small.buffers[b].bytes = 12;
+        let tensor = |p: &Place, bytes: usize| *p == Place::Buffer(b) && bytes > 12;
+        let used = small.steps.iter().any(|s| {
+            let all = s.inputs.iter().zip(&s.io.inputs).chain(s.outputs.iter().zip(&s.io.outputs));
+            all.into_iter().any(|(x, t)| tensor(&x.1, t.bytes()))
+        });
+        check(!used || refused(&small), || format!("accepted a buffer {b} that is too small"))?;
+    }
+    let mut lost = plan.clone();
+    lost.outputs[0].place = lost.outputs[1].place;
+    check(refused(&lost), || "accepted an output read from where another is".into())
+}
+
+fn limits() -> Result<(), Failed> {
+    let plan = lower("train", &method::training(&config(Method::Aavae, 16, 2), Training::default()).graph, Options::default());
+    check(verify(&plan, &Limits::WEBGPU).is_ok(), || "baseline WebGPU does not take a small plan".into())?;
+    let sizes = plan.steps.iter().flat_map(|s| s.io.inputs.iter().chain(&s.io.outputs)).map(TensorType::bytes);
+    let scratch = plan.steps.iter().flat_map(|s| &s.scratch).map(|b| plan.buffers[*b].bytes);
+    let largest = sizes.chain(scratch).max().unwrap_or(0);
+    let binding = |max_binding| verify(&plan, &Limits { max_binding, ..Limits::NONE });
+    check(binding(largest).is_ok(), || "refused a binding of just the limit".into())?;
+    let found = binding(largest - 1);
+    check(matches!(&found, Err(PlanError::TooLarge { bytes, limit, .. }) if *bytes == largest && *limit == largest - 1), || {
+        format!("{largest} bytes against a limit of one less: {found:?}")
+    })?;
+    let most = plan.steps.iter().flat_map(|s| &s.dispatches).flat_map(|d| d.grid).max().unwrap_or(0);
+    let grid = |max_groups| verify(&plan, &Limits { max_groups, ..Limits::NONE });
+    check(grid(most).is_ok(), || "refused a grid of just the limit".into())?;
+    let found = grid(most - 1);
+    check(matches!(found, Err(PlanError::Grid { groups, .. }) if groups == most), || format!("{most} workgroups: {found:?}"))?;
+    let buffers = |d: &aavae::ops::Dispatch| d.bindings.iter().filter(|b| !matches!(b, Binding::Step | Binding::Skip)).count();
+    let most = plan.steps.iter().flat_map(|s| &s.dispatches).map(buffers).max().unwrap_or(0);
+    let bound = |max_storage_buffers| verify(&plan, &Limits { max_storage_buffers, ..Limits::NONE });
+    check(bound(most).is_ok(), || "refused just as many bindings as the limit".into())?;
+    let found = bound(most - 1);
+    check(matches!(found, Err(PlanError::Bindings { bindings, .. }) if bindings == most), || format!("{most} bindings: {found:?}"))
+}
+
+/// A plan does not say how much scratch a dispatch touches; the op does.
+fn scratch_fits() -> Result<(), Failed> {
+    let mut count = 0;
+    for (name, plan) in reviewed() {
+        for step in &plan.steps {
+            let lowering = step.op.lower(&Io::from(&step.io), &plan.target);
+            check(lowering.dispatches == step.dispatches, || format!("{name}: {} lowers to something else", step.label))?;
+            check(lowering.scratch.len() == step.scratch.len(), || format!("{name}: {} has other scratch", step.label))?;
+            for (b, elements) in step.scratch.iter().zip(&lowering.scratch) {
+                check(plan.buffers[*b].bytes >= elements * 4, || format!("{name}: the scratch of {} is too small", step.label))?;
+                count += 1;
+            }
+        }
+    }
+    check(count > 100, || format!("only {count} scratch buffers"))
+}
+
+/// Two steps of training from the same state on the aliased and on the unaliased plan give the same bits, and a step allocates nothing.
+fn aliasing(device: &Device, method: Method) -> Result<(), Failed> {
+    // Naive f64 takes a smaller image.
+    let image = if matches!(device, Device::Reference) { 8 } else { 16 };
+    let model = method::training(&config(method, image, 3), Training::default());
+    let mut session = device.open()?;
+    let session = session.as_mut();
+    session.allocate(&model.graph.layout)?;
+    let aliased = load(session, &model, true)?;
+    let bytes = session.allocated_bytes();
+    let peak = session.plan(aliased).peak_bytes();
+    check(bytes == peak, || format!("{bytes} bytes are allocated, the plan says {peak}"))?;
+    reset(session, &model, 11)?;
+    session.poison(aliased)?;
+    fill(session, aliased)?;
+    let want = run(session, aliased, 11, 0..2, 1e-3)?;
+    let end = states(session)?;
+    run(session, aliased, 11, 2..3, 1e-3)?;
+    let now = session.allocated_bytes();
+    check(now == bytes, || format!("{bytes} bytes before the steps, {now} after"))?;
+
+    let unaliased = load(session, &model, false)?;
+    let summary = summary(session.plan(aliased));
+    check(session.plan(unaliased).peak_bytes() == summary.peak_bytes_unaliased, || "the summary's unaliased peak is another".into())?;
+    check(summary.peak_bytes < summary.peak_bytes_unaliased, || "aliasing saves nothing".into())?;
+    reset(session, &model, 11)?;
+    session.poison(unaliased)?;
+    fill(session, unaliased)?;
+    let got = run(session, unaliased, 11, 0..2, 1e-3)?;
+    check(got == want, || format!("the scalars differ: {got:?} and {want:?}"))?;
+    for (group, (a, b)) in Group::ALL.iter().zip(end.iter().zip(states(session)?)) {
+        check(*a == b, || format!("{group:?} differs between the aliased and the unaliased plan"))?;
+    }
+    Ok(())
+}
+
+/// What a graph gives in f64: its outputs and its gradients.
+fn results(g: &Graph, alias: bool, uploads: &[Vec<f64>], weights: &[f64]) -> Result<Vec<Vec<f64>>, Failed> {
+    let mut host = Host::<f64>::new();
+    host.allocate(&g.layout)?;
+    let id = host.load(lower("random", g, Options { alias, ..Options::default() }))?;
+    for (i, x) in uploads.iter().enumerate() {
+        host.upload_f64(id, i, x);
+    }
+    for group in [Group::Param, Group::Buffer] {
+        host.write_f64(group, 0, &weights[..g.layout.size(group)]);
+    }
+    // Twice: the second step must not see what the first left in the buffers.
+    let mut all = Vec::new();
+    for step in 0..2 {
+        host.run(id, &uniforms(1, step, 0.0))?;
+        all.extend((0..g.outputs.len()).map(|o| host.read_f64(id, o)));
+        all.push(host.read_state(Group::Grad)?.into_iter().map(f64::from).collect());
+        all.push(host.read_state(Group::Buffer)?.into_iter().map(f64::from).collect());
+    }
+    Ok(all)
+}
+
+const TENSOR: TensorType = TensorType::f32(Shape::new(2, 5, 3, 8));
+
+/// A random DAG of elementwise ops, convolutions and batch norms on tensors of one type, its loss and the gradient.
+fn random_graph(seed: u64) -> Graph {
+    let rng = Philox::new(seed, Stream::Test);
+    let mut draws = 0;
+    let mut draw = |below: usize| {
+        draws += 1;
+        rng.words(0, 0, draws)[0] as usize % below
+    };
+    let mut g = Graph::default();
+    let mut values: Vec<ValueId> = (0..2).map(|i| g.input(&format!("x{i}"), TENSOR)).collect();
+    let nodes = 8 + draw(25);
+    for i in 0..nodes {
+        g.label(format!("n{i}"));
+        // Recent values more often than old ones, so that lives differ.
+        let mut pick = |n: usize| values[if draw(3) > 0 { n - 1 - draw(n.min(4)) } else { draw(n) }];
+        let n = values.len();
+        let (p, q) = (pick(n), pick(n));
+        let y = match draw(8) {
+            0 | 1 => {
+                let channels = TENSOR.shape.c;
+                let w = g.state(&format!("w{i}"), Shape::new(channels, 3, 3, channels), Group::Param);
+                g.emit1(Conv2d::new(1, 1).into(), &[p, w])
+            }
+            2 => {
+                let vector = Shape::vector(TENSOR.shape.c);
+                let mut state = |name: &str, group| g.state(&format!("{name}{i}"), vector, group);
+                let inputs = [p, state("gamma", Group::Param), state("beta", Group::Param), state("mean", Group::Buffer), state("var", Group::Buffer)];
+                g.emit1(BatchNorm { eps: 1e-5, momentum: 0.1, add: false, relu: draw(2) == 0 }.into(), &inputs)
+            }
+            3 => g.emit1(Relu.into(), &[p]),
+            4 => g.emit1(ReluGrad.into(), &[p, q]),
+            5 => g.emit1(Scale { a: 0.25 + draw(5) as f32 / 4.0 }.into(), &[p]),
+            6 => g.emit1(WeightedSum { a: 0.5, b: -1.5 }.into(), &[p, q]),
+            _ => g.emit1(WeightedSum { a: 1.0, b: 1.0 }.into(), &[p, q]),
+        };
+        values.push(y);
+    }
+    let first = g.nodes[0].outputs[0];
+    g.label("end");
+    let mut last = values[values.len() - 1];
+    for i in 0..2 {
+        last = g.emit1(WeightedSum { a: 1.0, b: 0.5 }.into(), &[last, values[i]]);
+    }
+    let cotangent = g.input("cotangent", TENSOR);
+    let loss = g.emit1(Dot.into(), &[last, cotangent]);
+    if draw(4) > 0 && g.layout.states.iter().any(|s| s.range.group == Group::Param) {
+        autodiff::backward(&mut g, loss);
+    }
+    g.output("loss", loss);
+    g.output("last", last);
+    g.output("first", first); // lives to the end
+    g
+}
+
+fn random_graphs() -> Result<(), Failed> {
+    let (mut reused, mut gradients, mut fused_nodes) = (0, 0, 0);
+    let rng = Philox::new(5, Stream::Test);
+    let noise = |stream: u32, len: usize| -> Vec<f64> { (0..len).map(|i| 0.3 * rng.normals(stream, 0, i as u32)[0]).collect() };
+    for seed in 0..50 {
+        let mut g = random_graph(seed);
+        let uploads: Vec<_> = (0..3).map(|i| noise(i, TENSOR.shape.len())).collect();
+        // Positive, so that they serve as variances too.
+        let weights: Vec<f64> = noise(9, g.layout.size(Group::Param).max(g.layout.size(Group::Buffer))).iter().map(|x| x.abs() + 0.01).collect();
+        let want = results(&g, false, &uploads, &weights)?;
+        let got = results(&g, true, &uploads, &weights)?;
+        let same = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(x, y)| x.to_bits() == y.to_bits());
+        check(want.iter().zip(&got).all(|(a, b)| same(a, b)), || format!("seed {seed}: the aliased plan gives another result"))?;
+        check(want.iter().flatten().all(|x| x.is_finite()), || format!("seed {seed}: a result is not finite"))?;
+        let plan = |g: &Graph, alias| lower("random", g, Options { alias, ..Options::default() });
+        reused += plan(&g, false).buffers.len() - plan(&g, true).buffers.len();
+        gradients += usize::from(want[3].iter().any(|x| *x != 0.0));
+        let before = g.nodes.len();
+        fuse::fuse(&mut g);
+        fused_nodes += before - g.nodes.len();
+        let fused = results(&g, true, &uploads, &weights)?;
+        for (a, b) in want.iter().zip(&fused) {
+            let largest = a.iter().fold(1e-3f64, |m, x| m.max(x.abs()));
+            let far = a.iter().zip(b).position(|(x, y)| !((x - y).abs() <= 1e-6 * largest));
+            check(far.is_none(), || format!("seed {seed}: the fused graph gives another result at {far:?}"))?;
+        }
+    }
+    eprintln!("50 graphs: {reused} buffers saved, {gradients} with gradients, {fused_nodes} nodes fused");
+    check(reused > 500 && gradients >= 20 && fused_nodes > 30, || {
+        format!("the graphs are too tame: {reused} buffers saved, {gradients} with gradients, {fused_nodes} nodes fused")
+    })
+}
+
+/// Losses and gradients of a method with and without fusion, in f64.
+fn fusion(method: Method) -> Result<(), Failed> {
+    let config = config(method, 8, 2);
+    let mut found = Vec::new();
+    for fuse in [false, true] {
+        let model = method::training(&config, Training { view: View::Given, fuse, update: false });
+        let mut host = Host::<f64>::new();
+        host.allocate(&model.graph.layout)?;
+        let id = load(&mut host, &model, true)?;
+        reset(&mut host, &model, 4)?;
+        fill(&mut host, id)?;
+        host.run(id, &uniforms(4, 0, 0.0))?;
+        let mut values: Vec<Vec<f64>> = (0..model.graph.outputs.len()).map(|o| host.read_f64(id, o)).collect();
+        let grad = host.read_state(Group::Grad)?;
+        for s in model.graph.layout.states.iter().filter(|s| s.range.group == Group::Param) {
+            values.push(grad[s.range.offset..s.range.offset + s.range.len].iter().map(|x| f64::from(*x)).collect());
+        }
+        found.push((values, model.graph.nodes.len()));
+    }
+    let [(plain, many), (fused, few)] = &found[..] else { unreachable!("two runs") };
+    check(few + 20 < *many, || format!("fusion leaves {few} of {many} nodes"))?;
+    for (i, (a, b)) in plain.iter().zip(fused).enumerate() {
+        let largest = a.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+        // Gradients are read as f32.
+        let far = a.iter().zip(b).find(|(x, y)| !((*x - *y).abs() <= 1e-6 * largest));
+        check(far.is_none(), || format!("{}: tensor {i} differs: {far:?}", method.name()))?;
+    }
+    let moved = plain.iter().skip(3).filter(|v| v.iter().any(|x| *x != 0.0)).count();
+    check(moved > 50, || format!("only {moved} parameters have a gradient"))
+}
+
+/// What an input holds before its first upload is zero on a host and unknown elsewhere; this says that `fill` covers every input.
+fn uploads_are_checked() -> Result<(), Failed> {
+    let model = method::training(&config(Method::Ae, 8, 2), Training::default());
+    let mut host = Host::<f32>::new();
+    host.allocate(&model.graph.layout)?;
+    let id = load(&mut host, &model, true)?;
+    QUIET.set(true);
+    let short = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| host.upload(id, 0, Data::U32(&[0; 3]))));
+    QUIET.set(false);
+    check(short.is_err(), || "accepted an upload of another size".into())
+}
+
+fn main() -> ExitCode {
+    let args = Arguments::from_args();
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !QUIET.get() {
+            report(info);
+        }
+    }));
+    let mut trials = vec![
+        Trial::test("plans read as reviewed", goldens),
+        Trial::test("broken plans are refused", broken_plans),
+        Trial::test("limits are errors with the numbers", limits),
+        Trial::test("scratch fits", scratch_fits),
+        Trial::test("random graphs: aliased, unaliased and fused agree", random_graphs),
+        Trial::test("an upload of another size is refused", uploads_are_checked),
+    ];
+    for method in METHODS {
+        trials.push(Trial::test(format!("fusion changes nothing/{}/reference", method.name()), move || fusion(method)));
+        let name = format!("aliasing changes nothing/{}", method.name());
+        trials.extend(support::on_devices(&name, &[Device::Reference, Device::Cpu], move |device| aliasing(device, method)));
+    }
+    libtest_mimic::run(&args, trials).exit_code()
+}

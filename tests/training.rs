@@ -1,0 +1,232 @@
+//! Training on small networks: every method fits one batch; a seed gives its bits, on every device and with any number of threads;
+//! a checkpoint carries the whole state; evaluation changes nothing.
+//!
+//! Without a Vulkan, Metal or DX12 adapter the wgpu trials show as *ignored*; `REQUIRE_GPU=1` turns that into a failure.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use aavae::device::{Host, Session};
+use aavae::ir::Group;
+use aavae::method::{self, Method, ModelConfig, Training, View};
+use aavae::plan::{Options, lower};
+use aavae::train::checkpoint::Checkpoint;
+use aavae::train::state;
+use libtest_mimic::{Arguments, Failed, Trial};
+use support::{Device, METHODS, check, config, fill, load, reset, run, states, uniforms};
+
+const RATE: f32 = 1e-3;
+/// See [`amplify_decoder`].
+const GAIN: f32 = 2.2;
+
+/// What of a loss is not a constant: the likelihood's normalisation falls away.
+fn excess(config: &ModelConfig, loss: f32) -> f64 {
+    let count = (3 * config.net.image * config.net.image) as f64;
+    let constant = if config.objective.method.samples() { count * 0.5 * (2.0 * std::f64::consts::PI).ln() } else { 0.0 };
+    f64::from(loss) - constant
+}
+
+/// PyTorch's default weights shrink a signal 2.4 times a layer, and the decoder has no normalisation: at first it is blind to its
+/// latent, and needs thousands of steps to see it. Larger weights get over that at once.
+fn amplify_decoder(session: &mut dyn Session, model: &method::Model) -> Result<(), Failed> {
+    for p in model.params.all.iter().filter(|p| p.name.starts_with("decoder.") && p.name.ends_with(".weight")) {
+        let range = model.graph.layout.get(&p.name).ok_or("a parameter is not laid out")?.range;
+        let values: Vec<f32> = p.initial(1).iter().map(|w| w * GAIN).collect();
+        session.write_state(range.group, range.offset, &values)?;
+    }
+    Ok(())
+}
+
+/// Trains on one batch; the loss must fall below `factor` of the first.
+fn overfits(method: Method, view: View, steps: u32, factor: f64) -> Result<(), Failed> {
+    let config = config(method, 16, 8);
+    let model = method::training(&config, Training { view, ..Training::default() });
+    let mut host = Host::<f32>::new();
+    host.allocate(&model.graph.layout)?;
+    let id = load(&mut host, &model, true)?;
+    reset(&mut host, &model, 1)?;
+    amplify_decoder(&mut host, &model)?;
+    fill(&mut host, id)?;
+    for step in 0..steps {
+        host.run(id, &uniforms(1, step, 2e-3))?;
+    }
+    let losses: Vec<f64> = host.drain(id)?.iter().map(|(_, v)| excess(&config, v[0])).collect();
+    let last = losses[losses.len() - 5..].iter().sum::<f64>() / 5.0;
+    eprintln!("{} {view:?}: {:.4} to {last:.4}, factor {:.4}", method.name(), losses[0], last / losses[0]);
+    check(last.is_finite() && losses[0] > 0.0 && last < factor * losses[0], || {
+        format!("the loss went from {} to {last} in {steps} steps, expected below {factor} of the first", losses[0])
+    })
+}
+
+/// Losses and final state of a few steps of AAVAE: augmentation, noise, everything that is random.
+type Trace = (Vec<Vec<u32>>, Vec<Vec<u32>>);
+
+fn trace(session: &mut dyn Session, id: aavae::device::PlanId, model: &method::Model, seed: u64) -> Result<Trace, Failed> {
+    reset(session, model, seed)?;
+    fill(session, id)?;
+    let scalars = run(session, id, seed, 0..3, RATE)?;
+    Ok((scalars, states(session)?))
+}
+
+fn aavae() -> method::Model {
+    method::training(&config(Method::Aavae, 16, 4), Training::default())
+}
+
+fn seeds(device: &Device) -> Result<(), Failed> {
+    let model = aavae();
+    let mut session = device.open()?;
+    session.allocate(&model.graph.layout)?;
+    let id = load(session.as_mut(), &model, true)?;
+    let first = trace(session.as_mut(), id, &model, 7)?;
+    let again = trace(session.as_mut(), id, &model, 7)?;
+    check(first == again, || "the same seed gave other bits on the same session".into())?;
+    let other = trace(session.as_mut(), id, &model, 8)?;
+    check(first.0 != other.0 && first.1[0] != other.1[0], || "another seed gave the same bits".into())?;
+    // The seed's high word counts too.
+    let high = trace(session.as_mut(), id, &model, 7 | 1 << 32)?;
+    check(first.0 != high.0, || "a seed beyond 32 bits is cut off".into())?;
+    let mut fresh = device.open()?;
+    fresh.allocate(&model.graph.layout)?;
+    let id = load(fresh.as_mut(), &model, true)?;
+    fresh.poison(id)?;
+    check(trace(fresh.as_mut(), id, &model, 7)? == first, || "the same seed gave other bits on a fresh session".into())
+}
+
+/// Each weight and each draw is specified by counters, so no thread can change it; sums have fixed trees.
+fn threads() -> Result<(), Failed> {
+    for method in METHODS {
+        let model = method::training(&config(method, 16, 5), Training::default());
+        let traces = [1, 2, 3].map(|n| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build()?;
+            pool.install(|| {
+                let mut host = Host::<f32>::new();
+                host.allocate(&model.graph.layout)?;
+                let id = load(&mut host, &model, true)?;
+                trace(&mut host, id, &model, 3)
+            })
+        });
+        let [one, two, three] = traces;
+        let one = one?;
+        check(one == two?, || format!("{}: two threads give other bits than one", method.name()))?;
+        check(one == three?, || format!("{}: three threads give other bits than one", method.name()))?;
+    }
+    Ok(())
+}
+
+/// Straight steps equal steps, export, file, import into a session of other contents, steps.
+fn resume(device: &Device) -> Result<(), Failed> {
+    let model = aavae();
+    let layout = &model.graph.layout;
+    let mut session = device.open()?;
+    let session = session.as_mut();
+    session.allocate(layout)?;
+    let id = load(session, &model, true)?;
+    reset(session, &model, 5)?;
+    fill(session, id)?;
+    let mut straight = run(session, id, 5, 0..4, RATE)?;
+    let end = states(session)?;
+
+    reset(session, &model, 5)?;
+    run(session, id, 5, 0..2, RATE)?;
+    let middle = states(session)?;
+    let saved = Checkpoint { tensors: state::export(session, layout, &model.params, 2, true)?, meta: BTreeMap::new() };
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("a.safetensors");
+    saved.save(&path)?;
+    let loaded = Checkpoint::load(&path)?;
+    check(loaded.tensors == saved.tensors, || "the file does not hold what was saved".into())?;
+
+    // Other weights, moments and running statistics, so that whatever the import leaves out shows.
+    for group in Group::ALL {
+        session.write_state(group, 0, &vec![0.37; layout.size(group)])?;
+    }
+    // What lies between tensors belongs to none.
+    reset_padding(session, &model)?;
+    state::import(session, layout, &model.params, &loaded, true)?;
+    let back = states(session)?;
+    for (group, (a, b)) in Group::ALL.iter().zip(middle.iter().zip(&back)) {
+        let differs = layout.states.iter().find(|s| {
+            let r = s.range;
+            let same_kind = (*group == Group::Buffer) == (r.group == Group::Buffer);
+            *group != Group::Grad && same_kind && a[r.offset..r.offset + r.len] != b[r.offset..r.offset + r.len]
+        });
+        check(differs.is_none(), || format!("{group:?} of `{}` is not restored", differs.map_or("", |s| s.name.as_str())))?;
+    }
+    let exported = state::export(session, layout, &model.params, 2, true)?;
+    check(exported == saved.tensors, || "export after import differs".into())?;
+    let rest = run(session, id, 5, 2..4, RATE)?;
+    check(straight.split_off(2) == rest, || "the losses after resuming differ".into())?;
+    let resumed = states(session)?;
+    for (i, group) in Group::ALL.iter().enumerate() {
+        check(resumed[i] == end[i], || format!("{group:?} differs after resuming"))?;
+    }
+    Ok(())
+}
+
+/// Zeros the gaps between the ranges of a flat buffer; they are zero from allocation on.
+fn reset_padding(session: &mut dyn Session, model: &method::Model) -> Result<(), Failed> {
+    let layout = &model.graph.layout;
+    for group in Group::ALL {
+        let mut flat = vec![0.0; layout.size(group)];
+        let kept = if group == Group::Buffer { Group::Buffer } else { Group::Param };
+        for s in layout.states.iter().filter(|s| s.range.group == kept) {
+            flat[s.range.offset..s.range.offset + s.range.len].fill(0.37);
+        }
+        session.write_state(group, 0, &flat)?;
+    }
+    Ok(())
+}
+
+/// Evaluation plans leave parameters, running statistics and moments alone, and give the same twice.
+fn evaluation(device: &Device) -> Result<(), Failed> {
+    let config = config(Method::Aavae, 16, 4);
+    let model = method::training(&config, Training::default());
+    let layout = &model.graph.layout;
+    let mut session = device.open()?;
+    let session = session.as_mut();
+    session.allocate(layout)?;
+    let train = load(session, &model, true)?;
+    reset(session, &model, 2)?;
+    fill(session, train)?;
+    let initial = states(session)?;
+    run(session, train, 2, 0..2, RATE)?;
+    let before = states(session)?;
+    check(initial[1] != before[1], || "training does not move the running statistics".into())?;
+    for (name, graph) in [
+        ("validation", method::validation(&config, layout).graph),
+        ("reconstruction", method::reconstruction(&config, layout).graph),
+        ("features", method::features(&config, layout, true).graph),
+    ] {
+        let options = Options { target: session.target(), alias: true };
+        let id = session.load(lower(name, &graph, options))?;
+        fill(session, id)?;
+        let mut outputs = Vec::new();
+        for _ in 0..2 {
+            session.poison(id)?;
+            session.run(id, &uniforms(2, 1000, 0.0))?;
+            let read: Vec<Vec<f32>> = (0..graph.outputs.len()).map(|o| session.read(id, o)).collect::<Result<_, _>>()?;
+            check(read.iter().flatten().all(|x| x.is_finite()), || format!("{name}: a result is not finite"))?;
+            outputs.push(read);
+        }
+        check(outputs[0] == outputs[1], || format!("{name} gives other results the second time"))?;
+        check(states(session)? == before, || format!("{name} changes the model"))?;
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let args = Arguments::from_args();
+    let mut trials = vec![Trial::test("the bits do not depend on the number of threads/cpu", threads)];
+    for method in METHODS {
+        // The batch's mean image alone gives 0.9.
+        let test = move || overfits(method, View::Given, 150, 0.4);
+        trials.push(Trial::test(format!("{} fits one batch/cpu", method.name()), test));
+    }
+    trials.push(Trial::test("aavae learns through its augmentation/cpu", || overfits(Method::Aavae, View::Augmented, 150, 0.7)));
+    trials.extend(support::on_devices("a seed is its bits", &[Device::Cpu], seeds));
+    trials.extend(support::on_devices("a checkpoint is the whole state", &[Device::Cpu], resume));
+    trials.extend(support::on_devices("evaluation changes nothing", &[Device::Cpu], evaluation));
+    libtest_mimic::run(&args, trials).exit_code()
+}
