@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Replays the random draws of one AAVAE step from nothing but the specification, and compares them with what the program drew.
+"""Replays the random draws of one AAVAE step, and the views they give, from nothing but the specification, and compares them with what the program drew.
 
     python3 tests/replay.py DUMP.json
 
@@ -7,16 +7,18 @@
 printed); 2: the dump cannot be read.
 
 What is specified where: `src/rng.rs` (generator, streams, counters), `src/ops/augment_params.rs` (augmentation),
-`src/ops/random_normal.rs` (noise), `src/data/split.rs` (split and order), `src/nn/params.rs` (initial weights). In short:
+`src/ops/augment.rs` (views), `src/ops/random_normal.rs` (noise), `src/data/split.rs` (split and order), `src/nn/params.rs` (initial weights). In short:
 
     philox(seed, stream, step, sample, index) -> 4 words, key = (seed, (seed >> 32) ^ stream * 0x9E3779B9), counter = (step, sample, index, 0)
     uniform(word) = (word >> 8) / 2^24
     normals: Box-Muller on words (0, 1) and (2, 3), with (word >> 8) + 1/2 under the logarithm
 
 Flags, orders, permutations and crop boxes agree exactly (a box may not where its size is within 1e-4 of a rounding boundary: the dump's
-seed keeps clear of those). Everything else is rounded to f32 once or twice: it agrees to 1e-6 of the larger of 1 and its size.
+seed keeps clear of those). Factors, noise and weights are rounded to f32 once or twice: they agree to 1e-6 of the larger of 1 and their
+size. Views pass through some ten roundings, and a normalisation that divides by 0.25: 2e-5.
 """
 
+import colorsys
 import json
 import math
 import struct
@@ -25,6 +27,7 @@ import sys
 INIT, ORDER, SPLIT, NOISE, AUGMENT = 1, 2, 3, 4, 5
 MASK = 0xFFFFFFFF
 TOLERANCE = 1e-6
+VIEW_TOLERANCE = 2e-5
 
 
 def f32(x):
@@ -107,6 +110,51 @@ def augmentation(recipe, seed, step, sample, side):
     return crop_box(recipe, seed, step, sample, side) + flags + order + factors + [sigma] + [0] * 15
 
 
+def taps(i, size, out):
+    """Antialiased bilinear: (position, weight) pairs of output `i` of `out`, for an input of `size`."""
+    scale = size / out
+    support, centre = max(scale, 1), (i + 0.5) * scale
+    weights = [max(0, 1 - abs(j + 0.5 - centre) / support) for j in range(size)]
+    return [(j, w / sum(weights)) for j, w in enumerate(weights) if w]
+
+
+def grey(rgb):
+    return 0.2989 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]
+
+
+def blend(rgb, other, factor):
+    return [min(max(factor * x + (1 - factor) * other, 0), 1) for x in rgb]
+
+
+def view(row, pixels, side, mean, std):
+    """Crop, flip, colour jitter, grey, normalise: `side * side` RGB triples. (CIFAR-10's recipe has no blur.)"""
+    top, left, height, width, flip, jitter, to_grey, _, *order = row[:12]
+    factors = row[12:16]
+    unpacked = [[(p >> shift & 255) / 255 for shift in (0, 8, 16)] for p in pixels]
+    rows, columns = ([taps(i, size, side) for i in range(side)] for size in (height, width))
+    if flip:
+        columns.reverse()
+    image = []
+    for ty in rows:
+        for tx in columns:
+            cells = [(wy * wx, unpacked[(top + y) * side + left + x]) for y, wy in ty for x, wx in tx]
+            image.append([sum(w * rgb[c] for w, rgb in cells) for c in range(3)])
+    for op in order if jitter else []:
+        if op == 0:
+            image = [blend(rgb, 0, factors[0]) for rgb in image]
+        elif op == 1:
+            average = sum(grey(rgb) for rgb in image) / len(image)
+            image = [blend(rgb, average, factors[1]) for rgb in image]
+        elif op == 2:
+            image = [blend(rgb, grey(rgb), factors[2]) for rgb in image]
+        else:
+            hsv = [colorsys.rgb_to_hsv(*rgb) for rgb in image]
+            image = [colorsys.hsv_to_rgb((h + factors[3]) % 1, s, v) for h, s, v in hsv]
+    if to_grey:
+        image = [[grey(rgb)] * 3 for rgb in image]
+    return [(rgb[c] - mean[c]) / std[c] for rgb in image for c in range(3)]
+
+
 def noise(seed, step, sample, length):
     return [z for i in range(math.ceil(length / 4)) for z in normals(seed, NOISE, step, sample, i)][:length]
 
@@ -133,7 +181,7 @@ def main():
     seed, step, batch, side = (dump[key] for key in ("seed", "step", "batch", "image"))
     wrong = compared = 0
 
-    def compare(what, want, got, exact):
+    def compare(what, want, got, tolerance):
         nonlocal wrong, compared
         if len(want) != len(got):
             wrong += 1
@@ -141,29 +189,31 @@ def main():
             return
         for i, (w, g) in enumerate(zip(want, got)):
             compared += 1
-            if not abs(w - g) <= (0 if exact else TOLERANCE * max(1, abs(w))):
+            if not abs(w - g) <= tolerance * max(1, abs(w)):
                 wrong += 1
                 print(f"{what}, element {i}: {g}, expected {w}")
 
     images = dump["images"]
     split = permutation(images, seed, SPLIT, 0)
     train, val = split[: images - dump["held_out"]], split[images - dump["held_out"] :]
-    compare("training images", train, dump["train"], True)
-    compare("held-out images", val, dump["val"], True)
+    compare("training images", train, dump["train"], 0)
+    compare("held-out images", val, dump["val"], 0)
     per_epoch = len(train) // batch
     epoch, first = step // per_epoch, step % per_epoch * batch
     for e in (0, epoch):
         order = permutation(len(train), seed, ORDER, e)
-        compare(f"order of epoch {e}", order, dump["order"][str(e)], True)
-    compare("images of the step", [train[i] for i in order[first : first + batch]], dump["batch_images"], True)
+        compare(f"order of epoch {e}", order, dump["order"][str(e)], 0)
+    compare("images of the step", [train[i] for i in order[first : first + batch]], dump["batch_images"], 0)
 
     for n in range(batch):
         row = augmentation(dump["recipe"], seed, step, n, side)
-        compare(f"augmentation of sample {n}, box, flags and order", row[:12], dump["augmentation"][n][:12], True)
-        compare(f"augmentation of sample {n}, factors", row[12:], dump["augmentation"][n][12:], False)
-        compare(f"noise of sample {n}", noise(seed, step, n, dump["latent"]), dump["noise"][n], False)
+        compare(f"augmentation of sample {n}, box, flags and order", row[:12], dump["augmentation"][n][:12], 0)
+        compare(f"augmentation of sample {n}, factors", row[12:], dump["augmentation"][n][12:], TOLERANCE)
+        pixels = dump["pixels"][n * side * side : (n + 1) * side * side]
+        compare(f"view of sample {n}", view(row, pixels, side, dump["mean"], dump["std"]), dump["view"][n], VIEW_TOLERANCE)
+        compare(f"noise of sample {n}", noise(seed, step, n, dump["latent"]), dump["noise"][n], TOLERANCE)
     for w in dump["weights"]:
-        compare(w["name"], initial_weights(w["name"], w["shape"], w["init"], seed), w["values"], False)
+        compare(w["name"], initial_weights(w["name"], w["shape"], w["init"], seed), w["values"], TOLERANCE)
 
     print(f"{compared} numbers compared, {wrong} differ")
     return 1 if wrong or not compared else 0

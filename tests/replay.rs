@@ -1,5 +1,5 @@
-//! The randomness is specified: `tests/replay.py` computes one AAVAE step's images, augmentation, noise and initial weights from the
-//! seed alone (Python's standard library), and finds the numbers that each device drew. Altered dumps must be refused.
+//! The randomness is specified: `tests/replay.py` computes one AAVAE step's batch, augmentation, views, noise and initial weights from the
+//! seed (and the pixels) alone (Python's standard library), and finds the numbers that each device drew. Altered dumps must be refused.
 //!
 //! Without `python3` the trials show as *ignored*; `REQUIRE_PYTHON=1` turns that into a failure. Without an adapter the wgpu trial shows
 //! as *ignored*; `REQUIRE_GPU=1` turns that into a failure.
@@ -15,10 +15,12 @@ use std::process::{Command, ExitCode};
 
 use aavae::data::Order;
 use aavae::data::split::split;
+use aavae::device::Data;
 use aavae::ir::Group;
 use aavae::method::{Training, training};
 use aavae::ops::{Op, Recipe, StepUniforms, slot};
 use aavae::plan::{Options, lower};
+use aavae::rng::{Philox, Stream};
 use aavae::train::config::RunConfig;
 use aavae::train::{pretrain, state};
 use golden::{Device, no_adapter, wgpu_devices};
@@ -35,7 +37,8 @@ const STEP: u64 = 100;
 /// What a device drew in one step of the graph that `pretrain` runs.
 fn dump(device: &Device) -> Result<Value, Failed> {
     let config = RunConfig { width: 8, latent_dim: 12, batch_size: 4, seed: SEED, ..RunConfig::default() };
-    let mut model = training(&config.model([0.5; 3], [0.25; 3]), Training::default());
+    let (mean, std) = ([0.5, 0.45, 0.4], [0.25; 3]);
+    let mut model = training(&config.model(mean, std), Training::default());
     // The draws are values of the graph like any other.
     let mut recipe = None;
     for node in model.graph.nodes.clone() {
@@ -44,6 +47,7 @@ fn dump(device: &Device) -> Result<Value, Failed> {
                 recipe = Some(op.recipe);
                 model.graph.output("augmentation", node.outputs[0]);
             }
+            Op::ColorJitter(_) => model.graph.output("view", node.outputs[0]),
             Op::RandomNormal(_) => model.graph.output("noise", node.outputs[0]),
             _ => {}
         }
@@ -73,12 +77,18 @@ fn dump(device: &Device) -> Result<Value, Failed> {
     let indices = split(IMAGES, HELD_OUT, SEED, None, true)?;
     let order = Order::new(indices.train.len(), config.batch_size, SEED, true)?;
     let uniforms: StepUniforms = pretrain::uniforms(&config, order.steps_per_epoch(), STEP);
+    let (side, rng) = (config.image_size, Philox::new(SEED, Stream::Test));
+    let pixels: Vec<u32> = (0..(config.batch_size * side * side) as u32).map(|i| rng.words(0, 0, i)[0] & 0x00ff_ffff).collect();
+    session.upload(id, 0, Data::U32(&pixels))?;
     session.run(id, &uniforms)?;
     let mut rows = |name: &str, width: usize| -> Result<Vec<Vec<f32>>, Failed> {
         let position = session.plan(id).outputs.iter().position(|p| p.name == name).ok_or_else(|| format!("no output {name}"))?;
         Ok(session.read(id, position)?.chunks(width).map(<[f32]>::to_vec).collect())
     };
     let (augmentation, noise) = (rows("augmentation", slot::COUNT)?, rows("noise", config.latent_dim)?);
+    // RGB without the fourth channel.
+    let mut view = rows("view", side * side * 4)?;
+    view.iter_mut().for_each(|v| *v = v.chunks(4).flat_map(|p| p[..3].to_vec()).collect());
 
     let (epoch, first) = order.locate(STEP);
     let positions = &order.epoch(epoch)[first..first + config.batch_size];
@@ -91,6 +101,7 @@ fn dump(device: &Device) -> Result<Value, Failed> {
             "strength": strength, "flip_p": flip_p, "jitter_p": jitter_p, "grey_p": grey_p, "blur_p": blur_p,
             "sigma": [sigma.0, sigma.1], "scale": [scale.0, scale.1], "ratio": [ratio.0, ratio.1],
         },
+        "pixels": pixels, "mean": mean, "std": std, "view": view,
         "augmentation": augmentation, "noise": noise, "weights": weights,
     }))
 }
@@ -144,6 +155,7 @@ fn main() -> ExitCode {
         ("/augmentation/1/2", 1.0),
         ("/augmentation/3/9", 1.0),
         ("/augmentation/0/13", 1e-5),
+        ("/view/2/700", 1e-4),
         ("/noise/2/11", 1e-5),
         ("/order/0/5", 1.0),
         ("/batch_images/0", 1.0),
