@@ -7,14 +7,14 @@ mod pretrain;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::device::{Choice, DeviceError};
 use crate::train::TrainError;
 
 /// Train augmentation-augmented variational autoencoders on any GPU, or none.
 #[derive(Debug, Parser)]
-#[command(name = "aavae", version, about, propagate_version = true, allow_negative_numbers = true)]
+#[command(name = "aavae", version, about, propagate_version = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -45,7 +45,9 @@ enum Command {
 
 /// Parses the process's arguments and runs the command.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    // `--width -1` is a bad value of --width, not an unknown flag.
+    let command = Cli::command().mut_subcommands(|c| c.allow_negative_numbers(true));
+    let cli = match command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(e) => {
             // Help and version are data; a usage error is exit code 2.

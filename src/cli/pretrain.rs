@@ -14,8 +14,8 @@ use crate::method::{Compare, Method};
 use crate::model::Depth;
 use crate::train::config::{DataKind, Preset, RunConfig};
 use crate::train::evaluate::{Evaluator, knn_table};
-use crate::train::probe::{ProbeConfig, probe};
 use crate::train::metrics::Record;
+use crate::train::probe::{ProbeConfig, probe};
 use crate::train::run::{Trained, model_config, open_data, read_config, write_whole};
 use crate::train::{TrainError, pretrain};
 
@@ -202,8 +202,7 @@ pub(super) fn run(args: Args) -> Outcome {
     })
     .map_err(|e| TrainError::config(format!("cannot catch Ctrl-C: {e}"), None))?;
 
-    let request =
-        pretrain::Request { config: &config, device: choice.clone(), out: &out, resume: args.resume, interrupt: &interrupt };
+    let request = pretrain::Request { config: &config, device: choice.clone(), out: &out, resume: args.resume, interrupt: &interrupt };
     let outcome = pretrain::pretrain(&request).inspect_err(|_| {
         // An empty folder is no run; one with anything in it stays.
         std::fs::remove_dir(&out).ok();

@@ -28,7 +28,7 @@ const TEXTS: [&str; 2] = [cifar10::META_FILE, "readme.html"];
 /// Longest pause of a server before the download counts as interrupted.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Downloads CIFAR-10 to `dir/cifar-10-batches-bin`, which it returns; does nothing if all files are there already.
+/// Downloads CIFAR-10 to `dir/cifar-10-batches-bin`, which it returns; does nothing if all files are there, or in `dir`, already.
 /// A progress bar goes to stderr if that is a terminal and `progress` is set.
 ///
 /// # Errors
@@ -46,8 +46,10 @@ pub fn download_cifar10(dir: &Path, progress: bool) -> Result<PathBuf, DataError
 /// [`DataError::Io`].
 pub fn download_cifar10_from(url: &str, sha256: &str, dir: &Path, progress: bool) -> Result<PathBuf, DataError> {
     let folder = dir.join(cifar10::FOLDER);
-    if cifar10::is_complete(&folder) {
-        return Ok(folder);
+    for complete in [dir, &folder] {
+        if cifar10::is_complete(complete) {
+            return Ok(complete.to_owned());
+        }
     }
     fs::create_dir_all(dir).map_err(DataError::io("create", dir))?;
     let archive = dir.join(ARCHIVE);

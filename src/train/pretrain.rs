@@ -302,21 +302,23 @@ impl<'a> Run<'a> {
         state::import(session, &self.layout, &self.params, &checkpoint, true).map_err(|e| e.of_file(&path))?;
         self.digest = checkpoint.digest();
         if let Some(text) = checkpoint.meta.get("window") {
-            let window = serde_json::from_str(text).ok().filter(|w: &Vec<(u32, Vec<u32>)>| w.iter().all(|s| s.1.len() == self.scalars(session)));
-            let window = window.ok_or_else(|| TrainError::config(format!("`{}`: the metadata `window` cannot be read", path.display()), None))?;
+            let window =
+                serde_json::from_str(text).ok().filter(|w: &Vec<(u32, Vec<u32>)>| w.iter().all(|s| s.1.len() == self.scalars(session)));
+            let window =
+                window.ok_or_else(|| TrainError::config(format!("`{}`: the metadata `window` cannot be read", path.display()), None))?;
             self.window = window.into_iter().map(|(step, bits)| (step, bits.into_iter().map(f32::from_bits).collect())).collect();
         }
         // It may have been prolonged.
         write_config(&out.join("config.toml"), config)?;
         let log = out.join("metrics.jsonl");
-        let stays = |r: &Record| r.step < step || (r.step == step && due(config, per_epoch, step, &r.split));
+        let stays = |r: &Record| r.step < step || (r.step == step && (step == total || due(config, per_epoch, step, &r.split)));
         self.metrics = Some(MetricsLog::resume_where(&log, stays)?);
         for record in metrics::read(&log)? {
             let place = if record.split == "val" { &mut self.validation } else { &mut self.last };
             *place = Some(record);
         }
         // Points of this step that were not due are drawn again.
-        let drawn = if due(config, per_epoch, step, "train") { step } else { step - 1 };
+        let drawn = if step == total || due(config, per_epoch, step, "train") { step } else { step - 1 };
         self.events = Some(EventWriter::resume(out, drawn).map_err(TrainError::io("create event files in", out))?);
         Ok(step)
     }

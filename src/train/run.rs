@@ -40,8 +40,16 @@ pub fn model_config(config: &RunConfig, splits: &Splits) -> ModelConfig {
 /// # Errors
 /// If it is missing, not TOML, or names an unknown key.
 pub fn read_config(path: &Path) -> Result<RunConfig, TrainError> {
-    let text = std::fs::read_to_string(path).map_err(TrainError::io("read", path))?;
-    toml::from_str(&text).map_err(|e| TrainError::config(format!("{}: {}", path.display(), e.message()), None))
+    parse_config(path, &std::fs::read_to_string(path).map_err(TrainError::io("read", path))?)
+}
+
+/// A configuration from the text of `path`, or of its metadata.
+fn parse_config(path: &Path, text: &str) -> Result<RunConfig, TrainError> {
+    toml::from_str(text).map_err(|e| {
+        let number = e.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count());
+        let line = text.lines().nth(number).unwrap_or_default();
+        TrainError::config(format!("{}, line {} (`{line}`): {}", path.display(), number + 1, e.message().replace('\n', " ")), None)
+    })
 }
 
 /// Writes a file that is whole or what it was before, whatever happens meanwhile.
@@ -113,7 +121,7 @@ impl Trained {
             let message = format!("{} does not say how it was trained (no `config` in its metadata)", path.display());
             return Err(TrainError::config(message, Some("start a run from foreign weights with `pretrain --init-from`")));
         };
-        let config = toml::from_str(text).map_err(|e| TrainError::config(format!("{}: {}", path.display(), e.message()), None))?;
+        let config = parse_config(path, text)?;
         Ok(Self { config, checkpoint, path: path.into(), skipped: Vec::new() })
     }
 }

@@ -173,6 +173,6 @@ fn a_resumed_run_is_the_run_that_was_started() {
     resume("--max-steps 4").fails(1, &["5 steps already", "the 4 asked for"]).hints("--max-steps");
     assert_eq!(fs::read(out.join("config.toml")).expect("a file"), before, "a refusal changes nothing");
     // The same flags again, and those that only prolong or report, are fine.
-    let resumed = resume("--width 8 --seed 0 --batch-size 16 --log-every 1 --probe-epochs 3 --epochs 2").ok().json();
+    let resumed = resume("--width 8 --seed 0 --batch-size 16 --log-every 1 --epochs 2").ok().json();
     assert_eq!(resumed["steps"], 8);
 }
