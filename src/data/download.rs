@@ -109,11 +109,12 @@ fn transfer(url: &str, file: &mut File, part: &Path, progress: bool) -> Result<(
     let mut received = file.metadata().map_err(DataError::io("read", part))?.len();
     let mut response = get(received)?;
     let resumed = response.status() == 206 && content_range(&response).is_some_and(|(from, _)| from == received);
-    if received > 0 && !resumed {
+    if received > 0 && !resumed && matches!(response.status().as_u16(), 200 | 206 | 416) {
         if response.status() == 416 && content_range(&response).is_some_and(|(_, total)| total == Some(received)) {
             return Ok(()); // nothing is missing
         }
-        // The server ignores ranges (200), or its file is shorter than ours (416), or it sent another range.
+        // The server ignores ranges (200), or sent another range (206), or its file is shorter than ours (416). Any other
+        // answer says nothing about our part, which stays.
         file.set_len(0).map_err(DataError::io("truncate", part))?;
         received = 0;
         if response.status() != 200 {

@@ -83,7 +83,7 @@ impl Folder {
     pub fn open_source(dir: &Path, size: usize, cache_bytes: usize) -> Result<Source, DataError> {
         let open = |split: &str| Self::open(&dir.join(split), size, cache_bytes);
         if !dir.is_dir() {
-            return Err(DataError::Missing { what: "data folder", path: dir.to_owned(), hint: None });
+            return Err(DataError::Missing { what: "data folder", path: dir.to_owned(), hint: Some(layout(&dir.join("<split>"))) });
         }
         if !dir.join("train").is_dir() && [dir, &dir.join(cifar10::FOLDER)].iter().any(|d| d.join(cifar10::TEST_FILE).exists()) {
             let hint = Some("these are CIFAR-10 binary files; use `--dataset cifar10`".into());

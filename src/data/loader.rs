@@ -25,11 +25,11 @@ pub struct Batch {
     pub step: u64,
     /// Epoch of that step, from 0.
     pub epoch: u32,
-    /// [N, H, W], packed as `R | G << 8 | B << 16`.
+    /// `[N, H, W]`, packed as `R | G << 8 | B << 16`.
     pub pixels: Vec<u32>,
-    /// [N], the class of each image.
+    /// `[N]`, the class of each image.
     pub labels: Vec<u32>,
-    /// [N], the index of each image in its data set.
+    /// `[N]`, the index of each image in its data set.
     pub indices: Vec<u32>,
     /// Images that count: N, except in the last batch of an evaluation, which repeats its last image up to N.
     pub valid: usize,

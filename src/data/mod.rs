@@ -283,7 +283,7 @@ impl DataError {
             Self::Decode { path, .. } => format!("replace or remove `{}`", path.display()),
             Self::ImageSize { .. } => "`--dataset folder` resizes images to any side".into(),
             Self::NoFolder { dataset } => {
-                format!("name the folder of `{dataset}`, or use `--dataset shapes`, which needs no files")
+                format!("name the folder of `{dataset}` with `--data-dir`, or use `--dataset shapes`, which needs no files")
             }
             Self::UnknownKind { .. } => "`--dataset shapes` needs no files".into(),
             Self::BatchTooLarge { available: 0, .. } => "the set is empty".into(),

@@ -17,7 +17,8 @@
 //! epoch e:  q = permutation(len(train), ORDER, e); batch b holds train[q[b * batch]] .. train[q[(b + 1) * batch - 1]]
 //! ```
 //!
-//! with `SPLIT` = 3 and `ORDER` = 2 ([`Stream`]). `draw * (i + 1) >> 32` is biased by at most `n / 2^32`, which no training run can see. A last partial batch is dropped.
+//! with `SPLIT` = 3 and `ORDER` = 2 ([`Stream`]). `draw * (i + 1) >> 32` is biased by at most `n / 2^32`, which no training
+//! run can see. A last partial batch is dropped.
 
 use std::sync::Arc;
 

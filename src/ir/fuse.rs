@@ -28,13 +28,11 @@ pub fn fuse(g: &mut Graph) {
         g.nodes[i].inputs.clear();
         removed[i] = true;
     }
-    let mut index = 0;
     let kept: Vec<_> = std::mem::take(&mut g.nodes).into_iter().zip(&removed).filter(|(_, gone)| !**gone).map(|(n, _)| n).collect();
-    for node in &kept {
+    for (index, node) in kept.iter().enumerate() {
         for (output, y) in node.outputs.iter().enumerate() {
             g.values[y.0 as usize].source = Source::Node { node: index, output };
         }
-        index += 1;
     }
     g.nodes = kept;
 }

@@ -105,6 +105,8 @@ struct Images {
 struct Outcome {
     loss: ValueId,
     reconstruction: ValueId,
+    /// Features, posterior and latent.
+    latent: Vec<(&'static str, ValueId)>,
     /// Scalars to log.
     metrics: Vec<(&'static str, ValueId)>,
 }
@@ -200,7 +202,8 @@ impl Default for Training {
     }
 }
 
-/// Forward, backward and update of one step. Outputs: the scalars `loss`, `log_pxz`, `kl`, … of the method.
+/// Forward, backward and update of one step. Outputs: the scalars `loss`, `log_pxz`, `kl`, … of the method; without the update also the
+/// features `h`, the posterior's `mu` and `logvar`, the latent `z`, and `reconstruction`.
 pub fn training(config: &ModelConfig, options: Training) -> Model {
     let mut b = Builder::new(Graph::default(), true);
     let images = images(&mut b, config, options.view);
@@ -211,7 +214,9 @@ pub fn training(config: &ModelConfig, options: Training) -> Model {
         g.output(name, *value);
     }
     if !options.update {
-        g.output("reconstruction", outcome.reconstruction);
+        for (name, value) in outcome.latent.iter().chain(&[("reconstruction", outcome.reconstruction)]) {
+            g.output(name, *value);
+        }
     }
     if options.update {
         let [param, grad, m, v] = [Group::Param, Group::Grad, Group::Moment1, Group::Moment2].map(|group| g.whole(group));

@@ -28,5 +28,6 @@ pub(super) fn variational(b: &mut Builder, config: &ModelConfig, images: Images,
         0.0 => b.graph.emit1(Scale { a: -1.0 }.into(), &[log_pxz]),
         beta => b.graph.emit1(WeightedSum { a: beta, b: -1.0 }.into(), &[kl, log_pxz]),
     };
-    Outcome { loss, reconstruction, metrics: vec![("loss", loss), ("log_pxz", log_pxz), ("kl", kl)] }
+    let latent = vec![("h", h), ("mu", mu), ("logvar", logvar), ("z", z)];
+    Outcome { loss, reconstruction, latent, metrics: vec![("loss", loss), ("log_pxz", log_pxz), ("kl", kl)] }
 }

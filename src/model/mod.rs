@@ -82,13 +82,13 @@ impl NetConfig {
     /// A sentence with the numbers.
     pub fn validate(&self) -> Result<(), String> {
         let multiple = if self.stem == Stem::Cifar { 8 } else { 16 };
-        if self.width == 0 || self.width % 8 != 0 {
+        if self.width == 0 || !self.width.is_multiple_of(8) {
             return Err(format!("width {} is not a positive multiple of 8", self.width));
         }
-        if self.latent == 0 || self.latent % 4 != 0 {
+        if self.latent == 0 || !self.latent.is_multiple_of(4) {
             return Err(format!("latent dimension {} is not a positive multiple of 4", self.latent));
         }
-        if self.image == 0 || self.image % multiple != 0 {
+        if self.image == 0 || !self.image.is_multiple_of(multiple) {
             return Err(format!(
                 "image size {} is not a positive multiple of {multiple}, which the {:?} stem needs",
                 self.image, self.stem

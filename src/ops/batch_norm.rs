@@ -12,13 +12,15 @@
 //! the subtraction loses a factor `n` at worst, and `n` is small. Chunks are merged by Chan's formula, which has the same shape with
 //! means in place of rows: `M2 = sum M2_j + sum n_j (mean_j - mean)^2`.
 
-use super::sum_rows::{FAN_IN, chunk_rows, shrink, task_rows};
+use super::sum_rows::{FAN_IN, chunk_rows, shrink};
 use super::{
     Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, ReluGrad, Run, ShapeError, Target, ValueId, activation, arity, same,
 };
 use crate::tensor::{Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};
 use rayon::prelude::*;
+
+use super::native::{folded, repeated, run_length, simd, task_length};
 
 /// Rows that an invocation of the elementwise kernels handles.
 const STRIP: usize = 4;
@@ -55,22 +57,25 @@ fn apply_naive<T: Real>(run: &mut Run<'_, T>, c: usize, mean: f64, rstd: f64, ad
 /// The same, fast.
 fn apply_native(run: &mut Run<'_, f32>, mean: &[f32], rstd: &[f32], add: bool, relu: bool) {
     let (x, c) = (run.inputs[0].f(), run.in_shape(0).c);
-    let (gamma, beta) = (run.inputs[1].f(), run.inputs[2].f());
-    let scale: Vec<f32> = gamma.iter().zip(rstd).map(|(g, r)| g * r).collect();
-    let add = add.then(|| run.inputs[5].f());
-    let task = task_rows(c) * c;
-    run.outputs[0].par_chunks_mut(task).zip(x.par_chunks(task)).enumerate().for_each(|(t, (y, x))| {
-        for (r, (y, x)) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)).enumerate() {
-            for ((((y, x), mean), scale), beta) in y.iter_mut().zip(x).zip(mean).zip(&scale).zip(beta) {
-                *y = (x - mean) * scale + beta;
-            }
-            if let Some(add) = add {
-                y.iter_mut().zip(&add[t * task + r * c..]).for_each(|(y, add)| *y += add);
-            }
-            if relu {
-                y.iter_mut().for_each(|y| *y = y.max(0.0));
-            }
-        }
+    let scale: Vec<f32> = run.inputs[1].f().iter().zip(rstd).map(|(g, r)| g * r).collect();
+    let [mean, scale, beta] = [mean, &scale, run.inputs[2].f()].map(repeated);
+    // Without a residual, x stands in and counts nothing; without a ReLU, nothing is below the floor.
+    let (other, weight) = if add { (run.inputs[5].f(), 1.0) } else { (x, 0.0) };
+    let floor = if relu { 0.0 } else { f32::MIN };
+    let (length, task) = (run_length(c), task_length(c));
+    run.outputs[0].par_chunks_mut(task).zip(x.par_chunks(task)).zip(other.par_chunks(task)).for_each(|((y, x), other)| {
+        simd(
+            #[inline(always)]
+            || {
+                for ((y, x), other) in y.chunks_mut(length).zip(x.chunks(length)).zip(other.chunks(length)) {
+                    let n = y.len();
+                    let (y, x, other, mean, scale, beta) = (&mut y[..n], &x[..n], &other[..n], &mean[..n], &scale[..n], &beta[..n]);
+                    for i in 0..n {
+                        y[i] = ((x[i] - mean[i]) * scale[i] + beta[i] + weight * other[i]).max(floor);
+                    }
+                }
+            },
+        );
     });
 }
 
@@ -126,20 +131,28 @@ impl OpDef for BatchNorm {
     }
     fn native(&self, run: &mut Run<'_, f32>) {
         let (x, s) = (run.inputs[0].f(), run.in_shape(0));
-        // (rows, s, q) of each task; the shift is its first row.
+        // (shift, rows, sum, sum of squares) of each task, about the task's first row.
+        let length = run_length(s.c);
         let parts: Vec<_> = x
-            .par_chunks(task_rows(s.c) * s.c)
+            .par_chunks(task_length(s.c))
             .map(|x| {
-                let (mut sum, mut squares) = (vec![0.0_f32; s.c], vec![0.0_f32; s.c]);
-                let shift = &x[..s.c];
-                for row in x.chunks_exact(s.c) {
-                    for (((x, shift), sum), squares) in row.iter().zip(shift).zip(&mut sum).zip(&mut squares) {
-                        let d = x - shift;
-                        *sum += d;
-                        *squares += d * d;
-                    }
-                }
-                (shift, x.len() / s.c, sum, squares)
+                let shift = repeated(&x[..s.c]);
+                let (mut sum, mut squares) = (vec![0.0_f32; length], vec![0.0_f32; length]);
+                simd(
+                    #[inline(always)]
+                    || {
+                        for x in x.chunks(length) {
+                            let n = x.len();
+                            let (shift, sum, squares) = (&shift[..n], &mut sum[..n], &mut squares[..n]);
+                            for i in 0..n {
+                                let d = x[i] - shift[i];
+                                sum[i] += d;
+                                squares[i] += d * d;
+                            }
+                        }
+                    },
+                );
+                (&x[..s.c], x.len() / s.c, folded(&sum, s.c), folded(&squares, s.c))
             })
             .collect();
         let rows = s.pixels() as f64;
@@ -148,7 +161,7 @@ impl OpDef for BatchNorm {
         for c in 0..s.c {
             let (mut n, mut mean, mut m2) = (0.0, 0.0, 0.0);
             for (shift, count, sum, squares) in &parts {
-                let (k, sum, squares) = (*count as f64, f64::from(sum[c]), f64::from(squares[c]));
+                let (k, sum, squares) = (*count as f64, sum[c], squares[c]);
                 let apart = f64::from(shift[c]) + sum / k - mean;
                 m2 += squares - sum * sum / k + apart * apart * n * k / (n + k);
                 n += k;
@@ -321,7 +334,8 @@ impl OpDef for BatchNormGrad {
         let (dy, x, s) = (run.inputs[0].f(), run.inputs[1].f(), run.in_shape(1));
         let [gamma, mean, rstd] = [2, 3, 4].map(|i| run.inputs[i].f());
         let c = s.c;
-        let task = task_rows(c) * c;
+        let (length, task) = (run_length(c), task_length(c));
+        let mean = &repeated(mean)[..];
         // Without a mask, dy stands in for y, and nothing is <= NaN.
         let (y, floor) = if self.relu { (run.inputs[5].f(), 0.0) } else { (dy, f32::NAN) };
         // (sum dy, sum dy * (x - mean)) of each task.
@@ -330,39 +344,54 @@ impl OpDef for BatchNormGrad {
             .zip(x.par_chunks(task))
             .zip(y.par_chunks(task))
             .map(|((dy, x), y)| {
-                let (mut plain, mut moment) = (vec![0.0_f32; c], vec![0.0_f32; c]);
-                for ((dy, x), y) in dy.chunks_exact(c).zip(x.chunks_exact(c)).zip(y.chunks_exact(c)) {
-                    let lanes = dy.iter().zip(x).zip(y).zip(mean).zip(&mut plain).zip(&mut moment);
-                    for (((((dy, x), y), mean), plain), moment) in lanes {
-                        let dy = if *y <= floor { 0.0 } else { *dy };
-                        *plain += dy;
-                        *moment += dy * (x - mean);
-                    }
-                }
-                (plain, moment)
+                let (mut plain, mut moment) = (vec![0.0_f32; length], vec![0.0_f32; length]);
+                simd(
+                    #[inline(always)]
+                    || {
+                        for ((dy, x), y) in dy.chunks(length).zip(x.chunks(length)).zip(y.chunks(length)) {
+                            let n = dy.len();
+                            let (dy, x, y, mean) = (&dy[..n], &x[..n], &y[..n], &mean[..n]);
+                            let (plain, moment) = (&mut plain[..n], &mut moment[..n]);
+                            for i in 0..n {
+                                let dy = if y[i] <= floor { 0.0 } else { dy[i] };
+                                plain[i] += dy;
+                                moment[i] += dy * (x[i] - mean[i]);
+                            }
+                        }
+                    },
+                );
+                (folded(&plain, c), folded(&moment, c))
             })
             .collect();
         // dx = scale * (dy - level - (x - mean) * slope).
         let [mut scale, mut level, mut slope] = [(); 3].map(|()| vec![0.0_f32; c]);
         let rows = s.pixels() as f64;
         for c in 0..c {
-            let dbeta: f64 = parts.iter().map(|p| f64::from(p.0[c])).sum();
-            let dgamma = f64::from(rstd[c]) * parts.iter().map(|p| f64::from(p.1[c])).sum::<f64>();
+            let dbeta: f64 = parts.iter().map(|p| p.0[c]).sum();
+            let dgamma = f64::from(rstd[c]) * parts.iter().map(|p| p.1[c]).sum::<f64>();
             scale[c] = gamma[c] * rstd[c];
             level[c] = (dbeta / rows) as f32;
             slope[c] = (dgamma / rows) as f32 * rstd[c];
             run.outputs[1][c] = dgamma as f32;
             run.outputs[2][c] = dbeta as f32;
         }
+        let [scale, level, slope] = [&scale, &level, &slope].map(|v| repeated(v));
         run.outputs[0].par_chunks_mut(task).zip(dy.par_chunks(task)).zip(x.par_chunks(task)).zip(y.par_chunks(task)).for_each(
             |(((dx, dy), x), y)| {
-                for (((dx, dy), x), y) in dx.chunks_exact_mut(c).zip(dy.chunks_exact(c)).zip(x.chunks_exact(c)).zip(y.chunks_exact(c)) {
-                    let lanes = dx.iter_mut().zip(dy).zip(x).zip(y).zip(mean).zip(&scale).zip(&level).zip(&slope);
-                    for (((((((dx, dy), x), y), mean), scale), level), slope) in lanes {
-                        let dy = if *y <= floor { 0.0 } else { *dy };
-                        *dx = scale * (dy - level - (x - mean) * slope);
-                    }
-                }
+                simd(
+                    #[inline(always)]
+                    || {
+                        for (((dx, dy), x), y) in dx.chunks_mut(length).zip(dy.chunks(length)).zip(x.chunks(length)).zip(y.chunks(length)) {
+                            let n = dx.len();
+                            let (dx, dy, x, y, mean) = (&mut dx[..n], &dy[..n], &x[..n], &y[..n], &mean[..n]);
+                            let (scale, level, slope) = (&scale[..n], &level[..n], &slope[..n]);
+                            for i in 0..n {
+                                let dy = if y[i] <= floor { 0.0 } else { dy[i] };
+                                dx[i] = scale[i] * (dy - level[i] - (x[i] - mean[i]) * slope[i]);
+                            }
+                        }
+                    },
+                );
             },
         );
     }

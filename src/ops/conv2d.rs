@@ -117,7 +117,7 @@ fn flops(x: Shape, y: Shape, kernel: usize) -> u64 {
 }
 
 fn channels(op: &'static str, c: usize) -> Result<(), ShapeError> {
-    if c % 4 == 0 { Ok(()) } else { Err(ShapeError::new(op, format!("{c} channels; activations have a multiple of 4"))) }
+    if c.is_multiple_of(4) { Ok(()) } else { Err(ShapeError::new(op, format!("{c} channels; activations have a multiple of 4"))) }
 }
 
 impl Conv2d {

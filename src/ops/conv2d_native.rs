@@ -115,7 +115,7 @@ fn lanes() -> usize {
 
 /// Vectors per register tile for `channels` output channels.
 fn vectors(channels: usize, lanes: usize) -> usize {
-    if channels.div_ceil(lanes) % 2 == 0 { 2 } else { 1 }
+    if channels.div_ceil(lanes).is_multiple_of(2) { 2 } else { 1 }
 }
 
 impl WithSimd for Gather<'_> {
@@ -171,9 +171,7 @@ impl Gather<'_> {
     ) -> usize {
         let mut acc = [[simd.splat_f32s(0.0); V]; R];
         for row in &mut acc {
-            for v in 0..V {
-                row[v] = bias[v];
-            }
+            row.copy_from_slice(&bias[..V]);
         }
         let pixel = class.cols * self.c;
         for (t, weights) in weights.chunks_exact(class.run * V).enumerate() {
@@ -230,6 +228,7 @@ fn pack(oc: usize, taps: usize, run: usize, lanes: usize, value: impl Fn(usize, 
 }
 
 /// Runs the classes over every image of the source.
+#[allow(clippy::too_many_arguments, reason = "shapes of two tensors; called from two places")]
 fn gather(
     n: usize,
     h: usize,
@@ -318,7 +317,7 @@ pub(super) fn input_gradient(g: &Geometry, dy: &[f32], w: &[f32], tail: Tail<'_>
         return rows(g.oc, g.c, pack(g.c, 1, g.oc, lanes, |c, _, o| weight(c, 0, 0, o)), tail, dy, dx);
     }
     // Taps of the class of residue r, by ascending source offset (r + pad - k) / stride.
-    let taps = |r: usize| -> Vec<usize> { (0..g.k).rev().filter(|k| (r + g.pad + g.k * g.stride - k) % g.stride == 0).collect() };
+    let taps = |r: usize| -> Vec<usize> { (0..g.k).rev().filter(|k| (r + g.pad + g.k * g.stride - k).is_multiple_of(g.stride)).collect() };
     let offset = |r: usize, k: usize| (r as isize + g.pad as isize - k as isize).div_euclid(g.stride as isize);
     let extent = |size: usize, r: usize| size.saturating_sub(r).div_ceil(g.stride);
     let residues: Vec<usize> = (0..g.stride).filter(|&r| !taps(r).is_empty()).collect();

@@ -7,6 +7,7 @@
 //! dlog_scale   = dy * (q / scale^3 - M / scale) * exp(log_scale / 2) / 2
 //! ```
 
+use super::native::{scaled_difference, squared_distance};
 use super::mse::{images, parts, squared_error};
 use super::reparameterize::{STD_FLOOR, deviation};
 use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, arity, same};
@@ -47,6 +48,14 @@ impl OpDef for GaussianNll {
             }
         }
         run.outputs[0][0] = T::of(total / shape.n as f64);
+    }
+    fn native(&self, run: &mut Run<'_, f32>) {
+        let (x, t, shape) = (run.inputs[0].f(), run.inputs[1].f(), run.in_shape(0));
+        let scale = deviation(f64::from(run.inputs[2].f()[0]));
+        let q = squared_distance(x, t, shape.c, self.channels);
+        let count = (shape.pixels() * self.channels) as f64;
+        let constant = scale.ln() + (2.0 * std::f64::consts::PI).ln() / 2.0;
+        run.outputs[0][0] = ((-q / (2.0 * scale * scale) - count * constant) / shape.n as f64) as f32;
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         let Some(dy) = node.dy[0].filter(|_| node.wants[0] || node.wants[2]) else { return vec![None; 3] };
@@ -107,6 +116,16 @@ impl OpDef for GaussianNllGrad {
         let q = mean_squared_error(x, t, shape, self.channels);
         let count = (shape.h * shape.w * self.channels) as f64;
         run.outputs[1][0] = T::of(dy * (q / scale.powi(3) - count / scale) * (log_scale / 2.0).exp() / 2.0);
+    }
+    fn native(&self, run: &mut Run<'_, f32>) {
+        let (dy, x, t) = (f64::from(run.inputs[0].f()[0]), run.inputs[1].f(), run.inputs[2].f());
+        let (log_scale, shape) = (f64::from(run.inputs[3].f()[0]), run.in_shape(1));
+        let scale = deviation(log_scale);
+        let factor = (dy / (shape.n as f64 * scale * scale)) as f32;
+        scaled_difference(run.outputs[0], t, x, factor, shape.c, self.channels);
+        let q = squared_distance(x, t, shape.c, self.channels) / shape.n as f64;
+        let count = (shape.h * shape.w * self.channels) as f64;
+        run.outputs[1][0] = (dy * (q / scale.powi(3) - count / scale) * (log_scale / 2.0).exp() / 2.0) as f32;
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let shape = io.inputs[1].shape;

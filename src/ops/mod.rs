@@ -8,6 +8,7 @@ use crate::tensor::{DType, Shape, TensorType};
 mod conv2d_lower;
 mod conv2d_native;
 mod lowering;
+mod native;
 mod run;
 
 pub use augment_params::{Recipe, sample_augment_params, slot};

@@ -1,6 +1,7 @@
 //! Mean squared error over images whose stored channels beyond `channels` are padding.
 //! With `M = N*H*W*channels`: `y = sum (x - t)^2 / M`, `dx = dy * 2 (x - t) / M`, 0 in the padding.
 
+use super::native::{scaled_difference, squared_distance};
 use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, arity, same};
 use crate::tensor::{Shape, TensorType};
 use Fill::Normal;
@@ -54,6 +55,11 @@ impl OpDef for Mse {
         }
         run.outputs[0][0] = T::of(total / (shape.pixels() * self.channels) as f64);
     }
+    fn native(&self, run: &mut Run<'_, f32>) {
+        let (x, t, shape) = (run.inputs[0].f(), run.inputs[1].f(), run.in_shape(0));
+        let total = squared_distance(x, t, shape.c, self.channels);
+        run.outputs[0][0] = (total / (shape.pixels() * self.channels) as f64) as f32;
+    }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         let dy = node.dy[0].filter(|_| node.wants[0]);
         vec![dy.map(|dy| g.emit1(MseGrad { channels: self.channels }.into(), &[dy, node.x[0], node.x[1]])), None]
@@ -100,6 +106,11 @@ impl OpDef for MseGrad {
         for (i, dx) in run.outputs[0].iter_mut().enumerate() {
             *dx = T::of(if i % shape.c < self.channels { dy * 2.0 * (x[i].get() - t[i].get()) / count } else { 0.0 });
         }
+    }
+    fn native(&self, run: &mut Run<'_, f32>) {
+        let (dy, x, t, shape) = (f64::from(run.inputs[0].f()[0]), run.inputs[1].f(), run.inputs[2].f(), run.in_shape(1));
+        let factor = (2.0 * dy / (shape.pixels() * self.channels) as f64) as f32;
+        scaled_difference(run.outputs[0], x, t, factor, shape.c, self.channels);
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let shape = io.inputs[1].shape;

@@ -2,6 +2,7 @@
 //! `weighted_sum: y = a*p + b*q`; `scale: y = a*x`; `dot: y = sum(p*q)`, a scalar.
 
 use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, arity, same};
+use super::native::{map, map2};
 use crate::tensor::{Shape, TensorType};
 use Fill::{Normal, Uniform};
 
@@ -41,6 +42,9 @@ impl OpDef for Relu {
             *y = T::of(x.get().max(0.0));
         }
     }
+    fn native(&self, run: &mut Run<'_, f32>) {
+        map(run.outputs[0], run.inputs[0].f(), |x| x.max(0.0));
+    }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         vec![node.dy[0].map(|dy| g.emit1(ReluGrad.into(), &[dy, node.y[0]]))]
     }
@@ -75,6 +79,9 @@ impl OpDef for ReluGrad {
             *dx = if y[i].get() > 0.0 { dy[i] } else { T::of(0.0) };
         }
     }
+    fn native(&self, run: &mut Run<'_, f32>) {
+        map2(run.outputs[0], run.inputs[0].f(), run.inputs[1].f(), |dy, y| if y > 0.0 { dy } else { 0.0 });
+    }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         elementwise(Kernel::new("relu_grad"), io, target)
     }
@@ -106,6 +113,10 @@ impl OpDef for WeightedSum {
         for (i, y) in run.outputs[0].iter_mut().enumerate() {
             *y = T::of(a * p[i].get() + b * q[i].get());
         }
+    }
+    fn native(&self, run: &mut Run<'_, f32>) {
+        let (a, b) = (self.a, self.b);
+        map2(run.outputs[0], run.inputs[0].f(), run.inputs[1].f(), |p, q| a * p + b * q);
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         let scaled = |g: &mut dyn Emit, a: f32, want: bool| {
@@ -145,6 +156,10 @@ impl OpDef for Scale {
         for (y, x) in run.outputs[0].iter_mut().zip(x) {
             *y = T::of(f64::from(self.a) * x.get());
         }
+    }
+    fn native(&self, run: &mut Run<'_, f32>) {
+        let a = self.a;
+        map(run.outputs[0], run.inputs[0].f(), |x| a * x);
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         vec![node.dy[0].map(|dy| g.emit1(Scale { a: self.a }.into(), &[dy]))]
@@ -219,6 +234,10 @@ impl OpDef for ScaleBy {
         for (y, x) in run.outputs[0].iter_mut().zip(x) {
             *y = T::of(s * x.get());
         }
+    }
+    fn native(&self, run: &mut Run<'_, f32>) {
+        let a = run.inputs[1].f()[0];
+        map(run.outputs[0], run.inputs[0].f(), |x| a * x);
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         elementwise(Kernel::new("scale_by"), io, target)

@@ -8,17 +8,14 @@ use crate::tensor::{Shape, TensorType};
 use Fill::{Normal, Uniform};
 use rayon::prelude::*;
 
+use super::native::{folded, run_length, simd, task_length};
+
 /// Most partials that one invocation reads.
 pub(super) const FAN_IN: usize = 64;
 
 /// Rows that one invocation reads: few enough to occupy a GPU, enough that 4,096 rows need one stage of partials.
 pub(super) fn chunk_rows(rows: usize) -> usize {
     rows.div_ceil(FAN_IN).clamp(16, FAN_IN)
-}
-
-/// Rows that one task of the `cpu` device reads: by the shape, not by the threads.
-pub(super) fn task_rows(c: usize) -> usize {
-    (32_768 / c).clamp(16, 256)
 }
 
 /// One stage: `rows` rows to `ceil(rows / chunk)`.
@@ -62,18 +59,20 @@ impl OpDef for SumRows {
     }
     fn native(&self, run: &mut Run<'_, f32>) {
         let (x, c) = (run.inputs[0].f(), run.in_shape(0).c);
-        let parts: Vec<Vec<f32>> = x
-            .par_chunks(task_rows(c) * c)
-            .map(|rows| {
-                let mut total = vec![0.0; c];
-                for row in rows.chunks_exact(c) {
-                    total.iter_mut().zip(row).for_each(|(t, x)| *t += x);
-                }
-                total
+        let length = run_length(c);
+        let parts: Vec<Vec<f64>> = x
+            .par_chunks(task_length(c))
+            .map(|x| {
+                let mut total = vec![0.0; length];
+                simd(
+                    #[inline(always)]
+                    || x.chunks(length).for_each(|x| total.iter_mut().zip(x).for_each(|(t, x)| *t += x)),
+                );
+                folded(&total, c)
             })
             .collect();
         for (c, y) in run.outputs[0].iter_mut().enumerate() {
-            *y = parts.iter().map(|p| f64::from(p[c])).sum::<f64>() as f32;
+            *y = parts.iter().map(|p| p[c]).sum::<f64>() as f32;
         }
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {

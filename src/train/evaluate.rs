@@ -165,6 +165,39 @@ pub fn reconstruction_grid(
     Ok(Picture { bytes: grid::grid_png(&rows, side, SCALE), width, height })
 }
 
+/// Views drawn per image of an augmentation grid.
+const VIEWS: u32 = 6;
+
+/// Runs a reconstruction plan for several steps and draws the augmentation: one column per image, the original on top of views of it.
+///
+/// # Errors
+/// If data or device fail.
+pub fn augmentation_grid(
+    session: &mut dyn Session,
+    plan: PlanId,
+    model: &ModelConfig,
+    view: &View,
+    count: usize,
+    step: &StepUniforms,
+) -> Result<Picture, TrainError> {
+    let side = model.net.image;
+    let Some(batch) = Loader::eval_batches(view, count)?.next() else {
+        return Err(TrainError::config("there is no image to augment", None));
+    };
+    session.upload(plan, 0, Data::U32(&batch?.pixels))?;
+    let mut rows: Vec<Vec<u8>> = Vec::new();
+    for i in 0..VIEWS {
+        session.run(plan, &StepUniforms { step: step.step + i, ..*step })?;
+        session.drain(plan)?;
+        for output in if i == 0 { 0..2 } else { 1..2 } {
+            rows.push(grid::denormalise(&session.read(plan, output)?, model.mean, model.std));
+        }
+    }
+    let (width, height) = grid::grid_size(rows.len(), count, side, SCALE);
+    let rows: Vec<Vec<&[u8]>> = rows.iter().map(|row| row.chunks(side * side * 3).collect()).collect();
+    Ok(Picture { bytes: grid::grid_png(&rows, side, SCALE), width, height })
+}
+
 /// kNN accuracies for every (k, temperature) of [`KNN`] that the training set is large enough for.
 ///
 /// # Errors

@@ -154,7 +154,7 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
                 run.validation = Some(record);
             }
             let epochs = (step / per_epoch) as usize;
-            let picture = epochs == 1 || step == total || epochs % config.epochs.div_ceil(8) == 0;
+            let picture = epochs == 1 || step == total || epochs.is_multiple_of(config.epochs.div_ceil(8));
             if picture && !interrupted {
                 run.figures(session, &splits, step)?;
             }
@@ -336,6 +336,12 @@ impl<'a> Run<'a> {
             self.figure_batch,
             &evaluation_uniforms(self.request.config.seed, 0),
         )?;
+        let views = self.request.out.join("images/augmentation.png");
+        if self.model.objective.method.augments() && !views.exists() {
+            let uniform = evaluation_uniforms(self.request.config.seed, 0);
+            let png = evaluate::augmentation_grid(session, self.figure_plan, &self.model, view, self.figure_batch, &uniform)?;
+            std::fs::write(&views, &png.bytes).map_err(TrainError::io("write", views))?;
+        }
         let path = self.request.out.join(format!("images/reconstruction-{step:06}.png"));
         std::fs::write(&path, &png.bytes).map_err(TrainError::io("write", path))?;
         if let Some(events) = &mut self.events {

@@ -34,6 +34,12 @@ pub struct ProbeResult {
     pub loss: f64,
 }
 
+/// Learning rate of a step out of `total`.
+pub fn learning_rate(batch: usize, step: u64, total: u64) -> f32 {
+    let base = 0.1 * batch as f64 / 256.0;
+    (base * 0.5 * (1.0 + (PI * step as f64 / total as f64).cos())) as f32
+}
+
 /// Trains a probe on `train` and tests it on `test`. `session` carries the linear layer; the evaluator carries the encoder.
 ///
 /// # Errors
@@ -58,7 +64,6 @@ pub fn probe(
 
     let order = Order::new(train.len(), batch, config.seed, true)?;
     let total = order.steps_per_epoch() * config.epochs as u64;
-    let base = 0.1 * batch as f64 / 256.0;
     let (mut correct, mut loss, mut seen) = (0.0, 0.0, 0.0);
     for item in Loader::new(train, order, 0..total)? {
         let item = item?;
@@ -66,7 +71,7 @@ pub fn probe(
             seed_lo: config.seed as u32,
             seed_hi: (config.seed >> 32) as u32,
             step: item.step as u32,
-            learning_rate: (base * 0.5 * (1.0 + (PI * item.step as f64 / total as f64).cos())) as f32,
+            learning_rate: learning_rate(batch, item.step, total),
             ..StepUniforms::default()
         };
         let features = evaluator.features_of(&item.pixels, Some(&step))?;

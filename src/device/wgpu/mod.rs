@@ -4,6 +4,7 @@
 mod adapter;
 mod readback;
 pub(crate) mod tune;
+mod warm;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -307,6 +308,7 @@ impl Session for Gpu {
         for &group in &plan.groups {
             self.flat(group);
         }
+        warm::warm(self, &plan)?;
         let buffers: Vec<_> = plan.buffers.iter().enumerate().map(|(i, b)| self.buffer(&format!("{}.b{i}", plan.name), b.bytes)).collect();
         let commands = self.commands(&plan, &buffers);
         let scalars: Vec<usize> = (0..plan.outputs.len()).filter(|&o| plan.outputs[o].ty.shape.len() == 1).collect();

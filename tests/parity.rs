@@ -1,0 +1,283 @@
+//! Whole networks and whole training runs against PyTorch's numbers (`tests/golden`), on every device.
+//!
+//! * `network_*`: one forward and backward pass from the same weights. Features, posterior, latent, reconstruction, losses, running
+//!   statistics and the gradient of every parameter differ by less than 1e-4 of the largest element of their tensor.
+//! * `curve`: the loss of every step of 20 AE steps and 10 AAVAE steps from the same weights.
+//!
+//! Without a Vulkan, Metal or DX12 adapter the wgpu trials show as *ignored*; `REQUIRE_GPU=1` turns that into a failure.
+//! `SHOW_ERRORS=1` prints the worst error of every trial.
+
+#[path = "golden/mod.rs"]
+#[allow(dead_code, reason = "each test uses a part of it")]
+mod golden;
+
+use std::process::ExitCode;
+
+use aavae::device::{Data, Session};
+use aavae::ir::{Graph, Group, fuse};
+use aavae::method::{Method, Model, Training, View, training};
+use aavae::model::resnet;
+use aavae::nn::{Builder, Param};
+use aavae::ops::StepUniforms;
+use aavae::plan::{Options, Plan, lower};
+use aavae::tensor::{Shape, TensorType};
+use aavae::train::config::RunConfig;
+use aavae::train::pretrain::uniforms;
+use golden::{Device, Report, Tensors, fill, fill_parameter, largest, no_adapter, read, wgpu_devices, wide};
+use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::{Value, json};
+
+/// Relative error of a network's outputs and gradients in f32. PyTorch's own f32 run is within 2.2e-5 (`f32_error` in the manifest).
+const F32: f64 = 1e-4;
+/// The same in f64: the golden numbers are rounded to f32.
+const F64: f64 = 1e-6;
+
+/// The configuration of a case in the manifest. Its keys are named as in Python.
+fn config(method: &str, case: &Value) -> RunConfig {
+    let text = |key: &str| case[key].clone();
+    let size = |key: &str| case[key].as_u64().unwrap_or_else(|| panic!("no size `{key}`")) as usize;
+    let parse = |what: Value| serde_json::from_value(what).unwrap_or_else(|e| panic!("{case}: {e}"));
+    RunConfig {
+        method: serde_json::from_value(json!(method)).unwrap_or_else(|e| panic!("{method}: {e}")),
+        encoder: parse(text("encoder")),
+        decoder: parse(text("decoder")),
+        stem: serde_json::from_value(case.get("stem").cloned().unwrap_or(json!("cifar"))).unwrap_or_else(|e| panic!("{case}: {e}")),
+        width: size("width"),
+        latent_dim: size("latent"),
+        image_size: size("image"),
+        batch_size: size("batch"),
+        learn_log_scale: case["learn_log_scale"] == true,
+        ..RunConfig::default()
+    }
+}
+
+/// NCHW to NHWC with four channels.
+fn pixels(nchw: &[f32], n: usize, side: usize) -> Vec<f32> {
+    let area = side * side;
+    let at = |i: usize, p: usize, c: usize| if c < 3 { nchw[(i * 3 + c) * area + p] } else { 0.0 };
+    (0..n * area * 4).map(|k| at(k / 4 / area, k / 4 % area, k % 4)).collect()
+}
+
+/// The elements of a parameter in the file's order; padding must hold zeros.
+fn in_file_order(p: &Param, memory: &[f32]) -> Result<Vec<f64>, Failed> {
+    let file = p.file.to_file(memory, p.shape);
+    let same = p.file.to_memory(&file, p.shape).iter().zip(memory).all(|(a, b)| a.to_bits() == b.to_bits() || (*a == 0.0 && *b == 0.0));
+    if same { Ok(wide(&file)) } else { Err(format!("{}: the padding is not 0", p.name).into()) }
+}
+
+/// Allocates the model and fills its weights by the hash.
+fn fill_model(session: &mut dyn Session, model: &Model, value: impl Fn(&Param) -> Vec<f32>) -> Result<(), Failed> {
+    session.allocate(&model.graph.layout)?;
+    for p in &model.params.all {
+        let range = model.graph.layout.get(&p.name).ok_or("a parameter is not laid out")?.range;
+        session.write_state(p.group, range.offset, &p.file.to_memory(&value(p), p.shape))?;
+    }
+    Ok(())
+}
+
+fn input(plan: &Plan, name: &str) -> Option<usize> {
+    plan.input(name).map(|i| i.0)
+}
+
+/// One forward and backward pass.
+fn network(file: &str, case: &Value, device: &Device, fused: bool) -> Result<(), Failed> {
+    let golden = Tensors::open(file);
+    let config = config(case["method"].as_str().ok_or("no method")?, case);
+    let (n, side, latent) = (config.batch_size, config.image_size, config.latent_dim);
+    let suffix = case["input_suffix"].as_str().ok_or("no suffix")?;
+    let image = |name: &str| pixels(&fill(&format!("input.{name}{suffix}"), n * 3 * side * side, 4.0, 0.0), n, side);
+    let (original, view) = (image("original"), image("view"));
+    let eps = fill(&format!("input.eps{suffix}"), n * latent, 2.0 * 3.0_f64.sqrt(), 0.0);
+
+    let model_config = config.model([0.0; 3], [1.0; 3]);
+    let model = training(&model_config, Training { view: View::Given, fuse: fused, update: false });
+    let layout = model.graph.layout.clone();
+    let mut session = device.open()?;
+    let session = session.as_mut();
+    fill_model(session, &model, |p| fill_parameter(&p.name, &p.file.shape()))?;
+    let options = Options { target: session.target(), alias: true };
+    let mut report = Report::new(&format!("{file} {} {fused}", device.name()), if *device == Device::Reference { F64 } else { F32 });
+
+    // The encoder alone in evaluation mode, before the step moves the running statistics.
+    let mut b = Builder::new(Graph::with_layout(layout.clone()), false);
+    let x = b.graph.input("image", TensorType::f32(Shape::new(n, side, side, 4)));
+    let h = resnet::encoder(&mut b, &config.net(), x);
+    b.graph.output("h_eval", h);
+    if fused {
+        fuse::fuse(&mut b.graph);
+    }
+    let eval = session.load(lower("eval", &b.graph, options))?;
+    let seen = if config.method.augments() { &view } else { &original };
+    session.poison(eval)?;
+    session.upload(eval, 0, Data::F32(seen))?;
+    session.run(eval, &StepUniforms::default())?;
+    report.tensor("h_eval", &read(session, eval, "h_eval")?, golden.get("out/h_eval"));
+
+    let id = session.load(lower("train", &model.graph, options))?;
+    session.poison(id)?;
+    for (name, data) in [("original", &original), ("view", &view), ("eps", &eps)] {
+        if let Some(i) = input(session.plan(id), name) {
+            session.upload(id, i, Data::F32(data))?;
+        }
+    }
+    session.run(id, &StepUniforms::default())?;
+
+    for name in ["h", "mu", "logvar", "z"] {
+        let ours = if name == "mu" && !config.method.samples() { "z" } else { name };
+        if let Some(want) = golden.find(&format!("out/{name}")) {
+            report.tensor(name, &read(session, id, ours)?, want);
+        }
+    }
+    let nhwc = read(session, id, "reconstruction")?;
+    let area = side * side;
+    let nchw: Vec<f64> = (0..n * 3 * area).map(|i| nhwc[(i / (3 * area) * area + i % area) * 4 + i / area % 3]).collect();
+    report.sample("reconstruction", &nchw, golden.get("out.sample/reconstruction"));
+    for name in ["loss", "log_pxz", "kl"] {
+        // Ours are means over the batch.
+        if let Some(want) = golden.find(&format!("out/{name}")) {
+            report.tensor(name, &read(session, id, name)?, &[want.iter().sum::<f64>() / want.len() as f64]);
+        }
+    }
+
+    let (grads, buffers) = (session.read_state(Group::Grad)?, session.read_state(Group::Buffer)?);
+    let (mut gradients, mut statistics) = (0, 0);
+    for p in &model.params.all {
+        let range = layout.get(&p.name).ok_or("a parameter is not laid out")?.range;
+        let part = |flat: &[f32]| in_file_order(p, &flat[range.offset..range.offset + range.len]);
+        if p.group == Group::Param {
+            gradients += 1;
+            // 0 in exact arithmetic (BatchNorm removes a constant): measured against the gradient of that BatchNorm's own bias.
+            if let Some(layer) = p.name.strip_prefix("projection.").and_then(|rest| rest.strip_suffix(".0.bias")) {
+                let next = format!("projection.{layer}.1.bias");
+                let behind = golden.find(&format!("grad/{next}")).unwrap_or_else(|| golden.get(&format!("grad.sample/{next}")));
+                let got = part(&grads)?;
+                report.scaled(&p.name, &got, &vec![0.0; got.len()], largest(&behind[..32]));
+            } else {
+                report.stored(&golden, "grad", &p.name, &part(&grads)?);
+            }
+        } else if p.name != "log_scale" {
+            statistics += 1;
+            report.stored(&golden, "stat", &p.name, &part(&buffers)?);
+        }
+    }
+    if (gradients, statistics) != (golden.count("grad"), golden.count("stat")) {
+        return Err(format!("{gradients} gradients and {statistics} statistics, PyTorch has others").into());
+    }
+    report.finish()
+}
+
+/// Adam steps from the same weights on the same images: the loss before every update.
+fn curve(method: &str, case: &Value, tolerance: f64, device: &Device) -> Result<(), Failed> {
+    let golden = Tensors::open("curve.safetensors");
+    let images = Tensors::open("images.safetensors");
+    let run = RunConfig { learning_rate: case["lr"].as_f64().ok_or("no lr")? as f32, warmup_epochs: 0, ..config(method, case) };
+    let (n, side) = (run.batch_size, run.image_size);
+    let (mean, std) = ([125.3, 123.0, 113.9], [63.0, 62.1, 66.7]);
+    let normal = |(i, x): (usize, &f64)| ((x - mean[i / (side * side) % 3]) / std[i / (side * side) % 3]) as f32;
+    let original = pixels(&images.get("images").iter().enumerate().map(normal).collect::<Vec<_>>(), n, side);
+    let shrink = case["decoder_scale"].as_f64().ok_or("no scale")? as f32;
+
+    let model = training(&run.model([0.0; 3], [1.0; 3]), Training { view: View::Given, fuse: true, update: true });
+    let mut session = device.open()?;
+    let session = session.as_mut();
+    fill_model(session, &model, |p| match &p.name[..] {
+        "log_scale" => vec![0.0],
+        name => {
+            let scale = if name.starts_with("decoder.") { shrink } else { 1.0 };
+            fill_parameter(name, &p.file.shape()).iter().map(|x| x * scale).collect()
+        }
+    })?;
+    let id = session.load(lower("train", &model.graph, Options { target: session.target(), alias: true }))?;
+    let want = golden.get(&format!("{method}/loss"));
+    for step in 0..want.len() {
+        let eps = fill(&format!("eps.{step}"), n * run.latent_dim, 2.0 * 3.0_f64.sqrt(), 0.0);
+        for (name, data) in [("original", &original), ("view", &original), ("eps", &eps)] {
+            if let Some(i) = input(session.plan(id), name) {
+                session.upload(id, i, Data::F32(data))?;
+            }
+        }
+        session.run(id, &uniforms(&run, 1, step as u64))?;
+    }
+    // The scalars in order of the outputs; the loss is the first.
+    let losses: Vec<f64> = session.drain(id)?.iter().map(|(_, scalars)| f64::from(scalars[0])).collect();
+    let mut report = Report::new(&format!("curve {method} {}", device.name()), tolerance);
+    if losses.len() != want.len() {
+        return Err(format!("{} losses of {} steps", losses.len(), want.len()).into());
+    }
+    for (step, (got, want)) in losses.iter().zip(want).enumerate() {
+        report.scaled(&format!("step {step}"), &[*got], &[*want], *want);
+    }
+    report.finish()
+}
+
+/// The comparison must refuse these, or nothing below means anything.
+fn canaries() -> Vec<Trial> {
+    fn refuses(name: &str, spoil: impl Fn(&mut Vec<f64>) + Send + 'static) -> Trial {
+        Trial::test(format!("comparison refuses {name}"), move || {
+            let want: Vec<f64> = (0..100).map(|i| f64::from(i * 37 % 101) - 50.0).collect();
+            let mut stored: Vec<f64> = want.clone();
+            stored.extend([want.iter().map(|x| x * x).sum::<f64>().sqrt(), want.iter().sum()]);
+            // 100 draws of 100 elements miss some: those are caught by the norm or the sum.
+            let sample = |got: &[f64]| {
+                let mut report = Report::new("canary", F32);
+                let picked = golden::sample_of("canary", &want, 32);
+                report.sample("canary", got, &[&picked[..], &stored[100..]].concat());
+                report.finish()
+            };
+            sample(&want).map_err(|_| "refused the truth")?;
+            let mut got = want.clone();
+            spoil(&mut got);
+            if sample(&got).is_ok() { Err("accepted".into()) } else { Ok(()) }
+        })
+    }
+    vec![
+        refuses("one wrong element, sampled or not", |x| x[17] += 0.5),
+        refuses("a NaN", |x| x[63] = f64::NAN),
+        refuses("a scaled tensor", |x| x.iter_mut().for_each(|v| *v *= 1.0002)),
+        refuses("a shifted tensor", |x| x.rotate_left(1)),
+        refuses("zeros", |x| x.fill(0.0)),
+    ]
+}
+
+fn main() -> ExitCode {
+    let args = Arguments::from_args();
+    let manifest = golden::json("manifest.json");
+    let files = manifest["files"].as_object().expect("the manifest lists files");
+    let gpus = wgpu_devices();
+    let mut trials = canaries();
+    for (file, entry) in files.iter().filter(|(name, _)| name.starts_with("network_")) {
+        let name = file.trim_end_matches(".safetensors");
+        let mut devices = vec![(Device::Reference, true), (Device::Cpu, true), (Device::Cpu, false)];
+        // An adapter's other GEMM variant is compared on one network; every op of it is in tests/ops.rs.
+        let all = name == "network_aavae_resnet18_w8_learned";
+        let mut adapters = Vec::new();
+        for gpu in &gpus {
+            let Device::Wgpu { adapter, .. } = gpu else { continue };
+            if all || !adapters.contains(adapter) {
+                devices.push((gpu.clone(), true));
+            }
+            adapters.push(adapter.clone());
+        }
+        for (device, fused) in devices {
+            let (file, case) = (file.clone(), entry["case"].clone());
+            let title = format!("{name}/{}{}", device.name(), if fused { "" } else { "/unfused" });
+            trials.push(Trial::test(title, move || network(&file, &case, &device, fused)));
+        }
+        if gpus.is_empty() {
+            trials.push(no_adapter(name));
+        }
+    }
+    // PyTorch's f32 runs, in two orders of summation, are within 4e-5 (AE) and 2e-7 (AAVAE) of f64.
+    for (method, tolerance) in [(Method::Ae, 3e-4), (Method::Aavae, 1e-5)] {
+        let case = &files["curve.safetensors"]["case"][method.name()];
+        let name = format!("curve/{}", method.name());
+        for device in [Device::Cpu].into_iter().chain(gpus.iter().take(1).cloned()) {
+            let (case, title) = (case.clone(), format!("{name}/{}", device.name()));
+            trials.push(Trial::test(title, move || curve(method.name(), &case, tolerance, &device)));
+        }
+        if gpus.is_empty() {
+            trials.push(no_adapter(&name));
+        }
+    }
+    libtest_mimic::run(&args, trials).exit_code()
+}
