@@ -141,7 +141,10 @@ fn broken_plans() -> Result<(), Failed> {
         next
     })?;
     refuses("a step left out", &plan, 100, |p, i| {
-        let read = p.steps[i].outputs.iter().any(|y| matches!(y.1, Place::Buffer(_)) && p.steps.iter().any(|s| s.inputs.iter().any(|x| x.0 == y.0)));
+        let read = p.steps[i]
+            .outputs
+            .iter()
+            .any(|y| matches!(y.1, Place::Buffer(_)) && p.steps.iter().any(|s| s.inputs.iter().any(|x| x.0 == y.0)));
         if read {
             p.steps.remove(i);
         }
@@ -347,7 +350,13 @@ fn random_graph(seed: u64) -> Graph {
             2 => {
                 let vector = Shape::vector(TENSOR.shape.c);
                 let mut state = |name: &str, group| g.state(&format!("{name}{i}"), vector, group);
-                let inputs = [p, state("gamma", Group::Param), state("beta", Group::Param), state("mean", Group::Buffer), state("var", Group::Buffer)];
+                let inputs = [
+                    p,
+                    state("gamma", Group::Param),
+                    state("beta", Group::Param),
+                    state("mean", Group::Buffer),
+                    state("var", Group::Buffer),
+                ];
                 g.emit1(BatchNorm { eps: 1e-5, momentum: 0.1, add: false, relu: draw(2) == 0 }.into(), &inputs)
             }
             3 => g.emit1(Relu.into(), &[p]),
@@ -383,7 +392,8 @@ fn random_graphs() -> Result<(), Failed> {
         let mut g = random_graph(seed);
         let uploads: Vec<_> = (0..3).map(|i| noise(i, TENSOR.shape.len())).collect();
         // Positive, so that they serve as variances too.
-        let weights: Vec<f64> = noise(9, g.layout.size(Group::Param).max(g.layout.size(Group::Buffer))).iter().map(|x| x.abs() + 0.01).collect();
+        let weights: Vec<f64> =
+            noise(9, g.layout.size(Group::Param).max(g.layout.size(Group::Buffer))).iter().map(|x| x.abs() + 0.01).collect();
         let want = results(&g, false, &uploads, &weights)?;
         let got = results(&g, true, &uploads, &weights)?;
         let same = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(x, y)| x.to_bits() == y.to_bits());

@@ -311,8 +311,7 @@ fn reachable_kernels() -> Result<(), Failed> {
     let dispatches: usize = reached().iter().map(|r| r.dispatches.len()).sum();
     eprintln!("{} distinct kernels in {} distinct lowerings with {dispatches} dispatches", by_text.len(), reached().len());
     check(by_text.len() >= LEAST_KERNELS, || format!("only {} kernels are reached, expected {LEAST_KERNELS}", by_text.len()))?;
-    let sources: BTreeMap<String, &str> =
-        texts().iter().map(|(text, (kernel, _))| (format!("{kernel:?}"), text.as_str())).collect();
+    let sources: BTreeMap<String, &str> = texts().iter().map(|(text, (kernel, _))| (format!("{kernel:?}"), text.as_str())).collect();
     reached().par_iter().try_for_each(|r| {
         let found = |d: &Dispatch| match sources.get(&format!("{:?}", d.kernel)) {
             Some(text) => &by_text[*text],

@@ -63,7 +63,11 @@ fn gpus() -> Vec<Device> {
 
 /// `name/device` for each of `hosts` and every adapter. Without an adapter that trial shows as *ignored*; `REQUIRE_GPU=1` turns
 /// that into a failure.
-pub(crate) fn on_devices(name: &str, hosts: &[Device], test: impl Fn(&Device) -> Result<(), Failed> + Clone + Send + 'static) -> Vec<Trial> {
+pub(crate) fn on_devices(
+    name: &str,
+    hosts: &[Device],
+    test: impl Fn(&Device) -> Result<(), Failed> + Clone + Send + 'static,
+) -> Vec<Trial> {
     let gpus = gpus();
     let mut trials: Vec<Trial> = hosts
         .iter()
@@ -169,7 +173,13 @@ pub(crate) fn states(session: &mut dyn Session) -> Result<Vec<Vec<u32>>, Failed>
 }
 
 /// Runs steps from `first` and returns the scalars of each as bits.
-pub(crate) fn run(session: &mut dyn Session, id: PlanId, seed: u64, steps: std::ops::Range<u32>, rate: f32) -> Result<Vec<Vec<u32>>, Failed> {
+pub(crate) fn run(
+    session: &mut dyn Session,
+    id: PlanId,
+    seed: u64,
+    steps: std::ops::Range<u32>,
+    rate: f32,
+) -> Result<Vec<Vec<u32>>, Failed> {
     for step in steps {
         session.run(id, &uniforms(seed, step, rate))?;
     }

@@ -1,0 +1,261 @@
+//! Rules about the sources: layers, sizes, words, and documents that say what the code says.
+//!
+//! `UPDATE_GOLDENS=1 cargo test --test hygiene` writes the README's op table anew and fails, so that the variable cannot stay set.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use aavae::ops;
+use aavae::shader::FILES;
+
+/// Every layer uses only those before it (crate docs, "Layers").
+const LAYERS: [&str; 14] =
+    ["tensor", "rng", "ops", "shader", "ir", "plan", "device", "check", "nn", "model", "method", "data", "train", "cli"];
+/// Pictures and files know nothing of tensors on devices.
+const DATA_USES: [&str; 2] = ["tensor", "rng"];
+const RUST_LINES: usize = 600;
+const SHADER_LINES: usize = 300;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Files below a folder with one of these extensions, by path relative to the root.
+fn files(folder: &str, extensions: &[&str]) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
+            let path = entry.expect("a readable folder").path();
+            let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("");
+            if path.is_dir() {
+                folders.push(path);
+            } else if extensions.contains(&extension) {
+                let name = path.strip_prefix(root()).expect("below the root").to_string_lossy().replace('\\', "/");
+                found.insert(name, read(&path));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "{folder} holds none of {extensions:?}");
+    found
+}
+
+/// The modules that follow `crate::` in code: `crate::a::b`, `use crate::{a::b, c}`. Comments do not count.
+fn modules(text: &str) -> Vec<String> {
+    let code: String = text.lines().map(|l| l.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n");
+    let word = |s: &str| s.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$') {
+            continue;
+        }
+        let rest = &code[at + "crate::".len()..];
+        let Some(list) = rest.strip_prefix('{') else {
+            found.push(word(rest));
+            continue;
+        };
+        let mut depth = 0;
+        let mut start = true;
+        for (i, c) in list.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => start = true,
+                c if start && !c.is_whitespace() => {
+                    found.push(word(&list[i..]));
+                    start = false;
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+/// What is wrong with a file's imports.
+fn arrows(name: &str, text: &str) -> Vec<String> {
+    let top = name.trim_start_matches("src/").split(['/', '.']).next().unwrap_or("");
+    if matches!(top, "lib" | "main") {
+        return vec![];
+    }
+    let rank = |layer: &str| LAYERS.iter().position(|l| *l == layer);
+    let Some(own) = rank(top) else { return vec![format!("{name}: `{top}` is no layer")] };
+    let wrong = |used: &String| match rank(used) {
+        None => Some(format!("{name}: `crate::{used}` is no layer")),
+        Some(r) if r > own => Some(format!("{name}: `{top}` uses `{used}`, a layer above it")),
+        Some(r) if r < own && top == "data" && !DATA_USES.contains(&used.as_str()) => Some(format!("{name}: `data` uses `{used}`")),
+        Some(_) => None,
+    };
+    modules(text).iter().filter_map(wrong).collect()
+}
+
+#[test]
+fn imports_point_down() {
+    let sources = files("src", &["rs"]);
+    let wrong: Vec<_> = sources.iter().flat_map(|(name, text)| arrows(name, text)).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let seen = sources.values().flat_map(|text| modules(text)).count();
+    assert!(seen > 100, "only {seen} imports were seen");
+    for layer in LAYERS {
+        let (file, folder) = (format!("src/{layer}.rs"), format!("src/{layer}/mod.rs"));
+        assert!(sources.contains_key(&file) || sources.contains_key(&folder), "layer `{layer}` is gone");
+    }
+    let docs = &sources["src/lib.rs"];
+    let mut at = 0;
+    for layer in LAYERS {
+        let link = format!("[`{layer}`]");
+        at += docs[at..].find(&link).unwrap_or_else(|| panic!("the crate's docs do not list {link} in this order"));
+    }
+}
+
+#[test]
+fn wrong_imports_are_seen() {
+    for (name, text) in [
+        ("src/ir/graph.rs", "use crate::plan::Plan;"),
+        ("src/ir/graph.rs", "fn f() -> crate::device::Data { }"),
+        ("src/ops/mod.rs", "use crate::{tensor::Shape, ir::{Graph, Group}};"),
+        ("src/data/mod.rs", "use crate::ops::Op;"),
+        ("src/ops/mod.rs", "use crate::elsewhere::X;"),
+        ("src/elsewhere.rs", ""),
+    ] {
+        assert!(!arrows(name, text).is_empty(), "{name}: `{text}` passed");
+    }
+    for (name, text) in [
+        ("src/plan/lower.rs", "use crate::{ir::Graph, ops::{Io, Target}};\n// crate::device"),
+        ("src/data/mod.rs", "use crate::rng::Philox;\nuse crate::data::View;"),
+        ("src/ops/mod.rs", "$crate::cli::x"),
+    ] {
+        assert_eq!(arrows(name, text), Vec::<String>::new(), "{name}: {text}");
+    }
+}
+
+#[test]
+fn files_stay_readable() {
+    for (folder, extension, budget) in [("src", "rs", RUST_LINES), ("tests", "rs", RUST_LINES), ("shaders", "wgsl", SHADER_LINES)] {
+        for (name, text) in files(folder, &[extension]) {
+            let lines = text.lines().count();
+            assert!(lines <= budget, "{name} has {lines} lines, at most {budget}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_to_do() {
+    for name in ["todo", "unimplemented", "dbg"] {
+        let call = format!("{name}!"); // not spelt out, or this file would be found
+        for (file, text) in files("src", &["rs"]).into_iter().chain(files("tests", &["rs"])) {
+            let line = text.lines().position(|l| l.contains(&call));
+            assert!(line.is_none(), "{file}:{}: `{call}`", line.unwrap_or(0) + 1);
+        }
+    }
+}
+
+/// The README's table of ops.
+fn op_table() -> String {
+    let mut table = String::from("| op | trials | gradient checks |\n|---|---|---|\n");
+    let cases = ops::all_cases();
+    for (name, count) in ops::table() {
+        let checked = cases.iter().filter(|c| c.op.name() == name && c.gradient && !c.op.differentiable().is_empty()).count();
+        let checked = if checked > 0 { checked.to_string() } else { String::new() };
+        table += &format!("| `{name}` | {count} | {checked} |\n");
+    }
+    table
+}
+
+#[test]
+fn readme_lists_the_ops() {
+    const MARKS: [&str; 2] = ["<!-- ops -->\n", "<!-- /ops -->"];
+    let path = root().join("README.md");
+    let text = read(&path);
+    let (Some(start), Some(end)) = (text.find(MARKS[0]).map(|i| i + MARKS[0].len()), text.find(MARKS[1])) else {
+        panic!("README.md has no `<!-- ops -->` … `<!-- /ops -->`");
+    };
+    let table = op_table();
+    if std::env::var_os("UPDATE_GOLDENS").is_some() {
+        std::fs::write(&path, format!("{}{table}{}", &text[..start], &text[end..])).expect("README.md can be written");
+        panic!("the table is written; review it and run again without UPDATE_GOLDENS");
+    }
+    assert!(text[start..end] == table, "README.md lists other ops than the code: run UPDATE_GOLDENS=1 cargo test --test hygiene");
+}
+
+#[test]
+fn readme_names_the_compiler() {
+    let manifest = read(&root().join("Cargo.toml"));
+    let line = manifest.lines().find(|l| l.starts_with("rust-version")).expect("Cargo.toml says rust-version");
+    let version = line.split('"').nth(1).expect("a quoted version");
+    let text = read(&root().join("README.md"));
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let said: Vec<&str> = words.windows(2).filter(|w| w[0] == "Rust" && w[1].starts_with("1.")).map(|w| w[1]).collect();
+    for word in said {
+        assert_eq!(word.trim_end_matches(|c: char| !c.is_ascii_digit()), version, "README.md and Cargo.toml differ");
+    }
+}
+
+/// Text in backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().flat_map(|l| l.split('`').skip(1).step_by(2))
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((head, tail)) => name.len() >= head.len() + tail.len() && name.starts_with(head) && name.ends_with(tail),
+    }
+}
+
+#[test]
+fn shaders_named_in_documents_exist() {
+    let mut checked = 0;
+    for document in ["shaders/README.md", "README.md", "src/ops/conv2d_lower.rs"] {
+        let text = read(&root().join(document));
+        for token in quoted(&text) {
+            let name = token.trim_start_matches("shaders/");
+            let named = name.strip_suffix(".wgsl");
+            let family = ["conv_nt", "conv_tn", "weight_transpose"].iter().any(|f| name.starts_with(f)) || name.starts_with("*_");
+            let plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_*/.".contains(c));
+            if !plain || (named.is_none() && !family) {
+                continue;
+            }
+            let name = named.unwrap_or(name);
+            // `lib/x` stands for any module.
+            let found = name == "lib/x" || FILES.iter().any(|(file, _)| matches(name, file));
+            assert!(found, "{document} names the shader `{token}`, which does not exist");
+            checked += 1;
+        }
+    }
+    assert!(checked >= 10, "only {checked} names were found");
+    assert!(!matches("conv_nt_*", "conv_tn_tile") && matches("*_tile", "conv_tn_tile"));
+}
+
+#[test]
+fn every_golden_is_used() {
+    let texts: Vec<(String, String)> = files("tests", &["rs", "py", "json", "md"])
+        .into_iter()
+        .chain(files("scripts", &["", "py"]))
+        .chain([("README.md".into(), read(&root().join("README.md")))])
+        .collect();
+    let folder = root().join("tests/golden");
+    let mut goldens: Vec<PathBuf> =
+        std::fs::read_dir(folder).expect("tests/golden").map(|e| e.expect("a readable folder").path()).filter(|p| p.is_file()).collect();
+    goldens.sort();
+    assert!(goldens.len() > 5, "only {} goldens were found", goldens.len());
+    for path in goldens {
+        let name = path.file_name().and_then(|n| n.to_str()).expect("a name in UTF-8").to_owned();
+        let stem = path.file_stem().and_then(|n| n.to_str()).expect("a name in UTF-8").to_owned();
+        if matches!(name.as_str(), "README.md" | "mod.rs") {
+            continue;
+        }
+        // Data must be named by a test or by the manifest that tests read; scripts by anything.
+        let data = matches!(path.extension().and_then(|e| e.to_str()), Some("safetensors" | "json"));
+        let used = texts.iter().any(|(file, text)| {
+            let counts = !file.ends_with(&format!("/{name}")) && (!data || file.ends_with(".rs") || file.ends_with("manifest.json"));
+            counts && (text.contains(&name) || data && text.contains(&stem))
+        });
+        assert!(used, "tests/golden/{name} is used by nothing");
+    }
+}
