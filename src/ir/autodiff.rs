@@ -62,9 +62,11 @@ fn pin(g: &mut Graph, grads: &BTreeMap<ValueId, ValueId>) -> BTreeMap<ValueId, V
     let mut pinned = BTreeMap::new();
     for (&param, &grad) in grads {
         let Source::State(range) = g.values[param.0 as usize].source else { continue };
-        let free =
-            |g: &Graph, v: ValueId| matches!(g.values[v.0 as usize].source, Source::Node { .. }) && g.values[v.0 as usize].pin.is_none();
-        // A gradient that already lives elsewhere (one value is the gradient of two parameters) is copied.
+        let free = |g: &Graph, v: ValueId| {
+            matches!(g.values[v.0 as usize].source, Source::Node { .. }) && g.values[v.0 as usize].pin.is_none() && g.uses(v) == 0
+        };
+        // A gradient that already lives elsewhere (one value is the gradient of two parameters) is copied, and so is one that other
+        // nodes read: such a node may write a gradient too, and no dispatch reads and writes the flat buffer.
         let grad = if free(g, grad) { grad } else { g.emit1(Scale { a: 1.0 }.into(), &[grad]) };
         g.values[grad.0 as usize].pin = Some(Range { group: Group::Grad, ..range });
         pinned.insert(param, grad);

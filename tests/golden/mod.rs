@@ -181,10 +181,10 @@ impl Report {
     /// An error already divided by its scale. A NaN fails.
     pub(crate) fn error(&mut self, name: &str, error: f64) {
         self.tensors += 1;
-        if !(error <= self.tolerance) {
+        if error.is_nan() || error > self.tolerance {
             self.failures.push(format!("{name}: error {error:.1e}"));
         }
-        if !(error <= self.worst.0) {
+        if error.is_nan() || error > self.worst.0 {
             self.worst = (error, name.into());
         }
     }
