@@ -8,7 +8,7 @@
 //! clutter behind, occluders in front and pixel noise vary independently of the class. A classifier on raw pixels
 //! therefore does poorly (nearest neighbour: see `tests/data.rs`), while the class survives crops, flips and colour changes.
 
-use rayon::prelude::*;
+use std::sync::OnceLock;
 
 use super::{DataError, Dataset};
 use crate::rng::{self, Philox, Stream};
@@ -60,22 +60,22 @@ pub enum Part {
     Test = 1,
 }
 
-/// The images of one part, in memory.
+/// The images of one part, drawn when first read and kept.
 pub struct Shapes {
     classes: Vec<String>,
-    pixels: Vec<u8>, // [N, 32, 32, 3]
+    seed: u64,
+    part: Part,
+    images: Vec<OnceLock<Box<[u8]>>>,
 }
 
 impl Shapes {
-    /// Draws `len` images on all cores.
+    /// `len` images.
     ///
     /// # Panics
     /// If `len` is above `u32::MAX`.
     pub fn new(seed: u64, part: Part, len: usize) -> Self {
         assert!(u32::try_from(len).is_ok(), "image numbers are 32 bits");
-        let mut pixels = vec![0; len * IMAGE_BYTES];
-        pixels.par_chunks_exact_mut(IMAGE_BYTES).enumerate().for_each(|(i, out)| draw(seed, part, i as u32, out));
-        Self { classes: CLASSES.map(str::to_owned).to_vec(), pixels }
+        Self { classes: CLASSES.map(str::to_owned).to_vec(), seed, part, images: vec![OnceLock::new(); len] }
     }
 }
 
@@ -85,7 +85,7 @@ impl Dataset for Shapes {
     }
 
     fn len(&self) -> usize {
-        self.pixels.len() / IMAGE_BYTES
+        self.images.len()
     }
 
     fn image_size(&self) -> usize {
@@ -102,7 +102,12 @@ impl Dataset for Shapes {
     }
 
     fn read(&self, index: usize, out: &mut [u8]) -> Result<(), DataError> {
-        out.copy_from_slice(&self.pixels[index * IMAGE_BYTES..][..IMAGE_BYTES]);
+        let image = self.images[index].get_or_init(|| {
+            let mut pixels = vec![0; IMAGE_BYTES];
+            draw(self.seed, self.part, index as u32, &mut pixels);
+            pixels.into()
+        });
+        out.copy_from_slice(image);
         Ok(())
     }
 
@@ -365,8 +370,15 @@ mod tests {
     #[test]
     fn a_prefix_and_a_part_do_not_change_an_image() {
         let (few, many) = (Shapes::new(3, Part::Train, 5), Shapes::new(3, Part::Train, 50));
-        assert_eq!(few.pixels, many.pixels[..few.pixels.len()]);
-        assert_ne!(few.pixels, Shapes::new(3, Part::Test, 5).pixels);
-        assert_ne!(few.pixels, Shapes::new(4, Part::Train, 5).pixels);
+        let five = |shapes: &Shapes| {
+            let mut pixels = vec![0; 5 * IMAGE_BYTES];
+            for (i, out) in pixels.chunks_exact_mut(IMAGE_BYTES).enumerate() {
+                shapes.read(i, out).expect("an image");
+            }
+            pixels
+        };
+        assert_eq!(five(&few), five(&many));
+        assert_ne!(five(&few), five(&Shapes::new(3, Part::Test, 5)));
+        assert_ne!(five(&few), five(&Shapes::new(4, Part::Train, 5)));
     }
 }
