@@ -1,7 +1,7 @@
 //! Convolutions on WGSL: one GEMM family, two variants.
 //!
-//! * `conv_nt_{tile,broadcast}`: `y[m, n] = sum_k a[m, k] * w[n, k]`, the forward pass and, on transposed weights, the input gradient.
-//! * `conv_tn_{tile,broadcast}`: `dw = sum over pixels of dy^T x`, split over pixels into `SPLIT` partial sums that
+//! * `conv_nt_{tile,bcast}`: `y[m, n] = sum_k a[m, k] * w[n, k]`, the forward pass and, on transposed weights, the input gradient.
+//! * `conv_tn_{tile,bcast}`: `dw = sum over pixels of dy^T x`, split over pixels into `SPLIT` partial sums that
 //!   `conv_tn_reduce` adds in order.
 //!
 //! A 1x1 convolution of stride 1 (and a linear layer) is one matrix: one image of one row of pixels.
