@@ -197,7 +197,7 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
 /// Whether a record of a split is due after a step, wherever the run stops: a run that is stopped between adds records that the
 /// resumed one takes back, so that its metrics are those of a straight run.
 fn due(config: &RunConfig, per_epoch: u64, step: u64, split: &str) -> bool {
-    step % per_epoch == 0 || (split == "train" && step % config.log_every == 0)
+    step.is_multiple_of(per_epoch) || (split == "train" && step.is_multiple_of(config.log_every))
 }
 
 /// A model on its device with its run folder.
