@@ -1,20 +1,13 @@
 // y[j, c] = sum of x[i, c] over the rows i of chunk j: one stage of a column sum, fixed order.
-// Reads x [ROWS, LANES]; writes (=) y [PARTS, LANES]. A lane is a vec4 where the columns are a multiple of 4, else a scalar.
+// Reads x [ROWS, LANES]; writes (=) y [PARTS, LANES]. A lane is a vec4 of columns.
 // Grid: ceil(PARTS * LANES / WG) workgroups, folded. Reference: ops/sum_rows.rs `SumRows::reference`.
 #import lib/grid
 const ROWS: u32 = 1u; // spec
 const CHUNK: u32 = 1u; // spec
 const LANES: u32 = 1u; // spec
-const VECTOR: bool = true; // spec
 const PARTS: u32 = (ROWS + CHUNK - 1u) / CHUNK;
-// #if VECTOR
-alias elem = vec4<f32>;
-// #end
-// #if !VECTOR
-alias elem = f32;
-// #end
-@group(0) @binding(0) var<storage, read> x: array<elem>; // [ROWS, LANES]
-@group(0) @binding(1) var<storage, read_write> y: array<elem>; // [PARTS, LANES]
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [ROWS, LANES]
+@group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>; // [PARTS, LANES]
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {

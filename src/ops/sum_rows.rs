@@ -22,7 +22,8 @@ pub(super) fn chunk_rows(rows: usize) -> usize {
 fn stage(l: &mut Lowering, target: &Target, rows: usize, chunk: usize, columns: usize, bindings: &[Binding]) {
     let vector = columns.is_multiple_of(4);
     let lanes = if vector { columns / 4 } else { columns };
-    let kernel = Kernel::new("sum_rows").set("ROWS", rows).set("CHUNK", chunk).set("LANES", lanes).set("VECTOR", vector);
+    let file = if vector { "sum_rows" } else { "sum_rows_scalar" };
+    let kernel = Kernel::new(file).set("ROWS", rows).set("CHUNK", chunk).set("LANES", lanes);
     l.push(kernel, target.grid_1d(rows.div_ceil(chunk) * lanes), bindings);
 }
 

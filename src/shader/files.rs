@@ -57,6 +57,7 @@ pub static FILES: &[(&str, &str)] = &[
     ("squared_error", include_str!("../../shaders/squared_error.wgsl")),
     ("sum_parts", include_str!("../../shaders/sum_parts.wgsl")),
     ("sum_rows", include_str!("../../shaders/sum_rows.wgsl")),
+    ("sum_rows_scalar", include_str!("../../shaders/sum_rows_scalar.wgsl")),
     ("upsample_nearest", include_str!("../../shaders/upsample_nearest.wgsl")),
     ("upsample_nearest_grad", include_str!("../../shaders/upsample_nearest_grad.wgsl")),
     ("weight_transpose", include_str!("../../shaders/weight_transpose.wgsl")),
