@@ -355,15 +355,4 @@ mod tests {
         bad.labels[3] = 2;
         assert_eq!(told(&bad, &good, 1, 0.1), "training image 3 has label 2, expected 0 to 1");
     }
-
-    #[test]
-    #[ignore = "a measurement: cargo test --release --lib knn -- --ignored --nocapture"]
-    fn speed() {
-        let (train, test) = (features(45_000, 512, 10, 9.0, 1), features(10_000, 512, 10, 9.0, 2));
-        let start = std::time::Instant::now();
-        let accuracy = knn(&train, &test, &[(20, 0.07), (200, 0.1)], 10).expect("accuracies");
-        let seconds = start.elapsed().as_secs_f64();
-        let flops = 2.0 * 45_000.0 * 10_000.0 * 512.0;
-        println!("{accuracy:?}: {seconds:.2} s, {:.1} GFLOP/s", flops / seconds / 1e9);
-    }
 }
