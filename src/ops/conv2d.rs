@@ -12,7 +12,8 @@
 //! One GEMM family carries all three (`shaders/conv_nt_*`, `conv_tn_*`): the input gradient is the forward kernel on transposed
 //! weights, the weight gradient sums over pixels in `SPLIT` chunks that are then added in order.
 
-use super::conv2d_native::{Geometry, Tail, forward, input_gradient, weight_gradient};
+use super::conv2d_native::{Geometry, Tail, forward, input_gradient};
+use super::conv2d_native_weight::weight_gradient;
 use super::{Case, Emit, Fill, Forward, Io, Lowering, OpDef, Real, Run, ShapeError, SumRows, Target, ValueId, arity, same};
 use crate::tensor::{Shape, TensorType};
 
