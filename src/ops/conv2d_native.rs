@@ -3,8 +3,7 @@
 //! contiguous run of `Kw * C` source elements. The three passes share two loops: [`Gather`] (forward, and the input gradient as
 //! `stride^2` parity classes) and `Outer` of `conv2d_native_weight.rs` (weight gradient).
 //!
-//! Measured against im2col and a GEMM crate on the layers of the width-16 network, this is what brings the step to PyTorch's speed
-//! (`shaders/README.md` has the numbers).
+//! `shaders/README.md` sets its rates beside those of GEMM crates, whose figures are products alone and from separate runs.
 //!
 //! The order of every sum depends on shapes only: results do not depend on the number of threads.
 
