@@ -154,7 +154,7 @@ impl RunConfig {
         match preset {
             Preset::Quick => Self {
                 width: 8,
-                epochs: 12,
+                epochs: 20,
                 batch_size: 128,
                 learning_rate: 1e-3,
                 warmup_epochs: 1,
