@@ -11,6 +11,7 @@ use crate::ir::{Graph, Group, Layout, autodiff, fuse};
 use crate::model::NetConfig;
 use crate::nn::{Builder, FileLayout, Init, Params};
 use crate::ops::{Adam, AugmentParams, ColorJitter, CropResize, Decode, Emit, GaussianBlur, Normalize, ProbeAugment, Recipe, ValueId};
+use crate::rng::Stream;
 use crate::tensor::{Shape, TensorType};
 
 /// What is trained.
@@ -160,7 +161,7 @@ fn augment(b: &mut Builder, config: &ModelConfig, pixels: ValueId) -> ValueId {
         _ => Recipe { blur_kernel: (side / 10) | 1, ..Recipe::stl() },
     };
     b.graph.label("augment");
-    let params = b.graph.emit1(AugmentParams { recipe, n: config.batch, in_h: side, in_w: side }.into(), &[]);
+    let params = b.graph.emit1(AugmentParams { recipe, n: config.batch, in_h: side, in_w: side, stream: Stream::Augment }.into(), &[]);
     let x = b.graph.emit1(CropResize { out_h: side, out_w: side }.into(), &[pixels, params]);
     if recipe.blur_p == 0.0 {
         return b.graph.emit1(ColorJitter { normalize: Some((config.mean, config.std)) }.into(), &[x, params]);
