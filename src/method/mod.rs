@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::ir::{Graph, Group, Layout, autodiff, fuse};
 use crate::model::NetConfig;
 use crate::nn::{Builder, FileLayout, Init, Params};
-use crate::ops::{Adam, AugmentParams, ColorJitter, CropResize, Decode, Emit, GaussianBlur, Normalize, ProbeAugment, Recipe, ValueId};
+use crate::ops::{
+    Adam, AugmentParams, ColorJitter, CropResize, Decode, Emit, GaussianBlur, Normalize, ProbeAugment, Recipe, ResizeCenter, ValueId,
+};
 use crate::rng::Stream;
 use crate::tensor::{Shape, TensorType};
 
@@ -253,17 +255,36 @@ pub fn reconstruction(config: &ModelConfig, layout: &Layout) -> Model {
     })
 }
 
-/// Encoder features `[N, 1, 1, h]` in evaluation mode; `augment` applies the probe's crop and flip.
-pub fn features(config: &ModelConfig, layout: &Layout, augment: bool) -> Model {
+/// What images go through before a frozen encoder (the paper's section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// A probe trains on crops of the image padded by 4 pixels, flipped at random, and is tested on the image itself.
+    PadCrop,
+    /// STL-10: a probe trains on random resized crops, flipped at random, and is tested on the centre of the image resized by 105 / 96.
+    ResizedCrop,
+}
+
+/// Encoder features `[N, 1, 1, h]` in evaluation mode; `augment` asks for the images that a probe trains on.
+pub fn features(config: &ModelConfig, layout: &Layout, protocol: Protocol, augment: bool) -> Model {
     evaluation(layout, |b| {
         let side = config.net.image;
         let pixels = b.graph.input("pixels", TensorType::u32(Shape::new(config.batch, side, side, 1)));
         b.graph.label("images");
         let (mean, std) = (config.mean, config.std);
-        let x = if augment {
-            b.graph.emit1(ProbeAugment { pad: 4, mean, std }.into(), &[pixels])
-        } else {
-            b.graph.emit1(Decode { mean, std }.into(), &[pixels])
+        let x = match (protocol, augment) {
+            (Protocol::PadCrop, true) => b.graph.emit1(ProbeAugment { pad: 4, mean, std }.into(), &[pixels]),
+            (Protocol::PadCrop, false) => b.graph.emit1(Decode { mean, std }.into(), &[pixels]),
+            (Protocol::ResizedCrop, true) => {
+                let recipe = Recipe::crop_and_flip();
+                let draws = AugmentParams { recipe, n: config.batch, in_h: side, in_w: side, stream: Stream::Probe };
+                let params = b.graph.emit1(draws.into(), &[]);
+                let x = b.graph.emit1(CropResize { out_h: side, out_w: side }.into(), &[pixels, params]);
+                b.graph.emit1(Normalize { mean, std }.into(), &[x])
+            }
+            (Protocol::ResizedCrop, false) => {
+                let full = side * 105 / 96;
+                b.graph.emit1(ResizeCenter { full_h: full, full_w: full, out_h: side, out_w: side, mean, std }.into(), &[pixels])
+            }
         };
         let h = crate::model::resnet::encoder(b, &config.net, x);
         b.graph.output("features", h);
