@@ -3,14 +3,11 @@
 // Grid: ceil(PIXELS / WG) workgroups, folded. Reference: ops/augment.rs `CropResize::reference`.
 #import lib/grid
 #import lib/augment
-#import lib/pixel
 #import lib/resample
 const PIXELS: u32 = 1u; // spec
 const IN_H: u32 = 1u; // spec
-const IN_W: u32 = 1u; // spec
 const OUT_H: u32 = 1u; // spec
 const OUT_W: u32 = 1u; // spec
-@group(0) @binding(0) var<storage, read> x: array<u32>; // [N, IN_H, IN_W]
 @group(0) @binding(1) var<storage, read> params: array<vec4<f32>>; // [N, PARAMS4]
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>; // [PIXELS]
 

@@ -2,18 +2,15 @@
 // Reads x [N, IN_H, IN_W] packed pixels; writes (=) y [N, OUT_H, OUT_W, 4], PIXELS = N*OUT_H*OUT_W.
 // Grid: ceil(PIXELS / WG) workgroups, folded. Reference: ops/resize_center.rs `ResizeCenter::reference`.
 #import lib/grid
-#import lib/pixel
 #import lib/resample
 const PIXELS: u32 = 1u; // spec
 const IN_H: u32 = 1u; // spec
-const IN_W: u32 = 1u; // spec
 const FULL_H: u32 = 1u; // spec
 const FULL_W: u32 = 1u; // spec
 const OUT_H: u32 = 1u; // spec
 const OUT_W: u32 = 1u; // spec
 const TOP: u32 = 0u; // spec
 const LEFT: u32 = 0u; // spec
-@group(0) @binding(0) var<storage, read> x: array<u32>; // [N, IN_H, IN_W]
 @group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>; // [PIXELS]
 
 @compute @workgroup_size(WG)

@@ -298,3 +298,30 @@ fn evaluation(layout: &Layout, build: impl FnOnce(&mut Builder)) -> Model {
     fuse::fuse(&mut b.graph);
     Model { graph: b.graph, params: b.params }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Depth, Stem};
+    use crate::ops::Op;
+
+    /// The ops before the encoder.
+    fn transforms(protocol: Protocol, augment: bool) -> Vec<Op> {
+        let net = NetConfig { encoder: Depth::Resnet18, decoder: Depth::Resnet18, width: 8, latent: 16, stem: Stem::Stl, image: 96 };
+        let objective = Objective { method: Method::Ae, kl_coeff: 0.0, log_scale: 0.0, learn_log_scale: false, target: Compare::Original };
+        let config = ModelConfig { net, objective, mean: [0.5; 3], std: [0.25; 3], batch: 2 };
+        let layout = training(&config, Training::default()).graph.layout;
+        let nodes = features(&config, &layout, protocol, augment).graph.nodes;
+        nodes.into_iter().map(|node| node.op).take_while(|op| !matches!(op, Op::Conv2d(_))).collect()
+    }
+
+    #[test]
+    fn frozen_encoders_see_the_images_of_the_paper() {
+        let names = |protocol, augment| transforms(protocol, augment).iter().map(Op::name).collect::<Vec<_>>();
+        assert_eq!(names(Protocol::PadCrop, true), ["probe_augment"]);
+        assert_eq!(names(Protocol::PadCrop, false), ["decode"]);
+        assert_eq!(names(Protocol::ResizedCrop, true), ["augment_params", "crop_resize", "normalize"]);
+        let [Op::ResizeCenter(op)] = &transforms(Protocol::ResizedCrop, false)[..] else { panic!("one op resizes and cuts") };
+        assert_eq!([op.full_h, op.full_w, op.out_h, op.out_w], [105, 105, 96, 96]);
+    }
+}

@@ -305,3 +305,31 @@ impl RunConfig {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stl10_comes_and_goes_with_its_size_and_stem() {
+        let small = RunConfig { dataset: DataKind::Folder, stem: Stem::Imagenet, image_size: 64, ..RunConfig::default() };
+        assert_eq!(small.clone().on(DataKind::Cifar10), RunConfig { dataset: DataKind::Cifar10, ..small.clone() });
+        let stl = small.on(DataKind::Stl10);
+        assert_eq!((stl.dataset, stl.stem, stl.image_size, stl.protocol()), (DataKind::Stl10, Stem::Stl, 96, Protocol::ResizedCrop));
+        let own = RunConfig { stem: Stem::Imagenet, ..stl };
+        assert_eq!(own.clone().on(DataKind::Stl10), own);
+        let back = own.on(DataKind::Shapes);
+        assert_eq!((back.stem, back.image_size, back.protocol()), (Stem::Cifar, 32, Protocol::PadCrop));
+    }
+
+    /// The paper, section 4.
+    #[test]
+    fn the_paper_s_stl10_run() {
+        let c = RunConfig::preset(Preset::PaperStl10);
+        assert_eq!(
+            (c.dataset, c.stem, c.image_size, c.encoder, c.decoder),
+            (DataKind::Stl10, Stem::Stl, 96, Depth::Resnet50, Depth::Resnet50)
+        );
+        assert_eq!((c.width, c.latent_dim, c.batch_size, c.learning_rate, c.warmup_epochs, c.epochs), (64, 128, 512, 5e-4, 10, 3200));
+    }
+}
