@@ -6,6 +6,7 @@
 #import lib/rng
 #import lib/augment
 const N: u32 = 1u; // spec
+const STREAM: u32 = 5u; // spec: STREAM_AUGMENT
 const IN_H: f32 = 1.0; // spec
 const IN_W: f32 = 1.0; // spec
 const SCALE_LO: f32 = 1.0; // spec
@@ -46,7 +47,7 @@ fn crop(key: vec2<u32>, sample: u32) -> vec4<f32> {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
   let i = global_index(group, groups, local);
   if (i >= N) { return; }
-  let key = rng_key(step.seed_lo, step.seed_hi, STREAM_AUGMENT);
+  let key = rng_key(step.seed_lo, step.seed_hi, STREAM);
   let sample = step.first_sample + i;
   let chance = uniforms(philox(key, step.step, sample, 10u));
   let u = uniforms(philox(key, step.step, sample, 11u));

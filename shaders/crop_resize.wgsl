@@ -3,13 +3,11 @@
 // Grid: ceil(PIXELS / WG) workgroups, folded. Reference: ops/augment.rs `CropResize::reference`.
 #import lib/grid
 #import lib/augment
-#import lib/pixel
+#import lib/resample
 const PIXELS: u32 = 1u; // spec
 const IN_H: u32 = 1u; // spec
-const IN_W: u32 = 1u; // spec
 const OUT_H: u32 = 1u; // spec
 const OUT_W: u32 = 1u; // spec
-@group(0) @binding(0) var<storage, read> x: array<u32>; // [N, IN_H, IN_W]
 @group(0) @binding(1) var<storage, read> params: array<vec4<f32>>; // [N, PARAMS4]
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>; // [PIXELS]
 
@@ -22,23 +20,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let column = i % OUT_W;
   let flip = params[n * PARAMS4 + P_FLAGS].x > 0.5;
   let box = params[n * PARAMS4 + P_BOX];
-  let size = box.zw;
   let at = vec2<f32>(vec2<u32>(row, select(column, OUT_W - 1u - column, flip)));
-  let scale = size / vec2<f32>(f32(OUT_H), f32(OUT_W));
-  let support = max(scale, vec2<f32>(1.0));
-  let centre = (at + 0.5) * scale;
-  let first = vec2<u32>(max(centre - support + 0.5, vec2<f32>()));
-  let end = vec2<u32>(min(centre + support + 0.5, size));
   let corner = (n * IN_H + u32(box.x)) * IN_W + u32(box.y);
-  var total = vec3<f32>();
-  var weights = 0.0;
-  for (var v = first.x; v < end.x; v++) {
-    let wv = max(0.0, 1.0 - abs(f32(v) + 0.5 - centre.x) / support.x);
-    for (var u = first.y; u < end.y; u++) {
-      let w = wv * max(0.0, 1.0 - abs(f32(u) + 0.5 - centre.y) / support.y);
-      total += w * unpack(x[corner + v * IN_W + u]);
-      weights += w;
-    }
-  }
-  y[i] = vec4<f32>(total / weights, 0.0);
+  y[i] = vec4<f32>(resample(corner, box.zw, vec2<f32>(f32(OUT_H), f32(OUT_W)), at), 0.0);
 }

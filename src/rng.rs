@@ -14,7 +14,7 @@
 //! | [`Stream::Split`] | 0 | 0 | i | train/validation split |
 //! | [`Stream::Noise`] | step | position in batch | element / 4 | `eps` of the reparameterisation |
 //! | [`Stream::Augment`] | step | position in batch | 0.. | augmentation parameters (`ops::augment`) |
-//! | [`Stream::Probe`] | step | position in batch | 0 | probe crops and flips |
+//! | [`Stream::Probe`] | step | position in batch | 0.. | probe crops and flips (`ops::probe_augment`; STL-10: `ops::augment_params`) |
 //! | [`Stream::Data`] | split | image | 0.. | procedural images |
 //!
 //! `shaders/lib/rng.wgsl` is the same function in WGSL; the `random_normal` and `augment_params` trials hold the two together.

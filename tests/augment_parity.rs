@@ -1,7 +1,9 @@
 //! Augmentations with given parameters against torchvision's (`tests/golden/augment.*`): every case, by the reference in f64 and by the
 //! `cpu` device's version in f32.
 
-use aavae::ops::{ColorJitter, CropResize, Decode, GaussianBlur, Input, Normalize, Op, ProbeAugment, Run, StepUniforms, slot};
+use aavae::ops::{
+    ColorJitter, CropResize, Decode, GaussianBlur, Input, Normalize, Op, ProbeAugment, ResizeCenter, Run, StepUniforms, slot,
+};
 use aavae::rng::{Philox, Stream};
 use aavae::tensor::{Shape, TensorType};
 use safetensors::{Dtype, SafeTensors};
@@ -68,6 +70,11 @@ fn channels(case: &Value, key: &str) -> [f32; 3] {
     [0, 1, 2].map(|c| case[key][c].as_f64().expect("three numbers") as f32)
 }
 
+/// Side of a case's result.
+fn size(case: &Value) -> usize {
+    case["side"].as_u64().unwrap_or(32) as usize
+}
+
 const JITTER: [&str; 4] = ["brightness", "contrast", "saturation", "hue"];
 
 /// Parameters that do nothing but what the case says.
@@ -112,9 +119,10 @@ fn result(case: &Value, pixels: &[u32], native: bool) -> Vec<f64> {
     let side = pixels.len().isqrt();
     let mut chain = Chain { params: params(case, side), native, step: StepUniforms::default() };
     let (mean, std) = ([0.0; 3], [1.0; 3]);
-    let crop = || chain.run(CropResize { out_h: 32, out_w: 32 }, Some(pixels), &[], side);
-    let jitter = |x: &[f64]| chain.run(ColorJitter { normalize: None }, None, x, 32);
-    let blur = |x: &[f64]| chain.run(GaussianBlur { kernel: number(case, "kernel") as usize }, None, x, 32);
+    let out = size(case);
+    let crop = || chain.run(CropResize { out_h: out, out_w: out }, Some(pixels), &[], side);
+    let jitter = |x: &[f64]| chain.run(ColorJitter { normalize: None }, None, x, out);
+    let blur = |x: &[f64]| chain.run(GaussianBlur { kernel: number(case, "kernel") as usize }, None, x, out);
     match case["op"].as_str().expect("a case has an op") {
         "resized_crop" | "hflip" => crop(),
         "brightness" | "contrast" | "saturation" | "hue" | "jitter" | "grayscale" => {
@@ -128,7 +136,12 @@ fn result(case: &Value, pixels: &[u32], native: bool) -> Vec<f64> {
         "normalise" => chain.run(Decode { mean: channels(case, "mean"), std: channels(case, "std") }, Some(pixels), &[], side),
         "pipeline" => {
             let op = Normalize { mean: channels(case, "mean"), std: channels(case, "std") };
-            chain.run(op, None, &blur(&jitter(&crop())), 32)
+            chain.run(op, None, &blur(&jitter(&crop())), out)
+        }
+        "resize_center" => {
+            let full = number(case, "full") as usize;
+            let (mean, std) = (channels(case, "mean"), channels(case, "std"));
+            chain.run(ResizeCenter { full_h: full, full_w: full, out_h: out, out_w: out, mean, std }, Some(pixels), &[], side)
         }
         other => panic!("unknown op `{other}` in augment.json"),
     }
@@ -161,10 +174,10 @@ fn equals_torchvision() {
         for native in [false, true] {
             let got = result(case, &pixels, native);
             assert!(got.chunks(4).all(|p| p[3] == 0.0), "{name}: the fourth channel is not 0");
-            let step = 32 / h;
+            let step = size(case) / h;
             let error = |i: usize| {
                 let (c, y, x) = (i / (h * w), i / w % h * step, i % w * step);
-                (got[(y * 32 + x) * 4 + c] - stored(&want, i)).abs()
+                (got[(y * size(case) + x) * 4 + c] - stored(&want, i)).abs()
             };
             let len = c * h * w;
             let (mean, worst) = ((0..len).map(error).sum::<f64>() / len as f64, (0..len).map(error).fold(0.0, f64::max));

@@ -11,3 +11,5 @@ mod data_errors;
 mod errors;
 #[path = "cli/resume.rs"]
 mod resume;
+#[path = "cli/stl10.rs"]
+mod stl10;

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use aavae::device::{Data, Host, Session};
 use aavae::ir::{Graph, Group, Range, autodiff, fuse};
-use aavae::method::{self, Method, Training, View};
+use aavae::method::{self, Method, Protocol, Training, View};
 use aavae::ops::{BatchNorm, Binding, Conv2d, Dot, Emit, Gemm, Io, Relu, ReluGrad, Scale, Target, ValueId, WeightedSum};
 use aavae::plan::{Limits, Options, Place, Plan, PlanError, lower, summary, verify};
 use aavae::rng::{Philox, Stream};
@@ -33,7 +33,10 @@ fn reviewed() -> Vec<(String, Plan)> {
     plans.push(("aavae_train_broadcast8".into(), train(Method::Aavae, broadcast)));
     let config = config(Method::Aavae, 16, 2);
     let layout = method::training(&config, Training::default()).graph.layout;
-    plans.push(("features".into(), lower("features", &method::features(&config, &layout, false).graph, Options::default())));
+    plans.push((
+        "features".into(),
+        lower("features", &method::features(&config, &layout, Protocol::PadCrop, false).graph, Options::default()),
+    ));
     plans
 }
 

@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 
 use aavae::ir::Graph;
-use aavae::method::{self, Compare, Method, ModelConfig, Objective, Training};
+use aavae::method::{self, Compare, Method, ModelConfig, Objective, Protocol, Training};
 use aavae::model::{Depth, NetConfig, Stem};
 use aavae::ops::{Binding, Dispatch, Gemm, Io, Kernel, StepUniforms, Target, all_cases};
 use aavae::plan::{Options, lower};
@@ -151,7 +151,7 @@ fn targets() -> Vec<Target> {
 
 /// The graphs of a run at the paper's scale.
 fn graphs(depth: Depth, stem: Stem, method: Method) -> Vec<(&'static str, Graph)> {
-    let (image, batch) = if stem == Stem::Cifar { (32, 256) } else { (96, 64) };
+    let (image, batch, protocol) = if stem == Stem::Cifar { (32, 256, Protocol::PadCrop) } else { (96, 64, Protocol::ResizedCrop) };
     let net = NetConfig { encoder: depth, decoder: depth, width: 64, latent: 128, stem, image };
     let objective = Objective {
         method,
@@ -169,8 +169,8 @@ fn graphs(depth: Depth, stem: Stem, method: Method) -> Vec<(&'static str, Graph)
         ("train, not fused", unfused),
         ("validation", method::validation(&config, &layout).graph),
         ("reconstruction", method::reconstruction(&config, &layout).graph),
-        ("features", method::features(&config, &layout, false).graph),
-        ("probe features", method::features(&config, &layout, true).graph),
+        ("features", method::features(&config, &layout, protocol, false).graph),
+        ("probe features", method::features(&config, &layout, protocol, true).graph),
     ]
 }
 

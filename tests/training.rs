@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use aavae::device::{Host, Session};
 use aavae::ir::Group;
-use aavae::method::{self, Method, ModelConfig, Training, View};
+use aavae::method::{self, Method, ModelConfig, Protocol, Training, View};
 use aavae::plan::{Options, lower};
 use aavae::train::checkpoint::Checkpoint;
 use aavae::train::state;
@@ -197,7 +197,8 @@ fn evaluation(device: &Device) -> Result<(), Failed> {
     for (name, graph) in [
         ("validation", method::validation(&config, layout).graph),
         ("reconstruction", method::reconstruction(&config, layout).graph),
-        ("features", method::features(&config, layout, true).graph),
+        ("features", method::features(&config, layout, Protocol::PadCrop, true).graph),
+        ("features of STL-10", method::features(&config, layout, Protocol::ResizedCrop, true).graph),
     ] {
         let options = Options { target: session.target(), alias: true };
         let id = session.load(lower(name, &graph, options))?;

@@ -97,17 +97,27 @@ impl Common {
         let (session, why) = device::open(&choice)?;
         let weights = if self.random_init { "random".into() } else { trained.path.display().to_string() };
         say(&format!("device: {} ({why}); weights: {weights}", session.device()));
-        let evaluator = Evaluator::new(session, model_config(&config, &splits), (!self.random_init).then_some(&trained), config.seed)?;
+        let evaluator = Evaluator::new(
+            session,
+            model_config(&config, &splits),
+            config.protocol(),
+            (!self.random_init).then_some(&trained),
+            config.seed,
+        )?;
         Ok(Opened { config, choice, splits, evaluator })
     }
 }
 
 impl Opened {
-    fn view(&self, split: Split) -> Result<View, Failure> {
-        let view = match split {
-            Split::Train => self.splits.train.clone(),
-            Split::Val => self.splits.val.clone(),
-            Split::Test => self.splits.test.clone(),
+    /// The images with labels, or those of pretraining.
+    fn view(&self, split: Split, labelled: bool) -> Result<View, Failure> {
+        let s = &self.splits;
+        let view = match (split, labelled) {
+            (Split::Train, true) => s.labelled_train.clone(),
+            (Split::Val, true) => s.labelled_val.clone(),
+            (Split::Train, false) => s.train.clone(),
+            (Split::Val, false) => s.val.clone(),
+            (Split::Test, _) => s.test.clone(),
         };
         if view.is_empty() {
             return Err(TrainError::config(
@@ -137,9 +147,9 @@ pub(super) fn probe(args: &ProbeArgs) -> Outcome {
         return Err(usage("--epochs is 0; it must be positive", None));
     }
     let mut o = args.common.open()?;
-    let view = o.view(args.common.split)?;
+    let view = o.view(args.common.split, true)?;
     let test = o.evaluator.features(&view, |_| ())?;
-    let train = o.splits.train.clone();
+    let train = o.splits.labelled_train.clone();
     let result = probe_view(&mut o.evaluator, &o.choice, &o.config, args.epochs, &train, &test)?;
     let value = json!({
         "accuracy": result.test, "train_accuracy": result.train, "epochs": args.epochs, "seed": o.config.seed,
@@ -159,8 +169,8 @@ pub(super) struct KnnArgs {
 
 pub(super) fn knn(args: &KnnArgs) -> Outcome {
     let mut o = args.common.open()?;
-    let view = o.view(args.common.split)?;
-    let train_view = o.splits.train.clone();
+    let view = o.view(args.common.split, true)?;
+    let train_view = o.splits.labelled_train.clone();
     let train = o.evaluator.features(&train_view, |_| ())?;
     let test = o.evaluator.features(&view, |_| ())?;
     let table = knn_table(&train, &test, view.dataset.classes().len())?;
@@ -186,9 +196,9 @@ pub(super) fn embed(args: &EmbedArgs) -> Outcome {
     let mut o = args.common.open()?;
     // File order, whatever order training used: of the whole training file unless a part was asked for.
     let view = match (args.common.split, args.common.limit_train) {
-        (Split::Train, None) => View::full(o.splits.train.dataset.clone()),
+        (Split::Train, None) => View::full(o.splits.labelled_train.dataset.clone()),
         (split, _) => {
-            let mut view = o.view(split)?;
+            let mut view = o.view(split, true)?;
             let mut indices = view.indices.to_vec();
             indices.sort_unstable();
             view.indices = indices.into();
@@ -224,7 +234,7 @@ pub(super) fn reconstruct(args: &ReconstructArgs) -> Outcome {
         return Err(usage("--count is 0; it must be positive", None));
     }
     let mut o = args.common.open()?;
-    let view = o.view(args.common.split)?;
+    let view = o.view(args.common.split, false)?;
     let step =
         StepUniforms { seed_lo: o.config.seed as u32, seed_hi: (o.config.seed >> 32) as u32, step: 1 << 31, ..StepUniforms::default() };
     let png = o.evaluator.reconstruct(&view, args.count, &step)?;

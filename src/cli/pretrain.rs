@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Value, json};
 
 use super::{Failure, Outcome, choice, print_json, say, short, usage};
-use crate::data::View;
+use crate::data::archive::Archive;
+use crate::data::download::download;
+use crate::data::{View, cifar10, stl10};
 use crate::device::{self, Choice};
 use crate::method::{Compare, Method};
-use crate::model::Depth;
+use crate::model::{Depth, Stem};
 use crate::train::config::{DataKind, Preset, RunConfig};
 use crate::train::evaluate::{Evaluator, knn_table};
 use crate::train::metrics::Record;
@@ -34,7 +36,7 @@ pub(super) struct Args {
     /// Folder of the data set
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Fetch the official CIFAR-10 archive into --data-dir first
+    /// Fetch the official archive of CIFAR-10 or STL-10 into --data-dir first
     #[arg(long)]
     download: bool,
     /// Method of the paper
@@ -46,6 +48,12 @@ pub(super) struct Args {
     /// Decoder (default: as deep as the encoder)
     #[arg(long, value_enum)]
     decoder: Option<Depth>,
+    /// First layers of the encoder (default: stl for --dataset stl10, otherwise cifar)
+    #[arg(long, value_enum)]
+    stem: Option<Stem>,
+    /// Side of the images, which --dataset folder resizes to it
+    #[arg(long)]
+    image_size: Option<usize>,
     /// Channels of the first stage; 64 is the paper's network
     #[arg(long)]
     width: Option<usize>,
@@ -126,6 +134,9 @@ impl Args {
             (None, None, Some(stored)) => stored.clone(),
             (None, None, None) => RunConfig::default(),
         };
+        if let Some(dataset) = self.dataset {
+            c = c.on(dataset);
+        }
         macro_rules! set {
             ($($field:ident),*) => { $(if let Some(x) = self.$field.clone() { c.$field = x; })* };
         }
@@ -133,9 +144,10 @@ impl Args {
             ($($field:ident),*) => { $(if self.$field.is_some() { c.$field = self.$field.clone(); })* };
         }
         set!(
-            dataset,
             method,
             encoder,
+            stem,
+            image_size,
             width,
             latent_dim,
             epochs,
@@ -157,12 +169,12 @@ impl Args {
         if stored.is_some() && self.epochs.is_some() && self.max_steps.is_none() {
             c.max_steps = None; // so many epochs, wherever the run was stopped before
         }
-        if self.download && c.dataset != DataKind::Cifar10 {
-            return Err(usage("--download fetches CIFAR-10; it needs --dataset cifar10", None));
+        if self.download && archive(c.dataset).is_none() {
+            return Err(usage("--download fetches CIFAR-10 or STL-10; it needs --dataset cifar10 or stl10", None));
         }
         if c.dataset == DataKind::Shapes {
             if self.data_dir.is_some() {
-                return Err(usage(SHAPES_HAS_NO_FILES, Some("--dataset cifar10 and --dataset folder read files")));
+                return Err(usage(SHAPES_HAS_NO_FILES, Some("--dataset cifar10, stl10 and folder read files")));
             }
             c.data_dir = None;
         }
@@ -185,9 +197,9 @@ pub(super) fn run(args: Args) -> Outcome {
         }
         (config, out)
     };
-    if args.download {
+    if let Some(archive) = archive(config.dataset).filter(|_| args.download) {
         let dir = config.data_dir.clone().unwrap_or_default();
-        crate::data::download::download_cifar10(&dir, true)?;
+        download(&archive, &dir, true)?;
     }
     std::fs::create_dir_all(&out).map_err(TrainError::io("create", &out))?;
     let interrupt = Arc::new(AtomicBool::new(false));
@@ -234,6 +246,15 @@ pub(super) fn run(args: Args) -> Outcome {
     }
     print_json(&summary);
     Ok(if interrupted { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
+}
+
+/// The official archive of a data set.
+fn archive(dataset: DataKind) -> Option<Archive<'static>> {
+    match dataset {
+        DataKind::Cifar10 => Some(cifar10::ARCHIVE),
+        DataKind::Stl10 => Some(stl10::ARCHIVE),
+        DataKind::Shapes | DataKind::Folder => None,
+    }
 }
 
 /// Exit code after Ctrl-C, as shells have it: 128 + SIGINT.
@@ -286,16 +307,17 @@ fn evaluate(config: &RunConfig, choice: &Choice, checkpoint: &Path, summary: &mu
     let trained = Trained::open(checkpoint)?;
     let started = std::time::Instant::now();
     let (session, _) = device::open(choice)?;
-    let mut evaluator = Evaluator::new(session, model_config(config, &splits), Some(&trained), config.seed)?;
-    say(&format!("evaluating: features of {} training and {} test images", splits.train.len(), splits.test.len()));
-    let train = evaluator.features(&splits.train, |_| ())?;
+    let mut evaluator = Evaluator::new(session, model_config(config, &splits), config.protocol(), Some(&trained), config.seed)?;
+    let labelled = &splits.labelled_train;
+    say(&format!("evaluating: features of {} training and {} test images", labelled.len(), splits.test.len()));
+    let train = evaluator.features(labelled, |_| ())?;
     let test = evaluator.features(&splits.test, |_| ())?;
-    let classes = splits.train.dataset.classes().len();
+    let classes = labelled.dataset.classes().len();
     let table = knn_table(&train, &test, classes)?;
     for (k, temperature, accuracy) in &table {
         say(&format!("knn k={k} temperature={temperature}: {accuracy:.4}"));
     }
-    let result = probe_view(&mut evaluator, choice, config, config.probe_epochs, &splits.train, &test)?;
+    let result = probe_view(&mut evaluator, choice, config, config.probe_epochs, labelled, &test)?;
     summary["probe"] = json!({ "accuracy": result.test, "train_accuracy": result.train, "epochs": config.probe_epochs });
     summary["knn"] = knn_rows(&table);
     summary["evaluation_seconds"] = json!(round(started.elapsed().as_secs_f64(), 1));

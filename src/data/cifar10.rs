@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::archive::{Archive, Checksum, class_names};
 use super::{DataError, Dataset};
 
 /// Bytes of a record: the label and a planar 32x32 RGB image.
@@ -22,6 +23,24 @@ pub const TEST_FILE: &str = "test_batch.bin";
 /// The optional list of class names.
 pub const META_FILE: &str = "batches.meta.txt";
 
+/// The official archive, 162 MiB.
+pub const ARCHIVE: Archive<'static> = Archive {
+    title: "CIFAR-10",
+    dataset: "cifar10",
+    url: "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    checksum: Checksum::Sha256("c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
+    folder: FOLDER,
+    files: &[
+        (TRAIN_FILES[0], FILE_BYTES),
+        (TRAIN_FILES[1], FILE_BYTES),
+        (TRAIN_FILES[2], FILE_BYTES),
+        (TRAIN_FILES[3], FILE_BYTES),
+        (TRAIN_FILES[4], FILE_BYTES),
+        (TEST_FILE, FILE_BYTES),
+    ],
+    texts: &[META_FILE, "readme.html"],
+};
+
 /// Mean of the training pixels in [0, 1], per channel.
 pub const MEAN: [f32; 3] = [125.3 / 255.0, 123.0 / 255.0, 113.9 / 255.0];
 /// Standard deviation of the training pixels in [0, 1], per channel.
@@ -30,6 +49,7 @@ pub const STD: [f32; 3] = [63.0 / 255.0, 62.1 / 255.0, 66.7 / 255.0];
 const SIZE: usize = 32;
 const PLANE: usize = SIZE * SIZE;
 const IMAGE_BYTES: usize = 3 * PLANE;
+const FILE_BYTES: u64 = (FILE_RECORDS * RECORD_BYTES) as u64;
 const CLASSES: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
 /// One of the two sets, in memory.
@@ -46,8 +66,8 @@ impl Cifar10 {
     /// [`DataError::Missing`] names the file that is not there, [`DataError::FileSize`] a file that is not exactly 10,000
     /// records long, [`DataError::Label`] a record whose label is above 9.
     pub fn open(dir: &Path) -> Result<(Self, Self), DataError> {
-        let dir = find(dir)?;
-        let classes = read_classes(&dir.join(META_FILE))?;
+        let dir = ARCHIVE.find(dir)?;
+        let classes = class_names(&dir.join(META_FILE), &CLASSES)?;
         let train: Vec<PathBuf> = TRAIN_FILES.iter().map(|name| dir.join(name)).collect();
         let test = [dir.join(TEST_FILE)];
         // Sizes first: a truncated last file is reported before 150 MiB are read.
@@ -80,7 +100,7 @@ impl Cifar10 {
                 let (label, planes) = (record[0], &record[1..]);
                 if usize::from(label) >= CLASSES.len() {
                     let record = labels.len() % records;
-                    return Err(DataError::Label { path: path.clone(), record, label, classes: CLASSES.len() });
+                    return Err(DataError::Label { path: path.clone(), record, label, first: 0, last: CLASSES.len() as u8 - 1 });
                 }
                 labels.push(label);
                 for (i, rgb) in image.chunks_exact_mut(3).enumerate() {
@@ -128,52 +148,8 @@ impl Dataset for Cifar10 {
     }
 }
 
-/// Whether `dir` holds all six files at their right length.
-pub(crate) fn is_complete(dir: &Path) -> bool {
-    TRAIN_FILES.iter().chain([&TEST_FILE]).all(|name| check_size(&dir.join(name), FILE_RECORDS).is_ok())
-}
-
-/// `dir` or its `cifar-10-batches-bin`, whichever holds any of the files.
-fn find(dir: &Path) -> Result<PathBuf, DataError> {
-    let inner = dir.join(FOLDER);
-    for candidate in [dir, &inner] {
-        if TRAIN_FILES.iter().chain([&TEST_FILE]).any(|name| candidate.join(name).exists()) {
-            return Ok(candidate.to_owned());
-        }
-    }
-    if !dir.is_dir() {
-        let hint = Some("name the folder that holds the CIFAR-10 binary files, or download them to it".into());
-        return Err(DataError::Missing { what: "data folder", path: dir.to_owned(), hint });
-    }
-    let hint = if dir.join("train").is_dir() {
-        "this looks like a tree of image files; use `--dataset folder`".into()
-    } else {
-        format!("expected it there or in `{}`; the archive is {}", inner.display(), super::download::CIFAR10_URL)
-    };
-    Err(DataError::Missing { what: "CIFAR-10 binary file", path: dir.join(TRAIN_FILES[0]), hint: Some(hint) })
-}
-
-fn read_classes(path: &Path) -> Result<Vec<String>, DataError> {
-    if !path.exists() {
-        return Ok(Cifar10::class_names());
-    }
-    let text = fs::read_to_string(path).map_err(DataError::io("read", path))?;
-    let names: Vec<String> = text.lines().map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect();
-    if names.len() != CLASSES.len() {
-        return Err(DataError::ClassNames { path: path.to_owned(), expected: CLASSES.len(), found: names.len() });
-    }
-    Ok(names)
-}
-
 fn check_size(path: &Path, records: usize) -> Result<(), DataError> {
-    let found = match fs::metadata(path) {
-        Ok(meta) => meta.len(),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let hint = Some("all of data_batch_1.bin to data_batch_5.bin and test_batch.bin are needed".into());
-            return Err(DataError::Missing { what: "CIFAR-10 binary file", path: path.to_owned(), hint });
-        }
-        Err(e) => return Err(DataError::io("read", path)(e)),
-    };
+    let found = fs::metadata(path).map_err(DataError::io("read", path))?.len();
     if found == (records * RECORD_BYTES) as u64 { Ok(()) } else { Err(wrong_size(path, records, found)) }
 }
 

@@ -1,8 +1,8 @@
-//! Fetches CIFAR-10.
+//! Fetches official archives.
 //!
-//! The archive goes to `<DIR>/<name>.part`, which a later run continues; only a file whose SHA-256 is right is renamed and
-//! unpacked. Unpacking takes the eight known files out of `cifar-10-batches-bin/` and nothing else, first into a folder
-//! aside, then renamed: at every instant each file of the data set is whole or absent.
+//! An archive goes to `<DIR>/<name>.part`, which a later run continues; only a file whose checksum is right is renamed and
+//! unpacked. Unpacking takes the known files out of the archive's folder and nothing else, first into a folder aside, then
+//! renamed: at every instant each file of the data set is whole or absent.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
@@ -11,62 +11,47 @@ use std::time::Duration;
 
 use flate2::read::GzDecoder;
 use indicatif::{ProgressBar, ProgressStyle};
-use sha2::{Digest, Sha256};
 use ureq::http::{Response, header};
 use ureq::{Agent, Body};
 
-use super::{DataError, cifar10};
+use super::DataError;
+use super::archive::{Archive, Checksum};
 
-/// Where the official archive (binary version, 162 MiB) is.
-pub const CIFAR10_URL: &str = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz";
-/// SHA-256 of that archive.
-pub const CIFAR10_SHA256: &str = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd";
-
-const ARCHIVE: &str = "cifar-10-binary.tar.gz";
-/// Files of the archive beside the data; read by people.
-const TEXTS: [&str; 2] = [cifar10::META_FILE, "readme.html"];
+/// Longest file beside the data, in bytes.
+const TEXT_BYTES: u64 = 1 << 20;
 /// Longest pause of a server before the download counts as interrupted.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Downloads CIFAR-10 to `dir/cifar-10-batches-bin`, which it returns; does nothing if all files are there, or in `dir`, already.
-/// A progress bar goes to stderr if that is a terminal and `progress` is set.
-///
-/// # Errors
-/// As [`download_cifar10_from`].
-pub fn download_cifar10(dir: &Path, progress: bool) -> Result<PathBuf, DataError> {
-    download_cifar10_from(CIFAR10_URL, CIFAR10_SHA256, dir, progress)
-}
-
-/// [`download_cifar10`] from another place: `url` must serve an archive laid out like the official one, with this SHA-256
-/// (hexadecimal).
+/// Downloads an archive and unpacks it to the folder in `dir` that has its name, which is returned; does nothing if all files are
+/// there, or in `dir`, already. A progress bar goes to stderr if that is a terminal and `progress` is set.
 ///
 /// # Errors
 /// [`DataError::HttpStatus`], [`DataError::Connect`], [`DataError::Interrupted`] (call again to continue),
 /// [`DataError::Checksum`] (the download is kept as `*.bad`), [`DataError::Archive`], [`DataError::Busy`], or
 /// [`DataError::Io`].
-pub fn download_cifar10_from(url: &str, sha256: &str, dir: &Path, progress: bool) -> Result<PathBuf, DataError> {
-    let folder = dir.join(cifar10::FOLDER);
+pub fn download(archive: &Archive<'_>, dir: &Path, progress: bool) -> Result<PathBuf, DataError> {
+    let folder = dir.join(archive.folder);
     for complete in [dir, &folder] {
-        if cifar10::is_complete(complete) {
+        if archive.is_complete(complete) {
             return Ok(complete.to_owned());
         }
     }
     fs::create_dir_all(dir).map_err(DataError::io("create", dir))?;
-    let archive = dir.join(ARCHIVE);
+    let file = dir.join(archive.url.rsplit('/').next().unwrap_or(archive.dataset));
     // An earlier run may have been stopped between the download and the end of unpacking.
-    if !(archive.is_file() && digest(&archive)?.1 == sha256.to_ascii_lowercase()) {
-        fetch(url, sha256, &archive, progress)?;
+    if !(file.is_file() && archive.checksum.matches(&archive.checksum.of(&file)?.1)) {
+        fetch(archive.url, archive.checksum, &file, progress)?;
     }
-    unpack(&archive, &folder)?;
-    fs::remove_file(&archive).map_err(DataError::io("remove", &archive))?;
+    unpack(archive, &file, &folder)?;
+    fs::remove_file(&file).map_err(DataError::io("remove", &file))?;
     Ok(folder)
 }
 
-/// Downloads a file, continuing `<path>.part` where there is one, and renames it to `path` once its SHA-256 is right.
+/// Downloads a file, continuing `<path>.part` where there is one, and renames it to `path` once its checksum is right.
 ///
 /// # Errors
-/// As [`download_cifar10_from`].
-pub fn fetch(url: &str, sha256: &str, path: &Path, progress: bool) -> Result<(), DataError> {
+/// As [`download`].
+pub fn fetch(url: &str, checksum: Checksum<'_>, path: &Path, progress: bool) -> Result<(), DataError> {
     let part = suffixed(path, "part");
     let mut file =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&part).map_err(DataError::io("create", &part))?;
@@ -80,12 +65,13 @@ pub fn fetch(url: &str, sha256: &str, path: &Path, progress: bool) -> Result<(),
     file.sync_all().map_err(DataError::io("write", &part))?;
     drop(file);
 
-    let (bytes, found) = digest(&part)?;
-    if found != sha256.to_ascii_lowercase() {
+    let (bytes, found) = checksum.of(&part)?;
+    if !checksum.matches(&found) {
         // Aside, so that the next try starts afresh and the curious can look at what came.
         let bad = suffixed(path, "bad");
         fs::rename(&part, &bad).map_err(DataError::io("rename", &part))?;
-        return Err(DataError::Checksum { path: bad, bytes, expected: sha256.to_owned(), found });
+        let (algorithm, expected) = (checksum.algorithm(), checksum.digits().to_owned());
+        return Err(DataError::Checksum { path: bad, bytes, algorithm, expected, found });
     }
     fs::rename(&part, path).map_err(DataError::io("rename", &part))
 }
@@ -174,31 +160,14 @@ fn progress_bar(length: Option<u64>) -> ProgressBar {
     bar.with_style(ProgressStyle::with_template(template).expect("the templates above are valid"))
 }
 
-/// Length and SHA-256 (lower-case hexadecimal) of a file.
-fn digest(path: &Path) -> Result<(u64, String), DataError> {
-    let mut file = File::open(path).map_err(DataError::io("read", path))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    let mut length = 0;
-    loop {
-        let n = file.read(&mut buffer).map_err(DataError::io("read", path))?;
-        if n == 0 {
-            break;
-        }
-        hash.update(&buffer[..n]);
-        length += n as u64;
-    }
-    Ok((length, hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
-}
-
-/// Unpacks the known files of a CIFAR-10 archive into `folder`; whatever else the archive holds is skipped.
+/// Unpacks the known files of an archive, which lies in `file`, into `folder`; whatever else it holds is skipped.
 ///
 /// # Errors
-/// [`DataError::Archive`] if the archive is damaged, a file is missing from it or longer than it can be.
-pub fn unpack(archive: &Path, folder: &Path) -> Result<(), DataError> {
+/// [`DataError::Archive`] if the archive is damaged, a data file is missing from it or a file longer than it can be.
+pub fn unpack(archive: &Archive<'_>, file: &Path, folder: &Path) -> Result<(), DataError> {
     let aside = suffixed(folder, "part");
     fs::create_dir_all(&aside).map_err(DataError::io("create", &aside))?;
-    let result = unpack_aside(archive, &aside).and_then(|names| {
+    let result = unpack_aside(archive, file, &aside).and_then(|names| {
         fs::create_dir_all(folder).map_err(DataError::io("create", folder))?;
         for name in names {
             let from = aside.join(name);
@@ -211,19 +180,19 @@ pub fn unpack(archive: &Path, folder: &Path) -> Result<(), DataError> {
     result.and(removed)
 }
 
-fn unpack_aside(archive: &Path, aside: &Path) -> Result<Vec<&'static str>, DataError> {
-    let damaged = |reason: String| DataError::Archive { path: archive.to_owned(), reason };
-    let file = File::open(archive).map_err(DataError::io("read", archive))?;
+fn unpack_aside(archive: &Archive<'_>, path: &Path, aside: &Path) -> Result<Vec<&'static str>, DataError> {
+    let damaged = |reason: String| DataError::Archive { path: path.to_owned(), reason };
+    let file = File::open(path).map_err(DataError::io("read", path))?;
     let mut tar = tar::Archive::new(GzDecoder::new(BufReader::new(file)));
     let mut names: Vec<&'static str> = Vec::new();
     for entry in tar.entries().map_err(|e| damaged(e.to_string()))? {
         let entry = entry.map_err(|e| damaged(e.to_string()))?;
         let inside = entry.path().map_err(|e| damaged(e.to_string()))?.into_owned();
         // The name written to is one of ours, never one from the archive.
-        let Some(name) = known_files().find(|name| Path::new(cifar10::FOLDER).join(name) == inside) else {
+        let mut known = archive.files.iter().copied().chain(archive.texts.iter().map(|&name| (name, TEXT_BYTES)));
+        let Some((name, limit)) = known.find(|(name, _)| Path::new(archive.folder).join(name) == inside) else {
             continue;
         };
-        let limit = (cifar10::FILE_RECORDS * cifar10::RECORD_BYTES) as u64;
         if !entry.header().entry_type().is_file() || entry.size() > limit {
             let size = entry.size();
             return Err(damaged(format!("`{name}` has {size} bytes, expected a file of at most {limit}")));
@@ -239,14 +208,10 @@ fn unpack_aside(archive: &Path, aside: &Path) -> Result<Vec<&'static str>, DataE
             names.push(name);
         }
     }
-    match known_files().find(|name| !TEXTS.contains(name) && !names.contains(name)) {
-        Some(name) => Err(damaged(format!("`{}/{name}` is not in it", cifar10::FOLDER))),
+    match archive.files.iter().find(|(name, _)| !names.contains(name)) {
+        Some((name, _)) => Err(damaged(format!("`{}/{name}` is not in it", archive.folder))),
         None => Ok(names),
     }
-}
-
-fn known_files() -> impl Iterator<Item = &'static str> {
-    cifar10::TRAIN_FILES.into_iter().chain([cifar10::TEST_FILE]).chain(TEXTS)
 }
 
 enum Copy {
@@ -278,7 +243,9 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use std::thread;
 
+    use super::super::archive::ALL;
     use super::*;
+    use sha2::{Digest, Sha256};
 
     /// How the test server treats a request.
     #[derive(Clone, Copy)]
@@ -293,7 +260,7 @@ mod tests {
     /// Serves `body` once per manner; returns its URL and, for each request, the first byte asked for.
     fn serve(body: Vec<u8>, manners: &[Manner]) -> (String, Arc<Mutex<Vec<usize>>>) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let url = format!("http://{}/cifar.tar.gz", listener.local_addr().expect("an address"));
+        let url = format!("http://{}/images.tar.gz", listener.local_addr().expect("an address"));
         let log = Arc::new(Mutex::new(Vec::new()));
         let (seen, manners) = (log.clone(), manners.to_vec());
         thread::spawn(move || {
@@ -354,6 +321,11 @@ mod tests {
         Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
+    /// Fetches what should be `body`.
+    fn get(url: &str, body: &[u8], path: &Path) -> Result<(), DataError> {
+        fetch(url, Checksum::Sha256(&sha(body)), path, false)
+    }
+
     struct Place {
         _dir: tempfile::TempDir,
         path: PathBuf,
@@ -368,7 +340,7 @@ mod tests {
     fn fetches_a_whole_file() {
         let (place, body) = (place(), body());
         let (url, log) = serve(body.clone(), &[Manner::Ranges]);
-        fetch(&url, &sha(&body).to_uppercase(), &place.path, true).unwrap();
+        fetch(&url, Checksum::Sha256(&sha(&body).to_uppercase()), &place.path, true).unwrap();
         assert_eq!(fs::read(&place.path).unwrap(), body);
         assert!(!suffixed(&place.path, "part").exists());
         assert_eq!(*log.lock().unwrap(), [0]);
@@ -379,7 +351,7 @@ mod tests {
         let (place, body) = (place(), body());
         fs::write(suffixed(&place.path, "part"), &body[..100_000]).unwrap();
         let (url, log) = serve(body.clone(), &[Manner::Ranges]);
-        fetch(&url, &sha(&body), &place.path, false).unwrap();
+        get(&url, &body, &place.path).unwrap();
         assert_eq!(fs::read(&place.path).unwrap(), body);
         assert_eq!(*log.lock().unwrap(), [100_000]);
     }
@@ -389,13 +361,13 @@ mod tests {
         let (place, body) = (place(), body());
         let (url, log) = serve(body.clone(), &[Manner::DiesAfter(70_000), Manner::DiesAfter(50_000), Manner::Ranges]);
         for received in [70_000, 120_000] {
-            let error = fetch(&url, &sha(&body), &place.path, false).unwrap_err();
+            let error = get(&url, &body, &place.path).unwrap_err();
             let text = error.to_string();
             assert!(text.contains(&format!("stopped after {received} bytes, expected 200000")), "{text}");
             assert!(error.hint().unwrap().contains(&format!("continues after byte {received}")));
             assert!(!place.path.exists());
         }
-        fetch(&url, &sha(&body), &place.path, false).unwrap();
+        get(&url, &body, &place.path).unwrap();
         assert_eq!(fs::read(&place.path).unwrap(), body);
         assert_eq!(*log.lock().unwrap(), [0, 70_000, 120_000]);
     }
@@ -405,7 +377,7 @@ mod tests {
         let (place, body) = (place(), body());
         fs::write(suffixed(&place.path, "part"), vec![1; 150_000]).unwrap();
         let (url, log) = serve(body.clone(), &[Manner::IgnoresRanges]);
-        fetch(&url, &sha(&body), &place.path, false).unwrap();
+        get(&url, &body, &place.path).unwrap();
         assert_eq!(fs::read(&place.path).unwrap(), body);
         assert_eq!(*log.lock().unwrap(), [150_000]);
     }
@@ -415,25 +387,29 @@ mod tests {
         let (place, body) = (place(), body());
         fs::write(suffixed(&place.path, "part"), &body).unwrap();
         let (url, log) = serve(body.clone(), &[Manner::Ranges, Manner::Ranges, Manner::Ranges]);
-        fetch(&url, &sha(&body), &place.path, false).unwrap();
+        get(&url, &body, &place.path).unwrap();
         assert_eq!(fs::read(&place.path).unwrap(), body);
         fs::write(suffixed(&place.path, "part"), vec![1; body.len() + 1]).unwrap();
-        fetch(&url, &sha(&body), &place.path, false).unwrap();
+        get(&url, &body, &place.path).unwrap();
         assert_eq!(fs::read(&place.path).unwrap(), body);
         assert_eq!(*log.lock().unwrap(), [200_000, 200_001, 0]);
     }
 
     #[test]
     fn a_wrong_checksum_is_put_aside() {
-        let (place, body) = (place(), body());
-        let (url, _) = serve(body.clone(), &[Manner::Ranges]);
-        let error = fetch(&url, CIFAR10_SHA256, &place.path, false).unwrap_err();
-        let text = error.to_string();
-        for part in ["file.bad", "200000 bytes", &sha(&body), CIFAR10_SHA256] {
-            assert!(text.contains(part), "`{part}` is not in `{text}`");
+        let body = body();
+        for (archive, name) in ALL.iter().zip(["SHA-256", "MD5"]) {
+            let place = place();
+            let (url, _) = serve(body.clone(), &[Manner::Ranges]);
+            let error = fetch(&url, archive.checksum, &place.path, false).unwrap_err();
+            let text = error.to_string();
+            for part in ["file.bad", "200000 bytes", name, archive.checksum.digits()] {
+                assert!(text.contains(part), "`{part}` is not in `{text}`");
+            }
+            assert!(name != "SHA-256" || text.contains(&sha(&body)), "{text}");
+            assert!(!place.path.exists() && !suffixed(&place.path, "part").exists());
+            assert_eq!(fs::read(suffixed(&place.path, "bad")).unwrap(), body);
         }
-        assert!(!place.path.exists() && !suffixed(&place.path, "part").exists());
-        assert_eq!(fs::read(suffixed(&place.path, "bad")).unwrap(), body);
     }
 
     #[test]
@@ -441,22 +417,22 @@ mod tests {
         let (place, body) = (place(), body());
         let part = suffixed(&place.path, "part");
         let (url, _) = serve(body.clone(), &[Manner::Status(404)]);
-        let error = fetch(&url, &sha(&body), &place.path, false).unwrap_err();
+        let error = get(&url, &body, &place.path).unwrap_err();
         assert!(error.to_string().contains("HTTP status 404, expected 200"), "{error}");
 
         fs::write(&part, &body[..9]).unwrap();
         let (url, _) = serve(body.clone(), &[Manner::Status(503)]);
-        let error = fetch(&url, &sha(&body), &place.path, false).unwrap_err();
+        let error = get(&url, &body, &place.path).unwrap_err();
         assert!(error.to_string().contains("503"), "{error}");
         assert_eq!(fs::read(&part).unwrap(), body[..9]);
 
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let error = fetch(&format!("http://{closed}/x"), &sha(&body), &place.path, false).unwrap_err();
+        let error = get(&format!("http://{closed}/x"), &body, &place.path).unwrap_err();
         assert!(matches!(error, DataError::Connect { .. }), "{error:?}");
 
         let other = File::open(&part).unwrap();
         other.lock().unwrap();
-        let error = fetch(&url, &sha(&body), &place.path, false).unwrap_err();
+        let error = get(&url, &body, &place.path).unwrap_err();
         assert!(matches!(error, DataError::Busy { .. }), "{error:?}");
     }
 
@@ -475,62 +451,69 @@ mod tests {
         tar.into_inner().expect("finished").finish().expect("compressed")
     }
 
-    const PREFIX: &str = "cifar-10-batches-bin/";
-
-    fn data_files() -> Vec<String> {
-        known_files().filter(|name| !TEXTS.contains(name)).map(|name| format!("{PREFIX}{name}")).collect()
+    /// The data files' names in the archive.
+    fn data_files(archive: &Archive<'_>) -> Vec<String> {
+        archive.files.iter().map(|(name, _)| format!("{}/{name}", archive.folder)).collect()
     }
 
     #[test]
     fn unpacks_the_known_files_and_no_others() {
-        let place = place();
-        let dir = place.path.parent().unwrap();
-        let names = data_files();
-        let mut files: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &b"data"[..])).collect();
-        files.extend([
-            ("../evil", &b"x"[..]),
-            ("/tmp/aavae-evil", b"x"),
-            ("cifar-10-batches-bin/../../evil", b"x"),
-            ("cifar-10-batches-bin/other.bin", b"x"),
-            ("data_batch_1.bin", b"x"),
-        ]);
-        let bytes = archive(&files);
-        let (url, _) = serve(bytes.clone(), &[Manner::Ranges]);
-        let target = dir.join("a/b");
-        let folder = download_cifar10_from(&url, &sha(&bytes), &target, false).unwrap();
-        let mut found: Vec<String> =
-            fs::read_dir(&folder).unwrap().map(|e| format!("{PREFIX}{}", e.unwrap().file_name().display())).collect();
-        found.sort();
-        let mut want = names.clone();
-        want.sort();
-        assert_eq!(found, want);
-        assert_eq!(fs::read(folder.join("data_batch_1.bin")).unwrap(), b"data");
-        let left: Vec<_> = fs::read_dir(&target).unwrap().map(|e| e.unwrap().file_name()).collect();
-        assert_eq!(left, [cifar10::FOLDER]);
-        assert!(!dir.join("evil").exists() && !dir.join("a/evil").exists());
+        for known in ALL {
+            let place = place();
+            let dir = place.path.parent().unwrap();
+            let (names, folder) = (data_files(&known), known.folder);
+            let strangers = [
+                "../evil".to_owned(),
+                "/tmp/aavae-evil".into(),
+                format!("{folder}/../../evil"),
+                format!("{folder}/other.bin"),
+                known.files[0].0.into(),
+            ];
+            let mut files: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &b"data"[..])).collect();
+            files.extend(strangers.iter().map(|name| (name.as_str(), &b"x"[..])));
+            let bytes = archive(&files);
+            let (url, _) = serve(bytes.clone(), &[Manner::Ranges]);
+            let target = dir.join("a/b");
+            let served = Archive { url: &url, checksum: Checksum::Sha256(&sha(&bytes)), ..known };
+            let unpacked = download(&served, &target, false).unwrap();
+            assert_eq!(unpacked, target.join(folder));
+            let listed = fs::read_dir(&unpacked).unwrap();
+            let mut found: Vec<String> = listed.map(|e| format!("{folder}/{}", e.unwrap().file_name().display())).collect();
+            found.sort();
+            let mut want = names.clone();
+            want.sort();
+            assert_eq!(found, want);
+            assert_eq!(fs::read(unpacked.join(known.files[0].0)).unwrap(), b"data");
+            let left: Vec<_> = fs::read_dir(&target).unwrap().map(|e| e.unwrap().file_name()).collect();
+            assert_eq!(left, [folder]);
+            assert!(!dir.join("evil").exists() && !dir.join("a/evil").exists());
+        }
     }
 
     #[test]
     fn refuses_damaged_archives() {
-        let place = place();
-        let folder = place.path.with_file_name("out");
-        let names = data_files();
-        let whole: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &b"data"[..])).collect();
-        let long = vec![0; 30_730_001];
-        let too_long = [whole.clone(), vec![(names[0].as_str(), &long[..])]].concat();
-        let bytes = archive(&whole);
-        let cases = [
-            (archive(&whole[1..]), "data_batch_1.bin` is not in it"),
-            (archive(&too_long), "30730001 bytes, expected a file of at most 30730000"),
-            (bytes[..bytes.len() / 2].to_vec(), "cannot unpack"),
-            (b"no archive".to_vec(), "cannot unpack"),
-        ];
-        for (bytes, want) in cases {
-            fs::write(&place.path, bytes).unwrap();
-            let error = unpack(&place.path, &folder).unwrap_err();
-            assert!(matches!(error, DataError::Archive { .. }), "{error:?}");
-            assert!(error.to_string().contains(want), "`{want}` is not in `{error}`");
-            assert!(!folder.exists() && !suffixed(&folder, "part").exists());
+        for known in ALL {
+            let place = place();
+            let folder = place.path.with_file_name("out");
+            let names = data_files(&known);
+            let whole: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &b"data"[..])).collect();
+            let (at, limit) = (0..names.len()).map(|i| (i, known.files[i].1)).min_by_key(|(_, limit)| *limit).unwrap();
+            let long = vec![0; limit as usize + 1];
+            let too_long = [whole.clone(), vec![(names[at].as_str(), &long[..])]].concat();
+            let bytes = archive(&whole);
+            let cases = [
+                (archive(&whole[1..]), format!("{}` is not in it", names[0])),
+                (archive(&too_long), format!("{} bytes, expected a file of at most {limit}", limit + 1)),
+                (bytes[..bytes.len() / 2].to_vec(), "cannot unpack".into()),
+                (b"no archive".to_vec(), "cannot unpack".into()),
+            ];
+            for (bytes, want) in cases {
+                fs::write(&place.path, bytes).unwrap();
+                let error = unpack(&known, &place.path, &folder).unwrap_err();
+                assert!(matches!(error, DataError::Archive { .. }), "{error:?}");
+                assert!(error.to_string().contains(&want), "`{want}` is not in `{error}`");
+                assert!(!folder.exists() && !suffixed(&folder, "part").exists());
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ use std::sync::{Arc, OnceLock};
 use image::imageops::{self, FilterType};
 use image::{ImageReader, RgbImage};
 
+use super::archive::mistaken;
 use super::{DataError, Dataset, Source, cifar10};
 
 /// Default limit of the cache of decoded images, per split: 2 GiB.
@@ -85,9 +86,11 @@ impl Folder {
         if !dir.is_dir() {
             return Err(DataError::Missing { what: "data folder", path: dir.to_owned(), hint: Some(layout(&dir.join("<split>"))) });
         }
-        if !dir.join("train").is_dir() && [dir, &dir.join(cifar10::FOLDER)].iter().any(|d| d.join(cifar10::TEST_FILE).exists()) {
-            let hint = Some("these are CIFAR-10 binary files; use `--dataset cifar10`".into());
-            return Err(DataError::Missing { what: "data folder", path: dir.join("train"), hint });
+        let train = dir.join("train");
+        if !train.is_dir()
+            && let Some(hint) = mistaken(dir)
+        {
+            return Err(DataError::Missing { what: "data folder", path: train, hint: Some(hint) });
         }
         let train = open("train")?;
         let val = if dir.join("val").is_dir() { Some(open("val")?) } else { None };
@@ -98,7 +101,7 @@ impl Folder {
         for other in val.iter().chain([&test]) {
             train.check_classes(other)?;
         }
-        Ok(Source { train: Arc::new(train), val: val.map(|val| Arc::new(val) as _), test: Arc::new(test) })
+        Ok(Source { train: Arc::new(train), val: val.map(|val| Arc::new(val) as _), test: Arc::new(test), labelled: None })
     }
 
     /// The file of an image.

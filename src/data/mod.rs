@@ -1,7 +1,7 @@
 //! Data sets: where images come from, how they are split, and how batches reach the trainer.
 //!
-//! - [`cifar10`] reads the official binary files, [`folder`] any `<split>/<class>/<image>` tree, [`shapes`] draws its
-//!   own images from a seed; [`download`] fetches CIFAR-10.
+//! - [`cifar10`] and [`stl10`] read the official binary files, [`folder`] any `<split>/<class>/<image>` tree, [`shapes`] draws
+//!   its own images from a seed; [`archive`] knows the official archives, [`download`] fetches them.
 //! - [`split`] turns a seed into the train / validation split and into the order of every epoch.
 //! - [`loader`] prefetches batches on a thread; batch `k` is a pure function of `(seed, k)`.
 //!
@@ -10,12 +10,14 @@
 //! # Shapes
 //! One image is HWC, three bytes a pixel (R, G, B), square. A batch packs a pixel into one `u32`: `R | G << 8 | B << 16`.
 
+pub mod archive;
 pub mod cifar10;
 pub mod download;
 pub mod folder;
 pub mod loader;
 pub mod shapes;
 pub mod split;
+pub mod stl10;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,10 +29,11 @@ pub use folder::Folder;
 pub use loader::{Batch, Loader};
 pub use shapes::Shapes;
 pub use split::{Order, View};
+pub use stl10::Stl10;
 
 /// Square RGB8 images with labels, random access. Images are HWC, three bytes a pixel.
 pub trait Dataset: Send + Sync {
-    /// Short name: `"cifar10"`, `"shapes"` or `"folder"`.
+    /// Short name, one of [`Kind::NAMES`].
     fn name(&self) -> &str;
     /// Number of images.
     fn len(&self) -> usize;
@@ -95,8 +98,30 @@ pub enum DataError {
         /// Records it should have.
         records: usize,
     },
-    /// A record of a CIFAR-10 file carries a label that is no class.
-    #[error("`{}`: record {record} has label {label}, expected 0 to {}", path.display(), classes - 1)]
+    /// A file of STL-10 images ends within an image, or holds none.
+    #[error("`{}` has {found} bytes, expected a multiple of {image} (one image); the official file has {official}", path.display())]
+    PartialImages {
+        /// The file.
+        path: PathBuf,
+        /// Bytes it has.
+        found: u64,
+        /// Bytes of an image.
+        image: usize,
+        /// Bytes of the official file.
+        official: u64,
+    },
+    /// A file of STL-10 labels belongs to other images.
+    #[error("`{}` has {labels} labels, expected one for each of the {images} images", path.display())]
+    LabelCount {
+        /// The file of labels.
+        path: PathBuf,
+        /// Images they are for.
+        images: usize,
+        /// Labels found.
+        labels: usize,
+    },
+    /// A record of a binary file carries a label that is no class.
+    #[error("`{}`: record {record} has label {label}, expected {first} to {last}", path.display())]
     Label {
         /// The file.
         path: PathBuf,
@@ -104,8 +129,10 @@ pub enum DataError {
         record: usize,
         /// The label found.
         label: u8,
-        /// Number of classes.
-        classes: usize,
+        /// The lowest label.
+        first: u8,
+        /// The highest label.
+        last: u8,
     },
     /// The list of class names has the wrong length.
     #[error("`{}` names {found} classes, expected {expected}", path.display())]
@@ -230,12 +257,14 @@ pub enum DataError {
         reason: String,
     },
     /// A downloaded file is not the one expected.
-    #[error("`{}` ({bytes} bytes) has SHA-256 {found}, expected {expected}", path.display())]
+    #[error("`{}` ({bytes} bytes) has {algorithm} {found}, expected {expected}", path.display())]
     Checksum {
         /// The download, moved aside under this name.
         path: PathBuf,
         /// Its length.
         bytes: u64,
+        /// Name of the digest.
+        algorithm: &'static str,
         /// Expected digest, hexadecimal.
         expected: String,
         /// Digest of the download, hexadecimal.
@@ -275,12 +304,17 @@ impl DataError {
         Some(match self {
             Self::Missing { hint, .. } => return hint.clone(),
             Self::Io { .. } | Self::ClassNames { .. } | Self::Thread { .. } => return None,
-            Self::FileSize { .. } | Self::Label { .. } => "the file is damaged or is not a CIFAR-10 binary file; download it again".into(),
+            Self::FileSize { .. } | Self::PartialImages { .. } | Self::LabelCount { .. } | Self::Label { .. } => {
+                "the file is damaged or is not an official binary file; download it again".into()
+            }
             Self::NoClasses { .. } | Self::EmptyClass { .. } => {
                 "the layout is <DIR>/<split>/<class>/*.{jpg,jpeg,png} with the splits train, test and (optional) val".into()
             }
             Self::ClassMismatch { .. } => "every split needs the same class folders".into(),
             Self::Decode { path, .. } => format!("replace or remove `{}`", path.display()),
+            Self::ImageSize { dataset: "stl10", .. } => {
+                "`pretrain --dataset stl10` sets the size; a network keeps the size it was trained with".into()
+            }
             Self::ImageSize { .. } => "`--dataset folder` resizes images to any side".into(),
             Self::NoFolder { dataset } => {
                 format!("name the folder of `{dataset}` with `--data-dir`, or use `--dataset shapes`, which needs no files")
@@ -317,11 +351,13 @@ pub enum Kind {
     Folder,
     /// Images drawn from a seed.
     Shapes,
+    /// Official STL-10 binary files.
+    Stl10,
 }
 
 impl Kind {
     /// All names, as [`Kind::from_str`] takes them.
-    pub const NAMES: [&'static str; 3] = ["cifar10", "folder", "shapes"];
+    pub const NAMES: [&'static str; 4] = ["cifar10", "folder", "shapes", "stl10"];
 
     /// The name of this data set.
     pub fn name(self) -> &'static str {
@@ -333,7 +369,7 @@ impl FromStr for Kind {
     type Err = DataError;
 
     fn from_str(name: &str) -> Result<Self, DataError> {
-        [Self::Cifar10, Self::Folder, Self::Shapes]
+        [Self::Cifar10, Self::Folder, Self::Shapes, Self::Stl10]
             .into_iter()
             .find(|kind| kind.name() == name)
             .ok_or_else(|| DataError::UnknownKind { found: name.to_owned() })
@@ -347,8 +383,10 @@ pub struct Source {
     pub train: Arc<dyn Dataset>,
     /// Validation images, where the data set brings them along.
     pub val: Option<Arc<dyn Dataset>>,
-    /// Test images, with the classes of `train`.
+    /// Test images, with the classes of `labelled`.
     pub test: Arc<dyn Dataset>,
+    /// Training images of classifiers, where `train` has no labels.
+    pub labelled: Option<Arc<dyn Dataset>>,
 }
 
 /// What [`open`] needs to know. Start from [`OpenOptions::new`].
@@ -358,7 +396,7 @@ pub struct OpenOptions {
     pub kind: Kind,
     /// Its folder; unused by `shapes`.
     pub dir: Option<PathBuf>,
-    /// Side in pixels; `None` is 32, and only `folder` takes another.
+    /// Side in pixels; `None` is 32 (`stl10`: 96), and only `folder` takes another.
     pub image_size: Option<usize>,
     /// Seed of the split and of the order.
     pub seed: u64,
@@ -366,9 +404,9 @@ pub struct OpenOptions {
     pub shapes_seed: u64,
     /// Training and test images that `shapes` draws.
     pub shapes_len: (usize, usize),
-    /// Images held out of the training set; `None` is 5,000 of CIFAR-10's 50,000 and a tenth otherwise.
+    /// Images held out of the training set; `None` is a twentieth of STL-10's unlabelled images and a tenth otherwise.
     pub n_val: Option<usize>,
-    /// Keep only the first so many training images.
+    /// Keep only the first so many training images; of images with labels that are a set of their own, at most so many.
     pub limit_train: Option<usize>,
     /// Whether the training images are permuted before the split; see [`split::split`].
     pub shuffle: bool,
@@ -394,14 +432,18 @@ impl OpenOptions {
     }
 }
 
-/// The three views of a data set that a run works on.
+/// The views of a data set that a run works on.
 #[derive(Clone)]
 pub struct Splits {
     /// Images to train on.
     pub train: View,
     /// Images held out, empty if none were.
     pub val: View,
-    /// Test images, all of them in file order.
+    /// Images to train classifiers on: `train`, unless its images have no labels.
+    pub labelled_train: View,
+    /// Images held out of those: `val`, unless its images have no labels.
+    pub labelled_val: View,
+    /// Test images, all of them in file order, with the classes of `labelled_train`.
     pub test: View,
 }
 
@@ -415,15 +457,25 @@ pub fn open(options: &OpenOptions) -> Result<Splits, DataError> {
     let n_val = match (&source.val, options.n_val) {
         (Some(_), _) => 0,
         (None, Some(n_val)) => n_val,
+        // 5,000 of STL-10's 100,000.
+        (None, None) if source.labelled.is_some() => n / 20,
         // 5,000 of CIFAR-10's 50,000.
         (None, None) => n / 10,
     };
+    let part = |dataset: &Arc<dyn Dataset>, indices: Vec<u32>| View { dataset: dataset.clone(), indices: indices.into() };
     let indices = split::split(n, n_val, options.seed, options.limit_train, options.shuffle)?;
-    let val = match source.val {
-        Some(val) => View::full(val),
-        None => View { dataset: source.train.clone(), indices: indices.val.into() },
+    let val = source.val.map_or_else(|| part(&source.train, indices.val), View::full);
+    let train = part(&source.train, indices.train);
+    let (labelled_train, labelled_val) = match &source.labelled {
+        None => (train.clone(), val.clone()),
+        Some(set) => {
+            // 500 of STL-10's 5,000. A limit above what is left is one for the many images without labels.
+            let mut indices = split::split(set.len(), set.len() / 10, options.seed, None, options.shuffle)?;
+            indices.train.truncate(options.limit_train.unwrap_or(usize::MAX));
+            (part(set, indices.train), part(set, indices.val))
+        }
     };
-    Ok(Splits { train: View { dataset: source.train, indices: indices.train.into() }, val, test: View::full(source.test) })
+    Ok(Splits { train, val, labelled_train, labelled_val, test: View::full(source.test) })
 }
 
 /// Opens a data set without splitting it.
@@ -433,14 +485,15 @@ pub fn open(options: &OpenOptions) -> Result<Splits, DataError> {
 pub fn open_source(options: &OpenOptions) -> Result<Source, DataError> {
     let dataset = options.kind.name();
     let dir = options.dir.as_deref().ok_or(DataError::NoFolder { dataset });
-    let size = options.image_size.unwrap_or(32);
-    if options.kind != Kind::Folder && size != 32 {
-        return Err(DataError::ImageSize { dataset, expected: "32", found: size });
+    let (native, expected) = if options.kind == Kind::Stl10 { (stl10::SIZE, "96") } else { (32, "32") };
+    let size = options.image_size.unwrap_or(native);
+    if options.kind != Kind::Folder && size != native {
+        return Err(DataError::ImageSize { dataset, expected, found: size });
     }
     match options.kind {
         Kind::Cifar10 => {
             let (train, test) = Cifar10::open(dir?)?;
-            Ok(Source { train: Arc::new(train), val: None, test: Arc::new(test) })
+            Ok(Source { train: Arc::new(train), val: None, test: Arc::new(test), labelled: None })
         }
         Kind::Folder => Folder::open_source(dir?, size, options.cache_bytes),
         Kind::Shapes => {
@@ -449,7 +502,13 @@ pub fn open_source(options: &OpenOptions) -> Result<Source, DataError> {
                 train: Arc::new(Shapes::new(options.shapes_seed, shapes::Part::Train, train)),
                 val: None,
                 test: Arc::new(Shapes::new(options.shapes_seed, shapes::Part::Test, test)),
+                labelled: None,
             })
+        }
+        Kind::Stl10 => {
+            let sets = Stl10::open(dir?)?;
+            let (train, labelled) = (Arc::new(sets.unlabelled), Arc::new(sets.train));
+            Ok(Source { train, val: None, test: Arc::new(sets.test), labelled: Some(labelled) })
         }
     }
 }

@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::ir::{Graph, Group, Layout, autodiff, fuse};
 use crate::model::NetConfig;
 use crate::nn::{Builder, FileLayout, Init, Params};
-use crate::ops::{Adam, AugmentParams, ColorJitter, CropResize, Decode, Emit, GaussianBlur, Normalize, ProbeAugment, Recipe, ValueId};
+use crate::ops::{
+    Adam, AugmentParams, ColorJitter, CropResize, Decode, Emit, GaussianBlur, Normalize, ProbeAugment, Recipe, ResizeCenter, ValueId,
+};
+use crate::rng::Stream;
 use crate::tensor::{Shape, TensorType};
 
 /// What is trained.
@@ -160,7 +163,7 @@ fn augment(b: &mut Builder, config: &ModelConfig, pixels: ValueId) -> ValueId {
         _ => Recipe { blur_kernel: (side / 10) | 1, ..Recipe::stl() },
     };
     b.graph.label("augment");
-    let params = b.graph.emit1(AugmentParams { recipe, n: config.batch, in_h: side, in_w: side }.into(), &[]);
+    let params = b.graph.emit1(AugmentParams { recipe, n: config.batch, in_h: side, in_w: side, stream: Stream::Augment }.into(), &[]);
     let x = b.graph.emit1(CropResize { out_h: side, out_w: side }.into(), &[pixels, params]);
     if recipe.blur_p == 0.0 {
         return b.graph.emit1(ColorJitter { normalize: Some((config.mean, config.std)) }.into(), &[x, params]);
@@ -252,17 +255,36 @@ pub fn reconstruction(config: &ModelConfig, layout: &Layout) -> Model {
     })
 }
 
-/// Encoder features `[N, 1, 1, h]` in evaluation mode; `augment` applies the probe's crop and flip.
-pub fn features(config: &ModelConfig, layout: &Layout, augment: bool) -> Model {
+/// What images go through before a frozen encoder (the paper's section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// A probe trains on crops of the image padded by 4 pixels, flipped at random, and is tested on the image itself.
+    PadCrop,
+    /// STL-10: a probe trains on random resized crops, flipped at random, and is tested on the centre of the image resized by 105 / 96.
+    ResizedCrop,
+}
+
+/// Encoder features `[N, 1, 1, h]` in evaluation mode; `augment` asks for the images that a probe trains on.
+pub fn features(config: &ModelConfig, layout: &Layout, protocol: Protocol, augment: bool) -> Model {
     evaluation(layout, |b| {
         let side = config.net.image;
         let pixels = b.graph.input("pixels", TensorType::u32(Shape::new(config.batch, side, side, 1)));
         b.graph.label("images");
         let (mean, std) = (config.mean, config.std);
-        let x = if augment {
-            b.graph.emit1(ProbeAugment { pad: 4, mean, std }.into(), &[pixels])
-        } else {
-            b.graph.emit1(Decode { mean, std }.into(), &[pixels])
+        let x = match (protocol, augment) {
+            (Protocol::PadCrop, true) => b.graph.emit1(ProbeAugment { pad: 4, mean, std }.into(), &[pixels]),
+            (Protocol::PadCrop, false) => b.graph.emit1(Decode { mean, std }.into(), &[pixels]),
+            (Protocol::ResizedCrop, true) => {
+                let recipe = Recipe::crop_and_flip();
+                let draws = AugmentParams { recipe, n: config.batch, in_h: side, in_w: side, stream: Stream::Probe };
+                let params = b.graph.emit1(draws.into(), &[]);
+                let x = b.graph.emit1(CropResize { out_h: side, out_w: side }.into(), &[pixels, params]);
+                b.graph.emit1(Normalize { mean, std }.into(), &[x])
+            }
+            (Protocol::ResizedCrop, false) => {
+                let full = side * 105 / 96;
+                b.graph.emit1(ResizeCenter { full_h: full, full_w: full, out_h: side, out_w: side, mean, std }.into(), &[pixels])
+            }
         };
         let h = crate::model::resnet::encoder(b, &config.net, x);
         b.graph.output("features", h);
@@ -275,4 +297,31 @@ fn evaluation(layout: &Layout, build: impl FnOnce(&mut Builder)) -> Model {
     assert_eq!(b.graph.layout, *layout, "evaluation uses the parameters of training");
     fuse::fuse(&mut b.graph);
     Model { graph: b.graph, params: b.params }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Depth, Stem};
+    use crate::ops::Op;
+
+    /// The ops before the encoder.
+    fn transforms(protocol: Protocol, augment: bool) -> Vec<Op> {
+        let net = NetConfig { encoder: Depth::Resnet18, decoder: Depth::Resnet18, width: 8, latent: 16, stem: Stem::Stl, image: 96 };
+        let objective = Objective { method: Method::Ae, kl_coeff: 0.0, log_scale: 0.0, learn_log_scale: false, target: Compare::Original };
+        let config = ModelConfig { net, objective, mean: [0.5; 3], std: [0.25; 3], batch: 2 };
+        let layout = training(&config, Training::default()).graph.layout;
+        let nodes = features(&config, &layout, protocol, augment).graph.nodes;
+        nodes.into_iter().map(|node| node.op).take_while(|op| !matches!(op, Op::Conv2d(_))).collect()
+    }
+
+    #[test]
+    fn frozen_encoders_see_the_images_of_the_paper() {
+        let names = |protocol, augment| transforms(protocol, augment).iter().map(Op::name).collect::<Vec<_>>();
+        assert_eq!(names(Protocol::PadCrop, true), ["probe_augment"]);
+        assert_eq!(names(Protocol::PadCrop, false), ["decode"]);
+        assert_eq!(names(Protocol::ResizedCrop, true), ["augment_params", "crop_resize", "normalize"]);
+        let [Op::ResizeCenter(op)] = &transforms(Protocol::ResizedCrop, false)[..] else { panic!("one op resizes and cuts") };
+        assert_eq!([op.full_h, op.full_w, op.out_h, op.out_w], [105, 105, 96, 96]);
+    }
 }

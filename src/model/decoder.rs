@@ -78,3 +78,33 @@ fn residual(b: &mut Builder, name: &str, x: ValueId, depth: Depth, inputs: usize
     let y = b.add(name, y, shortcut);
     b.relu(name, y)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::ir::Graph;
+    use crate::tensor::TensorType;
+
+    #[test]
+    fn stages_double_up_to_the_image() {
+        for depth in [Depth::Resnet18, Depth::Resnet34, Depth::Resnet50] {
+            let cases = [
+                (Stem::Stl, 96, &[4, 6, 12, 24, 48, 96][..]),
+                (Stem::Imagenet, 64, &[4, 8, 16, 32, 64]),
+                (Stem::Cifar, 32, &[4, 8, 16, 32]),
+            ];
+            for (stem, image, want) in cases {
+                let config = NetConfig { encoder: depth, decoder: depth, width: 8, latent: 16, stem, image };
+                let mut b = Builder::new(Graph::default(), true);
+                let z = b.graph.input("z", TensorType::f32(Shape::rows(2, 16)));
+                let y = decoder(&mut b, &config, z);
+                assert_eq!(b.graph.ty(y), TensorType::f32(Shape::new(2, image, image, 4)));
+                let sides: BTreeSet<usize> = b.graph.values.iter().filter(|v| v.ty.shape.n == 2).map(|v| v.ty.shape.h).collect();
+                let maps: Vec<usize> = sides.into_iter().filter(|side| *side > 1).collect();
+                assert_eq!(maps, want, "{stem:?} {depth:?}");
+            }
+        }
+    }
+}

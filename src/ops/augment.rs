@@ -24,7 +24,7 @@ use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeEr
 use crate::tensor::{Shape, TensorType};
 
 /// First tap and weights of output `i`, for a box of `n` resized to `out`.
-fn taps(i: usize, n: usize, out: usize) -> (usize, Vec<f64>) {
+pub(super) fn taps(i: usize, n: usize, out: usize) -> (usize, Vec<f64>) {
     let scale = n as f64 / out as f64;
     let support = scale.max(1.0);
     let centre = (i as f64 + 0.5) * scale;
@@ -198,6 +198,7 @@ impl OpDef for ColorJitter {
         };
         let unit = Fill::Uniform(0.0, 1.0);
         vec![
+            case("stl", 5, 96, 96, unit, None),
             case("cifar", 24, 32, 32, unit, Some(([0.49, 0.48, 0.45], [0.25, 0.24, 0.26]))),
             case("n7h11w13", 7, 11, 13, unit, None),
             case("dark, near grey", 7, 5, 3, Fill::Uniform(0.0, 1e-3), None),

@@ -14,7 +14,8 @@
 //! | 16 | sigma of the blur, in pixels |
 //! | 17-31 | 0 |
 //!
-//! Draws are `rng::Philox::words(step, first_sample + n, index)` of [`Stream::Augment`]; `u` is [`crate::rng::uniform`] of a word,
+//! Draws are `rng::Philox::words(step, first_sample + n, index)` of [`Stream::Augment`] ([`Stream::Probe`] for the linear probe on
+//! STL-10); `u` is [`crate::rng::uniform`] of a word,
 //! and `u < p` is exact:
 //!
 //! | index | word 0 | word 1 | word 2 | word 3 |
@@ -209,6 +210,8 @@ pub struct AugmentParams {
     pub in_h: usize,
     /// Width of the images that are cropped.
     pub in_w: usize,
+    /// Where the draws come from: [`Stream::Augment`], or another that shares none with it.
+    pub stream: Stream,
 }
 
 impl OpDef for AugmentParams {
@@ -223,7 +226,7 @@ impl OpDef for AugmentParams {
     /// In f32 whatever `T` is: the draws are f32.
     fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
         let step = run.step;
-        let rng = Philox::new(step.seed(), Stream::Augment);
+        let rng = Philox::new(step.seed(), self.stream);
         for (n, row) in run.outputs[0].chunks_mut(slot::COUNT).enumerate() {
             let drawn = self.recipe.draw(&rng, step.step, step.first_sample.wrapping_add(n as u32), self.in_h, self.in_w);
             row.copy_from_slice(&drawn.map(|x| T::of(f64::from(x))));
@@ -234,7 +237,7 @@ impl OpDef for AugmentParams {
         let (log_lo, log_span) = r.log_ratio_range();
         let (factor_lo, factor_span) = r.factor_range();
         let [top, left, height, width] = r.fallback(self.in_h, self.in_w);
-        let kernel = Kernel::new("augment_params")
+        let mut kernel = Kernel::new("augment_params")
             .set("N", self.n)
             .set("IN_H", self.in_h as f32)
             .set("IN_W", self.in_w as f32)
@@ -255,16 +258,21 @@ impl OpDef for AugmentParams {
             .set("HUE", 0.2 * r.strength)
             .set("SIGMA_LO", r.sigma.0)
             .set("SIGMA_SPAN", r.sigma.1 - r.sigma.0);
+        if self.stream != Stream::Augment {
+            kernel = kernel.set("STREAM", self.stream as usize);
+        }
         Lowering::one(kernel, target.grid_1d(self.n), &[Binding::Output(0), Binding::Step])
     }
     fn cases() -> Vec<Case> {
-        let op = |recipe, n, in_h, in_w| AugmentParams { recipe, n, in_h, in_w };
+        let op = |recipe, n, in_h, in_w| AugmentParams { recipe, n, in_h, in_w, stream: Stream::Augment };
+        let probe = |op| AugmentParams { stream: Stream::Probe, ..op };
         let skewed = Recipe { ratio: (0.9, 1.1), ..Recipe::cifar() };
         // Slack: the tolerance of a case without inputs allows one rounding, a draw takes up to four. A box still has to be exact.
         vec![
             Case::new("cifar", op(Recipe::cifar(), 16, 32, 32), &[]).slack(4.0),
             Case::new("stl", op(Recipe::stl(), 13, 96, 96), &[]).slack(4.0),
             Case::new("crop and flip 23x41", op(Recipe::crop_and_flip(), 7, 23, 41), &[]).slack(4.0),
+            Case::new("probe stl", probe(op(Recipe::crop_and_flip(), 9, 96, 96)), &[]).slack(4.0),
             Case::new("fallback when wide", op(skewed, 5, 3, 97), &[]).slack(4.0),
             Case::new("fallback when tall", op(skewed, 5, 97, 3), &[]).slack(4.0),
             Case::new("one pixel", op(Recipe::stl(), 1, 1, 1), &[]).slack(4.0),
@@ -282,7 +290,7 @@ mod tests {
 
     /// Sizes of each try in f64, until one fits.
     fn tries(op: &AugmentParams, sample: u32) -> Vec<[f64; 2]> {
-        let rng = Philox::new(SEED, Stream::Augment);
+        let rng = Philox::new(SEED, op.stream);
         let (r, h, w) = (op.recipe, op.in_h as f64, op.in_w as f64);
         let mut sizes = Vec::new();
         for t in 0..10 {

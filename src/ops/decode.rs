@@ -119,6 +119,7 @@ impl OpDef for Normalize {
         let op = Normalize { mean: [0.43, 0.42, 0.39], std: [0.27, 0.26, 0.25] };
         vec![
             Case::new("n3h11w7", op.clone(), &[(Shape::new(3, 11, 7, 4), Fill::Uniform(0.0, 1.0))]),
+            Case::new("stl", op.clone(), &[(Shape::new(2, 96, 96, 4), Fill::Uniform(0.0, 1.0))]),
             Case::new("one pixel", op, &[(Shape::vector(4), Fill::Uniform(0.0, 1.0))]),
         ]
     }

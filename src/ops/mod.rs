@@ -241,6 +241,7 @@ ops! {
     probe_augment::{ ProbeAugment },
     random_normal::{ RandomNormal },
     reparameterize::{ Reparameterize, ReparameterizeGrad },
+    resize_center::{ ResizeCenter },
     sum_rows::{ SumRows },
     upsample::{ UpsampleNearest, UpsampleNearestGrad },
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::method::{Compare, Method, ModelConfig, Objective};
+use crate::method::{Compare, Method, ModelConfig, Objective, Protocol};
 use crate::model::{Depth, NetConfig, Stem};
 
 /// Named budgets.
@@ -17,6 +17,8 @@ pub enum Preset {
     Ci,
     /// The paper's CIFAR-10 run.
     PaperCifar10,
+    /// The paper's STL-10 run.
+    PaperStl10,
 }
 
 /// Data sets.
@@ -29,6 +31,8 @@ pub enum DataKind {
     Cifar10,
     /// `<split>/<class>/*.{jpg,png}`.
     Folder,
+    /// Official binary files: pretraining on the images without labels, evaluation on those with.
+    Stl10,
 }
 
 /// Everything that determines a run, as stored in `config.toml`.
@@ -108,7 +112,7 @@ impl Difference {
     pub fn flag(&self) -> String {
         match self.key.as_str() {
             "shuffle" => "--no-shuffle".into(),
-            "stem" | "image_size" | "keep" => self.key.clone(),
+            "keep" => self.key.clone(),
             key => format!("--{}", key.replace('_', "-")),
         }
     }
@@ -177,12 +181,31 @@ impl RunConfig {
             Preset::PaperCifar10 => {
                 Self { dataset: DataKind::Cifar10, encoder: Depth::Resnet50, decoder: Depth::Resnet50, epochs: 3200, ..base }
             }
+            Preset::PaperStl10 => {
+                Self { encoder: Depth::Resnet50, decoder: Depth::Resnet50, epochs: 3200, batch_size: 512, learning_rate: 5e-4, ..base }
+                    .on(DataKind::Stl10)
+            }
         }
+    }
+
+    /// The same on another data set. STL-10 comes and goes with its size and the stem made for it.
+    #[must_use]
+    pub fn on(mut self, dataset: DataKind) -> Self {
+        let stl = |dataset| dataset == DataKind::Stl10;
+        if stl(dataset) != stl(self.dataset) {
+            (self.stem, self.image_size) = if stl(dataset) { (Stem::Stl, 96) } else { (Stem::Cifar, 32) };
+        }
+        Self { dataset, ..self }
     }
 
     /// Networks and objective, without the data's statistics.
     pub fn model(&self, mean: [f32; 3], std: [f32; 3]) -> ModelConfig {
         ModelConfig { net: self.net(), objective: self.objective(), mean, std, batch: self.batch_size }
+    }
+
+    /// How its data set is evaluated.
+    pub fn protocol(&self) -> Protocol {
+        if self.dataset == DataKind::Stl10 { Protocol::ResizedCrop } else { Protocol::PadCrop }
     }
 
     /// The networks.
@@ -280,5 +303,33 @@ impl RunConfig {
             return Err(format!("--dataset {:?} needs --data-dir", self.dataset).to_lowercase());
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stl10_comes_and_goes_with_its_size_and_stem() {
+        let small = RunConfig { dataset: DataKind::Folder, stem: Stem::Imagenet, image_size: 64, ..RunConfig::default() };
+        assert_eq!(small.clone().on(DataKind::Cifar10), RunConfig { dataset: DataKind::Cifar10, ..small.clone() });
+        let stl = small.on(DataKind::Stl10);
+        assert_eq!((stl.dataset, stl.stem, stl.image_size, stl.protocol()), (DataKind::Stl10, Stem::Stl, 96, Protocol::ResizedCrop));
+        let own = RunConfig { stem: Stem::Imagenet, ..stl };
+        assert_eq!(own.clone().on(DataKind::Stl10), own);
+        let back = own.on(DataKind::Shapes);
+        assert_eq!((back.stem, back.image_size, back.protocol()), (Stem::Cifar, 32, Protocol::PadCrop));
+    }
+
+    /// The paper, section 4.
+    #[test]
+    fn the_paper_s_stl10_run() {
+        let c = RunConfig::preset(Preset::PaperStl10);
+        assert_eq!(
+            (c.dataset, c.stem, c.image_size, c.encoder, c.decoder),
+            (DataKind::Stl10, Stem::Stl, 96, Depth::Resnet50, Depth::Resnet50)
+        );
+        assert_eq!((c.width, c.latent_dim, c.batch_size, c.learning_rate, c.warmup_epochs, c.epochs), (64, 128, 512, 5e-4, 10, 3200));
     }
 }

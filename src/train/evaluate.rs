@@ -8,7 +8,7 @@ use super::{fit, grid};
 use crate::data::{Loader, View};
 use crate::device::{Data, PlanId, Session};
 use crate::ir::Layout;
-use crate::method::{self, ModelConfig, Training};
+use crate::method::{self, ModelConfig, Protocol, Training};
 use crate::nn::Params;
 use crate::ops::StepUniforms;
 use crate::plan::{Options, lower};
@@ -36,6 +36,7 @@ pub struct Evaluator {
     pub session: Box<dyn Session>,
     /// Model; its batch is the evaluation's.
     pub model: ModelConfig,
+    protocol: Protocol,
     layout: Layout,
     plans: [Option<PlanId>; 2],
 }
@@ -51,7 +52,13 @@ impl Evaluator {
     ///
     /// # Errors
     /// If the device fails or the checkpoint does not fit.
-    pub fn new(mut session: Box<dyn Session>, model: ModelConfig, trained: Option<&Trained>, seed: u64) -> Result<Self, TrainError> {
+    pub fn new(
+        mut session: Box<dyn Session>,
+        model: ModelConfig,
+        protocol: Protocol,
+        trained: Option<&Trained>,
+        seed: u64,
+    ) -> Result<Self, TrainError> {
         let training = method::training(&model, Training::default());
         let layout = training.graph.layout;
         fit::check_state(session.as_ref(), &layout)?;
@@ -61,21 +68,22 @@ impl Evaluator {
             Some(t) => state::import(session.as_mut(), &layout, &params, &t.checkpoint, false).map_err(|e| e.of_file(&t.path))?,
             None => state::initialise(session.as_mut(), &layout, &params, seed)?,
         }
-        Ok(Self { session, model, layout, plans: [None; 2] })
+        Ok(Self { session, model, protocol, layout, plans: [None; 2] })
     }
 
     fn plan(&mut self, augment: bool) -> Result<PlanId, TrainError> {
         if let Some(plan) = self.plans[usize::from(augment)] {
             return Ok(plan);
         }
-        let graph = |batch| method::features(&ModelConfig { batch, ..self.model }, &self.layout, augment).graph;
+        let protocol = self.protocol;
+        let graph = |batch| method::features(&ModelConfig { batch, ..self.model }, &self.layout, protocol, augment).graph;
         let plan = fit::plan(self.session.as_ref(), "features", self.model.batch, &graph)?;
         let plan = self.session.load(plan)?;
         self.plans[usize::from(augment)] = Some(plan);
         Ok(plan)
     }
 
-    /// Features of one batch of pixels `[N, H, W]`; `step` keys the probe's crops where `augment`.
+    /// Features of one batch of pixels `[N, H, W]`; `augment` keys the crops that a probe trains on.
     ///
     /// # Errors
     /// If the device fails.

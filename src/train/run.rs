@@ -17,6 +17,7 @@ pub fn open_data(config: &RunConfig) -> Result<Splits, TrainError> {
         DataKind::Shapes => Kind::Shapes,
         DataKind::Cifar10 => Kind::Cifar10,
         DataKind::Folder => Kind::Folder,
+        DataKind::Stl10 => Kind::Stl10,
     };
     let options = OpenOptions {
         dir: config.data_dir.clone(),

@@ -24,6 +24,8 @@ fn sizes() {
     for (flags, says) in [
         ("--width 12", "width 12 is not a positive multiple of 8"),
         ("--width 1000000000", "--width 1000000000 is more than 4096"),
+        ("--image-size 33", "image size 33 is not a positive multiple of 8"),
+        ("--stem stl --image-size 40", "image size 40 is not a positive multiple of 16, which the stl stem needs"),
         ("--latent-dim 6", "latent dimension 6 is not a positive multiple of 4"),
         ("--latent-dim 18446744073709551612", "--latent-dim 18446744073709551612 is more than"),
         ("--batch-size 1", "--batch-size 1 "),
@@ -74,6 +76,8 @@ fn contradictions() {
         ("--dataset cifar10", "--dataset cifar10 needs --data-dir"),
         ("--dataset cifar10 --download", "--dataset cifar10 needs --data-dir"),
         ("--dataset folder", "--dataset folder needs --data-dir"),
+        ("--dataset stl10", "--dataset stl10 needs --data-dir"),
+        ("--preset paper-stl10", "--dataset stl10 needs --data-dir"),
         ("--preset ci", "--dataset cifar10 needs --data-dir"),
         ("--method ae --kl-coeff 1", "--kl-coeff"),
         ("--method aaae --kl-coeff 0", "--kl-coeff"),

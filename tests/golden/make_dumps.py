@@ -267,13 +267,15 @@ def augment(u8):
         if store == "u8":
             stored = np.rint(result * 255).astype(np.uint8)
             assert np.abs(stored / 255 - result).max() < 1e-9
-        elif store == "f32":
+        elif store.startswith("f32"):
             stored = result.astype(np.float32)
         else:
             assert -1e-9 <= result.min() and result.max() <= 1 + 1e-9, (name, result.min(), result.max())
             stored = np.rint(np.clip(result, 0, 1) * 65535).astype(np.uint16)
             if store == "u16.even":
                 stored = stored[:, ::2, ::2]
+        if store.endswith(".third"):
+            stored = stored[:, ::3, ::3]
         tensors[name] = stored
         cases.append({"name": name, "op": op, "image": image, "tile": tile, "store": store, **params})
 
@@ -317,6 +319,18 @@ def augment(u8):
     add("pipeline", "pipeline", 1, full, "f32", top=2, left=6, height=21, width=19, flip=True,
         chain=[{"op": op, "factor": factor} for op, factor in chains[0][1]], grayscale=False, kernel=3, sigma=0.9,
         mean=MEAN.flatten().tolist(), std=STD.flatten().tolist())  # fmt: skip
+    # STL-10: 96 x 96, strength 1, a blur with a kernel of 9; the test images of the linear probe.
+    stl = dict(mean=[0.43, 0.42, 0.39], std=[0.27, 0.26, 0.27])
+    tiled = whole[2].repeat(1, 3, 3)
+    chain = [("saturation", 1.7), ("hue", -0.15), ("contrast", 0.4), ("brightness", 1.2)]
+    full = T.hflip(T.resized_crop(tiled, 9, 17, 62, 71, [96, 96], InterpolationMode.BILINEAR, antialias=True))
+    for op, factor in chain:
+        full = adjust[op](full, factor)
+    full = T.normalize(T.gaussian_blur(full, [9, 9], [1.3, 1.3]), **stl)
+    add("stl.pretrain", "pipeline", 2, full, "f32.third", 3, side=96, top=9, left=17, height=62, width=71, flip=True,
+        chain=[{"op": op, "factor": factor} for op, factor in chain], grayscale=False, kernel=9, sigma=1.3, **stl)  # fmt: skip
+    y = T.center_crop(T.resize(tiled, [105], InterpolationMode.BILINEAR, antialias=True), [96])
+    add("stl.test", "resize_center", 2, T.normalize(y, **stl), "f32.third", 3, side=96, full=105, **stl)
     (HERE / "augment.json").write_text(json.dumps({"cases": cases}, indent=None).replace('{"name"', '\n{"name"') + "\n")
     save("augment.safetensors", tensors, "torchvision's result of each case of augment.json, on images.safetensors")
 

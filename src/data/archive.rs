@@ -1,0 +1,169 @@
+//! Official archives of binary files: what they hold, what proves a download, where their files lie on disk.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use md5::Md5;
+use sha2::{Digest, Sha256};
+
+use super::{DataError, cifar10, stl10};
+
+/// The archives that can be downloaded.
+pub const ALL: [Archive<'static>; 2] = [cifar10::ARCHIVE, stl10::ARCHIVE];
+
+/// An official archive (`.tar.gz`) of binary files.
+#[derive(Clone, Copy, Debug)]
+pub struct Archive<'a> {
+    /// Name of the data set, for people.
+    pub title: &'a str,
+    /// Name of the data set, for `--dataset`.
+    pub dataset: &'a str,
+    /// Where it is; its last part names the file on disk.
+    pub url: &'a str,
+    /// What proves a download.
+    pub checksum: Checksum<'a>,
+    /// The folder inside it.
+    pub folder: &'a str,
+    /// The data files, all needed, and their lengths in bytes.
+    pub files: &'a [(&'static str, u64)],
+    /// Files beside the data that are unpacked where there are any.
+    pub texts: &'a [&'static str],
+}
+
+impl Archive<'_> {
+    /// The folder that holds any of the data files: `dir`, or the archive's own folder in it.
+    pub(super) fn locate(&self, dir: &Path) -> Option<PathBuf> {
+        let holds = |dir: &PathBuf| self.files.iter().any(|(name, _)| dir.join(name).exists());
+        [dir.to_owned(), dir.join(self.folder)].into_iter().find(holds)
+    }
+
+    /// The folder that holds all of the data files, of whatever length.
+    ///
+    /// # Errors
+    /// [`DataError::Missing`] names the file that is not there.
+    pub(super) fn find(&self, dir: &Path) -> Result<PathBuf, DataError> {
+        let Some(found) = self.locate(dir) else {
+            if !dir.is_dir() {
+                let hint = Some(format!("name the folder that holds the {} binary files, or `--download` them to it", self.title));
+                return Err(DataError::Missing { what: "data folder", path: dir.to_owned(), hint });
+            }
+            let inner = dir.join(self.folder);
+            let hint =
+                mistaken(dir).unwrap_or_else(|| format!("expected it there or in `{}`; the archive is {}", inner.display(), self.url));
+            return Err(DataError::Missing { what: "data file", path: dir.join(self.files[0].0), hint: Some(hint) });
+        };
+        // A file that cannot be looked at is there: opening it says why.
+        match self.files.iter().find(|(name, _)| matches!(found.join(name).try_exists(), Ok(false))) {
+            None => Ok(found),
+            Some((name, _)) => {
+                let names: Vec<_> = self.files.iter().map(|(name, _)| *name).collect();
+                let hint = Some(format!("{} needs all of {}", self.title, names.join(", ")));
+                Err(DataError::Missing { what: "data file", path: found.join(name), hint })
+            }
+        }
+    }
+
+    /// Whether `dir` holds all data files at their official lengths.
+    pub(super) fn is_complete(&self, dir: &Path) -> bool {
+        self.files.iter().all(|(name, length)| fs::metadata(dir.join(name)).is_ok_and(|file| file.len() == *length))
+    }
+}
+
+/// A digest in hexadecimal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksum<'a> {
+    /// SHA-256.
+    Sha256(&'a str),
+    /// MD5: enough against damage, and no second file with a given digest is known; where nothing better is published.
+    Md5(&'a str),
+}
+
+impl<'a> Checksum<'a> {
+    /// Name of the algorithm, for people.
+    pub fn algorithm(self) -> &'static str {
+        match self {
+            Self::Sha256(_) => "SHA-256",
+            Self::Md5(_) => "MD5",
+        }
+    }
+
+    /// The expected digits.
+    pub fn digits(self) -> &'a str {
+        let (Self::Sha256(digits) | Self::Md5(digits)) = self;
+        digits
+    }
+
+    /// Length of a file and its digest by the same algorithm, in lower-case digits.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn of(self, path: &Path) -> Result<(u64, String), DataError> {
+        match self {
+            Self::Sha256(_) => digest::<Sha256>(path),
+            Self::Md5(_) => digest::<Md5>(path),
+        }
+    }
+
+    /// Whether a digest of [`Checksum::of`] is the expected one.
+    pub fn matches(self, found: &str) -> bool {
+        found.eq_ignore_ascii_case(self.digits())
+    }
+}
+
+fn digest<D: Digest>(path: &Path) -> Result<(u64, String), DataError> {
+    let mut file = File::open(path).map_err(DataError::io("read", path))?;
+    let mut hash = D::new();
+    let mut buffer = vec![0; 1 << 16];
+    let mut length = 0;
+    loop {
+        let n = file.read(&mut buffer).map_err(DataError::io("read", path))?;
+        if n == 0 {
+            break;
+        }
+        hash.update(&buffer[..n]);
+        length += n as u64;
+    }
+    Ok((length, hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
+}
+
+/// What a folder that lacks the files asked for seems to hold, as a hint.
+pub(super) fn mistaken(dir: &Path) -> Option<String> {
+    if let Some(archive) = ALL.iter().find(|archive| archive.locate(dir).is_some()) {
+        return Some(format!("these are {} binary files; use `--dataset {}`", archive.title, archive.dataset));
+    }
+    dir.join("train").is_dir().then(|| "this looks like a tree of image files; use `--dataset folder`".into())
+}
+
+/// The class names in a file of one name a line; the official ones where there is no such file.
+pub(super) fn class_names(path: &Path, official: &[&str]) -> Result<Vec<String>, DataError> {
+    if !path.exists() {
+        return Ok(official.iter().map(|&name| name.to_owned()).collect());
+    }
+    let text = fs::read_to_string(path).map_err(DataError::io("read", path))?;
+    let names: Vec<String> = text.lines().map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect();
+    if names.len() != official.len() {
+        return Err(DataError::ClassNames { path: path.to_owned(), expected: official.len(), found: names.len() });
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The digests of "abc" that RFC 1321 and FIPS 180-4 give.
+    #[test]
+    fn digests_are_the_published_ones() {
+        let md5 = Checksum::Md5("900150983CD24FB0D6963F7D28E17F72");
+        let sha = Checksum::Sha256("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("abc");
+        fs::write(&path, "abc").expect("written");
+        for checksum in [md5, sha] {
+            let (length, found) = checksum.of(&path).expect("a readable file");
+            assert!(length == 3 && checksum.matches(&found) && found == found.to_ascii_lowercase(), "{checksum:?}: {found}");
+            assert!(!checksum.matches(&found[1..]));
+        }
+    }
+}
