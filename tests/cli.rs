@@ -9,5 +9,7 @@ mod commands;
 mod data_errors;
 #[path = "cli/errors.rs"]
 mod errors;
+#[path = "cli/monitor.rs"]
+mod monitor;
 #[path = "cli/resume.rs"]
 mod resume;

@@ -237,7 +237,7 @@ pub(super) fn run(args: Args) -> Outcome {
 }
 
 /// Exit code after Ctrl-C, as shells have it: 128 + SIGINT.
-const INTERRUPTED: u8 = 130;
+pub(super) const INTERRUPTED: u8 = 130;
 
 fn default_out(config: &RunConfig) -> PathBuf {
     let dataset = format!("{:?}", config.dataset).to_lowercase();
