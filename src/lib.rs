@@ -22,7 +22,7 @@
 //! Each uses only those before it (`tests/hygiene.rs` reads the imports):
 //!
 //! [`tensor`], [`rng`] → [`ops`] → [`shader`] → [`ir`] → [`plan`] → [`device`] → [`check`] → [`nn`] → [`model`] → [`method`] → [`data`] →
-//! [`train`] → [`cli`].
+//! [`train`] → [`interop`] → [`monitor`] → [`cli`].
 //!
 //! # Vocabulary
 //!
@@ -58,9 +58,11 @@ pub mod check;
 pub mod cli;
 pub mod data;
 pub mod device;
+pub mod interop;
 pub mod ir;
 pub mod method;
 pub mod model;
+pub mod monitor;
 pub mod nn;
 pub mod ops;
 pub mod plan;

@@ -9,6 +9,8 @@ mod commands;
 mod data_errors;
 #[path = "cli/errors.rs"]
 mod errors;
+#[path = "cli/monitor.rs"]
+mod monitor;
 #[path = "cli/resume.rs"]
 mod resume;
 #[path = "cli/stl10.rs"]

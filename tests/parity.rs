@@ -23,7 +23,7 @@ use aavae::plan::{Options, Plan, lower};
 use aavae::tensor::{Shape, TensorType};
 use aavae::train::config::RunConfig;
 use aavae::train::pretrain::uniforms;
-use golden::{Device, Report, Tensors, fill, fill_parameter, largest, no_adapter, read, wgpu_devices, wide};
+use golden::{Device, Report, Tensors, fill, fill_parameter, largest, no_adapter, pixels, read, wgpu_devices, wide};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
 
@@ -49,13 +49,6 @@ fn config(method: &str, case: &Value) -> RunConfig {
         learn_log_scale: case["learn_log_scale"] == true,
         ..RunConfig::default()
     }
-}
-
-/// NCHW to NHWC with four channels.
-fn pixels(nchw: &[f32], n: usize, side: usize) -> Vec<f32> {
-    let area = side * side;
-    let at = |i: usize, p: usize, c: usize| if c < 3 { nchw[(i * 3 + c) * area + p] } else { 0.0 };
-    (0..n * area * 4).map(|k| at(k / 4 / area, k / 4 % area, k % 4)).collect()
 }
 
 /// The elements of a parameter in the file's order; padding must hold zeros.

@@ -3,6 +3,8 @@
 
 mod evaluate;
 mod inspect;
+mod interop;
+mod monitor;
 mod pretrain;
 
 use std::process::ExitCode;
@@ -33,6 +35,14 @@ enum Command {
     Embed(evaluate::EmbedArgs),
     /// Draw originals, views and reconstructions
     Reconstruct(evaluate::ReconstructArgs),
+    /// Write weights for other programs: torchvision's ResNet, a folder to publish
+    Export(interop::ExportArgs),
+    /// Make a run folder from a checkpoint of the reference implementation
+    Import(interop::ImportArgs),
+    /// Tell runs apart: a table, the settings that differ, overlaid curves
+    Compare(monitor::CompareArgs),
+    /// Follow a run in the terminal
+    Watch(monitor::WatchArgs),
     /// List adapters, limits, features, and what `auto` takes
     Devices(inspect::DevicesArgs),
     /// Print the plan of a training step: kernels, shapes, FLOPs, bytes, memory
@@ -61,6 +71,10 @@ pub fn main() -> ExitCode {
         Command::Knn(args) => evaluate::knn(&args),
         Command::Embed(args) => evaluate::embed(&args),
         Command::Reconstruct(args) => evaluate::reconstruct(&args),
+        Command::Export(args) => interop::export(&args),
+        Command::Import(args) => interop::import(&args),
+        Command::Compare(args) => monitor::compare(&args),
+        Command::Watch(args) => monitor::watch(&args),
         Command::Devices(args) => inspect::devices(&args),
         Command::Plan(args) => inspect::plan(&args),
         Command::Check(args) => inspect::check(&args),

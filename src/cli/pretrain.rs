@@ -258,7 +258,7 @@ fn archive(dataset: DataKind) -> Option<Archive<'static>> {
 }
 
 /// Exit code after Ctrl-C, as shells have it: 128 + SIGINT.
-const INTERRUPTED: u8 = 130;
+pub(super) const INTERRUPTED: u8 = 130;
 
 fn default_out(config: &RunConfig) -> PathBuf {
     let dataset = format!("{:?}", config.dataset).to_lowercase();

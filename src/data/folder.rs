@@ -18,7 +18,7 @@ use image::imageops::{self, FilterType};
 use image::{ImageReader, RgbImage};
 
 use super::archive::mistaken;
-use super::{DataError, Dataset, Source, cifar10};
+use super::{DataError, Dataset, Kind, Source};
 
 /// Default limit of the cache of decoded images, per split: 2 GiB.
 pub const CACHE_BYTES: usize = 2 << 30;
@@ -181,7 +181,7 @@ impl Dataset for Folder {
 
     /// CIFAR's statistics at 32 pixels, ImageNet's at any other size.
     fn mean_std(&self) -> ([f32; 3], [f32; 3]) {
-        if self.size == 32 { (cifar10::MEAN, cifar10::STD) } else { ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) }
+        Kind::Folder.mean_std(self.size)
     }
 }
 

@@ -363,6 +363,18 @@ impl Kind {
     pub fn name(self) -> &'static str {
         Self::NAMES[self as usize]
     }
+
+    /// What images of this side are normalised with ([`Dataset::mean_std`]); no file is read.
+    pub fn mean_std(self, image_size: usize) -> ([f32; 3], [f32; 3]) {
+        match self {
+            Self::Cifar10 => (cifar10::MEAN, cifar10::STD),
+            // Of small images CIFAR-10's, of others ImageNet's.
+            Self::Folder if image_size == 32 => (cifar10::MEAN, cifar10::STD),
+            Self::Folder => ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+            Self::Shapes => (shapes::MEAN, shapes::STD),
+            Self::Stl10 => (stl10::MEAN, stl10::STD),
+        }
+    }
 }
 
 impl FromStr for Kind {

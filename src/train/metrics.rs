@@ -44,8 +44,8 @@ impl Record {
         self.values.iter().find(|(name, _)| name == key).map(|(_, value)| *value)
     }
 
-    /// `None` if the line is not such a record.
-    fn parse(line: &[u8]) -> Option<Self> {
+    /// A record from a line without its end; `None` if it is no record.
+    pub fn parse(line: &[u8]) -> Option<Self> {
         let Ok(Value::Object(object)) = serde_json::from_slice(line) else { return None };
         let integer = |key| object.get(key).and_then(Value::as_u64);
         let mut record = Self::new(integer("step")?, integer("epoch")?, object.get("split")?.as_str()?);

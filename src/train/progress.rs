@@ -163,8 +163,26 @@ impl Meter {
     }
 }
 
+/// What the end of a `train.log` says about the session that wrote it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogEnd {
+    /// Steps that the run takes in all.
+    pub total: Option<u64>,
+    /// The session has taken its last step.
+    pub ended: bool,
+}
+
+impl LogEnd {
+    /// Reads the lines that [`Progress`] writes; `text` may begin within one.
+    pub fn of(text: &str) -> Self {
+        let lines = || text.lines().rev().filter_map(|line| Some(line.split_once("Z ")?.1));
+        let total = |line: &str| line.strip_prefix("step ")?.split_once('/')?.1.split(' ').next()?.parse().ok();
+        Self { total: lines().find_map(total), ended: lines().next().is_some_and(|line| line.contains(" steps in ")) }
+    }
+}
+
 /// "1:02:03" or "2:03".
-fn clock(seconds: f64) -> String {
+pub fn clock(seconds: f64) -> String {
     let seconds = seconds.round() as u64; // saturates
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
@@ -212,8 +230,12 @@ mod tests {
             progress.update(step, 2.0);
         }
         progress.message("two\nlines");
+        let log = std::fs::read_to_string(&path).expect("the log");
+        assert_eq!(LogEnd::of(&log), LogEnd { total: Some(100), ended: false });
+        assert_eq!(LogEnd::of("from before"), LogEnd::default());
         progress.finish();
         let log = std::fs::read_to_string(&path).expect("the log");
+        assert_eq!(LogEnd::of(&log[log.len() / 4..]), LogEnd { total: Some(100), ended: true });
         let texts: Vec<&str> = log.lines().skip(1).map(|line| line.split_once("Z ").expect("a time stamp").1).collect();
         assert!(texts[0].starts_with("step 11/100 epoch 0 loss 2.0000"), "{log}");
         assert!(texts[1].starts_with("step 100/100 epoch 1 loss 2.0000") && texts[1].ends_with("0:00 left"), "{log}");

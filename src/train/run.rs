@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+
 use super::TrainError;
 use super::checkpoint::{Checkpoint, CheckpointError, replace};
 use super::config::{DataKind, RunConfig};
@@ -13,21 +15,29 @@ use crate::method::ModelConfig;
 /// # Errors
 /// If it is missing or damaged.
 pub fn open_data(config: &RunConfig) -> Result<Splits, TrainError> {
-    let kind = match config.dataset {
-        DataKind::Shapes => Kind::Shapes,
-        DataKind::Cifar10 => Kind::Cifar10,
-        DataKind::Folder => Kind::Folder,
-        DataKind::Stl10 => Kind::Stl10,
-    };
     let options = OpenOptions {
         dir: config.data_dir.clone(),
         image_size: Some(config.image_size),
         seed: config.seed,
         limit_train: config.limit_train,
         shuffle: config.shuffle,
-        ..OpenOptions::new(kind)
+        ..OpenOptions::new(kind(config.dataset))
     };
     Ok(data::open(&options)?)
+}
+
+fn kind(dataset: DataKind) -> Kind {
+    match dataset {
+        DataKind::Shapes => Kind::Shapes,
+        DataKind::Cifar10 => Kind::Cifar10,
+        DataKind::Folder => Kind::Folder,
+        DataKind::Stl10 => Kind::Stl10,
+    }
+}
+
+/// Mean and standard deviation that a configuration's images are normalised with; no file is read.
+pub fn normalisation(config: &RunConfig) -> ([f32; 3], [f32; 3]) {
+    kind(config.dataset).mean_std(config.image_size)
 }
 
 /// The model of a configuration on a data set.
@@ -36,12 +46,19 @@ pub fn model_config(config: &RunConfig, splits: &Splits) -> ModelConfig {
     config.model(mean, std)
 }
 
-/// Reads `config.toml`.
+/// Reads `config.toml`, or the `training` part of an exported `config.json`.
 ///
 /// # Errors
-/// If it is missing, not TOML, or names an unknown key.
+/// If it is missing, not TOML (JSON), or names an unknown key.
 pub fn read_config(path: &Path) -> Result<RunConfig, TrainError> {
-    parse_config(path, &std::fs::read_to_string(path).map_err(TrainError::io("read", path))?)
+    let text = std::fs::read_to_string(path).map_err(TrainError::io("read", path))?;
+    if path.extension().is_none_or(|extension| extension != "json") {
+        return parse_config(path, &text);
+    }
+    let wrong = |e: &dyn std::fmt::Display| TrainError::config(format!("{}: {e}", path.display()), None);
+    let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| wrong(&e))?;
+    let training = value.get("training").ok_or_else(|| wrong(&"it has no `training`, as `aavae export --format folder` writes it"))?;
+    RunConfig::deserialize(training).map_err(|e| wrong(&e))
 }
 
 /// A configuration from the text of `path`, or of its metadata.

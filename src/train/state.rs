@@ -56,8 +56,7 @@ pub fn export(
             read(group, prefix, Group::Param)?;
         }
     }
-    for p in params.all.iter().filter(|p| p.name.ends_with(".running_mean")) {
-        let name = format!("{}.num_batches_tracked", p.name.trim_end_matches(".running_mean"));
+    for name in counters(params) {
         let count = i64::try_from(steps).unwrap_or(i64::MAX);
         tensors.insert(name, NamedTensor { shape: vec![], data: TensorData::I64(vec![count]) });
     }
@@ -88,6 +87,31 @@ pub fn import(session: &mut dyn Session, layout: &Layout, params: &Params, file:
         }
     }
     Ok(())
+}
+
+/// The model's tensors out of a file, under PyTorch's names and shapes. A counter of BatchNorm that the file lacks is 0.
+///
+/// # Errors
+/// If a tensor is missing or has another shape.
+pub fn select(file: &Checkpoint, params: &Params) -> Result<BTreeMap<String, NamedTensor>, TrainError> {
+    let mut tensors = BTreeMap::new();
+    for p in &params.all {
+        tensors.insert(p.name.clone(), NamedTensor::f32(&p.file.shape(), find(file, p, &p.name)?.to_vec()));
+    }
+    for name in counters(params) {
+        let count = match file.tensors.get(&name).map(|t| &t.data) {
+            Some(TensorData::I64(count)) if count.len() == 1 => count[0],
+            _ => 0,
+        };
+        tensors.insert(name, NamedTensor::i64(&[], vec![count]));
+    }
+    Ok(tensors)
+}
+
+/// PyTorch's `num_batches_tracked` of every BatchNorm.
+fn counters(params: &Params) -> impl Iterator<Item = String> {
+    let stem = |p: &Param| p.name.strip_suffix(".running_mean").map(|stem| format!("{stem}.num_batches_tracked"));
+    params.all.iter().filter_map(stem)
 }
 
 fn find<'a>(file: &'a Checkpoint, p: &Param, name: &str) -> Result<&'a [f32], TrainError> {

@@ -154,6 +154,13 @@ pub(crate) fn read(session: &mut dyn Session, id: PlanId, name: &str) -> Result<
     Ok(wide(&session.read(id, position)?))
 }
 
+/// NCHW to NHWC with four channels.
+pub(crate) fn pixels(nchw: &[f32], n: usize, side: usize) -> Vec<f32> {
+    let area = side * side;
+    let at = |i: usize, p: usize, c: usize| if c < 3 { nchw[(i * 3 + c) * area + p] } else { 0.0 };
+    (0..n * area * 4).map(|k| at(k / 4 / area, k / 4 % area, k % 4)).collect()
+}
+
 /// f32 as f64.
 pub(crate) fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| f64::from(x)).collect()

@@ -1,0 +1,143 @@
+//! `aavae export`, `import`: weights for and from other programs.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::pretrain::SHAPES_HAS_NO_FILES;
+use super::{Outcome, print_json, print_text, say, usage};
+use crate::interop::{folder, import, torchvision};
+use crate::method::Method;
+use crate::model::Stem;
+use crate::train::config::DataKind;
+use crate::train::run::{Trained, normalisation};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// A safetensors file: the encoder as torchvision's ResNet names it (width 64)
+    Torchvision,
+    /// A folder to publish: config.json, model.safetensors, README.md
+    Folder,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ExportArgs {
+    /// Run folder, or a checkpoint of one
+    #[arg(value_name = "RUN_OR_FILE")]
+    model: PathBuf,
+    /// What to write
+    #[arg(long, value_enum)]
+    format: Format,
+    /// File or folder to write
+    #[arg(long, value_name = "PATH")]
+    out: PathBuf,
+    /// Print JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn export(args: &ExportArgs) -> Outcome {
+    let trained = Trained::open(&args.model)?;
+    for error in &trained.skipped {
+        say(&format!("warning: skipped a checkpoint: {error}"));
+    }
+    say(&format!("weights: {}", trained.path.display()));
+    let (mean, std) = normalisation(&trained.config);
+    let (value, text) = match args.format {
+        Format::Torchvision => {
+            let file = torchvision::state_dict(&trained)?;
+            file.save(&args.out)?;
+            let normalise = format!("images are normalised with mean {mean:?} and deviation {std:?}");
+            let text = format!("{} tensors in {}; {normalise}", file.tensors.len(), args.out.display());
+            (json!({ "file": args.out, "tensors": file.tensors.len(), "metadata": file.meta }), text)
+        }
+        Format::Folder => {
+            let results = folder::write(&trained, &args.out)?;
+            if results.is_none() {
+                say("warning: no summary.json is about these weights; the model card states no results");
+            }
+            (json!({ "folder": args.out, "results": results.is_some() }), format!("{}", args.out.display()))
+        }
+    };
+    if args.json {
+        print_json(&value)
+    } else {
+        print_text(&text)
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ImportArgs {
+    /// State dict of the reference implementation, as safetensors
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Run folder to write
+    #[arg(long, value_name = "RUN")]
+    out: PathBuf,
+    /// Method, where weights of two look alike (default: aavae, or ae)
+    #[arg(long, value_enum)]
+    method: Option<Method>,
+    /// Stem, where the first convolution is 7x7 (default: stl)
+    #[arg(long, value_enum)]
+    stem: Option<Stem>,
+    /// Side of the images (default: 32, or 96 behind a 7x7 stem)
+    #[arg(long)]
+    image_size: Option<usize>,
+    /// Data set of the run (default: cifar10, or folder)
+    #[arg(long, value_enum)]
+    dataset: Option<DataKind>,
+    /// Folder of the data set
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Print JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// Extra tensors that are named one by one.
+const NAMED: usize = 8;
+
+pub(super) fn import(args: &ImportArgs) -> Outcome {
+    if args.dataset == Some(DataKind::Shapes) && args.data_dir.is_some() {
+        return Err(usage(SHAPES_HAS_NO_FILES, None));
+    }
+    let options = import::Options {
+        method: args.method,
+        stem: args.stem,
+        image_size: args.image_size,
+        dataset: args.dataset,
+        data_dir: args.data_dir.clone(),
+    };
+    let imported = import::read(&args.file, &options)?;
+    for note in &imported.notes {
+        say(&format!("note: {note}"));
+    }
+    let (named, more) = imported.extra.split_at(imported.extra.len().min(NAMED));
+    for name in named {
+        say(&format!("warning: `{name}` is no tensor of this network; it is left out"));
+    }
+    if !more.is_empty() {
+        say(&format!("warning: {} more tensors are left out", more.len()));
+    }
+    let (config, extra) = (imported.config.clone(), imported.extra.clone());
+    let mut value = import::write(imported, &args.file, &args.out)?;
+    value["extra"] = json!(extra);
+    let text = format!(
+        "{}: {} with a {:?} encoder and a {:?} decoder of width {}, {:?} stem, {} latent dimensions",
+        args.out.display(),
+        config.method.name(),
+        config.encoder,
+        config.decoder,
+        config.width,
+        config.stem,
+        config.latent_dim
+    );
+    if args.json {
+        print_json(&value)
+    } else {
+        print_text(&text)
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,66 @@
+//! `aavae compare`, `watch`: run folders as people look at them.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::{Outcome, print_json, print_text, usage};
+use crate::monitor::compare::Comparison;
+use crate::monitor::run::RunView;
+use crate::monitor::{dashboard, watch};
+use crate::train::TrainError;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CompareArgs {
+    /// Run folders
+    #[arg(value_name = "RUN", required = true)]
+    runs: Vec<PathBuf>,
+    /// Print JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn compare(args: &CompareArgs) -> Outcome {
+    let comparison = Comparison::open(&args.runs)?;
+    if args.json {
+        print_json(&comparison.json())
+    } else {
+        print_text(comparison.text().trim_end())
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct WatchArgs {
+    /// Run folder
+    #[arg(value_name = "RUN")]
+    run: PathBuf,
+    /// Seconds between two looks
+    #[arg(long, value_name = "S", default_value_t = 1.0)]
+    every: f64,
+    /// Print what there is and leave, as where stdout is no terminal
+    #[arg(long)]
+    once: bool,
+}
+
+pub(super) fn watch(args: &WatchArgs) -> Outcome {
+    if !(0.01..=86_400.0).contains(&args.every) {
+        return Err(usage(format!("--every {} is not between 0.01 and 86400 seconds", args.every), None));
+    }
+    let mut view = RunView::open(&args.run)?;
+    if !args.once && std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {
+        // Raw mode hands Ctrl-C to the dashboard; this is for `kill`.
+        ctrlc::set_handler(|| {
+            ratatui::restore();
+            std::process::exit(super::pretrain::INTERRUPTED.into());
+        })
+        .map_err(|e| TrainError::config(format!("cannot catch signals: {e}"), None))?;
+        let variable = |name: &str| std::env::var(name).ok();
+        let no_pictures = watch::no_pictures(variable("COLORTERM").as_deref(), variable("NO_COLOR").as_deref());
+        watch::follow(&mut view, Duration::from_secs_f64(args.every), no_pictures)?;
+    }
+    // The screen is gone; what it showed last stays as text.
+    print_text(dashboard::snapshot(&view).trim_end());
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,115 @@
+//! The model card of an exported folder.
+
+use serde_json::Value;
+
+use crate::method::Method;
+use crate::train::config::{DataKind, RunConfig};
+
+/// Method in words: what the encoder sees, what is minimised.
+fn method(config: &RunConfig) -> String {
+    let objective = config.objective();
+    let (name, what) = match config.method {
+        Method::Ae => ("autoencoder (AE)", "squared error of the reconstruction".to_owned()),
+        Method::Aaae => {
+            ("augmentation-augmented autoencoder (AAAE)", "squared error of the reconstruction from an augmented view".to_owned())
+        }
+        Method::Vae => ("variational autoencoder (VAE)", format!("`{} KL - log p(x|z)`", objective.kl_coeff)),
+        Method::Aavae => (
+            "augmentation-augmented variational autoencoder (AAVAE)",
+            format!("`{} KL - log p(x|z)`, z encoded from an augmented view of x", objective.kl_coeff),
+        ),
+    };
+    format!("The encoder of an {name}, [arXiv 2107.12329](https://arxiv.org/abs/2107.12329). It minimises {what}.")
+        .replace("an variational", "a variational")
+}
+
+/// The command that trains these weights: on the device they were trained on its result is the same to the bit.
+fn command(config: &RunConfig, results: Option<&Value>) -> String {
+    let device = results.and_then(|r| r["device"].as_str()).map_or("auto", |text| text.split(' ').next().unwrap_or(text));
+    let data = if config.dataset == DataKind::Shapes { "" } else { " --data-dir DIR" };
+    let evaluation = if results.is_some_and(|r| r["probe"].is_object()) { "" } else { " --no-eval" };
+    format!("aavae pretrain --config config.json --device {device}{data}{evaluation} --out run")
+}
+
+/// Rows of the table of results.
+fn rows(results: &Value) -> Vec<(String, String)> {
+    let number = |value: &Value| value.as_f64().map(|x| format!("{x:.4}"));
+    let mut rows = Vec::new();
+    let mut add = |name: String, value: Option<String>| rows.extend(value.map(|value| (name, value)));
+    add("loss, training".into(), number(&results["train"]["loss"]));
+    add("loss, held out".into(), number(&results["validation"]["loss"]));
+    add(format!("linear probe, {} epochs, test accuracy", results["probe"]["epochs"]), number(&results["probe"]["accuracy"]));
+    for knn in results["knn"].as_array().into_iter().flatten() {
+        add(format!("kNN, k = {}, temperature {}, test accuracy", knn["k"], knn["temperature"]), number(&knn["accuracy"]));
+    }
+    rows
+}
+
+/// The card, as Markdown with the header that model hubs read. The licence is the user's to choose.
+pub(super) fn text(config: &RunConfig, parameters: usize, results: Option<&Value>) -> String {
+    let (encoder, decoder) = (format!("{:?}", config.encoder), format!("{:?}", config.decoder));
+    let dataset = format!("{:?}", config.dataset).to_lowercase();
+    let images = config.limit_train.map_or("all training images".into(), |n| format!("{n} training images"));
+    let steps = results.map_or(String::new(), |r| format!(", {} steps in all", r["steps"]));
+    let results_text = match results {
+        None => "The run left none for these weights.".to_owned(),
+        Some(r) => {
+            let table: String = rows(r).into_iter().map(|(name, value)| format!("| {name} | {value} |\n")).collect();
+            let (device, seed) = (r["device"].as_str().unwrap_or("unknown"), &r["seed"]);
+            format!("n = 1 run (seed {seed}) on `{device}`.\n\n| measured | value |\n|---|---|\n{table}").trim_end().to_owned()
+        }
+    };
+    format!(
+        "---\n\
+         library_name: aavae\n\
+         tags: [self-supervised-learning, {method_name}]\n\
+         datasets: [{dataset}]\n\
+         # license: fill in before publishing\n\
+         ---\n\
+         \n\
+         # {upper} {encoder}, width {width}, {dataset}\n\
+         \n\
+         {method}\n\
+         \n\
+         | | |\n\
+         |---|---|\n\
+         | encoder | {encoder}, width {width}, {stem} stem, {features} features |\n\
+         | decoder | {decoder}, {latent} latent dimensions |\n\
+         | parameters | {parameters} |\n\
+         | images | {dataset}, {side} x {side}, {images} |\n\
+         | training | {epochs} epochs of batch {batch}, learning rate {rate}, seed {seed}{steps} |\n\
+         \n\
+         ## Results\n\
+         \n\
+         {results_text}\n\
+         \n\
+         ## Use\n\
+         \n\
+         `aavae embed model.safetensors`, `aavae probe model.safetensors` and `aavae reconstruct model.safetensors` take the weights as they are.\n\
+         In PyTorch, `safetensors.torch.load_file(\"model.safetensors\")` is the state dict; `config.json` has the architecture and the\n\
+         normalisation of the images.\n\
+         \n\
+         ## Training it again\n\
+         \n\
+         ```sh\n\
+         {command}\n\
+         ```\n\
+         \n\
+         ## Licence\n\
+         \n\
+         Not chosen yet. The data set has terms of its own.\n",
+        method_name = config.method.name(),
+        upper = config.method.name().to_uppercase(),
+        method = method(config),
+        width = config.width,
+        stem = format!("{:?}", config.stem).to_lowercase(),
+        features = config.net().features(),
+        latent = config.latent_dim,
+        side = config.image_size,
+        epochs = config.epochs,
+        batch = config.batch_size,
+        rate = config.learning_rate,
+        seed = config.seed,
+        command = command(config, results),
+    )
+}

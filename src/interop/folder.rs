@@ -1,0 +1,87 @@
+//! A folder to publish: `config.json`, `model.safetensors`, and a model card in `README.md`.
+//!
+//! `model.safetensors` is a checkpoint without the optimiser's tensors: every command that takes a checkpoint takes it. The card's
+//! command trains the same weights again, from the configuration in `config.json`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::card;
+use crate::method::{self, Training};
+use crate::train::TrainError;
+use crate::train::checkpoint::Checkpoint;
+use crate::train::config::RunConfig;
+use crate::train::run::{Trained, config_text, normalisation, write_whole};
+use crate::train::state;
+
+/// Writes the folder: all of it or nothing. Returns the results that the card states, if there are any.
+///
+/// # Errors
+/// If `out` holds anything already, or cannot be written.
+pub fn write(trained: &Trained, out: &Path) -> Result<Option<Value>, TrainError> {
+    if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(TrainError::config(format!("{} is not empty", out.display()), Some("name another folder with --out")));
+    }
+    let config = public(&trained.config);
+    let (mean, std) = normalisation(&config);
+    let params = method::training(&config.model(mean, std), Training::default()).params;
+    let tensors = state::select(&trained.checkpoint, &params).map_err(|e| e.of_file(&trained.path))?;
+    let mut meta = trained.checkpoint.meta.clone();
+    meta.retain(|key, _| key != "window");
+    meta.insert("config".into(), config_text(&config)?);
+    let results = results(trained);
+    let settings = settings(&config)?;
+
+    let staging = PathBuf::from(format!("{}.tmp", out.display().to_string().trim_end_matches(['/', '\\'])));
+    let fill = || -> Result<(), TrainError> {
+        fs::create_dir_all(&staging).map_err(TrainError::io("create", &staging))?;
+        write_whole(&staging.join("config.json"), format!("{settings:#}\n").as_bytes())?;
+        write_whole(&staging.join("README.md"), card::text(&config, params.count(), results.as_ref()).as_bytes())?;
+        Checkpoint { tensors, meta }.save(staging.join("model.safetensors"))?;
+        // An empty folder makes way.
+        if out.exists() {
+            fs::remove_dir(out).map_err(TrainError::io("replace", out))?;
+        }
+        fs::rename(&staging, out).map_err(TrainError::io("create", out))
+    };
+    let filled = fill();
+    if filled.is_err() {
+        // Its space may be what is missing; the error to report is the first one.
+        drop(fs::remove_dir_all(&staging));
+    }
+    filled.map(|()| results)
+}
+
+/// Without the folders of the machine that trained it.
+fn public(config: &RunConfig) -> RunConfig {
+    let name = |path: &PathBuf| path.file_name().map(PathBuf::from);
+    RunConfig { data_dir: None, init_from: config.init_from.as_ref().and_then(name), ..config.clone() }
+}
+
+/// `config.json`: what the network is, and all that trained it.
+fn settings(config: &RunConfig) -> Result<Value, TrainError> {
+    // By way of text: f32 0.1 stays 0.1.
+    let json = |value: serde_json::Result<String>| value.and_then(|text| serde_json::from_str::<Value>(&text));
+    let failed = |e| TrainError::config(format!("the configuration cannot be written: {e}"), None);
+    let training = json(serde_json::to_string(config)).map_err(failed)?;
+    let (mean, std) = normalisation(config);
+    let (mean, std) = (json(serde_json::to_string(&mean)).map_err(failed)?, json(serde_json::to_string(&std)).map_err(failed)?);
+    let shape: serde_json::Map<String, Value> = ["method", "encoder", "decoder", "stem", "width", "latent_dim", "image_size"]
+        .map(|key| (key.to_owned(), training[key].clone()))
+        .into_iter()
+        .chain([("features".to_owned(), json!(config.net().features()))])
+        .collect();
+    Ok(json!({
+        "library": "aavae", "version": env!("CARGO_PKG_VERSION"),
+        "architecture": shape, "normalisation": { "mean": mean, "std": std }, "training": training,
+    }))
+}
+
+/// `summary.json` of the run that the weights are from, if it is about these weights.
+fn results(trained: &Trained) -> Option<Value> {
+    let run = trained.path.parent()?.parent()?;
+    let summary: Value = serde_json::from_slice(&fs::read(run.join("summary.json")).ok()?).ok()?;
+    (summary["sha256"] == trained.checkpoint.digest().as_str()).then_some(summary)
+}

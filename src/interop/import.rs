@@ -1,0 +1,186 @@
+//! Runs from the authors' checkpoints: a PyTorch state dict as safetensors, names `encoder.*`, `projection.*`, `decoder.*` and
+//! `log_scale`. What network it is follows from names and shapes; what they do not say is asked for, or taken as the paper has it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::method::{self, Method, Training};
+use crate::model::{Depth, Stem};
+use crate::train::TrainError;
+use crate::train::checkpoint::{Checkpoint, LAST, NamedTensor, TensorData};
+use crate::train::config::{DataKind, RunConfig};
+use crate::train::run::{config_text, normalisation, write_config, write_whole};
+use crate::train::state;
+
+/// What a state dict does not say.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// VAE or AAVAE, AE or AAAE (default: AAVAE, AE).
+    pub method: Option<Method>,
+    /// STL or ImageNet stem, both 7x7 (default: STL).
+    pub stem: Option<Stem>,
+    /// Side of the images (default: 32, or 96 behind a 7x7 stem).
+    pub image_size: Option<usize>,
+    /// Data set that the run's commands take (default: CIFAR-10 for 32 pixels, otherwise a folder).
+    pub dataset: Option<DataKind>,
+    /// Its folder.
+    pub data_dir: Option<PathBuf>,
+}
+
+/// A state dict that has been understood.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    /// The network; the training is not known and has its defaults.
+    pub config: RunConfig,
+    /// The model's tensors.
+    pub tensors: BTreeMap<String, NamedTensor>,
+    /// Tensors of the file that the model does not have.
+    pub extra: Vec<String>,
+    /// What the file left open, and how it was decided.
+    pub notes: Vec<String>,
+}
+
+const NAMES: &str = "the names and shapes are those of the authors' state dict: encoder.*, projection.*, decoder.*, log_scale";
+
+/// Reads a state dict.
+///
+/// # Errors
+/// If it is no such network: the message names the tensor and the shapes.
+pub fn read(path: &Path, options: &Options) -> Result<Imported, TrainError> {
+    let file = Checkpoint::load(path)?;
+    understand(file, options).map_err(|message| TrainError::config(format!("`{}`: {message}", path.display()), Some(NAMES)))
+}
+
+/// Finds the network whose state dict this is.
+///
+/// # Errors
+/// What does not fit: the tensor and the shapes.
+pub fn understand(mut file: Checkpoint, options: &Options) -> Result<Imported, String> {
+    let mut notes = Vec::new();
+    let (width, kernel) = match shape(&file, "encoder.conv1.weight")? {
+        [width, 3, kernel @ (3 | 7), same] if kernel == same => (*width, *kernel),
+        other => return Err(format!("`encoder.conv1.weight` has shape {other:?}; a stem has [width, 3, 3, 3] or [width, 3, 7, 7]")),
+    };
+    let stem = match (kernel, options.stem) {
+        (3, None | Some(Stem::Cifar)) => Stem::Cifar,
+        (7, Some(stem @ (Stem::Stl | Stem::Imagenet))) => stem,
+        (7, None) => {
+            notes.push("a 7x7 stem: taken as STL's, without max pooling; --stem imagenet is the one with it".to_owned());
+            Stem::Stl
+        }
+        (_, Some(stem)) => return Err(format!("`encoder.conv1.weight` is {kernel}x{kernel}, --stem {stem:?} is not").to_lowercase()),
+        _ => unreachable!("a kernel of 3 or 7"),
+    };
+    let (samples, head) = match ["projection.mu.weight", "projection.projection_head.3.weight"].map(|name| file.tensors.contains_key(name))
+    {
+        [true, _] => (true, "projection.mu.weight"),
+        [false, true] => (false, "projection.projection_head.3.weight"),
+        [false, false] => return Err("no tensor `projection.mu.weight` and no `projection.projection_head.3.weight`".into()),
+    };
+    let (default, other) = if samples { (Method::Aavae, Method::Vae) } else { (Method::Ae, Method::Aaae) };
+    let method = match options.method {
+        Some(method) if method == default || method == other => method,
+        Some(method) => return Err(format!("`{head}` is of {} or {}, not of --method {}", default.name(), other.name(), method.name())),
+        None => {
+            notes.push(format!("weights of {0} and {1} look alike: taken as {0}; --method {1} is the other", default.name(), other.name()));
+            default
+        }
+    };
+    let latent_dim = match shape(&file, head)? {
+        [latent, _] => *latent,
+        other => return Err(format!("`{head}` has shape {other:?}, expected [latent, features]")),
+    };
+    let log_scale = match file.tensors.get("log_scale").map(|t| &t.data) {
+        Some(TensorData::F32(x)) if samples && x.len() == 1 => x[0],
+        None if samples => {
+            notes.push("no tensor `log_scale`: taken as 0".to_owned());
+            file.tensors.insert("log_scale".into(), NamedTensor::f32(&[1], vec![0.0]));
+            0.0
+        }
+        _ => 0.0,
+    };
+    let small = stem == Stem::Cifar;
+    let image_size = options.image_size.unwrap_or(if small { 32 } else { 96 });
+    let config = RunConfig {
+        dataset: options.dataset.unwrap_or(if image_size == 32 { DataKind::Cifar10 } else { DataKind::Folder }),
+        data_dir: options.data_dir.clone(),
+        method,
+        encoder: depth(&file, "encoder", Depth::encoder_blocks)?,
+        decoder: depth(&file, "decoder", Depth::decoder_blocks)?,
+        stem,
+        width,
+        latent_dim,
+        image_size,
+        log_scale,
+        ..RunConfig::default()
+    };
+    config.net().validate()?;
+    let (mean, std) = normalisation(&config);
+    let params = method::training(&config.model(mean, std), Training::default()).params;
+    let tensors = state::select(&file, &params).map_err(|e| e.to_string())?;
+    let bad = |t: &NamedTensor| matches!(&t.data, TensorData::F32(x) if x.iter().any(|x| !x.is_finite()));
+    if let Some((name, _)) = tensors.iter().find(|(_, t)| bad(t)) {
+        return Err(format!("`{name}` is not finite"));
+    }
+    let extra = file.tensors.keys().filter(|name| !tensors.contains_key(*name)).cloned().collect();
+    Ok(Imported { config, tensors, extra, notes })
+}
+
+fn shape<'a>(file: &'a Checkpoint, name: &str) -> Result<&'a [usize], String> {
+    if let Some(tensor) = file.tensors.get(name) {
+        return Ok(&tensor.shape);
+    }
+    // Names of a module that holds the model.
+    let longer = file.tensors.keys().find_map(|key| key.strip_suffix(name).filter(|prefix| prefix.ends_with('.')));
+    let prefix = longer.map_or(String::new(), |prefix| format!("; its names begin with `{prefix}`, save them without"));
+    Err(format!("no tensor `{name}`{prefix}"))
+}
+
+/// The network whose stages have the blocks that the names count.
+fn depth(file: &Checkpoint, part: &str, blocks: impl Fn(Depth) -> [usize; 4]) -> Result<Depth, String> {
+    let count = |stage: usize| {
+        let prefix = format!("{part}.layer{stage}.");
+        let block = |name: &String| name.strip_prefix(&prefix)?.split('.').next()?.parse::<usize>().ok();
+        file.tensors.keys().filter_map(block).max().map_or(0, |last| last.saturating_add(1))
+    };
+    let found = [1, 2, 3, 4].map(count);
+    let bottleneck = file.tensors.contains_key(&format!("{part}.layer1.0.conv3.weight"));
+    let depths = [Depth::Resnet18, Depth::Resnet34, Depth::Resnet50];
+    depths.into_iter().find(|d| blocks(*d) == found && (d.expansion() > 1) == bottleneck).ok_or_else(|| {
+        let known: Vec<_> = depths.iter().map(|d| format!("{d:?} {:?}", blocks(*d))).collect();
+        let kind = if bottleneck { "three convolutions" } else { "two convolutions" };
+        format!("`{part}.layer1` to `4` have {found:?} blocks of {kind}; known are {}", known.join(", "))
+    })
+}
+
+/// Writes the run folder that `probe`, `knn`, `embed`, `reconstruct` and `export` take. Returns its summary.
+///
+/// # Errors
+/// If `out` holds anything already, or cannot be written.
+pub fn write(imported: Imported, from: &Path, out: &Path) -> Result<Value, TrainError> {
+    if std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(TrainError::config(format!("{} is not empty", out.display()), Some("name another folder with --out")));
+    }
+    let Imported { config, tensors, .. } = imported;
+    let source = from.file_name().unwrap_or(from.as_os_str()).to_string_lossy().into_owned();
+    let meta = [("config", config_text(&config)?), ("imported_from", source.clone()), ("version", env!("CARGO_PKG_VERSION").into())];
+    let checkpoint = Checkpoint { tensors, meta: meta.map(|(key, value)| (key.to_owned(), value)).into() };
+    let folder = out.join("checkpoints");
+    std::fs::create_dir_all(&folder).map_err(TrainError::io("create", &folder))?;
+    checkpoint.save(folder.join(LAST))?;
+    let summary = json!({
+        "run": out,
+        "method": config.method.name(),
+        "dataset": format!("{:?}", config.dataset).to_lowercase(),
+        "imported_from": source,
+        "checkpoint": folder.join(LAST),
+        "sha256": checkpoint.digest(),
+        "interrupted": false,
+    });
+    write_whole(&out.join("summary.json"), format!("{summary:#}\n").as_bytes())?;
+    // Last: a folder with a configuration is a run.
+    write_config(&out.join("config.toml"), &config)?;
+    Ok(summary)
+}

@@ -1,0 +1,313 @@
+//! A run folder as it is at the moment.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::train::TrainError;
+use crate::train::config::RunConfig;
+use crate::train::metrics::Record;
+use crate::train::progress::LogEnd;
+use crate::train::run::read_config;
+
+/// Bytes at the end of `train.log` that are looked at.
+const LOG_END: u64 = 1 << 14;
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// No record yet.
+    Starting,
+    /// Training, or killed: the age of the last record tells.
+    Training,
+    /// Stopped by Ctrl-C.
+    Interrupted,
+    /// Trained; evaluation may follow.
+    Trained,
+    /// Trained and evaluated.
+    Evaluated,
+    /// Weights from elsewhere.
+    Imported,
+}
+
+/// `metrics.jsonl`, read as it grows.
+#[derive(Debug, Default)]
+struct Follow {
+    /// Bytes that have been read: all the lines that end.
+    at: u64,
+    /// The last of these lines: while it stands where it stood, what is before it has not changed either.
+    last: Vec<u8>,
+    records: Vec<Record>,
+    damaged: usize,
+}
+
+impl Follow {
+    /// Reads what was added; starts over where the file was cut or replaced (a resumed run). A missing file has no records.
+    fn refresh(&mut self, path: &Path) -> io::Result<()> {
+        let mut file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                *self = Self::default();
+                return Ok(());
+            }
+            Err(e) => return Err(e),
+        };
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(self.at - self.last.len() as u64))?;
+        file.read_to_end(&mut bytes)?;
+        if !bytes.starts_with(&self.last) {
+            *self = Self::default();
+            bytes.clear();
+            file.rewind()?;
+            file.read_to_end(&mut bytes)?;
+        }
+        // What follows the last line's end is being written.
+        for line in bytes[self.last.len()..].split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+            match Record::parse(&line[..line.len() - 1]) {
+                Some(record) => self.records.push(record),
+                None => self.damaged += 1,
+            }
+            self.at += line.len() as u64;
+            self.last = line.to_vec();
+        }
+        Ok(())
+    }
+}
+
+/// A run folder.
+#[derive(Debug)]
+pub struct RunView {
+    /// The folder.
+    pub dir: PathBuf,
+    /// `config.toml`.
+    pub config: RunConfig,
+    /// `summary.json`, if it is about the records: not of an earlier session that this one continues.
+    pub summary: Option<Value>,
+    /// Steps of the whole run, where `train.log` says.
+    pub total: Option<u64>,
+    /// The newest reconstruction in `images/`.
+    pub picture: Option<PathBuf>,
+    /// Since the last record was written.
+    pub age: Option<Duration>,
+    metrics: Follow,
+}
+
+impl RunView {
+    /// Reads a run folder.
+    ///
+    /// # Errors
+    /// If it is none, or cannot be read.
+    pub fn open(dir: &Path) -> Result<Self, TrainError> {
+        let path = dir.join("config.toml");
+        if !path.exists() {
+            let message = if dir.exists() { "is no run folder: it has no config.toml" } else { "does not exist" };
+            return Err(TrainError::config(format!("{} {message}", dir.display()), Some("`aavae pretrain --out DIR` makes run folders")));
+        }
+        let config = read_config(&path)?;
+        let mut view = Self { dir: dir.into(), config, summary: None, total: None, picture: None, age: None, metrics: Follow::default() };
+        view.refresh()?;
+        Ok(view)
+    }
+
+    /// Reads what has changed.
+    ///
+    /// # Errors
+    /// If a file is there and cannot be read.
+    pub fn refresh(&mut self) -> Result<(), TrainError> {
+        let path = self.dir.join("metrics.jsonl");
+        self.metrics.refresh(&path).map_err(TrainError::io("read", &path))?;
+        self.age = fs::metadata(&path).and_then(|m| m.modified()).ok().and_then(|time| time.elapsed().ok());
+        let log = end_of(&self.dir.join("train.log"), LOG_END).map(|text| LogEnd::of(&text));
+        self.total = log.and_then(|log| log.total);
+        let summary = fs::read(self.dir.join("summary.json")).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+        let steps = self.last("train").map(|record| record.step);
+        let ended = log.is_none_or(|log| log.ended);
+        self.summary = summary.filter(|summary| ended && steps.is_none_or(|steps| summary["steps"] == steps));
+        self.picture = newest_picture(&self.dir.join("images"));
+        Ok(())
+    }
+
+    /// Records in the order of the file.
+    pub fn records(&self) -> &[Record] {
+        &self.metrics.records
+    }
+
+    /// Lines of `metrics.jsonl` that are no records.
+    pub fn damaged(&self) -> usize {
+        self.metrics.damaged
+    }
+
+    /// The last record of a split.
+    pub fn last(&self, split: &str) -> Option<&Record> {
+        self.records().iter().rev().find(|record| record.split == split)
+    }
+
+    /// A value over the steps of a split, where it is finite.
+    pub fn curve(&self, split: &str, key: &str) -> Vec<(f64, f64)> {
+        let of_split = self.records().iter().filter(|record| record.split == split);
+        let point = |r: &Record| r.get(key).filter(|y| y.is_finite()).map(|y| (r.step as f64, f64::from(y)));
+        of_split.filter_map(point).collect()
+    }
+
+    /// How far it is.
+    pub fn state(&self) -> State {
+        match &self.summary {
+            Some(summary) if summary["imported_from"].is_string() => State::Imported,
+            Some(summary) if summary["interrupted"] == true => State::Interrupted,
+            Some(summary) if summary["probe"].is_object() => State::Evaluated,
+            Some(_) => State::Trained,
+            None if self.records().is_empty() => State::Starting,
+            None => State::Training,
+        }
+    }
+
+    /// Steps taken.
+    pub fn steps(&self) -> u64 {
+        self.last("train").map_or(0, |record| record.step)
+    }
+
+    /// Images per second: over the whole session once it has ended, before that as last logged.
+    pub fn images_per_second(&self) -> Option<f64> {
+        let ended = self.summary.as_ref().and_then(|s| s["images_per_second"].as_f64());
+        ended.or_else(|| Some(f64::from(self.last("train")?.get("images_per_second")?)))
+    }
+
+    /// Seconds until the last step.
+    pub fn seconds_left(&self) -> Option<f64> {
+        let left = self.total?.checked_sub(self.steps())? as f64;
+        Some(left * self.config.batch_size as f64 / self.images_per_second().filter(|rate| *rate > 0.0)?)
+    }
+
+    /// Test accuracy of the linear probe.
+    pub fn probe(&self) -> Option<f64> {
+        self.summary.as_ref()?["probe"]["accuracy"].as_f64()
+    }
+
+    /// Test accuracy of kNN at the first temperature of the table.
+    pub fn knn(&self, k: u64) -> Option<f64> {
+        let rows = self.summary.as_ref()?["knn"].as_array()?;
+        rows.iter().find(|row| row["k"] == k)?["accuracy"].as_f64()
+    }
+}
+
+/// The last bytes of a file as text; `None` if there is none.
+fn end_of(path: &Path, bytes: u64) -> Option<String> {
+    let mut file = File::open(path).ok()?;
+    let from = file.metadata().ok()?.len().saturating_sub(bytes);
+    file.seek(SeekFrom::Start(from)).ok()?;
+    let mut end = Vec::new();
+    file.read_to_end(&mut end).ok()?;
+    Some(String::from_utf8_lossy(&end).into_owned())
+}
+
+/// The reconstruction of the highest step.
+fn newest_picture(images: &Path) -> Option<PathBuf> {
+    let step =
+        |path: &PathBuf| -> Option<u64> { path.file_name()?.to_str()?.strip_prefix("reconstruction-")?.strip_suffix(".png")?.parse().ok() };
+    fs::read_dir(images).ok()?.flatten().map(|entry| entry.path()).filter(|path| step(path).is_some()).max_by_key(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(step: u64, loss: f32) -> String {
+        format!("{{\"step\":{step},\"epoch\":0,\"split\":\"train\",\"loss\":{loss}}}\n")
+    }
+
+    /// However the file is written between two looks, the records are those of a file read at once.
+    #[test]
+    fn a_growing_file_is_read_as_it_grows() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("metrics.jsonl");
+        let whole: String = (1..=20).map(|step| line(step, 0.5)).collect();
+        let mut follow = Follow::default();
+        follow.refresh(&path).expect("no file is no error");
+        for cut in (0..whole.len()).step_by(17).chain([whole.len()]) {
+            fs::write(&path, &whole[..cut]).expect("a file");
+            follow.refresh(&path).expect("records");
+            assert_eq!(follow.records.len(), whole[..cut].matches('\n').count(), "cut at byte {cut}");
+            assert_eq!(follow.at as usize, whole[..cut].rfind('\n').map_or(0, |end| end + 1));
+        }
+        assert_eq!((follow.records.last().map(|r| r.step), follow.damaged), (Some(20), 0));
+    }
+
+    /// A resumed run cuts the file and writes other lines, perhaps past where it was read before.
+    #[test]
+    fn a_file_that_was_cut_is_read_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("metrics.jsonl");
+        let before: String = (1..=10).map(|step| line(step, 0.5)).collect();
+        for resumed in
+            [(1..=4).map(|s| line(s, 0.5)).collect::<String>(), (1..=30).map(|s| line(s, if s > 4 { 0.25 } else { 0.5 })).collect()]
+        {
+            let mut follow = Follow::default();
+            fs::write(&path, &before).expect("a file");
+            follow.refresh(&path).expect("records");
+            fs::write(&path, &resumed).expect("a file");
+            follow.refresh(&path).expect("records");
+            let mut afresh = Follow::default();
+            afresh.refresh(&path).expect("records");
+            assert_eq!(follow.records, afresh.records);
+        }
+        fs::write(&path, format!("{}nonsense\n{}", line(1, 0.5), line(2, 0.5))).expect("a file");
+        let mut follow = Follow::default();
+        follow.refresh(&path).expect("records");
+        assert_eq!((follow.records.len(), follow.damaged), (2, 1));
+        fs::remove_file(&path).expect("removed");
+        follow.refresh(&path).expect("no file is no error");
+        assert!(follow.records.is_empty());
+    }
+
+    /// A summary of an earlier session is not that of the one that continues it.
+    #[test]
+    fn a_summary_must_be_about_the_records() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let put = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("a file");
+        let state = || RunView::open(dir.path()).expect("a run").state();
+        assert!(RunView::open(dir.path()).is_err_and(|e| e.to_string().contains("no config.toml")));
+        put("config.toml", "width = 8\nbatch_size = 16\n");
+        assert_eq!(state(), State::Starting);
+        put("metrics.jsonl", &line(4, 0.5));
+        put("train.log", "2026-01-01T00:00:00Z step 4/12 epoch 0 loss 0.5\n");
+        assert_eq!(state(), State::Training);
+        put("summary.json", "{\"steps\": 4, \"interrupted\": true}");
+        assert_eq!(state(), State::Training, "resumed: the log has not ended");
+        put("train.log", "2026-01-01T00:00:00Z step 4/12 epoch 0 loss 0.5\n2026-01-01T00:00:09Z 4 steps in 0:09\n");
+        assert_eq!(state(), State::Interrupted);
+        put("metrics.jsonl", &[line(4, 0.5), line(8, 0.5)].concat());
+        assert_eq!(state(), State::Training, "resumed: it is further");
+        put("summary.json", "{\"steps\": 8, \"interrupted\": false}");
+        assert_eq!(state(), State::Trained);
+        put("summary.json", "{\"steps\": 8, \"interrupted\": false, \"probe\": {\"accuracy\": 0.5}}");
+        assert_eq!(state(), State::Evaluated);
+        let view = RunView::open(dir.path()).expect("a run");
+        assert_eq!((view.probe(), view.total, view.steps()), (Some(0.5), Some(12), 8));
+        put("summary.json", "{\"steps\": 8, \"interr");
+        assert_eq!(state(), State::Training, "half a summary is none");
+    }
+
+    #[test]
+    fn the_time_left_counts_images() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let put = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("a file");
+        put("config.toml", "batch_size = 16\n");
+        put("metrics.jsonl", "{\"step\":10,\"epoch\":0,\"split\":\"train\",\"loss\":1.0,\"images_per_second\":32.0}\n");
+        assert_eq!(RunView::open(dir.path()).expect("a run").seconds_left(), None, "the log does not say how far it goes");
+        put("train.log", "2026-01-01T00:00:00Z step 10/110 epoch 0 loss 1.0\n");
+        assert_eq!(RunView::open(dir.path()).expect("a run").seconds_left(), Some(50.0));
+    }
+
+    #[test]
+    fn the_newest_picture_is_that_of_the_highest_step() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for name in ["reconstruction-000999.png", "reconstruction-1000000.png", "reconstruction-x.png", "augmentation.png"] {
+            fs::write(dir.path().join(name), "").expect("a file");
+        }
+        assert!(newest_picture(dir.path()).is_some_and(|path| path.ends_with("reconstruction-1000000.png")));
+        assert_eq!(newest_picture(&dir.path().join("none")), None);
+    }
+}

@@ -1,0 +1,131 @@
+//! A live dashboard over a run folder. The screen is the terminal's second one, and is given back however it ends.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use image::RgbImage;
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+
+use super::dashboard;
+use super::run::{RunView, State};
+use crate::train::TrainError;
+
+/// Why a terminal shows no pictures, from `COLORTERM` and `NO_COLOR`; `None` if it does.
+pub fn no_pictures(colorterm: Option<&str>, no_color: Option<&str>) -> Option<&'static str> {
+    if no_color.is_some_and(|value| !value.is_empty()) {
+        return Some("no reconstruction is shown: NO_COLOR is set");
+    }
+    match colorterm {
+        Some("truecolor" | "24bit") => None,
+        _ => Some("no reconstruction is shown: COLORTERM does not say truecolor or 24bit"),
+    }
+}
+
+/// The newest reconstruction, read once.
+#[derive(Debug, Default)]
+struct Picture {
+    path: Option<PathBuf>,
+    image: Option<RgbImage>,
+}
+
+impl Picture {
+    fn refresh(&mut self, newest: Option<&PathBuf>) {
+        if self.path.as_ref() != newest {
+            self.path = newest.cloned();
+            // One that cannot be read is not shown; the next one may be.
+            self.image = newest.and_then(|path| image::open(path).ok()).map(|image| image.to_rgb8());
+        }
+    }
+}
+
+/// Whether a run changes no more. One that is trained may still be evaluated.
+fn over(view: &RunView) -> bool {
+    matches!(view.state(), State::Evaluated | State::Interrupted | State::Imported)
+}
+
+/// Shows the run every so often until it is over or a key (q, Esc, Ctrl-C) says so.
+///
+/// # Errors
+/// If the terminal or the run folder fails.
+pub fn follow(view: &mut RunView, every: Duration, no_pictures: Option<&str>) -> Result<(), TrainError> {
+    let mut terminal = ratatui::try_init().map_err(TrainError::io("open", "the terminal"))?;
+    let result = run(&mut terminal, view, every, no_pictures);
+    ratatui::restore();
+    result
+}
+
+fn run(terminal: &mut DefaultTerminal, view: &mut RunView, every: Duration, no_pictures: Option<&str>) -> Result<(), TrainError> {
+    let failed = || TrainError::io("use", "the terminal");
+    let mut picture = Picture::default();
+    loop {
+        view.refresh()?;
+        picture.refresh(view.picture.as_ref().filter(|_| no_pictures.is_none()));
+        let shown = match (&picture.image, no_pictures) {
+            (Some(image), _) => Ok(image),
+            (None, Some(why)) => Err(why),
+            (None, None) => Err("no reconstruction yet"),
+        };
+        terminal.draw(|frame| dashboard::draw(view, shown, frame.area(), frame.buffer_mut())).map_err(failed())?;
+        if over(view) {
+            return Ok(());
+        }
+        let next = Instant::now() + every;
+        while event::poll(next.saturating_duration_since(Instant::now())).map_err(failed())? {
+            match event::read().map_err(failed())? {
+                event if leaves(&event) => return Ok(()),
+                Event::Resize(..) => break,
+                _ => {}
+            }
+        }
+    }
+}
+
+fn leaves(event: &Event) -> bool {
+    let Event::Key(key) = event else { return false };
+    let asked = match key.code {
+        KeyCode::Char('q') | KeyCode::Esc => true,
+        KeyCode::Char('c') => key.modifiers.contains(KeyModifiers::CONTROL),
+        _ => false,
+    };
+    asked && key.kind == KeyEventKind::Press
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ratatui::crossterm::event::KeyEvent;
+
+    #[test]
+    fn keys_that_leave() {
+        let key = |code, modifiers| leaves(&Event::Key(KeyEvent::new(code, modifiers)));
+        assert!(key(KeyCode::Char('q'), KeyModifiers::NONE) && key(KeyCode::Esc, KeyModifiers::NONE));
+        assert!(key(KeyCode::Char('c'), KeyModifiers::CONTROL));
+        assert!(!key(KeyCode::Char('c'), KeyModifiers::NONE) && !key(KeyCode::Enter, KeyModifiers::NONE) && !leaves(&Event::FocusLost));
+    }
+
+    #[test]
+    fn pictures_need_true_colour() {
+        assert_eq!(no_pictures(Some("truecolor"), None), None);
+        assert_eq!(no_pictures(Some("24bit"), Some("")), None);
+        assert!(no_pictures(Some("256"), None).is_some_and(|why| why.contains("COLORTERM")));
+        assert!(no_pictures(None, None).is_some());
+        assert!(no_pictures(Some("truecolor"), Some("1")).is_some_and(|why| why.contains("NO_COLOR")));
+    }
+
+    #[test]
+    fn a_picture_that_cannot_be_read_is_none() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("reconstruction-000001.png");
+        std::fs::write(&path, "half a PNG").expect("a file");
+        let mut picture = Picture::default();
+        picture.refresh(Some(&path));
+        assert!(picture.image.is_none());
+        let whole = dir.path().join("reconstruction-000002.png");
+        RgbImage::new(4, 2).save(&whole).expect("a PNG");
+        picture.refresh(Some(&whole));
+        assert_eq!(picture.image.as_ref().map(RgbImage::dimensions), Some((4, 2)));
+        picture.refresh(None);
+        assert!(picture.image.is_none());
+    }
+}

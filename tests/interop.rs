@@ -1,0 +1,442 @@
+//! Weights for and from other programs: names, types and shapes are those that `tests/golden/make_state_dicts.py` found in torchvision and
+//! in the twin of the reference implementation, and imported weights compute what the golden networks computed.
+//!
+//! The README's snippet is run where `python3` has torch, torchvision, safetensors and Pillow; elsewhere its trial shows as *ignored*,
+//! and `REQUIRE_TORCH=1` turns that into a failure.
+
+#[path = "golden/mod.rs"]
+#[allow(dead_code, reason = "each test uses a part of it")]
+mod golden;
+#[path = "cli/support.rs"]
+#[allow(dead_code, reason = "each test uses a part of it")]
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::OnceLock;
+
+use aavae::device::Data;
+use aavae::interop::import::{self, Options};
+use aavae::interop::torchvision;
+use aavae::ir::Graph;
+use aavae::method::{Method, Training, View, training};
+use aavae::model::{Depth, Stem, resnet};
+use aavae::nn::Builder;
+use aavae::ops::StepUniforms;
+use aavae::plan::{self, lower};
+use aavae::tensor::{Shape, TensorType};
+use aavae::train::checkpoint::{Checkpoint, NamedTensor, TensorData};
+use aavae::train::config::{DataKind, RunConfig};
+use aavae::train::run::Trained;
+use aavae::train::state;
+use golden::{Device, Report, Tensors, fill, fill_parameter, pixels, read};
+use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::Value;
+use support::{TINY, digest, folder, sh};
+
+/// Type and shape of each tensor of a golden state dict.
+type Dict = BTreeMap<String, (String, Vec<usize>)>;
+
+fn dict(name: &str) -> Dict {
+    static ALL: OnceLock<Value> = OnceLock::new();
+    let all = ALL.get_or_init(|| golden::json("state_dicts.json"));
+    let tensors = all[name].as_object().unwrap_or_else(|| panic!("no state dict `{name}`"));
+    let entry = |(name, row): (&String, &Value)| {
+        let shape = row.as_array().expect("a row")[1..].iter().map(|n| n.as_u64().expect("an extent") as usize).collect();
+        (name.clone(), (row[0].as_str().expect("a type").to_owned(), shape))
+    };
+    tensors.iter().map(entry).collect()
+}
+
+fn described(file: &Checkpoint) -> Dict {
+    let dtype = |t: &NamedTensor| if matches!(t.data, TensorData::F32(_)) { "F32" } else { "I64" };
+    file.tensors.iter().map(|(name, t)| (name.clone(), (dtype(t).to_owned(), t.shape.clone()))).collect()
+}
+
+/// A checkpoint of these names and shapes; `value` fills the floats.
+fn filled(dict: &Dict, value: impl Fn(&str, &[usize]) -> Vec<f32>) -> Checkpoint {
+    let tensor = |name: &str, dtype: &str, shape: &[usize]| match dtype {
+        "F32" => NamedTensor::f32(shape, value(name, shape)),
+        _ => NamedTensor::i64(shape, vec![7]),
+    };
+    let tensors = dict.iter().map(|(name, (dtype, shape))| (name.clone(), tensor(name, dtype, shape))).collect();
+    Checkpoint { tensors, meta: BTreeMap::new() }
+}
+
+fn zeros(_: &str, shape: &[usize]) -> Vec<f32> {
+    vec![0.0; shape.iter().product()]
+}
+
+/// Writes a file as PyTorch's users do: no metadata.
+fn write_foreign(file: &Checkpoint, path: &Path) {
+    let bytes: Vec<(&String, &NamedTensor, Vec<u8>)> = file
+        .tensors
+        .iter()
+        .map(|(name, t)| match &t.data {
+            TensorData::F32(x) => (name, t, x.iter().flat_map(|x| x.to_le_bytes()).collect()),
+            TensorData::I64(x) => (name, t, x.iter().flat_map(|x| x.to_le_bytes()).collect()),
+        })
+        .collect();
+    let views = bytes.iter().map(|(name, t, bytes)| {
+        let dtype = if matches!(t.data, TensorData::F32(_)) { safetensors::Dtype::F32 } else { safetensors::Dtype::I64 };
+        (name.as_str(), safetensors::tensor::TensorView::new(dtype, t.shape.clone(), bytes).expect("a view"))
+    });
+    safetensors::serialize_to_file(views, None, path).expect("a file");
+}
+
+/// Every encoder has exactly the names, types and shapes of torchvision's, so `strict=True` has nothing to say.
+fn torchvision_names(depth: Depth, stem: Stem) -> Result<(), Failed> {
+    let name = format!("{depth:?}").to_lowercase();
+    let mut want = dict(&format!("torchvision/{name}"));
+    if stem != Stem::Cifar {
+        want.extend(dict(&format!("torchvision/{name}/7x7")));
+    }
+    let config = RunConfig { encoder: depth, stem, ..RunConfig::default() };
+    let mut encoder = Builder::new(Graph::default(), false);
+    let image = encoder.graph.input("image", TensorType::f32(Shape::new(1, 32, 32, 4)));
+    resnet::encoder(&mut encoder, &config.net(), image);
+    let tensors = encoder.params.all.iter().map(|p| (p.name.clone(), NamedTensor::f32(&p.file.shape(), zeros("", &p.file.shape()))));
+    let checkpoint = Checkpoint { tensors: tensors.collect(), meta: BTreeMap::new() };
+    let trained = Trained { config, checkpoint, path: "weights.safetensors".into(), skipped: vec![] };
+    let got = described(&torchvision::state_dict(&trained)?);
+    let odd: Vec<_> = got.iter().filter(|row| !want.iter().any(|w| w == *row)).collect();
+    if got == want { Ok(()) } else { Err(format!("{} tensors, torchvision has {}; not there: {odd:?}", got.len(), want.len()).into()) }
+}
+
+/// Reads the network off names and shapes.
+fn understands(case: &str, options: &Options, want: &RunConfig) -> Result<(), Failed> {
+    let want_names = dict(&format!("reference/{case}"));
+    let imported = import::understand(filled(&want_names, zeros), options)?;
+    if imported.config != *want {
+        return Err(format!("understood as {:?}", imported.config.differences(want)).into());
+    }
+    let got = described(&Checkpoint { tensors: imported.tensors, meta: BTreeMap::new() });
+    if got == want_names && imported.extra.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{case}: other tensors; extra {:?}", imported.extra).into())
+    }
+}
+
+/// What is not in the file is said; what is wrong with it is one sentence with the tensor and the shapes.
+fn misfits() -> Result<(), Failed> {
+    let whole = || filled(&dict("reference/resnet18-w8"), zeros);
+    let ae = || filled(&dict("reference/resnet18-w8-ae"), zeros);
+    let fails = |file: Checkpoint, options: &Options, says: &[&str]| match import::understand(file, options) {
+        Ok(imported) => Err(format!("understood as {:?}, not refused with {says:?}", imported.config)),
+        Err(message) if says.iter().all(|text| message.contains(text)) => Ok(()),
+        Err(message) => Err(format!("`{message}` does not say {says:?}")),
+    };
+    let without = |name: &str| {
+        let mut file = whole();
+        file.tensors.remove(name).unwrap_or_else(|| panic!("no `{name}`"));
+        file
+    };
+    let with = |name: &str, shape: &[usize]| {
+        let mut file = whole();
+        file.tensors.insert(name.into(), NamedTensor::f32(shape, zeros("", shape)));
+        file
+    };
+    let none = Options::default();
+    fails(Checkpoint::default(), &none, &["no tensor `encoder.conv1.weight`"])?;
+    fails(without("projection.logvar.weight"), &none, &["no tensor `projection.logvar.weight`", "[8, 64]"])?;
+    fails(without("projection.mu.weight"), &none, &["projection.mu.weight", "projection.projection_head.3.weight"])?;
+    fails(without("encoder.layer3.1.bn2.running_var"), &none, &["no tensor `encoder.layer3.1.bn2.running_var`", "[32]"])?;
+    fails(
+        with("encoder.layer2.0.conv1.weight", &[16, 16, 3, 3]),
+        &none,
+        &["encoder.layer2.0.conv1.weight", "[16, 16, 3, 3]", "[16, 8, 3, 3]"],
+    )?;
+    fails(with("encoder.conv1.weight", &[8, 3, 5, 5]), &none, &["encoder.conv1.weight", "[8, 3, 5, 5]"])?;
+    fails(with("encoder.conv1.weight", &[12, 3, 3, 3]), &none, &["width 12"])?;
+    fails(with("encoder.layer2.2.conv1.weight", &[1]), &none, &["encoder.layer1", "[2, 3, 2, 2]", "Resnet34 [3, 4, 6, 3]"])?;
+    fails(with("decoder.layer1.0.conv3.weight", &[1]), &none, &["decoder.layer1", "three convolutions"])?;
+    fails(with("projection.mu.weight", &[8]), &none, &["projection.mu.weight", "[8]"])?;
+    let mut file = whole();
+    file.tensors.insert("decoder.conv2.bias".into(), NamedTensor::f32(&[8], vec![f32::NAN; 8]));
+    fails(file, &none, &["`decoder.conv2.bias` is not finite"])?;
+    let mut file = whole();
+    file.tensors = file.tensors.into_iter().map(|(name, t)| (format!("model.{name}"), t)).collect();
+    fails(file, &none, &["no tensor `encoder.conv1.weight`", "begin with `model.`"])?;
+    fails(whole(), &Options { method: Some(Method::Ae), ..none.clone() }, &["projection.mu.weight", "aavae or vae", "--method ae"])?;
+    fails(ae(), &Options { method: Some(Method::Vae), ..none.clone() }, &["projection_head.3.weight", "--method vae"])?;
+    fails(whole(), &Options { stem: Some(Stem::Stl), ..none.clone() }, &["3x3", "--stem stl"])?;
+    fails(whole(), &Options { image_size: Some(33), ..none.clone() }, &["image size 33"])?;
+
+    // What may be missing or too much.
+    let mut file = without("log_scale");
+    file.tensors.retain(|name, _| !name.ends_with("num_batches_tracked"));
+    file.tensors.insert("classifier.weight".into(), NamedTensor::f32(&[10, 64], vec![0.0; 640]));
+    let imported = import::understand(file, &none)?;
+    let same = described(&Checkpoint { tensors: imported.tensors, meta: BTreeMap::new() }) == dict("reference/resnet18-w8");
+    if !same || imported.extra != ["classifier.weight"] || !imported.notes.iter().any(|n| n.contains("log_scale")) {
+        return Err(format!("extra {:?}, notes {:?}", imported.extra, imported.notes).into());
+    }
+    Ok(())
+}
+
+/// The command line from a foreign file to a run folder, and whether its network computes the golden numbers.
+fn imported_weights_compute_the_golden_numbers(case: &str, method: Method) -> Result<(), Failed> {
+    let name = method.name();
+    let network = format!("network_{name}_resnet18_w8.safetensors");
+    let dir = folder();
+    let (file, run) = (dir.path().join("reference.safetensors"), dir.path().join("run"));
+    write_foreign(&filled(&dict(&format!("reference/{case}")), fill_parameter), &file);
+    let line = format!("import {} --out {} --method {name} --dataset shapes --json", file.display(), run.display());
+    let value = sh(&line).ok().json();
+    assert_eq!((&value["method"], &value["imported_from"]), (&name.into(), &"reference.safetensors".into()), "{value}");
+
+    let trained = Trained::open(&run)?;
+    let golden = Tensors::open(&network);
+    let manifest = golden::json("manifest.json");
+    let suffix = manifest["files"][&network]["case"]["input_suffix"].as_str().ok_or("no suffix")?;
+    let config = RunConfig { batch_size: 4, ..trained.config };
+    let (n, side) = (config.batch_size, config.image_size);
+    let model = training(&config.model([0.0; 3], [1.0; 3]), Training { view: View::Given, fuse: true, update: false });
+    let mut session = Device::Cpu.open()?;
+    let session = session.as_mut();
+    session.allocate(&model.graph.layout)?;
+    state::import(session, &model.graph.layout, &model.params, &trained.checkpoint, false)?;
+    let id = session.load(lower("train", &model.graph, plan::Options { target: session.target(), alias: true }))?;
+    let image = |name: &str| pixels(&fill(&format!("input.{name}{suffix}"), n * 3 * side * side, 4.0, 0.0), n, side);
+    let eps = fill(&format!("input.eps{suffix}"), n * config.latent_dim, 2.0 * 3.0_f64.sqrt(), 0.0);
+    for (name, data) in [("original", image("original")), ("view", image("view")), ("eps", eps)] {
+        if let Some((i, _)) = session.plan(id).input(name) {
+            session.upload(id, i, Data::F32(&data))?;
+        }
+    }
+    session.run(id, &StepUniforms::default())?;
+    let mut report = Report::new(name, 1e-4);
+    for name in ["h", "z", "loss"] {
+        report.tensor(name, &read(session, id, name)?, golden.get(&format!("out/{name}")));
+    }
+    let nhwc = read(session, id, "reconstruction")?;
+    let area = side * side;
+    let nchw: Vec<f64> = (0..n * 3 * area).map(|i| nhwc[(i / (3 * area) * area + i % area) * 4 + i / area % 3]).collect();
+    report.sample("reconstruction", &nchw, golden.get("out.sample/reconstruction"));
+    report.finish()
+}
+
+/// An imported run is a run to every command that takes one.
+fn imported_runs_are_runs() -> Result<(), Failed> {
+    let dir = folder();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let mut weights = filled(&dict("reference/resnet18-w8"), fill_parameter);
+    weights.tensors.insert("queue".into(), NamedTensor::f32(&[2], vec![0.0; 2]));
+    write_foreign(&weights, Path::new(&at("reference.safetensors")));
+    let import = format!("import {} --out {}", at("reference.safetensors"), at("run"));
+    let ran = sh(&import).ok();
+    assert!(ran.stdout.contains("aavae with a Resnet18 encoder and a Resnet18 decoder of width 8"), "{ran:?}");
+    assert!(ran.stderr.contains("warning: `queue` is no tensor") && ran.stderr.contains("note: weights of aavae and vae"), "{ran:?}");
+    sh(&import).fails(1, &["run is not empty"]).hints("--out");
+    // CIFAR-10 is what 32 pixels are taken for; it needs its files.
+    sh(&format!("knn {} --device cpu", at("run"))).fails(2, &["--data-dir"]);
+    let shapes = "--device cpu --dataset shapes --limit-train 64 --batch-size 32 --json";
+    assert_eq!(sh(&format!("knn {} {shapes}", at("run"))).ok().json()["knn"].as_array().map(Vec::len), Some(2));
+    assert!(sh(&format!("probe {} {shapes} --epochs 1", at("run"))).ok().json()["accuracy"].is_number());
+    sh(&format!("reconstruct {} {shapes} --count 2 --out {}", at("run"), at("grid.png"))).ok();
+    sh(&format!("export {} --format folder --out {}", at("run"), at("export"))).ok();
+    let summary = sh(&format!(
+        "pretrain {TINY} --no-eval --max-steps 1 --latent-dim 8 --init-from {} --out {}",
+        at("run/checkpoints/last.safetensors"),
+        at("tuned")
+    ));
+    digest(&summary.ok().json());
+    let compared = sh(&format!("compare {} --json", at("run"))).ok().json();
+    assert_eq!(compared["runs"][0]["state"], "imported", "{compared}");
+    assert!(sh(&format!("watch {} --once", at("run"))).ok().stdout.contains("imported"));
+    sh(&format!("import {} --out {}", at("grid.png"), at("b"))).fails(1, &["grid.png", "not a safetensors file"]);
+    sh(&format!("import {} --out {}", at("tuned/config.toml"), at("b"))).fails(1, &["config.toml"]);
+    sh(&format!("import {} --out {} --method ae", at("reference.safetensors"), at("b"))).fails(1, &["--method ae"]).hints("encoder.*");
+    assert!(!dir.path().join("b").exists());
+    Ok(())
+}
+
+/// The folder is whole, its card's command trains the same weights and measures the same accuracy, and commands take the file.
+fn a_published_folder_is_the_run() -> Result<(), Failed> {
+    let dir = folder();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let flags = "--max-steps 5 --probe-epochs 1 --seed 18446744073709551615 --learn-log-scale --learning-rate 0.0007";
+    let summary = sh(&format!("pretrain {TINY} {flags} --out {}", at("run"))).ok().json();
+    let exported = sh(&format!("export {} --format folder --out {} --json", at("run"), at("export"))).ok().json();
+    assert_eq!(exported["results"], true, "{exported}");
+    let mut names: Vec<_> = fs::read_dir(at("export"))?.map(|e| e.expect("an entry").file_name().into_string().expect("text")).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["README.md", "config.json", "model.safetensors"]);
+    assert!(!Path::new(&at("export.tmp")).exists());
+
+    let config: Value = serde_json::from_slice(&fs::read(at("export/config.json"))?)?;
+    for (pointer, want) in [
+        ("/architecture/encoder", Value::from("resnet18")),
+        ("/architecture/features", 64.into()),
+        ("/normalisation/mean/0", 0.401.into()),
+        ("/training/learning_rate", 0.0007.into()),
+        ("/training/seed", u64::MAX.into()),
+    ] {
+        assert_eq!(config.pointer(pointer), Some(&want), "{pointer} in {config:#}");
+    }
+    let model = Checkpoint::load(at("export/model.safetensors"))?;
+    let run = Checkpoint::load(at("run/checkpoints/last.safetensors"))?;
+    let weights: Vec<_> = run.tensors.iter().filter(|(name, _)| !name.starts_with("optim.")).collect();
+    assert!(weights.len() > 100 && weights.into_iter().eq(&model.tensors));
+
+    let card = fs::read_to_string(at("export/README.md"))?;
+    let accuracy =
+        format!("| linear probe, 1 epochs, test accuracy | {:.4} |", summary["probe"]["accuracy"].as_f64().expect("an accuracy"));
+    for part in ["n = 1 run (seed 18446744073709551615) on `cpu`", "Resnet18, width 8", "64 training images", &accuracy, "## Licence"] {
+        assert!(card.contains(part), "`{part}` is missing:\n{card}");
+    }
+    let command = card.lines().find_map(|line| line.strip_prefix("aavae pretrain ")).ok_or("no command")?;
+    let line = format!("pretrain {command}")
+        .replace("config.json", &at("export/config.json"))
+        .replace("--out run", &format!("--out {}", at("again")));
+    let again = sh(&line).ok().json();
+    assert_eq!((digest(&again), &again["probe"]), (digest(&summary), &summary["probe"]));
+
+    let features = |model: &str| {
+        let flags = "--device cpu --dataset shapes --batch-size 50";
+        sh(&format!("embed {} {flags} --out {}", at(model), at("f.safetensors"))).ok();
+        Checkpoint::load(at("f.safetensors")).expect("features").tensors
+    };
+    assert_eq!(features("export/model.safetensors"), features("run"));
+
+    // Never over anything, never half.
+    sh(&format!("export {} --format folder --out {}", at("run"), at("export"))).fails(1, &["export is not empty"]).hints("--out");
+    fs::create_dir(at("empty"))?;
+    // The weights of an earlier step have no results.
+    let ran = sh(&format!("export {} --format folder --out {}", at("run/checkpoints/step-4.safetensors"), at("empty"))).ok();
+    assert!(ran.stderr.contains("warning: no summary.json is about these weights"), "{ran:?}");
+    let card = fs::read_to_string(at("empty/README.md"))?;
+    assert!(card.contains("The run left none") && !card.contains("accuracy"), "{card}");
+    sh(&format!("export {} --format folder --out {}/file/x", at("run"), at("run/config.toml"))).fails(1, &["cannot create"]);
+    sh(&format!("export {} --format torchvision --out {}", at("run"), at("e.safetensors")))
+        .fails(1, &["width 64", "width 8"])
+        .hints("folder");
+    sh(&format!("export {} --format torchvision --out {}", at("none"), at("e.safetensors"))).fails(1, &["none"]);
+    sh(&format!("export {} --format onnx --out {}", at("run"), at("e"))).fails(2, &["'onnx'"]);
+    fs::write(at("bad.json"), "{}")?;
+    sh(&format!("pretrain --config {} --out {}", at("bad.json"), at("x"))).fails(1, &["bad.json", "`training`"]);
+    assert!(!Path::new(&at("e.safetensors")).exists() && !Path::new(&at("x")).exists());
+    Ok(())
+}
+
+/// ResNet-18 of the paper's width, imported, and its encoder exported: `run`, `encoder.safetensors`.
+fn paper_width() -> &'static Path {
+    static DIR: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = DIR.get_or_init(|| {
+        let dir = folder();
+        let path = dir.path().to_owned();
+        let file = path.join("reference.safetensors");
+        write_foreign(&filled(&wide_names(), fill_parameter), &file);
+        let data = path.join("data");
+        let import = format!("import {} --out {}/run --dataset folder --data-dir {}", file.display(), path.display(), data.display());
+        sh(&import).ok();
+        sh(&format!("export {0}/run --format torchvision --out {0}/encoder.safetensors", path.display())).ok();
+        (dir, path)
+    });
+    path
+}
+
+/// Names and shapes of ResNet-18 of width 64 with 8 latent dimensions, from our own parameters: width 8's are golden.
+fn wide_names() -> Dict {
+    let config = RunConfig { latent_dim: 8, ..RunConfig::default() };
+    let params = training(&config.model([0.0; 3], [1.0; 3]), Training::default()).params;
+    params.all.iter().map(|p| (p.name.clone(), ("F32".to_owned(), p.file.shape()))).collect()
+}
+
+/// Every exported value is the one that was imported.
+fn torchvision_values() -> Result<(), Failed> {
+    let encoder = Checkpoint::load(paper_width().join("encoder.safetensors"))?;
+    assert_eq!(described(&encoder), dict("torchvision/resnet18"));
+    assert_eq!((encoder.meta["architecture"].as_str(), encoder.meta["stem"].as_str()), ("resnet18", "cifar"));
+    for (name, tensor) in &encoder.tensors {
+        let want = if name.ends_with("num_batches_tracked") {
+            TensorData::I64(vec![0])
+        } else {
+            TensorData::F32(fill_parameter(&format!("encoder.{name}"), &tensor.shape))
+        };
+        assert!(tensor.data == want, "{name}");
+    }
+    Ok(())
+}
+
+/// The README's snippet loads the file, and the network gives the features of `aavae embed`.
+fn the_readme_snippet_loads() -> Result<(), Failed> {
+    let dir = paper_width();
+    for (split, count) in [("train", 2), ("test", 6)] {
+        for class in 0..2u32 {
+            let folder = dir.join(format!("data/{split}/class{class}"));
+            fs::create_dir_all(&folder)?;
+            for i in 0..count {
+                let pixel =
+                    |x: u32, y: u32| image::Rgb([(x * 9 + class * 80) as u8, (y * 7 + i * 31) as u8, (x * y + class * 60 + i * 5) as u8]);
+                image::RgbImage::from_fn(32, 32, pixel).save(folder.join(format!("{i}.png")))?;
+            }
+        }
+    }
+    sh(&format!("embed {0}/run --device cpu --batch-size 12 --out {0}/features.safetensors", dir.display())).ok();
+    let root = env!("CARGO_MANIFEST_DIR");
+    let output = Command::new("python3")
+        .arg(format!("{root}/tests/check_torchvision.py"))
+        .arg(format!("{root}/README.md"))
+        .current_dir(dir)
+        .output()?;
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    if output.status.success() { Ok(()) } else { Err(format!("check_torchvision.py ended with {}:\n{text}", output.status).into()) }
+}
+
+fn main() -> ExitCode {
+    let args = Arguments::from_args();
+    let mut trials = Vec::new();
+    for (depth, stem) in [
+        (Depth::Resnet18, Stem::Cifar),
+        (Depth::Resnet34, Stem::Cifar),
+        (Depth::Resnet50, Stem::Cifar),
+        (Depth::Resnet18, Stem::Stl),
+        (Depth::Resnet50, Stem::Imagenet),
+    ] {
+        let name = format!("torchvision/{depth:?}/{stem:?}").to_lowercase();
+        trials.push(Trial::test(name, move || torchvision_names(depth, stem)));
+    }
+    let base = RunConfig { dataset: DataKind::Cifar10, width: 8, latent_dim: 8, ..RunConfig::default() };
+    let paper = RunConfig { dataset: DataKind::Cifar10, encoder: Depth::Resnet50, decoder: Depth::Resnet50, ..RunConfig::default() };
+    let stl = RunConfig {
+        dataset: DataKind::Folder,
+        encoder: Depth::Resnet34,
+        stem: Stem::Stl,
+        image_size: 96,
+        width: 8,
+        ..RunConfig::default()
+    };
+    let asked = Options { method: Some(Method::Vae), dataset: Some(DataKind::Shapes), ..Options::default() };
+    let imagenet = Options { stem: Some(Stem::Imagenet), image_size: Some(64), ..Options::default() };
+    for (case, options, want) in [
+        ("resnet18-w8", Options::default(), base.clone()),
+        ("resnet18-w8", asked, RunConfig { method: Method::Vae, dataset: DataKind::Shapes, ..base.clone() }),
+        ("resnet18-w8-ae", Options::default(), RunConfig { method: Method::Ae, ..base.clone() }),
+        ("resnet18-w8-ae", Options { method: Some(Method::Aaae), ..Options::default() }, RunConfig { method: Method::Aaae, ..base }),
+        ("resnet34-resnet18-w8-stl", Options::default(), stl.clone()),
+        ("resnet34-resnet18-w8-stl", imagenet, RunConfig { stem: Stem::Imagenet, image_size: 64, ..stl }),
+        ("resnet50-w64", Options::default(), paper),
+    ] {
+        let name = format!("import/{case}/{}/{:?}", want.method.name(), want.stem).to_lowercase();
+        trials.push(Trial::test(name, move || understands(case, &options, &want)));
+    }
+    trials.push(Trial::test("import/misfits", misfits));
+    for (case, method) in [("resnet18-w8", Method::Aavae), ("resnet18-w8", Method::Vae), ("resnet18-w8-ae", Method::Ae)] {
+        let test = move || imported_weights_compute_the_golden_numbers(case, method);
+        trials.push(Trial::test(format!("import/golden numbers/{}", method.name()), test));
+    }
+    trials.push(Trial::test("import/a run to every command", imported_runs_are_runs));
+    trials.push(Trial::test("export/folder", a_published_folder_is_the_run));
+    trials.push(Trial::test("export/torchvision", torchvision_values));
+    let find =
+        "import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in ('torch', 'torchvision', 'safetensors', 'PIL')))";
+    let torch = Command::new("python3").args(["-c", find]).output().is_ok_and(|o| o.status.success());
+    let skip = !torch && std::env::var_os("REQUIRE_TORCH").is_none();
+    let name = if torch { "export/README snippet" } else { "export/README snippet (no torch)" };
+    trials.push(Trial::test(name, the_readme_snippet_loads).with_ignored_flag(skip));
+    libtest_mimic::run(&args, trials).exit_code()
+}
