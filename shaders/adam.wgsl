@@ -1,6 +1,6 @@
 // m = BETA1 m + (1 - BETA1) g; v = BETA2 v + (1 - BETA2) g^2; p -= lr * m bias1 / (sqrt(v bias2) + EPS), g = grad + DECAY p.
-// Nothing is written where guard is not finite.
-// Reads grad [LEN4], guard [1], the step; updates (in place) p, m, v [LEN4].
+// Nothing is written where guard is not finite; with MASKED, blocks whose bit is set do not decay.
+// Reads grad [LEN4], guard [1], the step [, plain [ceil(LEN4 / 512)]]; updates (in place) p, m, v [LEN4].
 // Grid: ceil(LEN4 / WG) workgroups, folded. Reference: ops/optimizer.rs `Adam::reference`.
 #import lib/grid
 #import lib/finite
@@ -12,19 +12,27 @@ const BETA2: f32 = 0.999; // spec
 const BETA2_REST: f32 = 0.001; // spec: 1 - BETA2, rounded once
 const EPS: f32 = 1e-8; // spec
 const DECAY: f32 = 0.0; // spec
+const MASKED: bool = false; // spec
 @group(0) @binding(0) var<storage, read_write> p: array<vec4<f32>>; // [LEN4]
 @group(0) @binding(1) var<storage, read> grad: array<vec4<f32>>; // [LEN4]
 @group(0) @binding(2) var<storage, read_write> m: array<vec4<f32>>; // [LEN4]
 @group(0) @binding(3) var<storage, read_write> v: array<vec4<f32>>; // [LEN4]
 @group(0) @binding(4) var<storage, read> guard: array<f32>; // [1]
 @group(0) @binding(5) var<uniform> step: Step;
+// #if MASKED
+@group(0) @binding(6) var<storage, read> plain: array<u32>; // [ceil(LEN4 / 512)], a bit for 16 vec4s
+// #end
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
   let i = global_index(group, groups, local);
   if (i >= LEN4 || !is_finite(guard[0])) { return; }
   let old = p[i];
-  let g = grad[i] + DECAY * old;
+  var decay = DECAY;
+  // #if MASKED
+  decay = select(DECAY, 0.0, ((plain[i / 512u] >> (i / 16u % 32u)) & 1u) == 1u);
+  // #end
+  let g = grad[i] + decay * old;
   let first = BETA1 * m[i] + BETA1_REST * g;
   let second = BETA2 * v[i] + BETA2_REST * g * g;
   p[i] = old - step.learning_rate * (first * step.bias1) / (sqrt(second * step.bias2) + EPS);

@@ -1,13 +1,16 @@
 // dbeta = sum dy, dgamma = rstd * sum dy * (x - mean), and the factors of dx = scale * (dy - level - (x - mean) * slope).
-// Reads parts [PARTS, 2, C4], gamma, rstd [C4]; writes (=) dgamma, dbeta [C4], factors [3, C4] (scale, level, slope).
+// With FROZEN the statistics are constants (level = slope = 0) and spread is the variance, not rstd.
+// Reads parts [PARTS, 2, C4], gamma, spread [C4]; writes (=) dgamma, dbeta [C4], factors [3, C4] (scale, level, slope).
 // Grid: ceil(C4 / WG) workgroups, folded. Reference: ops/batch_norm.rs `BatchNormGrad::reference`.
 #import lib/grid
 const ROWS: u32 = 1u; // spec
 const C4: u32 = 1u; // spec
 const PARTS: u32 = 1u; // spec
+const FROZEN: bool = false; // spec
+const EPS: f32 = 1e-5; // spec
 @group(0) @binding(0) var<storage, read> parts: array<vec4<f32>>; // [PARTS, 2, C4]
 @group(0) @binding(1) var<storage, read> gamma: array<vec4<f32>>; // [C4]
-@group(0) @binding(2) var<storage, read> rstd: array<vec4<f32>>; // [C4]
+@group(0) @binding(2) var<storage, read> spread: array<vec4<f32>>; // [C4]
 @group(0) @binding(3) var<storage, read_write> dgamma: array<vec4<f32>>; // [C4]
 @group(0) @binding(4) var<storage, read_write> dbeta: array<vec4<f32>>; // [C4]
 @group(0) @binding(5) var<storage, read_write> factors: array<vec4<f32>>; // [3, C4]
@@ -22,10 +25,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     plain += parts[2u * p * C4 + c];
     moment += parts[(2u * p + 1u) * C4 + c];
   }
-  let scaled = rstd[c] * moment;
+  var rstd = spread[c];
+  // #if FROZEN
+  rstd = 1.0 / sqrt(rstd + EPS);
+  // #end
+  let scaled = rstd * moment;
   dbeta[c] = plain;
   dgamma[c] = scaled;
-  factors[c] = gamma[c] * rstd[c];
-  factors[C4 + c] = plain / f32(ROWS);
-  factors[2u * C4 + c] = rstd[c] * (scaled / f32(ROWS));
+  factors[c] = gamma[c] * rstd;
+  factors[C4 + c] = select(plain / f32(ROWS), vec4<f32>(), FROZEN);
+  factors[2u * C4 + c] = select(rstd * (scaled / f32(ROWS)), vec4<f32>(), FROZEN);
 }

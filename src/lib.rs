@@ -31,6 +31,7 @@
 //!   is exact and division is cheap.
 //! * **Plan**: one step: ops in order, where each tensor lives, the dispatches. Made once; a step allocates nothing and decides nothing.
 //! * **State**: what outlives a step: flat buffers of parameters, gradients, moments and running statistics.
+//! * **Batch**: what a plan takes at once. A step has one, or with `--accumulate` several and a plan of its own for the update.
 //! * **Session**: one model on one device.
 //!
 //! # Invariants
@@ -41,7 +42,8 @@
 //! * No float atomics, fixed summation trees, counter-based randomness ([`rng`]): same device and seed, same bits; a resumed run has the
 //!   bits of a straight one.
 //! * A buffer is never read and written by one dispatch, and values share whole buffers, not ranges: WebGPU tracks hazards per buffer.
-//! * All parameters live in one flat buffer, their gradients and moments at the same offsets: the optimiser is one dispatch.
+//! * All parameters live in one flat buffer, their gradients and moments at the same offsets: the optimiser is one op. What kernels must
+//!   know of single tensors comes as a constant table (`ops::Lowering::table`).
 //! * Every op's reference is independent of its kernels, and every kernel is reached by a trial case.
 //! * A user's mistake is a `Result` that names the thing, the numbers and a hint; a bug of ours is a panic with a message.
 //!

@@ -507,6 +507,21 @@ fn loader_resumes_exactly_and_packs() {
 }
 
 #[test]
+fn parts_of_a_step_are_its_batch() {
+    let view = shapes_view(50);
+    let order = Order::new(50, 12, 7, true).unwrap();
+    let whole = batches(Loader::new(&view, order, 2..9).unwrap());
+    let parts = batches(Loader::in_parts(&view, order, 3, 2..9).unwrap());
+    assert_eq!(parts.len(), 3 * whole.len());
+    for (batch, parts) in whole.iter().zip(parts.chunks(3)) {
+        assert!(parts.iter().all(|p| (p.step, p.epoch, p.valid) == (batch.step, batch.epoch, 4)));
+        assert_eq!(parts.iter().flat_map(|p| p.pixels.clone()).collect::<Vec<_>>(), batch.pixels);
+        assert_eq!(parts.iter().flat_map(|p| p.indices.clone()).collect::<Vec<_>>(), batch.indices);
+        assert_eq!(parts.iter().flat_map(|p| p.labels.clone()).collect::<Vec<_>>(), batch.labels);
+    }
+}
+
+#[test]
 fn evaluation_pads_the_last_batch() {
     let view = shapes_view(10);
     let all = batches(Loader::eval_batches(&view, 4).unwrap());

@@ -194,11 +194,11 @@ fn imported_weights_compute_the_golden_numbers(case: &str, method: Method) -> Re
     let suffix = manifest["files"][&network]["case"]["input_suffix"].as_str().ok_or("no suffix")?;
     let config = RunConfig { batch_size: 4, ..trained.config };
     let (n, side) = (config.batch_size, config.image_size);
-    let model = training(&config.model([0.0; 3], [1.0; 3]), Training { view: View::Given, fuse: true, update: false });
+    let model = training(&config.model([0.0; 3], [1.0; 3]), Training { view: View::Given, update: false, ..Training::default() });
     let mut session = Device::Cpu.open()?;
     let session = session.as_mut();
     session.allocate(&model.graph.layout)?;
-    state::import(session, &model.graph.layout, &model.params, &trained.checkpoint, false)?;
+    state::import(session, &model.graph.layout, &model.params, &trained.checkpoint, &[])?;
     let id = session.load(lower("train", &model.graph, plan::Options { target: session.target(), alias: true }))?;
     let image = |name: &str| pixels(&fill(&format!("input.{name}{suffix}"), n * 3 * side * side, 4.0, 0.0), n, side);
     let eps = fill(&format!("input.eps{suffix}"), n * config.latent_dim, 2.0 * 3.0_f64.sqrt(), 0.0);

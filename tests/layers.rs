@@ -18,7 +18,7 @@ use aavae::ops::{
 };
 use aavae::plan::{Options, lower};
 use aavae::tensor::{Shape, TensorType};
-use aavae::train::config::RunConfig;
+use aavae::train::config::{RunConfig, Schedule};
 use aavae::train::{pretrain, probe};
 use golden::{Device, Report, Tensors, fill, no_adapter, read, wgpu_devices, wide};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -334,9 +334,9 @@ fn optimizer(case: &Value, device: &Device) -> Result<(), Failed> {
     let weight_decay = number(&case["weight_decay"]);
     if case["op"] == "adam" {
         let (beta1, beta2) = (number(&case["betas"][0]), number(&case["betas"][1]));
-        layer.g.emit(Adam { beta1, beta2, eps: number(&case["eps"]), weight_decay }.into(), &[p, grad, m, v, guard]);
+        layer.g.emit(Adam { beta1, beta2, eps: number(&case["eps"]), weight_decay, plain: vec![] }.into(), &[p, grad, m, v, guard]);
     } else {
-        layer.g.emit(Sgd { momentum: number(&case["momentum"]), nesterov: true, weight_decay }.into(), &[p, grad, m, guard]);
+        layer.g.emit(Sgd { momentum: number(&case["momentum"]), nesterov: true, weight_decay, plain: vec![] }.into(), &[p, grad, m, guard]);
     }
     let name = layer.name();
     let mut session = device.open()?;
@@ -369,6 +369,27 @@ fn cosine_schedule() -> Result<(), Failed> {
     report.finish()
 }
 
+/// The schedules of pretraining without warm-up: `CosineAnnealingLR(90)`, and `LinearLR` from 1 to 0 in 90.
+fn schedules() -> Result<(), Failed> {
+    let golden = Tensors::open("layers.safetensors");
+    let straight: Vec<f64> = (0..90).map(|step| 0.1 * (1.0 - f64::from(step) / 90.0)).collect();
+    let mut report = Report::new("schedules", F64);
+    for (schedule, want) in [(Schedule::Cosine, &golden.get("cosine_schedule/lr")[..90]), (Schedule::Linear, &straight)] {
+        // 9 epochs of 10 steps, and 90 steps of more epochs: the run's length counts, however it is said.
+        for (epochs, max_steps) in [(9, None), (20, Some(90))] {
+            let config = RunConfig { learning_rate: 0.1, warmup_epochs: 0, schedule, epochs, max_steps, ..RunConfig::default() };
+            let got: Vec<f64> = (0..90).map(|step| f64::from(pretrain::learning_rate(&config, 10, step))).collect();
+            report.tensor(&format!("{schedule:?}"), &got, want);
+        }
+        // After a warm-up of two epochs the fall takes the remaining seven, from the full rate on.
+        let config = RunConfig { learning_rate: 0.1, warmup_epochs: 2, schedule, epochs: 9, ..RunConfig::default() };
+        let got: Vec<f64> = [0, 10, 20, 55, 89].map(|step| f64::from(pretrain::learning_rate(&config, 10, step))).into();
+        let last = if schedule == Schedule::Linear { 0.1 / 70.0 } else { 0.05 * (1.0 - (std::f64::consts::PI / 70.0).cos()) };
+        report.tensor(&format!("{schedule:?} after a warm-up"), &got, &[0.0, 0.05, 0.1, 0.05, last]);
+    }
+    report.finish()
+}
+
 /// Linear from 0 over the warm-up epochs, per step, then constant (`torch.optim.lr_scheduler.LambdaLR(min(1, step / warm-up))`).
 fn warm_up() -> Result<(), Failed> {
     let config = RunConfig { learning_rate: 2.5e-4, warmup_epochs: 10, ..RunConfig::default() };
@@ -384,7 +405,11 @@ fn main() -> ExitCode {
     let args = Arguments::from_args();
     let gpus = wgpu_devices();
     let cases = golden::json("layers.json");
-    let mut trials = vec![Trial::test("cosine_schedule", cosine_schedule), Trial::test("learning-rate warm-up", warm_up)];
+    let mut trials = vec![
+        Trial::test("cosine_schedule", cosine_schedule),
+        Trial::test("learning-rate warm-up", warm_up),
+        Trial::test("schedules", schedules),
+    ];
     for case in cases["cases"].as_array().expect("a list of cases") {
         let name = case["name"].as_str().expect("a case has a name");
         let run: fn(&Value, &Device) -> Result<(), Failed> = match case["op"].as_str() {

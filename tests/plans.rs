@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use aavae::device::{Data, Host, Session};
 use aavae::ir::{Graph, Group, Range, autodiff, fuse};
-use aavae::method::{self, Method, Protocol, Training, View};
+use aavae::method::{self, Method, Optimizer, Protocol, Training, Update, View};
 use aavae::ops::{BatchNorm, Binding, Conv2d, Dot, Emit, Gemm, Io, Relu, ReluGrad, Scale, Target, ValueId, WeightedSum};
 use aavae::plan::{Limits, Options, Place, Plan, PlanError, lower, summary, verify};
 use aavae::rng::{Philox, Stream};
@@ -33,6 +33,10 @@ fn reviewed() -> Vec<(String, Plan)> {
     plans.push(("aavae_train_broadcast8".into(), train(Method::Aavae, broadcast)));
     let config = config(Method::Aavae, 16, 2);
     let layout = method::training(&config, Training::default()).graph.layout;
+    for (name, optimizer) in [("adam", Optimizer::Adam), ("lars", Optimizer::Lars), ("lamb", Optimizer::Lamb)] {
+        let update = method::update(&layout, Update { optimizer, weight_decay: 0.1 });
+        plans.push((format!("update_{name}"), lower("update", &update, Options::default())));
+    }
     plans.push((
         "features".into(),
         lower("features", &method::features(&config, &layout, Protocol::PadCrop, false).graph, Options::default()),
@@ -426,7 +430,7 @@ fn fusion(method: Method) -> Result<(), Failed> {
     let config = config(method, 8, 2);
     let mut found = Vec::new();
     for fuse in [false, true] {
-        let model = method::training(&config, Training { view: View::Given, fuse, update: false });
+        let model = method::training(&config, Training { view: View::Given, fuse, update: false, ..Training::default() });
         let mut host = Host::<f64>::new();
         host.allocate(&model.graph.layout)?;
         let id = load(&mut host, &model, true)?;

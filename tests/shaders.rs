@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 
 use aavae::ir::Graph;
-use aavae::method::{self, Compare, Method, ModelConfig, Objective, Protocol, Training};
+use aavae::method::{self, Compare, Method, ModelConfig, Objective, Optimizer, Protocol, Training, Update};
 use aavae::model::{Depth, NetConfig, Stem};
 use aavae::ops::{Binding, Dispatch, Gemm, Io, Kernel, StepUniforms, Target, all_cases};
 use aavae::plan::{Options, lower};
@@ -164,9 +164,14 @@ fn graphs(depth: Depth, stem: Stem, method: Method) -> Vec<(&'static str, Graph)
     let train = method::training(&config, Training::default()).graph;
     let layout = train.layout.clone();
     let unfused = method::training(&config, Training { fuse: false, ..Training::default() }).graph;
+    let update = |optimizer, weight_decay| method::update(&layout, Update { optimizer, weight_decay });
     vec![
         ("train", train),
         ("train, not fused", unfused),
+        ("update by adam", update(Optimizer::Adam, 0.1)),
+        ("update by sgd", update(Optimizer::Sgd, 0.1)),
+        ("update by lars", update(Optimizer::Lars, 0.1)),
+        ("update by lamb", update(Optimizer::Lamb, 0.1)),
         ("validation", method::validation(&config, &layout).graph),
         ("reconstruction", method::reconstruction(&config, &layout).graph),
         ("features", method::features(&config, &layout, protocol, false).graph),
@@ -342,7 +347,7 @@ fn bindings_match<'a>(r: &Reached, reflection: impl Fn(&Dispatch) -> &'a Reflect
             let (access, reads, writes) = (shader.bindings[i], shader.reads.contains(i), shader.writes.contains(i));
             let fits = match b {
                 Binding::Step => access == Access::Uniform,
-                Binding::Input(_) => access == Access::Read,
+                Binding::Input(_) | Binding::Table(_) => access == Access::Read,
                 Binding::Output(o) => {
                     if reads && !writes && !written.contains(o) {
                         return Err(format!("{file} reads output {o} before it is written"));
@@ -452,6 +457,7 @@ fn canaries() -> Result<(), Failed> {
         vec![Binding::Skip, Binding::Output(0)],
         vec![Binding::Input(0), Binding::Input(1)],
         vec![Binding::Step, Binding::Output(0)],
+        vec![Binding::Input(0), Binding::Table(0)],
         vec![Binding::Scratch(0), Binding::Output(0)], // read before it is written
         vec![Binding::Input(0), Binding::Scratch(0)],  // the output is not written
     ] {

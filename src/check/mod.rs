@@ -12,9 +12,9 @@ use crate::plan::{Options, lower};
 use crate::rng::{Philox, Stream, fnv1a, uniform};
 use crate::tensor::TensorType;
 
-/// The per-step values of every trial.
+/// The per-step values of every trial: not the first batch of its step.
 pub const STEP: StepUniforms =
-    StepUniforms { seed_lo: 1234, seed_hi: 0, step: 5, first_sample: 0, learning_rate: 0.01, bias1: 2.0, bias2: 3.0, reserved: 0.0 };
+    StepUniforms { seed_lo: 1234, seed_hi: 0, step: 5, first_sample: 3, learning_rate: 0.01, bias1: 2.0, bias2: 3.0, reserved: 0.0 };
 
 /// An input of a trial.
 #[derive(Clone, Debug)]

@@ -11,10 +11,10 @@ use crate::check;
 use crate::device::wgpu::adapters;
 use crate::device::{self, Choice, Data, PlanId, Session};
 use crate::ir::Graph;
-use crate::method::{self, Method, ModelConfig, Training, View};
+use crate::method::{self, Method, ModelConfig, Optimizer, Training, Update, View};
 use crate::model::{Depth, Stem};
 use crate::ops::{Conv2d, Emit, Gemm, Scale, StepUniforms, Target};
-use crate::plan::{Options, lower, summary};
+use crate::plan::{Options, Plan, held_bytes, lower, summary};
 use crate::rng::{Philox, Stream};
 use crate::tensor::{DType, Shape, TensorType};
 use crate::train::config::RunConfig;
@@ -86,6 +86,12 @@ struct ModelArgs {
     /// Images per step
     #[arg(long, default_value_t = 64)]
     batch_size: usize,
+    /// Optimiser
+    #[arg(long, value_enum, default_value = "adam")]
+    optimizer: Optimizer,
+    /// Its weight decay
+    #[arg(long, default_value_t = 0.0)]
+    weight_decay: f32,
     /// auto, cpu, wgpu or wgpu:NAME
     #[arg(long, default_value = "auto")]
     device: String,
@@ -95,6 +101,10 @@ struct ModelArgs {
 }
 
 impl ModelArgs {
+    fn update(&self) -> Update {
+        Update { optimizer: self.optimizer, weight_decay: self.weight_decay }
+    }
+
     fn model(&self) -> Result<ModelConfig, Failure> {
         let config = RunConfig {
             method: self.method,
@@ -105,6 +115,8 @@ impl ModelArgs {
             latent_dim: self.latent_dim,
             image_size: self.image_size,
             batch_size: self.batch_size,
+            optimizer: self.optimizer,
+            weight_decay: self.weight_decay,
             ..RunConfig::default()
         };
         config.validate().map_err(|message| usage(message, None))?;
@@ -119,17 +131,28 @@ pub(super) struct PlanArgs {
     /// Print the final WGSL of every kernel whose file has this name
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
     kernel: Option<String>,
+    /// Batches per step; more than 1 make two plans
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    accumulate: usize,
 }
 
 pub(super) fn plan(args: &PlanArgs) -> Outcome {
     let config = args.model.model()?;
+    if args.accumulate == 0 {
+        return Err(usage("--accumulate is 0; it must be positive", None));
+    }
     let (session, _) = device::open(&choice(&args.model.device)?)?;
-    let graph = |batch| method::training(&ModelConfig { batch, ..config }, Training::default()).graph;
-    let plan = fit::plan(session.as_ref(), "train", config.batch, &graph)?;
+    let how = Training { rule: args.model.update(), accumulate: args.accumulate, ..Training::default() };
+    let graph = |batch| method::training(&ModelConfig { batch, ..config }, how).graph;
+    let mut plans = vec![fit::plan(session.as_ref(), "train", config.batch, &graph)?];
+    if args.accumulate > 1 {
+        let update = method::update(&plans[0].layout, how.rule);
+        plans.push(lower("update", &update, Options { target: session.target(), alias: true }));
+    }
     if let Some(file) = &args.kernel {
-        let mut texts: Vec<String> = plan
-            .steps
+        let mut texts: Vec<String> = plans
             .iter()
+            .flat_map(|p| &p.steps)
             .flat_map(|s| &s.dispatches)
             .filter(|d| d.kernel.file == *file)
             .map(|d| crate::shader::source(&d.kernel))
@@ -142,22 +165,30 @@ pub(super) fn plan(args: &PlanArgs) -> Outcome {
         }
         print_text(&texts.join("\n// ----\n\n"));
     } else if args.model.json {
-        let steps: Vec<Value> = plan
-            .steps
-            .iter()
-            .map(|s| {
-                let shapes = |types: &[TensorType]| types.iter().map(|t| vec![t.shape.n, t.shape.h, t.shape.w, t.shape.c]).collect::<Vec<_>>();
-                let places = |x: &[(crate::ops::ValueId, crate::plan::Place)]| x.iter().map(|p| p.1.to_string()).collect::<Vec<_>>();
-                let kernels: Vec<_> = s.dispatches.iter().map(|d| json!({ "file": d.kernel.file, "grid": d.grid })).collect();
-                json!({ "label": s.label, "op": s.op.name(), "inputs": shapes(&s.io.inputs), "outputs": shapes(&s.io.outputs), "reads": places(&s.inputs),
-                    "writes": places(&s.outputs), "kernels": kernels, "flops": s.flops, "bytes": s.bytes() })
-            })
-            .collect();
-        print_json(&json!({ "summary": summary(&plan), "steps": steps }));
+        let mut value = plan_json(&plans[0]);
+        if let [_, update] = &plans[..] {
+            value["update"] = plan_json(update);
+            value["peak_bytes"] = json!(held_bytes(&plans));
+        }
+        print_json(&value);
+    } else if let [train, update] = &plans[..] {
+        let peak = held_bytes(&plans) as f64 / 1e6;
+        print_text(&format!("{train}\n\n{update}\n\n{} x train, then update: peak memory {peak:.3} MB", args.accumulate));
     } else {
-        print_text(&plan.to_string());
+        print_text(&plans[0].to_string());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn plan_json(plan: &Plan) -> Value {
+    let shapes = |types: &[TensorType]| types.iter().map(|t| vec![t.shape.n, t.shape.h, t.shape.w, t.shape.c]).collect::<Vec<_>>();
+    let places = |x: &[(crate::ops::ValueId, crate::plan::Place)]| x.iter().map(|p| p.1.to_string()).collect::<Vec<_>>();
+    let step = |s: &crate::plan::Step| {
+        let kernels: Vec<_> = s.dispatches.iter().map(|d| json!({ "file": d.kernel.file, "grid": d.grid })).collect();
+        json!({ "label": s.label, "op": s.op.name(), "inputs": shapes(&s.io.inputs), "outputs": shapes(&s.io.outputs), "reads": places(&s.inputs),
+            "writes": places(&s.outputs), "kernels": kernels, "flops": s.flops, "bytes": s.bytes() })
+    };
+    json!({ "summary": summary(plan), "steps": plan.steps.iter().map(step).collect::<Vec<_>>() })
 }
 
 #[derive(Debug, clap::Args)]
@@ -240,7 +271,8 @@ pub(super) fn bench(args: &BenchArgs) -> Outcome {
     let session = session.as_mut();
     say(&format!("device: {} ({why})", session.device()));
     let view = if args.augment { View::Augmented } else { View::Given };
-    let model = |batch| method::training(&ModelConfig { batch, ..config }, Training { view, ..Training::default() });
+    let model =
+        |batch| method::training(&ModelConfig { batch, ..config }, Training { view, rule: args.model.update(), ..Training::default() });
     let plan = fit::plan(session, "train", config.batch, &|batch| model(batch).graph)?;
     let training = model(config.batch);
     session.allocate(&training.graph.layout)?;

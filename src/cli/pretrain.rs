@@ -12,9 +12,9 @@ use crate::data::archive::Archive;
 use crate::data::download::download;
 use crate::data::{View, cifar10, stl10};
 use crate::device::{self, Choice};
-use crate::method::{Compare, Method};
+use crate::method::{Compare, Method, Optimizer};
 use crate::model::{Depth, Stem};
-use crate::train::config::{DataKind, Preset, RunConfig};
+use crate::train::config::{DataKind, Difference, Preset, RunConfig, Schedule};
 use crate::train::evaluate::{Evaluator, knn_table};
 use crate::train::metrics::Record;
 use crate::train::probe::{ProbeConfig, probe};
@@ -66,15 +66,27 @@ pub(super) struct Args {
     /// Stop after so many steps
     #[arg(long)]
     max_steps: Option<u64>,
-    /// Images per step
+    /// Images per batch
     #[arg(long)]
     batch_size: Option<usize>,
+    /// Batches per step: their gradients are averaged, in the memory of one (BatchNorm normalises and counts each by itself)
+    #[arg(long, value_name = "N")]
+    accumulate: Option<usize>,
+    /// Optimiser
+    #[arg(long, value_enum)]
+    optimizer: Option<Optimizer>,
+    /// Weight decay of all but BatchNorm's parameters, biases and the log-scale; L2, with lamb decoupled
+    #[arg(long, value_name = "W")]
+    weight_decay: Option<f32>,
     /// Learning rate after the warm-up
     #[arg(long)]
     learning_rate: Option<f32>,
     /// Epochs of linear warm-up
     #[arg(long)]
     warmup_epochs: Option<usize>,
+    /// Learning rate after the warm-up; cosine and linear fall to 0 at the end of the run
+    #[arg(long, value_enum)]
+    schedule: Option<Schedule>,
     /// Weight of the KL term (default: 1 for vae, 0 for aavae)
     #[arg(long, value_name = "B")]
     kl_coeff: Option<f32>,
@@ -125,6 +137,9 @@ pub(super) const SHAPES_HAS_NO_FILES: &str = "--dataset shapes is embedded; --da
 /// What a resumed run may change: how long it takes and how it reports, not what it computes.
 const PROLONGS: [&str; 6] = ["epochs", "max_steps", "data_dir", "probe_epochs", "log_every", "keep"];
 
+/// Of these, what says how many steps a run has. Under a falling learning rate every step depends on it.
+const LENGTHS: [&str; 2] = ["epochs", "max_steps"];
+
 impl Args {
     /// The configuration that was asked for. `stored` is that of the run to resume, which the flags then start from.
     fn resolve(&self, stored: Option<&RunConfig>) -> Result<RunConfig, Failure> {
@@ -152,8 +167,12 @@ impl Args {
             latent_dim,
             epochs,
             batch_size,
+            accumulate,
+            optimizer,
+            weight_decay,
             learning_rate,
             warmup_epochs,
+            schedule,
             log_scale,
             target,
             seed,
@@ -277,9 +296,16 @@ fn resumed(out: &Path, args: &Args) -> Result<RunConfig, Failure> {
     }
     let stored = read_config(&path)?;
     let asked = args.resolve(Some(&stored))?;
-    if let Some(d) = asked.differences(&stored).into_iter().find(|d| !PROLONGS.contains(&d.key.as_str())) {
-        let message = format!("{} is {} here, but {} in {}", d.flag(), d.here, d.there, path.display());
+    let differences = asked.differences(&stored);
+    let says = |d: &Difference| format!("{} is {} here, but {} in {}", d.flag(), d.here, d.there, path.display());
+    if let Some(d) = differences.iter().find(|d| !PROLONGS.contains(&d.key.as_str())) {
+        let message = says(d);
         let hint = "a run is resumed as it was started; --epochs, --max-steps, --log-every and --probe-epochs may change";
+        return Err(TrainError::config(message, Some(hint)).into());
+    }
+    if let Some(d) = differences.iter().find(|d| asked.schedule != Schedule::Constant && LENGTHS.contains(&d.key.as_str())) {
+        let message = format!("{}: the learning rate of a run with a schedule depends on its length", says(d));
+        let hint = "resume it as it was started, or start another run from its weights with --init-from";
         return Err(TrainError::config(message, Some(hint)).into());
     }
     Ok(asked)

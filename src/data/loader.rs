@@ -18,7 +18,7 @@ pub const THREAD: &str = "data-prefetch";
 /// Finished batches that wait for the trainer. One hides a slow decode, a second one jitter.
 const DEPTH: usize = 2;
 
-/// The images and labels of one step.
+/// The images and labels of one step, or of a part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     /// Global step, from 0; for evaluation the number of the batch.
@@ -42,15 +42,28 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Starts the batches of `steps` (global steps; `start..u64::MAX` never ends) of an order over the view.
+    /// [`Loader::in_parts`] with whole batches.
+    ///
+    /// # Errors
+    /// Those of [`Loader::in_parts`].
+    ///
+    /// # Panics
+    /// If `order` is for a view of another length.
+    pub fn new(view: &View, order: Order, steps: Range<u64>) -> Result<Self, DataError> {
+        Self::in_parts(view, order, 1, steps)
+    }
+
+    /// Starts the batches of `steps` (global steps; `start..u64::MAX` never ends) of an order over the view, each step's batch in so many
+    /// equal parts, one after the other.
     ///
     /// # Errors
     /// If no thread can be started. Errors in reading images arrive in place of the batch.
     ///
     /// # Panics
-    /// If `order` is for a view of another length.
-    pub fn new(view: &View, order: Order, steps: Range<u64>) -> Result<Self, DataError> {
+    /// If `order` is for a view of another length, or its batches cannot be cut into `parts`.
+    pub fn in_parts(view: &View, order: Order, parts: usize, steps: Range<u64>) -> Result<Self, DataError> {
         assert_eq!(order.len(), view.len(), "the order is for another view");
+        assert!(order.batch_size().is_multiple_of(parts), "batches of {} in {parts} parts", order.batch_size());
         let view = view.clone();
         Self::spawn(move |out| {
             let mut current = None;
@@ -60,12 +73,14 @@ impl Loader {
                     Some((e, positions)) if e == epoch => positions,
                     _ => order.epoch(epoch),
                 };
-                let chosen = &positions[first..first + order.batch_size()];
-                let indices = chosen.iter().map(|&p| view.indices[p as usize]).collect();
-                let batch = read_batch(&*view.dataset, step, epoch, indices, order.batch_size());
-                let failed = batch.is_err();
-                if out.send(batch).is_err() || failed {
-                    return;
+                let part = order.batch_size() / parts;
+                for chosen in positions[first..first + order.batch_size()].chunks(part) {
+                    let indices = chosen.iter().map(|&p| view.indices[p as usize]).collect();
+                    let batch = read_batch(&*view.dataset, step, epoch, indices, part);
+                    let failed = batch.is_err();
+                    if out.send(batch).is_err() || failed {
+                        return;
+                    }
                 }
                 current = Some((epoch, positions));
             }

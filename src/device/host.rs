@@ -57,6 +57,7 @@ struct Loaded<T> {
 #[derive(Debug, Default)]
 pub struct Host<T> {
     layout: Layout,
+    /// By group; empty where nothing has used it.
     flats: Vec<Vec<T>>,
     plans: Vec<Loaded<T>>,
 }
@@ -74,7 +75,7 @@ impl<T: Precision> Host<T> {
     }
     /// Writes part of a flat buffer with full precision.
     pub fn write_f64(&mut self, group: Group, offset: usize, data: &[f64]) {
-        for (to, from) in self.flats[group as usize][offset..].iter_mut().zip(data) {
+        for (to, from) in self.flat(group)[offset..].iter_mut().zip(data) {
             *to = T::of(*from);
         }
     }
@@ -83,6 +84,14 @@ impl<T: Precision> Host<T> {
         let loaded = &mut self.plans[id.0];
         let Place::Buffer(b) = loaded.plan.inputs[input].place else { unreachable!("inputs live in buffers") };
         loaded.buffers[b].floats = data.iter().map(|x| T::of(*x)).collect();
+    }
+
+    /// A flat buffer, allocated on first use.
+    fn flat(&mut self, group: Group) -> &mut Vec<T> {
+        let size = self.layout.size(group);
+        let flat = &mut self.flats[group as usize];
+        flat.resize(size, T::default());
+        flat
     }
 
     fn floats(&self, id: PlanId, place: Place, len: usize) -> &[T] {
@@ -217,12 +226,15 @@ impl<T: Precision> Session for Host<T> {
     }
     fn allocate(&mut self, layout: &Layout) -> Result<(), DeviceError> {
         self.layout = layout.clone();
-        self.flats = Group::ALL.iter().map(|&g| vec![T::default(); layout.size(g)]).collect();
+        self.flats = vec![Vec::new(); Group::ALL.len()];
         Ok(())
     }
     fn load(&mut self, plan: Plan) -> Result<PlanId, DeviceError> {
         verify(&plan, &self.limits())?;
         assert_eq!(plan.layout, self.layout, "plan `{}` was made for another model", plan.name);
+        for &group in &plan.groups {
+            self.flat(group);
+        }
         let mut words = vec![false; plan.buffers.len()];
         for port in &plan.inputs {
             if let (Place::Buffer(b), DType::U32) = (port.place, port.ty.dtype) {
@@ -247,13 +259,13 @@ impl<T: Precision> Session for Host<T> {
         &self.plans[id.0].plan
     }
     fn write_state(&mut self, group: Group, offset: usize, data: &[f32]) -> Result<(), DeviceError> {
-        for (to, from) in self.flats[group as usize][offset..offset + data.len()].iter_mut().zip(data) {
+        for (to, from) in self.flat(group)[offset..offset + data.len()].iter_mut().zip(data) {
             *to = T::of(f64::from(*from));
         }
         Ok(())
     }
     fn read_state(&mut self, group: Group) -> Result<Vec<f32>, DeviceError> {
-        Ok(self.flats[group as usize].iter().map(|x| x.get() as f32).collect())
+        Ok(self.flat(group).iter().map(|x| x.get() as f32).collect())
     }
     fn upload(&mut self, id: PlanId, input: usize, data: Data<'_>) -> Result<(), DeviceError> {
         let loaded = &mut self.plans[id.0];
@@ -291,7 +303,7 @@ impl<T: Precision> Session for Host<T> {
         let layout = self.layout.clone();
         for s in &layout.states {
             let r = s.range;
-            if bad(&self.flats[r.group as usize][r.offset..r.offset + r.len]) {
+            if bad(&self.flat(r.group)[r.offset..r.offset + r.len]) {
                 return Ok(Some(s.name.clone()));
             }
         }

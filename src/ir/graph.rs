@@ -3,7 +3,7 @@
 use crate::ops::{Emit, Op, ShapeError, ValueId};
 use crate::tensor::{Shape, TensorType};
 
-/// The flat buffers that outlive a step. Parameter `p` has the same offset in `Param`, `Grad`, `Moment1` and `Moment2`.
+/// The flat buffers that outlive a step. Parameter `p` has the same offset in `Param`, `Grad`, `Moment1`, `Moment2` and `Accumulated`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Group {
     /// Trained weights.
@@ -16,11 +16,14 @@ pub enum Group {
     Moment1,
     /// Second moment (Adam).
     Moment2,
+    /// Mean gradient of the batches of a step so far, then their mean loss ([`Layout::accumulated_loss`]); only where gradients are
+    /// accumulated.
+    Accumulated,
 }
 
 impl Group {
     /// Every group.
-    pub const ALL: [Self; 5] = [Self::Param, Self::Buffer, Self::Grad, Self::Moment1, Self::Moment2];
+    pub const ALL: [Self; 6] = [Self::Param, Self::Buffer, Self::Grad, Self::Moment1, Self::Moment2, Self::Accumulated];
 }
 
 /// Part of a flat buffer, in elements.
@@ -85,13 +88,12 @@ impl Layout {
     /// Elements of a flat buffer, padding included.
     pub fn size(&self, group: Group) -> usize {
         let kept = if group == Group::Buffer { Group::Buffer } else { Group::Param };
-        self.states
-            .iter()
-            .filter(|s| s.range.group == kept)
-            .map(|s| s.range.offset + s.range.len)
-            .max()
-            .unwrap_or(0)
-            .next_multiple_of(ALIGN)
+        let end = self.states.iter().filter(|s| s.range.group == kept).map(|s| s.range.offset + s.range.len).max().unwrap_or(0);
+        end.next_multiple_of(ALIGN) + if group == Group::Accumulated { ALIGN } else { 0 }
+    }
+    /// Where the mean loss of a step's batches is: behind the gradients.
+    pub fn accumulated_loss(&self) -> Range {
+        Range { group: Group::Accumulated, offset: self.size(Group::Param), len: 1 }
     }
 }
 

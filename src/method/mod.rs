@@ -3,7 +3,10 @@
 mod aaae;
 mod aavae;
 mod ae;
+mod update;
 mod vae;
+
+pub use update::{Optimizer, Update};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +14,7 @@ use crate::ir::{Graph, Group, Layout, autodiff, fuse};
 use crate::model::NetConfig;
 use crate::nn::{Builder, FileLayout, Init, Params};
 use crate::ops::{
-    Adam, AugmentParams, ColorJitter, CropResize, Decode, Emit, GaussianBlur, Normalize, ProbeAugment, Recipe, ResizeCenter, ValueId,
+    Accumulate, AugmentParams, ColorJitter, CropResize, Decode, Emit, GaussianBlur, Normalize, ProbeAugment, Recipe, ResizeCenter, ValueId,
 };
 use crate::rng::Stream;
 use crate::tensor::{Shape, TensorType};
@@ -188,7 +191,7 @@ fn outcome(b: &mut Builder, config: &ModelConfig, images: Images) -> Outcome {
     }
 }
 
-/// Options of the training graph that only tests and replays change.
+/// Options of the training graph.
 #[derive(Clone, Copy, Debug)]
 pub struct Training {
     /// Images.
@@ -197,18 +200,25 @@ pub struct Training {
     pub fuse: bool,
     /// Append the optimiser (without it the gradients stay readable).
     pub update: bool,
+    /// The optimiser.
+    pub rule: Update,
+    /// Batches of an update. If it is more than 1, a graph adds its part to the mean gradient in place of the optimiser, and
+    /// [`update`] follows the last.
+    pub accumulate: usize,
+    /// BatchNorm with running statistics as constants: the mean gradient of several batches is then that of the large one.
+    pub freeze_statistics: bool,
 }
 
 impl Default for Training {
     fn default() -> Self {
-        Self { view: View::Augmented, fuse: true, update: true }
+        Self { view: View::Augmented, fuse: true, update: true, rule: Update::default(), accumulate: 1, freeze_statistics: false }
     }
 }
 
-/// Forward, backward and update of one step. Outputs: the scalars `loss`, `log_pxz`, `kl`, … of the method; without the update also the
-/// features `h`, the posterior's `mu` and `logvar`, the latent `z`, and `reconstruction`.
+/// Forward, backward and update of one step, or one batch of it. Outputs: the scalars `loss`, `log_pxz`, `kl`, … of the method; without
+/// the update also the features `h`, the posterior's `mu` and `logvar`, the latent `z`, and `reconstruction`.
 pub fn training(config: &ModelConfig, options: Training) -> Model {
-    let mut b = Builder::new(Graph::default(), true);
+    let mut b = Builder::new(Graph::default(), !options.freeze_statistics);
     let images = images(&mut b, config, options.view);
     let outcome = outcome(&mut b, config, images);
     let mut g = b.graph;
@@ -221,16 +231,39 @@ pub fn training(config: &ModelConfig, options: Training) -> Model {
             g.output(name, *value);
         }
     }
-    if options.update {
-        let [param, grad, m, v] = [Group::Param, Group::Grad, Group::Moment1, Group::Moment2].map(|group| g.whole(group));
-        g.label("optimizer");
-        // PyTorch's defaults, which the paper uses.
-        g.emit(Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 }.into(), &[param, grad, m, v, outcome.loss]);
+    if options.accumulate > 1 {
+        accumulate(&mut g, options.accumulate, outcome.loss);
+    } else if options.update {
+        options.rule.emit(&mut g, Group::Grad, outcome.loss);
     }
     if options.fuse {
         fuse::fuse(&mut g);
     }
     Model { graph: g, params: b.params }
+}
+
+/// Adds this batch's part to the mean gradient and the mean loss of `batches`.
+fn accumulate(g: &mut Graph, batches: usize, loss: ValueId) {
+    let scale = 1.0 / batches as f32;
+    let (sum, grad) = (update::gradient(g, Group::Accumulated), g.whole(Group::Grad));
+    g.label("accumulate");
+    g.emit(Accumulate { scale }.into(), &[sum, grad]);
+    let mean = accumulated_loss(g);
+    g.emit(Accumulate { scale }.into(), &[mean, loss]);
+}
+
+/// The mean loss of a step's batches. It is finite only if each of them is, so it guards the update.
+fn accumulated_loss(g: &mut Graph) -> ValueId {
+    let range = g.layout.accumulated_loss();
+    g.at("accumulated_loss", Shape::SCALAR, range)
+}
+
+/// The update from the gradient that several batches have accumulated ([`Training::accumulate`]).
+pub fn update(layout: &Layout, rule: Update) -> Graph {
+    let mut g = Graph::with_layout(layout.clone());
+    let guard = accumulated_loss(&mut g);
+    rule.emit(&mut g, Group::Accumulated, guard);
+    g
 }
 
 /// The objective in evaluation mode (running statistics, no update). Outputs: the method's scalars.

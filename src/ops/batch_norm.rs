@@ -7,6 +7,8 @@
 //! dbeta = sum dy      dgamma = sum dy * xhat      dx = gamma * rstd * (dy - dbeta / R - xhat * dgamma / R)
 //! ```
 //!
+//! In evaluation `mean` and `var` are the running ones, constants: `dx = gamma * rstd * dy`.
+//!
 //! Moments stay accurate when `|mean| >> std`. Of a chunk of `n` rows, with the first as shift `k`, `s = sum (x - k)` and
 //! `q = sum (x - k)^2` give `mean = k + s/n` and `M2 = sum (x - mean)^2 = q - s^2/n`. Because `k` is one of the rows, `q <= n*M2`, so
 //! the subtraction loses a factor `n` at worst, and `n` is small. Chunks are merged by Chan's formula, which has the same shape with
@@ -84,6 +86,34 @@ fn apply_bindings(mean: Binding, spread: Binding, add: bool) -> Vec<Binding> {
     let mut bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Input(2), mean, spread, Binding::Output(0)];
     bindings.extend(add.then_some(Binding::Input(5)));
     bindings
+}
+
+/// Gradient of both modes; `spread` of `[mean, spread]` is as [`BatchNormGrad`] takes it.
+fn gradient(
+    g: &mut dyn Emit,
+    node: &Forward<'_>,
+    [mean, spread]: [ValueId; 2],
+    add: bool,
+    relu: bool,
+    frozen: Option<f32>,
+) -> Vec<Option<ValueId>> {
+    let mut dx = vec![None; node.x.len()];
+    let Some(dy) = node.dy[0] else { return dx };
+    // With `add`, the masked gradient is needed on its own: it is the gradient of that input.
+    let dy = if add && relu { g.emit1(ReluGrad.into(), &[dy, node.y[0]]) } else { dy };
+    if add {
+        dx[5] = Some(dy).filter(|_| node.wants[5]);
+    }
+    if node.wants[..3].contains(&true) {
+        let relu = relu && !add;
+        let mut inputs = vec![dy, node.x[0], node.x[1], mean, spread];
+        inputs.extend(relu.then_some(node.y[0]));
+        let grads = g.emit(BatchNormGrad { relu, frozen }.into(), &inputs);
+        for (i, grad) in grads.into_iter().enumerate() {
+            dx[i] = Some(grad).filter(|_| node.wants[i]);
+        }
+    }
+    dx
 }
 
 /// Training: inputs `x, gamma, beta, running_mean, running_var [, add]`, outputs `y, mean, rstd, running_mean', running_var'`.
@@ -179,23 +209,7 @@ impl OpDef for BatchNorm {
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         assert!(node.dy[1..].iter().all(Option::is_none), "the statistics of batch_norm have no gradient");
-        let mut dx = vec![None; node.x.len()];
-        let Some(dy) = node.dy[0] else { return dx };
-        // With `add`, the masked gradient is needed on its own: it is the gradient of that input.
-        let dy = if self.add && self.relu { g.emit1(ReluGrad.into(), &[dy, node.y[0]]) } else { dy };
-        if self.add {
-            dx[5] = Some(dy).filter(|_| node.wants[5]);
-        }
-        if node.wants[..3].contains(&true) {
-            let relu = self.relu && !self.add;
-            let mut inputs = vec![dy, node.x[0], node.x[1], node.y[1], node.y[2]];
-            inputs.extend(relu.then_some(node.y[0]));
-            let grads = g.emit(BatchNormGrad { relu }.into(), &inputs);
-            for (i, grad) in grads.into_iter().enumerate() {
-                dx[i] = Some(grad).filter(|_| node.wants[i]);
-            }
-        }
-        dx
+        gradient(g, node, [node.y[1], node.y[2]], self.add, self.relu, None)
     }
     fn differentiable(&self) -> &'static [usize] {
         if self.add { &[0, 1, 2, 5] } else { &[0, 1, 2] }
@@ -279,6 +293,12 @@ impl OpDef for BatchNormEval {
         let rstd: Vec<f32> = run.inputs[4].f().iter().map(|var| 1.0 / (var + self.eps).sqrt()).collect();
         apply_native(run, run.inputs[3].f(), &rstd, self.add, self.relu);
     }
+    fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
+        gradient(g, node, [node.x[3], node.x[4]], self.add, self.relu, Some(self.eps))
+    }
+    fn differentiable(&self) -> &'static [usize] {
+        if self.add { &[0, 1, 2, 5] } else { &[0, 1, 2] }
+    }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let (kernel, grid) = elementwise("batch_norm_apply", io.inputs[0].shape, target);
         let kernel = kernel.set("ADD", self.add).set("RELU", self.relu).set("EVAL", true).set("EPS", self.eps);
@@ -295,16 +315,21 @@ impl OpDef for BatchNormEval {
             case("n3h11w7c4", Shape::new(3, 11, 7, 4), positive, false, false),
             case("n3h11w7c36 add relu", Shape::new(3, 11, 7, 36), positive, true, true),
             case("rows1c36 add", Shape::rows(1, 36), positive, true, false),
+            case("n2h5w3c8 relu", Shape::new(2, 5, 3, 8), positive, false, true),
+            case("n2h5w3c8 add relu", Shape::new(2, 5, 3, 8), positive, true, true),
             case("rows1c4 relu, variance 0", Shape::rows(1, 4), Constant(0.0), false, true),
         ]
     }
 }
 
-/// Gradient of [`BatchNorm`] through the statistics: inputs `dy, x, gamma, mean, rstd [, y]`, outputs `dx, dgamma, dbeta`.
+/// Gradient of [`BatchNorm`] through the statistics, or of [`BatchNormEval`] with constant ones: inputs `dy, x, gamma, mean, rstd [, y]`,
+/// outputs `dx, dgamma, dbeta`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchNormGrad {
     /// The sixth input is `y`; `dy` counts as 0 where `y <= 0`.
     pub relu: bool,
+    /// The statistics are constants; in place of `rstd` stands the variance, and this is what is added to it.
+    pub frozen: Option<f32>,
 }
 
 impl OpDef for BatchNormGrad {
@@ -317,14 +342,16 @@ impl OpDef for BatchNormGrad {
         let (dy, x, s) = (run.inputs[0].f(), run.inputs[1].f(), run.in_shape(1));
         let rows = s.pixels() as f64;
         for c in 0..s.c {
-            let [gamma, mean, rstd] = [2, 3, 4].map(|i| run.inputs[i].f()[c].get());
+            let [gamma, mean, spread] = [2, 3, 4].map(|i| run.inputs[i].f()[c].get());
+            let rstd = self.frozen.map_or(spread, |eps| 1.0 / (spread + f64::from(eps)).sqrt());
             let column = || (c..s.len()).step_by(s.c);
             let xhat = |i: usize| (x[i].get() - mean) * rstd;
             let dy = |i: usize| if self.relu && run.inputs[5].f()[i].get() <= 0.0 { 0.0 } else { dy[i].get() };
             let dbeta: f64 = column().map(dy).sum();
             let dgamma: f64 = column().map(|i| dy(i) * xhat(i)).sum();
             for i in column() {
-                run.outputs[0][i] = T::of(gamma * rstd * (dy(i) - dbeta / rows - xhat(i) * dgamma / rows));
+                let through = if self.frozen.is_some() { 0.0 } else { dbeta / rows + xhat(i) * dgamma / rows };
+                run.outputs[0][i] = T::of(gamma * rstd * (dy(i) - through));
             }
             run.outputs[1][c] = T::of(dgamma);
             run.outputs[2][c] = T::of(dbeta);
@@ -332,7 +359,8 @@ impl OpDef for BatchNormGrad {
     }
     fn native(&self, run: &mut Run<'_, f32>) {
         let (dy, x, s) = (run.inputs[0].f(), run.inputs[1].f(), run.in_shape(1));
-        let [gamma, mean, rstd] = [2, 3, 4].map(|i| run.inputs[i].f());
+        let [gamma, mean, spread] = [2, 3, 4].map(|i| run.inputs[i].f());
+        let rstd = |c: usize| self.frozen.map_or(spread[c], |eps| 1.0 / (spread[c] + eps).sqrt());
         let c = s.c;
         let (length, task) = (run_length(c), task_length(c));
         let mean = &repeated(mean)[..];
@@ -368,10 +396,13 @@ impl OpDef for BatchNormGrad {
         let rows = s.pixels() as f64;
         for c in 0..c {
             let dbeta: f64 = parts.iter().map(|p| p.0[c]).sum();
-            let dgamma = f64::from(rstd[c]) * parts.iter().map(|p| p.1[c]).sum::<f64>();
-            scale[c] = gamma[c] * rstd[c];
-            level[c] = (dbeta / rows) as f32;
-            slope[c] = (dgamma / rows) as f32 * rstd[c];
+            let rstd = rstd(c);
+            let dgamma = f64::from(rstd) * parts.iter().map(|p| p.1[c]).sum::<f64>();
+            scale[c] = gamma[c] * rstd;
+            if self.frozen.is_none() {
+                level[c] = (dbeta / rows) as f32;
+                slope[c] = (dgamma / rows) as f32 * rstd;
+            }
             run.outputs[1][c] = dgamma as f32;
             run.outputs[2][c] = dbeta as f32;
         }
@@ -410,6 +441,7 @@ impl OpDef for BatchNormGrad {
         let (parts, count) = shrink(&mut l, target, parts, count, 2 * x.c);
         let factors = l.scratch(3 * x.c);
         let kernel = Kernel::new("batch_norm_grad_factors").set("ROWS", rows).set("C4", c4).set("PARTS", count);
+        let kernel = self.frozen.map_or(kernel.clone(), |eps| kernel.set("FROZEN", true).set("EPS", eps));
         let bindings = [parts, Binding::Input(2), Binding::Input(4), Binding::Output(1), Binding::Output(2), factors];
         l.push(kernel, target.grid_1d(c4), &bindings);
         let (kernel, grid) = elementwise("batch_norm_grad", x, target);
@@ -419,11 +451,12 @@ impl OpDef for BatchNormGrad {
         l
     }
     fn cases() -> Vec<Case> {
-        let case = |name: &str, x: Shape, relu: bool| {
+        let with = |name: &str, x: Shape, relu: bool, frozen: Option<f32>| {
             let v = Shape::vector(x.c);
             let inputs = [(x, Normal), (x, Normal), (v, Normal), (v, Normal), (v, Uniform(0.5, 1.5)), (x, Normal)];
-            Case::new(name, Self { relu }, &inputs[..5 + usize::from(relu)])
+            Case::new(name, Self { relu, frozen }, &inputs[..5 + usize::from(relu)])
         };
+        let case = |name: &str, x: Shape, relu: bool| with(name, x, relu, None);
         vec![
             case("n3h11w7c4", Shape::new(3, 11, 7, 4), false),
             case("n3h11w7c36 relu", Shape::new(3, 11, 7, 36), true),
@@ -431,6 +464,8 @@ impl OpDef for BatchNormGrad {
             case("rows31c2048 relu", Shape::rows(31, 2048), true),
             case("rows4097c8", Shape::new(1, 17, 241, 8), false),
             case("rows262144c4 relu", Shape::new(64, 64, 64, 4), true),
+            with("n3h11w7c36 relu, frozen", Shape::new(3, 11, 7, 36), true, Some(1e-5)),
+            with("rows1c4, frozen", Shape::rows(1, 4), false, Some(0.1)),
         ]
     }
 }

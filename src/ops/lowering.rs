@@ -107,6 +107,8 @@ pub enum Binding {
     Output(usize),
     /// Scratch buffer of the op.
     Scratch(usize),
+    /// Constant words of the op, read.
+    Table(usize),
     /// The per-step uniform.
     Step,
     /// Nothing: this `@binding` is guarded away.
@@ -131,17 +133,25 @@ pub struct Lowering {
     pub dispatches: Vec<Dispatch>,
     /// Sizes of the scratch buffers, in 4-byte elements.
     pub scratch: Vec<usize>,
+    /// Constant words that kernels read: what does not fit into constants of the text.
+    pub tables: Vec<Vec<u32>>,
 }
 
 impl Lowering {
-    /// One dispatch, no scratch.
+    /// One dispatch, nothing beside it.
     pub fn one(kernel: Kernel, grid: [u32; 3], bindings: &[Binding]) -> Self {
-        Self { dispatches: vec![Dispatch { kernel, grid, bindings: bindings.to_vec() }], scratch: vec![] }
+        Self { dispatches: vec![Dispatch { kernel, grid, bindings: bindings.to_vec() }], ..Self::default() }
     }
     /// Adds a scratch buffer and returns its binding.
     pub fn scratch(&mut self, elements: usize) -> Binding {
         self.scratch.push(elements);
         Binding::Scratch(self.scratch.len() - 1)
+    }
+    /// Adds a table of whole `vec4<u32>`s, padded with zeros, and returns its binding.
+    pub fn table(&mut self, mut words: Vec<u32>) -> Binding {
+        words.resize(words.len().next_multiple_of(4), 0);
+        self.tables.push(words);
+        Binding::Table(self.tables.len() - 1)
     }
     /// Adds a dispatch.
     pub fn push(&mut self, kernel: Kernel, grid: [u32; 3], bindings: &[Binding]) {

@@ -11,11 +11,13 @@ mod conv2d_native_weight;
 mod lowering;
 mod native;
 mod run;
+mod segments;
 
 pub use augment_params::{Recipe, sample_augment_params, slot};
 pub use conv2d::Epilogue;
 pub use lowering::{Binding, Const, Dispatch, Gemm, Io, Kernel, Lowering, Target, WORKGROUP};
 pub use run::{Input, Output, Real, Run, StepUniforms};
+pub use segments::Segment;
 
 /// A value of the graph under construction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -224,6 +226,7 @@ macro_rules! ops {
 }
 
 ops! {
+    accumulate::{ Accumulate },
     augment::{ CropResize, ColorJitter },
     augment_params::{ AugmentParams },
     batch_norm::{ BatchNorm, BatchNormEval, BatchNormGrad },
@@ -234,6 +237,7 @@ ops! {
     decode::{ Decode, Normalize },
     gaussian_nll::{ GaussianNll, GaussianNllGrad },
     kl::{ KlNormal, KlNormalGrad },
+    layerwise::{ Lars, Lamb },
     mse::{ Mse, MseGrad },
     optimizer::{ Adam, Sgd },
     pointwise::{ Relu, ReluGrad, WeightedSum, Scale, Dot, ScaleBy, Constant, Reshape },

@@ -1,4 +1,5 @@
-//! Updates of the flat parameter buffer `p` from its gradient, as PyTorch's. With `g = grad + weight_decay * p` and step `t = 1, 2, …`:
+//! Updates of the flat parameter buffer `p` from its gradient, as PyTorch's, its L2 `weight_decay` included. With
+//! `g = grad + weight_decay * p` (`g = grad` where decay is excluded) and step `t = 1, 2, …`:
 //!
 //! ```text
 //! adam:  m = beta1 m + (1 - beta1) g           v = beta2 v + (1 - beta2) g^2
@@ -9,6 +10,8 @@
 //! `b` starts at 0, so the first step has `b = g`. `lr`, `bias1` and `bias2` are per-step values. `guard` is the loss: where it is not
 //! finite nothing is written, so a step that overflowed leaves the last good weights.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, arity, same};
@@ -18,8 +21,11 @@ use Fill::{Constant, Normal, Uniform};
 /// Elements that one task of the native version updates.
 const CHUNK: usize = 1 << 16;
 
+/// Elements of the flat buffer that decay together: the alignment of tensors in it.
+const BLOCK: usize = 64;
+
 /// Checks (p, grad, moments…, guard) and returns the types of p and the moments.
-fn flat(op: &'static str, inputs: &[TensorType], moments: usize) -> Result<Vec<TensorType>, ShapeError> {
+pub(super) fn flat(op: &'static str, inputs: &[TensorType], moments: usize) -> Result<Vec<TensorType>, ShapeError> {
     arity(op, inputs, moments + 3)?;
     let (p, guard) = (inputs[0], inputs[moments + 2]);
     same(op, "the parameter", TensorType::f32(Shape::vector(p.shape.len())), p)?;
@@ -29,6 +35,44 @@ fn flat(op: &'static str, inputs: &[TensorType], moments: usize) -> Result<Vec<T
     }
     same(op, "the guard", TensorType::f32(Shape::SCALAR), guard)?;
     Ok(vec![p; moments + 1])
+}
+
+/// Checks that ranges without decay are whole blocks of a buffer of `len` elements.
+fn check_plain(op: &'static str, plain: &[Range<usize>], len: usize) -> Result<(), ShapeError> {
+    let whole = |r: &Range<usize>| r.start.is_multiple_of(BLOCK) && (r.end.is_multiple_of(BLOCK) || r.end == len);
+    match plain.iter().find(|r| r.is_empty() || r.end > len || !whole(r)) {
+        Some(r) => Err(ShapeError::new(op, format!("the range {r:?} without decay is not whole blocks of {BLOCK} within {len}"))),
+        None => Ok(()),
+    }
+}
+
+/// A bit for each block: 1 where it does not decay. Empty if every block decays.
+fn mask(plain: &[Range<usize>], len: usize) -> Vec<u32> {
+    let mut words = vec![0; if plain.is_empty() { 0 } else { len.div_ceil(32 * BLOCK) }];
+    for block in plain.iter().flat_map(|r| r.start / BLOCK..r.end.div_ceil(BLOCK)) {
+        words[block / 32] |= 1 << (block % 32);
+    }
+    words
+}
+
+/// Cuts a chunk of the native versions where the decay may change, and gives each part's decay.
+fn decays(mask: &[u32], chunk: usize, decay: f32) -> (usize, impl Fn(usize) -> f32 + '_) {
+    let part = if mask.is_empty() { CHUNK } else { BLOCK };
+    let plain = move |block: usize| !mask.is_empty() && mask[block / 32] >> (block % 32) & 1 == 1;
+    (part, move |i| if plain((chunk * CHUNK + i * part) / BLOCK) { 0.0 } else { decay })
+}
+
+/// Adds the mask to a kernel that has `DECAY`, where some blocks do not decay.
+fn lower_decay(kernel: Kernel, plain: &[Range<usize>], len: usize, target: &Target, mut bindings: Vec<Binding>) -> Lowering {
+    let mut l = Lowering::default();
+    let mask = mask(plain, len);
+    let masked = !mask.is_empty();
+    if masked {
+        bindings.push(l.table(mask));
+    }
+    let kernel = if masked { kernel.set("MASKED", true) } else { kernel };
+    l.push(kernel, target.grid_1d(len.div_ceil(4)), &bindings);
+    l
 }
 
 /// Adam of (param, grad, m, v, guard), updating param, m and v.
@@ -42,11 +86,14 @@ pub struct Adam {
     pub eps: f64,
     /// L2 penalty, added to the gradient.
     pub weight_decay: f64,
+    /// Ranges without decay, in whole blocks of 64 elements.
+    pub plain: Vec<Range<usize>>,
 }
 
 impl OpDef for Adam {
     const NAME: &'static str = "adam";
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        check_plain(Self::NAME, &self.plain, inputs.first().map_or(0, |p| p.shape.len()))?;
         flat(Self::NAME, inputs, 2)
     }
     fn in_place(&self) -> &'static [(usize, usize)] {
@@ -60,7 +107,8 @@ impl OpDef for Adam {
             return;
         }
         for i in 0..grad.len() {
-            let g = grad[i].get() + self.weight_decay * p[i].get();
+            let decay = if self.plain.iter().any(|r| r.contains(&i)) { 0.0 } else { self.weight_decay };
+            let g = grad[i].get() + decay * p[i].get();
             let first = self.beta1 * m[i].get() + (1.0 - self.beta1) * g;
             let second = self.beta2 * v[i].get() + (1.0 - self.beta2) * g * g;
             p[i] = T::of(p[i].get() - lr * (first * bias1) / ((second * bias2).sqrt() + self.eps));
@@ -77,20 +125,26 @@ impl OpDef for Adam {
         if !guard.is_finite() {
             return;
         }
+        let mask = mask(&self.plain, p.len());
         let chunks = p.par_chunks_mut(CHUNK).zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK)).zip(grad.par_chunks(CHUNK));
-        chunks.for_each(|(((p, m), v), grad)| {
-            for (((p, m), v), grad) in p.iter_mut().zip(m).zip(v).zip(grad) {
-                let g = grad + decay * *p;
-                *m = beta1 * *m + rest1 * g;
-                *v = beta2 * *v + rest2 * g * g;
-                *p -= lr * (*m * bias1) / ((*v * bias2).sqrt() + eps);
+        chunks.enumerate().for_each(|(chunk, (((p, m), v), grad))| {
+            let (part, decay) = decays(&mask, chunk, decay);
+            let parts = p.chunks_mut(part).zip(m.chunks_mut(part)).zip(v.chunks_mut(part)).zip(grad.chunks(part));
+            for (i, (((p, m), v), grad)) in parts.enumerate() {
+                let decay = decay(i);
+                for (((p, m), v), grad) in p.iter_mut().zip(m).zip(v).zip(grad) {
+                    let g = grad + decay * *p;
+                    *m = beta1 * *m + rest1 * g;
+                    *v = beta2 * *v + rest2 * g * g;
+                    *p -= lr * (*m * bias1) / ((*v * bias2).sqrt() + eps);
+                }
             }
         });
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
-        let vec4s = io.inputs[0].shape.len().div_ceil(4);
+        let len = io.inputs[0].shape.len();
         let kernel = Kernel::new("adam")
-            .set("LEN4", vec4s)
+            .set("LEN4", len.div_ceil(4))
             .set("BETA1", self.beta1 as f32)
             .set("BETA1_REST", (1.0 - self.beta1) as f32)
             .set("BETA2", self.beta2 as f32)
@@ -98,10 +152,11 @@ impl OpDef for Adam {
             .set("EPS", self.eps as f32)
             .set("DECAY", self.weight_decay as f32);
         let [p, m, v] = [0, 1, 2].map(Binding::Output);
-        Lowering::one(kernel, target.grid_1d(vec4s), &[p, Binding::Input(1), m, v, Binding::Input(4), Binding::Step])
+        lower_decay(kernel, &self.plain, len, target, vec![p, Binding::Input(1), m, v, Binding::Input(4), Binding::Step])
     }
     fn cases() -> Vec<Case> {
-        let adam = |weight_decay: f64| Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay };
+        let plain = |plain: &[Range<usize>]| Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, plain: plain.to_vec() };
+        let adam = |weight_decay: f64| Adam { weight_decay, ..plain(&[]) };
         let inputs = |len: usize, grad: Fill, m: Fill, v: Fill, guard: f32| {
             let p = Shape::vector(len);
             [(p, Normal), (p, grad), (p, m), (p, v), (Shape::SCALAR, Constant(guard))]
@@ -112,6 +167,8 @@ impl OpDef for Adam {
             Case::new("p1", adam(0.0), &used(1, -1.0)),
             Case::new("p1031 with weight decay", adam(0.1), &used(1031, 0.0)),
             Case::new("p300007", adam(0.0), &used(300_007, 1.0)),
+            Case::new("p1031, some without decay", plain(&[0..64, 192..576, 1024..1031]), &used(1031, 1.0)),
+            Case::new("p300007, some without decay", plain(&[64..128, 65_472..131_072, 299_968..300_007]), &used(300_007, 1.0)),
             Case::new("first step", adam(0.0), &inputs(128, Normal, Constant(0.0), Constant(0.0), 1.0)),
             Case::new("zero gradient", adam(0.0), &inputs(128, Constant(0.0), Constant(0.0), Constant(0.0), 1.0)),
             Case::new("loss is NaN", adam(0.1), &used(128, f32::NAN)),
@@ -129,11 +186,14 @@ pub struct Sgd {
     pub nesterov: bool,
     /// L2 penalty, added to the gradient.
     pub weight_decay: f64,
+    /// Ranges without decay, in whole blocks of 64 elements.
+    pub plain: Vec<Range<usize>>,
 }
 
 impl OpDef for Sgd {
     const NAME: &'static str = "sgd";
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        check_plain(Self::NAME, &self.plain, inputs.first().map_or(0, |p| p.shape.len()))?;
         flat(Self::NAME, inputs, 1)
     }
     fn in_place(&self) -> &'static [(usize, usize)] {
@@ -146,7 +206,8 @@ impl OpDef for Sgd {
             return;
         }
         for i in 0..grad.len() {
-            let g = grad[i].get() + self.weight_decay * p[i].get();
+            let decay = if self.plain.iter().any(|r| r.contains(&i)) { 0.0 } else { self.weight_decay };
+            let g = grad[i].get() + decay * p[i].get();
             let buffer = self.momentum * b[i].get() + g;
             let d = if self.nesterov { g + self.momentum * buffer } else { buffer };
             p[i] = T::of(p[i].get() - lr * d);
@@ -160,37 +221,61 @@ impl OpDef for Sgd {
         if !guard.is_finite() {
             return;
         }
-        p.par_chunks_mut(CHUNK).zip(b.par_chunks_mut(CHUNK)).zip(grad.par_chunks(CHUNK)).for_each(|((p, b), grad)| {
-            for ((p, b), grad) in p.iter_mut().zip(b).zip(grad) {
-                let g = grad + decay * *p;
-                *b = momentum * *b + g;
-                *p -= lr * if nesterov { g + momentum * *b } else { *b };
+        let mask = mask(&self.plain, p.len());
+        let chunks = p.par_chunks_mut(CHUNK).zip(b.par_chunks_mut(CHUNK)).zip(grad.par_chunks(CHUNK));
+        chunks.enumerate().for_each(|(chunk, ((p, b), grad))| {
+            let (part, decay) = decays(&mask, chunk, decay);
+            for (i, ((p, b), grad)) in p.chunks_mut(part).zip(b.chunks_mut(part)).zip(grad.chunks(part)).enumerate() {
+                let decay = decay(i);
+                for ((p, b), grad) in p.iter_mut().zip(b).zip(grad) {
+                    let g = grad + decay * *p;
+                    *b = momentum * *b + g;
+                    *p -= lr * if nesterov { g + momentum * *b } else { *b };
+                }
             }
         });
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
-        let vec4s = io.inputs[0].shape.len().div_ceil(4);
+        let len = io.inputs[0].shape.len();
         let kernel = Kernel::new("sgd")
-            .set("LEN4", vec4s)
+            .set("LEN4", len.div_ceil(4))
             .set("MOMENTUM", self.momentum as f32)
             .set("DECAY", self.weight_decay as f32)
             .set("NESTEROV", self.nesterov);
         let [p, b] = [0, 1].map(Binding::Output);
-        Lowering::one(kernel, target.grid_1d(vec4s), &[p, Binding::Input(1), b, Binding::Input(3), Binding::Step])
+        lower_decay(kernel, &self.plain, len, target, vec![p, Binding::Input(1), b, Binding::Input(3), Binding::Step])
     }
     fn cases() -> Vec<Case> {
         let inputs = |len: usize, guard: f32| {
             let p = Shape::vector(len);
             [(p, Normal), (p, Normal), (p, Normal), (Shape::SCALAR, Constant(guard))]
         };
-        let nesterov = Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.0 };
+        let nesterov = Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.0, plain: vec![] };
+        let plain = Sgd { nesterov: false, weight_decay: 0.1, ..nesterov.clone() };
+        let some = |plain: &[Range<usize>]| Sgd { weight_decay: 0.1, plain: plain.to_vec(), ..nesterov.clone() };
         vec![
             Case::new("p64", nesterov.clone(), &inputs(64, 1.0)),
             Case::new("p1", nesterov.clone(), &inputs(1, 1.0)),
-            Case::new("p1031 plain with weight decay", Sgd { momentum: 0.9, nesterov: false, weight_decay: 0.1 }, &inputs(1031, -3.0)),
-            Case::new("p300007 without momentum", Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 }, &inputs(300_007, 0.0)),
+            Case::new("p1031 plain with weight decay", plain.clone(), &inputs(1031, -3.0)),
+            Case::new("p1031, some without decay", some(&[0..64, 192..576, 1024..1031]), &inputs(1031, 1.0)),
+            Case::new("p200001, some without decay", some(&[65_472..131_072, 199_936..200_001]), &inputs(200_001, 1.0)),
+            Case::new("p300007 without momentum", Sgd { momentum: 0.0, weight_decay: 0.0, ..plain }, &inputs(300_007, 0.0)),
             Case::new("loss is NaN", nesterov.clone(), &inputs(128, f32::NAN)),
             Case::new("loss is infinite", nesterov, &inputs(128, f32::INFINITY)),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_without_decay_are_whole_blocks() {
+        for (range, whole) in [(0..64, true), (64..100, true), (64..128, false), (10..64, false), (0..80, false), (64..64, false)] {
+            assert_eq!(check_plain("sgd", std::slice::from_ref(&range), 100).is_ok(), whole, "{range:?}");
+        }
+        assert_eq!(mask(&[64..192, 2048..2100], 2100), [0b110, 1]);
+        assert!(mask(&[], 2100).is_empty());
     }
 }

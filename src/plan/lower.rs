@@ -74,7 +74,8 @@ pub fn lower(name: &str, g: &Graph, options: Options) -> Plan {
     for (step, l) in lowered.iter().enumerate() {
         lives.extend(l.scratch.iter().map(|elements| Life { bytes: elements * 4, first: step, last: step }));
     }
-    let unaliased_bytes = lives.iter().map(|l| l.bytes.max(16).next_multiple_of(16)).sum();
+    let table_bytes: usize = lowered.iter().flat_map(|l| &l.tables).map(|words| words.len() * 4).sum();
+    let unaliased_bytes = lives.iter().map(|l| l.bytes.max(16).next_multiple_of(16)).sum::<usize>() + table_bytes;
     let (mut buffers, slots) = assign(&lives, options.alias);
 
     let mut places: Vec<Option<Place>> = (0..g.values.len()).map(|v| g.range(ValueId(v as u32)).map(Place::State)).collect();
@@ -105,6 +106,7 @@ pub fn lower(name: &str, g: &Graph, options: Options) -> Plan {
             inputs: node.inputs.iter().map(|&v| (v, place(v))).collect(),
             outputs: node.outputs.iter().map(|&v| (v, place(v))).collect(),
             scratch,
+            tables: l.tables,
             dispatches: l.dispatches,
         });
     }

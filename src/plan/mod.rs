@@ -58,6 +58,8 @@ pub struct Step {
     pub outputs: Vec<(ValueId, Place)>,
     /// Scratch buffers.
     pub scratch: Vec<usize>,
+    /// Constant words, one buffer each.
+    pub tables: Vec<Vec<u32>>,
     /// WGSL dispatches, in order.
     pub dispatches: Vec<Dispatch>,
     /// Floating-point operations (convolutions and linear layers, 2 per multiply-add).
@@ -112,9 +114,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Bytes of the transient buffers.
+    /// Bytes of the transient buffers and the constant tables.
     pub fn buffer_bytes(&self) -> usize {
-        self.buffers.iter().map(|b| b.bytes).sum()
+        self.buffers.iter().map(|b| b.bytes).sum::<usize>() + self.table_bytes()
+    }
+    /// Bytes of the constant tables.
+    fn table_bytes(&self) -> usize {
+        self.steps.iter().flat_map(|s| &s.tables).map(|words| words.len() * 4).sum()
     }
     /// Bytes of the flat buffers this plan touches.
     pub fn state_bytes(&self) -> usize {
@@ -136,6 +142,12 @@ impl Plan {
     pub fn input(&self, name: &str) -> Option<(usize, &Port)> {
         self.inputs.iter().enumerate().find(|(_, p)| p.name == name)
     }
+}
+
+/// Device memory of several plans of one model: each flat buffer counts once.
+pub fn held_bytes(plans: &[Plan]) -> usize {
+    let state = |group: Group| plans.iter().find(|p| p.groups.contains(&group)).map_or(0, |p| p.layout.size(group) * 4);
+    plans.iter().map(Plan::buffer_bytes).sum::<usize>() + Group::ALL.map(state).iter().sum::<usize>()
 }
 
 /// A plan that a device cannot carry out.

@@ -75,6 +75,7 @@ impl fmt::Display for Plan {
                         Binding::Input(i) => step.inputs[*i].1.to_string(),
                         Binding::Output(i) => step.outputs[*i].1.to_string(),
                         Binding::Scratch(i) => format!("b{}", step.scratch[*i]),
+                        Binding::Table(i) => format!("table[{}]", step.tables[*i].len()),
                         Binding::Step => "step".into(),
                         Binding::Skip => "-".into(),
                     })

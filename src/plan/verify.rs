@@ -124,6 +124,9 @@ fn check_limits(plan: &Plan, step: &super::Step, limits: &Limits) -> Result<(), 
             return Err(PlanError::TooLarge { tensor: format!("{} (scratch)", step.label), bytes, limit: limits.max_binding });
         }
     }
+    if let Some(bytes) = step.tables.iter().map(|words| words.len() * 4).max().filter(|bytes| *bytes > limits.max_binding) {
+        return Err(PlanError::TooLarge { tensor: format!("{} (table)", step.label), bytes, limit: limits.max_binding });
+    }
     for dispatch in &step.dispatches {
         if let Some(&groups) = dispatch.grid.iter().find(|&&g| g > limits.max_groups) {
             return Err(PlanError::Grid { step: step.label.clone(), groups, limit: limits.max_groups });

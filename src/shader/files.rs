@@ -2,6 +2,7 @@
 
 /// Name and text of every file of `shaders/`.
 pub static FILES: &[(&str, &str)] = &[
+    ("accumulate", include_str!("../../shaders/accumulate.wgsl")),
     ("adam", include_str!("../../shaders/adam.wgsl")),
     ("augment_params", include_str!("../../shaders/augment_params.wgsl")),
     ("batch_norm_apply", include_str!("../../shaders/batch_norm_apply.wgsl")),
@@ -31,6 +32,10 @@ pub static FILES: &[(&str, &str)] = &[
     ("global_avg_pool_grad", include_str!("../../shaders/global_avg_pool_grad.wgsl")),
     ("kl_normal", include_str!("../../shaders/kl_normal.wgsl")),
     ("kl_normal_grad", include_str!("../../shaders/kl_normal_grad.wgsl")),
+    ("lamb", include_str!("../../shaders/lamb.wgsl")),
+    ("lamb_norms", include_str!("../../shaders/lamb_norms.wgsl")),
+    ("lars", include_str!("../../shaders/lars.wgsl")),
+    ("lars_norms", include_str!("../../shaders/lars_norms.wgsl")),
     ("lib/augment", include_str!("../../shaders/lib/augment.wgsl")),
     ("lib/channels", include_str!("../../shaders/lib/channels.wgsl")),
     ("lib/color", include_str!("../../shaders/lib/color.wgsl")),
@@ -39,7 +44,9 @@ pub static FILES: &[(&str, &str)] = &[
     ("lib/pixel", include_str!("../../shaders/lib/pixel.wgsl")),
     ("lib/resample", include_str!("../../shaders/lib/resample.wgsl")),
     ("lib/rng", include_str!("../../shaders/lib/rng.wgsl")),
+    ("lib/segments", include_str!("../../shaders/lib/segments.wgsl")),
     ("lib/step", include_str!("../../shaders/lib/step.wgsl")),
+    ("lib/sum2", include_str!("../../shaders/lib/sum2.wgsl")),
     ("max_pool2d", include_str!("../../shaders/max_pool2d.wgsl")),
     ("max_pool2d_grad", include_str!("../../shaders/max_pool2d_grad.wgsl")),
     ("mse_grad", include_str!("../../shaders/mse_grad.wgsl")),
@@ -60,6 +67,7 @@ pub static FILES: &[(&str, &str)] = &[
     ("sum_parts", include_str!("../../shaders/sum_parts.wgsl")),
     ("sum_rows", include_str!("../../shaders/sum_rows.wgsl")),
     ("sum_rows_scalar", include_str!("../../shaders/sum_rows_scalar.wgsl")),
+    ("trust_ratio", include_str!("../../shaders/trust_ratio.wgsl")),
     ("upsample_nearest", include_str!("../../shaders/upsample_nearest.wgsl")),
     ("upsample_nearest_grad", include_str!("../../shaders/upsample_nearest_grad.wgsl")),
     ("weight_transpose", include_str!("../../shaders/weight_transpose.wgsl")),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::method::{Compare, Method, ModelConfig, Objective, Protocol};
+use crate::method::{Compare, Method, ModelConfig, Objective, Optimizer, Protocol, Update};
 use crate::model::{Depth, NetConfig, Stem};
 
 /// Named budgets.
@@ -35,6 +35,18 @@ pub enum DataKind {
     Stl10,
 }
 
+/// Learning rate after the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// Stays (the paper).
+    Constant,
+    /// Half a cosine down to 0 at the end of the run.
+    Cosine,
+    /// A straight line down to 0 at the end of the run.
+    Linear,
+}
+
 /// Everything that determines a run, as stored in `config.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -63,12 +75,20 @@ pub struct RunConfig {
     /// Steps, if fewer than the epochs give.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<u64>,
-    /// Images per step.
+    /// Images per batch.
     pub batch_size: usize,
+    /// Batches per step; their gradients are averaged.
+    pub accumulate: usize,
+    /// Optimiser.
+    pub optimizer: Optimizer,
+    /// Its weight decay.
+    pub weight_decay: f32,
     /// Learning rate after the warm-up.
     pub learning_rate: f32,
     /// Epochs of linear warm-up from 0.
     pub warmup_epochs: usize,
+    /// What follows the warm-up.
+    pub schedule: Schedule,
     /// Weight of the KL term; the method's own if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kl_coeff: Option<f32>,
@@ -134,8 +154,12 @@ impl Default for RunConfig {
             epochs: 400,
             max_steps: None,
             batch_size: 256,
+            accumulate: 1,
+            optimizer: Optimizer::Adam,
+            weight_decay: 0.0,
             learning_rate: 2.5e-4,
             warmup_epochs: 10,
+            schedule: Schedule::Constant,
             kl_coeff: None,
             log_scale: 0.0,
             learn_log_scale: false,
@@ -208,6 +232,21 @@ impl RunConfig {
         if self.dataset == DataKind::Stl10 { Protocol::ResizedCrop } else { Protocol::PadCrop }
     }
 
+    /// The optimiser.
+    pub fn update(&self) -> Update {
+        Update { optimizer: self.optimizer, weight_decay: self.weight_decay }
+    }
+
+    /// Images that an update is made from.
+    pub fn images_per_step(&self) -> usize {
+        self.batch_size * self.accumulate
+    }
+
+    /// Steps of the whole run.
+    pub fn total_steps(&self, steps_per_epoch: u64) -> u64 {
+        (self.epochs as u64).saturating_mul(steps_per_epoch).min(self.max_steps.unwrap_or(u64::MAX))
+    }
+
     /// The networks.
     pub fn net(&self) -> NetConfig {
         NetConfig {
@@ -256,6 +295,7 @@ impl RunConfig {
     pub fn validate(&self) -> Result<(), String> {
         let positive = [
             ("--batch-size", self.batch_size),
+            ("--accumulate", self.accumulate),
             ("--epochs", self.epochs),
             ("--log-every", usize::try_from(self.log_every).unwrap_or(usize::MAX)),
             ("--limit-train", self.limit_train.unwrap_or(1)),
@@ -270,6 +310,7 @@ impl RunConfig {
         // Far beyond any use, and low enough that no product of extents overflows.
         let bounded = [
             ("--batch-size", self.batch_size, 1 << 20),
+            ("--accumulate", self.accumulate, 1 << 20),
             ("--width", self.width, 1 << 12),
             ("--latent-dim", self.latent_dim, 1 << 16),
             ("--image-size", self.image_size, 1 << 12),
@@ -285,6 +326,9 @@ impl RunConfig {
         }
         if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
             return Err(format!("--learning-rate {} is not a positive number", self.learning_rate));
+        }
+        if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
+            return Err(format!("--weight-decay {} is not a number of at least 0", self.weight_decay));
         }
         if !self.log_scale.is_finite() || self.kl_coeff.is_some_and(|k| !(k.is_finite() && k >= 0.0)) {
             return Err("--log-scale must be finite and --kl-coeff finite and not negative".into());

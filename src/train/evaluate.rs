@@ -65,7 +65,7 @@ impl Evaluator {
         session.allocate(&layout)?;
         let params: Params = training.params;
         match trained {
-            Some(t) => state::import(session.as_mut(), &layout, &params, &t.checkpoint, false).map_err(|e| e.of_file(&t.path))?,
+            Some(t) => state::import(session.as_mut(), &layout, &params, &t.checkpoint, &[]).map_err(|e| e.of_file(&t.path))?,
             None => state::initialise(session.as_mut(), &layout, &params, seed)?,
         }
         Ok(Self { session, model, protocol, layout, plans: [None; 2] })

@@ -1,11 +1,12 @@
 //! The training loop. Linear, no callbacks: read a batch, run the plan, log, save.
 
+use std::f64::consts::PI;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::checkpoint::{Checkpoint, NamedTensor, TensorData};
-use super::config::RunConfig;
+use super::config::{RunConfig, Schedule};
 use super::events::EventWriter;
 use super::metrics::{self, MetricsLog, Record};
 use super::progress::Progress;
@@ -61,13 +62,24 @@ pub struct Outcome {
     pub checkpoint: PathBuf,
 }
 
-/// Learning rate of a step: linear from 0 over the warm-up, then constant (the paper, section 4).
+/// Learning rate of a step: linear from 0 over the warm-up, then constant (the paper, section 4), or falling so that the step after the
+/// last would have 0.
 pub fn learning_rate(config: &RunConfig, steps_per_epoch: u64, step: u64) -> f32 {
     let warmup = (config.warmup_epochs as u64).saturating_mul(steps_per_epoch);
-    if step < warmup { (f64::from(config.learning_rate) * step as f64 / warmup as f64) as f32 } else { config.learning_rate }
+    let rate = f64::from(config.learning_rate);
+    if step < warmup {
+        return (rate * step as f64 / warmup as f64) as f32;
+    }
+    let falling = config.total_steps(steps_per_epoch).saturating_sub(warmup).max(1);
+    let done = ((step - warmup) as f64 / falling as f64).min(1.0);
+    match config.schedule {
+        Schedule::Constant => config.learning_rate,
+        Schedule::Cosine => (rate * 0.5 * (1.0 + (PI * done).cos())) as f32,
+        Schedule::Linear => (rate * (1.0 - done)) as f32,
+    }
 }
 
-/// The uniform of a training step.
+/// The uniform of a training step, in its first batch.
 pub fn uniforms(config: &RunConfig, steps_per_epoch: u64, step: u64) -> StepUniforms {
     let t = step as f64 + 1.0;
     StepUniforms {
@@ -82,6 +94,11 @@ pub fn uniforms(config: &RunConfig, steps_per_epoch: u64, step: u64) -> StepUnif
     }
 }
 
+/// The uniform of batch `part` of a training step: its images draw what they would draw within the whole step.
+fn part_uniforms(config: &RunConfig, steps_per_epoch: u64, step: u64, part: usize) -> StepUniforms {
+    StepUniforms { first_sample: (part * config.batch_size) as u32, ..uniforms(config, steps_per_epoch, step) }
+}
+
 fn evaluation_uniforms(seed: u64, batch: u64) -> StepUniforms {
     StepUniforms { seed_lo: seed as u32, seed_hi: (seed >> 32) as u32, step: EVALUATION_STEP + batch as u32, ..StepUniforms::default() }
 }
@@ -93,9 +110,9 @@ fn evaluation_uniforms(seed: u64, batch: u64) -> StepUniforms {
 pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
     let config = request.config;
     let splits = open_data(config)?;
-    let order = Order::new(splits.train.len(), config.batch_size, config.seed, config.shuffle)?;
+    let order = order(config, splits.train.len())?;
     let per_epoch = order.steps_per_epoch();
-    let total = (config.epochs as u64).saturating_mul(per_epoch).min(config.max_steps.unwrap_or(u64::MAX));
+    let total = config.total_steps(per_epoch);
     if total > u64::from(EVALUATION_STEP) {
         let message = format!("{total} steps are more than {EVALUATION_STEP}, the most that have random numbers of their own");
         return Err(TrainError::config(message, Some("use fewer --epochs, or --max-steps")));
@@ -107,7 +124,7 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
     let start = if request.resume { run.resume(session, per_epoch, total)? } else { run.begin(session)? };
     let log = request.out.join("train.log");
     let mut progress =
-        Progress::new(total, config.batch_size, start).with_epochs(per_epoch).with_log(&log).map_err(TrainError::io("open", log))?;
+        Progress::new(total, config.images_per_step(), start).with_epochs(per_epoch).with_log(&log).map_err(TrainError::io("open", log))?;
     for warning in std::mem::take(&mut run.warnings) {
         progress.message(&warning);
     }
@@ -130,11 +147,18 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
     let (mut logged_at, mut logged_step, mut outside) = (Instant::now(), start, Duration::ZERO);
     let mut step = start;
     let mut interrupted = false;
-    for batch in Loader::new(&splits.train, order, start..total)? {
+    let batches = Loader::in_parts(&splits.train, order, config.accumulate, start..total)?;
+    for (part, batch) in (0..config.accumulate).cycle().zip(batches) {
         let batch = batch?;
-        let uniform = uniforms(config, per_epoch, step);
+        let uniform = part_uniforms(config, per_epoch, step, part);
         session.upload(run.train, 0, Data::U32(&batch.pixels))?;
         session.run(run.train, &uniform)?;
+        if part + 1 < config.accumulate {
+            continue;
+        }
+        if let Some(update) = run.update {
+            session.run(update, &uniform)?;
+        }
         step += 1;
         interrupted = request.interrupt.load(Ordering::Relaxed);
         let end_of_epoch = step % per_epoch == 0;
@@ -142,7 +166,7 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
         if due(config, per_epoch, step, "train") || stop {
             run.drain(session, &splits.train, order)?;
             let means = means(run.names(session, run.train), &run.window);
-            let rate = (step - logged_step) as f64 * config.batch_size as f64 / logged_at.elapsed().as_secs_f64().max(1e-9);
+            let rate = (step - logged_step) as f64 * config.images_per_step() as f64 / logged_at.elapsed().as_secs_f64().max(1e-9);
             let loss = means.first().map_or(f32::NAN, |m| m.1);
             let record =
                 record(step, batch.epoch, "train", &means).with("lr", uniform.learning_rate).with("images_per_second", rate as f32);
@@ -180,7 +204,7 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
         run.save(session, step)?; // nothing to do, but the run folder is whole
     }
     progress.finish();
-    let trained = (step - start) as f64 * config.batch_size as f64;
+    let trained = (step - start) as f64 * config.images_per_step() as f64;
     Ok(Outcome {
         steps: step,
         interrupted,
@@ -192,6 +216,17 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
         digest: run.digest,
         checkpoint: request.out.join("checkpoints/last.safetensors"),
     })
+}
+
+/// The order of the training images, in batches of a whole step.
+fn order(config: &RunConfig, images: usize) -> Result<Order, TrainError> {
+    let (batch, asked) = (config.batch_size, config.images_per_step());
+    if config.accumulate > 1 && asked > images && batch <= images {
+        let message =
+            format!("--accumulate {} of --batch-size {batch} takes {asked} images a step, but there are {images}", config.accumulate);
+        return Err(TrainError::config(message, Some(&format!("`--accumulate {}` is the largest that fits", images / batch))));
+    }
+    Ok(Order::new(images, asked, config.seed, config.shuffle)?)
 }
 
 /// Whether a record of a split is due after a step, wherever the run stops: a run that is stopped between adds records that the
@@ -206,14 +241,17 @@ struct Run<'a> {
     model: ModelConfig,
     layout: Layout,
     params: Params,
+    /// A step, or one of its batches.
     train: PlanId,
+    /// The update from several batches.
+    update: Option<PlanId>,
     validation_plan: Option<(PlanId, usize)>,
     figure_plan: PlanId,
     figure_batch: usize,
     store: Store,
     metrics: Option<MetricsLog>,
     events: Option<EventWriter>,
-    /// Scalars of the steps since the last record that was due.
+    /// Scalars of the batches since the last record that was due, by step.
     window: Vec<(u32, Vec<f32>)>,
     last: Option<Record>,
     validation: Option<Record>,
@@ -224,13 +262,19 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(request: &'a Request<'a>, session: &mut dyn Session, splits: &Splits) -> Result<Self, TrainError> {
         let model = model_config(request.config, splits);
-        let training = method::training(&model, Training::default());
+        let rule = request.config.update();
+        let how = Training { rule, accumulate: request.config.accumulate, ..Training::default() };
+        let training = method::training(&model, how);
         let layout = training.graph.layout.clone();
         let options = Options { target: session.target(), alias: true };
-        let graph = |batch| method::training(&ModelConfig { batch, ..model }, Training::default()).graph;
+        let graph = |batch| method::training(&ModelConfig { batch, ..model }, how).graph;
         let train = fit::plan(session, "train", model.batch, &graph)?;
         session.allocate(&layout)?;
         let train = session.load(train)?;
+        let update = match how.accumulate {
+            1 => None,
+            _ => Some(session.load(lower("update", &method::update(&layout, rule), options))?),
+        };
         let validation_plan = match splits.val.len().min(model.batch) {
             n if n < 2 => None,
             n => Some((
@@ -249,6 +293,7 @@ impl<'a> Run<'a> {
             layout,
             params: training.params,
             train,
+            update,
             validation_plan,
             figure_plan,
             figure_batch,
@@ -268,7 +313,7 @@ impl<'a> Run<'a> {
         let config = self.request.config;
         state::initialise(session, &self.layout, &self.params, config.seed)?;
         if let Some(path) = &config.init_from {
-            state::import(session, &self.layout, &self.params, &Checkpoint::load(path)?, false).map_err(|e| e.of_file(path))?;
+            state::import(session, &self.layout, &self.params, &Checkpoint::load(path)?, &[]).map_err(|e| e.of_file(path))?;
         }
         write_config(&self.request.out.join("config.toml"), config)?;
         self.metrics = Some(MetricsLog::create(self.request.out.join("metrics.jsonl"))?);
@@ -299,7 +344,7 @@ impl<'a> Run<'a> {
             let message = format!("{} has taken {step} steps already, more than the {total} asked for", out.display());
             return Err(TrainError::config(message, Some("raise --epochs or --max-steps to continue")));
         }
-        state::import(session, &self.layout, &self.params, &checkpoint, true).map_err(|e| e.of_file(&path))?;
+        state::import(session, &self.layout, &self.params, &checkpoint, config.update().moments()).map_err(|e| e.of_file(&path))?;
         self.digest = checkpoint.digest();
         if let Some(text) = checkpoint.meta.get("window") {
             let window =
@@ -332,20 +377,24 @@ impl<'a> Run<'a> {
         session.plan(plan).outputs.iter().filter(|p| p.ty.shape.len() == 1).map(|p| p.name.clone()).collect()
     }
 
-    /// Adds the scalars of the steps since the last call to the window. Stops the run if one is not finite.
+    /// Adds the scalars of the batches since the last call, all of whole steps, to the window. Stops the run if one is not finite.
     fn drain(&mut self, session: &mut dyn Session, train: &View, order: Order) -> Result<(), TrainError> {
-        let steps = session.drain(self.train)?;
-        if let Some((step, values)) = steps.iter().find(|(_, v)| v.iter().any(|x| !x.is_finite())) {
-            // The update skips a step whose loss is not finite, so the weights are still those that made it.
-            let step = u64::from(*step);
-            for batch in Loader::new(train, order, step..step + 1)? {
+        let batches = session.drain(self.train)?;
+        if let Some(update) = self.update {
+            session.drain(update)?; // it has no scalars
+        }
+        if let Some((i, (step, values))) = batches.iter().enumerate().find(|(_, (_, v))| v.iter().any(|x| !x.is_finite())) {
+            // The update skips a step with a loss that is not finite, so the weights are still those that made it.
+            let (config, step) = (self.request.config, u64::from(*step));
+            let part = i % config.accumulate;
+            if let Some(batch) = Loader::in_parts(train, order, config.accumulate, step..step + 1)?.nth(part) {
                 session.upload(self.train, 0, Data::U32(&batch?.pixels))?;
             }
-            let uniform = uniforms(self.request.config, order.steps_per_epoch(), step);
+            let uniform = part_uniforms(config, order.steps_per_epoch(), step, part);
             let tensor = session.first_non_finite(self.train, &uniform)?.unwrap_or_else(|| "loss".into());
             return Err(TrainError::NotFinite { split: "training", step: step + 1, loss: values[0], tensor });
         }
-        self.window.extend(steps);
+        self.window.extend(batches);
         Ok(())
     }
 
@@ -416,7 +465,8 @@ impl<'a> Run<'a> {
 
     fn save(&mut self, session: &mut dyn Session, step: u64) -> Result<(), TrainError> {
         let config = self.request.config;
-        let tensors = state::export(session, &self.layout, &self.params, step, true)?;
+        let batches = step * config.accumulate as u64;
+        let tensors = state::export(session, &self.layout, &self.params, batches, config.update().moments())?;
         let bad = |t: &NamedTensor| matches!(&t.data, TensorData::F32(x) if x.iter().any(|x| !x.is_finite()));
         if let Some((tensor, _)) = tensors.iter().find(|(_, t)| bad(t)) {
             return Err(TrainError::NotFiniteState { step, tensor: tensor.clone() });

@@ -128,7 +128,7 @@ fn classifier(batch: usize, dim: usize, classes: usize, layout: Option<&crate::i
         autodiff::backward(&mut b.graph, out[0]);
         let [param, grad, m] = [Group::Param, Group::Grad, Group::Moment1].map(|g| b.graph.whole(g));
         b.graph.label("optimizer");
-        b.graph.emit(Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.0 }.into(), &[param, grad, m, out[0]]);
+        b.graph.emit(Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.0, plain: vec![] }.into(), &[param, grad, m, out[0]]);
     }
     let layout = b.graph.layout.clone();
     (crate::method::Model { graph: b.graph, params: b.params }, layout)

@@ -8,8 +8,14 @@ use crate::device::Session;
 use crate::ir::{Group, Layout};
 use crate::nn::{Param, Params};
 
-/// Prefix of the first and second moments in a checkpoint: `optim.m.<parameter>`, `optim.v.<parameter>`.
-const MOMENTS: [(Group, &str); 2] = [(Group::Moment1, "optim.m."), (Group::Moment2, "optim.v.")];
+/// Prefix of a moment in a checkpoint: `optim.m.<parameter>`, `optim.v.<parameter>`.
+fn prefix(moment: Group) -> &'static str {
+    match moment {
+        Group::Moment1 => "optim.m.",
+        Group::Moment2 => "optim.v.",
+        other => unreachable!("{other:?} is no moment"),
+    }
+}
 
 /// Writes initial values.
 ///
@@ -27,7 +33,7 @@ fn write(session: &mut dyn Session, layout: &Layout, p: &Param, group: Group, da
     Ok(session.write_state(group, range.offset, data)?)
 }
 
-/// Reads the model, and the optimiser's moments if asked, under PyTorch's names and shapes. `steps` is the number of training steps
+/// Reads the model and these of the optimiser's moments under PyTorch's names and shapes. `batches` is the number of training batches
 /// taken, which BatchNorm counts too.
 ///
 /// # Errors
@@ -36,8 +42,8 @@ pub fn export(
     session: &mut dyn Session,
     layout: &Layout,
     params: &Params,
-    steps: u64,
-    moments: bool,
+    batches: u64,
+    moments: &[Group],
 ) -> Result<BTreeMap<String, NamedTensor>, TrainError> {
     let mut tensors = BTreeMap::new();
     let mut read = |group: Group, prefix: &str, only: Group| -> Result<(), TrainError> {
@@ -51,39 +57,33 @@ pub fn export(
     };
     read(Group::Param, "", Group::Param)?;
     read(Group::Buffer, "", Group::Buffer)?;
-    if moments {
-        for (group, prefix) in MOMENTS {
-            read(group, prefix, Group::Param)?;
-        }
+    for &group in moments {
+        read(group, prefix(group), Group::Param)?;
     }
     for name in counters(params) {
-        let count = i64::try_from(steps).unwrap_or(i64::MAX);
+        let count = i64::try_from(batches).unwrap_or(i64::MAX);
         tensors.insert(name, NamedTensor { shape: vec![], data: TensorData::I64(vec![count]) });
     }
     Ok(tensors)
 }
 
-/// Writes a checkpoint's tensors to the device. Tensors that the model does not have are ignored if `partial` (an encoder taken
-/// out of a whole model), and so are missing moments unless `moments`.
+/// Writes a checkpoint's tensors to the device, of the optimiser's moments these. Tensors that the model does not have are ignored.
 ///
 /// # Errors
 /// If a tensor is missing or has another shape: the checkpoint is of another architecture.
-pub fn import(session: &mut dyn Session, layout: &Layout, params: &Params, file: &Checkpoint, moments: bool) -> Result<(), TrainError> {
+pub fn import(session: &mut dyn Session, layout: &Layout, params: &Params, file: &Checkpoint, moments: &[Group]) -> Result<(), TrainError> {
+    let moments_of = |p: &Param| if p.group == Group::Param { moments } else { &[] };
     // Everything is checked before anything is written.
     for p in &params.all {
         find(file, p, &p.name)?;
-        if moments && p.group == Group::Param {
-            for (_, prefix) in MOMENTS {
-                find(file, p, &format!("{prefix}{}", p.name))?;
-            }
+        for &group in moments_of(p) {
+            find(file, p, &format!("{}{}", prefix(group), p.name))?;
         }
     }
     for p in &params.all {
         write(session, layout, p, p.group, &p.file.to_memory(find(file, p, &p.name)?, p.shape))?;
-        if moments && p.group == Group::Param {
-            for (group, prefix) in MOMENTS {
-                write(session, layout, p, group, &p.file.to_memory(find(file, p, &format!("{prefix}{}", p.name))?, p.shape))?;
-            }
+        for &group in moments_of(p) {
+            write(session, layout, p, group, &p.file.to_memory(find(file, p, &format!("{}{}", prefix(group), p.name))?, p.shape))?;
         }
     }
     Ok(())

@@ -237,6 +237,17 @@ fn the_machine_is_described() {
     let kernel = steps[0]["kernels"][0]["file"].as_str().expect("a file").to_owned();
     let wgsl = sh(&format!("plan --device cpu --width 8 --batch-size 4 --kernel {kernel}")).ok();
     assert!(wgsl.stdout.contains("@compute"), "{wgsl:?}");
+    let two = sh("plan --device cpu --width 8 --batch-size 4 --accumulate 3 --optimizer lamb --json").ok().json();
+    let names = |steps: &serde_json::Value| steps.as_array().expect("steps").iter().map(|s| s["op"].clone()).collect::<Vec<_>>();
+    assert_eq!(names(&two["update"]["steps"]), ["lamb"]);
+    assert!(names(&two["steps"]).ends_with(&["accumulate".into(), "accumulate".into()]) && !names(&two["steps"]).contains(&"adam".into()));
+    // The gradient's sum counts, and what both plans use only once.
+    let bytes = |value: &serde_json::Value| value["summary"]["peak_bytes"].as_u64().expect("bytes");
+    let peak = two["peak_bytes"].as_u64().expect("bytes");
+    assert!(bytes(&plan) < peak && bytes(&two) < peak && peak < bytes(&two) + bytes(&two["update"]), "{peak}");
+    let text = sh("plan --device cpu --width 8 --batch-size 4 --accumulate 3").ok();
+    assert!(text.stdout.contains("plan train") && text.stdout.contains("plan update"), "{text:?}");
+    assert!(text.stdout.trim_end().lines().last().expect("a line").starts_with("3 x train, then update: peak memory "), "{text:?}");
     sh("plan --device cpu --kernel nonsense").fails(1, &["`nonsense`"]).hints("aavae plan");
 
     let check = sh("check --device cpu --only relu --json").ok().json();

@@ -12,7 +12,17 @@ use crate::support::{Ran, TINY, command, copy, digest, folder, metrics, pretrain
 fn sizes() {
     let dir = folder();
     let out = dir.path().join("run");
-    let flags = ["--width", "--latent-dim", "--epochs", "--max-steps", "--batch-size", "--log-every", "--limit-train", "--probe-epochs"];
+    let flags = [
+        "--width",
+        "--latent-dim",
+        "--epochs",
+        "--max-steps",
+        "--batch-size",
+        "--log-every",
+        "--limit-train",
+        "--probe-epochs",
+        "--accumulate",
+    ];
     for flag in flags {
         let name = flag.trim_start_matches("--").split('-').next().expect("a word");
         let line = |value: &str| format!("pretrain --device cpu --out {} {flag} {value}", out.display());
@@ -34,6 +44,11 @@ fn sizes() {
         ("--learning-rate -1", "--learning-rate -1 "),
         ("--learning-rate nan", "--learning-rate NaN "),
         ("--learning-rate fast", "'fast' for '--learning-rate"),
+        ("--accumulate 10000000", "--accumulate 10000000 is more than"),
+        ("--weight-decay -1", "--weight-decay -1 "),
+        ("--weight-decay nan", "--weight-decay NaN "),
+        ("--optimizer rmsprop", "'rmsprop'"),
+        ("--schedule step", "'step'"),
         ("--log-scale inf", "--log-scale must be finite"),
         ("--kl-coeff -1", "--kl-coeff finite and not negative"),
         ("--warmup-epochs -1", "'-1' for '--warmup-epochs"),
@@ -49,6 +64,7 @@ fn sizes() {
         (format!("knn {run} --limit-train 0"), "--limit-train is 0"),
         (format!("reconstruct {run} --count 0"), "--count is 0"),
         ("bench --steps 0".into(), "--steps is 0"),
+        ("plan --accumulate 0".into(), "--accumulate is 0"),
         ("plan --image-size 33".into(), "image size 33 is not a positive multiple of 8"),
         ("plan --stem imagenet --image-size 40".into(), "image size 40 is not a positive multiple of 16"),
         ("plan --image-size 80000000".into(), "--image-size 80000000 is more than"),
@@ -60,6 +76,8 @@ fn sizes() {
     sh(&format!("pretrain {TINY} --out {} --epochs 18446744073709551615 --warmup-epochs 18446744073709551615", out.display()))
         .fails(1, &["steps are more than 2147483648"])
         .hints("--max-steps");
+    let line = format!("pretrain {TINY} --out {} --accumulate 5", out.display());
+    sh(&line).fails(1, &["--accumulate 5 of --batch-size 16 takes 80 images", "there are 64"]).hints("`--accumulate 4`");
 }
 
 #[test]
@@ -338,6 +356,10 @@ fn losses_that_are_no_number() {
     sh(&line(&out, "--no-shuffle")).fails(1, &["the training loss is", "at step 3", "`encoder."]);
     let first = Checkpoint::load(out.join("checkpoints/step-1.safetensors")).expect("a checkpoint");
     assert_eq!(first.meta["step"], "1");
+    // The same within the batches of an accumulated step.
+    let parts = dir.path().join("accumulated");
+    let flags = "--no-shuffle --accumulate 2";
+    sh(&line(&parts, flags).replace("--batch-size 16", "--batch-size 8")).fails(1, &["the training loss is", "at step 3", "`encoder."]);
     // It is as the step that the metrics would have called 3: the last whole record is of step 2.
     assert_eq!(metrics(&out).last().expect("a record")["step"], 2);
     // The way out that the hint names.

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use aavae::train::checkpoint::{Checkpoint, TensorData};
+
 use crate::support::{Ran, TINY, copy, digest, folder, metrics, pretrain, sh, spawn, trained};
 
 fn wait_for(path: &Path) {
@@ -41,6 +43,55 @@ fn stop_and_resume_equals_the_straight_run() {
         let config = |out: &Path| fs::read_to_string(out.join("config.toml")).expect("a configuration");
         assert_eq!(config(&out), config(&straight));
     }
+}
+
+/// An accumulated step is whole or not taken; its optimiser keeps one moment, and BatchNorm counts its batches.
+#[test]
+fn an_accumulated_run_resumes() {
+    let dir = folder();
+    let straight = dir.path().join("straight");
+    let run = |out: &Path, more: &str| {
+        let flags = "--device cpu --width 8 --limit-train 64 --batch-size 8 --accumulate 2 --weight-decay 1e-4 --log-every 2 --no-eval";
+        sh(&format!("pretrain {flags} --out {} {more}", out.display())).ok().json()
+    };
+    let want = digest(&run(&straight, "--max-steps 6 --optimizer lars"));
+    // Between two records, and at the end of an epoch of 4 steps.
+    for stop in [3, 4] {
+        let out = dir.path().join(format!("stop{stop}"));
+        assert_eq!(run(&out, &format!("--max-steps {stop} --optimizer lars"))["steps"], stop);
+        let resumed = sh(&format!("pretrain --device cpu --no-eval --resume --max-steps 6 --out {}", out.display())).ok().json();
+        assert_eq!(digest(&resumed), want, "stopped at {stop}");
+        assert_eq!(metrics(&out), metrics(&straight), "stopped at {stop}");
+    }
+    let tensors = Checkpoint::load(straight.join("checkpoints/last.safetensors")).expect("a checkpoint").tensors;
+    assert!(tensors.keys().any(|k| k.starts_with("optim.m.")) && !tensors.keys().any(|k| k.starts_with("optim.v.")));
+    assert_eq!(tensors["encoder.bn1.num_batches_tracked"].data, TensorData::I64(vec![12]));
+    assert_ne!(want, digest(&run(&dir.path().join("adam"), "--max-steps 6")), "the optimiser does not count");
+}
+
+/// Where the rate depends on the run's length, a longer run is another run.
+#[test]
+fn a_schedule_ends_with_its_run() {
+    let dir = folder();
+    let out = dir.path().join("run");
+    let flags = "--max-steps 6 --log-every 1 --warmup-epochs 0 --schedule cosine";
+    let want = digest(&pretrain(&out, flags));
+    let rates: Vec<_> = metrics(&out).iter().filter_map(|r| r["lr"].as_f64()).collect();
+    assert!(rates[0] == 2.5e-4 && rates.is_sorted_by(|a, b| a > b) && rates[5] < 0.1 * rates[0], "{rates:?}");
+    let before = fs::read(out.join("config.toml")).expect("a file");
+    for (longer, says) in
+        [("--max-steps 7", "--max-steps is 7 here"), ("--epochs 3", "--epochs is 3 here"), ("--epochs 400", "--max-steps is unset here")]
+    {
+        sh(&format!("pretrain --device cpu --no-eval --resume --out {} {longer}", out.display()))
+            .fails(1, &[says, "depends on its length"])
+            .hints("--init-from");
+    }
+    assert_eq!(fs::read(out.join("config.toml")).expect("a file"), before, "a refusal changes nothing");
+    // The kill that took the last checkpoint.
+    for name in ["last", "step-6"] {
+        fs::remove_file(out.join(format!("checkpoints/{name}.safetensors"))).expect("gone");
+    }
+    assert_eq!(digest(&sh(&format!("pretrain --device cpu --no-eval --resume --out {}", out.display())).ok().json()), want);
 }
 
 #[test]
@@ -155,6 +206,10 @@ fn a_resumed_run_is_the_run_that_was_started() {
         ("--decoder resnet50", "--decoder", "\"resnet50\"", "\"resnet18\""),
         ("--latent-dim 64", "--latent-dim", "64", "128"),
         ("--learning-rate 0.5", "--learning-rate", "0.5", "0.00025"),
+        ("--accumulate 2", "--accumulate", "2", "1"),
+        ("--optimizer lars", "--optimizer", "\"lars\"", "\"adam\""),
+        ("--weight-decay 0.5", "--weight-decay", "0.5", "0.0"),
+        ("--schedule cosine", "--schedule", "\"cosine\"", "\"constant\""),
         ("--warmup-epochs 3", "--warmup-epochs", "3", "10"),
         ("--kl-coeff 1", "--kl-coeff", "1.0", "unset"),
         ("--log-scale 1", "--log-scale", "1.0", "0.0"),

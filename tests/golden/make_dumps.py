@@ -218,7 +218,7 @@ def normalise(u8):
 DECODER_SCALE = 0.5  # a decoder that starts near 0, as PyTorch's own initialisation does: rounding grows more slowly
 
 
-def curve(dtype, method, u8, steps, lr, latent, channels_last=False):
+def curve(dtype, method, u8, steps, lr, latent, channels_last=False, optimizer=adam, weights=None):
     model = hash_weights(Model(method, width=8, latent=latent))
     with torch.no_grad():
         for p in model.decoder.parameters():
@@ -228,7 +228,7 @@ def curve(dtype, method, u8, steps, lr, latent, channels_last=False):
     if model.samples:
         model.log_scale.data.zero_()
     x = normalise(u8).to(torch.float32).to(dtype).contiguous(memory_format=layout)
-    opt = adam(model, lr)
+    opt = optimizer(model, lr)
     losses = []
     for step in range(steps):
         eps = torch.from_numpy(fill(f"eps.{step}", (len(x), latent), 2.0 * math.sqrt(3.0))).to(dtype)
@@ -237,6 +237,8 @@ def curve(dtype, method, u8, steps, lr, latent, channels_last=False):
         loss.backward()
         opt.step()
         losses.append(loss.item())
+    if weights is not None:
+        weights.update({k: p.detach() for k, p in model.named_parameters()})
     return np.array(losses)
 
 
@@ -253,6 +255,92 @@ def curves(u8):
         case[method] = {"encoder": "resnet18", "decoder": "resnet18", "width": 8, "batch": 16, "image": 32, "log_scale": 0.0, "beta": 0.0, "decoder_scale": DECODER_SCALE, **settings}
         print(method, np.round(exact, 5).tolist())
     save("curve.safetensors", tensors, "loss of each step of training on the 16 images of images.safetensors", case=case, f32_error=errors)
+
+
+def groups(model, weight_decay, exclude=True):
+    """Parameters with and without weight decay: one-dimensional tensors have none."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    plain = [p for p in trained if p.ndim == 1]
+    return [{"params": [p for p in trained if p.ndim > 1]}, {"params": plain, **({"weight_decay": 0.0, "plain": True} if exclude else {})}]
+
+
+class Layerwise(torch.optim.Optimizer):
+    """A rate for each tensor: `ratio`, which is 1 for plain tensors and where a norm is 0."""
+
+    def ratio(self, group, p, x, of):
+        p, x = torch.linalg.vector_norm(p), torch.linalg.vector_norm(x)
+        return 1.0 if group["plain"] or p == 0 or x == 0 else of(p, x)
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.update(group, p, p.grad, self.state[p])
+
+
+class Lars(Layerwise):
+    def __init__(self, params, lr, weight_decay, momentum=0.9, trust=1e-3, eps=1e-8):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "trust": trust, "eps": eps, "plain": False})
+
+    def update(self, group, p, grad, state):
+        ratio = self.ratio(group, p, grad, lambda p, g: group["trust"] * p / (g + group["weight_decay"] * p + group["eps"]))
+        buffer = group["momentum"] * state.get("b", 0.0) + ratio * (grad + group["weight_decay"] * p)
+        state["b"] = buffer
+        p.sub_(group["lr"] * buffer)
+
+
+class Lamb(Layerwise):
+    def __init__(self, params, lr, weight_decay, betas=(0.9, 0.999), eps=1e-6):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps, "plain": False})
+
+    def update(self, group, p, grad, state):
+        t, (beta1, beta2) = state.get("t", 0) + 1, group["betas"]
+        state["t"] = t
+        state["m"] = beta1 * state.get("m", 0.0) + (1 - beta1) * grad
+        state["v"] = beta2 * state.get("v", 0.0) + (1 - beta2) * grad**2
+        u = state["m"] / (1 - beta1**t) / ((state["v"] / (1 - beta2**t)).sqrt() + group["eps"]) + group["weight_decay"] * p
+        p.sub_(group["lr"] * self.ratio(group, p, u, lambda p, u: p / u) * u)
+
+
+# Make, rate, decay: within 10 steps each of them moves the weights far.
+OPTIMIZERS = {
+    "adam": (lambda p, **k: torch.optim.Adam(p, betas=(0.9, 0.999), eps=1e-8, **k), 5e-4, 0.1),
+    "sgd": (lambda p, **k: torch.optim.SGD(p, momentum=0.9, **k), 0.05, 0.1),
+    "lars": (Lars, 1.0, 0.05),
+    "lamb": (Lamb, 1e-3, 1.0),
+}
+# Tensors that are kept after the last step: convolutions, linear layers, BatchNorm's parameters and biases.
+KEPT = ["encoder.conv1.weight", "encoder.bn1.weight", "encoder.bn1.bias", "encoder.layer2.0.conv1.weight", "encoder.layer4.1.bn2.weight",
+        "projection.projection_head.3.weight", "decoder.linear_projection1.weight", "decoder.linear_projection1.bias", "decoder.layer1.0.conv1.weight",
+        "decoder.final_conv.weight", "decoder.final_conv.bias"]  # fmt: skip
+
+
+def optimizers(u8):
+    """The autoencoder under each optimiser with weight decay: its losses, and weights after the last step."""
+    tensors, errors, case = {}, {}, {}
+    for name, (make, lr, weight_decay) in OPTIMIZERS.items():
+        settings = {"steps": 10, "lr": lr, "latent": 128}
+
+        def run(dtype, decay=weight_decay, exclude=True, **more):
+            weights = {}
+            rule = lambda model, lr: make(groups(model, decay, exclude), lr=lr, weight_decay=decay)  # noqa: E731
+            losses = curve(dtype, "ae", u8, **settings, optimizer=rule, weights=weights, **more)
+            return losses, {k: weights[k] for k in KEPT}
+
+        def differ(a, b):
+            return np.array([np.max(np.abs(a[0] / b[0] - 1)), max(relative(a[1][k], b[1][k]) for k in KEPT)])
+
+        exact = run(torch.float64)
+        error = np.maximum(differ(run(torch.float32), exact), differ(run(torch.float32, channels_last=True), exact))
+        # No decay, or one of every tensor, must show in the weights.
+        seen = [differ(run(torch.float64, **wrong), exact)[1] for wrong in ({"decay": 0.0}, {"exclude": False})]
+        print(name, np.round(exact[0], 5).tolist(), f"f32 {error}, decay {seen[0]:.1e}, exclusion {seen[1]:.1e}")
+        assert error[0] < 2e-4 and error[1] < 2.5e-3 and min(seen) > 2e-2, (name, error, seen)
+        tensors[f"{name}/loss"], errors[name] = exact[0], [float(f"{e:.2e}") for e in error]
+        for key, value in exact[1].items():
+            put(tensors, f"{name}/weight", key, value)
+        case[name] = {"encoder": "resnet18", "decoder": "resnet18", "width": 8, "batch": 16, "image": 32, "decoder_scale": DECODER_SCALE, "weight_decay": weight_decay, **settings}
+    save("optimizers.safetensors", tensors, "10 steps of the autoencoder with weight decay: losses, and weights after the last", case=case, f32_error=errors)
 
 
 # ---------------------------------------------------------------- augmentation
@@ -514,6 +602,7 @@ def main():
     u8 = images(16)
     save("images.safetensors", {"images": u8}, "u8 [16, 3, 32, 32], made from the hash")
     curves(u8)
+    optimizers(u8)
     augment(u8)
     layers()
     MANIFEST["hash_check"] = {"name": "encoder.conv1.weight", "bits_0_1": [f"{b:#018x}" for b in bits("encoder.conv1.weight", 2)], "value_f32_scale1": fill("encoder.conv1.weight", (4,)).tolist()}

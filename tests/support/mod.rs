@@ -126,16 +126,7 @@ pub(crate) fn fill(session: &mut dyn Session, id: PlanId) -> Result<(), Failed> 
         let shape = port.ty.shape;
         let rng = Philox::new(99, Stream::Test);
         match (port.name.as_str(), port.ty.dtype) {
-            ("pixels", DType::U32) => {
-                let mut pixels = Vec::with_capacity(shape.len());
-                for n in 0..shape.n {
-                    for p in 0..shape.h * shape.w {
-                        let byte = |c: usize| ((pixel(&rng, n, p / shape.w, p % shape.w, c) * 0.2 + 0.5) * 255.0).clamp(0.0, 255.0) as u32;
-                        pixels.push(byte(0) | byte(1) << 8 | byte(2) << 16);
-                    }
-                }
-                session.upload(id, i, Data::U32(&pixels))?;
-            }
+            ("pixels", DType::U32) => session.upload(id, i, Data::U32(&pixels(0..shape.n, shape.h)))?,
             ("original" | "view", DType::F32) => {
                 let mut image = vec![0.0f32; shape.len()];
                 for n in 0..shape.n {
@@ -157,6 +148,16 @@ pub(crate) fn fill(session: &mut dyn Session, id: PlanId) -> Result<(), Failed> 
         }
     }
     Ok(())
+}
+
+/// Smooth images, packed, different for each index.
+pub(crate) fn pixels(images: std::ops::Range<usize>, side: usize) -> Vec<u32> {
+    let rng = Philox::new(99, Stream::Test);
+    let packed = |n: usize, p: usize| {
+        let byte = |c: usize| ((pixel(&rng, n, p / side, p % side, c) * 0.2 + 0.5) * 255.0).clamp(0.0, 255.0) as u32;
+        byte(0) | byte(1) << 8 | byte(2) << 16
+    };
+    images.flat_map(|n| (0..side * side).map(move |p| (n, p))).map(|(n, p)| packed(n, p)).collect()
 }
 
 /// A plane wave per image and channel.

@@ -36,6 +36,8 @@ pub struct OpenOptions {
 struct Loaded {
     plan: Plan,
     buffers: Vec<wgpu::Buffer>,
+    /// Constant tables of each step.
+    tables: Vec<Vec<wgpu::Buffer>>,
     commands: Vec<Command>,
     /// Submissions a step is split into.
     parts: usize,
@@ -214,7 +216,17 @@ impl Gpu {
         wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(bytes) })
     }
 
-    fn commands(&mut self, plan: &Plan, buffers: &[wgpu::Buffer]) -> Vec<Command> {
+    /// A buffer of each step's tables, filled.
+    fn tables(&self, plan: &Plan) -> Vec<Vec<wgpu::Buffer>> {
+        let fill = |step: &Step, words: &Vec<u32>| {
+            let buffer = self.buffer(&format!("{} (table)", step.label), words.len() * 4);
+            self.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(words));
+            buffer
+        };
+        plan.steps.iter().map(|step| step.tables.iter().map(|words| fill(step, words)).collect()).collect()
+    }
+
+    fn commands(&mut self, plan: &Plan, buffers: &[wgpu::Buffer], tables: &[Vec<wgpu::Buffer>]) -> Vec<Command> {
         let mut commands = Vec::new();
         for (index, step) in plan.steps.iter().enumerate() {
             for dispatch in &step.dispatches {
@@ -232,6 +244,7 @@ impl Gpu {
                             Binding::Scratch(j) => {
                                 self.binding(buffers, plan, Place::Buffer(step.scratch[*j]), plan.buffers[step.scratch[*j]].bytes)
                             }
+                            Binding::Table(j) => tables[index][*j].as_entire_binding(),
                             Binding::Step => self.uniform.as_entire_binding(),
                             Binding::Skip => unreachable!("filtered above"),
                         },
@@ -310,10 +323,22 @@ impl Session for Gpu {
         }
         warm::warm(self, &plan)?;
         let buffers: Vec<_> = plan.buffers.iter().enumerate().map(|(i, b)| self.buffer(&format!("{}.b{i}", plan.name), b.bytes)).collect();
-        let commands = self.commands(&plan, &buffers);
+        let tables = self.tables(&plan);
+        let commands = self.commands(&plan, &buffers, &tables);
         let scalars: Vec<usize> = (0..plan.outputs.len()).filter(|&o| plan.outputs[o].ty.shape.len() == 1).collect();
         let ring = (!scalars.is_empty()).then(|| self.buffer("scalars", RING * scalars.len() * 4));
-        self.plans.push(Loaded { plan, buffers, commands, parts: 1, scalars, ring, pending: vec![], log: vec![], in_flight: vec![] });
+        self.plans.push(Loaded {
+            plan,
+            buffers,
+            tables,
+            commands,
+            parts: 1,
+            scalars,
+            ring,
+            pending: vec![],
+            log: vec![],
+            in_flight: vec![],
+        });
         self.check()?;
         Ok(PlanId(self.plans.len() - 1))
     }
@@ -402,7 +427,7 @@ impl Session for Gpu {
         Ok(log)
     }
     fn allocated_bytes(&self) -> usize {
-        let plans: u64 = self.plans.iter().flat_map(|p| &p.buffers).map(wgpu::Buffer::size).sum();
+        let plans: u64 = self.plans.iter().flat_map(|p| p.buffers.iter().chain(p.tables.iter().flatten())).map(wgpu::Buffer::size).sum();
         (plans + self.flats.values().map(wgpu::Buffer::size).sum::<u64>()) as usize
     }
     fn first_non_finite(&mut self, id: PlanId, step: &StepUniforms) -> Result<Option<String>, DeviceError> {
