@@ -12,8 +12,8 @@
 //! | [`Stream::Init`] | 0 | FNV-1a 32 of the parameter's name | element / 4 | initial weights |
 //! | [`Stream::Order`] | epoch | 0 | i | data order (`data::split`) |
 //! | [`Stream::Split`] | 0 | 0 | i | train/validation split |
-//! | [`Stream::Noise`] | step | position in batch | element / 4 | `eps` of the reparameterisation |
-//! | [`Stream::Augment`] | step | position in batch | 0.. | augmentation parameters (`ops::augment`) |
+//! | [`Stream::Noise`] | step | position in the step's images | element / 4 | `eps` of the reparameterisation |
+//! | [`Stream::Augment`] | step | position in the step's images | 0.. | augmentation parameters (`ops::augment`) |
 //! | [`Stream::Probe`] | step | position in batch | 0.. | probe crops and flips (`ops::probe_augment`; STL-10: `ops::augment_params`) |
 //! | [`Stream::Data`] | split | image | 0.. | procedural images |
 //!

@@ -241,6 +241,10 @@ fn limits() -> Result<(), Failed> {
     check(matches!(&found, Err(PlanError::TooLarge { bytes, limit, .. }) if *bytes == largest && *limit == largest - 1), || {
         format!("{largest} bytes against a limit of one less: {found:?}")
     })?;
+    let mut table = plan.clone();
+    table.steps[0].tables.push(vec![0; largest / 4 + 1]);
+    let found = verify(&table, &Limits { max_binding: largest, ..Limits::NONE });
+    check(matches!(found, Err(PlanError::TooLarge { bytes, .. }) if bytes == largest + 4), || format!("a table: {found:?}"))?;
     let most = plan.steps.iter().flat_map(|s| &s.dispatches).flat_map(|d| d.grid).max().unwrap_or(0);
     let grid = |max_groups| verify(&plan, &Limits { max_groups, ..Limits::NONE });
     check(grid(most).is_ok(), || "refused a grid of just the limit".into())?;

@@ -203,7 +203,7 @@ pub struct Training {
     /// The optimiser.
     pub rule: Update,
     /// Batches of an update. If it is more than 1, a graph adds its part to the mean gradient in place of the optimiser, and
-    /// [`update`] follows the last.
+    /// [`update()`] follows the last.
     pub accumulate: usize,
     /// BatchNorm with running statistics as constants: the mean gradient of several batches is then that of the large one.
     pub freeze_statistics: bool,

@@ -12,7 +12,7 @@ pub struct StepUniforms {
     pub seed_hi: u32,
     /// Global step: counter word 0 of every draw.
     pub step: u32,
-    /// Added to the position in the batch: counter word 1 of every draw.
+    /// Added to the position in the batch: counter word 1 of every draw. 0 in the first batch of a step, and only there.
     pub first_sample: u32,
     /// Learning rate of this step.
     pub learning_rate: f32,
