@@ -159,6 +159,7 @@ fn graphs(depth: Depth, stem: Stem, method: Method) -> Vec<(&'static str, Graph)
         log_scale: 0.0,
         learn_log_scale: method == Method::Vae,
         target: Compare::Original,
+        temperature: 0.5,
     };
     let config = ModelConfig { net, objective, mean: [0.49, 0.48, 0.45], std: [0.25, 0.24, 0.26], batch };
     let train = method::training(&config, Training::default()).graph;
@@ -168,7 +169,7 @@ fn graphs(depth: Depth, stem: Stem, method: Method) -> Vec<(&'static str, Graph)
         ("train", train),
         ("train, not fused", unfused),
         ("validation", method::validation(&config, &layout).graph),
-        ("reconstruction", method::reconstruction(&config, &layout).graph),
+        ("figures", method::figures(&config, &layout).graph),
         ("features", method::features(&config, &layout, false).graph),
         ("probe features", method::features(&config, &layout, true).graph),
     ]
@@ -193,7 +194,7 @@ fn reached() -> &'static [Reached] {
         let mut models = Vec::new();
         for depth in [Depth::Resnet18, Depth::Resnet50] {
             for stem in [Stem::Cifar, Stem::Stl] {
-                models.extend([Method::Ae, Method::Vae, Method::Aaae, Method::Aavae].map(|method| (depth, stem, method)));
+                models.extend([Method::Ae, Method::Vae, Method::Aaae, Method::Aavae, Method::Simclr].map(|method| (depth, stem, method)));
             }
         }
         let plans: Vec<Vec<Reached>> = models
