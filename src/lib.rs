@@ -2,7 +2,8 @@
 //!
 //! AAVAE (Falcon et al., 2021, arXiv 2107.12329) trains a ResNet VAE whose KL term is replaced by augmentation: encode an augmented
 //! view, sample a latent, decode, and score the *original* image under a Gaussian. This crate is that method, its neighbours (AE, VAE,
-//! AAAE), and everything under them: kernels, gradients, plans, devices, data, training, evaluation. This page is its architecture.
+//! AAAE), the contrastive SimCLR it is compared with, and everything under them: kernels, gradients, plans, devices, data, training,
+//! evaluation. This page is its architecture.
 //!
 //! ```text
 //! flags -> RunConfig -> method (one file = one equation) -> ir::Graph

@@ -13,8 +13,8 @@ use std::process::ExitCode;
 use aavae::device::{Data, PlanId, Session};
 use aavae::ir::{Graph, Group, autodiff};
 use aavae::ops::{
-    Adam, BatchNorm, BatchNormEval, Conv2d, CosineSimilarity, Dot, Emit, Epilogue, GaussianNll, GlobalAvgPool, KlNormal, MaxPool2d, Mse,
-    Reparameterize, Scale, Sgd, SoftmaxCrossEntropy, StepUniforms, UpsampleNearest, ValueId,
+    Adam, BatchNorm, BatchNormEval, Conv2d, CosineSimilarity, Dot, Emit, Epilogue, GaussianNll, GlobalAvgPool, KlNormal, L2Normalize,
+    MaxPool2d, Mse, NtXent, Reparameterize, Scale, Sgd, SoftmaxCrossEntropy, StepUniforms, UpsampleNearest, ValueId,
 };
 use aavae::plan::{Options, lower};
 use aavae::tensor::{Shape, TensorType};
@@ -217,6 +217,17 @@ impl<'a> Layer<'a> {
                 self.g.output("loss", loss);
                 Some(loss)
             }
+            "nt_xent" => {
+                let dims = dimensions(&self.case["shape"]);
+                let temperature = self.case["temperature"].as_f64().expect("a number") as f32;
+                let z = self.stored_param("z", &dims);
+                let unit = self.op(L2Normalize { rows: dims[0].next_multiple_of(4) }, &[z]);
+                let similarities = self.op(Conv2d::new(1, 0), &[unit, unit]);
+                let out = self.g.emit(NtXent { views: dims[0], temperature }.into(), &[similarities]);
+                self.g.output("loss", out[0]);
+                self.g.output("accuracy", out[1]);
+                Some(out[0])
+            }
             "cosine_similarity" => {
                 let inputs = [self.input("a"), self.input("b")];
                 let y = self.op(CosineSimilarity, &inputs);
@@ -303,7 +314,7 @@ fn layer(case: &Value, device: &Device) -> Result<(), Failed> {
         match output {
             // Ours are means over the batch.
             "loss_per_example" => {}
-            "kl" | "log_pxz" | "loss" => {
+            "kl" | "log_pxz" | "loss" | "accuracy" => {
                 let ours = if case["op"] == "kl" { "kl" } else { output };
                 let mean = want.iter().sum::<f64>() / want.len() as f64;
                 report.tensor(output, &read(session, id, ours)?, &[mean]);

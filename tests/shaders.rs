@@ -159,6 +159,7 @@ fn graphs(depth: Depth, stem: Stem, method: Method) -> Vec<(&'static str, Graph)
         log_scale: 0.0,
         learn_log_scale: method == Method::Vae,
         target: Compare::Original,
+        temperature: 0.5,
     };
     let config = ModelConfig { net, objective, mean: [0.49, 0.48, 0.45], std: [0.25, 0.24, 0.26], batch };
     let train = method::training(&config, Training::default()).graph;
@@ -173,7 +174,7 @@ fn graphs(depth: Depth, stem: Stem, method: Method) -> Vec<(&'static str, Graph)
         ("update by lars", update(Optimizer::Lars, 0.1)),
         ("update by lamb", update(Optimizer::Lamb, 0.1)),
         ("validation", method::validation(&config, &layout).graph),
-        ("reconstruction", method::reconstruction(&config, &layout).graph),
+        ("figures", method::figures(&config, &layout).graph),
         ("features", method::features(&config, &layout, protocol, false).graph),
         ("probe features", method::features(&config, &layout, protocol, true).graph),
     ]
@@ -201,6 +202,8 @@ fn reached() -> &'static [Reached] {
                 models.extend([Method::Ae, Method::Vae, Method::Aaae, Method::Aavae].map(|method| (depth, stem, method)));
             }
         }
+        // Its encoder is theirs on twice the images.
+        models.extend([(Depth::Resnet18, Stem::Cifar, Method::Simclr), (Depth::Resnet50, Stem::Stl, Method::Simclr)]);
         let plans: Vec<Vec<Reached>> = models
             .into_par_iter()
             .map(|(depth, stem, method)| {

@@ -99,6 +99,9 @@ pub(super) struct Args {
     /// What a view's reconstruction is compared with
     #[arg(long, value_enum)]
     target: Option<Compare>,
+    /// Temperature of SimCLR's loss (default: 0.5)
+    #[arg(long, value_name = "T")]
+    temperature: Option<f32>,
     /// Use only the first N training images
     #[arg(long, value_name = "N")]
     limit_train: Option<usize>,
@@ -179,7 +182,7 @@ impl Args {
             log_every,
             probe_epochs
         );
-        set_some!(data_dir, max_steps, kl_coeff, limit_train, init_from);
+        set_some!(data_dir, max_steps, kl_coeff, temperature, limit_train, init_from);
         if let Some(decoder) = self.decoder.or(self.encoder) {
             c.decoder = decoder;
         }

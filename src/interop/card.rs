@@ -9,6 +9,12 @@ use crate::train::config::{DataKind, RunConfig};
 fn method(config: &RunConfig) -> String {
     let objective = config.objective();
     let (name, what) = match config.method {
+        Method::Simclr => {
+            let temperature = objective.temperature;
+            return format!(
+                "The encoder of [SimCLR](https://arxiv.org/abs/2002.05709). It minimises NT-Xent at temperature {temperature} between two views."
+            );
+        }
         Method::Ae => ("autoencoder (AE)", "squared error of the reconstruction".to_owned()),
         Method::Aaae => {
             ("augmentation-augmented autoencoder (AAAE)", "squared error of the reconstruction from an augmented view".to_owned())

@@ -17,5 +17,5 @@ pub(super) fn autoencoder(b: &mut Builder, config: &ModelConfig, input: ValueId,
     let reconstruction = decoder(b, &config.net, z);
     b.graph.label("loss");
     let loss = b.graph.emit1(Mse { channels: 3 }.into(), &[reconstruction, target]);
-    Outcome { loss, reconstruction, latent: vec![("h", h), ("z", z)], metrics: vec![("loss", loss)] }
+    Outcome { loss, reconstruction: Some(reconstruction), latent: vec![("h", h), ("z", z)], metrics: vec![("loss", loss)] }
 }

@@ -1,8 +1,10 @@
-//! The methods of the paper's Table 1: each file is one equation. This file assembles the graph of a step around them.
+//! The methods of the paper's Table 1 and SimCLR, with which it compares: each file is one equation. This file assembles the graph of a
+//! step around them.
 
 mod aaae;
 mod aavae;
 mod ae;
+mod simclr;
 mod update;
 mod vae;
 
@@ -31,12 +33,22 @@ pub enum Method {
     Aaae,
     /// Augmentation-augmented variational autoencoder.
     Aavae,
+    /// Contrastive learning of two views.
+    Simclr,
 }
 
 impl Method {
     /// Whether the encoder sees an augmented view.
     pub const fn augments(self) -> bool {
-        matches!(self, Self::Aaae | Self::Aavae)
+        matches!(self, Self::Aaae | Self::Aavae | Self::Simclr)
+    }
+    /// Views of each image that the encoder sees, the original counted as one.
+    pub const fn views(self) -> usize {
+        if matches!(self, Self::Simclr) { 2 } else { 1 }
+    }
+    /// Whether there is a decoder, and so a reconstruction.
+    pub const fn reconstructs(self) -> bool {
+        !matches!(self, Self::Simclr)
     }
     /// Whether the latent is sampled.
     pub const fn samples(self) -> bool {
@@ -53,6 +65,7 @@ impl Method {
             Self::Vae => "vae",
             Self::Aaae => "aaae",
             Self::Aavae => "aavae",
+            Self::Simclr => "simclr",
         }
     }
 }
@@ -80,6 +93,8 @@ pub struct Objective {
     pub learn_log_scale: bool,
     /// Target of the reconstruction.
     pub target: Compare,
+    /// Temperature of the contrastive loss.
+    pub temperature: f32,
 }
 
 /// Everything a graph is built from.
@@ -101,6 +116,7 @@ pub struct ModelConfig {
 #[derive(Clone, Copy, Debug)]
 struct Images {
     original: ValueId,
+    /// All images' first views, then their second ones, as many as the method sees.
     view: ValueId,
     target: ValueId,
     /// Noise of the reparameterisation, where it is given rather than drawn.
@@ -110,7 +126,7 @@ struct Images {
 /// What a method returns.
 struct Outcome {
     loss: ValueId,
-    reconstruction: ValueId,
+    reconstruction: Option<ValueId>,
     /// Features, posterior and latent.
     latent: Vec<(&'static str, ValueId)>,
     /// Scalars to log.
@@ -131,7 +147,8 @@ pub struct Model {
 pub enum View {
     /// Drawn on the device, as in pretraining.
     Augmented,
-    /// Uploaded: `original` and `view` normalised `[N, H, W, 4]`, `eps` `[N, 1, 1, latent]` (replays and parity tests).
+    /// Uploaded, what the method reads of: `original` `[N, H, W, 4]` and `view` `[views * N, H, W, 4]`, normalised, `eps`
+    /// `[N, 1, 1, latent]` (replays and parity tests).
     Given,
 }
 
@@ -140,9 +157,11 @@ fn images(b: &mut Builder, config: &ModelConfig, view: View) -> Images {
     let method = config.objective.method;
     let (original, view, eps) = match view {
         View::Given => {
-            let ty = TensorType::f32(Shape::new(config.batch, side, side, 4));
-            let original = b.graph.input("original", ty);
-            let view = if method.augments() { b.graph.input("view", ty) } else { original };
+            let mut input = |name, n| b.graph.input(name, TensorType::f32(Shape::new(n, side, side, 4)));
+            let original = method.reconstructs().then(|| input("original", config.batch));
+            let view = method.augments().then(|| input("view", config.batch * method.views()));
+            // A method that reads only one of them gets it as both.
+            let [original, view] = [original.or(view), view.or(original)].map(|x| x.expect("every method sees images"));
             let eps = method.samples().then(|| b.graph.input("eps", TensorType::f32(Shape::rows(config.batch, config.net.latent))));
             (original, view, eps)
         }
@@ -166,7 +185,9 @@ fn augment(b: &mut Builder, config: &ModelConfig, pixels: ValueId) -> ValueId {
         _ => Recipe { blur_kernel: (side / 10) | 1, ..Recipe::stl() },
     };
     b.graph.label("augment");
-    let params = b.graph.emit1(AugmentParams { recipe, n: config.batch, in_h: side, in_w: side, stream: Stream::Augment }.into(), &[]);
+    let views = config.objective.method.views();
+    let params =
+        b.graph.emit1(AugmentParams { recipe, n: config.batch, views, in_h: side, in_w: side, stream: Stream::Augment }.into(), &[]);
     let x = b.graph.emit1(CropResize { out_h: side, out_w: side }.into(), &[pixels, params]);
     if recipe.blur_p == 0.0 {
         return b.graph.emit1(ColorJitter { normalize: Some((config.mean, config.std)) }.into(), &[x, params]);
@@ -188,6 +209,7 @@ fn outcome(b: &mut Builder, config: &ModelConfig, images: Images) -> Outcome {
         Method::Vae => vae::objective(b, config, images),
         Method::Aaae => aaae::objective(b, config, images),
         Method::Aavae => aavae::objective(b, config, images),
+        Method::Simclr => simclr::objective(b, config, images),
     }
 }
 
@@ -216,7 +238,7 @@ impl Default for Training {
 }
 
 /// Forward, backward and update of one step, or one batch of it. Outputs: the scalars `loss`, `log_pxz`, `kl`, … of the method; without
-/// the update also the features `h`, the posterior's `mu` and `logvar`, the latent `z`, and `reconstruction`.
+/// the update also the features `h`, the posterior's `mu` and `logvar`, the latent `z`, and the `reconstruction`, where there is one.
 pub fn training(config: &ModelConfig, options: Training) -> Model {
     let mut b = Builder::new(Graph::default(), !options.freeze_statistics);
     let images = images(&mut b, config, options.view);
@@ -227,8 +249,8 @@ pub fn training(config: &ModelConfig, options: Training) -> Model {
         g.output(name, *value);
     }
     if !options.update {
-        for (name, value) in outcome.latent.iter().chain(&[("reconstruction", outcome.reconstruction)]) {
-            g.output(name, *value);
+        for (name, value) in outcome.latent.into_iter().chain(outcome.reconstruction.map(|r| ("reconstruction", r))) {
+            g.output(name, value);
         }
     }
     if options.accumulate > 1 {
@@ -277,14 +299,16 @@ pub fn validation(config: &ModelConfig, layout: &Layout) -> Model {
     })
 }
 
-/// Originals, views and reconstructions `[N, H, W, 4]`, normalised, in evaluation mode.
-pub fn reconstruction(config: &ModelConfig, layout: &Layout) -> Model {
+/// What is drawn of a method, normalised, in evaluation mode: `original` `[N, H, W, 4]`, `view` `[views * N, H, W, 4]`, and
+/// `reconstruction` `[N, H, W, 4]`, where there is one.
+pub fn figures(config: &ModelConfig, layout: &Layout) -> Model {
     evaluation(layout, |b| {
         let images = images(b, config, View::Augmented);
-        let outcome = outcome(b, config, images);
         b.graph.output("original", images.original);
         b.graph.output("view", images.view);
-        b.graph.output("reconstruction", outcome.reconstruction);
+        if let Some(reconstruction) = outcome(b, config, images).reconstruction {
+            b.graph.output("reconstruction", reconstruction);
+        }
     })
 }
 
@@ -309,7 +333,7 @@ pub fn features(config: &ModelConfig, layout: &Layout, protocol: Protocol, augme
             (Protocol::PadCrop, false) => b.graph.emit1(Decode { mean, std }.into(), &[pixels]),
             (Protocol::ResizedCrop, true) => {
                 let recipe = Recipe::crop_and_flip();
-                let draws = AugmentParams { recipe, n: config.batch, in_h: side, in_w: side, stream: Stream::Probe };
+                let draws = AugmentParams { recipe, n: config.batch, views: 1, in_h: side, in_w: side, stream: Stream::Probe };
                 let params = b.graph.emit1(draws.into(), &[]);
                 let x = b.graph.emit1(CropResize { out_h: side, out_w: side }.into(), &[pixels, params]);
                 b.graph.emit1(Normalize { mean, std }.into(), &[x])
@@ -341,7 +365,14 @@ mod tests {
     /// The ops before the encoder.
     fn transforms(protocol: Protocol, augment: bool) -> Vec<Op> {
         let net = NetConfig { encoder: Depth::Resnet18, decoder: Depth::Resnet18, width: 8, latent: 16, stem: Stem::Stl, image: 96 };
-        let objective = Objective { method: Method::Ae, kl_coeff: 0.0, log_scale: 0.0, learn_log_scale: false, target: Compare::Original };
+        let objective = Objective {
+            method: Method::Ae,
+            kl_coeff: 0.0,
+            log_scale: 0.0,
+            learn_log_scale: false,
+            target: Compare::Original,
+            temperature: 0.5,
+        };
         let config = ModelConfig { net, objective, mean: [0.5; 3], std: [0.25; 3], batch: 2 };
         let layout = training(&config, Training::default()).graph.layout;
         let nodes = features(&config, &layout, protocol, augment).graph.nodes;

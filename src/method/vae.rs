@@ -29,5 +29,5 @@ pub(super) fn variational(b: &mut Builder, config: &ModelConfig, images: Images,
         beta => b.graph.emit1(WeightedSum { a: beta, b: -1.0 }.into(), &[kl, log_pxz]),
     };
     let latent = vec![("h", h), ("mu", mu), ("logvar", logvar), ("z", z)];
-    Outcome { loss, reconstruction, latent, metrics: vec![("loss", loss), ("log_pxz", log_pxz), ("kl", kl)] }
+    Outcome { loss, reconstruction: Some(reconstruction), latent, metrics: vec![("loss", loss), ("log_pxz", log_pxz), ("kl", kl)] }
 }

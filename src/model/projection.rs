@@ -11,7 +11,7 @@ pub fn gaussian(b: &mut Builder, config: &NetConfig, features: ValueId) -> (Valu
     (b.linear("projection.mu", x, config.latent, false), b.linear("projection.logvar", x, config.latent, false))
 }
 
-/// A deterministic latent (AE, AAAE).
+/// A deterministic latent (AE, AAAE; SimCLR's projection head).
 pub fn deterministic(b: &mut Builder, config: &NetConfig, features: ValueId) -> ValueId {
     let x = b.linear("projection.projection_head.0", features, config.features(), true);
     let x = b.batch_norm("projection.projection_head.1", x, None, true);

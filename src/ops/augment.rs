@@ -35,7 +35,8 @@ pub(super) fn taps(i: usize, n: usize, out: usize) -> (usize, Vec<f64>) {
     (first, weights.iter().map(|w| w / total).collect())
 }
 
-/// Pixels `u32 [N, H, W, 1]`, parameters -> image `[N, out_h, out_w, 4]` in `[0, 1]`: crop, resize, flip.
+/// Pixels `u32 [N, H, W, 1]`, parameters of `V` views -> image `[V * N, out_h, out_w, 4]` in `[0, 1]`: crop, resize, flip. Row `i` of
+/// the parameters is for image `i mod N`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CropResize {
     /// Height of the output.
@@ -49,16 +50,19 @@ impl OpDef for CropResize {
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 2)?;
         let s = check_pixels(Self::NAME, inputs[0])?;
-        check_params(Self::NAME, inputs[1], s.n)?;
+        // At least one view.
+        let rows = (inputs[1].shape.n / s.n).max(1) * s.n;
+        check_params(Self::NAME, inputs[1], rows)?;
         if self.out_h * self.out_w == 0 {
             return Err(ShapeError::new(Self::NAME, format!("no output: {} x {}", self.out_h, self.out_w)));
         }
-        Ok(vec![TensorType::f32(Shape::new(s.n, self.out_h, self.out_w, 4))])
+        Ok(vec![TensorType::f32(Shape::new(rows, self.out_h, self.out_w, 4))])
     }
     fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
         let (s, pixels, params) = (run.in_shape(0), run.inputs[0].u(), run.inputs[1].f());
         let images = run.outputs[0].par_chunks_mut(self.out_h * self.out_w * 4);
-        images.zip(params.par_chunks(slot::COUNT)).enumerate().for_each(|(n, (image, p))| {
+        images.zip(params.par_chunks(slot::COUNT)).enumerate().for_each(|(i, (image, p))| {
+            let n = i % s.n;
             let [top, left, h, w] = [0, 1, 2, 3].map(|i| p[slot::BOX + i].get() as usize);
             let columns: Vec<_> = (0..self.out_w).map(|x| taps(x, w, self.out_w)).collect();
             for y in 0..self.out_h {
@@ -85,14 +89,16 @@ impl OpDef for CropResize {
             .set("IN_W", s.w)
             .set("OUT_H", self.out_h)
             .set("OUT_W", self.out_w);
+        let kernel = if out.n > s.n { kernel.set("VIEWS", out.n / s.n) } else { kernel };
         Lowering::one(kernel, target.grid_1d(out.pixels()), &[Binding::Input(0), Binding::Input(1), Binding::Output(0)])
     }
     fn cases() -> Vec<Case> {
-        let case = |name, n, h: usize, w: usize, out_h, out_w| {
-            let inputs = [(Shape::new(n, h, w, 1), Fill::Pixels), (Shape::rows(n, slot::COUNT), Fill::AugmentParams(h, w))];
+        let views = |name, views, n, h: usize, w: usize, out_h, out_w| {
+            let inputs = [(Shape::new(n, h, w, 1), Fill::Pixels), (Shape::rows(views * n, slot::COUNT), Fill::AugmentParams(h, w))];
             // Slack: the place of a tap is rounded as well as its weight.
             Case::new(name, CropResize { out_h, out_w }, &inputs).slack(4.0)
         };
+        let case = |name, n, h, w, out_h, out_w| views(name, 1, n, h, w, out_h, out_w);
         vec![
             case("cifar", 12, 32, 32, 32, 32),
             case("stl", 6, 96, 96, 96, 96),
@@ -100,6 +106,7 @@ impl OpDef for CropResize {
             case("up 5x7 to 23x17", 7, 5, 7, 23, 17),
             case("one pixel to 3x2", 2, 1, 1, 3, 2),
             case("to one pixel", 3, 11, 13, 1, 1),
+            views("three views of five", 3, 5, 13, 11, 9, 7),
         ]
     }
 }

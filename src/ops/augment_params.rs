@@ -1,6 +1,6 @@
 //! SimCLR's augmentation, the draws: which crop, flip, jitter, grey and blur each image of a step gets.
 //!
-//! A row of 32 floats per image, `[N, 1, 1, 32]` ([`slot`] names them):
+//! A row of 32 floats per view, `[views * N, 1, 1, 32]` ([`slot`] names them); row `v N + n` is view `v` of image `n`:
 //!
 //! | slot | what |
 //! |---|---|
@@ -14,9 +14,8 @@
 //! | 16 | sigma of the blur, in pixels |
 //! | 17-31 | 0 |
 //!
-//! Draws are `rng::Philox::words(step, first_sample + n, index)` of [`Stream::Augment`] ([`Stream::Probe`] for the linear probe on
-//! STL-10); `u` is [`crate::rng::uniform`] of a word,
-//! and `u < p` is exact:
+//! Draws are `rng::Philox::words(step, first_sample + n, 16 v + index)` of [`Stream::Augment`] ([`Stream::Probe`] for the linear probe
+//! on STL-10); `u` is [`crate::rng::uniform`] of a word, and `u < p` is exact:
 //!
 //! | index | word 0 | word 1 | word 2 | word 3 |
 //! |---|---|---|---|---|
@@ -68,6 +67,9 @@ pub mod slot {
     /// Length of a row.
     pub const COUNT: usize = 32;
 }
+
+/// Indices of the draws of one view; `VIEW` of the shader.
+const INDICES: u32 = 16;
 
 /// Distribution of the augmentation.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -140,12 +142,14 @@ impl Recipe {
         };
         [(h - bh) / 2, (w - bw) / 2, bh, bw]
     }
-    /// The row of one image of `h x w`; the file's documentation is the specification.
-    fn draw(&self, rng: &Philox, step: u32, sample: u32, h: usize, w: usize) -> [f32; slot::COUNT] {
+    /// The row of view `view` of one image of `h x w`; the file's documentation is the specification.
+    fn draw(&self, rng: &Philox, step: u32, sample: u32, view: u32, h: usize, w: usize) -> [f32; slot::COUNT] {
         let mut row = [0.0; slot::COUNT];
         let (log_lo, log_span) = self.log_ratio_range();
+        let words = |index: u32| rng.words(step, sample, view * INDICES + index);
+        let uniforms = |index: u32| words(index).map(uniform);
         let fits = |t: u32| {
-            let [u0, u1, u2, u3] = rng.uniforms(step, sample, t);
+            let [u0, u1, u2, u3] = uniforms(t);
             let area = (h * w) as f32 * (self.scale.0 + (self.scale.1 - self.scale.0) * u0);
             let ratio = (log_lo + log_span * u1).exp();
             let (bw, bh) = (((area * ratio).sqrt() + 0.5).floor(), ((area / ratio).sqrt() + 0.5).floor());
@@ -157,16 +161,16 @@ impl Recipe {
         row[slot::BOX..][..4].copy_from_slice(&crop);
 
         let chances = [self.flip_p, self.jitter_p, self.grey_p, self.blur_p];
-        for ((flag, u), p) in row[slot::FLIP..].iter_mut().zip(rng.uniforms(step, sample, 10)).zip(chances) {
+        for ((flag, u), p) in row[slot::FLIP..].iter_mut().zip(uniforms(10)).zip(chances) {
             *flag = f32::from(u8::from(u < p));
         }
 
         let (lo, span) = self.factor_range();
-        let [b, c, s, hue] = rng.uniforms(step, sample, 11);
+        let [b, c, s, hue] = uniforms(11);
         let factors = [lo + span * b, lo + span * c, lo + span * s, 0.2 * self.strength * (2.0 * hue - 1.0)];
         row[slot::FACTORS..][..4].copy_from_slice(&factors);
 
-        let words = rng.words(step, sample, 12);
+        let words = words(12);
         let mut order = [0.0, 1.0, 2.0, 3.0];
         for (word, i) in words.into_iter().zip([3, 2, 1]) {
             order.swap(i, (uniform(word) * (i + 1) as f32).floor() as usize);
@@ -181,7 +185,7 @@ impl Recipe {
 pub fn sample_augment_params(n: usize, h: usize, w: usize, seed: u64) -> Vec<f32> {
     let rng = Philox::new(seed, Stream::Test);
     let row = |i: usize| {
-        let mut row = Recipe::stl().draw(&rng, 0, i as u32, h, w);
+        let mut row = Recipe::stl().draw(&rng, 0, i as u32, 0, h, w);
         for (flag, on) in row[slot::FLIP..].iter_mut().zip([i % 2 == 1, i % 4 != 3, i % 5 == 2, i % 3 != 1]) {
             *flag = f32::from(u8::from(on));
         }
@@ -193,19 +197,21 @@ pub fn sample_augment_params(n: usize, h: usize, w: usize, seed: u64) -> Vec<f32
     (0..n).flat_map(row).collect()
 }
 
-/// Refuses anything but rows of augmentation parameters for a batch of `n`.
+/// Refuses anything but rows of augmentation parameters for `n` images.
 pub(super) fn check_params(op: &'static str, ty: TensorType, n: usize) -> Result<(), ShapeError> {
     let want = TensorType::f32(Shape::rows(n, slot::COUNT));
     if ty == want { Ok(()) } else { Err(ShapeError::new(op, format!("the parameters are {ty}, expected {want}"))) }
 }
 
-/// Draws the augmentation of a batch: no inputs, output `[n, 1, 1, 32]`.
+/// Draws the augmentation of a batch: no inputs, output `[views * n, 1, 1, 32]`, all of the first view before the second.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AugmentParams {
     /// Distribution.
     pub recipe: Recipe,
-    /// Batch.
+    /// Images.
     pub n: usize,
+    /// Views of each image, drawn independently; the draws of one do not depend on how many there are.
+    pub views: usize,
     /// Height of the images that are cropped.
     pub in_h: usize,
     /// Width of the images that are cropped.
@@ -218,17 +224,19 @@ impl OpDef for AugmentParams {
     const NAME: &'static str = "augment_params";
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 0)?;
-        if self.n * self.in_h * self.in_w == 0 {
-            return Err(ShapeError::new(Self::NAME, format!("no images: {} of {} x {}", self.n, self.in_h, self.in_w)));
+        if self.n * self.views * self.in_h * self.in_w == 0 {
+            let message = format!("no images: {} views of {} of {} x {}", self.views, self.n, self.in_h, self.in_w);
+            return Err(ShapeError::new(Self::NAME, message));
         }
-        Ok(vec![TensorType::f32(Shape::rows(self.n, slot::COUNT))])
+        Ok(vec![TensorType::f32(Shape::rows(self.views * self.n, slot::COUNT))])
     }
     /// In f32 whatever `T` is: the draws are f32.
     fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
         let step = run.step;
         let rng = Philox::new(step.seed(), self.stream);
-        for (n, row) in run.outputs[0].chunks_mut(slot::COUNT).enumerate() {
-            let drawn = self.recipe.draw(&rng, step.step, step.first_sample.wrapping_add(n as u32), self.in_h, self.in_w);
+        for (i, row) in run.outputs[0].chunks_mut(slot::COUNT).enumerate() {
+            let (view, sample) = ((i / self.n) as u32, step.first_sample.wrapping_add((i % self.n) as u32));
+            let drawn = self.recipe.draw(&rng, step.step, sample, view, self.in_h, self.in_w);
             row.copy_from_slice(&drawn.map(|x| T::of(f64::from(x))));
         }
     }
@@ -237,8 +245,9 @@ impl OpDef for AugmentParams {
         let (log_lo, log_span) = r.log_ratio_range();
         let (factor_lo, factor_span) = r.factor_range();
         let [top, left, height, width] = r.fallback(self.in_h, self.in_w);
+        let rows = self.views * self.n;
         let mut kernel = Kernel::new("augment_params")
-            .set("N", self.n)
+            .set("N", rows)
             .set("IN_H", self.in_h as f32)
             .set("IN_W", self.in_w as f32)
             .set("SCALE_LO", r.scale.0)
@@ -258,13 +267,16 @@ impl OpDef for AugmentParams {
             .set("HUE", 0.2 * r.strength)
             .set("SIGMA_LO", r.sigma.0)
             .set("SIGMA_SPAN", r.sigma.1 - r.sigma.0);
+        if self.views > 1 {
+            kernel = kernel.set("VIEWS", self.views);
+        }
         if self.stream != Stream::Augment {
             kernel = kernel.set("STREAM", self.stream as usize);
         }
-        Lowering::one(kernel, target.grid_1d(self.n), &[Binding::Output(0), Binding::Step])
+        Lowering::one(kernel, target.grid_1d(rows), &[Binding::Output(0), Binding::Step])
     }
     fn cases() -> Vec<Case> {
-        let op = |recipe, n, in_h, in_w| AugmentParams { recipe, n, in_h, in_w, stream: Stream::Augment };
+        let op = |recipe, n, in_h, in_w| AugmentParams { recipe, n, views: 1, in_h, in_w, stream: Stream::Augment };
         let probe = |op| AugmentParams { stream: Stream::Probe, ..op };
         let skewed = Recipe { ratio: (0.9, 1.1), ..Recipe::cifar() };
         // Slack: the tolerance of a case without inputs allows one rounding, a draw takes up to four. A box still has to be exact.
@@ -276,6 +288,8 @@ impl OpDef for AugmentParams {
             Case::new("fallback when wide", op(skewed, 5, 3, 97), &[]).slack(4.0),
             Case::new("fallback when tall", op(skewed, 5, 97, 3), &[]).slack(4.0),
             Case::new("one pixel", op(Recipe::stl(), 1, 1, 1), &[]).slack(4.0),
+            Case::new("two views", AugmentParams { views: 2, ..op(Recipe::cifar(), 7, 32, 32) }, &[]).slack(4.0),
+            Case::new("three views of one image", AugmentParams { views: 3, ..op(Recipe::stl(), 1, 96, 96) }, &[]).slack(4.0),
         ]
     }
 }
@@ -289,12 +303,12 @@ mod tests {
     const STEP: u32 = 5;
 
     /// Sizes of each try in f64, until one fits.
-    fn tries(op: &AugmentParams, sample: u32) -> Vec<[f64; 2]> {
+    fn tries(op: &AugmentParams, sample: u32, view: u32) -> Vec<[f64; 2]> {
         let rng = Philox::new(SEED, op.stream);
         let (r, h, w) = (op.recipe, op.in_h as f64, op.in_w as f64);
         let mut sizes = Vec::new();
         for t in 0..10 {
-            let u = rng.uniforms(STEP, sample, t).map(f64::from);
+            let u = rng.uniforms(STEP, sample, 16 * view + t).map(f64::from);
             let area = h * w * (f64::from(r.scale.0) + f64::from(r.scale.1 - r.scale.0) * u[0]);
             let (lo, hi) = (f64::from(r.ratio.0).ln(), f64::from(r.ratio.1).ln());
             let ratio = (lo + (hi - lo) * u[1]).exp();
@@ -311,9 +325,11 @@ mod tests {
     fn cases_keep_clear_of_rounding_boundaries() {
         for case in AugmentParams::cases() {
             let Op::AugmentParams(op) = &case.op else { panic!("a case of another op") };
-            for (sample, size) in (0..op.n as u32).flat_map(|i| tries(op, i).into_iter().map(move |s| (i, s))) {
-                for x in size {
-                    assert!((x.fract() - 0.5).abs() > 1e-4, "case {}, sample {sample}: {x} is near a rounding boundary", case.name);
+            let rows = (0..op.views as u32).flat_map(|view| (0..op.n as u32).map(move |sample| (view, sample)));
+            for (view, sample) in rows {
+                for x in tries(op, sample, view).into_iter().flatten() {
+                    let clear = (x.fract() - 0.5).abs() > 1e-4;
+                    assert!(clear, "case {}, view {view} of sample {sample}: {x} is near a rounding boundary", case.name);
                 }
             }
         }
@@ -322,7 +338,7 @@ mod tests {
     #[test]
     fn draws_follow_the_recipe() {
         let rng = Philox::new(SEED, Stream::Augment);
-        let rows: Vec<_> = (0..20_000).map(|i| Recipe::stl().draw(&rng, STEP, i, 96, 64)).collect();
+        let rows: Vec<_> = (0..20_000).map(|i| Recipe::stl().draw(&rng, STEP, i, 0, 96, 64)).collect();
         let share = |f: &dyn Fn(&[f32; slot::COUNT]) -> bool| rows.iter().filter(|r| f(r)).count() as f64 / rows.len() as f64;
         let near = |name: &str, got: f64, want: f64| assert!((got - want).abs() < 0.015, "{name}: {got}, expected {want}");
         near("flip", share(&|r| r[slot::FLIP] == 1.0), 0.5);
@@ -341,6 +357,45 @@ mod tests {
             order.sort_unstable();
             assert_eq!(order, [0, 1, 2, 3]);
             assert!((0.1..2.0).contains(&r[slot::SIGMA]));
+        }
+    }
+
+    /// The file's table, read for the second view.
+    #[test]
+    fn a_second_view_is_drawn_as_specified() {
+        let op = AugmentParams { recipe: Recipe::stl(), n: 50, views: 2, in_h: 96, in_w: 64, stream: Stream::Augment };
+        let step = super::super::StepUniforms { seed_lo: SEED as u32, step: STEP, first_sample: 3, ..Default::default() };
+        let rows = |op: &AugmentParams| {
+            let out_types = op.outputs(&[]).expect("no inputs");
+            let mut rows = vec![f64::NAN; out_types[0].shape.len()];
+            op.reference(&mut Run { inputs: vec![], outputs: vec![&mut rows], in_types: &[], out_types: &out_types, step: &step });
+            rows
+        };
+        let (both, first) = (rows(&op), rows(&AugmentParams { views: 1, ..op.clone() }));
+        let (views, second) = both.split_at(first.len());
+        assert_eq!(views, first, "the first view does not know of the second");
+        let rng = Philox::new(SEED, Stream::Augment);
+        for (n, row) in second.chunks(slot::COUNT).enumerate() {
+            let sample = 3 + n as u32;
+            let u = |index: u32| rng.uniforms(STEP, sample, 16 + index).map(f64::from);
+            let sizes = tries(&op, sample, 1);
+            let [width, height] = sizes[sizes.len() - 1].map(f64::round);
+            assert!(width <= 64.0 && height <= 96.0, "ten tries of sample {sample} fail");
+            let [_, _, top, left] = u(sizes.len() as u32 - 1);
+            let mut want = vec![(top * (96.0 - height + 1.0)).floor(), (left * (64.0 - width + 1.0)).floor(), height, width];
+            want.extend(u(10).iter().zip([0.5, 0.8, 0.2, 0.5]).map(|(u, p)| f64::from(u8::from(*u < p))));
+            let [swap3, swap2, swap1, sigma] = u(12);
+            let mut order = [0.0, 1.0, 2.0, 3.0];
+            order.swap(3, (4.0 * swap3) as usize);
+            order.swap(2, (3.0 * swap2) as usize);
+            order.swap(1, (2.0 * swap1) as usize);
+            want.extend(order);
+            let [brightness, contrast, saturation, hue] = u(11);
+            want.extend([brightness, contrast, saturation].map(|u| 0.2 + 1.6 * u));
+            want.extend([0.2 * (2.0 * hue - 1.0), 0.1 + 1.9 * sigma]);
+            want.resize(slot::COUNT, 0.0);
+            let far = row.iter().zip(&want).position(|(got, want)| (got - want).abs() > 1e-6);
+            assert!(far.is_none(), "sample {sample}, slot {far:?}: {row:?}, specified {want:?}");
         }
     }
 }

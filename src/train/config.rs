@@ -47,6 +47,9 @@ pub enum Schedule {
     Linear,
 }
 
+/// SimCLR's temperature where none is given: that of its authors' command for CIFAR-10.
+const TEMPERATURE: f32 = 0.5;
+
 /// Everything that determines a run, as stored in `config.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -98,6 +101,9 @@ pub struct RunConfig {
     pub learn_log_scale: bool,
     /// Target of the reconstruction.
     pub target: Compare,
+    /// Temperature of SimCLR's loss; 0.5 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f32>,
     /// Use only so many training images.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_train: Option<usize>,
@@ -164,6 +170,7 @@ impl Default for RunConfig {
             log_scale: 0.0,
             learn_log_scale: false,
             target: Compare::Original,
+            temperature: None,
             limit_train: None,
             shuffle: true,
             init_from: None,
@@ -267,6 +274,7 @@ impl RunConfig {
             log_scale: self.log_scale,
             learn_log_scale: self.learn_log_scale,
             target: self.target,
+            temperature: self.temperature.unwrap_or(TEMPERATURE),
         }
     }
 
@@ -333,15 +341,26 @@ impl RunConfig {
         if !self.log_scale.is_finite() || self.kl_coeff.is_some_and(|k| !(k.is_finite() && k >= 0.0)) {
             return Err("--log-scale must be finite and --kl-coeff finite and not negative".into());
         }
-        let samples = self.method.samples();
+        let (name, samples) = (self.method.name(), self.method.samples());
         if !samples && (self.kl_coeff.is_some() || self.learn_log_scale || self.log_scale != 0.0) {
-            let name = self.method.name();
+            let minimises = if self.method.reconstructs() { "the squared error" } else { "a contrastive loss" };
             return Err(format!(
-                "--kl-coeff, --log-scale and --learn-log-scale mean nothing for --method {name}, which minimises the squared error"
+                "--kl-coeff, --log-scale and --learn-log-scale mean nothing for --method {name}, which minimises {minimises}"
             ));
         }
         if self.target == Compare::View && !self.method.augments() {
-            return Err(format!("--target view means nothing for --method {}, which sees no view", self.method.name()));
+            return Err(format!("--target view means nothing for --method {name}, which sees no view"));
+        }
+        if !self.method.reconstructs() && (self.target == Compare::View || self.decoder != self.encoder) {
+            return Err(format!("--target and --decoder mean nothing for --method {name}, which reconstructs nothing"));
+        }
+        if let Some(temperature) = self.temperature {
+            if self.method != Method::Simclr {
+                return Err(format!("--temperature means nothing for --method {name}, whose loss has none"));
+            }
+            if !(0.001..=100.0).contains(&temperature) {
+                return Err(format!("--temperature {temperature} is not between 0.001 and 100"));
+            }
         }
         if self.dataset != DataKind::Shapes && self.data_dir.is_none() {
             return Err(format!("--dataset {:?} needs --data-dir", self.dataset).to_lowercase());

@@ -115,17 +115,25 @@ impl Evaluator {
     /// A grid of originals, views and reconstructions.
     ///
     /// # Errors
-    /// If data or device fail.
+    /// If the method reconstructs nothing, or data or device fail.
     pub fn reconstruct(&mut self, view: &View, count: usize, step: &StepUniforms) -> Result<Picture, TrainError> {
+        let method = self.model.objective.method;
+        if !method.reconstructs() {
+            let message = format!("a {} model has no decoder, so there is nothing to reconstruct", method.name());
+            return Err(TrainError::config(
+                message,
+                Some("`aavae probe`, `knn` and `embed` take every model; views are in images/augmentation.png"),
+            ));
+        }
         let count = count.min(view.len());
         let model = ModelConfig { batch: count, ..self.model };
-        let graph = method::reconstruction(&model, &self.layout).graph;
+        let graph = method::figures(&model, &self.layout).graph;
         let plan = self.session.load(lower("reconstruction", &graph, Options { target: self.session.target(), alias: true }))?;
         reconstruction_grid(self.session.as_mut(), plan, &self.model, view, count, step)
     }
 }
 
-/// Runs a reconstruction plan on the first images of a view and draws the grid: one column per image, rows original, view (where
+/// Runs a [`method::figures`] plan of a method that reconstructs on the first images of a view and draws the grid: one column per image, rows original, view (where
 /// the method augments), reconstruction.
 ///
 /// # Errors
@@ -159,9 +167,9 @@ pub fn reconstruction_grid(
 }
 
 /// Views drawn per image of an augmentation grid.
-const VIEWS: u32 = 6;
+const VIEWS: usize = 6;
 
-/// Runs a reconstruction plan for several steps and draws the augmentation: one column per image, the original on top of views of it.
+/// Runs a [`method::figures`] plan for several steps and draws the augmentation: one column per image, the original on top of views of it.
 ///
 /// # Errors
 /// If data or device fail.
@@ -179,11 +187,12 @@ pub fn augmentation_grid(
     };
     session.upload(plan, 0, Data::U32(&batch?.pixels))?;
     let mut rows: Vec<Vec<u8>> = Vec::new();
-    for i in 0..VIEWS {
-        session.run(plan, &StepUniforms { step: step.step + i, ..*step })?;
+    for i in 0..VIEWS / model.objective.method.views() {
+        session.run(plan, &StepUniforms { step: step.step + i as u32, ..*step })?;
         session.drain(plan)?;
         for output in if i == 0 { 0..2 } else { 1..2 } {
-            rows.push(grid::denormalise(&session.read(plan, output)?, model.mean, model.std));
+            let images = grid::denormalise(&session.read(plan, output)?, model.mean, model.std);
+            rows.extend(images.chunks(count * side * side * 3).map(<[u8]>::to_vec));
         }
     }
     let (width, height) = grid::grid_size(rows.len(), count, side, SCALE);

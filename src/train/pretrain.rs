@@ -283,7 +283,7 @@ impl<'a> Run<'a> {
             )),
         };
         let figure_batch = model.batch.min(16);
-        let figure = method::reconstruction(&ModelConfig { batch: figure_batch, ..model }, &layout);
+        let figure = method::figures(&ModelConfig { batch: figure_batch, ..model }, &layout);
         let figure_plan = session.load(lower("figures", &figure.graph, options))?;
         std::fs::create_dir_all(request.out.join("images")).map_err(TrainError::io("create", request.out.join("images")))?;
         let store = Store::new(request.out.join("checkpoints"));
@@ -437,23 +437,19 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Pictures of what is trained: originals, views and reconstructions of the first held-out images.
+    /// Pictures of what is trained: originals, views and, where the method has them, reconstructions of the first held-out images.
     fn figures(&mut self, session: &mut dyn Session, splits: &Splits, step: u64) -> Result<(), TrainError> {
         let view = if splits.val.len() >= self.figure_batch { &splits.val } else { &splits.train };
-        let png = evaluate::reconstruction_grid(
-            session,
-            self.figure_plan,
-            &self.model,
-            view,
-            self.figure_batch,
-            &evaluation_uniforms(self.request.config.seed, 0),
-        )?;
+        let (method, uniform) = (self.model.objective.method, evaluation_uniforms(self.request.config.seed, 0));
         let views = self.request.out.join("images/augmentation.png");
-        if self.model.objective.method.augments() && !views.exists() {
-            let uniform = evaluation_uniforms(self.request.config.seed, 0);
+        if method.augments() && !views.exists() {
             let png = evaluate::augmentation_grid(session, self.figure_plan, &self.model, view, self.figure_batch, &uniform)?;
             write_whole(&views, &png.bytes)?;
         }
+        if !method.reconstructs() {
+            return Ok(());
+        }
+        let png = evaluate::reconstruction_grid(session, self.figure_plan, &self.model, view, self.figure_batch, &uniform)?;
         let path = self.request.out.join(format!("images/reconstruction-{step:06}.png"));
         write_whole(&path, &png.bytes)?;
         if let Some(events) = &mut self.events {

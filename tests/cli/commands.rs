@@ -121,6 +121,40 @@ fn every_method_and_objective_trains() {
     }
 }
 
+/// The other methods' tests go through a decoder; SimCLR has none.
+#[test]
+fn simclr_trains_resumes_and_is_evaluated() {
+    let dir = folder();
+    let (straight, out) = (dir.path().join("straight"), dir.path().join("run"));
+    let flags = "--method simclr --temperature 0.2 --log-every 2";
+    let summary = pretrain(&straight, &format!("{flags} --max-steps 6"));
+    for record in metrics(&straight) {
+        assert!((0.0..=1.0).contains(&record["contrastive_accuracy"].as_f64().expect("an accuracy")), "{record}");
+        assert!(record["loss"].is_number() && record["kl"].is_null(), "{record}");
+    }
+    assert!(metrics(&straight).iter().any(|r| r["split"] == "val"));
+    pretrain(&out, &format!("{flags} --max-steps 3"));
+    let resumed = sh(&format!("pretrain --device cpu --no-eval --resume --max-steps 6 --out {}", out.display())).ok().json();
+    assert_eq!(digest(&resumed), digest(&summary));
+    assert_eq!(metrics(&out), metrics(&straight));
+    let config = fs::read_to_string(out.join("config.toml")).expect("a file");
+    assert!(config.lines().any(|l| l == "temperature = 0.2"), "{config}");
+    let other = pretrain(&dir.path().join("other"), "--method simclr --log-every 2 --max-steps 6");
+    assert_ne!(digest(&other), digest(&summary), "the temperature counts");
+
+    let tensors = Checkpoint::load(out.join("checkpoints/last.safetensors")).expect("a checkpoint").tensors;
+    assert!(tensors.contains_key("projection.projection_head.3.weight") && !tensors.keys().any(|k| k.contains("decoder")));
+    // The original and six views; no reconstruction.
+    assert_eq!(png(&out.join("images/augmentation.png")), (16 * 64 + 15 * 2, 7 * 64 + 6 * 2));
+    assert_eq!(fs::read_dir(out.join("images")).expect("a folder").count(), 1);
+    let line = format!("reconstruct {} --device cpu --out {}", out.display(), dir.path().join("x.png").display());
+    sh(&line).fails(1, &["a simclr model has no decoder"]).hints("aavae probe");
+    let probe = sh(&format!("probe {} --device cpu --epochs 1 --json", out.display())).ok().json();
+    assert!((0.0..=1.0).contains(&probe["accuracy"].as_f64().expect("an accuracy")), "{probe}");
+    let plan = sh("plan --device cpu --method simclr --width 8 --batch-size 4").ok();
+    assert!(plan.stdout.contains("loss:nt_xent") && !plan.stdout.contains("decoder"), "{plan:?}");
+}
+
 #[test]
 fn a_seed_and_a_configuration_give_the_same_weights() {
     let dir = folder();

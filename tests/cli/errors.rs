@@ -53,6 +53,9 @@ fn sizes() {
         ("--kl-coeff -1", "--kl-coeff finite and not negative"),
         ("--warmup-epochs -1", "'-1' for '--warmup-epochs"),
         ("--seed -1", "'-1' for '--seed"),
+        ("--method simclr --temperature 0", "--temperature 0 is not between"),
+        ("--method simclr --temperature 100.5", "--temperature 100.5 is not between"),
+        ("--method simclr --temperature nan", "--temperature NaN is not between"),
     ] {
         sh(&format!("pretrain --device cpu --out {} {flags}", out.display())).fails(2, &[says]);
     }
@@ -103,6 +106,12 @@ fn contradictions() {
         ("--method aaae --learn-log-scale", "--learn-log-scale"),
         ("--method ae --target view", "--target view"),
         ("--method vae --target view", "--target view"),
+        ("--temperature 0.1", "--temperature means nothing for --method aavae"),
+        ("--method simclr --kl-coeff 1", "--kl-coeff"),
+        ("--method simclr --log-scale 1", "--log-scale"),
+        ("--method simclr --learn-log-scale", "--learn-log-scale"),
+        ("--method simclr --target view", "--target"),
+        ("--method simclr --decoder resnet50", "--decoder"),
         ("--method gan", "'gan'"),
         ("--dataset imagenet", "'imagenet'"),
         ("--encoder resnet152", "'resnet152'"),

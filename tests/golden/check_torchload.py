@@ -28,11 +28,13 @@ def main():
     tensors = load_file(sys.argv[1])
     state = {k: v for k, v in tensors.items() if not k.startswith("optim.")}
     variational = "projection.mu.weight" in state
+    contrastive = not any(k.startswith("decoder.") for k in state)
+    encoder = arch_of(state, "encoder", ENCODER_BLOCKS)
     head = state["projection.mu.weight" if variational else "projection.projection_head.3.weight"]
     model = Model(
-        method="aavae" if variational else "aaae",
-        encoder=arch_of(state, "encoder", ENCODER_BLOCKS),
-        decoder=arch_of(state, "decoder", DECODER_BLOCKS),
+        method="simclr" if contrastive else "aavae" if variational else "aaae",
+        encoder=encoder,
+        decoder=encoder if contrastive else arch_of(state, "decoder", DECODER_BLOCKS),
         width=state["encoder.conv1.weight"].shape[0],
         latent=head.shape[0],
         stem="cifar" if state["encoder.conv1.weight"].shape[-1] == 3 else "stl",

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision.transforms import InterpolationMode
 
 from hashfill import bits, fill, fill_parameter, sample_indices
-from twin import Model, adam, gaussian_log_likelihood, kl_to_standard_normal, std_of
+from twin import Model, adam, gaussian_log_likelihood, kl_to_standard_normal, nt_xent, std_of
 
 HERE = pathlib.Path(__file__).parent
 SAMPLES = 32  # of each gradient and running statistic too large to store
@@ -92,7 +92,8 @@ def network(dtype, case, forward_only=False):
     n, s = case["batch"], case["image"]
     suffix = case["input_suffix"]
     original = torch.from_numpy(fill("input.original" + suffix, (n, 3, s, s), 4.0)).to(dtype)
-    view = torch.from_numpy(fill("input.view" + suffix, (n, 3, s, s), 4.0)).to(dtype)
+    views = 2 if model.decoder is None else 1
+    view = torch.from_numpy(fill("input.view" + suffix, (views * n, 3, s, s), 4.0)).to(dtype)
     eps = torch.from_numpy(fill("input.eps" + suffix, (n, case["latent"]), 2.0 * math.sqrt(3.0))).to(dtype)
     x = view if model.uses_view else original
     with torch.no_grad():
@@ -129,6 +130,7 @@ NETWORKS = {
     ("aavae", "resnet50", 16, "cifar", False, 4): 4,
     ("aavae", "resnet18", 48, "stl", False, 4): 6,
     ("aavae", "resnet18", 96, "imagenet", False, 4): 23,
+    ("simclr", "resnet18", 32, "cifar", False, 4): 29,
 }
 MARGIN = 10.0
 
@@ -169,7 +171,7 @@ def network_file(key, suffix):
         if name == "reconstruction":
             put(tensors, "out", name, value, OUT_SAMPLES)
         else:
-            tensors[f"out/{name}"] = f32(value.reshape(-1) if name == "loss" else value)
+            tensors[f"out/{name}"] = f32(value.reshape(-1) if value.dim() == 0 else value)
     for name, value in grads.items():
         put(tensors, "grad", name, torch.zeros_like(value) if dead(name) else value)
     for name, value in stats.items():
@@ -220,20 +222,22 @@ DECODER_SCALE = 0.5  # a decoder that starts near 0, as PyTorch's own initialisa
 
 def curve(dtype, method, u8, steps, lr, latent, channels_last=False, optimizer=adam, weights=None):
     model = hash_weights(Model(method, width=8, latent=latent))
-    with torch.no_grad():
-        for p in model.decoder.parameters():
-            p.mul_(DECODER_SCALE)
+    if model.decoder is not None:
+        with torch.no_grad():
+            for p in model.decoder.parameters():
+                p.mul_(DECODER_SCALE)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(dtype).to(memory_format=layout).train()
     if model.samples:
         model.log_scale.data.zero_()
     x = normalise(u8).to(torch.float32).to(dtype).contiguous(memory_format=layout)
+    view = torch.cat([x, x.flip(3)]).contiguous(memory_format=layout) if model.decoder is None else x
     opt = optimizer(model, lr)
     losses = []
     for step in range(steps):
         eps = torch.from_numpy(fill(f"eps.{step}", (len(x), latent), 2.0 * math.sqrt(3.0))).to(dtype)
         opt.zero_grad()
-        loss = model(x, x, eps)["loss"]
+        loss = model(x, view, eps)["loss"]
         loss.backward()
         opt.step()
         losses.append(loss.item())
@@ -244,7 +248,7 @@ def curve(dtype, method, u8, steps, lr, latent, channels_last=False, optimizer=a
 
 def curves(u8):
     tensors, errors, case = {}, {}, {}
-    for method, steps in [("ae", 20), ("aavae", 10)]:
+    for method, steps in [("ae", 20), ("aavae", 10), ("simclr", 10)]:
         settings = {"steps": steps, "lr": 5e-4, "latent": 128}
         exact = curve(torch.float64, method, u8, **settings)
         single = curve(torch.float32, method, u8, **settings)
@@ -558,6 +562,25 @@ def layers():
 
     t = L.case("cosine_similarity", "cosine_similarity", {"a": X(5, 12), "b": X(5, 12)})
     L.put("cosine_similarity", y=F.cosine_similarity(t["a"], t["b"], dim=1))
+
+    # Rows b and n + b are a pair. The last number: all rows are distinct (0), one and the same (1: the gradient is 0 in exact arithmetic),
+    # or every third is row 0.
+    cases = [("t0.07", 10, 12, 0.07, 0), ("t0.5", 14, 36, 0.5, 0), ("t1", 6, 8, 1.0, 0), ("t0.001", 10, 12, 0.001, 0)]
+    cases += [("identical_t0.07", 10, 12, 0.07, 1), ("identical_t1", 8, 12, 1.0, 1), ("twins_t0.07", 12, 8, 0.07, 3)]
+    for case, views, c, temperature, every in cases:
+        name, attributes = f"nt_xent_{case}", {"shape": [views, c], "temperature": temperature}
+        if every == 0:
+            t = L.case(name, "nt_xent", {"z": X(views, c)}, **attributes)
+        else:
+            z = fill(f"{name}.z", (views, c), 2.0)
+            z[::every] = z[0]
+            t = L.case(name, "nt_xent", {}, {"z": z}, **attributes)
+        loss, accuracy = nt_xent(t["z"], temperature)
+        loss.backward()
+        dz = t["z"].grad
+        L.put(name, loss=loss.reshape(1), dz=torch.zeros_like(dz) if every == 1 else dz)
+        if every == 0:  # no ties
+            L.put(name, accuracy=accuracy.reshape(1))
 
     # optimisers: gradient of step k is `grad.<k>`; element 0 has gradient 0 throughout, element 1 a tiny one
     def optimiser(name, op, make, **params):

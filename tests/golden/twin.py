@@ -4,8 +4,9 @@ NCHW, any float type. `state_dict` keys are the names used in checkpoints.
 
     AE, AAAE:   mean((D(mu) - target)^2),             mu = P(E(input))
     VAE, AAVAE: mean_b(beta * KL_b - log p(x_b | z_b)), z = mu + std * eps, std = exp(logvar / 2) + 1e-6
+    SimCLR:     NT-Xent of z = P(E(view)), the view holding two of each image: row b and row B + b are of image b
 
-AE and VAE encode the original; AAAE and AAVAE encode the view. The target is the original unless `target="view"`.
+AE and VAE encode the original; AAAE, AAVAE and SimCLR encode the view. The target is the original unless `target="view"`.
 """
 
 import math
@@ -20,6 +21,7 @@ METHODS = {
     "vae": (False, True, 1.0),
     "aaae": (True, False, 0.0),
     "aavae": (True, True, 0.0),
+    "simclr": (True, False, 0.0),
 }
 ENCODER_BLOCKS = {"resnet18": [2, 2, 2, 2], "resnet34": [3, 4, 6, 3], "resnet50": [3, 4, 6, 3]}
 DECODER_BLOCKS = {"resnet18": [2, 2, 2, 2], "resnet34": [3, 6, 4, 3], "resnet50": [3, 6, 4, 3]}
@@ -229,6 +231,14 @@ def std_of(logvar):
     return torch.exp(logvar / 2) + 1e-6
 
 
+def nt_xent(z, temperature):
+    """(loss, share of the rows whose positive is the most similar): a cross-entropy over the other rows."""
+    u = F.normalize(z, dim=1)
+    logits = (u @ u.T / temperature).masked_fill(torch.eye(len(z), dtype=torch.bool), -torch.inf)
+    positive = torch.arange(len(z)).roll(len(z) // 2)
+    return F.cross_entropy(logits, positive), (logits.argmax(1) == positive).to(z.dtype).mean()
+
+
 # ---------------------------------------------------------------- the whole model
 
 
@@ -245,15 +255,17 @@ class Model(nn.Module):
         beta=None,
         learn_log_scale=False,
         target="original",
+        temperature=0.5,
     ):
         super().__init__()
+        self.temperature = temperature
         self.uses_view, self.samples, default_beta = METHODS[method]
         self.beta = default_beta if beta is None else beta
         self.target = target
         self.encoder = Encoder(encoder, width, stem)
         h = self.encoder.features
         self.projection = (Projection if self.samples else DeterministicProjection)(h, latent)
-        self.decoder = Decoder(decoder, latent, image, width, stem)
+        self.decoder = None if method == "simclr" else Decoder(decoder, latent, image, width, stem)
         if self.samples:
             self.log_scale = nn.Parameter(torch.zeros(1), requires_grad=learn_log_scale)
 
@@ -263,6 +275,9 @@ class Model(nn.Module):
         target = view if self.target == "view" and view is not None else original
         h = self.encoder(x)
         mu, logvar = self.projection(h)
+        if self.decoder is None:
+            loss, accuracy = nt_xent(mu, self.temperature)
+            return {"h": h, "z": mu, "loss": loss, "contrastive_accuracy": accuracy}
         if not self.samples:
             x_hat = self.decoder(mu)
             return {"h": h, "mu": mu, "z": mu, "reconstruction": x_hat, "loss": F.mse_loss(x_hat, target)}

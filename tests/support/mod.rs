@@ -13,13 +13,13 @@ use aavae::tensor::DType;
 use aavae::train::state;
 use libtest_mimic::{Failed, Trial};
 
-pub(crate) const METHODS: [Method; 4] = [Method::Ae, Method::Vae, Method::Aaae, Method::Aavae];
+pub(crate) const METHODS: [Method; 5] = [Method::Ae, Method::Vae, Method::Aaae, Method::Aavae, Method::Simclr];
 
 /// ResNet-18 of width 8 both ways.
 pub(crate) fn config(method: Method, image: usize, batch: usize) -> ModelConfig {
     let net = NetConfig { encoder: Depth::Resnet18, decoder: Depth::Resnet18, width: 8, latent: 16, stem: Stem::Cifar, image };
     let kl_coeff = method.default_kl_coeff();
-    let objective = Objective { method, kl_coeff, log_scale: 0.0, learn_log_scale: false, target: Compare::Original };
+    let objective = Objective { method, kl_coeff, log_scale: 0.0, learn_log_scale: false, target: Compare::Original, temperature: 0.5 };
     ModelConfig { net, objective, mean: [0.5, 0.45, 0.4], std: [0.25, 0.24, 0.26], batch }
 }
 
