@@ -82,6 +82,25 @@ pub fn uniforms(config: &RunConfig, steps_per_epoch: u64, step: u64) -> StepUnif
     }
 }
 
+/// Steps of a whole run.
+///
+/// # Errors
+/// If no batch fits in the training images.
+pub fn total_steps(config: &RunConfig, splits: &Splits) -> Result<u64, TrainError> {
+    let per_epoch = Order::new(splits.train.len(), config.batch_size, config.seed, config.shuffle)?.steps_per_epoch();
+    Ok((config.epochs as u64).saturating_mul(per_epoch).min(config.max_steps.unwrap_or(u64::MAX)))
+}
+
+/// The milestones that a run reaches: epoch and step.
+///
+/// # Errors
+/// If no batch fits in the training images.
+pub fn milestones(config: &RunConfig, splits: &Splits) -> Result<Vec<(usize, u64)>, TrainError> {
+    let per_epoch = Order::new(splits.train.len(), config.batch_size, config.seed, config.shuffle)?.steps_per_epoch();
+    let total = total_steps(config, splits)?;
+    Ok(config.milestones.iter().map(|epoch| (*epoch, *epoch as u64 * per_epoch)).filter(|(_, step)| *step <= total).collect())
+}
+
 fn evaluation_uniforms(seed: u64, batch: u64) -> StepUniforms {
     StepUniforms { seed_lo: seed as u32, seed_hi: (seed >> 32) as u32, step: EVALUATION_STEP + batch as u32, ..StepUniforms::default() }
 }
@@ -95,7 +114,7 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
     let splits = open_data(config)?;
     let order = Order::new(splits.train.len(), config.batch_size, config.seed, config.shuffle)?;
     let per_epoch = order.steps_per_epoch();
-    let total = (config.epochs as u64).saturating_mul(per_epoch).min(config.max_steps.unwrap_or(u64::MAX));
+    let total = total_steps(config, &splits)?;
     if total > u64::from(EVALUATION_STEP) {
         let message = format!("{total} steps are more than {EVALUATION_STEP}, the most that have random numbers of their own");
         return Err(TrainError::config(message, Some("use fewer --epochs, or --max-steps")));
@@ -166,7 +185,8 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
             if step == total || (end_of_epoch && (epochs == 1 || epochs.is_multiple_of(config.epochs.div_ceil(8)))) {
                 run.figures(session, &splits, step)?;
             }
-            run.save(session, step)?;
+            let milestone = if end_of_epoch { config.milestones.iter().find(|m| **m == epochs) } else { None };
+            run.save(session, step, milestone.copied())?;
             outside += pause.elapsed();
             (logged_at, logged_step) = (Instant::now(), step);
         }
@@ -177,7 +197,7 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
     }
     let seconds = began.elapsed().as_secs_f64();
     if step == start {
-        run.save(session, step)?; // nothing to do, but the run folder is whole
+        run.save(session, step, None)?; // nothing to do, but the run folder is whole
     }
     progress.finish();
     let trained = (step - start) as f64 * config.batch_size as f64;
@@ -414,7 +434,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn save(&mut self, session: &mut dyn Session, step: u64) -> Result<(), TrainError> {
+    fn save(&mut self, session: &mut dyn Session, step: u64, milestone: Option<usize>) -> Result<(), TrainError> {
         let config = self.request.config;
         let tensors = state::export(session, &self.layout, &self.params, step, true)?;
         let bad = |t: &NamedTensor| matches!(&t.data, TensorData::F32(x) if x.iter().any(|x| !x.is_finite()));
@@ -432,6 +452,11 @@ impl<'a> Run<'a> {
         // Metrics first: a run killed between the two is resumed with every record of the steps that its checkpoint holds.
         if let Some(log) = &self.metrics {
             log.sync()?;
+        }
+        if let Some(epoch) = milestone {
+            let mut weights = checkpoint.clone();
+            weights.tensors.retain(|name, _| !name.starts_with("optim."));
+            self.store.save_milestone(epoch, &weights)?;
         }
         self.store.save(step, &checkpoint, config.keep)?;
         Ok(())
