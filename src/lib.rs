@@ -22,7 +22,7 @@
 //! Each uses only those before it (`tests/hygiene.rs` reads the imports):
 //!
 //! [`tensor`], [`rng`] → [`ops`] → [`shader`] → [`ir`] → [`plan`] → [`device`] → [`check`] → [`nn`] → [`model`] → [`method`] → [`data`] →
-//! [`train`] → [`cli`].
+//! [`train`] → [`reproduce`] → [`cli`].
 //!
 //! # Vocabulary
 //!
@@ -32,6 +32,7 @@
 //! * **Plan**: one step: ops in order, where each tensor lives, the dispatches. Made once; a step allocates nothing and decides nothing.
 //! * **State**: what outlives a step: flat buffers of parameters, gradients, moments and running statistics.
 //! * **Session**: one model on one device.
+//! * **Run**: one model trained into one folder. **Grid**: an experiment of the paper: runs of its cells and seeds, and their report.
 //!
 //! # Invariants
 //!
@@ -64,6 +65,7 @@ pub mod model;
 pub mod nn;
 pub mod ops;
 pub mod plan;
+pub mod reproduce;
 pub mod rng;
 pub mod shader;
 pub mod tensor;

@@ -9,5 +9,7 @@ mod commands;
 mod data_errors;
 #[path = "cli/errors.rs"]
 mod errors;
+#[path = "cli/reproduce.rs"]
+mod reproduce;
 #[path = "cli/resume.rs"]
 mod resume;

@@ -9,8 +9,8 @@ use aavae::ops;
 use aavae::shader::FILES;
 
 /// Every layer uses only those before it (crate docs, "Layers").
-const LAYERS: [&str; 14] =
-    ["tensor", "rng", "ops", "shader", "ir", "plan", "device", "check", "nn", "model", "method", "data", "train", "cli"];
+const LAYERS: [&str; 15] =
+    ["tensor", "rng", "ops", "shader", "ir", "plan", "device", "check", "nn", "model", "method", "data", "train", "reproduce", "cli"];
 /// Pictures and files know nothing of tensors on devices.
 const DATA_USES: [&str; 2] = ["tensor", "rng"];
 const RUST_LINES: usize = 600;

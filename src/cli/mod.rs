@@ -4,6 +4,7 @@
 mod evaluate;
 mod inspect;
 mod pretrain;
+mod reproduce;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -35,6 +36,8 @@ enum Command {
     Embed(evaluate::EmbedArgs),
     /// Draw originals, views and reconstructions
     Reconstruct(evaluate::ReconstructArgs),
+    /// Reproduce a table or a figure of the paper
+    Reproduce(reproduce::Args),
     /// List adapters, limits, features, and what `auto` takes
     Devices(inspect::DevicesArgs),
     /// Print the plan of a training step: kernels, shapes, FLOPs, bytes, memory
@@ -63,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Knn(args) => evaluate::knn(&args),
         Command::Embed(args) => evaluate::embed(&args),
         Command::Reconstruct(args) => evaluate::reconstruct(&args),
+        Command::Reproduce(args) => reproduce::run(&args),
         Command::Devices(args) => inspect::devices(&args),
         Command::Plan(args) => inspect::plan(&args),
         Command::Check(args) => inspect::check(&args),
