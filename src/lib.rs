@@ -23,7 +23,7 @@
 //! Each uses only those before it (`tests/hygiene.rs` reads the imports):
 //!
 //! [`tensor`], [`rng`] → [`ops`] → [`shader`] → [`ir`] → [`plan`] → [`device`] → [`check`] → [`nn`] → [`model`] → [`method`] → [`data`] →
-//! [`train`] → [`interop`] → [`monitor`] → [`cli`].
+//! [`train`] → [`interop`] → [`monitor`] → [`reproduce`] → [`cli`].
 //!
 //! # Vocabulary
 //!
@@ -34,6 +34,7 @@
 //! * **State**: what outlives a step: flat buffers of parameters, gradients, moments and running statistics.
 //! * **Batch**: what a plan takes at once. A step has one, or with `--accumulate` several and a plan of its own for the update.
 //! * **Session**: one model on one device.
+//! * **Run**: one model trained into one folder. **Grid**: an experiment of the paper: runs of its cells and seeds, and their report.
 //!
 //! # Invariants
 //!
@@ -69,6 +70,7 @@ pub mod monitor;
 pub mod nn;
 pub mod ops;
 pub mod plan;
+pub mod reproduce;
 pub mod rng;
 pub mod shader;
 pub mod tensor;

@@ -16,6 +16,7 @@
 //! | [`Stream::Augment`] | step | position in the step's images | 16 view + 0.. | augmentation parameters (`ops::augment_params`); one view but for SimCLR |
 //! | [`Stream::Probe`] | step | position in batch | 0.. | probe crops and flips (`ops::probe_augment`; STL-10: `ops::augment_params`) |
 //! | [`Stream::Data`] | split | image | 0.. | procedural images |
+//! | [`Stream::Study`] | 0 | 0 | i | values that an experiment draws (`reproduce::cells`) |
 //!
 //! `shaders/lib/rng.wgsl` is the same function in WGSL; the `random_normal` and `augment_params` trials hold the two together.
 //! Uniforms: `(word >> 8) * 2^-24` in `[0, 1)`. Normals: Box-Muller on two words,
@@ -41,6 +42,8 @@ pub enum Stream {
     Data = 7,
     /// Inputs of tests and benchmarks.
     Test = 8,
+    /// Values that an experiment of the paper draws.
+    Study = 9,
 }
 
 /// A keyed generator.

@@ -11,6 +11,8 @@ mod data_errors;
 mod errors;
 #[path = "cli/monitor.rs"]
 mod monitor;
+#[path = "cli/reproduce.rs"]
+mod reproduce;
 #[path = "cli/resume.rs"]
 mod resume;
 #[path = "cli/stl10.rs"]

@@ -9,8 +9,23 @@ use aavae::ops;
 use aavae::shader::FILES;
 
 /// Every layer uses only those before it (crate docs, "Layers").
-const LAYERS: [&str; 16] = [
-    "tensor", "rng", "ops", "shader", "ir", "plan", "device", "check", "nn", "model", "method", "data", "train", "interop", "monitor",
+const LAYERS: [&str; 17] = [
+    "tensor",
+    "rng",
+    "ops",
+    "shader",
+    "ir",
+    "plan",
+    "device",
+    "check",
+    "nn",
+    "model",
+    "method",
+    "data",
+    "train",
+    "interop",
+    "monitor",
+    "reproduce",
     "cli",
 ];
 /// Pictures and files know nothing of tensors on devices.

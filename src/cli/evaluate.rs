@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::pretrain::{SHAPES_HAS_NO_FILES, knn_rows, probe_view};
+use super::pretrain::SHAPES_HAS_NO_FILES;
 use super::{Failure, Outcome, choice, print_json, print_text, say, usage};
 use crate::data::{Splits, View};
 use crate::device::{self, Choice};
@@ -15,6 +15,7 @@ use crate::train::TrainError;
 use crate::train::checkpoint::{Checkpoint, NamedTensor, TensorData};
 use crate::train::config::{DataKind, RunConfig};
 use crate::train::evaluate::{Evaluator, KNN, knn_table};
+use crate::train::experiment::{knn_rows, probe_view};
 use crate::train::run::{Trained, model_config, open_data, write_whole};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -150,7 +151,7 @@ pub(super) fn probe(args: &ProbeArgs) -> Outcome {
     let view = o.view(args.common.split, true)?;
     let test = o.evaluator.features(&view, |_| ())?;
     let train = o.splits.labelled_train.clone();
-    let result = probe_view(&mut o.evaluator, &o.choice, &o.config, args.epochs, &train, &test)?;
+    let result = probe_view(&mut o.evaluator, &o.choice, o.config.seed, args.epochs, &train, &test, &mut |line| say(line))?;
     let value = json!({
         "accuracy": result.test, "train_accuracy": result.train, "epochs": args.epochs, "seed": o.config.seed,
         "train_images": train.len(), "test_images": view.len(), "random_init": args.common.random_init,

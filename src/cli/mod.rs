@@ -6,13 +6,16 @@ mod inspect;
 mod interop;
 mod monitor;
 mod pretrain;
+mod reproduce;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::device::{Choice, DeviceError};
 use crate::train::TrainError;
+use crate::train::experiment::Interrupt;
 
 /// Train augmentation-augmented variational autoencoders on any GPU, or none.
 #[derive(Debug, Parser)]
@@ -43,6 +46,8 @@ enum Command {
     Compare(monitor::CompareArgs),
     /// Follow a run in the terminal
     Watch(monitor::WatchArgs),
+    /// Reproduce a table or a figure of the paper
+    Reproduce(reproduce::Args),
     /// List adapters, limits, features, and what `auto` takes
     Devices(inspect::DevicesArgs),
     /// Print the plan of a training step: kernels, shapes, FLOPs, bytes, memory
@@ -75,6 +80,7 @@ pub fn main() -> ExitCode {
         Command::Import(args) => interop::import(&args),
         Command::Compare(args) => monitor::compare(&args),
         Command::Watch(args) => monitor::watch(&args),
+        Command::Reproduce(args) => reproduce::run(&args),
         Command::Devices(args) => inspect::devices(&args),
         Command::Plan(args) => inspect::plan(&args),
         Command::Check(args) => inspect::check(&args),
@@ -112,6 +118,23 @@ fn usage(message: impl Into<String>, hint: Option<&str>) -> Failure {
     Failure { error: TrainError::config(message, hint), usage: true }
 }
 
+/// Exit code after Ctrl-C, as shells have it: 128 + SIGINT.
+const INTERRUPTED: u8 = 130;
+
+/// Listens to Ctrl-C. While a step runs, the first one waits for it and saves.
+fn interrupt() -> Result<Arc<Interrupt>, Failure> {
+    let interrupt = Arc::new(Interrupt::default());
+    let heard = Arc::clone(&interrupt);
+    ctrlc::set_handler(move || {
+        if heard.ask() {
+            std::process::exit(INTERRUPTED.into());
+        }
+        say("stopping after this step; Ctrl-C again stops at once");
+    })
+    .map_err(|e| TrainError::config(format!("cannot catch Ctrl-C: {e}"), None))?;
+    Ok(interrupt)
+}
+
 /// Parses `--device`.
 fn choice(text: &str) -> Result<Choice, Failure> {
     text.parse().map_err(|e: DeviceError| Failure { usage: true, ..Failure::from(e) })
@@ -122,11 +145,6 @@ fn say(text: &str) {
     use std::io::Write;
     // Nobody is listening.
     writeln!(std::io::stderr(), "{text}").ok();
-}
-
-/// The number that the shortest text of an f32 stands for: .07, not .07000000029802322.
-fn short(x: f32) -> f64 {
-    x.to_string().parse().unwrap_or(f64::from(x))
 }
 
 /// Prints one line of JSON on stdout. A closed pipe is not an error.

@@ -53,7 +53,7 @@ pub(super) fn watch(args: &WatchArgs) -> Outcome {
         // Raw mode hands Ctrl-C to the dashboard; this is for `kill`.
         ctrlc::set_handler(|| {
             ratatui::restore();
-            std::process::exit(super::pretrain::INTERRUPTED.into());
+            std::process::exit(super::INTERRUPTED.into());
         })
         .map_err(|e| TrainError::config(format!("cannot catch signals: {e}"), None))?;
         let variable = |name: &str| std::env::var(name).ok();

@@ -2,24 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use serde_json::{Value, json};
-
-use super::{Failure, Outcome, choice, print_json, say, short, usage};
+use super::{Failure, INTERRUPTED, Outcome, choice, interrupt, print_json, say, usage};
 use crate::data::archive::Archive;
 use crate::data::download::download;
-use crate::data::{View, cifar10, stl10};
-use crate::device::{self, Choice};
+use crate::data::{cifar10, stl10};
 use crate::method::{Compare, Method, Optimizer};
 use crate::model::{Depth, Stem};
+use crate::train::TrainError;
 use crate::train::config::{DataKind, Difference, Preset, RunConfig, Schedule};
-use crate::train::evaluate::{Evaluator, knn_table};
-use crate::train::metrics::Record;
-use crate::train::probe::{ProbeConfig, probe};
-use crate::train::run::{Trained, model_config, open_data, read_config, write_whole};
-use crate::train::{TrainError, pretrain};
+use crate::train::experiment::{self, Evaluate, Request};
+use crate::train::run::read_config;
 
 /// Flags override the configuration file, which overrides the preset.
 #[derive(Debug, clap::Args)]
@@ -114,6 +107,9 @@ pub(super) struct Args {
     /// Seed of everything
     #[arg(long)]
     seed: Option<u64>,
+    /// Epochs after which the weights are kept for good
+    #[arg(long, value_name = "E,E,…", value_delimiter = ',')]
+    milestones: Option<Vec<usize>>,
     /// Steps between log records
     #[arg(long, value_name = "N")]
     log_every: Option<u64>,
@@ -180,7 +176,8 @@ impl Args {
             target,
             seed,
             log_every,
-            probe_epochs
+            probe_epochs,
+            milestones
         );
         set_some!(data_dir, max_steps, kl_coeff, temperature, limit_train, init_from);
         if let Some(decoder) = self.decoder.or(self.encoder) {
@@ -223,51 +220,12 @@ pub(super) fn run(args: Args) -> Outcome {
         let dir = config.data_dir.clone().unwrap_or_default();
         download(&archive, &dir, true)?;
     }
-    std::fs::create_dir_all(&out).map_err(TrainError::io("create", &out))?;
-    let interrupt = Arc::new(AtomicBool::new(false));
-    let saved = Arc::new(AtomicBool::new(false));
-    let (flag, at_once) = (Arc::clone(&interrupt), Arc::clone(&saved));
-    ctrlc::set_handler(move || {
-        // While a step runs, the first one waits for it and saves. Evaluation has nothing to save.
-        if flag.swap(true, Ordering::Relaxed) || at_once.load(Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED.into());
-        }
-        say("stopping after this step; Ctrl-C again stops at once");
-    })
-    .map_err(|e| TrainError::config(format!("cannot catch Ctrl-C: {e}"), None))?;
-
-    let request = pretrain::Request { config: &config, device: choice.clone(), out: &out, resume: args.resume, interrupt: &interrupt };
-    let outcome = pretrain::pretrain(&request).inspect_err(|_| {
-        // An empty folder is no run; one with anything in it stays.
-        std::fs::remove_dir(&out).ok();
-    })?;
-    saved.store(true, Ordering::Relaxed);
-    let interrupted = outcome.interrupted || interrupt.load(Ordering::Relaxed);
-    let record = |r: &Option<Record>| r.as_ref().map(|r| serde_json::to_string(r).and_then(|text| serde_json::from_str::<Value>(&text)));
-    let record = |r| record(r).transpose().map_err(|e| TrainError::config(format!("the summary cannot be written: {e}"), None));
-    let mut summary = json!({
-        "run": out,
-        "method": config.method.name(),
-        "dataset": format!("{:?}", config.dataset).to_lowercase(),
-        "seed": config.seed,
-        "device": outcome.device,
-        "steps": outcome.steps,
-        "seconds": round(outcome.seconds, 1),
-        "images_per_second": round(outcome.images_per_second, 1),
-        "train": record(&outcome.last)?,
-        "validation": record(&outcome.validation)?,
-        "checkpoint": outcome.checkpoint,
-        "sha256": outcome.digest,
-        "interrupted": interrupted,
-    });
-    let write = |summary: &Value| write_whole(&out.join("summary.json"), format!("{summary:#}\n").as_bytes());
-    write(&summary)?;
-    if !args.no_eval && !interrupted {
-        evaluate(&config, &choice, &outcome.checkpoint, &mut summary)?;
-        write(&summary)?;
-    }
+    let evaluate = if args.no_eval { Evaluate::Nothing } else { Evaluate::End };
+    let interrupt = interrupt()?;
+    let request = Request { config: &config, device: choice, out: &out, resume: args.resume, evaluate, interrupt: &interrupt };
+    let summary = experiment::run(&request, &mut |line| say(line))?;
     print_json(&summary);
-    Ok(if interrupted { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
+    Ok(if summary["interrupted"] == true { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
 }
 
 /// The official archive of a data set.
@@ -279,12 +237,8 @@ fn archive(dataset: DataKind) -> Option<Archive<'static>> {
     }
 }
 
-/// Exit code after Ctrl-C, as shells have it: 128 + SIGINT.
-pub(super) const INTERRUPTED: u8 = 130;
-
 fn default_out(config: &RunConfig) -> PathBuf {
-    let dataset = format!("{:?}", config.dataset).to_lowercase();
-    PathBuf::from(format!("runs/{}-{dataset}-seed{}", config.method.name(), config.seed))
+    PathBuf::from(format!("runs/{}-{}-seed{}", config.method.name(), config.dataset.name(), config.seed))
 }
 
 /// The configuration of the run that is resumed; what was typed may only prolong it.
@@ -318,58 +272,4 @@ fn resumed(out: &Path, args: &Args) -> Result<RunConfig, Failure> {
 fn unborn(out: &Path) -> bool {
     let ours = |name: &std::ffi::OsStr| name == "images" || name == "config.toml.tmp";
     std::fs::read_dir(out).is_ok_and(|entries| entries.flatten().all(|entry| ours(&entry.file_name())))
-}
-
-/// kNN accuracies as JSON.
-pub(super) fn knn_rows(table: &[(usize, f32, f32)]) -> Value {
-    table.iter().map(|(k, t, a)| json!({ "k": k, "temperature": short(*t), "accuracy": short(*a) })).collect()
-}
-
-fn round(x: f64, digits: i32) -> f64 {
-    let scale = 10f64.powi(digits);
-    (x * scale).round() / scale
-}
-
-/// Probe and kNN of the trained encoder.
-fn evaluate(config: &RunConfig, choice: &Choice, checkpoint: &Path, summary: &mut Value) -> Result<(), Failure> {
-    let splits = open_data(config)?;
-    let trained = Trained::open(checkpoint)?;
-    let started = std::time::Instant::now();
-    let (session, _) = device::open(choice)?;
-    let mut evaluator = Evaluator::new(session, model_config(config, &splits), config.protocol(), Some(&trained), config.seed)?;
-    let labelled = &splits.labelled_train;
-    say(&format!("evaluating: features of {} training and {} test images", labelled.len(), splits.test.len()));
-    let train = evaluator.features(labelled, |_| ())?;
-    let test = evaluator.features(&splits.test, |_| ())?;
-    let classes = labelled.dataset.classes().len();
-    let table = knn_table(&train, &test, classes)?;
-    for (k, temperature, accuracy) in &table {
-        say(&format!("knn k={k} temperature={temperature}: {accuracy:.4}"));
-    }
-    let result = probe_view(&mut evaluator, choice, config, config.probe_epochs, labelled, &test)?;
-    summary["probe"] = json!({ "accuracy": result.test, "train_accuracy": result.train, "epochs": config.probe_epochs });
-    summary["knn"] = knn_rows(&table);
-    summary["evaluation_seconds"] = json!(round(started.elapsed().as_secs_f64(), 1));
-    Ok(())
-}
-
-/// Trains and tests a probe, reporting each epoch on stderr.
-pub(super) fn probe_view(
-    evaluator: &mut Evaluator,
-    choice: &Choice,
-    config: &RunConfig,
-    epochs: usize,
-    train: &View,
-    test: &crate::train::knn::Features,
-) -> Result<crate::train::probe::ProbeResult, Failure> {
-    let (session, _) = device::open(choice)?;
-    let probe_config = ProbeConfig { epochs, seed: config.seed };
-    let every = epochs.div_ceil(10).max(1);
-    let result = probe(evaluator, session, probe_config, train, test, |epoch, accuracy| {
-        if epoch % every == 0 || epoch == epochs {
-            say(&format!("probe epoch {epoch}/{epochs}: train accuracy {accuracy:.4}"));
-        }
-    })?;
-    say(&format!("probe: test accuracy {:.4}", result.test));
-    Ok(result)
 }

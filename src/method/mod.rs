@@ -16,7 +16,8 @@ use crate::ir::{Graph, Group, Layout, autodiff, fuse};
 use crate::model::NetConfig;
 use crate::nn::{Builder, FileLayout, Init, Params};
 use crate::ops::{
-    Accumulate, AugmentParams, ColorJitter, CropResize, Decode, Emit, GaussianBlur, Normalize, ProbeAugment, Recipe, ResizeCenter, ValueId,
+    Accumulate, AugmentParams, ColorJitter, CropResize, Decode, Emit, GaussianBlur, Normalize, ProbeAugment, RandomNormal, Recipe,
+    Reparameterize, ResizeCenter, ValueId,
 };
 use crate::rng::Stream;
 use crate::tensor::{Shape, TensorType};
@@ -345,6 +346,32 @@ pub fn features(config: &ModelConfig, layout: &Layout, protocol: Protocol, augme
         };
         let h = crate::model::resnet::encoder(b, &config.net, x);
         b.graph.output("features", h);
+    })
+}
+
+/// An augmented view of every image, whatever the method trains on, and what the network makes of it in evaluation mode. Outputs: `view`
+/// `[N, H, W, 4]`, normalised; features `h`; for methods that sample the posterior's mean `mu`; the latent `z`, `[N, 1, 1, latent]`.
+pub fn embedding(config: &ModelConfig, layout: &Layout) -> Model {
+    use crate::model::{projection, resnet};
+    evaluation(layout, |b| {
+        let side = config.net.image;
+        let pixels = b.graph.input("pixels", TensorType::u32(Shape::new(config.batch, side, side, 1)));
+        let view = augment(b, config, pixels);
+        let h = resnet::encoder(b, &config.net, view);
+        b.graph.output("view", view);
+        b.graph.output("h", h);
+        if !config.objective.method.samples() {
+            let z = projection::deterministic(b, &config.net, h);
+            b.graph.output("z", z);
+            return;
+        }
+        let (mu, logvar) = projection::gaussian(b, &config.net, h);
+        b.graph.label("latent");
+        let shape = b.graph.ty(mu).shape;
+        let eps = b.graph.emit1(RandomNormal { shape }.into(), &[]);
+        let z = b.graph.emit1(Reparameterize.into(), &[mu, logvar, eps]);
+        b.graph.output("mu", mu);
+        b.graph.output("z", z);
     })
 }
 

@@ -50,6 +50,13 @@ pub enum Schedule {
 /// SimCLR's temperature where none is given: that of its authors' command for CIFAR-10.
 const TEMPERATURE: f32 = 0.5;
 
+impl DataKind {
+    /// Name on the command line.
+    pub fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+}
+
 /// Everything that determines a run, as stored in `config.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -120,6 +127,9 @@ pub struct RunConfig {
     pub probe_epochs: usize,
     /// Checkpoints kept besides the last.
     pub keep: usize,
+    /// Epochs after which the weights are kept for good, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub milestones: Vec<usize>,
 }
 
 /// A field in which two configurations differ.
@@ -178,6 +188,7 @@ impl Default for RunConfig {
             log_every: 50,
             probe_epochs: 90,
             keep: 3,
+            milestones: Vec::new(),
         }
     }
 }
@@ -331,6 +342,12 @@ impl RunConfig {
         self.net().validate()?;
         if self.batch_size < 2 {
             return Err("--batch-size 1 leaves BatchNorm nothing to average; use 2 or more".into());
+        }
+        if self.milestones.first() == Some(&0) || !self.milestones.is_sorted_by(|a, b| a < b) {
+            return Err(format!("--milestones {:?} are not epochs from 1 in ascending order", self.milestones));
+        }
+        if let Some(late) = self.milestones.iter().find(|epoch| **epoch > self.epochs) {
+            return Err(format!("--milestones {late} is after the last of {} epochs", self.epochs));
         }
         if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
             return Err(format!("--learning-rate {} is not a positive number", self.learning_rate));

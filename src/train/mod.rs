@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod evaluate;
 pub mod events;
+pub mod experiment;
 pub mod fit;
 pub mod grid;
 pub mod knn;

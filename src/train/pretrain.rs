@@ -99,6 +99,29 @@ fn part_uniforms(config: &RunConfig, steps_per_epoch: u64, step: u64, part: usiz
     StepUniforms { first_sample: (part * config.batch_size) as u32, ..uniforms(config, steps_per_epoch, step) }
 }
 
+/// Steps of an epoch.
+fn steps_per_epoch(config: &RunConfig, splits: &Splits) -> Result<u64, TrainError> {
+    Ok(Order::new(splits.train.len(), config.images_per_step(), config.seed, config.shuffle)?.steps_per_epoch())
+}
+
+/// Steps of a whole run.
+///
+/// # Errors
+/// If no batch fits in the training images.
+pub fn total_steps(config: &RunConfig, splits: &Splits) -> Result<u64, TrainError> {
+    Ok(config.total_steps(steps_per_epoch(config, splits)?))
+}
+
+/// The milestones that a run reaches: epoch and step.
+///
+/// # Errors
+/// If no batch fits in the training images.
+pub fn milestones(config: &RunConfig, splits: &Splits) -> Result<Vec<(usize, u64)>, TrainError> {
+    let per_epoch = steps_per_epoch(config, splits)?;
+    let total = config.total_steps(per_epoch);
+    Ok(config.milestones.iter().map(|epoch| (*epoch, *epoch as u64 * per_epoch)).filter(|(_, step)| *step <= total).collect())
+}
+
 fn evaluation_uniforms(seed: u64, batch: u64) -> StepUniforms {
     StepUniforms { seed_lo: seed as u32, seed_hi: (seed >> 32) as u32, step: EVALUATION_STEP + batch as u32, ..StepUniforms::default() }
 }
@@ -190,7 +213,8 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
             if step == total || (end_of_epoch && (epochs == 1 || epochs.is_multiple_of(config.epochs.div_ceil(8)))) {
                 run.figures(session, &splits, step)?;
             }
-            run.save(session, step)?;
+            let milestone = if end_of_epoch { config.milestones.iter().find(|m| **m == epochs) } else { None };
+            run.save(session, step, milestone.copied())?;
             outside += pause.elapsed();
             (logged_at, logged_step) = (Instant::now(), step);
         }
@@ -201,7 +225,7 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
     }
     let seconds = began.elapsed().as_secs_f64();
     if step == start {
-        run.save(session, step)?; // nothing to do, but the run folder is whole
+        run.save(session, step, None)?; // nothing to do, but the run folder is whole
     }
     progress.finish();
     let trained = (step - start) as f64 * config.images_per_step() as f64;
@@ -459,7 +483,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn save(&mut self, session: &mut dyn Session, step: u64) -> Result<(), TrainError> {
+    fn save(&mut self, session: &mut dyn Session, step: u64, milestone: Option<usize>) -> Result<(), TrainError> {
         let config = self.request.config;
         let batches = step * config.accumulate as u64;
         let tensors = state::export(session, &self.layout, &self.params, batches, config.update().moments())?;
@@ -478,6 +502,11 @@ impl<'a> Run<'a> {
         // Metrics first: a run killed between the two is resumed with every record of the steps that its checkpoint holds.
         if let Some(log) = &self.metrics {
             log.sync()?;
+        }
+        if let Some(epoch) = milestone {
+            let mut weights = checkpoint.clone();
+            weights.tensors.retain(|name, _| !name.starts_with("optim."));
+            self.store.save_milestone(epoch, &weights)?;
         }
         self.store.save(step, &checkpoint, config.keep)?;
         Ok(())

@@ -109,8 +109,7 @@ impl Progress {
 
     fn log_lines(&mut self, text: &str) {
         if let Some(log) = &mut self.log {
-            let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-            let stamp = timestamp(time);
+            let stamp = timestamp_now();
             let lines: String = text.lines().map(|line| format!("{stamp} {line}\n")).collect();
             // A log that cannot be written (full disk) must not stop a run that still can save.
             drop(log.write_all(lines.as_bytes()));
@@ -186,6 +185,11 @@ pub fn clock(seconds: f64) -> String {
     let seconds = seconds.round() as u64; // saturates
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+}
+
+/// The time as "2026-01-31T12:34:56Z".
+pub fn timestamp_now() -> String {
+    timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
 
 /// "2026-01-31T12:34:56Z" from seconds since 1970 (Howard Hinnant's `civil_from_days`).

@@ -9,7 +9,8 @@ use super::checkpoint::{Checkpoint, CheckpointError, replace, sync_folder};
 /// File name of the newest checkpoint in a [`Store`].
 pub const LAST: &str = "last.safetensors";
 
-/// The checkpoints of a run: `step-N.safetensors`, and `last.safetensors`, a copy of the newest.
+/// The checkpoints of a run: `step-N.safetensors`, and `last.safetensors`, a copy of the newest; `epoch-N.safetensors`, the weights
+/// at a milestone, which are kept for good.
 ///
 /// A copy, not a link: what damages one file does not damage the other.
 #[derive(Clone, Debug)]
@@ -37,6 +38,25 @@ impl Store {
         self.dir.join(format!("step-{step}.safetensors"))
     }
 
+    /// The newest checkpoint.
+    pub fn last(&self) -> PathBuf {
+        self.dir.join(LAST)
+    }
+
+    /// The weights after so many epochs.
+    pub fn milestone(&self, epoch: usize) -> PathBuf {
+        self.dir.join(format!("epoch-{epoch}.safetensors"))
+    }
+
+    /// Writes the weights at a milestone. Before [`Store::save`] of the same step: whatever is resumed from that has the milestone.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Io`]; nothing has changed then.
+    pub fn save_milestone(&self, epoch: usize, weights: &Checkpoint) -> Result<(), CheckpointError> {
+        fs::create_dir_all(&self.dir).map_err(CheckpointError::io("create", &self.dir))?;
+        weights.save(self.milestone(epoch))
+    }
+
     /// Writes `step-N`, then `last`; then removes all but the `keep` newest (at least one) of the files up to this step,
     /// and temporary files that an earlier run left.
     ///
@@ -46,7 +66,7 @@ impl Store {
         fs::create_dir_all(&self.dir).map_err(CheckpointError::io("create", &self.dir))?;
         let path = self.path(step);
         checkpoint.save(&path)?;
-        replace(&self.dir.join(LAST), |temporary, mut file| {
+        replace(&self.last(), |temporary, mut file| {
             let mut source = File::open(&path).map_err(CheckpointError::io("open", &path))?;
             io::copy(&mut source, &mut file).map(drop).map_err(CheckpointError::io("write", temporary))
         })?;
@@ -71,7 +91,7 @@ impl Store {
             }
         };
         let nothing = steps.is_empty();
-        for path in [self.dir.join(LAST)].into_iter().chain(steps.into_iter().map(|step| self.path(step))) {
+        for path in [self.last()].into_iter().chain(steps.into_iter().map(|step| self.path(step))) {
             match Checkpoint::load(&path) {
                 Ok(checkpoint) => {
                     latest.found = Some((path, checkpoint));

@@ -9,8 +9,22 @@ use crate::support::{TINY, digest, folder, image_folder, metrics, png, pretrain,
 #[test]
 fn help_and_version_are_data() {
     assert_eq!(run(&["--version"]).ok().stdout, format!("aavae {}\n", env!("CARGO_PKG_VERSION")));
-    let commands =
-        ["pretrain", "probe", "knn", "embed", "reconstruct", "export", "import", "compare", "watch", "devices", "plan", "check", "bench"];
+    let commands = [
+        "pretrain",
+        "probe",
+        "knn",
+        "embed",
+        "reconstruct",
+        "export",
+        "import",
+        "compare",
+        "watch",
+        "reproduce",
+        "devices",
+        "plan",
+        "check",
+        "bench",
+    ];
     let help = run(&["--help"]).ok().stdout;
     for name in commands {
         assert!(help.lines().any(|line| line.trim_start().starts_with(name)), "--help does not name {name}");

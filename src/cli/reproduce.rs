@@ -1,0 +1,111 @@
+//! `aavae reproduce`: the paper's tables and figures.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::pretrain::SHAPES_HAS_NO_FILES;
+use super::{INTERRUPTED, Outcome, choice, interrupt, print_json, print_text, say, usage};
+use crate::reproduce::cells::Overrides;
+use crate::reproduce::report::quoted;
+use crate::reproduce::run::forecast;
+use crate::reproduce::{Experiment, Request, Scale, Setup, forecast as forecasts, run as run_grid};
+use crate::train::config::DataKind;
+use crate::train::experiment::Interrupt;
+
+/// Everything is trained, measured, resumed and reported in one folder.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Table or figure
+    #[arg(value_enum)]
+    experiment: Experiment,
+    /// Budget of every run
+    #[arg(long, value_enum, default_value = "smoke")]
+    scale: Scale,
+    /// Data set
+    #[arg(long, value_enum, default_value = "shapes")]
+    dataset: DataKind,
+    /// Folder of the data set
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Seeds, from 0 (default: the scale's)
+    #[arg(long, value_name = "N")]
+    seeds: Option<usize>,
+    /// Run only these cells; --dry-run names them
+    #[arg(long, value_name = "NAME", num_args = 1..)]
+    only: Vec<String>,
+    /// auto, cpu, wgpu or wgpu:NAME
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Folder of the grid (default: reproduce/<experiment>-<scale>-<dataset>)
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Train nothing: print the grid with predicted hours and memory
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the --dry-run as JSON; without it stdout is JSON anyway
+    #[arg(long)]
+    json: bool,
+    #[arg(long, hide = true)]
+    max_steps: Option<u64>,
+    #[arg(long, hide = true)]
+    limit_train: Option<usize>,
+    #[arg(long, hide = true)]
+    probe_epochs: Option<usize>,
+}
+
+pub(super) fn run(args: &Args) -> Outcome {
+    let device = choice(&args.device)?;
+    match (args.dataset, &args.data_dir) {
+        (DataKind::Shapes, Some(_)) => {
+            return Err(usage(SHAPES_HAS_NO_FILES, Some("--dataset cifar10 and --dataset folder read files")));
+        }
+        (DataKind::Shapes, None) | (_, Some(_)) => {}
+        (other, None) => return Err(usage(format!("--dataset {} needs --data-dir", other.name()), None)),
+    }
+    if args.seeds == Some(0) {
+        return Err(usage("--seeds is 0; it must be positive", None));
+    }
+    let setup = Setup {
+        experiment: args.experiment,
+        scale: args.scale,
+        dataset: args.dataset,
+        data_dir: args.data_dir.clone(),
+        seeds: args.seeds.unwrap_or(args.scale.budget(args.experiment).seeds),
+        overrides: Overrides { max_steps: args.max_steps, limit_train: args.limit_train, probe_epochs: args.probe_epochs },
+    };
+    let (experiment, scale, dataset) = (args.experiment.name(), args.scale.name(), args.dataset.name());
+    let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("reproduce/{experiment}-{scale}-{dataset}")));
+    let typed: Vec<String> = std::env::args_os().skip(1).map(|word| quoted(&word.to_string_lossy())).collect();
+    let command = format!("aavae {}", typed.join(" "));
+    if args.dry_run {
+        let interrupt = Interrupt::default();
+        let request = Request { setup: &setup, only: &args.only, device, out: &out, command: &command, interrupt: &interrupt };
+        let value = forecast(&request)?;
+        if args.json {
+            print_json(&value);
+        } else {
+            print_text(&forecasts::text(&value));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let interrupt = interrupt()?;
+    let request = Request { setup: &setup, only: &args.only, device, out: &out, command: &command, interrupt: &interrupt };
+    let summary = run_grid(&request, &mut |line| say(line))?;
+    let failed = summary["failed"].as_array().map_or(&[][..], Vec::as_slice);
+    say(&format!(
+        "{} of {} runs done, {} failed; report: {}",
+        summary["done"],
+        summary["runs"],
+        failed.len(),
+        out.join("report.html").display()
+    ));
+    for run in failed {
+        say(&format!("failed: {}: {}", run["run"].as_str().unwrap_or(""), run["error"].as_str().unwrap_or("")));
+    }
+    print_json(&summary);
+    Ok(match () {
+        () if interrupt.asked() => ExitCode::from(INTERRUPTED),
+        () if !failed.is_empty() => ExitCode::FAILURE,
+        () => ExitCode::SUCCESS,
+    })
+}

@@ -1,0 +1,204 @@
+//! The paper's claims, and what the runs say about them.
+
+use super::cells::Varies;
+use super::results::{Measure, Results, RunResult, Stat};
+use super::{Experiment, views};
+
+/// What the runs say about a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// They agree.
+    Holds,
+    /// They differ.
+    Fails,
+    /// The effect is within two standard errors, or there is only one seed.
+    Open,
+}
+
+impl Verdict {
+    /// In words.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Holds => "holds",
+            Self::Fails => "does not hold",
+            Self::Open => "undecided",
+        }
+    }
+
+    /// Whether a difference is positive, by more than two standard errors.
+    fn positive(difference: &Stat) -> Self {
+        match difference.sd.map(|sd| 2.0 * sd / (difference.n as f64).sqrt()) {
+            Some(error) if difference.mean > error => Self::Holds,
+            Some(error) if difference.mean < -error => Self::Fails,
+            _ => Self::Open,
+        }
+    }
+}
+
+/// A claim with our numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    /// What the paper says.
+    pub claim: String,
+    /// What we measured.
+    pub ours: String,
+    /// The comparison.
+    pub verdict: Verdict,
+}
+
+/// The claims of an experiment that the finished runs say something about.
+pub fn findings(results: &Results) -> Vec<Finding> {
+    match results.setup.experiment {
+        Experiment::Table1 => table1(results),
+        Experiment::Fig2 => fig2(results),
+        Experiment::Fig3 => fig3(results),
+        Experiment::Fig4 => fig4(results),
+        Experiment::Fig5 => fig5(results),
+        Experiment::Duration => duration(results),
+    }
+}
+
+/// Differences of two cells, seed by seed.
+fn paired(results: &Results, a: &str, b: &str, of: impl Fn(&RunResult, &serde_json::Value) -> Option<f64>) -> Option<Stat> {
+    let (a, b) = (results.values(results.cell(a)?, &of), results.values(results.cell(b)?, &of));
+    let differences: Vec<f64> = a.iter().filter_map(|(seed, x)| Some(x - b.iter().find(|(s, _)| s == seed)?.1)).collect();
+    Stat::of(&differences)
+}
+
+fn seeds(n: usize) -> String {
+    format!("n = {n}")
+}
+
+/// "+5.40 ± 1.20".
+fn signed(difference: &Stat, scale: f64, digits: usize) -> String {
+    let sign = if difference.mean >= 0.0 { "+" } else { "" };
+    format!("{sign}{}", difference.text(scale, digits))
+}
+
+/// "+5.40 ± 1.20 points (n = 3)".
+fn points(difference: &Stat) -> String {
+    format!("{} points ({})", signed(difference, 100.0, 2), seeds(difference.n))
+}
+
+fn table1(results: &Results) -> Vec<Finding> {
+    let claims = [
+        ("AAVAE is above the VAE", "aavae", "vae"),
+        ("The VAE is a little above the AE", "vae", "ae"),
+        ("AAVAE is above AAAE: augmentation alone is not enough", "aavae", "aaae"),
+        ("The same with the view as AAAE's target", "aavae", "aaae-view"),
+        ("AAVAE is above the VAE without its KL term: noise alone is not enough", "aavae", "vae-noise"),
+        ("The AE is above AAAE: augmentation alone hurts", "ae", "aaae"),
+        ("The same with the view as AAAE's target", "ae", "aaae-view"),
+        ("AAVAE is above the untrained encoder", "aavae", "random"),
+        ("SimCLR is above AAVAE", "simclr", "aavae"),
+    ];
+    let finding = |(claim, a, b): (&str, &str, &str)| {
+        let probe = paired(results, a, b, |_, s| Measure::Probe.of(s))?;
+        let knn = paired(results, a, b, |_, s| Measure::Knn20.of(s));
+        let knn = knn.map_or(String::new(), |stat| format!("; kNN-20 {}", signed(&stat, 100.0, 2)));
+        Some(Finding { claim: claim.into(), ours: format!("{}{knn}", points(&probe)), verdict: Verdict::positive(&probe) })
+    };
+    claims.into_iter().filter_map(finding).collect()
+}
+
+fn fig2(results: &Results) -> Vec<Finding> {
+    let finding = |(i, cell): (usize, &super::Cell)| {
+        // How far the last probe is below the best one before it.
+        let fall = |run: &RunResult, _: &serde_json::Value| {
+            let accuracies: Vec<f64> = run.milestones(Measure::Probe).into_iter().map(|m| m.1).collect();
+            let (last, before) = accuracies.split_last()?;
+            before.iter().copied().reduce(f64::max).map(|best| best - last)
+        };
+        let falls: Vec<f64> = results.values(i, fall).into_iter().map(|v| v.1).collect();
+        let stat = Stat::of(&falls)?;
+        let overfit = |run: &RunResult, _: &serde_json::Value| {
+            let last = run.bits.last()?.2;
+            Some(last - run.bits.iter().map(|b| b.2).fold(f64::INFINITY, f64::min))
+        };
+        let bits: Vec<f64> = results.values(i, overfit).into_iter().map(|v| v.1).collect();
+        let bits = Stat::of(&bits).map_or(String::new(), |b| format!("; held-out bits per dimension {} above their best", b.text(1.0, 3)));
+        // Half a point is what a probe repeats to.
+        let verdict = if stat.mean < 0.005 { Verdict::Holds } else { Verdict::Fails };
+        let ours = format!("the last probe is {} points below the best before it ({}){bits}", stat.text(100.0, 2), seeds(stat.n));
+        Some(Finding { claim: format!("{}: the accuracy does not fall", cell.label), ours, verdict })
+    };
+    results.cells.iter().enumerate().filter_map(finding).collect()
+}
+
+fn fig3(results: &Results) -> Vec<Finding> {
+    let falls = |name: &str, claim: &str| {
+        let stat = paired(results, "beta-0", name, |_, s| Measure::Probe.of(s))?;
+        let ours = format!("β = 0 is {} above it", points(&stat));
+        Some(Finding { claim: claim.into(), ours, verdict: Verdict::positive(&stat) })
+    };
+    let flat = || {
+        let cells = ["beta-0", "beta-0.001", "beta-0.01"];
+        let stats = cells.iter().map(|name| results.stat(results.cell(name)?, Measure::Probe)).collect::<Option<Vec<_>>>()?;
+        Some(flatness("A weight far below 1 (0 to 0.01) changes nothing", &stats))
+    };
+    [flat(), falls("beta-1", "The accuracy is lower with β = 1"), falls("beta-10", "The accuracy is lower with β = 10")]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// The spread of means, against the spread over seeds.
+fn flatness(claim: &str, stats: &[Stat]) -> Finding {
+    let (low, high) = stats.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), s| (low.min(s.mean), high.max(s.mean)));
+    let noise = stats.iter().filter_map(|s| s.sd).reduce(f64::max);
+    let verdict = match noise {
+        // The range of a handful of equal means is about two of their deviations.
+        Some(sd) if high - low <= 2.0 * sd => Verdict::Holds,
+        Some(_) => Verdict::Fails,
+        None => Verdict::Open,
+    };
+    let noise = noise.map_or("one seed each".to_owned(), |sd| format!("the largest deviation over seeds is {:.2}", sd * 100.0));
+    let ours = format!("means from {:.2} to {:.2} %, {:.2} points apart; {noise}", low * 100.0, high * 100.0, (high - low) * 100.0);
+    Finding { claim: claim.into(), ours, verdict }
+}
+
+fn fig4(results: &Results) -> Vec<Finding> {
+    let panel = |(varies, what): (Varies, &str)| {
+        let mine = |cell: &super::Cell| cell.varies == varies || cell.varies == Varies::Base;
+        let cells = results.cells.iter().enumerate().filter(|(_, cell)| mine(cell));
+        let stats: Vec<Stat> = cells.filter_map(|(i, _)| results.stat(i, Measure::Probe)).collect();
+        (stats.len() > 1).then(|| flatness(&format!("The accuracy hardly depends on {what}"), &stats))
+    };
+    let panels = [
+        (Varies::Batch, "the batch size"),
+        (Varies::Latent, "the latent size"),
+        (Varies::Decoder, "the decoder"),
+        (Varies::LogScale, "the width of the likelihood"),
+    ];
+    panels.into_iter().filter_map(panel).collect()
+}
+
+fn fig5(results: &Results) -> Vec<Finding> {
+    let gap = |of: &'static str| move |run: &RunResult, _: &serde_json::Value| similarity(run, of).map(views::Similarity::gap);
+    let finding = |of: &'static str, what: &str| {
+        let stat = paired(results, "aavae", "vae", gap(of))?;
+        let ours = format!("AAVAE's gap minus the VAE's: {} ({})", signed(&stat, 1.0, 3), seeds(stat.n));
+        let claim = format!("AAVAE has a wider gap than the VAE, by {what}");
+        Some(Finding { claim, ours, verdict: Verdict::positive(&stat) })
+    };
+    [finding("h", "the features h"), finding("mu", "the posterior's mean"), finding("z", "the latent z")].into_iter().flatten().collect()
+}
+
+/// The similarities of one kind of vector.
+pub fn similarity<'a>(run: &'a RunResult, of: &str) -> Option<&'a views::Similarity> {
+    run.similarities.iter().find(|s| s.of == of)
+}
+
+fn duration(results: &Results) -> Vec<Finding> {
+    let gain = |run: &RunResult, _: &serde_json::Value| {
+        let accuracies = run.milestones(Measure::Probe);
+        Some(accuracies.last()?.1 - accuracies.first()?.1)
+    };
+    let gains: Vec<f64> = results.values(0, gain).into_iter().map(|v| v.1).collect();
+    let finding = |stat: Stat| Finding {
+        claim: "The longer the pretraining, the better the representation".into(),
+        ours: format!("from the first to the last checkpoint {}", points(&stat)),
+        verdict: Verdict::positive(&stat),
+    };
+    Stat::of(&gains).map(finding).into_iter().collect()
+}

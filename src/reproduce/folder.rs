@@ -1,0 +1,213 @@
+//! The folder of a grid: which grid it is, and how far each of its runs is.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::cells::{Overrides, Setup, Weights};
+use super::{Cell, Experiment, views};
+use crate::train::TrainError;
+use crate::train::config::RunConfig;
+use crate::train::experiment::{evaluated, read_summary};
+use crate::train::run::{read_config, write_whole};
+
+/// Name of the file that says which grid a folder holds.
+pub const FILE: &str = "grid.json";
+/// Name of the file in a run folder that says why the run failed.
+const FAILURE: &str = "failure.json";
+
+/// What `grid.json` says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Experiment.
+    pub experiment: String,
+    /// Scale.
+    pub scale: String,
+    /// Data set.
+    pub dataset: String,
+    /// Version of this program.
+    pub version: String,
+    /// Changes to the scale's budget.
+    #[serde(default)]
+    pub overrides: Overrides,
+    /// Seeds, from 0; may grow.
+    pub seeds: usize,
+    /// Run folders.
+    pub runs: Vec<String>,
+    /// The command that was typed last.
+    pub command: String,
+}
+
+/// How far a run is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum State {
+    /// Everything is measured.
+    Done(Value),
+    /// It stopped with an error, and will be tried again.
+    Failed(String),
+    /// Not started, or not finished.
+    Open,
+}
+
+/// A run of the grid.
+#[derive(Clone, Copy, Debug)]
+pub struct Run<'a> {
+    /// Its cell.
+    pub cell: &'a Cell,
+    /// Its seed.
+    pub seed: u64,
+}
+
+impl Run<'_> {
+    /// Its folder.
+    pub fn path(&self, out: &Path) -> PathBuf {
+        out.join(self.cell.folder(self.seed))
+    }
+
+    /// What is left to measure once the encoder is evaluated.
+    pub fn needs_views(&self, experiment: Experiment) -> bool {
+        experiment == Experiment::Fig5 && self.cell.weights == Weights::Trained
+    }
+
+    /// How far it is. `milestones` are those that it reaches.
+    pub fn state(&self, experiment: Experiment, out: &Path, milestones: &[(usize, u64)]) -> State {
+        let path = self.path(out);
+        let config = self.cell.config(self.seed);
+        if let Some(summary) = read_summary(&path).filter(|summary| evaluated(summary, &config)) {
+            let rows = summary["milestones"].as_array().map_or(&[][..], Vec::as_slice);
+            let reached = |epoch: usize| rows.iter().any(|row| row["epoch"] == epoch && evaluated(row, &config));
+            let views = !self.needs_views(experiment) || views::read(&path).is_some();
+            if views && milestones.iter().all(|(epoch, _)| reached(*epoch)) {
+                return State::Done(summary);
+            }
+        }
+        let failure = std::fs::read(path.join(FAILURE)).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+        failure.and_then(|f| f["error"].as_str().map(str::to_owned)).map_or(State::Open, State::Failed)
+    }
+
+    /// Notes why it failed.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn failed(&self, out: &Path, error: &TrainError) -> Result<(), TrainError> {
+        let path = self.path(out);
+        std::fs::create_dir_all(&path).map_err(TrainError::io("create", &path))?;
+        write_whole(&path.join(FAILURE), format!("{:#}\n", json!({ "error": error.to_string(), "hint": error.hint() })).as_bytes())
+    }
+
+    /// Forgets an earlier failure: it is tried again.
+    ///
+    /// # Errors
+    /// If the file is there and cannot be removed.
+    pub fn again(&self, out: &Path) -> Result<(), TrainError> {
+        let path = self.path(out).join(FAILURE);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(TrainError::io("remove", path)(e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Identity {
+    fn new(setup: &Setup, cells: &[Cell], command: &str) -> Self {
+        let seeds = 0..setup.seeds as u64;
+        Self {
+            experiment: setup.experiment.name().into(),
+            scale: setup.scale.name().into(),
+            dataset: setup.dataset.name(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            overrides: setup.overrides,
+            seeds: setup.seeds,
+            runs: seeds.flat_map(|seed| cells.iter().map(move |cell| cell.folder(seed))).collect(),
+            command: command.into(),
+        }
+    }
+
+    fn name(&self) -> String {
+        let changed = if self.overrides == Overrides::default() { "" } else { " (with changes)" };
+        format!("`{}` at scale `{}`{changed} on `{}` by version {}", self.experiment, self.scale, self.dataset, self.version)
+    }
+}
+
+/// Makes a folder the folder of a grid, or checks that it is; writes nothing if it is another's.
+///
+/// # Errors
+/// If the folder holds another grid, or files of something else, or a run whose configuration is not its cell's.
+pub fn claim(out: &Path, setup: &Setup, cells: &[Cell], command: &str) -> Result<Identity, TrainError> {
+    let mine = Identity::new(setup, cells, command);
+    match read(out)? {
+        Some(there) => {
+            let same = (&there.experiment, &there.scale, &there.dataset, &there.version, there.overrides)
+                == (&mine.experiment, &mine.scale, &mine.dataset, &mine.version, mine.overrides);
+            if !same {
+                let message = format!("{} holds {}; this is {}", out.display(), there.name(), mine.name());
+                let hint = if there.version == mine.version {
+                    "name another folder with --out"
+                } else {
+                    "finish it with that version, or name another folder with --out"
+                };
+                return Err(TrainError::config(message, Some(hint)));
+            }
+            if there.seeds > mine.seeds {
+                let message = format!("{} holds {} seeds, more than the {} asked for", out.display(), there.seeds, mine.seeds);
+                return Err(TrainError::config(message, Some(&format!("--seeds {} keeps them all", there.seeds))));
+            }
+        }
+        None => {
+            let temporary = format!("{FILE}.tmp");
+            let foreign =
+                std::fs::read_dir(out).ok().and_then(|mut dir| dir.find(|e| !e.as_ref().is_ok_and(|e| *e.file_name() == *temporary)));
+            if foreign.is_some() {
+                let message = format!("{} is not empty and holds no grid (no {FILE})", out.display());
+                return Err(TrainError::config(message, Some("name another folder with --out")));
+            }
+        }
+    }
+    for seed in 0..setup.seeds as u64 {
+        for cell in cells {
+            check(&Run { cell, seed }, out)?;
+        }
+    }
+    std::fs::create_dir_all(out).map_err(TrainError::io("create", out))?;
+    let text = serde_json::to_string_pretty(&mine).map_err(|e| TrainError::config(format!("{FILE} cannot be written: {e}"), None))?;
+    write_whole(&out.join(FILE), format!("{text}\n").as_bytes())?;
+    Ok(mine)
+}
+
+/// `grid.json` of a folder; `None` if there is none.
+///
+/// # Errors
+/// If it is damaged.
+pub fn read(out: &Path) -> Result<Option<Identity>, TrainError> {
+    let path = out.join(FILE);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(TrainError::io("read", path)(e)),
+    };
+    let damaged = |e: serde_json::Error| {
+        TrainError::config(
+            format!("{} cannot be read: {e}", path.display()),
+            Some("name another folder with --out; the runs in this one are whole"),
+        )
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+}
+
+/// Checks that a run folder, where there is one, holds its cell's configuration. Where its data is may change.
+fn check(run: &Run<'_>, out: &Path) -> Result<(), TrainError> {
+    let path = run.path(out).join("config.toml");
+    if !path.exists() {
+        return Ok(());
+    }
+    let stored = read_config(&path)?;
+    let wanted = RunConfig { data_dir: stored.data_dir.clone(), ..run.cell.config(run.seed) };
+    match wanted.differences(&stored).first() {
+        None => Ok(()),
+        Some(d) => {
+            let message = format!("{} is {} here, but {} in {}", d.flag(), d.here, d.there, path.display());
+            Err(TrainError::config(message, Some("that run is of another grid: move it away, or name another folder with --out")))
+        }
+    }
+}

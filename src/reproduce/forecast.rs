@@ -1,0 +1,184 @@
+//! What a grid costs: floating-point operations and memory from the plans, seconds from a short measurement.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::cells::Weights;
+use super::folder::{Run, State};
+use super::{Cell, Setup};
+use crate::data::Splits;
+use crate::device::{self, Choice, Data, Session};
+use crate::method::{self, ModelConfig, Training};
+use crate::ops::StepUniforms;
+use crate::plan::{Options, lower};
+use crate::rng::{Philox, Stream};
+use crate::train::run::model_config;
+use crate::train::{TrainError, fit, pretrain, state};
+
+/// What a run costs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cost {
+    /// Steps of pretraining.
+    pub steps: u64,
+    /// Floating-point operations of pretraining.
+    pub train_flops: f64,
+    /// Floating-point operations of the evaluations: the encoder's, which dwarf the classifier's.
+    pub evaluation_flops: f64,
+    /// Bytes of device memory at the most.
+    pub peak_bytes: usize,
+}
+
+impl Cost {
+    /// Floating-point operations of the run.
+    pub fn flops(&self) -> f64 {
+        self.train_flops + self.evaluation_flops
+    }
+
+    /// The cost of a cell's run on the images of `splits`.
+    ///
+    /// # Errors
+    /// If no batch fits in the training images, or the device has no room for a plan.
+    pub fn new(cell: &Cell, splits: &Splits, session: &dyn Session) -> Result<Self, TrainError> {
+        let config = cell.config(0);
+        let model = model_config(&config, splits);
+        let graph = |batch| method::training(&ModelConfig { batch, ..model }, Training::default()).graph;
+        let train = fit::plan(session, "train", model.batch, &graph)?;
+        let options = Options { target: session.target(), alias: true };
+        let features = lower("features", &method::features(&model, &train.layout, config.protocol(), true).graph, options);
+        let trained = cell.weights == Weights::Trained;
+        let steps = if trained { pretrain::total_steps(&config, splits)? } else { 0 };
+        let evaluations = pretrain::milestones(&config, splits)?.len().max(1);
+        let images = evaluations * (splits.labelled_train.len() * (config.probe_epochs + 1) + splits.test.len());
+        Ok(Self {
+            steps,
+            train_flops: train.flops() as f64 * steps as f64,
+            evaluation_flops: features.flops() as f64 / model.batch as f64 * images as f64,
+            peak_bytes: if trained { train.peak_bytes() } else { features.peak_bytes() },
+        })
+    }
+}
+
+/// Measures how fast a device trains a model: floating-point operations a second, the batch grown until a step takes long enough.
+///
+/// # Errors
+/// If the device fails.
+pub fn measure(choice: &Choice, model: &ModelConfig) -> Result<f64, TrainError> {
+    /// Seconds that a step must take to say something.
+    const LONG: f64 = 0.2;
+    let mut batch = model.batch.min(8);
+    loop {
+        let (mut session, _) = device::open(choice)?;
+        let session = session.as_mut();
+        let training = method::training(&ModelConfig { batch, ..*model }, Training::default());
+        let options = Options { target: session.target(), alias: true };
+        session.allocate(&training.graph.layout)?;
+        let plan = session.load(lower("train", &training.graph, options))?;
+        state::initialise(session, &training.graph.layout, &training.params, 0)?;
+        let rng = Philox::new(0, Stream::Test);
+        let pixels: Vec<u32> = (0..batch * model.net.image.pow(2)).map(|i| rng.words(0, 0, i as u32)[0] & 0x00ff_ffff).collect();
+        session.upload(plan, 0, Data::U32(&pixels))?;
+        let mut step = |step: u32| -> Result<f64, TrainError> {
+            let began = Instant::now();
+            session.run(plan, &StepUniforms { step, learning_rate: 1e-4, bias1: 1.0, bias2: 1.0, ..StepUniforms::default() })?;
+            session.drain(plan)?;
+            Ok(began.elapsed().as_secs_f64())
+        };
+        step(0)?;
+        let mut seconds = [step(1)?, step(2)?, step(3)?];
+        seconds.sort_by(f64::total_cmp);
+        if seconds[1] >= LONG || batch == model.batch {
+            return Ok(session.plan(plan).flops() as f64 / seconds[1]);
+        }
+        batch = model.batch.min((batch as f64 * (1.5 * LONG / seconds[1]).max(2.0)) as usize);
+    }
+}
+
+/// Time left, from what the runs so far took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pace {
+    flops: f64,
+    seconds: f64,
+}
+
+impl Pace {
+    /// Adds a run that was not resumed.
+    pub fn add(&mut self, flops: f64, seconds: f64) {
+        self.flops += flops;
+        self.seconds += seconds;
+    }
+
+    /// Seconds that so many operations will take; `None` before the first run.
+    pub fn seconds(&self, flops: f64) -> Option<f64> {
+        (self.flops > 0.0).then(|| flops / self.flops * self.seconds)
+    }
+}
+
+/// The grid with its predicted hours and memory, without running it.
+///
+/// # Errors
+/// If the device fails or has no room.
+pub fn forecast(
+    setup: &Setup,
+    cells: &[&Cell],
+    splits: &Splits,
+    choice: &Choice,
+    state: impl Fn(&Run<'_>) -> State,
+) -> Result<Value, TrainError> {
+    let (session, why) = device::open(choice)?;
+    let costs = cells.iter().map(|cell| Cost::new(cell, splits, session.as_ref())).collect::<Result<Vec<_>, _>>()?;
+    let device = format!("{} ({why})", session.device());
+    drop(session);
+    // All cells by the rate of the costliest: they differ in a layer or two.
+    let costliest = cells.iter().zip(&costs).max_by(|a, b| a.1.flops().total_cmp(&b.1.flops())).map(|(cell, _)| cell.config(0));
+    let Some(config) = costliest else { return Err(TrainError::config("the grid is empty", None)) };
+    let rate = measure(choice, &model_config(&config, splits))?;
+    let mut rows = Vec::new();
+    let (mut hours, mut left) = (0.0, 0.0);
+    for (cell, cost) in cells.iter().zip(&costs) {
+        let each = cost.flops() / rate / 3600.0;
+        let done = (0..setup.seeds as u64).filter(|seed| matches!(state(&Run { cell, seed: *seed }), State::Done(_))).count();
+        hours += each * setup.seeds as f64;
+        left += each * (setup.seeds - done) as f64;
+        rows.push(json!({
+            "cell": cell.name, "runs": setup.seeds, "done": done, "steps": cost.steps, "train_gflop": cost.train_flops / 1e9,
+            "evaluation_gflop": cost.evaluation_flops / 1e9, "hours": each, "peak_bytes": cost.peak_bytes,
+        }));
+    }
+    let peak = costs.iter().map(|cost| cost.peak_bytes).max();
+    Ok(json!({
+        "experiment": setup.experiment.name(), "scale": setup.scale.name(), "dataset": setup.dataset.name(), "device": device,
+        "gflops": rate / 1e9, "cells": rows, "hours": hours, "hours_left": left, "peak_bytes": peak,
+    }))
+}
+
+/// A forecast as a table.
+pub fn text(forecast: &Value) -> String {
+    let number = |v: &Value| v.as_f64().unwrap_or(f64::NAN);
+    let mut out = format!(
+        "{} at scale {} on {}, {}, {:.1} GFLOP/s\n  runs  done    steps   TFLOP each  hours each  memory MB  cell\n",
+        forecast["experiment"].as_str().unwrap_or(""),
+        forecast["scale"].as_str().unwrap_or(""),
+        forecast["dataset"].as_str().unwrap_or(""),
+        forecast["device"].as_str().unwrap_or(""),
+        number(&forecast["gflops"])
+    );
+    for row in forecast["cells"].as_array().map_or(&[][..], Vec::as_slice) {
+        out += &format!(
+            "{:6} {:5} {:8} {:12.1} {:11.2} {:10.0}  {}\n",
+            number(&row["runs"]),
+            number(&row["done"]),
+            number(&row["steps"]),
+            (number(&row["train_gflop"]) + number(&row["evaluation_gflop"])) / 1e3,
+            number(&row["hours"]),
+            number(&row["peak_bytes"]) / 1e6,
+            row["cell"].as_str().unwrap_or("")
+        );
+    }
+    out + &format!(
+        "{:.2} hours in all, {:.2} left; {:.0} MB of memory at the most",
+        number(&forecast["hours"]),
+        number(&forecast["hours_left"]),
+        number(&forecast["peak_bytes"]) / 1e6
+    )
+}

@@ -1,0 +1,339 @@
+//! What a report says, before it is a page or a text.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::figures::Figure;
+use crate::method::Method;
+use crate::reproduce::cells::{Overrides, Weights};
+use crate::reproduce::findings::{findings, similarity};
+use crate::reproduce::folder::{Identity, State};
+use crate::reproduce::results::{Measure, Results, RunResult, Stat};
+use crate::reproduce::views::Similarity;
+use crate::reproduce::{Experiment, Scale, paper};
+use crate::train::config::{DataKind, RunConfig};
+
+/// A part of a report.
+#[derive(Clone, Debug)]
+pub struct Section {
+    /// Its heading.
+    pub title: &'static str,
+    /// What it holds.
+    pub blocks: Vec<Block>,
+}
+
+/// A piece of a section.
+#[derive(Clone, Debug)]
+pub enum Block {
+    /// A paragraph.
+    Text(String),
+    /// A paragraph that must not be overlooked.
+    Note(String),
+    /// A table.
+    Table(Table),
+    /// A plot.
+    Figure(Figure),
+    /// A picture: caption, path from the grid's folder, contents.
+    Picture(String, String, Vec<u8>),
+    /// Lines to type.
+    Code(String),
+}
+
+/// Rows of text.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    /// Names of the columns.
+    pub head: Vec<String>,
+    /// Rows, as long as the head.
+    pub rows: Vec<Vec<String>>,
+    /// How many of the first columns are words; the others are numbers.
+    pub words: usize,
+}
+
+impl Table {
+    fn new(head: &[&str], words: usize) -> Self {
+        Self { head: head.iter().map(|&h| h.into()).collect(), rows: Vec::new(), words }
+    }
+}
+
+/// What stands where there is no number.
+const NONE: &str = "–";
+
+fn percent(stat: Option<Stat>) -> String {
+    stat.map_or(NONE.into(), |s| s.text(100.0, 2))
+}
+
+/// The whole report.
+pub fn sections(results: &Results, identity: &Identity, figures: Vec<Figure>) -> Vec<Section> {
+    let mut found = vec![Block::Text(format!("The paper: {}", results.setup.experiment.claim())), Block::Note(comparable(results))];
+    found.extend(unfinished(results).map(Block::Note));
+    found.push(Block::Table(main_table(results)));
+    found.push(Block::Text(legend(results)));
+    found.extend(ablation(results).into_iter().flatten());
+    found.extend(figures.into_iter().map(Block::Figure));
+    let mut claims = Table::new(&["the paper's claim", "here", "verdict"], 3);
+    claims.rows = findings(results).into_iter().map(|f| vec![f.claim, f.ours, f.verdict.text().into()]).collect();
+    let verdicts = "A claim about a difference holds if the probe differs by more than two standard errors; with one seed it is undecided. \
+                    Differences are taken seed by seed: mean ± standard deviation over n seeds.";
+    let mut sections = vec![Section { title: "Results", blocks: found }];
+    if !claims.rows.is_empty() {
+        sections.push(Section { title: "The paper's claims", blocks: vec![Block::Table(claims), Block::Text(verdicts.into())] });
+    }
+    let pictures = pictures(results);
+    if !pictures.is_empty() {
+        sections.push(Section { title: "Images", blocks: pictures });
+    }
+    sections.push(Section { title: "Runs", blocks: vec![Block::Table(runs(results))] });
+    sections.push(Section { title: "How it was made", blocks: provenance(results, identity) });
+    sections
+}
+
+fn networks(results: &Results) -> String {
+    let b = results.setup.budget();
+    let epochs = match results.setup.overrides.max_steps {
+        Some(steps) => format!("{steps} steps"),
+        None => format!("{} epochs", b.epochs),
+    };
+    format!("{:?} of width {}, {epochs} of {} images, {}-epoch probe", b.depth, b.width, results.images[0], b.probe_epochs)
+        .replace("Resnet", "ResNet-")
+}
+
+/// What may be compared with the paper, in plain words.
+fn comparable(results: &Results) -> String {
+    let setup = &results.setup;
+    let here = networks(results);
+    let theirs = paper::PROTOCOL;
+    let data = match setup.dataset {
+        DataKind::Shapes | DataKind::Folder => {
+            format!(
+                " The paper has no results on the data set `{}`; its numbers here are for {}.",
+                setup.dataset.name(),
+                paper::dataset(setup.dataset)
+            )
+        }
+        _ => String::new(),
+    };
+    let changed = if setup.overrides == Overrides::default() { "" } else { " The scale's budget was changed for a test." };
+    let verdict = match setup.scale {
+        Scale::Smoke => "The accuracies show that everything works. They cannot be compared with the paper's, and neither can their order.",
+        Scale::Ci | Scale::Laptop => {
+            "The accuracies cannot be compared with the paper's; the order of the rows may be, as far as their spread allows."
+        }
+        Scale::Paper => "This is the paper's budget.",
+    };
+    format!("Scale `{}`: {here}. The paper: {theirs}. {verdict}{data}{changed}", setup.scale.name())
+}
+
+fn unfinished(results: &Results) -> Option<String> {
+    let (all, done, failed) = (results.runs.len(), results.done().count(), results.failures().count());
+    (done < all).then(|| {
+        format!("{done} of {all} runs are done, {failed} failed, {} are not finished; the table has what there is.", all - done - failed)
+    })
+}
+
+/// One row for each cell; for the duration one for each milestone.
+fn main_table(results: &Results) -> Table {
+    let setup = &results.setup;
+    let head = ["", "n", "linear probe, %", "kNN-20, %", "kNN-200, %"];
+    if setup.experiment == Experiment::Duration {
+        let mut table = Table::new(&["epochs", "n", "linear probe, %", "kNN-20, %", "kNN-200, %"], 1);
+        for epoch in &results.cells[0].config(0).milestones {
+            let stat = |measure: Measure| {
+                let at = |run: &RunResult| run.milestones(measure).into_iter().find(|m| m.0 == *epoch as f64).map(|m| m.1);
+                let values: Vec<f64> = results.values(0, |run, _| at(run)).into_iter().map(|v| v.1).collect();
+                Stat::of(&values)
+            };
+            let n = stat(Measure::Probe).map_or(0, |s| s.n).to_string();
+            table.rows.push([epoch.to_string(), n].into_iter().chain(Measure::ALL.map(|m| percent(stat(m)))).collect());
+        }
+        return table;
+    }
+    let mut table = Table::new(&head, 1);
+    if setup.experiment == Experiment::Table1 {
+        table.head.push(format!("the paper's probe, {}, %", paper::dataset(setup.dataset)));
+    }
+    if setup.experiment == Experiment::Fig2 {
+        table.head.push("held-out bits per dimension".into());
+    }
+    if setup.experiment == Experiment::Fig5 {
+        for of in ["h", "mu", "z"] {
+            table.head.extend(["within", "across", "gap"].map(|what| format!("{of}: {what}")));
+        }
+    }
+    for (i, cell) in results.cells.iter().enumerate() {
+        let n = results.values(i, |_, s| Measure::Probe.of(s)).len();
+        let mut row = vec![cell.label.clone(), n.to_string()];
+        row.extend(Measure::ALL.map(|measure| percent(results.stat(i, measure))));
+        let of = |f: &dyn Fn(&RunResult) -> Option<f64>, digits: usize| {
+            let values: Vec<f64> = results.values(i, |run, _| f(run)).into_iter().map(|v| v.1).collect();
+            Stat::of(&values).map_or(NONE.into(), |s| s.text(1.0, digits))
+        };
+        match setup.experiment {
+            Experiment::Table1 => row.push(paper::table1(&cell.name, setup.dataset).map_or(NONE.into(), |p| format!("{p:.2}"))),
+            Experiment::Fig2 => row.push(of(&|run| run.bits.last().map(|b| b.2), 3)),
+            Experiment::Fig5 => {
+                for kind in ["h", "mu", "z"] {
+                    let fields: [fn(&Similarity) -> f64; 3] = [|s| s.within, |s| s.across, Similarity::gap];
+                    row.extend(fields.map(|field| of(&|run| similarity(run, kind).map(field), 3)));
+                }
+            }
+            _ => {}
+        }
+        table.rows.push(row);
+    }
+    table
+}
+
+fn legend(results: &Results) -> String {
+    let mut text = format!(
+        "Accuracy on {} test images: mean ± standard deviation over n seeds. The linear probe trains on the frozen features; kNN-20 and \
+         kNN-200 vote with temperatures .07 and .1.",
+        results.images[2]
+    );
+    if results.setup.experiment == Experiment::Table1 {
+        text += " The paper has one AAAE: its equations have the original image as target, its released code the view. AE and AAAE \
+                 minimise a squared error, the others a likelihood.";
+    } else {
+        text += " The paper's text gives no numbers for this";
+        text += &paper::table1("aavae", results.setup.dataset)
+            .map_or(".".into(), |x| format!(" beyond AAVAE's {x:.2} % on {} in its Table 1.", paper::dataset(results.setup.dataset)));
+    }
+    text
+}
+
+/// Table 1's argument as two by two: augmentation, noise, both, neither.
+fn ablation(results: &Results) -> Option<[Block; 2]> {
+    if results.setup.experiment != Experiment::Table1 {
+        return None;
+    }
+    let mut table = Table::new(&["", "cell", "linear probe, %", "kNN-20, %", "kNN-200, %"], 2);
+    for (what, name) in [
+        ("neither", "ae"),
+        ("augmentation alone, target: original", "aaae"),
+        ("augmentation alone, target: view", "aaae-view"),
+        ("noise alone", "vae-noise"),
+        ("augmentation and noise", "aavae"),
+    ] {
+        let i = results.cell(name)?;
+        let stats = Measure::ALL.map(|measure| percent(results.stat(i, measure)));
+        table.rows.push([what.into(), results.cells[i].label.clone()].into_iter().chain(stats).collect());
+    }
+    let text =
+        "What each ingredient does, from the same runs: noise is the sampled latent without a KL term, augmentation that of the input.";
+    Some([Block::Text(text.into()), Block::Table(table)])
+}
+
+/// What the runs of the first seed drew.
+fn pictures(results: &Results) -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut add = |caption: String, path: String| {
+        if let Ok(bytes) = std::fs::read(results.out.join(&path)) {
+            blocks.push(Block::Picture(caption, path, bytes));
+        }
+    };
+    for (run, summary) in results.done().filter(|(run, _)| run.seed == 0) {
+        let cell = &results.cells[run.cell];
+        if cell.weights == Weights::Initial {
+            continue;
+        }
+        let rows = if run.config.method.augments() { "original, view and reconstruction" } else { "original and reconstruction" };
+        let step = summary["steps"].as_u64().unwrap_or(0);
+        add(format!("{}: {rows} of held-out images", cell.label), format!("{}/images/reconstruction-{step:06}.png", run.name));
+    }
+    let augmented =
+        results.done().find(|(run, _)| run.config.method == Method::Aavae && results.cells[run.cell].weights == Weights::Trained);
+    if let Some((run, _)) = augmented {
+        add("Augmentation: originals on top, views below".into(), format!("{}/images/augmentation.png", run.name));
+    }
+    blocks
+}
+
+fn runs(results: &Results) -> Table {
+    let head = [
+        "run",
+        "state",
+        "device",
+        "weights",
+        "probe, %",
+        "kNN-20, %",
+        "kNN-200, %",
+        "steps",
+        "images/s",
+        "pretraining, s",
+        "evaluation, s",
+    ];
+    let mut table = Table::new(&head, 4);
+    for run in &results.runs {
+        let row = match &run.state {
+            State::Done(s) => {
+                let number = |key: &str| s[key].as_f64().map_or(NONE.into(), |x| format!("{x:.0}"));
+                let digest = s["sha256"].as_str().map_or("initial", |d| &d[..12.min(d.len())]);
+                let device = s["device"].as_str().unwrap_or(NONE);
+                let accuracies = Measure::ALL.map(|m| m.of(s).map_or(NONE.into(), |x| format!("{:.2}", x * 100.0)));
+                let rest = ["steps", "images_per_second", "seconds", "evaluation_seconds"].map(number);
+                [run.name.clone(), "done".into(), device.into(), digest.into()].into_iter().chain(accuracies).chain(rest).collect()
+            }
+            State::Failed(error) => words(&run.name, &format!("failed: {error}"), head.len()),
+            State::Open => words(&run.name, "not finished", head.len()),
+        };
+        table.rows.push(row);
+    }
+    table
+}
+
+fn words(name: &str, state: &str, columns: usize) -> Vec<String> {
+    [name, state].into_iter().map(String::from).chain(std::iter::repeat_n(NONE.into(), columns - 2)).collect()
+}
+
+fn provenance(results: &Results, identity: &Identity) -> Vec<Block> {
+    let setup = &results.setup;
+    let budget = setup.budget();
+    let base = results.cells[0].config(0);
+    let mut table = Table::new(&["budget of a run", ""], 2);
+    let row = |key: &str, value: String| vec![key.to_owned(), value];
+    table.rows = vec![
+        row("data set", setup.dataset.name()),
+        row("images: training, held out, test", results.images.map(|n| n.to_string()).join(", ")),
+        row("encoder and decoder", format!("{:?}, width {}", budget.depth, budget.width).replace("Resnet", "ResNet-")),
+        row("latent size", base.latent_dim.to_string()),
+        row("epochs", budget.epochs.to_string()),
+        row("batch size, learning rate, warm-up epochs", format!("{}, {}, {}", budget.batch, budget.learning_rate, budget.warmup)),
+        row("probe epochs", budget.probe_epochs.to_string()),
+        row("seeds", (0..setup.seeds).map(|s| s.to_string()).collect::<Vec<_>>().join(", ")),
+    ];
+    if let Some(steps) = setup.overrides.max_steps {
+        table.rows.push(row("steps", format!("{steps}, fewer than the epochs have")));
+    }
+    let devices: BTreeSet<&str> = results.done().filter_map(|(_, s)| s["device"].as_str()).collect();
+    table.rows.push(row("device", devices.into_iter().collect::<Vec<_>>().join("; ")));
+    let system = format!("aavae {}, {} {}", identity.version, std::env::consts::OS, std::env::consts::ARCH);
+    table.rows.push(row("program and system", system));
+    let dates: BTreeSet<&str> = results.done().filter_map(|(_, s)| s["finished"].as_str()).collect();
+    if let (Some(first), Some(last)) = (dates.first(), dates.last()) {
+        table.rows.push(row("first and last run finished", format!("{first}, {last}")));
+    }
+    let trained = results.runs.iter().filter(|run| results.cells[run.cell].weights == Weights::Trained);
+    let lines: Vec<String> = trained.map(|run| command(&results.out, &run.name, &run.config)).collect();
+    vec![
+        Block::Table(table),
+        Block::Text("The whole grid; it continues where it was stopped:".into()),
+        Block::Code(identity.command.clone()),
+        Block::Text("Each trained run by itself; the same device and seed give the same bits:".into()),
+        Block::Code(lines.join("\n")),
+    ]
+}
+
+/// A run by itself, into a folder of its own.
+fn command(out: &Path, name: &str, config: &RunConfig) -> String {
+    format!(
+        "aavae pretrain --config {} --out runs/{name}-seed{}",
+        quoted(&out.join(name).join("config.toml").display().to_string()),
+        config.seed
+    )
+}
+
+/// A word of a shell.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}

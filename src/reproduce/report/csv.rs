@@ -1,0 +1,49 @@
+//! Every number of a grid, one a line: `experiment,scale,dataset,cell,seed,state,epoch,metric,value`. A run that is not done has one line
+//! without a metric.
+
+use crate::reproduce::folder::State;
+use crate::reproduce::results::{Measure, Results};
+
+/// The file.
+pub(super) fn text(results: &Results) -> String {
+    let setup = &results.setup;
+    let mut text = String::from("experiment,scale,dataset,cell,seed,state,epoch,metric,value\n");
+    for run in &results.runs {
+        let state = match run.state {
+            State::Done(_) => "done",
+            State::Failed(_) => "failed",
+            State::Open => "open",
+        };
+        // No name holds a comma or a quote.
+        let cell = &results.cells[run.cell].name;
+        let head = format!("{},{},{},{cell},{},{state}", setup.experiment.name(), setup.scale.name(), setup.dataset.name(), run.seed);
+        let Some(summary) = run.summary() else {
+            text += &format!("{head},,,\n");
+            continue;
+        };
+        let mut line = |epoch: &str, metric: &str, value: f64| text += &format!("{head},{epoch},{metric},{value}\n");
+        for measure in Measure::ALL {
+            for (epoch, value) in run.milestones(measure) {
+                line(&epoch.to_string(), measure.name(), value);
+            }
+            if let Some(value) = measure.of(summary) {
+                line("", measure.name(), value);
+            }
+        }
+        for (epoch, train, val) in &run.bits {
+            line(&epoch.to_string(), "train_bits_per_dim", *train);
+            line(&epoch.to_string(), "val_bits_per_dim", *val);
+        }
+        for s in &run.similarities {
+            for (metric, value) in [("within", s.within), ("across", s.across), ("gap", s.gap())] {
+                line("", &format!("{}_{metric}", s.of), value);
+            }
+        }
+        for key in ["steps", "seconds", "images_per_second"] {
+            if let Some(value) = summary[key].as_f64() {
+                line("", key, value);
+            }
+        }
+    }
+    text
+}

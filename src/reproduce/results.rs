@@ -1,0 +1,248 @@
+//! What the runs of a grid measured, read back from their folders.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::cells::Setup;
+use super::folder::{Run, State};
+use super::views::{self, Similarity};
+use super::{Cell, Experiment};
+use crate::data::Splits;
+use crate::train::config::RunConfig;
+use crate::train::metrics;
+
+/// Mean and spread of a quantity over seeds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stat {
+    /// Mean.
+    pub mean: f64,
+    /// Standard deviation of the sample (n - 1); `None` for a single value.
+    pub sd: Option<f64>,
+    /// Values.
+    pub n: usize,
+}
+
+impl Stat {
+    /// `None` if there is no value.
+    pub fn of(values: &[f64]) -> Option<Self> {
+        let n = values.len();
+        let mean = values.iter().sum::<f64>() / n as f64;
+        let sd = || (values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1) as f64).sqrt();
+        (n > 0).then(|| Self { mean, sd: (n > 1).then(sd), n })
+    }
+
+    /// "38.90 ± 1.50", of values times `scale`.
+    pub fn text(&self, scale: f64, digits: usize) -> String {
+        let mean = format!("{:.digits$}", self.mean * scale);
+        self.sd.map_or(mean.clone(), |sd| format!("{mean} ± {:.digits$}", sd * scale))
+    }
+}
+
+/// A quantity that every run has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// Linear probe, fraction of the test images.
+    Probe,
+    /// kNN with 20 neighbours at temperature .07.
+    Knn20,
+    /// kNN with 200 neighbours at temperature .1.
+    Knn200,
+}
+
+impl Measure {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Probe, Self::Knn20, Self::Knn200];
+
+    /// Name in `results.csv`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Probe => "probe",
+            Self::Knn20 => "knn20",
+            Self::Knn200 => "knn200",
+        }
+    }
+
+    /// Its value in a summary, or in a milestone of one; `None` if the training set is too small for so many neighbours.
+    pub fn of(self, value: &Value) -> Option<f64> {
+        let knn = |k: u64, temperature: f64| {
+            let rows = value["knn"].as_array()?;
+            rows.iter().find(|row| row["k"] == k && row["temperature"] == temperature)?["accuracy"].as_f64()
+        };
+        match self {
+            Self::Probe => value["probe"]["accuracy"].as_f64(),
+            Self::Knn20 => knn(20, 0.07),
+            Self::Knn200 => knn(200, 0.1),
+        }
+    }
+}
+
+/// What a run left.
+#[derive(Clone, Debug)]
+pub struct RunResult {
+    /// Name of its folder.
+    pub name: String,
+    /// Position of its cell.
+    pub cell: usize,
+    /// Seed.
+    pub seed: u64,
+    /// Configuration.
+    pub config: RunConfig,
+    /// How far it is.
+    pub state: State,
+    /// Bits per dimension after each epoch: epoch, of the training images, of the held-out images.
+    pub bits: Vec<(f64, f64, f64)>,
+    /// Similarities of views.
+    pub similarities: Vec<Similarity>,
+}
+
+impl RunResult {
+    /// The summary of a run that is done.
+    pub fn summary(&self) -> Option<&Value> {
+        match &self.state {
+            State::Done(summary) => Some(summary),
+            _ => None,
+        }
+    }
+
+    /// A quantity at each milestone: epoch and value.
+    pub fn milestones(&self, measure: Measure) -> Vec<(f64, f64)> {
+        let rows = self.summary().and_then(|s| s["milestones"].as_array()).map_or(&[][..], Vec::as_slice);
+        rows.iter().filter_map(|row| Some((row["epoch"].as_f64()?, measure.of(row)?))).collect()
+    }
+}
+
+/// Everything that a report says.
+#[derive(Debug)]
+pub struct Results {
+    /// What the grid was made from.
+    pub setup: Setup,
+    /// Its cells.
+    pub cells: Vec<Cell>,
+    /// Its runs, seed by seed.
+    pub runs: Vec<RunResult>,
+    /// The grid's folder.
+    pub out: PathBuf,
+    /// Images that each run trains on, that are held out, and that it is tested on.
+    pub images: [usize; 3],
+}
+
+impl Results {
+    /// Reads the folder of a grid. What cannot be read is not done.
+    pub fn read(setup: &Setup, cells: &[Cell], splits: &Splits, milestones: &[(usize, u64)], out: &Path) -> Self {
+        let (_, std) = splits.train.dataset.mean_std();
+        let one = |(seed, (cell, c)): (u64, (usize, &Cell))| {
+            let run = Run { cell: c, seed };
+            let (config, path) = (c.config(seed), run.path(out));
+            let state = run.state(setup.experiment, out, milestones);
+            let done = matches!(state, State::Done(_));
+            let dims = 3 * config.image_size * config.image_size;
+            let bits = if done && setup.experiment == Experiment::Fig2 { bits_by_epoch(&path, dims, std) } else { Vec::new() };
+            let similarities = if done && run.needs_views(setup.experiment) { views::read(&path).unwrap_or_default() } else { Vec::new() };
+            RunResult { name: c.folder(seed), cell, seed, config, state, bits, similarities }
+        };
+        let all = (0..setup.seeds as u64).flat_map(|seed| cells.iter().enumerate().map(move |cell| (seed, cell)));
+        let images = [splits.train.len(), splits.val.len(), splits.test.len()];
+        Self { setup: setup.clone(), cells: cells.to_vec(), runs: all.map(one).collect(), out: out.into(), images }
+    }
+
+    /// Runs that are done, with their summaries.
+    pub fn done(&self) -> impl Iterator<Item = (&RunResult, &Value)> {
+        self.runs.iter().filter_map(|run| run.summary().map(|summary| (run, summary)))
+    }
+
+    /// Runs that failed, with their errors.
+    pub fn failures(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.runs.iter().filter_map(|run| match &run.state {
+            State::Failed(error) => Some((run.name.as_str(), error.as_str())),
+            _ => None,
+        })
+    }
+
+    /// The values of a quantity over the seeds of a cell that are done.
+    pub fn values(&self, cell: usize, of: impl Fn(&RunResult, &Value) -> Option<f64>) -> Vec<(u64, f64)> {
+        self.done().filter(|(run, _)| run.cell == cell).filter_map(|(run, summary)| Some((run.seed, of(run, summary)?))).collect()
+    }
+
+    /// Mean and spread of a measure of a cell.
+    pub fn stat(&self, cell: usize, measure: Measure) -> Option<Stat> {
+        let values: Vec<f64> = self.values(cell, |_, summary| measure.of(summary)).into_iter().map(|v| v.1).collect();
+        Stat::of(&values)
+    }
+
+    /// Position of a cell.
+    pub fn cell(&self, name: &str) -> Option<usize> {
+        self.cells.iter().position(|cell| cell.name == name)
+    }
+
+    /// The aggregated measures of every cell, for the summary on stdout.
+    pub fn table(&self) -> Vec<Value> {
+        let row = |(i, cell): (usize, &Cell)| {
+            let mut row = json!({ "cell": cell.name, "n": self.values(i, |_, s| Measure::Probe.of(s)).len() });
+            for measure in Measure::ALL {
+                if let Some(stat) = self.stat(i, measure) {
+                    row[measure.name()] = json!({ "mean": stat.mean, "sd": stat.sd });
+                }
+            }
+            row
+        };
+        self.cells.iter().enumerate().map(row).collect()
+    }
+}
+
+/// Bits per dimension of 8-bit pixels from the evidence lower bound in nats of a normalised image: the bound on `-log2 p` of the pixels
+/// in units of 1/255, `(-elbo / ln 2 + D / 3 * sum_c log2(255 std_c)) / D`, with `D` the number of values and `std_c` what a channel
+/// was divided by.
+pub fn bits_per_dim(elbo: f64, dims: usize, std: [f32; 3]) -> f64 {
+    let density = std.iter().map(|s| (255.0 * f64::from(*s)).log2()).sum::<f64>() / 3.0;
+    -elbo / (dims as f64 * std::f64::consts::LN_2) + density
+}
+
+/// Bits per dimension at the end of each epoch, from the records of `metrics.jsonl`: the training images of the last steps (views as
+/// input) and the held-out images.
+fn bits_by_epoch(path: &Path, dims: usize, std: [f32; 3]) -> Vec<(f64, f64, f64)> {
+    let records = metrics::read(path.join("metrics.jsonl")).unwrap_or_default();
+    let bits = |record: &metrics::Record| {
+        let elbo = f64::from(record.get("log_pxz")?) - f64::from(record.get("kl")?);
+        Some(bits_per_dim(elbo, dims, std))
+    };
+    let held_out = records.iter().filter(|record| record.split == "val");
+    let pair = |val: &metrics::Record| {
+        let train = records.iter().find(|record| record.split == "train" && record.step == val.step)?;
+        Some((val.epoch as f64 + 1.0, bits(train)?, bits(val)?))
+    };
+    held_out.filter_map(pair).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_of_seeds() {
+        let s = Stat::of(&[0.3, 0.4, 0.5]).expect("three values");
+        assert!((s.mean - 0.4).abs() < 1e-12 && (s.sd.expect("a spread") - 0.1).abs() < 1e-12 && s.n == 3);
+        assert_eq!(s.text(100.0, 2), "40.00 ± 10.00");
+        assert_eq!(Stat::of(&[0.25]).expect("one value").text(100.0, 1), "25.0");
+        assert_eq!(Stat::of(&[]), None);
+    }
+
+    #[test]
+    fn bits_of_a_known_density() {
+        // Pixels that are uniform over 256 values of width 1 have 8 bits, whatever they are divided by.
+        for std in [[1.0; 3], [0.25, 0.5, 0.1]] {
+            let dims = 12;
+            let log_p: f64 = std.iter().map(|s| 4.0 * f64::from(s * 255.0 / 256.0).ln()).sum();
+            assert!((bits_per_dim(log_p, dims, std) - 8.0).abs() < 1e-6, "{std:?}");
+        }
+    }
+
+    #[test]
+    fn measures_are_found() {
+        let summary = json!({ "probe": { "accuracy": 0.5 }, "knn": [
+            { "k": 20, "temperature": 0.07, "accuracy": 0.3 }, { "k": 20, "temperature": 0.1, "accuracy": 0.2 },
+            { "k": 200, "temperature": 0.1, "accuracy": 0.1 } ] });
+        assert_eq!(Measure::ALL.map(|m| m.of(&summary)), [Some(0.5), Some(0.3), Some(0.1)]);
+        assert_eq!(Measure::Knn200.of(&json!({ "knn": [] })), None);
+    }
+}

@@ -1,0 +1,148 @@
+//! Carrying a grid out: one run after another, seed by seed, so that every cell has its first result as early as possible.
+
+use std::path::Path;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::cells::Weights;
+use super::folder::{self, Run, State};
+use super::forecast::{self, Cost, Pace};
+use super::results::Results;
+use super::{Cell, Setup, cells, report, views};
+use crate::data::Splits;
+use crate::device::{self, Choice};
+use crate::train::config::RunConfig;
+use crate::train::experiment::{self, Evaluate, Interrupt};
+use crate::train::run::open_data;
+use crate::train::{TrainError, pretrain};
+
+/// What a grid is asked to do.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// What it is made from.
+    pub setup: &'a Setup,
+    /// Names of the cells to run; all if empty.
+    pub only: &'a [String],
+    /// Device.
+    pub device: Choice,
+    /// Folder of the grid.
+    pub out: &'a Path,
+    /// The command as it was typed, for the report.
+    pub command: &'a str,
+    /// Ctrl-C.
+    pub interrupt: &'a Interrupt,
+}
+
+/// A grid, ready to run.
+struct Grid {
+    cells: Vec<Cell>,
+    /// The images of every run; only their order depends on the seed.
+    splits: Splits,
+    milestones: Vec<(usize, u64)>,
+}
+
+impl Grid {
+    fn new(setup: &Setup) -> Result<Self, TrainError> {
+        let all = RunConfig { dataset: setup.dataset, data_dir: setup.data_dir.clone(), ..RunConfig::default() };
+        let available = open_data(&all)?.train.len();
+        let cells = cells(setup, available);
+        let config = cells[0].config(0);
+        let splits = open_data(&config)?;
+        Ok(Self { milestones: pretrain::milestones(&config, &splits)?, splits, cells })
+    }
+
+    fn selected(&self, only: &[String]) -> Result<Vec<&Cell>, TrainError> {
+        let unknown = only.iter().find(|name| self.cells.iter().all(|cell| cell.name != **name));
+        if let Some(name) = unknown {
+            let names: Vec<&str> = self.cells.iter().map(|cell| cell.name.as_str()).collect();
+            return Err(TrainError::config(format!("no cell is called `{name}`"), Some(&format!("the cells are {}", names.join(", ")))));
+        }
+        Ok(self.cells.iter().filter(|cell| only.is_empty() || only.contains(&cell.name)).collect())
+    }
+}
+
+/// Prints nothing and trains nothing: what the grid would cost.
+///
+/// # Errors
+/// If data or device fail.
+pub fn forecast(request: &Request<'_>) -> Result<Value, TrainError> {
+    let grid = Grid::new(request.setup)?;
+    let state = |run: &Run<'_>| run.state(request.setup.experiment, request.out, &grid.milestones);
+    forecast::forecast(request.setup, &grid.selected(request.only)?, &grid.splits, &request.device, state)
+}
+
+/// Runs what is not done, writes the report, and returns the summary. `say` takes lines for people.
+///
+/// # Errors
+/// If the grid cannot start, or the report cannot be written. A run that fails is in the summary and stops nothing.
+pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, TrainError> {
+    let Request { setup, out, interrupt, .. } = *request;
+    let grid = Grid::new(setup)?;
+    let selected = grid.selected(request.only)?;
+    let (session, why) = device::open(&request.device)?;
+    say(&format!("device: {} ({why})", session.device()));
+    let costs: Vec<f64> = selected.iter().map(|cell| Cost::new(cell, &grid.splits, session.as_ref()).map_or(0.0, |c| c.flops())).collect();
+    drop(session);
+    let identity = folder::claim(out, setup, &grid.cells, request.command)?;
+
+    let runs: Vec<(Run<'_>, f64)> =
+        (0..setup.seeds as u64).flat_map(|seed| selected.iter().zip(&costs).map(move |(cell, cost)| (Run { cell, seed }, *cost))).collect();
+    let state = |run: &Run<'_>| run.state(setup.experiment, out, &grid.milestones);
+    let mut pace = Pace::default();
+    for (i, (run, cost)) in runs.iter().enumerate() {
+        if interrupt.asked() {
+            break;
+        }
+        let name = run.cell.folder(run.seed);
+        if matches!(state(run), State::Done(_)) {
+            say(&format!("run {} of {}: {name} is done", i + 1, runs.len()));
+            continue;
+        }
+        let left = runs[i..].iter().filter(|(run, _)| !matches!(state(run), State::Done(_))).map(|(_, cost)| cost).sum();
+        let eta = pace.seconds(left).map_or(String::new(), |seconds| format!(", about {:.0} min left for all", seconds / 60.0));
+        say(&format!("run {} of {}: {name}{eta}", i + 1, runs.len()));
+        let fresh = !run.path(out).join("config.toml").exists();
+        let began = Instant::now();
+        run.again(out)?;
+        match carry_out(request, run, say) {
+            Ok(()) if fresh => pace.add(*cost, began.elapsed().as_secs_f64()),
+            Ok(()) => {}
+            Err(error) => {
+                say(&format!("{name} failed: {error}"));
+                run.failed(out, &error)?;
+            }
+        }
+    }
+    let results = Results::read(setup, &grid.cells, &grid.splits, &grid.milestones, out);
+    let written = report::write(&results, &identity, out)?;
+    Ok(json!({
+        "experiment": setup.experiment.name(),
+        "scale": setup.scale.name(),
+        "dataset": setup.dataset.name(),
+        "out": out,
+        "report": written,
+        "runs": results.runs.len(),
+        "done": results.done().count(),
+        "failed": results.failures().map(|(run, error)| json!({ "run": run, "error": error })).collect::<Vec<_>>(),
+        "cells": results.table(),
+        "interrupted": interrupt.asked(),
+    }))
+}
+
+/// Trains and measures one run, or what is left of it.
+fn carry_out(request: &Request<'_>, run: &Run<'_>, say: &mut dyn FnMut(&str)) -> Result<(), TrainError> {
+    let (config, path) = (run.cell.config(run.seed), run.path(request.out));
+    let evaluate = if config.milestones.is_empty() { Evaluate::End } else { Evaluate::Milestones };
+    let device = request.device.clone();
+    let asked = experiment::Request { config: &config, device, out: &path, resume: true, evaluate, interrupt: request.interrupt };
+    if run.cell.weights == Weights::Initial {
+        experiment::untrained(&asked, say)?;
+        return Ok(());
+    }
+    let summary = experiment::run(&asked, say)?;
+    if summary["interrupted"] == false && run.needs_views(request.setup.experiment) && views::read(&path).is_none() {
+        views::measure(&config, &request.device, &path)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,269 @@
+//! A whole experiment in one run folder: pretraining, then the probe and kNN of the frozen encoder, all in `summary.json`.
+//!
+//! Every stage is resumed where it was stopped: training from its checkpoint, the evaluation from the last line of the summary that
+//! is written, so that a process killed at any instant costs at most one evaluation.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::TrainError;
+use super::checkpoint::Checkpoint;
+use super::config::RunConfig;
+use super::evaluate::{Evaluator, knn_table};
+use super::knn::Features;
+use super::metrics::Record;
+use super::pretrain::{self, Outcome};
+use super::probe::{ProbeConfig, ProbeResult, probe};
+use super::progress::timestamp_now;
+use super::run::{Trained, model_config, open_data, read_config, write_config, write_whole};
+use super::store::Store;
+use crate::data::{Splits, View};
+use crate::device::{self, Choice};
+
+/// Ctrl-C, between the handler that hears it and the work that it stops.
+#[derive(Debug, Default)]
+pub struct Interrupt {
+    asked: AtomicBool,
+    idle: AtomicBool,
+}
+
+impl Interrupt {
+    /// Notes a Ctrl-C. Returns whether the process may end at once: there is nothing to save, or it was asked before.
+    pub fn ask(&self) -> bool {
+        self.asked.swap(true, Ordering::Relaxed) || self.idle.load(Ordering::Relaxed)
+    }
+    /// Whether Ctrl-C was pressed.
+    pub fn asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+    /// Says whether what runs now has nothing to save.
+    fn idle(&self, idle: bool) {
+        self.idle.store(idle, Ordering::Relaxed);
+    }
+}
+
+/// What is measured once the encoder is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evaluate {
+    /// Nothing.
+    Nothing,
+    /// Probe and kNN of the final weights.
+    End,
+    /// The same of the weights at every milestone too.
+    Milestones,
+}
+
+/// What an experiment is asked to do.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// Configuration, validated.
+    pub config: &'a RunConfig,
+    /// Device.
+    pub device: Choice,
+    /// Run folder.
+    pub out: &'a Path,
+    /// Continue what the folder holds.
+    pub resume: bool,
+    /// Measurements.
+    pub evaluate: Evaluate,
+    /// Ctrl-C.
+    pub interrupt: &'a Interrupt,
+}
+
+/// Pretrains and evaluates; returns the contents of `summary.json`. `say` takes lines for people.
+///
+/// # Errors
+/// Whatever stops it; the checkpoints and the summary written before stay whole.
+pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, TrainError> {
+    let Request { config, out, interrupt, .. } = *request;
+    interrupt.idle(false);
+    std::fs::create_dir_all(out).map_err(TrainError::io("create", out))?;
+    let stored = if request.resume { finished(config, out)? } else { None };
+    let mut summary = match stored {
+        Some(summary) => summary,
+        None => {
+            let asked =
+                pretrain::Request { config, device: request.device.clone(), out, resume: request.resume, interrupt: &interrupt.asked };
+            let outcome = pretrain::pretrain(&asked).inspect_err(|_| {
+                // An empty folder is no run; one with anything in it stays.
+                std::fs::remove_dir(out).ok();
+            })?;
+            let summary = summary_of(config, out, &outcome, outcome.interrupted || interrupt.asked())?;
+            write(out, &summary)?;
+            summary
+        }
+    };
+    interrupt.idle(true);
+    if request.evaluate == Evaluate::Nothing || summary["interrupted"] == true {
+        return Ok(summary);
+    }
+    let store = Store::new(out.join("checkpoints"));
+    if request.evaluate == Evaluate::Milestones {
+        let splits = open_data(config)?;
+        for (epoch, step) in pretrain::milestones(config, &splits)? {
+            let rows = summary.get("milestones").and_then(Value::as_array).cloned().unwrap_or_default();
+            if rows.iter().any(|row| row["epoch"] == epoch && evaluated(row, config)) {
+                continue;
+            }
+            say(&format!("milestone: epoch {epoch}"));
+            let mut row = json!({ "epoch": epoch, "step": step });
+            evaluate(config, &request.device, Some(&store.milestone(epoch)), &mut row, say)?;
+            summary["milestones"] = rows.into_iter().filter(|old| old["epoch"] != epoch).chain([row]).collect();
+            write(out, &summary)?;
+        }
+    }
+    if !evaluated(&summary, config) {
+        evaluate(config, &request.device, Some(&store.last()), &mut summary, say)?;
+        write(out, &summary)?;
+    }
+    Ok(summary)
+}
+
+/// Evaluates the encoder that is initialised with a configuration's seed and never trained; returns the contents of `summary.json`.
+///
+/// # Errors
+/// Whatever stops it.
+pub fn untrained(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, TrainError> {
+    let Request { config, out, interrupt, .. } = *request;
+    interrupt.idle(true);
+    std::fs::create_dir_all(out).map_err(TrainError::io("create", out))?;
+    write_config(&out.join("config.toml"), config)?;
+    let (session, _) = device::open(&request.device)?;
+    let mut summary = json!({
+        "run": out,
+        "method": config.method.name(),
+        "random_init": true,
+        "dataset": config.dataset.name(),
+        "seed": config.seed,
+        "device": session.device(),
+        "steps": 0,
+        "seconds": 0.0,
+        "finished": timestamp_now(),
+        "interrupted": false,
+    });
+    drop(session);
+    evaluate(config, &request.device, None, &mut summary, say)?;
+    write(out, &summary)?;
+    Ok(summary)
+}
+
+/// Whether a summary, or a milestone of one, holds the evaluation that a configuration asks for.
+pub fn evaluated(value: &Value, config: &RunConfig) -> bool {
+    value["probe"]["epochs"] == config.probe_epochs && value["probe"]["accuracy"].is_number() && value["knn"].is_array()
+}
+
+/// `summary.json` of a folder; `None` if there is none that is whole.
+pub fn read_summary(out: &Path) -> Option<Value> {
+    std::fs::read(out.join("summary.json")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok())
+}
+
+/// The summary of a folder whose training is done: its checkpoint has taken every step and is the one that the summary is about.
+fn finished(config: &RunConfig, out: &Path) -> Result<Option<Value>, TrainError> {
+    let Some(summary) = read_summary(out).filter(|s| s["interrupted"] == false) else { return Ok(None) };
+    if !read_config(&out.join("config.toml")).is_ok_and(|stored| stored == *config) {
+        return Ok(None);
+    }
+    let Some((_, checkpoint)) = Store::new(out.join("checkpoints")).latest().found else { return Ok(None) };
+    let total = pretrain::total_steps(config, &open_data(config)?)?;
+    let whole = step(&checkpoint) == Some(total) && summary["sha256"] == checkpoint.digest();
+    Ok(whole.then_some(summary))
+}
+
+fn step(checkpoint: &Checkpoint) -> Option<u64> {
+    checkpoint.meta.get("step").and_then(|step| step.parse().ok())
+}
+
+fn write(out: &Path, summary: &Value) -> Result<(), TrainError> {
+    write_whole(&out.join("summary.json"), format!("{summary:#}\n").as_bytes())
+}
+
+fn summary_of(config: &RunConfig, out: &Path, outcome: &Outcome, interrupted: bool) -> Result<Value, TrainError> {
+    let record = |r: &Option<Record>| r.as_ref().map(|r| serde_json::to_string(r).and_then(|text| serde_json::from_str::<Value>(&text)));
+    let record = |r| record(r).transpose().map_err(|e| TrainError::config(format!("the summary cannot be written: {e}"), None));
+    Ok(json!({
+        "run": out,
+        "method": config.method.name(),
+        "dataset": config.dataset.name(),
+        "seed": config.seed,
+        "device": outcome.device,
+        "steps": outcome.steps,
+        "seconds": round(outcome.seconds, 1),
+        "images_per_second": round(outcome.images_per_second, 1),
+        "train": record(&outcome.last)?,
+        "validation": record(&outcome.validation)?,
+        "checkpoint": outcome.checkpoint,
+        "sha256": outcome.digest,
+        "finished": timestamp_now(),
+        "interrupted": interrupted,
+    }))
+}
+
+/// Probe and kNN of a checkpoint, or of the network as it is initialised, into a summary.
+fn evaluate(
+    config: &RunConfig,
+    choice: &Choice,
+    checkpoint: Option<&Path>,
+    summary: &mut Value,
+    say: &mut dyn FnMut(&str),
+) -> Result<(), TrainError> {
+    let splits = open_data(config)?;
+    let trained = checkpoint.map(Trained::open).transpose()?;
+    let started = Instant::now();
+    let (session, _) = device::open(choice)?;
+    let mut evaluator = Evaluator::new(session, model_config(config, &splits), config.protocol(), trained.as_ref(), config.seed)?;
+    let Splits { labelled_train: train, test, .. } = &splits;
+    say(&format!("evaluating: features of {} training and {} test images", train.len(), test.len()));
+    let train_features = evaluator.features(train, |_| ())?;
+    let test_features = evaluator.features(test, |_| ())?;
+    let table = knn_table(&train_features, &test_features, train.dataset.classes().len())?;
+    for (k, temperature, accuracy) in &table {
+        say(&format!("knn k={k} temperature={temperature}: {accuracy:.4}"));
+    }
+    let result = probe_view(&mut evaluator, choice, config.seed, config.probe_epochs, train, &test_features, say)?;
+    summary["probe"] = json!({ "accuracy": result.test, "train_accuracy": result.train, "epochs": config.probe_epochs });
+    summary["knn"] = knn_rows(&table);
+    summary["evaluation_seconds"] = json!(round(started.elapsed().as_secs_f64(), 1));
+    Ok(())
+}
+
+/// Trains a probe on one view and tests it on features of another, saying every tenth of its epochs.
+///
+/// # Errors
+/// If data or device fail.
+pub fn probe_view(
+    evaluator: &mut Evaluator,
+    choice: &Choice,
+    seed: u64,
+    epochs: usize,
+    train: &View,
+    test: &Features,
+    say: &mut dyn FnMut(&str),
+) -> Result<ProbeResult, TrainError> {
+    let (session, _) = device::open(choice)?;
+    let every = epochs.div_ceil(10).max(1);
+    let result = probe(evaluator, session, ProbeConfig { epochs, seed }, train, test, |epoch, accuracy| {
+        if epoch % every == 0 || epoch == epochs {
+            say(&format!("probe epoch {epoch}/{epochs}: train accuracy {accuracy:.4}"));
+        }
+    })?;
+    say(&format!("probe: test accuracy {:.4}", result.test));
+    Ok(result)
+}
+
+/// kNN accuracies as JSON.
+pub fn knn_rows(table: &[(usize, f32, f32)]) -> Value {
+    table.iter().map(|(k, t, a)| json!({ "k": k, "temperature": short(*t), "accuracy": short(*a) })).collect()
+}
+
+/// The number that the shortest text of an f32 stands for: .07, not .07000000029802322.
+fn short(x: f32) -> f64 {
+    x.to_string().parse().unwrap_or(f64::from(x))
+}
+
+fn round(x: f64, digits: i32) -> f64 {
+    let scale = 10f64.powi(digits);
+    (x * scale).round() / scale
+}
