@@ -211,13 +211,13 @@ impl RunConfig {
             Preset::Ci => Self {
                 dataset: DataKind::Cifar10,
                 width: 16,
-                epochs: 10,
+                epochs: 25,
                 batch_size: 128,
                 learning_rate: 1e-3,
                 warmup_epochs: 1,
                 limit_train: Some(10_000),
                 log_every: 20,
-                probe_epochs: 10,
+                probe_epochs: 30,
                 ..base
             },
             Preset::PaperCifar10 => {
