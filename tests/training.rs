@@ -181,7 +181,7 @@ fn reset_padding(session: &mut dyn Session, model: &method::Model) -> Result<(),
 
 /// Evaluation plans leave parameters, running statistics and moments alone, and give the same twice.
 fn evaluation(device: &Device) -> Result<(), Failed> {
-    let config = config(Method::Aavae, 16, 4);
+    let config = ModelConfig { online_probe: Some(4), ..config(Method::Aavae, 16, 4) };
     let model = method::training(&config, Training::default());
     let layout = &model.graph.layout;
     let mut session = device.open()?;
@@ -195,7 +195,9 @@ fn evaluation(device: &Device) -> Result<(), Failed> {
     let before = states(session)?;
     check(initial[1] != before[1], || "training does not move the running statistics".into())?;
     for (name, graph) in [
-        ("validation", method::validation(&config, layout).graph),
+        ("validation", method::validation(&config, layout, View::Augmented).graph),
+        ("importance", method::importance(&config, layout, 3, View::Augmented).graph),
+        ("views", method::views(&config, layout, View::Augmented).graph),
         ("reconstruction", method::reconstruction(&config, layout).graph),
         ("features", method::features(&config, layout, true).graph),
     ] {
@@ -216,6 +218,78 @@ fn evaluation(device: &Device) -> Result<(), Failed> {
     Ok(())
 }
 
+/// The classifier that is trained along changes no bit of anything else, and its gradient is that of softmax regression on the features.
+fn online_probe(device: &Device) -> Result<(), Failed> {
+    const CLASSES: usize = 5; // padded to 8 in memory
+    let plain = config(Method::Aavae, 16, 4);
+    let with = ModelConfig { online_probe: Some(CLASSES), ..plain };
+    let mut traces = Vec::new();
+    for config in [plain, with] {
+        let model = method::training(&config, Training::default());
+        let mut session = device.open()?;
+        session.allocate(&model.graph.layout)?;
+        let id = load(session.as_mut(), &model, true)?;
+        traces.push((trace(session.as_mut(), id, &model, 7)?, model));
+    }
+    let [(alone, model), (along, probed)] = &traces[..] else { unreachable!("two runs") };
+    for s in &model.graph.layout.states {
+        check(probed.graph.layout.get(&s.name) == Some(s), || format!("`{}` has moved", s.name))?;
+        let part = |states: &[Vec<u32>], group: usize| states[group][s.range.offset..s.range.offset + s.range.len].to_vec();
+        for group in if s.range.group == Group::Buffer { vec![1] } else { vec![0, 2, 3, 4] } {
+            check(part(&alone.1, group) == part(&along.1, group), || format!("`{}` differs (group {group})", s.name))?;
+        }
+    }
+    for (a, b) in alone.0.iter().zip(&along.0) {
+        check(b.len() == a.len() + 2 && a[..] == b[..a.len()], || "the scalars of the objective differ".into())?;
+    }
+    let [weight, bias] = ["weight", "bias"].map(|name| probed.graph.layout.get(&format!("online_probe.{name}")).cloned());
+    let (Some(weight), Some(bias)) = (weight, bias) else { return Err("the probe has no parameters".into()) };
+    let last = probed.graph.layout.states.len();
+    check(probed.graph.layout.states[last - 2..] == [weight.clone(), bias.clone()], || "the probe is not the last of the layout".into())?;
+
+    let model = method::training(&with, Training { view: View::Given, fuse: true, update: false });
+    let mut session = device.open()?;
+    let session = session.as_mut();
+    session.allocate(&model.graph.layout)?;
+    let id = load(session, &model, true)?;
+    reset(session, &model, 3)?;
+    fill(session, id)?;
+    session.run(id, &uniforms(3, 0, 0.0))?;
+    let output = |session: &mut dyn Session, name: &str| {
+        let position = session.plan(id).outputs.iter().position(|p| p.name == name).ok_or(format!("no output {name}"))?;
+        Ok::<_, Failed>(session.read(id, position)?)
+    };
+    let h = output(session, "h")?;
+    let (loss, accuracy) = (output(session, "online_loss")?[0], output(session, "online_accuracy")?[0]);
+    let (params, grads) = (session.read_state(Group::Param)?, session.read_state(Group::Grad)?);
+    let (n, dim) = (with.batch, h.len() / with.batch);
+    let (mut want, mut want_loss, mut hits) = (vec![0.0; CLASSES * (dim + 1)], 0.0, 0);
+    for i in 0..n {
+        let row = &h[i * dim..][..dim];
+        let w = |c: usize| &params[weight.range.offset + c * dim..][..dim];
+        let logit = |c: usize| f64::from(params[bias.range.offset + c]) + dot(w(c), row);
+        let logits: Vec<f64> = (0..CLASSES).map(logit).collect();
+        let total: f64 = logits.iter().map(|x| x.exp()).sum();
+        want_loss += (total.ln() - logits[i]) / n as f64; // the label of image i is i
+        hits += usize::from((0..CLASSES).all(|c| logits[c] <= logits[i]));
+        for c in 0..CLASSES {
+            let d = (logits[c].exp() / total - f64::from(u8::from(c == i))) / n as f64;
+            row.iter().zip(&mut want[c * dim..]).for_each(|(x, g)| *g += d * f64::from(*x));
+            want[CLASSES * dim + c] += d;
+        }
+    }
+    check((f64::from(loss) - want_loss).abs() < 1e-5, || format!("the loss is {loss}, expected {want_loss}"))?;
+    check(accuracy == hits as f32 / n as f32, || format!("the accuracy is {accuracy}, expected {hits} of {n}"))?;
+    let got = [&grads[weight.range.offset..][..CLASSES * dim], &grads[bias.range.offset..][..CLASSES]].concat();
+    let scale = want.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+    let worst = got.iter().zip(&want).map(|(g, w)| (f64::from(*g) - w).abs()).fold(0.0, f64::max);
+    check(scale > 0.0 && worst < 1e-5 * scale, || format!("a gradient is off by {worst}, the largest is {scale}"))
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}
+
 fn main() -> ExitCode {
     let args = Arguments::from_args();
     let mut trials = vec![Trial::test("the bits do not depend on the number of threads/cpu", threads)];
@@ -228,5 +302,6 @@ fn main() -> ExitCode {
     trials.extend(support::on_devices("a seed is its bits", &[Device::Cpu], seeds));
     trials.extend(support::on_devices("a checkpoint is the whole state", &[Device::Cpu], resume));
     trials.extend(support::on_devices("evaluation changes nothing", &[Device::Cpu], evaluation));
+    trials.extend(support::on_devices("an online probe changes nothing else", &[Device::Cpu], online_probe));
     libtest_mimic::run(&args, trials).exit_code()
 }

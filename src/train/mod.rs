@@ -7,6 +7,7 @@ pub mod events;
 pub mod fit;
 pub mod grid;
 pub mod knn;
+pub mod measure;
 pub mod metrics;
 pub mod pretrain;
 pub mod probe;

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use super::checkpoint::{Checkpoint, NamedTensor, TensorData};
 use super::config::RunConfig;
 use super::events::EventWriter;
+use super::measure::{self, Measures};
 use super::metrics::{self, MetricsLog, Record};
 use super::progress::Progress;
 use super::run::{config_text, model_config, open_data, write_config, write_whole};
 use super::store::Store;
 use super::{TrainError, evaluate, fit, state};
-use crate::data::{Loader, Order, Splits, View};
+use crate::data::{Batch, Loader, Order, Splits, View};
 use crate::device::{self, Choice, Data, PlanId, Session};
 use crate::ir::Layout;
 use crate::method::{self, ModelConfig, Training};
@@ -55,6 +56,8 @@ pub struct Outcome {
     pub last: Option<Record>,
     /// Last validation record.
     pub validation: Option<Record>,
+    /// Last evaluation record.
+    pub evaluation: Option<Record>,
     /// SHA-256 of the final weights and optimiser state.
     pub digest: String,
     /// Checkpoint with the final weights.
@@ -82,7 +85,8 @@ pub fn uniforms(config: &RunConfig, steps_per_epoch: u64, step: u64) -> StepUnif
     }
 }
 
-fn evaluation_uniforms(seed: u64, batch: u64) -> StepUniforms {
+/// The uniform of a validation batch.
+pub(super) fn evaluation_uniforms(seed: u64, batch: u64) -> StepUniforms {
     StepUniforms { seed_lo: seed as u32, seed_hi: (seed >> 32) as u32, step: EVALUATION_STEP + batch as u32, ..StepUniforms::default() }
 }
 
@@ -133,15 +137,20 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
     for batch in Loader::new(&splits.train, order, start..total)? {
         let batch = batch?;
         let uniform = uniforms(config, per_epoch, step);
-        session.upload(run.train, 0, Data::U32(&batch.pixels))?;
+        feed(session, run.train, &batch)?;
         session.run(run.train, &uniform)?;
         step += 1;
+        if config.view_metrics_every > 0 && step.is_multiple_of(config.view_metrics_every) {
+            let values = run.measures.views(session, &batch.pixels, &uniform)?;
+            run.log(&record(step, batch.epoch, "view", &values))?;
+        }
         interrupted = request.interrupt.load(Ordering::Relaxed);
         let end_of_epoch = step % per_epoch == 0;
         let stop = step == total || interrupted;
         if due(config, per_epoch, step, "train") || stop {
             run.drain(session, &splits.train, order)?;
-            let means = means(run.names(session, run.train), &run.window);
+            let mut means = means(run.names(session, run.train), &run.window);
+            measure::add_bound(&run.model, &mut means);
             let rate = (step - logged_step) as f64 * config.batch_size as f64 / logged_at.elapsed().as_secs_f64().max(1e-9);
             let loss = means.first().map_or(f32::NAN, |m| m.1);
             let record =
@@ -161,6 +170,16 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
                 let record = record(step, batch.epoch, "val", &means);
                 run.log(&record)?;
                 run.validation = Some(record);
+            }
+            if due(config, per_epoch, step, "eval") || step == total {
+                let values = run.measures.evaluate(session, &splits)?;
+                if !values.is_empty() {
+                    let text: Vec<_> = values.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+                    progress.message(&format!("evaluation at step {step}: {}", text.join(", ")));
+                    let record = record(step, batch.epoch, "eval", &values);
+                    run.log(&record)?;
+                    run.evaluation = Some(record);
+                }
             }
             let epochs = (step / per_epoch) as usize;
             if step == total || (end_of_epoch && (epochs == 1 || epochs.is_multiple_of(config.epochs.div_ceil(8)))) {
@@ -189,6 +208,7 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
         device: session.device(),
         last: run.last,
         validation: run.validation,
+        evaluation: run.evaluation,
         digest: run.digest,
         checkpoint: request.out.join("checkpoints/last.safetensors"),
     })
@@ -197,7 +217,23 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
 /// Whether a record of a split is due after a step, wherever the run stops: a run that is stopped between adds records that the
 /// resumed one takes back, so that its metrics are those of a straight run.
 fn due(config: &RunConfig, per_epoch: u64, step: u64, split: &str) -> bool {
-    step.is_multiple_of(per_epoch) || (split == "train" && step.is_multiple_of(config.log_every))
+    let epoch = step.is_multiple_of(per_epoch).then_some(step / per_epoch);
+    match split {
+        "train" => epoch.is_some() || step.is_multiple_of(config.log_every),
+        "view" => true, // written where it is due, and nowhere else
+        "eval" => epoch.is_some_and(|epoch| config.eval_every > 0 && epoch.is_multiple_of(config.eval_every as u64)),
+        _ => epoch.is_some(),
+    }
+}
+
+/// Uploads a batch: the images, and the labels to a plan that reads them (once for each view of the images).
+fn feed(session: &mut dyn Session, plan: PlanId, batch: &Batch) -> Result<(), TrainError> {
+    session.upload(plan, 0, Data::U32(&batch.pixels))?;
+    if let Some((input, port)) = session.plan(plan).input("labels") {
+        let views = port.ty.shape.n / batch.labels.len();
+        session.upload(plan, input, Data::U32(&batch.labels.repeat(views)))?;
+    }
+    Ok(())
 }
 
 /// A model on its device with its run folder.
@@ -210,6 +246,7 @@ struct Run<'a> {
     validation_plan: Option<(PlanId, usize)>,
     figure_plan: PlanId,
     figure_batch: usize,
+    measures: Measures,
     store: Store,
     metrics: Option<MetricsLog>,
     events: Option<EventWriter>,
@@ -217,6 +254,7 @@ struct Run<'a> {
     window: Vec<(u32, Vec<f32>)>,
     last: Option<Record>,
     validation: Option<Record>,
+    evaluation: Option<Record>,
     warnings: Vec<String>,
     digest: String,
 }
@@ -234,13 +272,18 @@ impl<'a> Run<'a> {
         let validation_plan = match splits.val.len().min(model.batch) {
             n if n < 2 => None,
             n => Some((
-                session.load(lower("validation", &method::validation(&ModelConfig { batch: n, ..model }, &layout).graph, options))?,
+                session.load(lower(
+                    "validation",
+                    &method::validation(&ModelConfig { batch: n, ..model }, &layout, method::View::Augmented).graph,
+                    options,
+                ))?,
                 n,
             )),
         };
         let figure_batch = model.batch.min(16);
         let figure = method::reconstruction(&ModelConfig { batch: figure_batch, ..model }, &layout);
         let figure_plan = session.load(lower("figures", &figure.graph, options))?;
+        let measures = Measures::new(session, request.config, &model, &layout, splits)?;
         std::fs::create_dir_all(request.out.join("images")).map_err(TrainError::io("create", request.out.join("images")))?;
         let store = Store::new(request.out.join("checkpoints"));
         Ok(Self {
@@ -252,12 +295,14 @@ impl<'a> Run<'a> {
             validation_plan,
             figure_plan,
             figure_batch,
+            measures,
             store,
             metrics: None,
             events: None,
             window: Vec::new(),
             last: None,
             validation: None,
+            evaluation: None,
             warnings: Vec::new(),
             digest: String::new(),
         })
@@ -314,8 +359,12 @@ impl<'a> Run<'a> {
         let stays = |r: &Record| r.step < step || (r.step == step && (step == total || due(config, per_epoch, step, &r.split)));
         self.metrics = Some(MetricsLog::resume_where(&log, stays)?);
         for record in metrics::read(&log)? {
-            let place = if record.split == "val" { &mut self.validation } else { &mut self.last };
-            *place = Some(record);
+            match record.split.as_str() {
+                "train" => self.last = Some(record),
+                "val" => self.validation = Some(record),
+                "eval" => self.evaluation = Some(record),
+                _ => {}
+            }
         }
         // Points of this step that were not due are drawn again.
         let drawn = if step == total || due(config, per_epoch, step, "train") { step } else { step - 1 };
@@ -339,7 +388,7 @@ impl<'a> Run<'a> {
             // The update skips a step whose loss is not finite, so the weights are still those that made it.
             let step = u64::from(*step);
             for batch in Loader::new(train, order, step..step + 1)? {
-                session.upload(self.train, 0, Data::U32(&batch?.pixels))?;
+                feed(session, self.train, &batch?)?;
             }
             let uniform = uniforms(self.request.config, order.steps_per_epoch(), step);
             let tensor = session.first_non_finite(self.train, &uniform)?.unwrap_or_else(|| "loss".into());
@@ -356,20 +405,22 @@ impl<'a> Run<'a> {
         for batch in Loader::eval_batches(val, size)? {
             let batch = batch?;
             if batch.valid == size {
-                session.upload(plan, 0, Data::U32(&batch.pixels))?;
+                feed(session, plan, &batch)?;
                 session.run(plan, &evaluation_uniforms(self.request.config.seed, batch.step))?;
             }
         }
         let batches = session.drain(plan)?;
         if let Some((batch, (_, values))) = batches.iter().enumerate().find(|(_, (_, v))| v.iter().any(|x| !x.is_finite())) {
             if let Some(again) = Loader::eval_batches(val, size)?.nth(batch) {
-                session.upload(plan, 0, Data::U32(&again?.pixels))?;
+                feed(session, plan, &again?)?;
             }
             let uniform = evaluation_uniforms(self.request.config.seed, batch as u64);
             let tensor = session.first_non_finite(plan, &uniform)?.unwrap_or_else(|| "loss".into());
             return Err(TrainError::NotFinite { split: "validation", step, loss: values[0], tensor });
         }
-        Ok(means(names, &batches))
+        let mut means = means(names, &batches);
+        measure::add_bound(&self.model, &mut means);
+        Ok(means)
     }
 
     fn log(&mut self, record: &Record) -> Result<(), TrainError> {

@@ -32,7 +32,8 @@ pub fn open_data(config: &RunConfig) -> Result<Splits, TrainError> {
 /// The model of a configuration on a data set.
 pub fn model_config(config: &RunConfig, splits: &Splits) -> ModelConfig {
     let (mean, std) = splits.train.dataset.mean_std();
-    config.model(mean, std)
+    let classes = splits.train.dataset.classes().len();
+    ModelConfig { online_probe: config.online_probe.then_some(classes), ..config.model(mean, std) }
 }
 
 /// Reads `config.toml`.
