@@ -12,7 +12,7 @@
 //! | [`Stream::Init`] | 0 | FNV-1a 32 of the parameter's name | element / 4 | initial weights |
 //! | [`Stream::Order`] | epoch | 0 | i | data order (`data::split`) |
 //! | [`Stream::Split`] | 0 | 0 | i | train/validation split |
-//! | [`Stream::Noise`] | step | position in batch | element / 4 | `eps` of the reparameterisation |
+//! | [`Stream::Noise`] | step | position in batch | element / 4 | `eps` of the reparameterisation; further samples are further elements |
 //! | [`Stream::Augment`] | step | position in batch | 0.. | augmentation parameters (`ops::augment`) |
 //! | [`Stream::Probe`] | step | position in batch | 0 | probe crops and flips |
 //! | [`Stream::Data`] | split | image | 0.. | procedural images |

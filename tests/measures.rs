@@ -1,5 +1,6 @@
-//! Importance sampling where the answer is known: a linear decoder, `x = W z + b + N(0, s^2)`, has the density `N(x; b, W W^T + s^2 I)`, and with
-//! orthogonal columns of W the posterior of z is a Gaussian with independent latents, which an encoder could find.
+//! Importance sampling where the answer is known: a linear decoder, `x = W z + b + N(0, s^2)`, has the density
+//! `N(x; b, W W^T + s^2 I)`, and with orthogonal columns of W the posterior of z is a Gaussian with independent latents, which an
+//! encoder could find.
 //!
 //! Without a Vulkan, Metal or DX12 adapter the wgpu trials show as *ignored*; `REQUIRE_GPU=1` turns that into a failure.
 

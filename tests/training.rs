@@ -8,9 +8,10 @@ mod support;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use aavae::device::{Host, Session};
+use aavae::device::{Data, Host, Session};
 use aavae::ir::Group;
 use aavae::method::{self, Method, ModelConfig, Training, View};
+use aavae::ops::{Op, StepUniforms};
 use aavae::plan::{Options, lower};
 use aavae::train::checkpoint::Checkpoint;
 use aavae::train::state;
@@ -218,21 +219,54 @@ fn evaluation(device: &Device) -> Result<(), Failed> {
     Ok(())
 }
 
+/// Importance sampling sees what validation sees: with the step of its batch and the position in it, an image has the same view and, as
+/// its first sample, the same noise.
+fn same_draws() -> Result<(), Failed> {
+    let config = config(Method::Aavae, 16, 6);
+    let model = method::training(&config, Training::default());
+    let mut host = Host::<f32>::new();
+    host.allocate(&model.graph.layout)?;
+    reset(&mut host, &model, 4)?;
+    let validation = method::validation(&config, &model.graph.layout, View::Augmented);
+    let validation = host.load(lower("validation", &validation.graph, Options::default()))?;
+    fill(&mut host, validation)?;
+    host.run(validation, &uniforms(9, 70, 0.0))?;
+    let want = f64::from(host.read(validation, 1)?[0]);
+
+    let (few, samples) = (2, 3);
+    let mut graph = method::importance(&ModelConfig { batch: few, ..config }, &model.graph.layout, samples, View::Augmented).graph;
+    let log_pxz = graph.nodes.iter().find(|node| matches!(node.op, Op::GaussianLogProb(_))).ok_or("no likelihood")?.outputs[0];
+    graph.output("log_pxz", log_pxz);
+    let plan = host.load(lower("importance", &graph, Options::default()))?;
+    let mut first = 0.0;
+    let pixels = support::pixels(config.batch, config.net.image);
+    for (i, pixels) in pixels.chunks(few * config.net.image * config.net.image).enumerate() {
+        host.upload(plan, 0, Data::U32(pixels))?;
+        host.run(plan, &StepUniforms { first_sample: (i * few) as u32, ..uniforms(9, 70, 0.0) })?;
+        first += host.read(plan, 1)?.iter().step_by(samples).map(|x| f64::from(*x)).sum::<f64>() / config.batch as f64;
+    }
+    check((first - want).abs() < 1e-5 * want.abs(), || format!("the first samples have log p(x|z) {first}, validation's {want}"))
+}
+
 /// The classifier that is trained along changes no bit of anything else, and its gradient is that of softmax regression on the features.
 fn online_probe(device: &Device) -> Result<(), Failed> {
     const CLASSES: usize = 5; // padded to 8 in memory
     let plain = config(Method::Aavae, 16, 4);
     let with = ModelConfig { online_probe: Some(CLASSES), ..plain };
+    let probed = method::training(&with, Training::default());
+    let mut model = method::training(&plain, Training::default());
+    let layout = std::mem::replace(&mut model.graph.layout, probed.graph.layout.clone());
+    // One session for both, because its compiled kernels are.
+    let mut session = device.open()?;
+    let session = session.as_mut();
+    session.allocate(&probed.graph.layout)?;
     let mut traces = Vec::new();
-    for config in [plain, with] {
-        let model = method::training(&config, Training::default());
-        let mut session = device.open()?;
-        session.allocate(&model.graph.layout)?;
-        let id = load(session.as_mut(), &model, true)?;
-        traces.push((trace(session.as_mut(), id, &model, 7)?, model));
+    for model in [&model, &probed] {
+        let id = load(session, model, true)?;
+        traces.push(trace(session, id, model, 7)?);
     }
-    let [(alone, model), (along, probed)] = &traces[..] else { unreachable!("two runs") };
-    for s in &model.graph.layout.states {
+    let [alone, along] = &traces[..] else { unreachable!("two runs") };
+    for s in &layout.states {
         check(probed.graph.layout.get(&s.name) == Some(s), || format!("`{}` has moved", s.name))?;
         let part = |states: &[Vec<u32>], group: usize| states[group][s.range.offset..s.range.offset + s.range.len].to_vec();
         for group in if s.range.group == Group::Buffer { vec![1] } else { vec![0, 2, 3, 4] } {
@@ -248,9 +282,6 @@ fn online_probe(device: &Device) -> Result<(), Failed> {
     check(probed.graph.layout.states[last - 2..] == [weight.clone(), bias.clone()], || "the probe is not the last of the layout".into())?;
 
     let model = method::training(&with, Training { view: View::Given, fuse: true, update: false });
-    let mut session = device.open()?;
-    let session = session.as_mut();
-    session.allocate(&model.graph.layout)?;
     let id = load(session, &model, true)?;
     reset(session, &model, 3)?;
     fill(session, id)?;
@@ -302,6 +333,7 @@ fn main() -> ExitCode {
     trials.extend(support::on_devices("a seed is its bits", &[Device::Cpu], seeds));
     trials.extend(support::on_devices("a checkpoint is the whole state", &[Device::Cpu], resume));
     trials.extend(support::on_devices("evaluation changes nothing", &[Device::Cpu], evaluation));
+    trials.push(Trial::test("importance sampling sees what validation sees/cpu", same_draws));
     trials.extend(support::on_devices("an online probe changes nothing else", &[Device::Cpu], online_probe));
     libtest_mimic::run(&args, trials).exit_code()
 }

@@ -10,8 +10,9 @@ use crate::ops::{
 };
 use crate::tensor::{Shape, TensorType};
 
-/// `log_weights` `[N, K, 1, 1]` of `samples` = K latents of each image, in evaluation mode: `ln p(x|z) + ln p(z) - ln q(z|input)`, with the
-/// input and the target of the objective. Noise of sample k: elements `k * latent ..` of the image's sequence ([`RandomNormal`]).
+/// `log_weights` `[N, K, 1, 1]` of K = `samples` latents of each image, in evaluation mode: `ln p(x|z) + ln p(z) - ln q(z|input)`, x and
+/// input being what the objective compares with and encodes. Noise of sample k: elements `k * latent ..` of the image's sequence
+/// ([`RandomNormal`]).
 pub fn importance(config: &ModelConfig, layout: &Layout, samples: usize, view: View) -> Model {
     evaluation(layout, |b| {
         let images = images(b, config, view, samples);
@@ -24,8 +25,8 @@ pub fn importance(config: &ModelConfig, layout: &Layout, samples: usize, view: V
     })
 }
 
-/// `ln p(t|z) + ln p(z) - ln q(z)`, `[N, K, 1, 1]`, of K samples of each posterior (mu, logvar) `[N, 1, 1, L]`. Noise `eps` `[N, K, 1, L]` is
-/// drawn where it is not given; the likelihood is (target, log_scale); `decode` maps latents `[N*K, 1, 1, L]` to images.
+/// `ln p(t|z) + ln p(z) - ln q(z)`, `[N, K, 1, 1]`, of K samples of each posterior (mu, logvar) `[N, 1, 1, L]`. Noise `eps`
+/// `[N, K, 1, L]` is drawn where it is not given; the likelihood is (target, log_scale); `decode` maps latents `[N*K, 1, 1, L]` to images.
 pub fn log_weights(
     b: &mut Builder,
     posterior: (ValueId, ValueId),
@@ -48,9 +49,10 @@ pub fn log_weights(
     b.graph.emit1(WeightedSum { a: 1.0, b: 1.0 }.into(), &[log_pxz, ratio])
 }
 
-/// How alike a view and its original are to the encoder in evaluation mode. Outputs: `cosine`, the mean similarity of their latents z, and
-/// `kl`, the mean of `KL(q(z|view) || q(z|original))`, where latents are sampled. With the uniform of a training step the view, and its noise, are
-/// those of that step; the original's noise is the sequence's next `latent` elements ([`RandomNormal`]), as input `eps_original` where it is given.
+/// How alike a view and its original are to the encoder in evaluation mode. Outputs: `cosine`, the mean similarity of their latents z,
+/// and `kl`, the mean of `KL(q(z|view) || q(z|original))`, where latents are sampled. With the uniform of a training step the view and
+/// its noise are those of that step; the original's noise, input `eps_original` where it is given, is the next `latent` elements of the
+/// sequence ([`RandomNormal`]).
 pub fn views(config: &ModelConfig, layout: &Layout, view: View) -> Model {
     let side = config.net.image;
     evaluation(layout, |b| {

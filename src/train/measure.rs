@@ -4,23 +4,24 @@
 //! |---|---|---|
 //! | `train`, `val` | as the loss | `elbo`, `bits_per_dim_elbo` |
 //! | `view` | every `view_metrics_every` steps, on the step's images, after its update | `cosine`, `kl` ([`method::views`]) |
-//! | `eval` | every `eval_every` epochs, and after the last step | `log_px`, `bits_per_dim`; with `eval_every` also `knn20`, `knn200` |
+//! | `eval` | every `eval_every` epochs, and after the last step | `log_px`, `elbo`, their bits; with `eval_every` `knn20`, `knn200` |
 //!
-//! With K samples z of `q(z|input)` an image, the input being what the method encodes (VAE: the image, AAVAE: a view of it), means over images of
+//! `q(z|input)` is of what the method encodes: the image for a VAE, a view of it for AAVAE. Means over images x of
 //!
 //! ```text
-//! elbo         = ln p(x|z) - KL(q(z|input) || N(0, I))                      of the one sample of the objective, whatever the KL's weight
-//! log_px       = ln (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|input)              at least the ELBO in expectation, ln p(x) as K grows
-//! bits_per_dim = -log_px / (D ln 2) + mean over channels of log2(255 std_c)               D = 3 H W
+//! elbo         = ln p(x|z) - KL(q(z|input) || N(0, I)), z ~ q        of the objective's one sample, whatever the weight of its KL
+//! log_px       = ln (1/K) sum_k w_k, w_k = p(x|z_k) p(z_k) / q(z_k|input)        at least the ELBO, and ln p(x) as K grows
+//! bits_per_dim = mean over channels of log2(255 std_c) - log_px / (D ln 2)       D = 3 H W
 //! ```
 //!
-//! Likelihoods are densities of normalised pixels, in nats. One step of an 8-bit pixel is `1 / (255 std_c)` of that unit, so the last term makes
-//! bits per dimension those of the stored bytes: minus log2 of the density times the width of a byte's bin. `bits_per_dim_elbo` is the same of the
-//! ELBO, in expectation an upper bound.
+//! Likelihoods are densities of normalised pixels, in nats. A step of a byte is `1 / (255 std_c)` of that unit, so bits per dimension
+//! are those of the stored bytes: minus log2 of the density times the width of a byte's bin. `bits_per_dim_elbo` is the same of the
+//! ELBO, an upper bound.
 //!
-//! `log_px` takes whole batches of at most [`IMPORTANCE_IMAGES`] held-out images, at least one batch: it decodes K times an image, and over all of
-//! CIFAR-10's 5,000 it would cost as much as training on 9,000. An image has the view and, as its first sample, the noise that validation gives it.
-//! kNN (temperatures 0.07 and 0.1) asks the first [`KNN_IMAGES`] training images about every held-out one.
+//! An evaluation decodes K times an image, and so takes whole batches of at most [`IMPORTANCE_IMAGES`] held-out images, at least one
+//! batch: all of CIFAR-10's 5,000 would cost as much as training on 9,000. Its `elbo` is of the same images and samples, the mean of
+//! `ln w_k`. An image has the view and, as its first sample, the noise that validation gives it. kNN (temperatures 0.07 and 0.1) asks
+//! the first [`KNN_IMAGES`] training images about every held-out one.
 
 use super::config::RunConfig;
 use super::knn::knn;
@@ -141,9 +142,11 @@ impl Measures {
     /// If data or device fail.
     pub fn evaluate(&self, session: &mut dyn Session, splits: &Splits) -> Result<Values, TrainError> {
         let mut values = Values::new();
-        if let Some(log_px) = self.log_px(session, &splits.val)? {
-            values.push(("log_px".into(), log_px as f32));
-            values.push(("bits_per_dim".into(), bits_per_dim(&self.model, log_px) as f32));
+        if let Some((log_px, elbo)) = self.log_px(session, &splits.val)? {
+            for (name, bits, log_p) in [("log_px", "bits_per_dim", log_px), ("elbo", "bits_per_dim_elbo", elbo)] {
+                values.push((name.into(), log_p as f32));
+                values.push((bits.into(), bits_per_dim(&self.model, log_p) as f32));
+            }
         }
         if let Some(plan) = self.features {
             let first = splits.train.len().min(KNN_IMAGES);
@@ -158,12 +161,12 @@ impl Measures {
         Ok(values)
     }
 
-    /// Mean over images of the importance-sampled `ln p(x)`.
-    fn log_px(&self, session: &mut dyn Session, val: &View) -> Result<Option<f64>, TrainError> {
+    /// Means over images of the importance-sampled `ln p(x)`, and of the log weights.
+    fn log_px(&self, session: &mut dyn Session, val: &View) -> Result<Option<(f64, f64)>, TrainError> {
         let Some((plan, samples, at_a_time, size)) = self.importance else { return Ok(None) };
         let area = self.model.net.image * self.model.net.image;
         let batches = (IMPORTANCE_IMAGES / size).max(1);
-        let (mut total, mut images) = (0.0, 0);
+        let (mut log_px, mut elbo, mut images) = (0.0, 0.0, 0.0);
         for batch in Loader::eval_batches(val, size)?.take(batches) {
             let batch = batch?;
             if batch.valid < size {
@@ -177,12 +180,14 @@ impl Measures {
                 session.run(plan, &StepUniforms { first_sample: first as u32, ..step })?;
                 session.drain(plan)?;
                 let weights = session.read(plan, 0)?;
-                let fresh = weights.chunks_exact(samples).skip(next - first);
-                total += fresh.map(log_mean_exp).sum::<f64>();
-                images += at_a_time - (next - first);
+                for weights in weights.chunks_exact(samples).skip(next - first) {
+                    log_px += log_mean_exp(weights);
+                    elbo += weights.iter().map(|w| f64::from(*w)).sum::<f64>() / samples as f64;
+                    images += 1.0;
+                }
             }
         }
-        Ok(Some(total / images as f64))
+        Ok(Some((log_px / images, elbo / images)))
     }
 }
 

@@ -127,14 +127,7 @@ pub(crate) fn fill(session: &mut dyn Session, id: PlanId) -> Result<(), Failed> 
         let rng = Philox::new(99, Stream::Test);
         match (port.name.as_str(), port.ty.dtype) {
             ("pixels", DType::U32) => {
-                let mut pixels = Vec::with_capacity(shape.len());
-                for n in 0..shape.n {
-                    for p in 0..shape.h * shape.w {
-                        let byte = |c: usize| ((pixel(&rng, n, p / shape.w, p % shape.w, c) * 0.2 + 0.5) * 255.0).clamp(0.0, 255.0) as u32;
-                        pixels.push(byte(0) | byte(1) << 8 | byte(2) << 16);
-                    }
-                }
-                session.upload(id, i, Data::U32(&pixels))?;
+                session.upload(id, i, Data::U32(&pixels(shape.n, shape.h)))?;
             }
             ("original" | "view", DType::F32) => {
                 let mut image = vec![0.0f32; shape.len()];
@@ -161,6 +154,14 @@ pub(crate) fn fill(session: &mut dyn Session, id: PlanId) -> Result<(), Failed> 
         }
     }
     Ok(())
+}
+
+/// The packed pixels of so many square images.
+pub(crate) fn pixels(count: usize, side: usize) -> Vec<u32> {
+    let rng = Philox::new(99, Stream::Test);
+    let at = |i: usize| (i / (side * side), i % (side * side));
+    let byte = |(n, p): (usize, usize), c: usize| ((pixel(&rng, n, p / side, p % side, c) * 0.2 + 0.5) * 255.0).clamp(0.0, 255.0) as u32;
+    (0..count * side * side).map(at).map(|at| byte(at, 0) | byte(at, 1) << 8 | byte(at, 2) << 16).collect()
 }
 
 /// A plane wave per image and channel.
