@@ -217,8 +217,8 @@ fn online_probe(b: &mut Builder, config: &ModelConfig, outcome: &Outcome) -> Vec
     vec![("online_loss", out[0]), ("online_accuracy", accuracy)]
 }
 
-/// Name of the classifier that is trained along; its parameters are the last of the layout.
-const ONLINE_PROBE: &str = "online_probe";
+/// Begins the names of the parameters of the classifier that is trained along; they are the last of the layout.
+pub const ONLINE_PROBE: &str = "online_probe";
 
 /// Options of the training graph that only tests and replays change.
 #[derive(Clone, Copy, Debug)]

@@ -313,7 +313,10 @@ impl<'a> Run<'a> {
         let config = self.request.config;
         state::initialise(session, &self.layout, &self.params, config.seed)?;
         if let Some(path) = &config.init_from {
-            state::import(session, &self.layout, &self.params, &Checkpoint::load(path)?, false).map_err(|e| e.of_file(path))?;
+            // A classifier that is trained along starts anew, whether the file has one or not.
+            let params = self.params.all.iter().filter(|p| !p.name.starts_with(method::ONLINE_PROBE)).cloned();
+            let params = Params { all: params.collect() };
+            state::import(session, &self.layout, &params, &Checkpoint::load(path)?, false).map_err(|e| e.of_file(path))?;
         }
         write_config(&self.request.out.join("config.toml"), config)?;
         self.metrics = Some(MetricsLog::create(self.request.out.join("metrics.jsonl"))?);

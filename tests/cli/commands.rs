@@ -108,6 +108,9 @@ fn measurements_only_look() {
         let knn = sh(&format!("knn {} --device cpu --split val --json", dir.path().join(name).display())).ok().json();
         assert_eq!((&evals[1]["knn20"], &evals[1]["knn200"]), (&knn["knn"][0]["accuracy"], &serde_json::Value::Null), "{knn}");
     }
+    // It starts anew on given weights, which have none.
+    let weights = format!("--online-probe --init-from {}/plain/checkpoints/last.safetensors", dir.path().display());
+    assert!(run("given", &weights).0.tensors.contains_key("online_probe.weight"));
     let (_, records, summary) = run("deterministic", "--method aaae --eval-every 1 --view-metrics-every 2");
     assert!(summary["evaluation"]["log_px"].is_null() && summary["evaluation"]["knn20"].is_number(), "{summary}");
     assert!(records[0]["cosine"].is_number() && records[0]["kl"].is_null(), "{records:?}");
