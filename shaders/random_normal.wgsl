@@ -1,4 +1,4 @@
-// y[n, e] = standard normals: lane e % 4 of the draw (stream Noise, step, first_sample + n, e / 4).
+// y[n, e] = standard normals: lane e % 4 of the draw (stream Noise, step, first_sample + n, FIRST_QUAD + e / 4).
 // Reads the step; writes (=) y [N, PER].
 // Grid: ceil(QUADS / WG) workgroups, folded; four elements of one sample per invocation. Reference: ops/random_normal.rs `RandomNormal::reference`.
 #import lib/grid
@@ -7,6 +7,7 @@
 const PER: u32 = 1u; // spec: elements of a sample
 const QUADS_PER: u32 = 1u; // spec: ceil(PER / 4)
 const QUADS: u32 = 1u; // spec: N * QUADS_PER
+const FIRST_QUAD: u32 = 0u; // spec: quads of a sample's sequence passed over
 @group(0) @binding(0) var<storage, read_write> y: array<f32>; // [N, PER]
 @group(0) @binding(1) var<uniform> step: Step;
 
@@ -16,7 +17,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   if (i >= QUADS) { return; }
   let n = i / QUADS_PER;
   let quad = i % QUADS_PER;
-  let draw = normals(philox(rng_key(step.seed_lo, step.seed_hi, STREAM_NOISE), step.step, step.first_sample + n, quad));
+  let draw = normals(philox(rng_key(step.seed_lo, step.seed_hi, STREAM_NOISE), step.step, step.first_sample + n, FIRST_QUAD + quad));
   let first = n * PER + quad * 4u;
   let count = min(4u, PER - quad * 4u);
   y[first] = draw.x;

@@ -12,7 +12,7 @@
 //! | [`Stream::Init`] | 0 | FNV-1a 32 of the parameter's name | element / 4 | initial weights |
 //! | [`Stream::Order`] | epoch | 0 | i | data order (`data::split`) |
 //! | [`Stream::Split`] | 0 | 0 | i | train/validation split |
-//! | [`Stream::Noise`] | step | position in the step's images | element / 4 | `eps` of the reparameterisation |
+//! | [`Stream::Noise`] | step | position in the step's images | element / 4 | `eps` of the reparameterisation; further samples are further elements |
 //! | [`Stream::Augment`] | step | position in the step's images | 16 view + 0.. | augmentation parameters (`ops::augment_params`); one view but for SimCLR |
 //! | [`Stream::Probe`] | step | position in batch | 0.. | probe crops and flips (`ops::probe_augment`; STL-10: `ops::augment_params`) |
 //! | [`Stream::Data`] | split | image | 0.. | procedural images |

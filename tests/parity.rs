@@ -2,6 +2,7 @@
 //!
 //! * `network_*`: one forward and backward pass from the same weights. Features, posterior, latent, reconstruction, losses, running
 //!   statistics and the gradient of every parameter differ by less than 1e-4 of the largest element of their tensor.
+//! * `measure_*`: what validation reports, in evaluation mode: likelihoods, weights of five samples an image, comparisons of views.
 //! * `curve`: the loss of every step of 20 AE steps, 10 AAVAE steps and 10 SimCLR steps from the same weights.
 //! * `optimizers`: the same for 10 AE steps of each optimiser with weight decay, and the weights they end with.
 //!
@@ -16,13 +17,14 @@ use std::process::ExitCode;
 
 use aavae::device::{Data, Session};
 use aavae::ir::{Graph, Group, fuse};
-use aavae::method::{Method, Model, Optimizer, Training, View, training};
+use aavae::method::{self, Method, Model, Optimizer, Training, View, training};
 use aavae::model::resnet;
 use aavae::nn::{Builder, Param};
 use aavae::ops::StepUniforms;
 use aavae::plan::{Options, Plan, lower};
 use aavae::tensor::{Shape, TensorType};
 use aavae::train::config::RunConfig;
+use aavae::train::measure::{add_bound, bits_per_dim, log_mean_exp};
 use aavae::train::pretrain::uniforms;
 use golden::{Device, Report, Tensors, fill, fill_parameter, largest, no_adapter, pixels, read, wgpu_devices, wide};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -166,6 +168,59 @@ fn network(file: &str, case: &Value, device: &Device, fused: bool) -> Result<(),
     report.finish()
 }
 
+/// The validation metrics of one batch.
+fn measures(file: &str, case: &Value, device: &Device) -> Result<(), Failed> {
+    let config = config(case["method"].as_str().ok_or("no method")?, case);
+    let (n, side, latent) = (config.batch_size, config.image_size, config.latent_dim);
+    let samples = case["samples"].as_u64().ok_or("no samples")? as usize;
+    let std: [f64; 3] = serde_json::from_value(case["std"].clone())?;
+    let model_config = config.model([0.0; 3], std.map(|x| x as f32));
+    let golden = Tensors::open(file);
+    let trained = training(&model_config, Training { view: View::Given, ..Training::default() });
+    let layout = trained.graph.layout.clone();
+    let mut session = device.open()?;
+    let session = session.as_mut();
+    fill_model(session, &trained, |p| fill_parameter(&p.name, &p.file.shape()))?;
+
+    let image = |name: &str| pixels(&fill(&format!("measure.{name}"), n * 3 * side * side, 4.0, 0.0), n, side);
+    let noise = |name: &str, count: usize| fill(&format!("measure.{name}"), n * count * latent, 2.0 * 3.0_f64.sqrt(), 0.0);
+    let mut run = |graph: &Graph, eps: &str, count: usize, outputs: &[&str]| -> Result<Vec<Vec<f64>>, Failed> {
+        let id = session.load(lower("measure", graph, Options { target: session.target(), alias: true }))?;
+        session.poison(id)?;
+        let inputs = [
+            ("original", image("original")),
+            ("view", image("view")),
+            ("eps", noise(eps, count)),
+            ("eps_original", noise("eps_original", 1)),
+        ];
+        for (name, data) in inputs {
+            if let Some(i) = input(session.plan(id), name) {
+                session.upload(id, i, Data::F32(&data))?;
+            }
+        }
+        session.run(id, &StepUniforms::default())?;
+        outputs.iter().map(|name| read(session, id, name)).collect()
+    };
+    let tolerance = if *device == Device::Reference { F64 } else { F32 };
+    let mut report = Report::new(&format!("{file} {}", device.name()), tolerance);
+    let scalars = run(&method::validation(&model_config, &layout, View::Given).graph, "eps", 1, &["log_pxz", "kl"])?;
+    let mut means = vec![("log_pxz".to_owned(), scalars[0][0] as f32), ("kl".into(), scalars[1][0] as f32)];
+    add_bound(&model_config, &mut means);
+    for (name, value) in &means {
+        report.tensor(name, &[f64::from(*value)], golden.get(name));
+    }
+    let weights = run(&method::importance(&model_config, &layout, samples, View::Given).graph, "eps_samples", samples, &["log_weights"])?;
+    report.tensor("log_weights", &weights[0], golden.get("log_weights"));
+    let rows: Vec<f32> = weights[0].iter().map(|x| *x as f32).collect();
+    let log_px = rows.chunks(samples).map(log_mean_exp).sum::<f64>() / n as f64;
+    report.tensor("log_px", &[log_px], golden.get("log_px"));
+    report.tensor("bits_per_dim", &[bits_per_dim(&model_config, log_px)], golden.get("bits_per_dim"));
+    let views = run(&method::views(&model_config, &layout, View::Given).graph, "eps", 1, &["cosine", "kl"])?;
+    report.tensor("cosine", &views[0], golden.get("view_cosine"));
+    report.tensor("kl of views", &views[1], golden.get("view_kl"));
+    report.finish()
+}
+
 /// Steps from the same weights on the same images: the loss before every update, and where they are stored the weights after the last.
 fn curve(file: &str, name: &str, method: &str, case: &Value, tolerance: f64, device: &Device) -> Result<(), Failed> {
     let golden = Tensors::open(file);
@@ -287,6 +342,18 @@ fn main() -> ExitCode {
             let (file, case) = (file.clone(), entry["case"].clone());
             let title = format!("{name}/{}{}", device.name(), if fused { "" } else { "/unfused" });
             trials.push(Trial::test(title, move || network(&file, &case, &device, fused)));
+        }
+        if gpus.is_empty() {
+            trials.push(no_adapter(name));
+        }
+    }
+    for (file, entry) in files.iter().filter(|(name, _)| name.starts_with("measure_")) {
+        let name = file.trim_end_matches(".safetensors");
+        // The methods differ in the encoder's input: on an adapter one of them compiles every kernel.
+        let adapters = gpus.iter().take(usize::from(file.contains("aavae")));
+        for device in [Device::Reference, Device::Cpu].into_iter().chain(adapters.cloned()) {
+            let (file, case, title) = (file.clone(), entry["case"].clone(), format!("{name}/{}", device.name()));
+            trials.push(Trial::test(title, move || measures(&file, &case, &device)));
         }
         if gpus.is_empty() {
             trials.push(no_adapter(name));

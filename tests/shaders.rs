@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 
 use aavae::ir::Graph;
-use aavae::method::{self, Compare, Method, ModelConfig, Objective, Optimizer, Protocol, Training, Update};
+use aavae::method::{self, Compare, Method, ModelConfig, Objective, Optimizer, Protocol, Training, Update, View};
 use aavae::model::{Depth, NetConfig, Stem};
 use aavae::ops::{Binding, Dispatch, Gemm, Io, Kernel, StepUniforms, Target, all_cases};
 use aavae::plan::{Options, lower};
@@ -161,23 +161,29 @@ fn graphs(depth: Depth, stem: Stem, method: Method) -> Vec<(&'static str, Graph)
         target: Compare::Original,
         temperature: 0.5,
     };
-    let config = ModelConfig { net, objective, mean: [0.49, 0.48, 0.45], std: [0.25, 0.24, 0.26], batch };
+    let config = ModelConfig { net, objective, mean: [0.49, 0.48, 0.45], std: [0.25, 0.24, 0.26], batch, online_probe: Some(10) };
     let train = method::training(&config, Training::default()).graph;
     let layout = train.layout.clone();
     let unfused = method::training(&config, Training { fuse: false, ..Training::default() }).graph;
     let update = |optimizer, weight_decay| method::update(&layout, Update { optimizer, weight_decay });
-    vec![
+    let mut graphs = vec![
         ("train", train),
         ("train, not fused", unfused),
         ("update by adam", update(Optimizer::Adam, 0.1)),
         ("update by sgd", update(Optimizer::Sgd, 0.1)),
         ("update by lars", update(Optimizer::Lars, 0.1)),
         ("update by lamb", update(Optimizer::Lamb, 0.1)),
-        ("validation", method::validation(&config, &layout).graph),
+        ("validation", method::validation(&config, &layout, View::Augmented).graph),
+        ("views", method::views(&config, &layout, View::Augmented).graph),
         ("figures", method::figures(&config, &layout).graph),
         ("features", method::features(&config, &layout, protocol, false).graph),
         ("probe features", method::features(&config, &layout, protocol, true).graph),
-    ]
+    ];
+    if method.samples() {
+        let few = ModelConfig { batch: batch / 16, ..config };
+        graphs.push(("importance", method::importance(&few, &layout, 16, View::Augmented).graph));
+    }
+    graphs
 }
 
 /// Every distinct lowering that an op case or a plan of the networks reaches.

@@ -89,6 +89,7 @@ impl Common {
         }
         if let Some(batch) = self.batch_size {
             config.batch_size = batch;
+            config.importance_samples = None; // its bound is the batch of training
         }
         if let Some(seed) = self.seed {
             config.seed = seed;

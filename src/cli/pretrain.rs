@@ -113,6 +113,18 @@ pub(super) struct Args {
     /// Steps between log records
     #[arg(long, value_name = "N")]
     log_every: Option<u64>,
+    /// Epochs between evaluations on the held-out images: importance-sampled likelihood and kNN
+    #[arg(long, value_name = "N")]
+    eval_every: Option<usize>,
+    /// Samples an image of the importance-sampled likelihood (default: 16 for vae and aavae; 0 leaves it out)
+    #[arg(long, value_name = "K")]
+    importance_samples: Option<usize>,
+    /// Steps between comparisons of the latents of views and originals (default: 0, never)
+    #[arg(long, value_name = "N")]
+    view_metrics_every: Option<u64>,
+    /// Train a linear classifier along on the features, which it does not move
+    #[arg(long)]
+    online_probe: bool,
     /// auto, cpu, wgpu or wgpu:NAME
     #[arg(long, default_value = "auto")]
     device: String,
@@ -134,7 +146,8 @@ pub(super) struct Args {
 pub(super) const SHAPES_HAS_NO_FILES: &str = "--dataset shapes is embedded; --data-dir means nothing for it";
 
 /// What a resumed run may change: how long it takes and how it reports, not what it computes.
-const PROLONGS: [&str; 6] = ["epochs", "max_steps", "data_dir", "probe_epochs", "log_every", "keep"];
+const PROLONGS: [&str; 9] =
+    ["epochs", "max_steps", "data_dir", "probe_epochs", "log_every", "eval_every", "importance_samples", "view_metrics_every", "keep"];
 
 /// Of these, what says how many steps a run has. Under a falling learning rate every step depends on it.
 const LENGTHS: [&str; 2] = ["epochs", "max_steps"];
@@ -176,14 +189,17 @@ impl Args {
             target,
             seed,
             log_every,
+            eval_every,
+            view_metrics_every,
             probe_epochs,
             milestones
         );
-        set_some!(data_dir, max_steps, kl_coeff, temperature, limit_train, init_from);
+        set_some!(data_dir, max_steps, kl_coeff, temperature, limit_train, init_from, importance_samples);
         if let Some(decoder) = self.decoder.or(self.encoder) {
             c.decoder = decoder;
         }
         c.learn_log_scale |= self.learn_log_scale;
+        c.online_probe |= self.online_probe;
         c.shuffle &= !self.no_shuffle;
         if stored.is_some() && self.epochs.is_some() && self.max_steps.is_none() {
             c.max_steps = None; // so many epochs, wherever the run was stopped before

@@ -12,8 +12,14 @@ use crate::tensor::Shape;
 /// Appends the gradient of the scalar `loss` in every parameter it depends on, and pins each into the flat gradient buffer.
 /// Returns parameter value -> gradient value.
 pub fn backward(g: &mut Graph, loss: ValueId) -> BTreeMap<ValueId, ValueId> {
+    backward_in(g, loss, &|_| true)
+}
+
+/// As [`backward`], in the parameters of these names alone; the others are constants. So a classifier trains on features that it
+/// does not move.
+pub fn backward_in(g: &mut Graph, loss: ValueId, trains: &dyn Fn(&str) -> bool) -> BTreeMap<ValueId, ValueId> {
     assert_eq!(g.ty(loss).shape, Shape::SCALAR, "the loss is a scalar");
-    let needs = needs_gradient(g);
+    let needs = needs_gradient(g, trains);
     let mut grads: BTreeMap<ValueId, ValueId> = BTreeMap::new();
     g.label("loss.backward");
     let one = g.emit1(Constant { shape: Shape::SCALAR, value: 1.0 }.into(), &[]);
@@ -44,9 +50,10 @@ pub fn backward(g: &mut Graph, loss: ValueId) -> BTreeMap<ValueId, ValueId> {
     pin(g, &grads)
 }
 
-/// Values that depend on a parameter.
-fn needs_gradient(g: &Graph) -> Vec<bool> {
-    let mut needs: Vec<bool> = g.values.iter().map(|v| matches!(v.source, Source::State(Range { group: Group::Param, .. }))).collect();
+/// Values that depend on a parameter that is trained.
+fn needs_gradient(g: &Graph, trains: &dyn Fn(&str) -> bool) -> Vec<bool> {
+    let param = |source: &Source| matches!(source, Source::State(Range { group: Group::Param, .. }));
+    let mut needs: Vec<bool> = g.values.iter().map(|v| param(&v.source) && trains(&v.name)).collect();
     for node in &g.nodes {
         if node.inputs.iter().any(|x| needs[x.0 as usize]) {
             for y in &node.outputs {

@@ -4,10 +4,12 @@
 mod aaae;
 mod aavae;
 mod ae;
+mod measure;
 mod simclr;
 mod update;
 mod vae;
 
+pub use measure::{importance, log_weights, views};
 pub use update::{Optimizer, Update};
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +19,7 @@ use crate::model::NetConfig;
 use crate::nn::{Builder, FileLayout, Init, Params};
 use crate::ops::{
     Accumulate, AugmentParams, ColorJitter, CropResize, Decode, Emit, GaussianBlur, Normalize, ProbeAugment, RandomNormal, Recipe,
-    Reparameterize, ResizeCenter, ValueId,
+    Reparameterize, ResizeCenter, Scale, SoftmaxCrossEntropy, ValueId,
 };
 use crate::rng::Stream;
 use crate::tensor::{Shape, TensorType};
@@ -111,6 +113,8 @@ pub struct ModelConfig {
     pub std: [f32; 3],
     /// Images per step.
     pub batch: usize,
+    /// Classes of the linear classifier that is trained along on the features, if one is.
+    pub online_probe: Option<usize>,
 }
 
 /// Images as a method sees them: normalised, `[N, H, W, 4]`.
@@ -149,11 +153,12 @@ pub enum View {
     /// Drawn on the device, as in pretraining.
     Augmented,
     /// Uploaded, what the method reads of: `original` `[N, H, W, 4]` and `view` `[views * N, H, W, 4]`, normalised, `eps`
-    /// `[N, 1, 1, latent]` (replays and parity tests).
+    /// `[N, samples, 1, latent]` (replays and parity tests).
     Given,
 }
 
-fn images(b: &mut Builder, config: &ModelConfig, view: View) -> Images {
+/// The images of a step, and noise for so many samples of each where it is given.
+fn images(b: &mut Builder, config: &ModelConfig, view: View, samples: usize) -> Images {
     let side = config.net.image;
     let method = config.objective.method;
     let (original, view, eps) = match view {
@@ -163,18 +168,25 @@ fn images(b: &mut Builder, config: &ModelConfig, view: View) -> Images {
             let view = method.augments().then(|| input("view", config.batch * method.views()));
             // A method that reads only one of them gets it as both.
             let [original, view] = [original.or(view), view.or(original)].map(|x| x.expect("every method sees images"));
-            let eps = method.samples().then(|| b.graph.input("eps", TensorType::f32(Shape::rows(config.batch, config.net.latent))));
+            let noise = TensorType::f32(Shape::new(config.batch, samples, 1, config.net.latent));
+            let eps = method.samples().then(|| b.graph.input("eps", noise));
             (original, view, eps)
         }
         View::Augmented => {
-            let pixels = b.graph.input("pixels", TensorType::u32(Shape::new(config.batch, side, side, 1)));
-            b.graph.label("original");
-            let original = b.graph.emit1(Decode { mean: config.mean, std: config.std }.into(), &[pixels]);
+            let (pixels, original) = decoded(b, config);
             (original, if method.augments() { augment(b, config, pixels) } else { original }, None)
         }
     };
     let target = if config.objective.target == Compare::View { view } else { original };
     Images { original, view, target, eps }
+}
+
+/// The uploaded pixels, and the images that they are.
+fn decoded(b: &mut Builder, config: &ModelConfig) -> (ValueId, ValueId) {
+    let side = config.net.image;
+    let pixels = b.graph.input("pixels", TensorType::u32(Shape::new(config.batch, side, side, 1)));
+    b.graph.label("original");
+    (pixels, b.graph.emit1(Decode { mean: config.mean, std: config.std }.into(), &[pixels]))
 }
 
 /// SimCLR's augmentation (the paper's section 4): crop, flip, jitter, grey, blur, normalise.
@@ -214,6 +226,25 @@ fn outcome(b: &mut Builder, config: &ModelConfig, images: Images) -> Outcome {
     }
 }
 
+/// The classifier that is trained along: `min -ln softmax(W h + b)[label]` in W and b alone, the features being constants. Its scalars.
+fn online_probe(b: &mut Builder, config: &ModelConfig, outcome: &Outcome) -> Vec<(&'static str, ValueId)> {
+    let Some(classes) = config.online_probe else { return vec![] };
+    let features = outcome.latent.iter().find(|(name, _)| *name == "h").expect("every method names its features").1;
+    let rows = b.graph.ty(features).shape.n;
+    let labels = b.graph.input("labels", TensorType::u32(Shape::rows(rows, 1)));
+    let logits = b.linear(ONLINE_PROBE, features, classes, true);
+    b.graph.label("online_probe.loss");
+    let out = b.graph.emit(SoftmaxCrossEntropy { classes }.into(), &[logits, labels]);
+    let accuracy = b.graph.emit1(Scale { a: 1.0 / rows as f32 }.into(), &[out[1]]);
+    if b.training {
+        autodiff::backward_in(&mut b.graph, out[0], &|name| name.starts_with(ONLINE_PROBE));
+    }
+    vec![("online_loss", out[0]), ("online_accuracy", accuracy)]
+}
+
+/// Begins the names of the parameters of the classifier that is trained along; they are the last of the layout.
+pub const ONLINE_PROBE: &str = "online_probe";
+
 /// Options of the training graph.
 #[derive(Clone, Copy, Debug)]
 pub struct Training {
@@ -238,15 +269,17 @@ impl Default for Training {
     }
 }
 
-/// Forward, backward and update of one step, or one batch of it. Outputs: the scalars `loss`, `log_pxz`, `kl`, … of the method; without
-/// the update also the features `h`, the posterior's `mu` and `logvar`, the latent `z`, and the `reconstruction`, where there is one.
+/// Forward, backward and update of one step, or one batch of it. Outputs: the scalars `loss`, `log_pxz`, `kl`, … of the method and those
+/// of the online probe; without the update also the features `h`, the posterior's `mu` and `logvar`, the latent `z`, and the
+/// `reconstruction`, where there is one.
 pub fn training(config: &ModelConfig, options: Training) -> Model {
     let mut b = Builder::new(Graph::default(), !options.freeze_statistics);
-    let images = images(&mut b, config, options.view);
+    let images = images(&mut b, config, options.view, 1);
     let outcome = outcome(&mut b, config, images);
+    autodiff::backward(&mut b.graph, outcome.loss);
+    let probe = online_probe(&mut b, config, &outcome);
     let mut g = b.graph;
-    autodiff::backward(&mut g, outcome.loss);
-    for (name, value) in &outcome.metrics {
+    for (name, value) in outcome.metrics.iter().chain(&probe) {
         g.output(name, *value);
     }
     if !options.update {
@@ -289,12 +322,13 @@ pub fn update(layout: &Layout, rule: Update) -> Graph {
     g
 }
 
-/// The objective in evaluation mode (running statistics, no update). Outputs: the method's scalars.
-pub fn validation(config: &ModelConfig, layout: &Layout) -> Model {
+/// The objective in evaluation mode (running statistics, no update). Outputs: the scalars of the method and of the online probe.
+pub fn validation(config: &ModelConfig, layout: &Layout, view: View) -> Model {
     evaluation(layout, |b| {
-        let images = images(b, config, View::Augmented);
+        let images = images(b, config, view, 1);
         let outcome = outcome(b, config, images);
-        for (name, value) in &outcome.metrics {
+        let probe = online_probe(b, config, &outcome);
+        for (name, value) in outcome.metrics.iter().chain(&probe) {
             b.graph.output(name, *value);
         }
     })
@@ -304,7 +338,7 @@ pub fn validation(config: &ModelConfig, layout: &Layout) -> Model {
 /// `reconstruction` `[N, H, W, 4]`, where there is one.
 pub fn figures(config: &ModelConfig, layout: &Layout) -> Model {
     evaluation(layout, |b| {
-        let images = images(b, config, View::Augmented);
+        let images = images(b, config, View::Augmented, 1);
         b.graph.output("original", images.original);
         b.graph.output("view", images.view);
         if let Some(reconstruction) = outcome(b, config, images).reconstruction {
@@ -368,7 +402,7 @@ pub fn embedding(config: &ModelConfig, layout: &Layout) -> Model {
         let (mu, logvar) = projection::gaussian(b, &config.net, h);
         b.graph.label("latent");
         let shape = b.graph.ty(mu).shape;
-        let eps = b.graph.emit1(RandomNormal { shape }.into(), &[]);
+        let eps = b.graph.emit1(RandomNormal { shape, first: 0 }.into(), &[]);
         let z = b.graph.emit1(Reparameterize.into(), &[mu, logvar, eps]);
         b.graph.output("mu", mu);
         b.graph.output("z", z);
@@ -400,7 +434,7 @@ mod tests {
             target: Compare::Original,
             temperature: 0.5,
         };
-        let config = ModelConfig { net, objective, mean: [0.5; 3], std: [0.25; 3], batch: 2 };
+        let config = ModelConfig { net, objective, mean: [0.5; 3], std: [0.25; 3], batch: 2, online_probe: None };
         let layout = training(&config, Training::default()).graph.layout;
         let nodes = features(&config, &layout, protocol, augment).graph.nodes;
         nodes.into_iter().map(|node| node.op).take_while(|op| !matches!(op, Op::Conv2d(_))).collect()

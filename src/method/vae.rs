@@ -16,7 +16,7 @@ pub(super) fn variational(b: &mut Builder, config: &ModelConfig, images: Images,
     let (mu, logvar) = gaussian(b, &config.net, h);
     b.graph.label("latent");
     let shape = b.graph.ty(mu).shape;
-    let eps = images.eps.unwrap_or_else(|| b.graph.emit1(RandomNormal { shape }.into(), &[]));
+    let eps = images.eps.unwrap_or_else(|| b.graph.emit1(RandomNormal::new(shape).into(), &[]));
     let z = b.graph.emit1(Reparameterize.into(), &[mu, logvar, eps]);
     let reconstruction = decoder(b, &config.net, z);
     let log_scale = log_scale(b, &config.objective);

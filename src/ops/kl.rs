@@ -6,6 +6,9 @@
 //! dmu     = dy * mu / N
 //! dlogvar = dy * (std - 1 / std) * root / 2 / N
 //! ```
+//!
+//! `kl_gaussians` is the divergence of one Gaussian from another, `KL(N(mu, std) || N(mu', std'))`, without a gradient:
+//! `y = sum ((std^2 + (mu - mu')^2) / (2 std'^2) - 1 / 2 - ln(std / std')) / N`.
 
 use super::mse::parts;
 use super::reparameterize::{STD_FLOOR, deviation};
@@ -105,6 +108,58 @@ impl OpDef for KlNormalGrad {
             // Slack: as the forward op.
             Case::new("logvar 30", KlNormalGrad, &inputs(odd, Constant(30.0))).slack(4.0),
             Case::new("logvar -30", KlNormalGrad, &inputs(odd, Constant(-30.0))).slack(4.0),
+        ]
+    }
+}
+
+/// Mean over the batch of the divergence of `N(mu, std)` from `N(mu', std')`, of (mu, logvar, mu', logvar').
+#[derive(Clone, Debug, PartialEq)]
+pub struct KlGaussians;
+
+impl OpDef for KlGaussians {
+    const NAME: &'static str = "kl_gaussians";
+    fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
+        arity(Self::NAME, inputs, 4)?;
+        for (what, ty) in ["logvar", "the second mu", "the second logvar"].into_iter().zip(&inputs[1..]) {
+            same(Self::NAME, what, inputs[0], *ty)?;
+        }
+        Ok(vec![TensorType::f32(Shape::SCALAR)])
+    }
+    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
+        let [mu, logvar, mu2, logvar2] = [0, 1, 2, 3].map(|i| run.inputs[i].f());
+        let mut total = 0.0;
+        for i in 0..mu.len() {
+            let (std, std2) = (deviation(logvar[i].get()), deviation(logvar2[i].get()));
+            let distance = mu[i].get() - mu2[i].get();
+            total += (std * std + distance * distance) / (2.0 * std2 * std2) - 0.5 - (std / std2).ln();
+        }
+        run.outputs[0][0] = T::of(total / run.in_shape(0).n as f64);
+    }
+    fn lower(&self, io: &Io, target: &Target) -> Lowering {
+        let shape = io.inputs[0].shape;
+        let n_parts = parts(shape.len());
+        let mut l = Lowering::default();
+        let partial = l.scratch(n_parts);
+        let kernel = Kernel::new("kl_gaussians").set("LEN", shape.len()).set("PARTS", n_parts).set("FLOOR", STD_FLOOR);
+        let [mu, logvar, mu2, logvar2] = [0, 1, 2, 3].map(Binding::Input);
+        l.push(kernel, target.grid_1d(n_parts), &[mu, logvar, mu2, logvar2, partial]);
+        let kernel = Kernel::new("sum_parts").set("PARTS", n_parts).set("SCALE", 1.0 / shape.n as f32);
+        l.push(kernel, [1, 1, 1], &[partial, Binding::Output(0)]);
+        l
+    }
+    fn cases() -> Vec<Case> {
+        let odd = Shape::rows(7, 36);
+        let case = |name: &str, shape: Shape, logvar: [Fill; 2]| {
+            Case::new(name, KlGaussians, &[(shape, Normal), (shape, logvar[0]), (shape, Normal), (shape, logvar[1])])
+        };
+        vec![
+            case("n1c1", Shape::SCALAR, [Normal; 2]),
+            case("n7c36", odd, [Normal; 2]),
+            case("n257c128", Shape::rows(257, 128), [Normal; 2]),
+            Case::new("equal", KlGaussians, &[Constant(0.3), Constant(-1.7), Constant(0.3), Constant(-1.7)].map(|fill| (odd, fill))),
+            case("wide from narrow", odd, [Constant(3.0), Constant(-3.0)]),
+            // Slack: two exponentials of up to 15 each (see `kl_normal`), and their quotient squared.
+            case("logvar within 30", odd, [Uniform(-30.0, 30.0); 2]).slack(8.0),
         ]
     }
 }

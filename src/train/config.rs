@@ -123,6 +123,15 @@ pub struct RunConfig {
     pub seed: u64,
     /// Steps between log records.
     pub log_every: u64,
+    /// Epochs between evaluations: importance-sampled likelihood and kNN of the held-out images. 0: the likelihood alone, at the end.
+    pub eval_every: usize,
+    /// Samples an image of the importance-sampled likelihood, 0 for none; [`Self::importance_samples`] if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub importance_samples: Option<usize>,
+    /// Steps between comparisons of the latents of views and originals; 0 for none.
+    pub view_metrics_every: u64,
+    /// Train a linear classifier along on the features, which it does not move.
+    pub online_probe: bool,
     /// Epochs of the linear probe after pretraining.
     pub probe_epochs: usize,
     /// Checkpoints kept besides the last.
@@ -186,6 +195,10 @@ impl Default for RunConfig {
             init_from: None,
             seed: 0,
             log_every: 50,
+            eval_every: 0,
+            importance_samples: None,
+            view_metrics_every: 0,
+            online_probe: false,
             probe_epochs: 90,
             keep: 3,
             milestones: Vec::new(),
@@ -240,9 +253,15 @@ impl RunConfig {
         Self { dataset, ..self }
     }
 
-    /// Networks and objective, without the data's statistics.
+    /// Networks and objective; the data's statistics are given, its classes are not.
     pub fn model(&self, mean: [f32; 3], std: [f32; 3]) -> ModelConfig {
-        ModelConfig { net: self.net(), objective: self.objective(), mean, std, batch: self.batch_size }
+        ModelConfig { net: self.net(), objective: self.objective(), mean, std, batch: self.batch_size, online_probe: None }
+    }
+
+    /// Samples an image of the importance-sampled likelihood: 16 where latents are sampled, as in the authors' code, but at most
+    /// a batch, since the samples of an image are decoded together.
+    pub fn importance_samples(&self) -> usize {
+        if self.method.samples() { self.importance_samples.unwrap_or(self.batch_size.min(16)) } else { 0 }
     }
 
     /// How its data set is evaluated.
@@ -364,6 +383,17 @@ impl RunConfig {
             return Err(format!(
                 "--kl-coeff, --log-scale and --learn-log-scale mean nothing for --method {name}, which minimises {minimises}"
             ));
+        }
+        let asked = self.importance_samples.unwrap_or(0);
+        if !samples && asked > 0 {
+            return Err(format!("--importance-samples means nothing for --method {}, which has no likelihood", self.method.name()));
+        }
+        if asked > self.batch_size {
+            let batch = self.batch_size;
+            return Err(format!("--importance-samples {asked} is more than --batch-size {batch}: they are decoded as one batch"));
+        }
+        if self.eval_every > 0 && !self.shuffle {
+            return Err("--eval-every needs held-out images, of which --no-shuffle leaves none".into());
         }
         if self.target == Compare::View && !self.method.augments() {
             return Err(format!("--target view means nothing for --method {name}, which sees no view"));

@@ -100,27 +100,16 @@ impl Evaluator {
     /// If the device fails.
     pub fn features_of(&mut self, pixels: &[u32], augment: Option<&StepUniforms>) -> Result<Vec<f32>, TrainError> {
         let plan = self.plan(augment.is_some())?;
-        self.session.upload(plan, 0, Data::U32(pixels))?;
-        self.session.run(plan, augment.unwrap_or(&StepUniforms::default()))?;
-        self.session.drain(plan)?;
-        Ok(self.session.read(plan, 0)?)
+        run_features(self.session.as_mut(), plan, pixels, augment.unwrap_or(&StepUniforms::default()))
     }
 
     /// Features and labels of a whole view, in its order.
     ///
     /// # Errors
     /// If data or device fail.
-    pub fn features(&mut self, view: &View, mut progress: impl FnMut(usize)) -> Result<Features, TrainError> {
-        let dim = self.model.net.features();
-        let mut features = Features { dim, data: Vec::with_capacity(view.len() * dim), labels: Vec::with_capacity(view.len()) };
-        for batch in Loader::eval_batches(view, self.model.batch)? {
-            let batch = batch?;
-            let data = self.features_of(&batch.pixels, None)?;
-            features.data.extend_from_slice(&data[..batch.valid * dim]);
-            features.labels.extend_from_slice(&batch.labels[..batch.valid]);
-            progress(features.labels.len());
-        }
-        Ok(features)
+    pub fn features(&mut self, view: &View, progress: impl FnMut(usize)) -> Result<Features, TrainError> {
+        let plan = self.plan(false)?;
+        features(self.session.as_mut(), plan, &self.model, view, progress)
     }
 
     /// What the network makes of several augmented views of the first images. View `v` has the draws of step `step + v`.
@@ -179,6 +168,36 @@ impl Evaluator {
         let plan = self.session.load(lower("reconstruction", &graph, Options { target: self.session.target(), alias: true }))?;
         reconstruction_grid(self.session.as_mut(), plan, &self.model, view, count, step)
     }
+}
+
+/// Features and labels of a whole view, in its order, by a features plan of the model's batch.
+///
+/// # Errors
+/// If data or device fail.
+pub fn features(
+    session: &mut dyn Session,
+    plan: PlanId,
+    model: &ModelConfig,
+    view: &View,
+    mut progress: impl FnMut(usize),
+) -> Result<Features, TrainError> {
+    let dim = model.net.features();
+    let mut features = Features { dim, data: Vec::with_capacity(view.len() * dim), labels: Vec::with_capacity(view.len()) };
+    for batch in Loader::eval_batches(view, model.batch)? {
+        let batch = batch?;
+        let data = run_features(session, plan, &batch.pixels, &StepUniforms::default())?;
+        features.data.extend_from_slice(&data[..batch.valid * dim]);
+        features.labels.extend_from_slice(&batch.labels[..batch.valid]);
+        progress(features.labels.len());
+    }
+    Ok(features)
+}
+
+fn run_features(session: &mut dyn Session, plan: PlanId, pixels: &[u32], step: &StepUniforms) -> Result<Vec<f32>, TrainError> {
+    session.upload(plan, 0, Data::U32(pixels))?;
+    session.run(plan, step)?;
+    session.drain(plan)?;
+    Ok(session.read(plan, 0)?)
 }
 
 /// Runs a [`method::figures`] plan of a method that reconstructs on the first images of a view and draws the grid: one column per image, rows original, view (where

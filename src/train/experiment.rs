@@ -194,6 +194,7 @@ fn summary_of(config: &RunConfig, out: &Path, outcome: &Outcome, interrupted: bo
         "images_per_second": round(outcome.images_per_second, 1),
         "train": record(&outcome.last)?,
         "validation": record(&outcome.validation)?,
+        "evaluation": record(&outcome.evaluation)?,
         "checkpoint": outcome.checkpoint,
         "sha256": outcome.digest,
         "finished": timestamp_now(),

@@ -8,6 +8,7 @@ pub mod experiment;
 pub mod fit;
 pub mod grid;
 pub mod knn;
+pub mod measure;
 pub mod metrics;
 pub mod pretrain;
 pub mod probe;

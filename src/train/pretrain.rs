@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use super::checkpoint::{Checkpoint, NamedTensor, TensorData};
 use super::config::{RunConfig, Schedule};
 use super::events::EventWriter;
+use super::measure::{self, Measures};
 use super::metrics::{self, MetricsLog, Record};
 use super::progress::Progress;
 use super::run::{config_text, model_config, open_data, write_config, write_whole};
 use super::store::Store;
 use super::{TrainError, evaluate, fit, state};
-use crate::data::{Loader, Order, Splits, View};
+use crate::data::{Batch, Loader, Order, Splits, View};
 use crate::device::{self, Choice, Data, PlanId, Session};
 use crate::ir::Layout;
 use crate::method::{self, ModelConfig, Training};
@@ -56,6 +57,8 @@ pub struct Outcome {
     pub last: Option<Record>,
     /// Last validation record.
     pub validation: Option<Record>,
+    /// Last evaluation record.
+    pub evaluation: Option<Record>,
     /// SHA-256 of the final weights and optimiser state.
     pub digest: String,
     /// Checkpoint with the final weights.
@@ -122,7 +125,8 @@ pub fn milestones(config: &RunConfig, splits: &Splits) -> Result<Vec<(usize, u64
     Ok(config.milestones.iter().map(|epoch| (*epoch, *epoch as u64 * per_epoch)).filter(|(_, step)| *step <= total).collect())
 }
 
-fn evaluation_uniforms(seed: u64, batch: u64) -> StepUniforms {
+/// The uniform of a validation batch.
+pub(super) fn evaluation_uniforms(seed: u64, batch: u64) -> StepUniforms {
     StepUniforms { seed_lo: seed as u32, seed_hi: (seed >> 32) as u32, step: EVALUATION_STEP + batch as u32, ..StepUniforms::default() }
 }
 
@@ -174,7 +178,7 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
     for (part, batch) in (0..config.accumulate).cycle().zip(batches) {
         let batch = batch?;
         let uniform = part_uniforms(config, per_epoch, step, part);
-        session.upload(run.train, 0, Data::U32(&batch.pixels))?;
+        feed(session, run.train, &batch)?;
         session.run(run.train, &uniform)?;
         if part + 1 < config.accumulate {
             continue;
@@ -183,12 +187,17 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
             session.run(update, &uniform)?;
         }
         step += 1;
+        if config.view_metrics_every > 0 && step.is_multiple_of(config.view_metrics_every) {
+            let values = run.measures.views(session, &batch.pixels, &uniform)?;
+            run.log(&record(step, batch.epoch, "view", &values))?;
+        }
         interrupted = request.interrupt.load(Ordering::Relaxed);
         let end_of_epoch = step % per_epoch == 0;
         let stop = step == total || interrupted;
         if due(config, per_epoch, step, "train") || stop {
             run.drain(session, &splits.train, order)?;
-            let means = means(run.names(session, run.train), &run.window);
+            let mut means = means(run.names(session, run.train), &run.window);
+            measure::add_bound(&run.model, &mut means);
             let rate = (step - logged_step) as f64 * config.images_per_step() as f64 / logged_at.elapsed().as_secs_f64().max(1e-9);
             let loss = means.first().map_or(f32::NAN, |m| m.1);
             let record =
@@ -208,6 +217,16 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
                 let record = record(step, batch.epoch, "val", &means);
                 run.log(&record)?;
                 run.validation = Some(record);
+            }
+            if due(config, per_epoch, step, "eval") || step == total {
+                let values = run.measures.evaluate(session, &splits)?;
+                if !values.is_empty() {
+                    let text: Vec<_> = values.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+                    progress.message(&format!("evaluation at step {step}: {}", text.join(", ")));
+                    let record = record(step, batch.epoch, "eval", &values);
+                    run.log(&record)?;
+                    run.evaluation = Some(record);
+                }
             }
             let epochs = (step / per_epoch) as usize;
             if step == total || (end_of_epoch && (epochs == 1 || epochs.is_multiple_of(config.epochs.div_ceil(8)))) {
@@ -237,6 +256,7 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
         device: session.device(),
         last: run.last,
         validation: run.validation,
+        evaluation: run.evaluation,
         digest: run.digest,
         checkpoint: request.out.join("checkpoints/last.safetensors"),
     })
@@ -256,7 +276,23 @@ fn order(config: &RunConfig, images: usize) -> Result<Order, TrainError> {
 /// Whether a record of a split is due after a step, wherever the run stops: a run that is stopped between adds records that the
 /// resumed one takes back, so that its metrics are those of a straight run.
 fn due(config: &RunConfig, per_epoch: u64, step: u64, split: &str) -> bool {
-    step.is_multiple_of(per_epoch) || (split == "train" && step.is_multiple_of(config.log_every))
+    let epoch = step.is_multiple_of(per_epoch).then_some(step / per_epoch);
+    match split {
+        "train" => epoch.is_some() || step.is_multiple_of(config.log_every),
+        "view" => true, // written where it is due, and nowhere else
+        "eval" => epoch.is_some_and(|epoch| config.eval_every > 0 && epoch.is_multiple_of(config.eval_every as u64)),
+        _ => epoch.is_some(),
+    }
+}
+
+/// Uploads a batch: the images, and the labels to a plan that reads them (once for each view of the images).
+fn feed(session: &mut dyn Session, plan: PlanId, batch: &Batch) -> Result<(), TrainError> {
+    session.upload(plan, 0, Data::U32(&batch.pixels))?;
+    if let Some((input, port)) = session.plan(plan).input("labels") {
+        let views = port.ty.shape.n / batch.labels.len();
+        session.upload(plan, input, Data::U32(&batch.labels.repeat(views)))?;
+    }
+    Ok(())
 }
 
 /// A model on its device with its run folder.
@@ -272,6 +308,7 @@ struct Run<'a> {
     validation_plan: Option<(PlanId, usize)>,
     figure_plan: PlanId,
     figure_batch: usize,
+    measures: Measures,
     store: Store,
     metrics: Option<MetricsLog>,
     events: Option<EventWriter>,
@@ -279,6 +316,7 @@ struct Run<'a> {
     window: Vec<(u32, Vec<f32>)>,
     last: Option<Record>,
     validation: Option<Record>,
+    evaluation: Option<Record>,
     warnings: Vec<String>,
     digest: String,
 }
@@ -302,13 +340,18 @@ impl<'a> Run<'a> {
         let validation_plan = match splits.val.len().min(model.batch) {
             n if n < 2 => None,
             n => Some((
-                session.load(lower("validation", &method::validation(&ModelConfig { batch: n, ..model }, &layout).graph, options))?,
+                session.load(lower(
+                    "validation",
+                    &method::validation(&ModelConfig { batch: n, ..model }, &layout, method::View::Augmented).graph,
+                    options,
+                ))?,
                 n,
             )),
         };
         let figure_batch = model.batch.min(16);
         let figure = method::figures(&ModelConfig { batch: figure_batch, ..model }, &layout);
         let figure_plan = session.load(lower("figures", &figure.graph, options))?;
+        let measures = Measures::new(session, request.config, &model, &layout, splits)?;
         std::fs::create_dir_all(request.out.join("images")).map_err(TrainError::io("create", request.out.join("images")))?;
         let store = Store::new(request.out.join("checkpoints"));
         Ok(Self {
@@ -321,12 +364,14 @@ impl<'a> Run<'a> {
             validation_plan,
             figure_plan,
             figure_batch,
+            measures,
             store,
             metrics: None,
             events: None,
             window: Vec::new(),
             last: None,
             validation: None,
+            evaluation: None,
             warnings: Vec::new(),
             digest: String::new(),
         })
@@ -337,7 +382,10 @@ impl<'a> Run<'a> {
         let config = self.request.config;
         state::initialise(session, &self.layout, &self.params, config.seed)?;
         if let Some(path) = &config.init_from {
-            state::import(session, &self.layout, &self.params, &Checkpoint::load(path)?, &[]).map_err(|e| e.of_file(path))?;
+            // A classifier that is trained along starts anew, whether the file has one or not.
+            let params = self.params.all.iter().filter(|p| !p.name.starts_with(method::ONLINE_PROBE)).cloned();
+            let params = Params { all: params.collect() };
+            state::import(session, &self.layout, &params, &Checkpoint::load(path)?, &[]).map_err(|e| e.of_file(path))?;
         }
         write_config(&self.request.out.join("config.toml"), config)?;
         self.metrics = Some(MetricsLog::create(self.request.out.join("metrics.jsonl"))?);
@@ -383,8 +431,12 @@ impl<'a> Run<'a> {
         let stays = |r: &Record| r.step < step || (r.step == step && (step == total || due(config, per_epoch, step, &r.split)));
         self.metrics = Some(MetricsLog::resume_where(&log, stays)?);
         for record in metrics::read(&log)? {
-            let place = if record.split == "val" { &mut self.validation } else { &mut self.last };
-            *place = Some(record);
+            match record.split.as_str() {
+                "train" => self.last = Some(record),
+                "val" => self.validation = Some(record),
+                "eval" => self.evaluation = Some(record),
+                _ => {}
+            }
         }
         // Points of this step that were not due are drawn again.
         let drawn = if step == total || due(config, per_epoch, step, "train") { step } else { step - 1 };
@@ -412,7 +464,7 @@ impl<'a> Run<'a> {
             let (config, step) = (self.request.config, u64::from(*step));
             let part = i % config.accumulate;
             if let Some(batch) = Loader::in_parts(train, order, config.accumulate, step..step + 1)?.nth(part) {
-                session.upload(self.train, 0, Data::U32(&batch?.pixels))?;
+                feed(session, self.train, &batch?)?;
             }
             let uniform = part_uniforms(config, order.steps_per_epoch(), step, part);
             let tensor = session.first_non_finite(self.train, &uniform)?.unwrap_or_else(|| "loss".into());
@@ -429,20 +481,22 @@ impl<'a> Run<'a> {
         for batch in Loader::eval_batches(val, size)? {
             let batch = batch?;
             if batch.valid == size {
-                session.upload(plan, 0, Data::U32(&batch.pixels))?;
+                feed(session, plan, &batch)?;
                 session.run(plan, &evaluation_uniforms(self.request.config.seed, batch.step))?;
             }
         }
         let batches = session.drain(plan)?;
         if let Some((batch, (_, values))) = batches.iter().enumerate().find(|(_, (_, v))| v.iter().any(|x| !x.is_finite())) {
             if let Some(again) = Loader::eval_batches(val, size)?.nth(batch) {
-                session.upload(plan, 0, Data::U32(&again?.pixels))?;
+                feed(session, plan, &again?)?;
             }
             let uniform = evaluation_uniforms(self.request.config.seed, batch as u64);
             let tensor = session.first_non_finite(plan, &uniform)?.unwrap_or_else(|| "loss".into());
             return Err(TrainError::NotFinite { split: "validation", step, loss: values[0], tensor });
         }
-        Ok(means(names, &batches))
+        let mut means = means(names, &batches);
+        measure::add_bound(&self.model, &mut means);
+        Ok(means)
     }
 
     fn log(&mut self, record: &Record) -> Result<(), TrainError> {

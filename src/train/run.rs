@@ -43,7 +43,8 @@ pub fn normalisation(config: &RunConfig) -> ([f32; 3], [f32; 3]) {
 /// The model of a configuration on a data set.
 pub fn model_config(config: &RunConfig, splits: &Splits) -> ModelConfig {
     let (mean, std) = splits.train.dataset.mean_std();
-    config.model(mean, std)
+    let classes = splits.train.dataset.classes().len();
+    ModelConfig { online_probe: config.online_probe.then_some(classes), ..config.model(mean, std) }
 }
 
 /// Reads `config.toml`, or the `training` part of an exported `config.json`.

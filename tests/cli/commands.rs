@@ -4,7 +4,7 @@ use std::fs;
 
 use aavae::train::checkpoint::{Checkpoint, TensorData};
 
-use crate::support::{TINY, digest, folder, image_folder, metrics, png, pretrain, run, sh, trained};
+use crate::support::{TINY, digest, folder, image_folder, measured, metrics, png, pretrain, run, sh, trained};
 
 #[test]
 fn help_and_version_are_data() {
@@ -39,7 +39,8 @@ fn help_and_version_are_data() {
 fn a_run_folder_has_everything() {
     let dir = folder();
     let out = dir.path().join("run");
-    let ran = sh(&format!("pretrain {TINY} --max-steps 6 --log-every 2 --probe-epochs 1 --out {}", out.display())).ok();
+    let flags = TINY.replace("--importance-samples 0", "--max-steps 6 --log-every 2 --probe-epochs 1");
+    let ran = sh(&format!("pretrain {flags} --out {}", out.display())).ok();
     let summary = ran.json();
     let from_file: serde_json::Value = serde_json::from_slice(&fs::read(out.join("summary.json")).expect("a summary")).expect("JSON");
     assert_eq!(summary, from_file);
@@ -51,9 +52,21 @@ fn a_run_folder_has_everything() {
     assert_eq!(knn.iter().map(|row| format!("{} {}", row["k"], row["temperature"])).collect::<Vec<_>>(), ["20 0.07", "20 0.1"]);
 
     let steps: Vec<_> = metrics(&out).iter().map(|r| format!("{} {}", r["step"], r["split"].as_str().expect("a split"))).collect();
-    assert_eq!(steps, ["2 train", "4 train", "4 val", "6 train", "6 val"]);
-    for record in metrics(&out) {
-        for key in ["epoch", "loss", "log_pxz", "kl"] {
+    assert_eq!(steps, ["2 train", "4 train", "4 val", "6 train", "6 val", "6 eval"]);
+    let mut records = metrics(&out);
+    let last = records.pop().expect("records");
+    let keys: Vec<_> = last.as_object().expect("an object").keys().map(String::as_str).collect();
+    assert_eq!(keys, ["step", "epoch", "split", "log_px", "bits_per_dim", "elbo", "bits_per_dim_elbo"]);
+    assert_eq!(summary["evaluation"], last);
+    // The same images as validation's, with sixteen samples instead of one and the divergence sampled: the same bound, and a better one.
+    let number = |record: &serde_json::Value, key: &str| record[key].as_f64().unwrap_or_else(|| panic!("no {key}: {record}"));
+    assert!((number(&last, "elbo") - number(&summary["validation"], "elbo")).abs() < 0.5, "{summary}");
+    assert!(number(&last, "log_px") > number(&last, "elbo") + 0.5, "{summary}");
+    // Standard normals around standardised bytes: log2(63 sqrt(2 pi e)) = 8.02 bits.
+    let (sampled, bound) = (number(&last, "bits_per_dim"), number(&last, "bits_per_dim_elbo"));
+    assert!(7.8 < sampled && sampled < bound && bound < 8.2, "{summary}");
+    for record in records {
+        for key in ["epoch", "loss", "log_pxz", "kl", "elbo", "bits_per_dim_elbo"] {
             assert!(record[key].is_number(), "{record}");
         }
         assert_eq!(record["lr"].is_number(), record["split"] == "train", "{record}");
@@ -73,6 +86,49 @@ fn a_run_folder_has_everything() {
     assert!(!ran.stderr.contains(['\r', '\u{1b}']), "{ran:?}");
     let log = fs::read_to_string(out.join("train.log")).expect("a log");
     assert!(log.lines().all(|l| l.contains("Z ")) && log.contains("step 6/6"), "{log}");
+}
+
+/// Measuring moves no weight, and a classifier that is trained along none but its own.
+#[test]
+fn measurements_only_look() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    image_folder(&data, 2, 40, 4);
+    let run = |name: &str, flags: &str| {
+        let out = dir.path().join(name);
+        let summary = measured(&data, &out, &format!("{flags} --max-steps 5"));
+        (Checkpoint::load(out.join("checkpoints/last.safetensors")).expect("a checkpoint"), metrics(&out), summary)
+    };
+    let (plain, ..) = run("plain", "--importance-samples 0");
+    for (name, flags) in [("measured", ""), ("probed", "--online-probe")] {
+        let all = format!("--eval-every 1 --view-metrics-every 2 {flags}");
+        let (mut checkpoint, records, summary) = run(name, &all);
+        let count = checkpoint.tensors.len();
+        checkpoint.tensors.retain(|tensor, _| !tensor.contains("online_probe."));
+        // Weight and bias, each with two moments.
+        assert_eq!((checkpoint.digest(), count - plain.tensors.len()), (plain.digest(), if flags.is_empty() { 0 } else { 6 }), "{name}");
+        let number = |r: &serde_json::Value, key: &str| r[key].as_f64().unwrap_or_else(|| panic!("no {key}: {r}"));
+        for r in records.iter().filter(|r| r["split"] == "train" || r["split"] == "val") {
+            assert!((number(r, "log_pxz") - number(r, "kl") - number(r, "elbo")).abs() < 1e-2, "{r}");
+            assert_eq!(r["online_accuracy"].as_f64().is_some_and(|x| (0.0..=1.0).contains(&x)), !flags.is_empty(), "{r}");
+            assert_eq!(r["online_loss"].as_f64().is_some_and(|x| x > 0.0), !flags.is_empty(), "{r}");
+        }
+        let views: Vec<_> = records.iter().filter(|r| r["split"] == "view").collect();
+        assert_eq!(views.iter().map(|r| number(r, "step")).collect::<Vec<_>>(), [2.0, 4.0]);
+        assert!(views.iter().all(|r| number(r, "cosine").abs() <= 1.0 && number(r, "kl") > 0.0), "{views:?}");
+        let evals: Vec<_> = records.iter().filter(|r| r["split"] == "eval").collect();
+        assert_eq!(evals.iter().map(|r| number(r, "step")).collect::<Vec<_>>(), [4.0, 5.0]);
+        assert_eq!(summary["evaluation"], *evals[1]);
+        // Of k = 20 and 200 only the first fits 32 images.
+        let knn = sh(&format!("knn {} --device cpu --split val --json", dir.path().join(name).display())).ok().json();
+        assert_eq!((&evals[1]["knn20"], &evals[1]["knn200"]), (&knn["knn"][0]["accuracy"], &serde_json::Value::Null), "{knn}");
+    }
+    // It starts anew on given weights, which have none.
+    let weights = format!("--online-probe --init-from {}/plain/checkpoints/last.safetensors", dir.path().display());
+    assert!(run("given", &weights).0.tensors.contains_key("online_probe.weight"));
+    let (_, records, summary) = run("deterministic", "--method aaae --eval-every 1 --view-metrics-every 2");
+    assert!(summary["evaluation"]["log_px"].is_null() && summary["evaluation"]["knn20"].is_number(), "{summary}");
+    assert!(records[0]["cosine"].is_number() && records[0]["kl"].is_null(), "{records:?}");
 }
 
 #[test]

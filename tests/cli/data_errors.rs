@@ -99,10 +99,23 @@ fn image_folders() {
 }
 
 #[test]
+fn images_without_labels_to_tell_apart() {
+    let dir = folder();
+    let (data, out) = (dir.path().join("data"), dir.path().join("run"));
+    image_folder(&data, 1, 30, 4);
+    for flag in ["--online-probe", "--eval-every 1"] {
+        let says = format!("{} needs images of 2 classes, the training images of `folder` have 1", flag.trim_end_matches(" 1"));
+        pretrain("folder", &data, &out, flag).fails(1, &[&says]).hints("aavae probe");
+        assert!(!out.exists());
+    }
+}
+
+#[test]
 fn embedded_images() {
     let dir = folder();
     let pretrain = |flags: &str| sh(&format!("pretrain --device cpu --width 8 --no-eval --out {}/run {flags}", dir.path().display()));
     pretrain("--limit-train 10 --batch-size 16").fails(1, &["batch size 16", "10 images"]).hints("--batch-size 10");
+    pretrain("--limit-train 16 --batch-size 16 --eval-every 1").fails(1, &["--eval-every needs 20 training", "there are 16 and 1000"]);
     pretrain("--limit-train 100000000").fails(1, &["--limit-train 100000000"]);
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use aavae::train::checkpoint::{Checkpoint, TensorData};
 
-use crate::support::{Ran, TINY, copy, digest, folder, metrics, pretrain, sh, spawn, trained};
+use crate::support::{Ran, TINY, copy, digest, folder, image_folder, measured, metrics, pretrain, sh, spawn, trained};
 
 fn wait_for(path: &Path) {
     let start = Instant::now();
@@ -92,6 +92,30 @@ fn a_schedule_ends_with_its_run() {
         fs::remove_file(out.join(format!("checkpoints/{name}.safetensors"))).expect("gone");
     }
     assert_eq!(digest(&sh(&format!("pretrain --device cpu --no-eval --resume --out {}", out.display())).ok().json()), want);
+}
+
+#[test]
+fn measurements_resume_as_well() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    image_folder(&data, 2, 40, 4);
+    let flags = "--online-probe --importance-samples 2 --eval-every 2 --view-metrics-every 3";
+    let run = |out: &Path, steps: u32| digest(&measured(&data, out, &format!("{flags} --max-steps {steps}")));
+    let straight = dir.path().join("straight");
+    let want = run(&straight, 11);
+    let splits: Vec<_> = metrics(&straight).iter().map(|r| format!("{} {}", r["step"], r["split"].as_str().expect("a split"))).collect();
+    let due = ["3 view", "3 train", "4 train", "4 val", "6 view", "6 train", "8 train", "8 val", "8 eval"];
+    assert_eq!(splits, [&due[..], &["9 view", "9 train", "11 train", "11 val", "11 eval"]].concat());
+    // After an epoch that is not evaluated; with a view; after one that is.
+    for stop in [4, 6, 8] {
+        let out = dir.path().join(format!("stop{stop}"));
+        run(&out, stop);
+        assert_eq!(metrics(&out).last().expect("records")["split"], "eval", "the end is evaluated");
+        let resumed = sh(&format!("pretrain --device cpu --no-eval --resume --max-steps 11 --out {}", out.display())).ok().json();
+        assert_eq!(digest(&resumed), want, "stopped at {stop}");
+        assert_eq!(metrics(&out), metrics(&straight), "stopped at {stop}");
+        assert_eq!(resumed["evaluation"]["log_px"], metrics(&straight).last().expect("records")["log_px"]);
+    }
 }
 
 #[test]
@@ -217,6 +241,7 @@ fn a_resumed_run_is_the_run_that_was_started() {
         ("--target view", "--target", "\"view\"", "\"original\""),
         ("--limit-train 32", "--limit-train", "32", "64"),
         ("--no-shuffle", "--no-shuffle", "false", "true"),
+        ("--online-probe", "--online-probe", "true", "false"),
         ("--init-from x.safetensors", "--init-from", "\"x.safetensors\"", "unset"),
         ("--seed 1", "--seed", "1", "0"),
         ("--dataset folder --data-dir x", "--dataset", "\"folder\"", "\"shapes\""),

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision.transforms import InterpolationMode
 
 from hashfill import bits, fill, fill_parameter, sample_indices
-from twin import Model, adam, gaussian_log_likelihood, kl_to_standard_normal, nt_xent, std_of
+from twin import Model, adam, bits_per_dim, gaussian_log_likelihood, kl_to_standard_normal, log_weights, nt_xent, std_of, views
 
 HERE = pathlib.Path(__file__).parent
 SAMPLES = 32  # of each gradient and running statistic too large to store
@@ -178,6 +178,40 @@ def network_file(key, suffix):
         put(tensors, "stat", name, value)
     parts = [method, encoder, f"w{case['width']}"] + ([] if stem == "cifar" else [stem]) + (["learned"] if learn_log_scale else [])
     save("network_" + "_".join(parts) + ".safetensors", tensors, "one forward and backward pass", case=case, f32_error=float(f"{error:.2e}"), relu_margin=round(clear, 1))
+
+
+# ---------------------------------------------------------------- measurements
+
+
+def measures(dtype, case):
+    model = hash_weights(Model(**{k: case[k] for k in ("method", "encoder", "decoder", "width", "latent", "image")})).to(dtype).eval()
+    n, s, k, latent = case["batch"], case["image"], case["samples"], case["latent"]
+    image = lambda name: torch.from_numpy(fill(f"measure.{name}", (n, 3, s, s), 4.0)).to(dtype)  # noqa: E731
+    noise = lambda name, *shape: torch.from_numpy(fill(f"measure.{name}", (n, *shape, latent), 2.0 * math.sqrt(3.0))).to(dtype)  # noqa: E731
+    original, view = image("original"), image("view")
+    with torch.no_grad():
+        out = model(original, view, noise("eps"))
+        weights = log_weights(model, view if model.uses_view else original, original, noise("eps_samples", k))
+        log_px = torch.logsumexp(weights, 1) - math.log(k)
+        cosine, kl = views(model, view, original, noise("eps"), noise("eps_original"))
+    means = {"log_pxz": out["log_pxz"], "kl": out["kl"], "log_px": log_px, "view_cosine": cosine, "view_kl": kl}
+    means = {name: value.mean().reshape(1) for name, value in means.items()}
+    means["elbo"] = means["log_pxz"] - means["kl"]
+    for of, bits in [("log_px", "bits_per_dim"), ("elbo", "bits_per_dim_elbo")]:
+        means[bits] = bits_per_dim(means[of], s, case["std"])
+    return {"log_weights": weights, **means}
+
+
+def measures_file():
+    for method in ("vae", "aavae"):
+        case = {
+            "method": method, "encoder": "resnet18", "decoder": "resnet18", "width": 8, "latent": 8, "batch": 3, "image": 16,
+            "samples": 5, "std": [0.25, 0.24, 0.26],
+        }  # fmt: skip
+        exact, single = measures(torch.float64, case), measures(torch.float32, case)
+        error = max(relative(single[k], exact[k]) for k in exact)
+        tensors = {name: value.to(torch.float64).numpy() for name, value in exact.items()}
+        save(f"measure_{method}.safetensors", tensors, "likelihoods and comparisons of views, in evaluation mode", case=case, f32_error=float(f"{error:.2e}"))
 
 
 # ---------------------------------------------------------------- images
@@ -622,6 +656,7 @@ def main():
         return search()
     for key, suffix in NETWORKS.items():
         network_file(key, suffix)
+    measures_file()
     u8 = images(16)
     save("images.safetensors", {"images": u8}, "u8 [16, 3, 32, 32], made from the hash")
     curves(u8)

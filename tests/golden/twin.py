@@ -239,6 +239,35 @@ def nt_xent(z, temperature):
     return F.cross_entropy(logits, positive), (logits.argmax(1) == positive).to(z.dtype).mean()
 
 
+# ---------------------------------------------------------------- measurements (by torch.distributions where it can)
+
+
+def posterior(mu, logvar):
+    return torch.distributions.Normal(mu, std_of(logvar))
+
+
+def log_weights(model, x, target, eps):
+    """ln p(target | z_k) + ln p(z_k) - ln q(z_k | x), [B, K], with noise eps [B, K, latent]."""
+    q = posterior(*(t[:, None] for t in model.projection(model.encoder(x))))
+    z = q.mean + q.stddev * eps
+    k = eps.shape[1]
+    log_pxz = gaussian_log_likelihood(model.decoder(z.flatten(0, 1)), target.repeat_interleave(k, 0), model.log_scale).view(-1, k)
+    return log_pxz + torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(2) - q.log_prob(z).sum(2)
+
+
+def bits_per_dim(log_px, image, std):
+    """Of the bytes: their density is that of the normalised pixels over d byte / d pixel = 255 std for each of image^2 pixels a channel."""
+    log_bytes = log_px - sum(image**2 * math.log(255 * s) for s in std)
+    return -log_bytes / (3 * image**2) / math.log(2)
+
+
+def views(model, view, original, eps_view, eps_original):
+    """Cosine similarity of z, and KL(q(view) || q(original)), one number per example."""
+    q, r = (posterior(*model.projection(model.encoder(x))) for x in (view, original))
+    cosine = F.cosine_similarity(q.mean + q.stddev * eps_view, r.mean + r.stddev * eps_original)
+    return cosine, torch.distributions.kl_divergence(q, r).sum(1)
+
+
 # ---------------------------------------------------------------- the whole model
 
 

@@ -20,7 +20,7 @@ pub(crate) fn config(method: Method, image: usize, batch: usize) -> ModelConfig 
     let net = NetConfig { encoder: Depth::Resnet18, decoder: Depth::Resnet18, width: 8, latent: 16, stem: Stem::Cifar, image };
     let kl_coeff = method.default_kl_coeff();
     let objective = Objective { method, kl_coeff, log_scale: 0.0, learn_log_scale: false, target: Compare::Original, temperature: 0.5 };
-    ModelConfig { net, objective, mean: [0.5, 0.45, 0.4], std: [0.25, 0.24, 0.26], batch }
+    ModelConfig { net, objective, mean: [0.5, 0.45, 0.4], std: [0.25, 0.24, 0.26], batch, online_probe: None }
 }
 
 /// Where a trial runs.
@@ -143,6 +143,10 @@ pub(crate) fn fill(session: &mut dyn Session, id: PlanId) -> Result<(), Failed> 
             ("eps", DType::F32) => {
                 let noise: Vec<f32> = (0..shape.len()).map(|e| rng.normals(1, 0, e as u32)[0] as f32).collect();
                 session.upload(id, i, Data::F32(&noise))?;
+            }
+            ("labels", DType::U32) => {
+                let labels: Vec<u32> = (0..shape.n as u32).collect();
+                session.upload(id, i, Data::U32(&labels))?;
             }
             (name, _) => return Err(format!("unknown input `{name}`").into()),
         }

@@ -165,7 +165,7 @@ fn the_papers_values_are_the_papers_and_named_so() {
     // Cell 5, seeds 0 to 2: 35.00, 35.20, 35.40.
     assert!(row("AAVAE").starts_with("| AAVAE | 3 | 35.20 ± 0.20 |"), "{}", row("AAVAE"));
     let diamonds = chart_of(&results).matches("class=\"theirs\"").count();
-    assert_eq!(diamonds, 4 + 1, "four methods of the table, and the legend");
+    assert_eq!(diamonds, 5 + 1, "five methods of the table, and the legend");
     assert!(markdown.contains("The paper has no results on the data set `shapes`"), "{markdown}");
 }
 
