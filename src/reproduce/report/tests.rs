@@ -27,9 +27,10 @@ fn summary(cell: usize, seed: u64, milestones: &[usize]) -> Value {
         row
     };
     all["milestones"] = milestones.iter().enumerate().map(at).collect();
-    for (key, value) in [("steps", 60.0), ("seconds", 2.5), ("images_per_second", 800.0), ("evaluation_seconds", 1.0)] {
+    for (key, value) in [("seconds", 2.5), ("images_per_second", 800.0), ("evaluation_seconds", 1.0)] {
         all[key] = json!(value);
     }
+    all["steps"] = json!(60);
     all["sha256"] = json!("0123456789abcdef".repeat(4));
     all["device"] = json!("cpu");
     all["finished"] = json!(format!("2026-01-0{}T00:00:00Z", seed + 1));
