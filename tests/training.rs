@@ -8,12 +8,16 @@ mod support;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+use aavae::data::{self, Kind, Loader, OpenOptions};
 use aavae::device::{Data, Host, PlanId, Session};
 use aavae::ir::Group;
 use aavae::method::{self, Method, ModelConfig, Optimizer, Protocol, Training, Update, View};
 use aavae::ops::{Op, StepUniforms};
 use aavae::plan::{Options, held_bytes, lower};
 use aavae::train::checkpoint::Checkpoint;
+use aavae::train::config::RunConfig;
+use aavae::train::measure::{Measures, bits_per_dim, log_mean_exp};
+use aavae::train::run::model_config;
 use aavae::train::state;
 use libtest_mimic::{Arguments, Failed, Trial};
 use support::{Device, METHODS, check, config, fill, load, pixels, reset, run, states, uniforms};
@@ -374,6 +378,42 @@ fn same_draws() -> Result<(), Failed> {
     check((first - want).abs() < 1e-5 * want.abs(), || format!("the first samples have log p(x|z) {first}, validation's {want}"))
 }
 
+/// An evaluation of batches that its images do not divide takes every image of every whole batch once.
+fn every_image_once() -> Result<(), Failed> {
+    let (batch_size, samples) = (7, 2); // three images at a time, the last of them one
+    let run = RunConfig { width: 8, latent_dim: 16, batch_size, importance_samples: Some(samples), ..RunConfig::default() };
+    let data = OpenOptions { shapes_len: (40, 1), n_val: Some(15), ..OpenOptions::new(Kind::Shapes) };
+    let splits = data::open(&data)?;
+    let config = model_config(&run, &splits);
+    let model = method::training(&config, Training::default());
+    let layout = &model.graph.layout;
+    let mut host = Host::<f32>::new();
+    host.allocate(layout)?;
+    reset(&mut host, &model, 4)?;
+    let got = Measures::new(&mut host, &run, &config, layout, &splits)?.evaluate(&mut host, &splits)?;
+
+    let one = method::importance(&ModelConfig { batch: 1, ..config }, layout, samples, View::Augmented).graph;
+    let plan = host.load(lower("importance", &one, Options::default()))?;
+    let (mut log_px, mut elbo) = (0.0, 0.0);
+    for i in 0..14 {
+        let only = data::View { dataset: splits.val.dataset.clone(), indices: splits.val.indices[i..=i].into() };
+        let image = Loader::eval_batches(&only, 1)?.next().ok_or("no image")??;
+        host.upload(plan, 0, Data::U32(&image.pixels))?;
+        // Validation's counters: a step a batch, in a range of their own; the position in it.
+        let step = (1 << 31) + (i / batch_size) as u32;
+        host.run(plan, &StepUniforms { step, first_sample: (i % batch_size) as u32, ..StepUniforms::default() })?;
+        let weights = host.read(plan, 0)?;
+        log_px += log_mean_exp(&weights) / 14.0;
+        elbo += f64::from(weights[0] + weights[1]) / 2.0 / 14.0;
+    }
+    let want = [("log_px", log_px), ("bits_per_dim", bits_per_dim(&config, log_px)), ("elbo", elbo)];
+    for (name, want) in want.into_iter().chain([("bits_per_dim_elbo", bits_per_dim(&config, elbo))]) {
+        let got = got.iter().find(|v| v.0 == name).ok_or(format!("no {name}"))?.1;
+        check((f64::from(got) - want).abs() < 1e-6 * want.abs(), || format!("{name} is {got}, expected {want}"))?;
+    }
+    check(got.len() == 4, || format!("{got:?}"))
+}
+
 /// The classifier that is trained along changes no bit of anything else, and its gradient is that of softmax regression on the features.
 fn online_probe(device: &Device) -> Result<(), Failed> {
     const CLASSES: usize = 5; // padded to 8 in memory
@@ -462,6 +502,7 @@ fn main() -> ExitCode {
     trials.extend(support::on_devices("a bad batch stops the update", &[Device::Cpu], a_bad_batch));
     trials.extend(support::on_devices("evaluation changes nothing", &[Device::Cpu], evaluation));
     trials.push(Trial::test("importance sampling sees what validation sees/cpu", same_draws));
+    trials.push(Trial::test("an evaluation takes every image once/cpu", every_image_once));
     trials.extend(support::on_devices("an online probe changes nothing else", &[Device::Cpu], online_probe));
     libtest_mimic::run(&args, trials).exit_code()
 }

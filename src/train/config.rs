@@ -388,6 +388,9 @@ impl RunConfig {
         if !samples && asked > 0 {
             return Err(format!("--importance-samples means nothing for --method {}, which has no likelihood", self.method.name()));
         }
+        if self.view_metrics_every > 0 && self.method == Method::Simclr {
+            return Err("--view-metrics-every means nothing for --method simclr, which encodes no original".into());
+        }
         if asked > self.batch_size {
             let batch = self.batch_size;
             return Err(format!("--importance-samples {asked} is more than --batch-size {batch}: they are decoded as one batch"));

@@ -108,6 +108,7 @@ fn contradictions() {
         ("--method vae --target view", "--target view"),
         ("--temperature 0.1", "--temperature means nothing for --method aavae"),
         ("--method simclr --kl-coeff 1", "--kl-coeff"),
+        ("--method simclr --view-metrics-every 1", "--view-metrics-every means nothing for --method simclr"),
         ("--method simclr --log-scale 1", "--log-scale"),
         ("--method simclr --learn-log-scale", "--learn-log-scale"),
         ("--method simclr --target view", "--target"),
