@@ -2,7 +2,7 @@
 //! in the twin of the reference implementation, and imported weights compute what the golden networks computed.
 //!
 //! The README's snippet is run where `python3` has torch, torchvision, safetensors and Pillow; elsewhere its trial shows as *ignored*,
-//! and `REQUIRE_TORCH=1` turns that into a failure.
+//! and `REQUIRE_TORCH=1` turns that into a failure. `tests/terminal.py` plays the terminal of `watch` (Unix; `REQUIRE_PYTHON=1`).
 
 #[path = "golden/mod.rs"]
 #[allow(dead_code, reason = "each test uses a part of it")]
@@ -271,7 +271,7 @@ fn a_published_folder_is_the_run() -> Result<(), Failed> {
     for (pointer, want) in [
         ("/architecture/encoder", Value::from("resnet18")),
         ("/architecture/features", 64.into()),
-        ("/normalisation/mean/0", 0.401.into()),
+        ("/normalisation/mean/0", 0.498.into()),
         ("/training/learning_rate", 0.0007.into()),
         ("/training/seed", u64::MAX.into()),
     ] {
@@ -387,6 +387,17 @@ fn the_readme_snippet_loads() -> Result<(), Failed> {
     if output.status.success() { Ok(()) } else { Err(format!("check_torchvision.py ended with {}:\n{text}", output.status).into()) }
 }
 
+/// `watch` in a terminal: it follows the run, and gives the screen back however it ends.
+fn watch_gives_the_terminal_back() -> Result<(), Failed> {
+    let dir = folder();
+    let run = dir.path().join("run");
+    support::pretrain(&run, "--max-steps 4 --log-every 2");
+    let script = format!("{}/tests/terminal.py", env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new("python3").args([&script, env!("CARGO_BIN_EXE_aavae")]).arg(&run).output()?;
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    if output.status.success() { Ok(()) } else { Err(format!("terminal.py ended with {}:\n{text}", output.status).into()) }
+}
+
 fn main() -> ExitCode {
     let args = Arguments::from_args();
     let mut trials = Vec::new();
@@ -438,5 +449,8 @@ fn main() -> ExitCode {
     let skip = !torch && std::env::var_os("REQUIRE_TORCH").is_none();
     let name = if torch { "export/README snippet" } else { "export/README snippet (no torch)" };
     trials.push(Trial::test(name, the_readme_snippet_loads).with_ignored_flag(skip));
+    let python = cfg!(unix) && Command::new("python3").arg("--version").output().is_ok_and(|o| o.status.success());
+    let skip = !python && std::env::var_os("REQUIRE_PYTHON").is_none();
+    trials.push(Trial::test("watch/terminal", watch_gives_the_terminal_back).with_ignored_flag(skip));
     libtest_mimic::run(&args, trials).exit_code()
 }

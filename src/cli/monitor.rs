@@ -3,8 +3,11 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::pretrain::INTERRUPTED;
 use super::{Outcome, print_json, print_text, usage};
 use crate::monitor::compare::Comparison;
 use crate::monitor::run::RunView;
@@ -50,15 +53,17 @@ pub(super) fn watch(args: &WatchArgs) -> Outcome {
     }
     let mut view = RunView::open(&args.run)?;
     if !args.once && std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {
-        // Raw mode hands Ctrl-C to the dashboard; this is for `kill`.
-        ctrlc::set_handler(|| {
-            ratatui::restore();
-            std::process::exit(super::INTERRUPTED.into());
-        })
-        .map_err(|e| TrainError::config(format!("cannot catch signals: {e}"), None))?;
+        // A terminal in raw mode hands Ctrl-C to the dashboard as a key; this is for `kill`.
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&stop);
+        ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
+            .map_err(|e| TrainError::config(format!("cannot catch signals: {e}"), None))?;
         let variable = |name: &str| std::env::var(name).ok();
         let no_pictures = watch::no_pictures(variable("COLORTERM").as_deref(), variable("NO_COLOR").as_deref());
-        watch::follow(&mut view, Duration::from_secs_f64(args.every), no_pictures)?;
+        watch::follow(&mut view, Duration::from_secs_f64(args.every), no_pictures, &stop)?;
+        if stop.load(Ordering::Relaxed) {
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
     }
     // The screen is gone; what it showed last stays as text.
     print_text(dashboard::snapshot(&view).trim_end());

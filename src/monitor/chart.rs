@@ -38,10 +38,12 @@ pub fn draw(title: &str, curves: &[Curve], area: Rect, buffer: &mut Buffer) {
         if curve.name.is_empty() { dataset } else { dataset.name(curve.name.as_str()) }
     });
     let (middle, faint) = (f64::midpoint(low, high), Style::new().dark_gray());
+    // As many digits as tell the labels apart.
+    let digits = (1.0 - (middle - low).log10().floor()).clamp(0.0, 9.0) as usize;
     Chart::new(datasets.collect())
         .block(Block::bordered().border_style(faint).title(Line::from(format!(" {title} ")).style(Style::reset())))
         .x_axis(Axis::default().style(faint).bounds([0.0, end]).labels(["0".to_owned(), format!("step {end:.0}")]))
-        .y_axis(Axis::default().style(faint).bounds([low, high]).labels([low, middle, high].map(number)))
+        .y_axis(Axis::default().style(faint).bounds([low, high]).labels([low, middle, high].map(|y| format!("{y:.digits$}"))))
         .render(area, buffer);
 }
 
@@ -62,6 +64,8 @@ pub fn plain(buffer: &Buffer) -> String {
 /// A number of four digits or so.
 pub fn number(x: f64) -> String {
     match x.abs() {
+        0.0 => "0".into(),
+        size if size < 0.01 => format!("{x:.2e}"),
         size if size >= 1000.0 => format!("{x:.0}"),
         size if size >= 10.0 => format!("{x:.1}"),
         _ => format!("{x:.4}"),
@@ -90,7 +94,7 @@ mod tests {
         };
         assert!(row('a', true) > 10 && row('a', false) < 4, "{drawn}");
         assert!(row('b', true) < 4 && row('b', false) > 10, "{drawn}");
-        for value in ["9.8000", "15.0", "20.2"] {
+        for value in ["9.8", "15.0", "20.2"] {
             assert!(drawn.contains(value), "{value}: {drawn}");
         }
     }
@@ -99,6 +103,9 @@ mod tests {
     fn no_values_and_one_value_are_drawn() {
         assert!(text("loss", &[]).contains("loss"));
         assert!(text("loss", &[curve('a', &[(1.0, 3.0)])]).contains('a'));
-        assert_eq!([0.12345, 12.34, 2413.5, -0.5].map(number), ["0.1235", "12.3", "2414", "-0.5000"]);
+        assert_eq!([0.12345, 12.34, 2413.5, -0.5, 2.5e-4, 0.0].map(number), ["0.1235", "12.3", "2414", "-0.5000", "2.50e-4", "0"]);
+        // Labels differ however narrow the range is.
+        let narrow = text("loss", &[curve('a', &[(0.0, 4397.25), (1.0, 4397.75)])]);
+        assert!(["4397.24", "4397.50", "4397.76"].iter().all(|label| narrow.contains(label)), "{narrow}");
     }
 }

@@ -39,6 +39,9 @@ fn status(view: &RunView) -> String {
         parts.extend(view.seconds_left().map(|seconds| format!("{} left", clock(seconds))));
         parts.extend(view.age.map(|age| format!("last record {} ago", clock(age.as_secs_f64()))));
     }
+    if view.state() == State::Trained {
+        parts.push("not evaluated so far".into());
+    }
     if view.damaged() > 0 {
         parts.push(format!("{} lines of metrics.jsonl are no records", view.damaged()));
     }
@@ -242,7 +245,7 @@ mod tests {
         assert_ne!(cell(97, 5).0, half, "nothing beyond the picture");
         // A narrow terminal cuts it and keeps its proportions.
         let buffer = screen(&view, Ok(&picture), 40, 36);
-        assert_eq!(buffer[(39, 25)].fg, Color::Rgb(255, 0, 0));
+        assert_eq!(buffer[(38, 25)].fg, Color::Rgb(255, 0, 0));
     }
 
     #[test]

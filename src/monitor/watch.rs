@@ -1,6 +1,7 @@
 //! A live dashboard over a run folder. The screen is the terminal's second one, and is given back however it ends.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use image::RgbImage;
@@ -44,18 +45,27 @@ fn over(view: &RunView) -> bool {
     matches!(view.state(), State::Evaluated | State::Interrupted | State::Imported)
 }
 
-/// Shows the run every so often until it is over or a key (q, Esc, Ctrl-C) says so.
+/// Longest time that a signal is not heard.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Shows the run every so often until it is over, a key (q, Esc, Ctrl-C) says so, or `stop` is set.
 ///
 /// # Errors
 /// If the terminal or the run folder fails.
-pub fn follow(view: &mut RunView, every: Duration, no_pictures: Option<&str>) -> Result<(), TrainError> {
+pub fn follow(view: &mut RunView, every: Duration, no_pictures: Option<&str>, stop: &AtomicBool) -> Result<(), TrainError> {
     let mut terminal = ratatui::try_init().map_err(TrainError::io("open", "the terminal"))?;
-    let result = run(&mut terminal, view, every, no_pictures);
+    let result = run(&mut terminal, view, every, no_pictures, stop);
     ratatui::restore();
     result
 }
 
-fn run(terminal: &mut DefaultTerminal, view: &mut RunView, every: Duration, no_pictures: Option<&str>) -> Result<(), TrainError> {
+fn run(
+    terminal: &mut DefaultTerminal,
+    view: &mut RunView,
+    every: Duration,
+    no_pictures: Option<&str>,
+    stop: &AtomicBool,
+) -> Result<(), TrainError> {
     let failed = || TrainError::io("use", "the terminal");
     let mut picture = Picture::default();
     loop {
@@ -70,12 +80,15 @@ fn run(terminal: &mut DefaultTerminal, view: &mut RunView, every: Duration, no_p
         if over(view) {
             return Ok(());
         }
-        let next = Instant::now() + every;
-        while event::poll(next.saturating_duration_since(Instant::now())).map_err(failed())? {
-            match event::read().map_err(failed())? {
-                event if leaves(&event) => return Ok(()),
-                Event::Resize(..) => break,
-                _ => {}
+        let looked = Instant::now();
+        while looked.elapsed() < every {
+            let event = event::poll(every.saturating_sub(looked.elapsed()).min(PATIENCE)).map_err(failed())?;
+            let event = if event { Some(event::read().map_err(failed())?) } else { None };
+            if stop.load(Ordering::Relaxed) || event.as_ref().is_some_and(leaves) {
+                return Ok(());
+            }
+            if matches!(event, Some(Event::Resize(..))) {
+                break;
             }
         }
     }
