@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::pretrain::INTERRUPTED;
-use super::{Outcome, print_json, print_text, usage};
+use super::{INTERRUPTED, Outcome, print_json, print_text, usage};
 use crate::monitor::compare::Comparison;
 use crate::monitor::run::RunView;
 use crate::monitor::{dashboard, watch};
