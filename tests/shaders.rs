@@ -174,11 +174,13 @@ fn graphs(depth: Depth, stem: Stem, method: Method) -> Vec<(&'static str, Graph)
         ("update by lars", update(Optimizer::Lars, 0.1)),
         ("update by lamb", update(Optimizer::Lamb, 0.1)),
         ("validation", method::validation(&config, &layout, View::Augmented).graph),
-        ("views", method::views(&config, &layout, View::Augmented).graph),
         ("figures", method::figures(&config, &layout).graph),
         ("features", method::features(&config, &layout, protocol, false).graph),
         ("probe features", method::features(&config, &layout, protocol, true).graph),
     ];
+    if method.reconstructs() {
+        graphs.push(("views", method::views(&config, &layout, View::Augmented).graph));
+    }
     if method.samples() {
         let few = ModelConfig { batch: batch / 16, ..config };
         graphs.push(("importance", method::importance(&few, &layout, 16, View::Augmented).graph));
