@@ -32,10 +32,16 @@ impl Stat {
         (n > 0).then(|| Self { mean, sd: (n > 1).then(sd), n })
     }
 
-    /// "38.90 ± 1.50", of values times `scale`.
+    /// "38.90 ± 1.50", of values times `scale`; "1.2e18 ± 3.4e17" where they explode.
     pub fn text(&self, scale: f64, digits: usize) -> String {
-        let mean = format!("{:.digits$}", self.mean * scale);
-        self.sd.map_or(mean.clone(), |sd| format!("{mean} ± {:.digits$}", sd * scale))
+        let number = |x: f64| if x.abs() < 1e6 { format!("{x:.digits$}") } else { format!("{x:.1e}") };
+        let mean = number(self.mean * scale);
+        self.sd.map_or(mean.clone(), |sd| format!("{mean} ± {}", number(sd * scale)))
+    }
+
+    /// Standard error of the mean; `None` for a single value.
+    pub fn error(&self) -> Option<f64> {
+        self.sd.map(|sd| sd / (self.n as f64).sqrt())
     }
 }
 
@@ -125,6 +131,8 @@ pub struct Results {
     pub out: PathBuf,
     /// Images that each run trains on, that are held out, and that it is tested on.
     pub images: [usize; 3],
+    /// Epochs at which the runs are measured before their end.
+    pub milestones: Vec<usize>,
 }
 
 impl Results {
@@ -143,7 +151,9 @@ impl Results {
         };
         let all = (0..setup.seeds as u64).flat_map(|seed| cells.iter().enumerate().map(move |cell| (seed, cell)));
         let images = [splits.train.len(), splits.val.len(), splits.test.len()];
-        Self { setup: setup.clone(), cells: cells.to_vec(), runs: all.map(one).collect(), out: out.into(), images }
+        let runs = all.map(one).collect();
+        let milestones = milestones.iter().map(|m| m.0).collect();
+        Self { setup: setup.clone(), cells: cells.to_vec(), runs, out: out.into(), images, milestones }
     }
 
     /// Runs that are done, with their summaries.
@@ -223,7 +233,9 @@ mod tests {
         let s = Stat::of(&[0.3, 0.4, 0.5]).expect("three values");
         assert!((s.mean - 0.4).abs() < 1e-12 && (s.sd.expect("a spread") - 0.1).abs() < 1e-12 && s.n == 3);
         assert_eq!(s.text(100.0, 2), "40.00 ± 10.00");
+        assert!((s.error().expect("an error") - 0.1 / 3f64.sqrt()).abs() < 1e-12);
         assert_eq!(Stat::of(&[0.25]).expect("one value").text(100.0, 1), "25.0");
+        assert_eq!(Stat::of(&[4e18, 6e18]).expect("two values").text(1.0, 3), "5.0e18 ± 1.4e18");
         assert_eq!(Stat::of(&[]), None);
     }
 

@@ -97,6 +97,8 @@ const LEFT: f64 = 52.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 54.0;
 const BOTTOM: f64 = 48.0;
+/// A value from which on an axis is logarithmic: no accuracy, and no count of bits that means anything.
+const LOGARITHMIC: f64 = 1000.0;
 
 /// Panels in rows of `columns`; the more columns, the narrower each.
 pub fn chart(panels: &[Panel], columns: usize, label: &str) -> Markup {
@@ -125,11 +127,21 @@ pub fn n(x: f64) -> String {
 fn panel_body(panel: &Panel, width: f64) -> Markup {
     let series: Vec<&Series> = panel.series.iter().filter(|s| !s.points.is_empty()).collect();
     let all = || series.iter().flat_map(|s| &s.points);
-    let (low, high) = range(all().flat_map(|p| [p.y - p.sd.unwrap_or(0.0), p.y + p.sd.unwrap_or(0.0)]));
-    let y_ticks = ticks(low, high, 5.0);
-    let (low, high) = (y_ticks[0], y_ticks[y_ticks.len() - 1]);
-    let y = |value: f64| HEIGHT * (high - value) / (high - low);
+    // What explodes is shown by its order of magnitude.
+    let log = all().any(|p| p.y > LOGARITHMIC);
+    let level = |value: f64| if log { value.max(0.1).log10() } else { value };
+    let (low, high) = range(all().flat_map(|p| [-1.0, 1.0].map(|side| level(p.y + side * p.sd.unwrap_or(0.0)))));
+    let mut y_ticks = ticks(low, high, 5.0);
+    if log {
+        y_ticks.retain(|tick| tick.fract() == 0.0);
+    }
+    let (low, high) = (y_ticks[0].min(low), y_ticks[y_ticks.len() - 1].max(high));
+    let y = |value: f64| HEIGHT * (high - level(value)) / (high - low);
     let digits = digits(&y_ticks);
+    let y_ticks: Vec<(f64, String)> = y_ticks
+        .into_iter()
+        .map(|tick| if log { (10f64.powf(tick), format!("1e{tick}")) } else { (tick, format!("{tick:.digits$}")) })
+        .collect();
     let (x_low, x_high, x_ticks): (f64, f64, Vec<(f64, String)>) = match &panel.axis {
         Axis::Names(names) => {
             (-0.5, names.len() as f64 - 0.5, names.iter().enumerate().map(|(i, name)| (i as f64, name.clone())).collect())
@@ -147,9 +159,9 @@ fn panel_body(panel: &Panel, width: f64) -> Markup {
     html! {
         text class="title" x="0" y="-34" { (panel.title) }
         (legend(&series))
-        @for tick in &y_ticks {
+        @for (tick, name) in &y_ticks {
             line class="grid" x1="0" x2=(n(width)) y1=(n(y(*tick))) y2=(n(y(*tick))) {}
-            text class="faint" x="-8" y=(n(y(*tick) + 4.0)) text-anchor="end" { (format!("{tick:.digits$}")) }
+            text class="faint" x="-8" y=(n(y(*tick) + 4.0)) text-anchor="end" { (name) }
         }
         line class="axis" x1="0" x2=(n(width)) y1=(n(HEIGHT)) y2=(n(HEIGHT)) {}
         @for (place, name) in &x_ticks {
@@ -302,6 +314,10 @@ mod tests {
         assert_eq!(picture.dimensions(), (2 * w, 2 * h));
         let at = |x: f64, y: f64| picture.get_pixel((2.0 * (LEFT + x)) as u32, (2.0 * (TOP + y)) as u32).0;
         assert_eq!(at(WIDTH * 0.75, HEIGHT * 0.4), [0x00, 0x72, 0xb2]);
+        let wild = |y| Series { name: "wild".into(), points: vec![point(0.0, 1.0), point(1.0, y)], mark: Mark::Line(0) };
+        let panel = Panel { title: String::new(), x_label: String::new(), axis: Axis::Numbers, series: vec![wild(1e18)] };
+        let text = chart(&[panel], 1, "").into_string();
+        assert!(text.contains(">1e15<") && !text.contains("000000"), "{text}");
         // The title is there: some of its pixels are dark.
         let title = (0..100).flat_map(|x| (0..14).map(move |y| (f64::from(x), -46.0 + f64::from(y))));
         assert!(title.filter(|(x, y)| at(*x, *y)[0] < 128).count() > 20, "no text was drawn");

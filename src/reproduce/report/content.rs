@@ -11,7 +11,7 @@ use crate::reproduce::folder::{Identity, State};
 use crate::reproduce::results::{Measure, Results, RunResult, Stat};
 use crate::reproduce::views::Similarity;
 use crate::reproduce::{Experiment, Scale, paper};
-use crate::train::config::{DataKind, RunConfig};
+use crate::train::config::DataKind;
 
 /// A part of a report.
 #[derive(Clone, Debug)]
@@ -74,6 +74,7 @@ pub fn sections(results: &Results, identity: &Identity, figures: Vec<Figure>) ->
     let mut claims = Table::new(&["the paper's claim", "here", "verdict"], 3);
     claims.rows = findings(results).into_iter().map(|f| vec![f.claim, f.ours, f.verdict.text().into()]).collect();
     let verdicts = "A claim about a difference holds if the probe differs by more than two standard errors; with one seed it is undecided. \
+                    Means hardly differ if they are less than three points apart; an accuracy does not fall if it loses less than one. \
                     Differences are taken seed by seed: mean ± standard deviation over n seeds.";
     let mut sections = vec![Section { title: "Results", blocks: found }];
     if !claims.rows.is_empty() {
@@ -137,7 +138,7 @@ fn main_table(results: &Results) -> Table {
     let head = ["", "n", "linear probe, %", "kNN-20, %", "kNN-200, %"];
     if setup.experiment == Experiment::Duration {
         let mut table = Table::new(&["epochs", "n", "linear probe, %", "kNN-20, %", "kNN-200, %"], 1);
-        for epoch in &results.cells[0].config(0).milestones {
+        for epoch in &results.milestones {
             let stat = |measure: Measure| {
                 let at = |run: &RunResult| run.milestones(measure).into_iter().find(|m| m.0 == *epoch as f64).map(|m| m.1);
                 let values: Vec<f64> = results.values(0, |run, _| at(run)).into_iter().map(|v| v.1).collect();
@@ -313,7 +314,7 @@ fn provenance(results: &Results, identity: &Identity) -> Vec<Block> {
         table.rows.push(row("first and last run finished", format!("{first}, {last}")));
     }
     let trained = results.runs.iter().filter(|run| results.cells[run.cell].weights == Weights::Trained);
-    let lines: Vec<String> = trained.map(|run| command(&results.out, &run.name, &run.config)).collect();
+    let lines: Vec<String> = trained.map(|run| command(&results.out, &run.name)).collect();
     vec![
         Block::Table(table),
         Block::Text("The whole grid; it continues where it was stopped:".into()),
@@ -324,12 +325,8 @@ fn provenance(results: &Results, identity: &Identity) -> Vec<Block> {
 }
 
 /// A run by itself, into a folder of its own.
-fn command(out: &Path, name: &str, config: &RunConfig) -> String {
-    format!(
-        "aavae pretrain --config {} --out runs/{name}-seed{}",
-        quoted(&out.join(name).join("config.toml").display().to_string()),
-        config.seed
-    )
+fn command(out: &Path, name: &str) -> String {
+    format!("aavae pretrain --config {} --out runs/{name}", quoted(&out.join(name).join("config.toml").display().to_string()))
 }
 
 /// A word of a shell.
