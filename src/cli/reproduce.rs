@@ -70,7 +70,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         scale: args.scale,
         dataset: args.dataset,
         data_dir: args.data_dir.clone(),
-        seeds: args.seeds.unwrap_or(args.scale.budget(args.experiment).seeds),
+        seeds: args.seeds.unwrap_or(args.scale.budget(args.experiment, args.dataset).seeds),
         overrides: Overrides { max_steps: args.max_steps, limit_train: args.limit_train, probe_epochs: args.probe_epochs },
     };
     let (experiment, scale, dataset) = (args.experiment.name(), args.scale.name(), args.dataset.name());

@@ -112,7 +112,7 @@ pub fn drawn_log_scale(index: u32) -> f32 {
 impl Setup {
     /// What every run of the grid may use.
     pub fn budget(&self) -> Budget {
-        let budget = self.scale.budget(self.experiment);
+        let budget = self.scale.budget(self.experiment, self.dataset);
         Budget {
             images: self.overrides.limit_train.or(budget.images),
             probe_epochs: self.overrides.probe_epochs.unwrap_or(budget.probe_epochs),
@@ -183,7 +183,7 @@ fn fig2(base: &RunConfig) -> Vec<Cell> {
     // Every epoch where there are few, an eighth of them otherwise.
     let every = base.epochs.div_ceil(8);
     let milestones: Vec<usize> = (1..=base.epochs).filter(|epoch| epoch % every == 0 || *epoch == base.epochs).collect();
-    let base = RunConfig { milestones, ..base.clone() };
+    let base = RunConfig { milestones, eval_every: every, ..base.clone() };
     let learned = RunConfig { learn_log_scale: true, ..base.clone() };
     let fixed = (0..FIG2_DRAWS).map(|index| {
         let log_scale = drawn_log_scale(index);
@@ -303,11 +303,15 @@ mod tests {
 
     #[test]
     fn the_paper_scale_is_the_papers() {
+        use crate::train::config::Preset;
         let of = |experiment| setups().into_iter().find(|s| s.experiment == experiment && s.scale == Scale::Paper).expect("a setup");
-        let aavae = cells(&of(Experiment::Table1), 45_000).into_iter().find(|c| c.name == "aavae").expect("a cell").config(0);
-        let preset = RunConfig::preset(crate::train::config::Preset::PaperCifar10);
-        let differ: Vec<String> = aavae.differences(&preset).into_iter().map(|d| d.key).collect();
-        assert_eq!(differ, ["data_dir", "keep"]);
+        for (preset, available) in [(Preset::PaperCifar10, 45_000), (Preset::PaperStl10, 95_000)] {
+            let preset = RunConfig::preset(preset);
+            let setup = Setup { dataset: preset.dataset, ..of(Experiment::Table1) };
+            let aavae = cells(&setup, available).into_iter().find(|c| c.name == "aavae").expect("a cell").config(0);
+            let differ: Vec<String> = aavae.differences(&preset).into_iter().map(|d| d.key).collect();
+            assert_eq!(differ, ["data_dir", "keep"], "{:?}", preset.dataset);
+        }
         let duration = &cells(&of(Experiment::Duration), 45_000)[0];
         assert_eq!(duration.config(0).milestones, [400, 800, 1600, 3200]);
         let batches: Vec<_> = cells(&of(Experiment::Fig4), 45_000)

@@ -113,8 +113,8 @@ fn fig2(results: &Results) -> Vec<Finding> {
         let gains: Vec<f64> = results.values(i, late).into_iter().map(|v| v.1).collect();
         let stat = Stat::of(&gains)?;
         let overfit = |run: &RunResult, _: &serde_json::Value| {
-            let last = run.bits.last()?.2;
-            Some(last - run.bits.iter().map(|b| b.2).fold(f64::INFINITY, f64::min))
+            let last = run.bits.last()?.val;
+            Some(last - run.bits.iter().map(|b| b.val).fold(f64::INFINITY, f64::min))
         };
         let bits: Vec<f64> = results.values(i, overfit).into_iter().map(|v| v.1).collect();
         let bits =

@@ -96,8 +96,8 @@ pub struct RunResult {
     pub config: RunConfig,
     /// How far it is.
     pub state: State,
-    /// Bits per dimension after each epoch: epoch, of the training images, of the held-out images.
-    pub bits: Vec<(f64, f64, f64)>,
+    /// Bits per dimension after each epoch.
+    pub bits: Vec<Bits>,
     /// Similarities of views.
     pub similarities: Vec<Similarity>,
 }
@@ -138,14 +138,12 @@ pub struct Results {
 impl Results {
     /// Reads the folder of a grid. What cannot be read is not done.
     pub fn read(setup: &Setup, cells: &[Cell], splits: &Splits, milestones: &[(usize, u64)], out: &Path) -> Self {
-        let (_, std) = splits.train.dataset.mean_std();
         let one = |(seed, (cell, c)): (u64, (usize, &Cell))| {
             let run = Run { cell: c, seed };
             let (config, path) = (c.config(seed), run.path(out));
             let state = run.state(setup.experiment, out, milestones);
             let done = matches!(state, State::Done(_));
-            let dims = 3 * config.image_size * config.image_size;
-            let bits = if done && setup.experiment == Experiment::Fig2 { bits_by_epoch(&path, dims, std) } else { Vec::new() };
+            let bits = if done && setup.experiment == Experiment::Fig2 { bits_by_epoch(&path) } else { Vec::new() };
             let similarities = if done && run.needs_views(setup.experiment) { views::read(&path).unwrap_or_default() } else { Vec::new() };
             RunResult { name: c.folder(seed), cell, seed, config, state, bits, similarities }
         };
@@ -200,28 +198,34 @@ impl Results {
     }
 }
 
-/// Bits per dimension of 8-bit pixels from the evidence lower bound in nats of a normalised image: the bound on `-log2 p` of the pixels
-/// in units of 1/255, `(-elbo / ln 2 + D / 3 * sum_c log2(255 std_c)) / D`, with `D` the number of values and `std_c` what a channel
-/// was divided by.
-pub fn bits_per_dim(elbo: f64, dims: usize, std: [f32; 3]) -> f64 {
-    let density = std.iter().map(|s| (255.0 * f64::from(*s)).log2()).sum::<f64>() / 3.0;
-    -elbo / (dims as f64 * std::f64::consts::LN_2) + density
+/// Bits per dimension after an epoch (`train::measure`): of the batches that were trained on and of the held-out images by the evidence
+/// lower bound, and of the held-out images by importance sampling where that was measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bits {
+    /// Epochs.
+    pub epoch: f64,
+    /// Training batches, bound.
+    pub train: f64,
+    /// Held-out images, bound.
+    pub val: f64,
+    /// Held-out images, importance-sampled.
+    pub sampled: Option<f64>,
 }
 
-/// Bits per dimension at the end of each epoch, from the records of `metrics.jsonl`: the training images of the last steps (views as
-/// input) and the held-out images.
-fn bits_by_epoch(path: &Path, dims: usize, std: [f32; 3]) -> Vec<(f64, f64, f64)> {
+/// Bits per dimension at the end of each epoch, from the records of `metrics.jsonl`.
+fn bits_by_epoch(path: &Path) -> Vec<Bits> {
     let records = metrics::read(path.join("metrics.jsonl")).unwrap_or_default();
-    let bits = |record: &metrics::Record| {
-        let elbo = f64::from(record.get("log_pxz")?) - f64::from(record.get("kl")?);
-        Some(bits_per_dim(elbo, dims, std))
+    let value = |split: &str, step: u64, key: &str| {
+        let record = records.iter().find(|record| record.split == split && record.step == step)?;
+        record.get(key).map(f64::from).filter(|x| x.is_finite())
     };
     let held_out = records.iter().filter(|record| record.split == "val");
-    let pair = |val: &metrics::Record| {
-        let train = records.iter().find(|record| record.split == "train" && record.step == val.step)?;
-        Some((val.epoch as f64 + 1.0, bits(train)?, bits(val)?))
+    let bits = |r: &metrics::Record| {
+        let bound = |split| value(split, r.step, "bits_per_dim_elbo");
+        let sampled = value("eval", r.step, "bits_per_dim");
+        Some(Bits { epoch: r.epoch as f64 + 1.0, train: bound("train")?, val: bound("val")?, sampled })
     };
-    held_out.filter_map(pair).collect()
+    held_out.filter_map(bits).collect()
 }
 
 #[cfg(test)]
@@ -237,16 +241,6 @@ mod tests {
         assert_eq!(Stat::of(&[0.25]).expect("one value").text(100.0, 1), "25.0");
         assert_eq!(Stat::of(&[4e18, 6e18]).expect("two values").text(1.0, 3), "5.0e18 ± 1.4e18");
         assert_eq!(Stat::of(&[]), None);
-    }
-
-    #[test]
-    fn bits_of_a_known_density() {
-        // Pixels that are uniform over 256 values of width 1 have 8 bits, whatever they are divided by.
-        for std in [[1.0; 3], [0.25, 0.5, 0.1]] {
-            let dims = 12;
-            let log_p: f64 = std.iter().map(|s| 4.0 * f64::from(s * 255.0 / 256.0).ln()).sum();
-            assert!((bits_per_dim(log_p, dims, std) - 8.0).abs() < 1e-6, "{std:?}");
-        }
     }
 
     #[test]

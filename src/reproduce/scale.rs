@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Experiment;
 use crate::model::Depth;
+use crate::train::config::DataKind;
 
 /// How much is spent on an experiment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -53,8 +54,8 @@ impl Scale {
         }
     }
 
-    /// The budget of every run of an experiment.
-    pub fn budget(self, experiment: Experiment) -> Budget {
+    /// The budget of every run of an experiment on a data set.
+    pub fn budget(self, experiment: Experiment, dataset: DataKind) -> Budget {
         let seeds = |table1: usize, sweep: usize, one: usize| match experiment {
             Experiment::Table1 => table1,
             Experiment::Fig2 | Experiment::Fig3 => sweep,
@@ -62,6 +63,7 @@ impl Scale {
         };
         // One long run in place of many: a multiple of 8, for the fractions at which it is measured.
         let epochs = |short: usize, long: usize| if experiment == Experiment::Duration { long } else { short };
+        let stl = dataset == DataKind::Stl10;
         match self {
             Self::Smoke => Budget {
                 depth: Depth::Resnet18,
@@ -102,8 +104,8 @@ impl Scale {
                 width: 64,
                 images: None,
                 epochs: 3200,
-                batch: 256,
-                learning_rate: 2.5e-4,
+                batch: if stl { 512 } else { 256 },
+                learning_rate: if stl { 5e-4 } else { 2.5e-4 },
                 warmup: 10,
                 probe_epochs: 90,
                 seeds: seeds(3, 3, 3),

@@ -171,7 +171,7 @@ fn main_table(results: &Results) -> Table {
         };
         match setup.experiment {
             Experiment::Table1 => row.push(paper::table1(&cell.name, setup.dataset).map_or(NONE.into(), |p| format!("{p:.2}"))),
-            Experiment::Fig2 => row.push(of(&|run| run.bits.last().map(|b| b.2), 3)),
+            Experiment::Fig2 => row.push(of(&|run| run.bits.last().map(|b| b.val), 3)),
             Experiment::Fig5 => {
                 for kind in ["h", "mu", "z"] {
                     let fields: [fn(&Similarity) -> f64; 3] = [|s| s.within, |s| s.across, Similarity::gap];

@@ -30,9 +30,13 @@ pub(super) fn text(results: &Results) -> String {
                 line("", measure.name(), value);
             }
         }
-        for (epoch, train, val) in &run.bits {
-            line(&epoch.to_string(), "train_bits_per_dim", *train);
-            line(&epoch.to_string(), "val_bits_per_dim", *val);
+        for bits in &run.bits {
+            let epoch = bits.epoch.to_string();
+            line(&epoch, "train_bits_per_dim_elbo", bits.train);
+            line(&epoch, "val_bits_per_dim_elbo", bits.val);
+            if let Some(sampled) = bits.sampled {
+                line(&epoch, "val_bits_per_dim", sampled);
+            }
         }
         for s in &run.similarities {
             for (metric, value) in [("within", s.within), ("across", s.across), ("gap", s.gap())] {

@@ -7,7 +7,7 @@ use super::heat;
 use crate::model::Depth;
 use crate::reproduce::cells::Varies;
 use crate::reproduce::findings::similarity;
-use crate::reproduce::results::{Measure, Results, RunResult, Stat};
+use crate::reproduce::results::{Bits, Measure, Results, RunResult, Stat};
 use crate::reproduce::views::{IMAGES, VIEWS, picture};
 use crate::reproduce::{Cell, Experiment, Scale, paper};
 use crate::train::config::RunConfig;
@@ -88,17 +88,21 @@ fn by_epoch(results: &Results, cell: usize, of: impl Fn(&RunResult) -> Vec<(f64,
 
 fn bits(results: &Results) -> Figure {
     let panel = |(i, cell): (usize, &Cell)| {
-        let series = |name: &str, mark, of: fn(&(f64, f64, f64)) -> (f64, f64)| Series {
-            name: name.into(),
-            points: by_epoch(results, i, |run| run.bits.iter().map(of).collect(), 1.0),
-            mark,
+        let series = |name: &str, mark, of: fn(&Bits) -> Option<f64>| {
+            let curve = |run: &RunResult| run.bits.iter().filter_map(|b| Some((b.epoch, of(b)?))).collect();
+            Series { name: name.into(), points: by_epoch(results, i, curve, 1.0), mark }
         };
-        let series = vec![series("training", Mark::Line(0), |b| (b.0, b.1)), series("held out", Mark::Line(1), |b| (b.0, b.2))];
+        let series = vec![
+            series("training", Mark::Line(0), |b| Some(b.train)),
+            series("held out", Mark::Line(1), |b| Some(b.val)),
+            series("log p(x)", Mark::Dashed(2), |b| b.sampled),
+        ];
         Panel { title: format!("{}, bits per dimension", cell.label), x_label: "epoch".into(), axis: Axis::Numbers, series }
     };
     let panels: Vec<Panel> = results.cells.iter().enumerate().map(panel).collect();
-    let caption = "Bits per dimension of the 8-bit pixels over epochs, from the evidence lower bound (log p(x|z) minus KL): an upper \
-                   bound, of the batches that were trained on and of the held-out images; bars are standard deviations over seeds.";
+    let caption = "Bits per dimension of the 8-bit pixels over epochs: by the evidence lower bound (log p(x|z) minus KL) of the batches that \
+                   were trained on and of the held-out images, and by importance-sampled log p(x) of the held-out images; bars are \
+                   standard deviations over seeds.";
     Figure { name: "bits", caption: caption.into(), svg: chart(&panels, columns(&panels), caption) }
 }
 

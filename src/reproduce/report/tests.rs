@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::reproduce::cells::{Overrides, Setup, Weights, cells};
 use crate::reproduce::folder::State;
-use crate::reproduce::results::RunResult;
+use crate::reproduce::results::{Bits, RunResult};
 use crate::reproduce::views::{IMAGES, Similarity, VIEWS};
 use crate::reproduce::{Experiment, Scale};
 use crate::train::config::DataKind;
@@ -51,7 +51,7 @@ fn results(experiment: Experiment, scale: Scale, out: &Path) -> Results {
             _ => State::Done(summary(cell, seed, &config.milestones)),
         };
         let done = matches!(state, State::Done(_));
-        let bits = (1..=4).map(|e| (f64::from(e), 6.0 / f64::from(e), 6.5 / f64::from(e))).collect();
+        let bits = |epoch: f64| Bits { epoch, train: 6.0 / epoch, val: 6.5 / epoch, sampled: (epoch > 2.0).then_some(6.4 / epoch) };
         let vectors: Vec<Vec<Vec<f32>>> = (0..IMAGES)
             .map(|i| (0..VIEWS).map(|v| (0..8).map(|k| ((i * 7 + v + k * 3 + cell) % 11) as f32 - 4.0).collect()).collect())
             .collect();
@@ -64,7 +64,7 @@ fn results(experiment: Experiment, scale: Scale, out: &Path) -> Results {
             seed,
             config,
             state,
-            bits: if fig2 { bits } else { vec![] },
+            bits: if fig2 { (1..=4).map(|e| bits(f64::from(e))).collect() } else { vec![] },
             similarities: if fig5 { similarities } else { vec![] },
         }
     };
