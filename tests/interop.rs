@@ -250,7 +250,9 @@ fn imported_runs_are_runs() -> Result<(), Failed> {
     sh(&format!("import {} --out {}", at("grid.png"), at("b"))).fails(1, &["grid.png", "not a safetensors file"]);
     sh(&format!("import {} --out {}", at("tuned/config.toml"), at("b"))).fails(1, &["config.toml"]);
     sh(&format!("import {} --out {} --method ae", at("reference.safetensors"), at("b"))).fails(1, &["--method ae"]).hints("encoder.*");
-    assert!(!dir.path().join("b").exists());
+    sh(&format!("import {} --out {}/run", at("reference.safetensors"), at("tuned/config.toml")))
+        .fails(1, &["cannot create", "config.toml"]);
+    assert!(!dir.path().join("b").exists() && dir.path().join("tuned/config.toml").is_file());
     Ok(())
 }
 
@@ -311,6 +313,12 @@ fn a_published_folder_is_the_run() -> Result<(), Failed> {
     let card = fs::read_to_string(at("empty/README.md"))?;
     assert!(card.contains("The run left none") && !card.contains("accuracy"), "{card}");
     sh(&format!("export {} --format folder --out {}/file/x", at("run"), at("run/config.toml"))).fails(1, &["cannot create"]);
+    fs::create_dir(at("theirs.tmp"))?;
+    fs::write(at("theirs.tmp/kept"), "")?;
+    sh(&format!("export {} --format folder --out {}", at("run"), at("theirs"))).fails(1, &["cannot create", "theirs.tmp"]);
+    assert!(Path::new(&at("theirs.tmp/kept")).exists() && !Path::new(&at("theirs")).exists());
+    sh(&format!("export {} --format folder --out {}", at("run"), at("run/train.log"))).fails(1, &["cannot replace", "train.log"]);
+    assert!(Path::new(&at("run/train.log")).is_file() && !Path::new(&at("run/train.log.tmp")).exists());
     sh(&format!("export {} --format torchvision --out {}", at("run"), at("e.safetensors")))
         .fails(1, &["width 64", "width 8"])
         .hints("folder");

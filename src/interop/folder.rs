@@ -35,8 +35,12 @@ pub fn write(trained: &Trained, out: &Path) -> Result<Option<Value>, TrainError>
     let settings = settings(&config)?;
 
     let staging = PathBuf::from(format!("{}.tmp", out.display().to_string().trim_end_matches(['/', '\\'])));
+    if let Some(parent) = out.parent() {
+        fs::create_dir_all(parent).map_err(TrainError::io("create", parent))?;
+    }
+    // One that is there already is somebody's.
+    fs::create_dir(&staging).map_err(TrainError::io("create", &staging))?;
     let fill = || -> Result<(), TrainError> {
-        fs::create_dir_all(&staging).map_err(TrainError::io("create", &staging))?;
         write_whole(&staging.join("config.json"), format!("{settings:#}\n").as_bytes())?;
         write_whole(&staging.join("README.md"), card::text(&config, params.count(), results.as_ref()).as_bytes())?;
         Checkpoint { tensors, meta }.save(staging.join("model.safetensors"))?;

@@ -155,7 +155,7 @@ fn depth(file: &Checkpoint, part: &str, blocks: impl Fn(Depth) -> [usize; 4]) ->
     })
 }
 
-/// Writes the run folder that `probe`, `knn`, `embed`, `reconstruct` and `export` take. Returns its summary.
+/// Writes the run folder that `probe`, `knn`, `embed`, `reconstruct` and `export` take: all of it or nothing. Returns its summary.
 ///
 /// # Errors
 /// If `out` holds anything already, or cannot be written.
@@ -168,8 +168,6 @@ pub fn write(imported: Imported, from: &Path, out: &Path) -> Result<Value, Train
     let meta = [("config", config_text(&config)?), ("imported_from", source.clone()), ("version", env!("CARGO_PKG_VERSION").into())];
     let checkpoint = Checkpoint { tensors, meta: meta.map(|(key, value)| (key.to_owned(), value)).into() };
     let folder = out.join("checkpoints");
-    std::fs::create_dir_all(&folder).map_err(TrainError::io("create", &folder))?;
-    checkpoint.save(folder.join(LAST))?;
     let summary = json!({
         "run": out,
         "method": config.method.name(),
@@ -179,8 +177,16 @@ pub fn write(imported: Imported, from: &Path, out: &Path) -> Result<Value, Train
         "sha256": checkpoint.digest(),
         "interrupted": false,
     });
-    write_whole(&out.join("summary.json"), format!("{summary:#}\n").as_bytes())?;
-    // Last: a folder with a configuration is a run.
-    write_config(&out.join("config.toml"), &config)?;
+    let fill = || -> Result<(), TrainError> {
+        std::fs::create_dir_all(&folder).map_err(TrainError::io("create", &folder))?;
+        checkpoint.save(folder.join(LAST))?;
+        write_whole(&out.join("summary.json"), format!("{summary:#}\n").as_bytes())?;
+        // Last: a folder with a configuration is a run.
+        write_config(&out.join("config.toml"), &config)
+    };
+    fill().inspect_err(|_| {
+        // `out` was empty. Its space may be what is missing; the error to report is the first one.
+        drop(std::fs::remove_dir_all(out));
+    })?;
     Ok(summary)
 }
