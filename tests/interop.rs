@@ -246,6 +246,7 @@ fn imported_runs_are_runs() -> Result<(), Failed> {
     digest(&summary.ok().json());
     let compared = sh(&format!("compare {} --json", at("run"))).ok().json();
     assert_eq!(compared["runs"][0]["state"], "imported", "{compared}");
+    sh(&format!("compare {} --out {}", at("run"), at("c.png"))).fails(1, &["no run has a curve"]);
     assert!(sh(&format!("watch {} --once", at("run"))).ok().stdout.contains("imported"));
     sh(&format!("import {} --out {}", at("grid.png"), at("b"))).fails(1, &["grid.png", "not a safetensors file"]);
     sh(&format!("import {} --out {}", at("tuned/config.toml"), at("b"))).fails(1, &["config.toml"]);

@@ -9,22 +9,35 @@ use std::time::Duration;
 
 use super::{INTERRUPTED, Outcome, print_json, print_text, usage};
 use crate::monitor::compare::Comparison;
+use crate::monitor::plot::{self, Kind};
 use crate::monitor::run::RunView;
 use crate::monitor::{dashboard, watch};
 use crate::train::TrainError;
+use crate::train::run::write_whole;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CompareArgs {
     /// Run folders
     #[arg(value_name = "RUN", required = true)]
     runs: Vec<PathBuf>,
+    /// Draw the curves to a file: .svg, .png, or .html with the tables too
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
     /// Print JSON on stdout
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn compare(args: &CompareArgs) -> Outcome {
+    let kind = |path: &PathBuf| {
+        let odd = || usage(format!("--out {} is no .svg, .png or .html file", path.display()), None);
+        Kind::of(path).map(|kind| (path.clone(), kind)).ok_or_else(odd)
+    };
+    let file = args.out.as_ref().map(kind).transpose()?;
     let comparison = Comparison::open(&args.runs)?;
+    if let Some((path, kind)) = file {
+        write_whole(&path, &plot::file(&comparison, kind)?)?;
+    }
     if args.json {
         print_json(&comparison.json())
     } else {

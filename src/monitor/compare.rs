@@ -10,6 +10,9 @@ use super::chart::{self, Curve, number};
 use super::run::{RunView, State};
 use crate::train::TrainError;
 
+/// Step and value, by step.
+pub type Points = Vec<(f64, f64)>;
+
 /// Runs, each with a letter.
 #[derive(Debug)]
 pub struct Comparison {
@@ -82,9 +85,9 @@ impl Comparison {
         })
     }
 
-    /// Training and held-out losses of the runs of each method: losses of different methods are different quantities.
-    pub fn charts(&self) -> Vec<(String, Vec<Curve>)> {
-        const COLOURS: [Color; 6] = [Color::Blue, Color::Red, Color::Green, Color::Magenta, Color::Yellow, Color::Cyan];
+    /// Training and held-out losses of the runs of each method, over each other: losses of different methods are different
+    /// quantities. A title, and the points of each run by its place.
+    pub fn overlays(&self) -> Vec<(String, Vec<(usize, Points)>)> {
         let mut methods: Vec<&str> = Vec::new();
         for run in &self.runs {
             let name = run.config.method.name();
@@ -92,27 +95,28 @@ impl Comparison {
                 methods.push(name);
             }
         }
-        let mut charts = Vec::new();
+        let mut overlays = Vec::new();
         for method in methods {
             for (split, title) in [("train", "loss"), ("val", "held-out loss")] {
                 let of_method = self.runs.iter().enumerate().filter(|(_, run)| run.config.method.name() == method);
-                let curve = |(index, run): (usize, &RunView)| Curve {
-                    name: String::new(),
-                    marker: Marker::Custom(letter(index)),
-                    colour: COLOURS[index % COLOURS.len()],
-                    points: run.curve(split, "loss"),
-                };
-                let curves: Vec<Curve> = of_method.map(curve).filter(|curve| !curve.points.is_empty()).collect();
+                let points = of_method.map(|(place, run)| (place, run.curve(split, "loss")));
+                let curves: Vec<_> = points.filter(|(_, points)| !points.is_empty()).collect();
                 if !curves.is_empty() {
-                    charts.push((format!("{method}: {title}"), curves));
+                    overlays.push((format!("{method}: {title}"), curves));
                 }
             }
         }
-        charts
+        overlays
     }
 
-    /// Table, differences and curves as text.
-    pub fn text(&self) -> String {
+    /// The letter and the folder of a run.
+    pub fn label(&self, place: usize) -> String {
+        let folder = self.runs[place].dir.file_name().unwrap_or_default().to_string_lossy();
+        format!("{} {folder}", letter(place))
+    }
+
+    /// What the runs have reached: a head, and a row for each.
+    pub fn table(&self) -> Vec<Vec<String>> {
         let head = ["", "run", "state", "method", "dataset", "seed", "steps", "loss", "held-out", "probe", "kNN-20", "kNN-200", "images/s"];
         let mut table = vec![head.map(str::to_owned).to_vec()];
         for (index, run) in self.runs.iter().enumerate() {
@@ -134,16 +138,37 @@ impl Comparison {
                 cell(run.images_per_second()),
             ]);
         }
-        let mut text = aligned(&table);
+        table
+    }
+
+    /// The settings that differ: a head, and a row for each. Empty if none does.
+    pub fn settings(&self) -> Vec<Vec<String>> {
         let differences = self.differences();
-        if !differences.is_empty() {
-            let mut table =
-                vec![std::iter::once("differ in".to_owned()).chain((0..self.runs.len()).map(|i| letter(i).to_string())).collect()];
-            table.extend(differences.into_iter().map(|(key, values)| std::iter::once(key).chain(values).collect()));
-            text += &format!("\n{}", aligned(&table));
+        if differences.is_empty() {
+            return vec![];
         }
-        for (title, curves) in self.charts() {
-            text += &format!("\n{}", chart::text(&title, &curves));
+        let letters = (0..self.runs.len()).map(|run| letter(run).to_string());
+        let mut table = vec![std::iter::once("differ in".to_owned()).chain(letters).collect()];
+        table.extend(differences.into_iter().map(|(key, values)| std::iter::once(key).chain(values).collect()));
+        table
+    }
+
+    /// Tables and curves as text.
+    pub fn text(&self) -> String {
+        const COLOURS: [Color; 6] = [Color::Blue, Color::Red, Color::Green, Color::Magenta, Color::Yellow, Color::Cyan];
+        let mut text = aligned(&self.table());
+        let settings = self.settings();
+        if !settings.is_empty() {
+            text += &format!("\n{}", aligned(&settings));
+        }
+        for (title, curves) in self.overlays() {
+            let curve = |(run, points)| Curve {
+                name: String::new(),
+                marker: Marker::Custom(letter(run)),
+                colour: COLOURS[run % COLOURS.len()],
+                points,
+            };
+            text += &format!("\n{}", chart::text(&title, &curves.into_iter().map(curve).collect::<Vec<_>>()));
         }
         text
     }

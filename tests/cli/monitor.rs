@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{copy, folder, pretrain, sh, trained};
+use crate::support::{copy, folder, png, pretrain, sh, trained};
 
 #[test]
 fn runs_are_compared() {
@@ -43,6 +43,27 @@ fn runs_are_compared() {
     assert!(chart("vae: loss").contains('b'), "{text}");
     let one = sh(&format!("compare {run}")).ok().stdout;
     assert!(!one.contains("differ in") && one.contains("aaa"), "{one}");
+
+    // The same as files.
+    let drawn = |file: &str| {
+        sh(&format!("compare {run} {} {} --out {}", at("vae"), at("stopped"), at(file))).ok();
+        fs::read_to_string(at(file)).unwrap_or_default()
+    };
+    let svg = drawn("curves.svg");
+    assert_eq!(svg.matches("<polyline").count(), 6, "training and held-out loss of three runs: {svg}");
+    for part in ["aavae: loss", "vae: held-out loss (b vae)", ">a run<", ">c stopped<", "class=\"line s2\""] {
+        assert!(svg.contains(part), "no `{part}`: {svg}");
+    }
+    drawn("curves.png");
+    let (width, height) = png(dir.path().join("curves.png").as_path());
+    assert!(width > 1000 && height > 1000, "four panels: {width} x {height}");
+    let page = drawn("page.html");
+    for part in ["<table>", "learning_rate", "0.002", "<polyline", "</html>"] {
+        assert!(page.contains(part), "no `{part}`: {page}");
+    }
+    for file in ["curves.gif", "curves"] {
+        sh(&format!("compare {run} --out {}", at(file))).fails(2, &[file, ".svg, .png or .html"]);
+    }
 
     sh(&format!("compare {run} {}", dir.path().display())).fails(1, &["is no run folder: it has no config.toml"]).hints("--out");
     sh(&format!("compare {run} {}", at("none"))).fails(1, &["none does not exist"]);

@@ -51,6 +51,8 @@ pub enum Mark {
     Dots(usize),
     /// A line with dots.
     Line(usize),
+    /// A line through many points.
+    Curve(usize),
     /// A dashed line.
     Dashed(usize),
     /// The paper's values: open diamonds.
@@ -179,7 +181,7 @@ fn series_body(s: &Series, x: &dyn Fn(f64) -> f64, y: &dyn Fn(f64) -> f64) -> Ma
     let path = || s.points.iter().map(|p| format!("{},{}", n(x(p.x)), n(y(p.y)))).collect::<Vec<_>>().join(" ");
     html! {
         @match s.mark {
-            Mark::Line(colour) => { polyline class={ "line s" (colour) } points=(path()) {} }
+            Mark::Line(colour) | Mark::Curve(colour) => { polyline class={ "line s" (colour) } points=(path()) {} }
             Mark::Dashed(colour) => { polyline class={ "line dash s" (colour) } points=(path()) {} }
             Mark::Dots(_) | Mark::Theirs => {}
         }
@@ -188,11 +190,11 @@ fn series_body(s: &Series, x: &dyn Fn(f64) -> f64, y: &dyn Fn(f64) -> f64) -> Ma
                 Mark::Theirs => {
                     path class="theirs" d={ "M" (n(x(p.x))) " " (n(y(p.y) - 6.0)) "l6 6l-6 6l-6 -6z" } {}
                 }
-                Mark::Dots(colour) | Mark::Line(colour) | Mark::Dashed(colour) => {
+                Mark::Dots(colour) | Mark::Line(colour) | Mark::Curve(colour) | Mark::Dashed(colour) => {
                     @if let Some(sd) = p.sd {
                         line class={ "bar s" (colour) } x1=(n(x(p.x))) x2=(n(x(p.x))) y1=(n(y(p.y - sd))) y2=(n(y(p.y + sd))) {}
                     }
-                    @if s.mark != Mark::Dashed(colour) {
+                    @if matches!(s.mark, Mark::Dots(_) | Mark::Line(_)) {
                         circle class={ "f" (colour) } cx=(n(x(p.x))) cy=(n(y(p.y))) r="4" {}
                     }
                 }
@@ -201,14 +203,22 @@ fn series_body(s: &Series, x: &dyn Fn(f64) -> f64, y: &dyn Fn(f64) -> f64) -> Ma
     }
 }
 
+/// Width of a series in the legend: enough for the widest of common fonts.
+fn legend_width(s: &Series) -> f64 {
+    30.0 + 7.0 * s.name.chars().count() as f64
+}
+
+/// Whether the legend is no wider than a panel that has a row of its own.
+pub fn legend_fits(series: &[Series]) -> bool {
+    series.iter().map(legend_width).sum::<f64>() <= WIDTH
+}
+
 /// One line above the panel, where there is more than one series.
 fn legend(series: &[&Series]) -> Markup {
     if series.len() < 2 {
         return html! {};
     }
-    // Wide enough for the widest of common fonts.
-    let width = |s: &Series| 30.0 + 7.0 * s.name.chars().count() as f64;
-    let starts = series.iter().scan(0.0, |at, s| Some(std::mem::replace(at, *at + width(s))));
+    let starts = series.iter().scan(0.0, |at, s| Some(std::mem::replace(at, *at + legend_width(s))));
     html! {
         @for (s, start) in series.iter().zip(starts) {
             g transform={ "translate(" (n(start)) " -16)" } {
@@ -219,6 +229,7 @@ fn legend(series: &[&Series]) -> Markup {
                         line class={ "line s" (colour) } x1="0" x2="16" y1="-4" y2="-4" {}
                         circle class={ "f" (colour) } cx="8" cy="-4" r="4" {}
                     }
+                    Mark::Curve(colour) => { line class={ "line s" (colour) } x1="0" x2="16" y1="-4" y2="-4" {} }
                     Mark::Dashed(colour) => { line class={ "line dash s" (colour) } x1="0" x2="16" y1="-4" y2="-4" {} }
                 }
                 text x="22" y="0" { (s.name) }

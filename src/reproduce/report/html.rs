@@ -8,7 +8,7 @@ use super::data_uri;
 use crate::reproduce::findings::Verdict;
 
 /// The page.
-pub(super) fn page(title: &str, sections: &[Section]) -> String {
+pub fn page(title: &str, sections: &[Section]) -> String {
     let colours = |dark: bool| COLOURS.map(|(name, light, night)| format!("{name}:{}", if dark { night } else { light })).join(";");
     let style = format!(
         ":root{{color-scheme:light dark;{}}}\n@media (prefers-color-scheme:dark){{:root{{{}}}}}\n{}{}",

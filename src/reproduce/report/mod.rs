@@ -6,7 +6,7 @@ mod content;
 mod csv;
 mod figures;
 mod heat;
-mod html;
+pub mod html;
 mod markdown;
 
 use std::path::{Path, PathBuf};
