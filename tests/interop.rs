@@ -261,7 +261,7 @@ fn imported_runs_are_runs() -> Result<(), Failed> {
 fn a_published_folder_is_the_run() -> Result<(), Failed> {
     let dir = folder();
     let at = |name: &str| dir.path().join(name).display().to_string();
-    let flags = "--max-steps 5 --probe-epochs 1 --seed 18446744073709551615 --learn-log-scale --learning-rate 0.0007";
+    let flags = "--max-steps 5 --probe-epochs 1 --seed 18446744073709551615 --learn-log-scale --learning-rate 0.0007 --online-probe";
     let summary = sh(&format!("pretrain {TINY} {flags} --out {}", at("run"))).ok().json();
     let exported = sh(&format!("export {} --format folder --out {} --json", at("run"), at("export"))).ok().json();
     assert_eq!(exported["results"], true, "{exported}");
@@ -422,14 +422,8 @@ fn main() -> ExitCode {
     }
     let base = RunConfig { dataset: DataKind::Cifar10, width: 8, latent_dim: 8, ..RunConfig::default() };
     let paper = RunConfig { dataset: DataKind::Cifar10, encoder: Depth::Resnet50, decoder: Depth::Resnet50, ..RunConfig::default() };
-    let stl = RunConfig {
-        dataset: DataKind::Folder,
-        encoder: Depth::Resnet34,
-        stem: Stem::Stl,
-        image_size: 96,
-        width: 8,
-        ..RunConfig::default()
-    };
+    let stl =
+        RunConfig { dataset: DataKind::Stl10, encoder: Depth::Resnet34, stem: Stem::Stl, image_size: 96, width: 8, ..RunConfig::default() };
     let asked = Options { method: Some(Method::Vae), dataset: Some(DataKind::Shapes), ..Options::default() };
     let imagenet = Options { stem: Some(Stem::Imagenet), image_size: Some(64), ..Options::default() };
     for (case, options, want) in [
@@ -438,7 +432,7 @@ fn main() -> ExitCode {
         ("resnet18-w8-ae", Options::default(), RunConfig { method: Method::Ae, ..base.clone() }),
         ("resnet18-w8-ae", Options { method: Some(Method::Aaae), ..Options::default() }, RunConfig { method: Method::Aaae, ..base }),
         ("resnet34-resnet18-w8-stl", Options::default(), stl.clone()),
-        ("resnet34-resnet18-w8-stl", imagenet, RunConfig { stem: Stem::Imagenet, image_size: 64, ..stl }),
+        ("resnet34-resnet18-w8-stl", imagenet, RunConfig { stem: Stem::Imagenet, image_size: 64, dataset: DataKind::Folder, ..stl }),
         ("resnet50-w64", Options::default(), paper),
     ] {
         let name = format!("import/{case}/{}/{:?}", want.method.name(), want.stem).to_lowercase();

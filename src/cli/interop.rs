@@ -85,7 +85,7 @@ pub(super) struct ImportArgs {
     /// Side of the images (default: 32, or 96 behind a 7x7 stem)
     #[arg(long)]
     image_size: Option<usize>,
-    /// Data set of the run (default: cifar10, or folder)
+    /// Data set of the run (default: by the size of the images: cifar10, stl10 or folder)
     #[arg(long, value_enum)]
     dataset: Option<DataKind>,
     /// Folder of the data set

@@ -53,7 +53,11 @@ fn rows(results: &Value) -> Vec<(String, String)> {
 
 /// The card, as Markdown with the header that model hubs read. The licence is the user's to choose.
 pub(super) fn text(config: &RunConfig, parameters: usize, results: Option<&Value>) -> String {
-    let (encoder, decoder) = (format!("{:?}", config.encoder), format!("{:?}", config.decoder));
+    let encoder = format!("{:?}", config.encoder);
+    let head = match config.method.reconstructs() {
+        true => format!("| decoder | {:?}, {} latent dimensions |", config.decoder, config.latent_dim),
+        false => format!("| projection | {} dimensions |", config.latent_dim),
+    };
     let dataset = format!("{:?}", config.dataset).to_lowercase();
     let images = config.limit_train.map_or("all training images".into(), |n| format!("{n} training images"));
     let steps = results.map_or(String::new(), |r| format!(", {} steps in all", r["steps"]));
@@ -80,7 +84,7 @@ pub(super) fn text(config: &RunConfig, parameters: usize, results: Option<&Value
          | | |\n\
          |---|---|\n\
          | encoder | {encoder}, width {width}, {stem} stem, {features} features |\n\
-         | decoder | {decoder}, {latent} latent dimensions |\n\
+         {head}\n\
          | parameters | {parameters} |\n\
          | images | {dataset}, {side} x {side}, {images} |\n\
          | training | {epochs} epochs of batch {batch}, learning rate {rate}, seed {seed}{steps} |\n\
@@ -110,7 +114,6 @@ pub(super) fn text(config: &RunConfig, parameters: usize, results: Option<&Value
         width = config.width,
         stem = format!("{:?}", config.stem).to_lowercase(),
         features = config.net().features(),
-        latent = config.latent_dim,
         side = config.image_size,
         epochs = config.epochs,
         batch = config.batch_size,

@@ -27,7 +27,10 @@ pub fn write(trained: &Trained, out: &Path) -> Result<Option<Value>, TrainError>
     let config = public(&trained.config);
     let (mean, std) = normalisation(&config);
     let params = method::training(&config.model(mean, std), Training::default()).params;
-    let tensors = state::select(&trained.checkpoint, &params).map_err(|e| e.of_file(&trained.path))?;
+    state::select(&trained.checkpoint, &params).map_err(|e| e.of_file(&trained.path))?;
+    // An online probe stays with the network that it was trained along.
+    let mut tensors = trained.checkpoint.tensors.clone();
+    tensors.retain(|name, _| !name.starts_with("optim."));
     let mut meta = trained.checkpoint.meta.clone();
     meta.retain(|key, _| key != "window");
     meta.insert("config".into(), config_text(&config)?);
@@ -73,8 +76,9 @@ fn settings(config: &RunConfig) -> Result<Value, TrainError> {
     let (mean, std) = normalisation(config);
     let (mean, std) = (json(serde_json::to_string(&mean)).map_err(failed)?, json(serde_json::to_string(&std)).map_err(failed)?);
     let shape: serde_json::Map<String, Value> = ["method", "encoder", "decoder", "stem", "width", "latent_dim", "image_size"]
-        .map(|key| (key.to_owned(), training[key].clone()))
         .into_iter()
+        .filter(|key| *key != "decoder" || config.method.reconstructs())
+        .map(|key| (key.to_owned(), training[key].clone()))
         .chain([("features".to_owned(), json!(config.net().features()))])
         .collect();
     Ok(json!({

@@ -23,7 +23,7 @@ pub struct Options {
     pub stem: Option<Stem>,
     /// Side of the images (default: 32, or 96 behind a 7x7 stem).
     pub image_size: Option<usize>,
-    /// Data set that the run's commands take (default: CIFAR-10 for 32 pixels, otherwise a folder).
+    /// Data set that the run's commands take (default: CIFAR-10 for 32 pixels, STL-10 for 96, otherwise a folder).
     pub dataset: Option<DataKind>,
     /// Its folder.
     pub data_dir: Option<PathBuf>,
@@ -104,7 +104,11 @@ pub fn understand(mut file: Checkpoint, options: &Options) -> Result<Imported, S
     let small = stem == Stem::Cifar;
     let image_size = options.image_size.unwrap_or(if small { 32 } else { 96 });
     let config = RunConfig {
-        dataset: options.dataset.unwrap_or(if image_size == 32 { DataKind::Cifar10 } else { DataKind::Folder }),
+        dataset: options.dataset.unwrap_or(match image_size {
+            32 => DataKind::Cifar10,
+            96 => DataKind::Stl10,
+            _ => DataKind::Folder,
+        }),
         data_dir: options.data_dir.clone(),
         method,
         encoder: depth(&file, "encoder", Depth::encoder_blocks)?,

@@ -178,7 +178,7 @@ impl RunView {
     /// Seconds until the last step.
     pub fn seconds_left(&self) -> Option<f64> {
         let left = self.total?.checked_sub(self.steps())? as f64;
-        Some(left * self.config.batch_size as f64 / self.images_per_second().filter(|rate| *rate > 0.0)?)
+        Some(left * self.config.images_per_step() as f64 / self.images_per_second().filter(|rate| *rate > 0.0)?)
     }
 
     /// Test accuracy of the linear probe.
@@ -299,6 +299,8 @@ mod tests {
         assert_eq!(RunView::open(dir.path()).expect("a run").seconds_left(), None, "the log does not say how far it goes");
         put("train.log", "2026-01-01T00:00:00Z step 10/110 epoch 0 loss 1.0\n");
         assert_eq!(RunView::open(dir.path()).expect("a run").seconds_left(), Some(50.0));
+        put("config.toml", "batch_size = 16\naccumulate = 3\n");
+        assert_eq!(RunView::open(dir.path()).expect("a run").seconds_left(), Some(150.0));
     }
 
     #[test]
