@@ -23,7 +23,7 @@
 //! Each uses only those before it (`tests/hygiene.rs` reads the imports):
 //!
 //! [`tensor`], [`rng`] → [`ops`] → [`shader`] → [`ir`] → [`plan`] → [`device`] → [`check`] → [`nn`] → [`model`] → [`method`] → [`data`] →
-//! [`train`] → [`interop`] → [`monitor`] → [`reproduce`] → [`cli`].
+//! [`train`] → [`interop`] → [`reproduce`] → [`monitor`] → [`cli`].
 //!
 //! # Vocabulary
 //!

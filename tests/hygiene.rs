@@ -24,8 +24,8 @@ const LAYERS: [&str; 17] = [
     "data",
     "train",
     "interop",
-    "monitor",
     "reproduce",
+    "monitor",
     "cli",
 ];
 /// Pictures and files know nothing of tensors on devices.

@@ -69,8 +69,8 @@ impl Comparison {
         let row = |(index, run): (usize, &RunView)| {
             let loss = |split| run.last(split).and_then(|r| r.get("loss")).and_then(short);
             json!({
-                "letter": letter(index), "run": run.dir, "state": run.state().name(), "method": run.config.method.name(),
-                "dataset": format!("{:?}", run.config.dataset).to_lowercase(), "seed": run.config.seed, "steps": run.steps(),
+                "letter": letter(index), "run": run.dir.display().to_string(), "state": run.state().name(), "method": run.config.method.name(),
+                "dataset": run.config.dataset.name(), "seed": run.config.seed, "steps": run.steps(),
                 "loss": loss("train"), "validation_loss": loss("val"), "probe": run.probe(), "knn20": run.knn(20),
                 "knn200": run.knn(200), "images_per_second": run.images_per_second(),
             })
@@ -127,7 +127,7 @@ impl Comparison {
                 run.dir.display().to_string(),
                 run.state().name().to_owned(),
                 run.config.method.name().to_owned(),
-                format!("{:?}", run.config.dataset).to_lowercase(),
+                run.config.dataset.name(),
                 run.config.seed.to_string(),
                 run.steps().to_string(),
                 loss("train"),

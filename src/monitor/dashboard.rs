@@ -19,7 +19,7 @@ const PICTURE: u16 = 18;
 
 fn headline(view: &RunView) -> String {
     let c = &view.config;
-    let (dataset, encoder) = (format!("{:?}", c.dataset).to_lowercase(), format!("{:?}", c.encoder).to_lowercase());
+    let (dataset, encoder) = (c.dataset.name(), format!("{:?}", c.encoder).to_lowercase());
     format!(
         "{}: {} on {dataset}, {encoder} of width {}, batch {}, seed {}",
         view.dir.display(),

@@ -104,7 +104,12 @@ impl RunView {
         let path = dir.join("config.toml");
         if !path.exists() {
             let message = if dir.exists() { "is no run folder: it has no config.toml" } else { "does not exist" };
-            return Err(TrainError::config(format!("{} {message}", dir.display()), Some("`aavae pretrain --out DIR` makes run folders")));
+            let hint = if dir.join("grid.json").exists() {
+                format!("it is a grid of `reproduce`: name run folders in it, such as {}", dir.join("*-s0").display())
+            } else {
+                "`aavae pretrain --out DIR` makes run folders".into()
+            };
+            return Err(TrainError::config(format!("{} {message}", dir.display()), Some(&hint)));
         }
         let config = read_config(&path)?;
         let mut view = Self { dir: dir.into(), config, summary: None, total: None, picture: None, age: None, metrics: Follow::default() };

@@ -99,8 +99,10 @@ const LEFT: f64 = 52.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 54.0;
 const BOTTOM: f64 = 48.0;
-/// A value from which on an axis is logarithmic: no accuracy, and no count of bits that means anything.
+/// A value above which an axis may be logarithmic: no accuracy, and no count of bits that means anything.
 const LOGARITHMIC: f64 = 1000.0;
+/// Ratio of the greatest to the least value from which on it is: two decades have two ticks at least.
+const DECADES: f64 = 100.0;
 
 /// Panels in rows of `columns`; the more columns, the narrower each.
 pub fn chart(panels: &[Panel], columns: usize, label: &str) -> Markup {
@@ -130,8 +132,9 @@ fn panel_body(panel: &Panel, width: f64) -> Markup {
     let series: Vec<&Series> = panel.series.iter().filter(|s| !s.points.is_empty()).collect();
     let all = || series.iter().flat_map(|s| &s.points);
     // What explodes is shown by its order of magnitude.
-    let log = all().any(|p| p.y > LOGARITHMIC);
-    let level = |value: f64| if log { value.max(0.1).log10() } else { value };
+    let (least, greatest) = range(all().map(|p| p.y));
+    let log = least > 0.0 && greatest > LOGARITHMIC && greatest / least >= DECADES;
+    let level = |value: f64| if log { value.max(least).log10() } else { value };
     let (low, high) = range(all().flat_map(|p| [-1.0, 1.0].map(|side| level(p.y + side * p.sd.unwrap_or(0.0)))));
     let mut y_ticks = ticks(low, high, 5.0);
     if log {
@@ -329,6 +332,13 @@ mod tests {
         let panel = Panel { title: String::new(), x_label: String::new(), axis: Axis::Numbers, series: vec![wild(1e18)] };
         let text = chart(&[panel], 1, "").into_string();
         assert!(text.contains(">1e15<") && !text.contains("000000"), "{text}");
+        // Losses: thousands within a decade, or of both signs, are no explosion.
+        for (first, last, tick) in [(4400.0, 3900.0, ">4200<"), (12000.0, -8000.0, ">-5000<")] {
+            let series = Series { name: String::new(), points: vec![point(0.0, first), point(1.0, last)], mark: Mark::Curve(0) };
+            let panel = Panel { title: String::new(), x_label: String::new(), axis: Axis::Numbers, series: vec![series] };
+            let text = chart(&[panel], 1, "").into_string();
+            assert!(text.contains(tick) && !text.contains(">1e"), "{text}");
+        }
         // The title is there: some of its pixels are dark.
         let title = (0..100).flat_map(|x| (0..14).map(move |y| (f64::from(x), -46.0 + f64::from(y))));
         assert!(title.filter(|(x, y)| at(*x, *y)[0] < 128).count() > 20, "no text was drawn");
