@@ -250,7 +250,7 @@ fn imported_runs_are_runs() -> Result<(), Failed> {
     assert!(sh(&format!("watch {} --once", at("run"))).ok().stdout.contains("imported"));
     sh(&format!("import {} --out {}", at("grid.png"), at("b"))).fails(1, &["grid.png", "not a safetensors file"]);
     sh(&format!("import {} --out {}", at("tuned/config.toml"), at("b"))).fails(1, &["config.toml"]);
-    sh(&format!("import {} --out {} --method ae", at("reference.safetensors"), at("b"))).fails(1, &["--method ae"]).hints("encoder.*");
+    sh(&format!("import {} --out {} --method ae", at("reference.safetensors"), at("b"))).fails(1, &["--method ae"]).hints("flag");
     sh(&format!("import {} --out {}/run", at("reference.safetensors"), at("tuned/config.toml")))
         .fails(1, &["cannot create", "config.toml"]);
     assert!(!dir.path().join("b").exists() && dir.path().join("tuned/config.toml").is_file());
@@ -316,9 +316,9 @@ fn a_published_folder_is_the_run() -> Result<(), Failed> {
     sh(&format!("export {} --format folder --out {}/file/x", at("run"), at("run/config.toml"))).fails(1, &["cannot create"]);
     fs::create_dir(at("theirs.tmp"))?;
     fs::write(at("theirs.tmp/kept"), "")?;
-    sh(&format!("export {} --format folder --out {}", at("run"), at("theirs"))).fails(1, &["cannot create", "theirs.tmp"]);
+    sh(&format!("export {} --format folder --out {}", at("run"), at("theirs"))).fails(1, &["theirs.tmp is there already"]).hints("killed");
     assert!(Path::new(&at("theirs.tmp/kept")).exists() && !Path::new(&at("theirs")).exists());
-    sh(&format!("export {} --format folder --out {}", at("run"), at("run/train.log"))).fails(1, &["cannot replace", "train.log"]);
+    sh(&format!("export {} --format folder --out {}", at("run"), at("run/train.log"))).fails(1, &["train.log is no folder"]).hints("--out");
     assert!(Path::new(&at("run/train.log")).is_file() && !Path::new(&at("run/train.log.tmp")).exists());
     sh(&format!("export {} --format torchvision --out {}", at("run"), at("e.safetensors")))
         .fails(1, &["width 64", "width 8"])
@@ -328,6 +328,27 @@ fn a_published_folder_is_the_run() -> Result<(), Failed> {
     fs::write(at("bad.json"), "{}")?;
     sh(&format!("pretrain --config {} --out {}", at("bad.json"), at("x"))).fails(1, &["bad.json", "`training`"]);
     assert!(!Path::new(&at("e.safetensors")).exists() && !Path::new(&at("x")).exists());
+
+    // A stored configuration that no network can have, and a card of weights that nobody here trained.
+    let config = fs::read_to_string(at("run/config.toml"))?;
+    for (line, says) in [("width = 12", "width"), ("latent_dim = 0", "--latent-dim is 0"), ("image_size = 33", "33")] {
+        let key = line.split(' ').next().expect("a key");
+        let other = |l: &str| if l.starts_with(&format!("{key} =")) { line.to_owned() } else { l.to_owned() };
+        fs::write(at("run/config.toml"), config.lines().map(other).collect::<Vec<_>>().join("\n"))?;
+        sh(&format!("export {} --format folder --out {}", at("run"), at("y"))).fails(1, &["config.toml", says]).hints("metadata");
+    }
+    fs::write(at("run/config.toml"), config)?;
+    sh(&format!("import {} --out {}", at("export/model.safetensors"), at("imported"))).ok();
+    let ran = sh(&format!("export {} --format folder --out {}", at("imported"), at("card"))).ok();
+    assert!(ran.stderr.contains("states no results"), "{ran:?}");
+    let card = fs::read_to_string(at("card/README.md"))?;
+    assert!(card.contains("imported from `model.safetensors`") && !card.contains("epochs of batch"), "{card}");
+    // Nothing of others is removed.
+    std::os::unix::fs::symlink("train.log", at("run/link"))?;
+    sh(&format!("import {} --out {}", at("export/model.safetensors"), at("run/link"))).fails(1, &["link is no folder"]).hints("--out");
+    assert!(fs::symlink_metadata(at("run/link")).is_ok_and(|m| m.is_symlink()));
+    let line = format!("import {} --image-size 4294967296 --out {}", at("export/model.safetensors"), at("z"));
+    sh(&line).fails(1, &["--image-size 4294967296"]).hints("flag");
     Ok(())
 }
 
@@ -342,7 +363,9 @@ fn paper_width() -> &'static Path {
         let data = path.join("data");
         let import = format!("import {} --out {}/run --dataset folder --data-dir {}", file.display(), path.display(), data.display());
         sh(&import).ok();
-        sh(&format!("export {0}/run --format torchvision --out {0}/encoder.safetensors", path.display())).ok();
+        let export = format!("export {0}/run --format torchvision --out {0}/encoder.safetensors", path.display());
+        sh(&export).ok();
+        sh(&export).fails(1, &["encoder.safetensors is there already"]).hints("--out");
         (dir, path)
     });
     path

@@ -10,6 +10,7 @@ use super::{Outcome, print_json, print_text, say, usage};
 use crate::interop::{folder, import, torchvision};
 use crate::method::Method;
 use crate::model::Stem;
+use crate::train::TrainError;
 use crate::train::config::DataKind;
 use crate::train::run::{Trained, normalisation};
 
@@ -47,17 +48,21 @@ pub(super) fn export(args: &ExportArgs) -> Outcome {
     let (value, text) = match args.format {
         Format::Torchvision => {
             let file = torchvision::state_dict(&trained)?;
+            if args.out.exists() {
+                let message = format!("{} is there already", args.out.display());
+                return Err(TrainError::config(message, Some("remove it, or name another file with --out")).into());
+            }
             file.save(&args.out)?;
             let normalise = format!("images are normalised with mean {mean:?} and deviation {std:?}");
             let text = format!("{} tensors in {}; {normalise}", file.tensors.len(), args.out.display());
-            (json!({ "file": args.out, "tensors": file.tensors.len(), "metadata": file.meta }), text)
+            (json!({ "file": args.out.display().to_string(), "tensors": file.tensors.len(), "metadata": file.meta }), text)
         }
         Format::Folder => {
             let results = folder::write(&trained, &args.out)?;
             if results.is_none() {
                 say("warning: no summary.json is about these weights; the model card states no results");
             }
-            (json!({ "folder": args.out, "results": results.is_some() }), format!("{}", args.out.display()))
+            (json!({ "folder": args.out.display().to_string(), "results": results.is_some() }), format!("{}", args.out.display()))
         }
     };
     if args.json {

@@ -52,15 +52,35 @@ fn rows(results: &Value) -> Vec<(String, String)> {
 }
 
 /// The card, as Markdown with the header that model hubs read. The licence is the user's to choose.
-pub(super) fn text(config: &RunConfig, parameters: usize, results: Option<&Value>) -> String {
+///
+/// Of weights that were imported only the network is known, not what trained it.
+pub(super) fn text(config: &RunConfig, parameters: usize, imported: Option<&str>, results: Option<&Value>) -> String {
     let encoder = format!("{:?}", config.encoder);
     let head = match config.method.reconstructs() {
         true => format!("| decoder | {:?}, {} latent dimensions |", config.decoder, config.latent_dim),
         false => format!("| projection | {} dimensions |", config.latent_dim),
     };
-    let dataset = format!("{:?}", config.dataset).to_lowercase();
+    let dataset = config.dataset.name();
     let images = config.limit_train.map_or("all training images".into(), |n| format!("{n} training images"));
+    let images = format!("{dataset}, {side} x {side}, {images}", side = config.image_size);
     let steps = results.map_or(String::new(), |r| format!(", {} steps in all", r["steps"]));
+    let (training, again) = match imported {
+        None => (
+            format!(
+                "| images | {images} |\n| training | {epochs} epochs of batch {batch}, {optimizer}, learning rate {rate}, seed {seed}{steps} |",
+                epochs = config.epochs,
+                batch = config.images_per_step(),
+                optimizer = config.optimizer.name(),
+                rate = config.learning_rate,
+                seed = config.seed,
+            ),
+            format!("## Training it again\n\n```sh\n{}\n```", command(config, results)),
+        ),
+        Some(file) => (
+            format!("| training | imported from `{file}`, which does not say |"),
+            "## Training it again\n\nHow these weights were trained is not known here; `training` in `config.json` holds defaults.".into(),
+        ),
+    };
     let results_text = match results {
         None => "The run left none for these weights.".to_owned(),
         Some(r) => {
@@ -86,8 +106,7 @@ pub(super) fn text(config: &RunConfig, parameters: usize, results: Option<&Value
          | encoder | {encoder}, width {width}, {stem} stem, {features} features |\n\
          {head}\n\
          | parameters | {parameters} |\n\
-         | images | {dataset}, {side} x {side}, {images} |\n\
-         | training | {epochs} epochs of batch {batch}, learning rate {rate}, seed {seed}{steps} |\n\
+         {training}\n\
          \n\
          ## Results\n\
          \n\
@@ -99,11 +118,7 @@ pub(super) fn text(config: &RunConfig, parameters: usize, results: Option<&Value
          In PyTorch, `safetensors.torch.load_file(\"model.safetensors\")` is the state dict; `config.json` has the architecture and the\n\
          normalisation of the images.\n\
          \n\
-         ## Training it again\n\
-         \n\
-         ```sh\n\
-         {command}\n\
-         ```\n\
+         {again}\n\
          \n\
          ## Licence\n\
          \n\
@@ -114,11 +129,5 @@ pub(super) fn text(config: &RunConfig, parameters: usize, results: Option<&Value
         width = config.width,
         stem = format!("{:?}", config.stem).to_lowercase(),
         features = config.net().features(),
-        side = config.image_size,
-        epochs = config.epochs,
-        batch = config.batch_size,
-        rate = config.learning_rate,
-        seed = config.seed,
-        command = command(config, results),
     )
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::card;
+use super::{card, new_folder};
 use crate::method::{self, Training};
 use crate::train::TrainError;
 use crate::train::checkpoint::Checkpoint;
@@ -21,9 +21,6 @@ use crate::train::state;
 /// # Errors
 /// If `out` holds anything already, or cannot be written.
 pub fn write(trained: &Trained, out: &Path) -> Result<Option<Value>, TrainError> {
-    if fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(TrainError::config(format!("{} is not empty", out.display()), Some("name another folder with --out")));
-    }
     let config = public(&trained.config);
     let (mean, std) = normalisation(&config);
     let params = method::training(&config.model(mean, std), Training::default()).params;
@@ -37,28 +34,14 @@ pub fn write(trained: &Trained, out: &Path) -> Result<Option<Value>, TrainError>
     let results = results(trained);
     let settings = settings(&config)?;
 
-    let staging = PathBuf::from(format!("{}.tmp", out.display().to_string().trim_end_matches(['/', '\\'])));
-    if let Some(parent) = out.parent() {
-        fs::create_dir_all(parent).map_err(TrainError::io("create", parent))?;
-    }
-    // One that is there already is somebody's.
-    fs::create_dir(&staging).map_err(TrainError::io("create", &staging))?;
-    let fill = || -> Result<(), TrainError> {
-        write_whole(&staging.join("config.json"), format!("{settings:#}\n").as_bytes())?;
-        write_whole(&staging.join("README.md"), card::text(&config, params.count(), results.as_ref()).as_bytes())?;
-        Checkpoint { tensors, meta }.save(staging.join("model.safetensors"))?;
-        // An empty folder makes way.
-        if out.exists() {
-            fs::remove_dir(out).map_err(TrainError::io("replace", out))?;
-        }
-        fs::rename(&staging, out).map_err(TrainError::io("create", out))
-    };
-    let filled = fill();
-    if filled.is_err() {
-        // Its space may be what is missing; the error to report is the first one.
-        drop(fs::remove_dir_all(&staging));
-    }
-    filled.map(|()| results)
+    let imported = meta.get("imported_from").cloned();
+    let card = card::text(&config, params.count(), imported.as_deref(), results.as_ref());
+    new_folder(out, |out| {
+        write_whole(&out.join("config.json"), format!("{settings:#}\n").as_bytes())?;
+        write_whole(&out.join("README.md"), card.as_bytes())?;
+        Ok(Checkpoint { tensors, meta }.save(out.join("model.safetensors"))?)
+    })?;
+    Ok(results)
 }
 
 /// Without the folders of the machine that trained it.
@@ -91,5 +74,7 @@ fn settings(config: &RunConfig) -> Result<Value, TrainError> {
 fn results(trained: &Trained) -> Option<Value> {
     let run = trained.path.parent()?.parent()?;
     let summary: Value = serde_json::from_slice(&fs::read(run.join("summary.json")).ok()?).ok()?;
-    (summary["sha256"] == trained.checkpoint.digest().as_str()).then_some(summary)
+    // An imported run has a summary, but nothing was measured.
+    let measured = summary["seed"].is_u64();
+    (measured && summary["sha256"] == trained.checkpoint.digest().as_str()).then_some(summary)
 }

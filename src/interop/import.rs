@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::new_folder;
 use crate::method::{self, Method, Training};
 use crate::model::{Depth, Stem};
 use crate::train::TrainError;
@@ -50,7 +51,10 @@ const NAMES: &str = "the names and shapes are those of the authors' state dict: 
 /// If it is no such network: the message names the tensor and the shapes.
 pub fn read(path: &Path, options: &Options) -> Result<Imported, TrainError> {
     let file = Checkpoint::load(path)?;
-    understand(file, options).map_err(|message| TrainError::config(format!("`{}`: {message}", path.display()), Some(NAMES)))
+    understand(file, options).map_err(|message| {
+        let hint = if message.contains("--") { "without the flag the file decides" } else { NAMES };
+        TrainError::config(format!("`{}`: {message}", path.display()), Some(hint))
+    })
 }
 
 /// Finds the network whose state dict this is.
@@ -120,7 +124,7 @@ pub fn understand(mut file: Checkpoint, options: &Options) -> Result<Imported, S
         log_scale,
         ..RunConfig::default()
     };
-    config.net().validate()?;
+    config.validate_network()?;
     let (mean, std) = normalisation(&config);
     let params = method::training(&config.model(mean, std), Training::default()).params;
     let tensors = state::select(&file, &params).map_err(|e| e.to_string())?;
@@ -164,33 +168,26 @@ fn depth(file: &Checkpoint, part: &str, blocks: impl Fn(Depth) -> [usize; 4]) ->
 /// # Errors
 /// If `out` holds anything already, or cannot be written.
 pub fn write(imported: Imported, from: &Path, out: &Path) -> Result<Value, TrainError> {
-    if std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(TrainError::config(format!("{} is not empty", out.display()), Some("name another folder with --out")));
-    }
+    const FOLDER: &str = "checkpoints";
     let Imported { config, tensors, .. } = imported;
     let source = from.file_name().unwrap_or(from.as_os_str()).to_string_lossy().into_owned();
     let meta = [("config", config_text(&config)?), ("imported_from", source.clone()), ("version", env!("CARGO_PKG_VERSION").into())];
     let checkpoint = Checkpoint { tensors, meta: meta.map(|(key, value)| (key.to_owned(), value)).into() };
-    let folder = out.join("checkpoints");
     let summary = json!({
-        "run": out,
+        "run": out.display().to_string(),
         "method": config.method.name(),
-        "dataset": format!("{:?}", config.dataset).to_lowercase(),
+        "dataset": config.dataset.name(),
         "imported_from": source,
-        "checkpoint": folder.join(LAST),
+        "checkpoint": out.join(FOLDER).join(LAST).display().to_string(),
         "sha256": checkpoint.digest(),
         "interrupted": false,
     });
-    let fill = || -> Result<(), TrainError> {
-        std::fs::create_dir_all(&folder).map_err(TrainError::io("create", &folder))?;
+    new_folder(out, |out| {
+        let folder = out.join(FOLDER);
+        std::fs::create_dir(&folder).map_err(TrainError::io("create", &folder))?;
         checkpoint.save(folder.join(LAST))?;
         write_whole(&out.join("summary.json"), format!("{summary:#}\n").as_bytes())?;
-        // Last: a folder with a configuration is a run.
         write_config(&out.join("config.toml"), &config)
-    };
-    fill().inspect_err(|_| {
-        // `out` was empty. Its space may be what is missing; the error to report is the first one.
-        drop(std::fs::remove_dir_all(out));
     })?;
     Ok(summary)
 }

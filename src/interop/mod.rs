@@ -5,3 +5,51 @@ mod card;
 pub mod folder;
 pub mod import;
 pub mod torchvision;
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use crate::train::TrainError;
+
+/// Makes a folder whose contents `fill` writes: all of it or nothing, and nothing of others is removed. The folder may be there if it
+/// is empty.
+fn new_folder(out: &Path, fill: impl FnOnce(&Path) -> Result<(), TrainError>) -> Result<(), TrainError> {
+    let refused = |what: &str| Err(TrainError::config(format!("{} {what}", out.display()), Some("name another folder with --out")));
+    let empty = match fs::symlink_metadata(out) {
+        // Nothing there, or nothing that can be: making it says why.
+        Err(_) => false,
+        Ok(found) if !found.is_dir() => return refused("is no folder"),
+        _ if fs::read_dir(out).map_err(TrainError::io("read", out))?.next().is_some() => return refused("is not empty"),
+        _ => true,
+    };
+    // A name that can be replaced by another: not `.`, `..` or a root.
+    let Some(name) = out.components().next_back().filter(|part| matches!(part, std::path::Component::Normal(_))) else {
+        return refused("has no name of its own");
+    };
+    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    fs::create_dir_all(parent).map_err(TrainError::io("create", parent))?;
+    let mut staging = name.as_os_str().to_owned();
+    staging.push(".tmp");
+    let staging = parent.join(staging);
+    match fs::create_dir(&staging) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            let message = format!("{} is there already, where {} is to be prepared", staging.display(), out.display());
+            return Err(TrainError::config(
+                message,
+                Some("if a killed command left it, remove it; otherwise name another folder with --out"),
+            ));
+        }
+        made => made.map_err(TrainError::io("create", &staging))?,
+    }
+    let finish = || {
+        if empty {
+            fs::remove_dir(out).map_err(TrainError::io("replace", out))?;
+        }
+        fs::rename(&staging, out).map_err(TrainError::io("create", out))
+    };
+    fill(&staging).and_then(|()| finish()).inspect_err(|_| {
+        // Its space may be what is missing; the error to report is the first one.
+        drop(fs::remove_dir_all(&staging));
+    })
+}

@@ -30,6 +30,18 @@ pub struct Update {
     pub weight_decay: f32,
 }
 
+impl Optimizer {
+    /// Name in papers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Adam => "Adam",
+            Self::Sgd => "SGD",
+            Self::Lars => "LARS",
+            Self::Lamb => "LAMB",
+        }
+    }
+}
+
 impl Update {
     /// The moments it keeps.
     pub const fn moments(&self) -> &'static [Group] {

@@ -67,7 +67,8 @@ fn parse_config(path: &Path, text: &str) -> Result<RunConfig, TrainError> {
     toml::from_str(text).map_err(|e| {
         let number = e.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count());
         let line = text.lines().nth(number).unwrap_or_default();
-        TrainError::config(format!("{}, line {} (`{line}`): {}", path.display(), number + 1, e.message().replace('\n', " ")), None)
+        let message = format!("{}, line {} (`{line}`): {}", path.display(), number + 1, e.message().replace('\n', " "));
+        TrainError::config(message, Some("`aavae pretrain --help` names the settings; keys are those names with underscores"))
     })
 }
 
@@ -96,6 +97,12 @@ pub fn config_text(config: &RunConfig) -> Result<String, TrainError> {
     toml::to_string(config).map_err(|e| TrainError::config(format!("the configuration cannot be written: {e}"), None))
 }
 
+/// Refuses a stored configuration that no network can have.
+fn plannable(path: &Path, config: &RunConfig) -> Result<(), TrainError> {
+    let hint = "it was changed or damaged after the run; the original values are in the metadata of the checkpoints";
+    config.validate_network().map_err(|message| TrainError::config(format!("{}: {message}", path.display()), Some(hint)))
+}
+
 /// A trained model: a run folder, or a checkpoint file inside one.
 #[derive(Debug)]
 pub struct Trained {
@@ -116,13 +123,20 @@ impl Trained {
     /// If there is no whole checkpoint, or no configuration.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
         if !path.exists() {
-            return Err(TrainError::config(format!("no run folder or checkpoint at {}", path.display()), None));
+            let hint = "`aavae pretrain --out DIR` makes run folders";
+            return Err(TrainError::config(format!("no run folder or checkpoint at {}", path.display()), Some(hint)));
         }
         if path.is_dir() {
             if !path.join("config.toml").exists() {
-                return Err(TrainError::config(format!("{} is no run folder: it has no config.toml", path.display()), None));
+                let hint = if path.join("grid.json").exists() {
+                    "it is a grid of `reproduce`: name one of the run folders in it"
+                } else {
+                    "`aavae pretrain --out DIR` makes run folders"
+                };
+                return Err(TrainError::config(format!("{} is no run folder: it has no config.toml", path.display()), Some(hint)));
             }
             let config = read_config(&path.join("config.toml"))?;
+            plannable(&path.join("config.toml"), &config)?;
             let latest = super::store::Store::new(path.join("checkpoints")).latest();
             let Some((file, checkpoint)) = latest.found else {
                 if let Some(error) = latest.skipped.into_iter().next() {
@@ -141,6 +155,7 @@ impl Trained {
             return Err(TrainError::config(message, Some("start a run from foreign weights with `pretrain --init-from`")));
         };
         let config = parse_config(path, text)?;
+        plannable(path, &config)?;
         Ok(Self { config, checkpoint, path: path.into(), skipped: Vec::new() })
     }
 }
