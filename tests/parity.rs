@@ -4,7 +4,7 @@
 //!   statistics and the gradient of every parameter differ by less than 1e-4 of the largest element of their tensor.
 //! * `measure_*`: what validation reports, in evaluation mode: likelihoods, weights of five samples an image, comparisons of views.
 //! * `curve`: the loss of every step of 20 AE steps, 10 AAVAE steps and 10 SimCLR steps from the same weights.
-//! * `optimizers`: the same for 10 AE steps of each optimiser with weight decay, and the weights they end with.
+//! * `optimizers`: the same for 10 AE steps of each optimiser with weight decay and 5 SimCLR steps of LARS, and the weights they end with.
 //!
 //! Without a Vulkan, Metal or DX12 adapter the wgpu trials show as *ignored*; `REQUIRE_GPU=1` turns that into a failure.
 //! `SHOW_ERRORS=1` prints the worst error of every trial.
@@ -228,7 +228,7 @@ fn curve(file: &str, name: &str, method: &str, case: &Value, tolerance: f64, dev
     let run = RunConfig {
         learning_rate: case["lr"].as_f64().ok_or("no lr")? as f32,
         warmup_epochs: 0,
-        optimizer: if file == "curve.safetensors" { Optimizer::Adam } else { serde_json::from_value(json!(name))? },
+        optimizer: case.get("optimizer").map_or(Ok(Optimizer::Adam), |name| serde_json::from_value(name.clone()))?,
         weight_decay: case.get("weight_decay").and_then(Value::as_f64).unwrap_or(0.0) as f32,
         ..config(method, case)
     };
@@ -377,7 +377,11 @@ fn main() -> ExitCode {
         let gpus: Vec<_> = gpus.iter().take(usize::from(name == "lamb")).cloned().collect();
         for device in [Device::Cpu].into_iter().chain(gpus.clone()) {
             let (name, case, title) = (name.clone(), case.clone(), format!("optimizers/{name}/{}", device.name()));
-            trials.push(Trial::test(title, move || curve("optimizers.safetensors", &name, "ae", &case, 3e-4, &device)));
+            let test = move || {
+                let method = case["method"].as_str().ok_or("no method")?;
+                curve("optimizers.safetensors", &name, method, &case, 3e-4, &device)
+            };
+            trials.push(Trial::test(title, test));
         }
         if gpus.is_empty() && name == "lamb" {
             trials.push(no_adapter(&format!("optimizers/{name}")));

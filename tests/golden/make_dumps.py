@@ -340,12 +340,13 @@ class Lamb(Layerwise):
         p.sub_(group["lr"] * self.ratio(group, p, u, lambda p, u: p / u) * u)
 
 
-# Make, rate, decay: within 10 steps each of them moves the weights far.
+# Method, steps, make, rate, decay: each of them moves the weights far; from SimCLR's sixth step on rounding does, too.
 OPTIMIZERS = {
-    "adam": (lambda p, **k: torch.optim.Adam(p, betas=(0.9, 0.999), eps=1e-8, **k), 5e-4, 0.1),
-    "sgd": (lambda p, **k: torch.optim.SGD(p, momentum=0.9, **k), 0.05, 0.1),
-    "lars": (Lars, 1.0, 0.05),
-    "lamb": (Lamb, 1e-3, 1.0),
+    "adam": ("ae", 10, lambda p, **k: torch.optim.Adam(p, betas=(0.9, 0.999), eps=1e-8, **k), 5e-4, 0.1),
+    "sgd": ("ae", 10, lambda p, **k: torch.optim.SGD(p, momentum=0.9, **k), 0.05, 0.1),
+    "lars": ("ae", 10, Lars, 1.0, 0.05),
+    "lamb": ("ae", 10, Lamb, 1e-3, 1.0),
+    "lars_simclr": ("simclr", 5, Lars, 0.02, 0.05),
 }
 # Tensors that are kept after the last step: convolutions, linear layers, BatchNorm's parameters and biases.
 KEPT = ["encoder.conv1.weight", "encoder.bn1.weight", "encoder.bn1.bias", "encoder.layer2.0.conv1.weight", "encoder.layer4.1.bn2.weight",
@@ -354,19 +355,19 @@ KEPT = ["encoder.conv1.weight", "encoder.bn1.weight", "encoder.bn1.bias", "encod
 
 
 def optimizers(u8):
-    """The autoencoder under each optimiser with weight decay: its losses, and weights after the last step."""
+    """The autoencoder under each optimiser with weight decay, and SimCLR under LARS: losses, and weights after the last step."""
     tensors, errors, case = {}, {}, {}
-    for name, (make, lr, weight_decay) in OPTIMIZERS.items():
-        settings = {"steps": 10, "lr": lr, "latent": 128}
+    for name, (method, steps, make, lr, weight_decay) in OPTIMIZERS.items():
+        settings = {"steps": steps, "lr": lr, "latent": 128}
 
         def run(dtype, decay=weight_decay, exclude=True, **more):
             weights = {}
             rule = lambda model, lr: make(groups(model, decay, exclude), lr=lr, weight_decay=decay)  # noqa: E731
-            losses = curve(dtype, "ae", u8, **settings, optimizer=rule, weights=weights, **more)
-            return losses, {k: weights[k] for k in KEPT}
+            losses = curve(dtype, method, u8, **settings, optimizer=rule, weights=weights, **more)
+            return losses, {k: weights[k] for k in KEPT if k in weights}
 
         def differ(a, b):
-            return np.array([np.max(np.abs(a[0] / b[0] - 1)), max(relative(a[1][k], b[1][k]) for k in KEPT)])
+            return np.array([np.max(np.abs(a[0] / b[0] - 1)), max(relative(a[1][k], b[1][k]) for k in b[1])])
 
         exact = run(torch.float64)
         error = np.maximum(differ(run(torch.float32), exact), differ(run(torch.float32, channels_last=True), exact))
@@ -377,8 +378,8 @@ def optimizers(u8):
         tensors[f"{name}/loss"], errors[name] = exact[0], [float(f"{e:.2e}") for e in error]
         for key, value in exact[1].items():
             put(tensors, f"{name}/weight", key, value)
-        case[name] = {"encoder": "resnet18", "decoder": "resnet18", "width": 8, "batch": 16, "image": 32, "decoder_scale": DECODER_SCALE, "weight_decay": weight_decay, **settings}
-    save("optimizers.safetensors", tensors, "10 steps of the autoencoder with weight decay: losses, and weights after the last", case=case, f32_error=errors)
+        case[name] = {"method": method, "optimizer": name.split("_")[0], "encoder": "resnet18", "decoder": "resnet18", "width": 8, "batch": 16, "image": 32, "decoder_scale": DECODER_SCALE, "weight_decay": weight_decay, **settings}
+    save("optimizers.safetensors", tensors, "steps of the autoencoder (SimCLR) with weight decay: losses, and weights after the last", case=case, f32_error=errors)
 
 
 # ---------------------------------------------------------------- augmentation
