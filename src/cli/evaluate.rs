@@ -87,10 +87,8 @@ impl Common {
         if self.limit_train.is_some() {
             config.limit_train = self.limit_train;
         }
-        if let Some(batch) = self.batch_size {
-            config.batch_size = batch;
-            config.importance_samples = None; // its bound is the batch of training
-        }
+        config.batch_size = self.batch_size.unwrap_or(config.probe_batch());
+        config.importance_samples = None; // its bound is the batch of training
         if let Some(seed) = self.seed {
             config.seed = seed;
         }
@@ -215,7 +213,7 @@ pub(super) fn embed(args: &EmbedArgs) -> Outcome {
         ("labels".to_owned(), NamedTensor { shape: vec![rows], data: TensorData::I64(labels) }),
     ]);
     Checkpoint { tensors, meta: BTreeMap::new() }.save(&args.out)?;
-    let value = json!({ "file": args.out, "images": rows, "features": features.dim });
+    let value = json!({ "file": args.out.display().to_string(), "images": rows, "features": features.dim });
     report(&value, args.common.json, None, &format!("{rows} x {} features in {}", features.dim, args.out.display()))
 }
 
@@ -241,7 +239,8 @@ pub(super) fn reconstruct(args: &ReconstructArgs) -> Outcome {
         StepUniforms { seed_lo: o.config.seed as u32, seed_hi: (o.config.seed >> 32) as u32, step: 1 << 31, ..StepUniforms::default() };
     let png = o.evaluator.reconstruct(&view, args.count, &step)?;
     write_whole(&args.out, &png.bytes)?;
-    let value = json!({ "file": args.out, "images": args.count.min(view.len()), "width": png.width, "height": png.height });
+    let value =
+        json!({ "file": args.out.display().to_string(), "images": args.count.min(view.len()), "width": png.width, "height": png.height });
     report(&value, args.common.json, None, &format!("{} ({}x{})", args.out.display(), png.width, png.height))
 }
 

@@ -140,14 +140,27 @@ pub(super) struct Args {
     /// Epochs of the linear probe at the end
     #[arg(long, value_name = "N")]
     probe_epochs: Option<usize>,
+    /// Images per batch of the probe (default: those of --batch-size); its learning rate is proportional
+    #[arg(long, value_name = "N")]
+    probe_batch_size: Option<usize>,
 }
 
 /// Why `--data-dir` is refused.
 pub(super) const SHAPES_HAS_NO_FILES: &str = "--dataset shapes is embedded; --data-dir means nothing for it";
 
 /// What a resumed run may change: how long it takes and how it reports, not what it computes.
-const PROLONGS: [&str; 9] =
-    ["epochs", "max_steps", "data_dir", "probe_epochs", "log_every", "eval_every", "importance_samples", "view_metrics_every", "keep"];
+const PROLONGS: [&str; 10] = [
+    "epochs",
+    "max_steps",
+    "data_dir",
+    "probe_epochs",
+    "probe_batch_size",
+    "log_every",
+    "eval_every",
+    "importance_samples",
+    "view_metrics_every",
+    "keep",
+];
 
 /// Of these, what says how many steps a run has. Under a falling learning rate every step depends on it.
 const LENGTHS: [&str; 2] = ["epochs", "max_steps"];
@@ -194,7 +207,7 @@ impl Args {
             probe_epochs,
             milestones
         );
-        set_some!(data_dir, max_steps, kl_coeff, temperature, limit_train, init_from, importance_samples);
+        set_some!(data_dir, max_steps, kl_coeff, temperature, limit_train, init_from, importance_samples, probe_batch_size);
         if let Some(decoder) = self.decoder.or(self.encoder) {
             c.decoder = decoder;
         }

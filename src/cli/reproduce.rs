@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use super::pretrain::SHAPES_HAS_NO_FILES;
 use super::{INTERRUPTED, Outcome, choice, interrupt, print_json, print_text, say, usage};
@@ -10,7 +11,6 @@ use crate::reproduce::report::quoted;
 use crate::reproduce::run::forecast;
 use crate::reproduce::{Experiment, Request, Scale, Setup, forecast as forecasts, run as run_grid};
 use crate::train::config::DataKind;
-use crate::train::experiment::Interrupt;
 
 /// Everything is trained, measured, resumed and reported in one folder.
 #[derive(Debug, clap::Args)]
@@ -39,6 +39,9 @@ pub(super) struct Args {
     /// Folder of the grid (default: reproduce/<experiment>-<scale>-<dataset>)
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Leave the data set's images out of the report, so that it may be published and is small
+    #[arg(long)]
+    without_images: bool,
     /// Train nothing: print the grid with predicted hours and memory
     #[arg(long)]
     dry_run: bool,
@@ -60,7 +63,10 @@ pub(super) fn run(args: &Args) -> Outcome {
             return Err(usage(SHAPES_HAS_NO_FILES, Some("--dataset cifar10 and --dataset folder read files")));
         }
         (DataKind::Shapes, None) | (_, Some(_)) => {}
-        (other, None) => return Err(usage(format!("--dataset {} needs --data-dir", other.name()), None)),
+        (other, None) => {
+            let hint = "--data-dir names the folder of its files; `aavae pretrain --help` says which, and --download there fetches them";
+            return Err(usage(format!("--dataset {} needs --data-dir", other.name()), Some(hint)));
+        }
     }
     if args.seeds == Some(0) {
         return Err(usage("--seeds is 0; it must be positive", None));
@@ -77,9 +83,17 @@ pub(super) fn run(args: &Args) -> Outcome {
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("reproduce/{experiment}-{scale}-{dataset}")));
     let typed: Vec<String> = std::env::args_os().skip(1).map(|word| quoted(&word.to_string_lossy())).collect();
     let command = format!("aavae {}", typed.join(" "));
+    let interrupt = if args.dry_run { Arc::default() } else { interrupt()? };
+    let request = Request {
+        setup: &setup,
+        only: &args.only,
+        device,
+        out: &out,
+        command: &command,
+        without_images: args.without_images,
+        interrupt: &interrupt,
+    };
     if args.dry_run {
-        let interrupt = Interrupt::default();
-        let request = Request { setup: &setup, only: &args.only, device, out: &out, command: &command, interrupt: &interrupt };
         let value = forecast(&request)?;
         if args.json {
             print_json(&value);
@@ -88,8 +102,6 @@ pub(super) fn run(args: &Args) -> Outcome {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let interrupt = interrupt()?;
-    let request = Request { setup: &setup, only: &args.only, device, out: &out, command: &command, interrupt: &interrupt };
     let summary = run_grid(&request, &mut |line| say(line))?;
     let failed = summary["failed"].as_array().map_or(&[][..], Vec::as_slice);
     say(&format!(

@@ -24,6 +24,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
 pub use cifar10::Cifar10;
 pub use folder::Folder;
 pub use loader::{Batch, Loader};
@@ -457,6 +459,32 @@ pub struct Splits {
     pub labelled_val: View,
     /// Test images, all of them in file order, with the classes of `labelled_train`.
     pub test: View,
+}
+
+impl Splits {
+    /// Tells data sets apart: SHA-256, as hexadecimal digits, of the numbers of images, the classes, and some images of every view. An
+    /// image that cannot be read counts as empty.
+    pub fn fingerprint(&self) -> String {
+        /// Images of each view, spread over it.
+        const IMAGES: usize = 16;
+        let mut hash = Sha256::new();
+        for view in [&self.train, &self.val, &self.labelled_train, &self.test] {
+            hash.update((view.len() as u64).to_le_bytes());
+            for class in view.dataset.classes() {
+                hash.update(class.as_bytes());
+                hash.update([0]);
+            }
+            let mut image = vec![0; view.dataset.image_size().pow(2) * 3];
+            for place in 0..IMAGES.min(view.len()) {
+                let index = view.indices[place * view.len() / IMAGES.min(view.len())] as usize;
+                if view.dataset.read(index, &mut image).is_err() {
+                    image.fill(0);
+                }
+                hash.update(&image);
+            }
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// Opens a data set and splits it.

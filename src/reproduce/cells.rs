@@ -154,10 +154,7 @@ pub fn cells(setup: &Setup, available: usize) -> Vec<Cell> {
         Experiment::Fig5 => [("vae", "VAE", Method::Vae), ("aavae", "AAVAE", Method::Aavae)]
             .map(|(name, label, method)| Cell::new(name, label, label, Varies::Method, RunConfig { method, ..base.clone() }))
             .into(),
-        Experiment::Duration => vec![Cell::new("aavae", "AAVAE", "AAVAE", Varies::Base, {
-            let milestones = [8, 4, 2, 1].map(|part| base.epochs / part).into();
-            RunConfig { milestones, ..base }
-        })],
+        Experiment::Duration => duration(&base),
     }
 }
 
@@ -201,6 +198,16 @@ fn fig3(base: &RunConfig) -> Vec<Cell> {
     [("0", 0.0), ("0.001", 0.001), ("0.01", 0.01), ("0.1", 0.1), ("1", 1.0), ("10", 10.0)].map(cell).into()
 }
 
+/// AAVAE, and AAAE with the same target: their difference is what the noise buys at each length.
+fn duration(base: &RunConfig) -> Vec<Cell> {
+    let base = RunConfig { milestones: [8, 4, 2, 1].map(|part| base.epochs / part).into(), ..base.clone() };
+    let aaae = RunConfig { method: Method::Aaae, ..base.clone() };
+    vec![
+        Cell::new("aavae", "AAVAE", "AAVAE", Varies::Base, base),
+        Cell::new("aaae", "AAAE, target: original", "AAAE", Varies::Method, aaae),
+    ]
+}
+
 /// Widths of the likelihood that figure 4 d draws.
 const FIG4_DRAWS: u32 = 4;
 
@@ -213,6 +220,8 @@ fn fig4(base: &RunConfig) -> Vec<Cell> {
             batch_size,
             learning_rate: base.learning_rate * times as f32 / of as f32,
             warmup_epochs: (base.warmup_epochs * times).div_ceil(of),
+            // What measures the encoder stays the same.
+            probe_batch_size: Some(base.batch_size),
             ..base.clone()
         };
         cells.push(Cell::new(format!("batch-{batch_size}"), format!("batch size {batch_size}"), "", Varies::Batch, config));
@@ -269,7 +278,7 @@ mod tests {
                     Varies::Base => &[],
                     Varies::Method => &["method", "kl_coeff", "target"],
                     Varies::Beta => &["kl_coeff"],
-                    Varies::Batch => &["batch_size", "learning_rate", "warmup_epochs"],
+                    Varies::Batch => &["batch_size", "learning_rate", "warmup_epochs", "probe_batch_size"],
                     Varies::Latent => &["latent_dim"],
                     Varies::Decoder => &["decoder"],
                     Varies::LogScale => &["log_scale", "learn_log_scale"],
@@ -293,6 +302,7 @@ mod tests {
                     "{}",
                     cell.name
                 );
+                assert_eq!(c.probe_batch(), budget.batch, "{}", cell.name);
                 assert_eq!(c.milestones.last().copied().unwrap_or(c.epochs), c.epochs, "{}", cell.name);
                 assert!((c.learning_rate / budget.learning_rate - c.batch_size as f32 / budget.batch as f32).abs() < 1e-6, "{}", cell.name);
             }

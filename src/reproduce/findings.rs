@@ -11,7 +11,7 @@ pub enum Verdict {
     Holds,
     /// They differ.
     Fails,
-    /// The effect is within two standard errors, or there is only one seed.
+    /// The 95 % confidence interval has both signs, or there is only one seed.
     Open,
 }
 
@@ -25,11 +25,11 @@ impl Verdict {
         }
     }
 
-    /// Whether a difference is positive, by more than two standard errors.
+    /// Whether a difference is positive, by its 95 % confidence interval.
     fn positive(difference: &Stat) -> Self {
-        match difference.error() {
-            Some(error) if difference.mean > 2.0 * error => Self::Holds,
-            Some(error) if difference.mean < -2.0 * error => Self::Fails,
+        match difference.margin() {
+            Some(margin) if difference.mean > margin => Self::Holds,
+            Some(margin) if difference.mean < -margin => Self::Fails,
             _ => Self::Open,
         }
     }
@@ -80,23 +80,27 @@ fn points(difference: &Stat) -> String {
     format!("{} points ({})", signed(difference, 100.0, 2), seeds(difference.n))
 }
 
+/// A claim that one cell is above another, judged by the probe.
+fn difference(claim: String, probe: &Stat, knn: Option<Stat>) -> Finding {
+    let knn = knn.map_or(String::new(), |stat| format!("; kNN-20 {}", signed(&stat, 100.0, 2)));
+    Finding { claim, ours: format!("{}{knn}", points(probe)), verdict: Verdict::positive(probe) }
+}
+
 fn table1(results: &Results) -> Vec<Finding> {
     let claims = [
         ("AAVAE is above the VAE", "aavae", "vae"),
         ("The VAE is a little above the AE", "vae", "ae"),
-        ("AAVAE is above AAAE: augmentation alone is not enough", "aavae", "aaae"),
-        ("The same with the view as AAAE's target", "aavae", "aaae-view"),
+        ("AAVAE is above AAAE with the original as target: augmentation alone is not enough", "aavae", "aaae"),
+        ("AAVAE is above AAAE with the view as target: augmentation alone is not enough", "aavae", "aaae-view"),
         ("AAVAE is above the VAE without its KL term: noise alone is not enough", "aavae", "vae-noise"),
-        ("The AE is above AAAE: augmentation alone hurts", "ae", "aaae"),
-        ("The same with the view as AAAE's target", "ae", "aaae-view"),
+        ("The AE is above AAAE with the original as target: augmentation alone hurts", "ae", "aaae"),
+        ("The AE is above AAAE with the view as target: augmentation alone hurts", "ae", "aaae-view"),
         ("AAVAE is above the untrained encoder", "aavae", "random"),
         ("SimCLR is above AAVAE", "simclr", "aavae"),
     ];
     let finding = |(claim, a, b): (&str, &str, &str)| {
-        let probe = paired(results, a, b, |_, s| Measure::Probe.of(s))?;
-        let knn = paired(results, a, b, |_, s| Measure::Knn20.of(s));
-        let knn = knn.map_or(String::new(), |stat| format!("; kNN-20 {}", signed(&stat, 100.0, 2)));
-        Some(Finding { claim: claim.into(), ours: format!("{}{knn}", points(&probe)), verdict: Verdict::positive(&probe) })
+        let of = |measure: Measure| paired(results, a, b, |_, s| measure.of(s));
+        Some(difference(claim.into(), &of(Measure::Probe)?, of(Measure::Knn20)))
     };
     claims.into_iter().filter_map(finding).collect()
 }
@@ -130,7 +134,7 @@ fn fig2(results: &Results) -> Vec<Finding> {
 fn fig3(results: &Results) -> Vec<Finding> {
     let falls = |name: &str, claim: &str| {
         let stat = paired(results, "beta-0", name, |_, s| Measure::Probe.of(s))?;
-        let ours = format!("β = 0 is {} above it", points(&stat));
+        let ours = format!("β = 0 minus it: {}", points(&stat));
         Some(Finding { claim: claim.into(), ours, verdict: Verdict::positive(&stat) })
     };
     let flat = || {
@@ -147,17 +151,19 @@ fn fig3(results: &Results) -> Vec<Finding> {
 /// Points of accuracy that means may be apart and hardly differ.
 const FLAT: f64 = 0.03;
 
-/// Whether the range of some means is within [`FLAT`], by more than two of the largest standard errors.
+/// Whether the range of some means is within [`FLAT`], by more than the largest half of their 95 % confidence intervals.
 fn flatness(claim: &str, stats: &[Stat]) -> Finding {
     let (low, high) = stats.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), s| (low.min(s.mean), high.max(s.mean)));
-    let error = stats.iter().filter_map(Stat::error).reduce(f64::max);
-    let verdict = match error {
-        Some(error) if high - low + 2.0 * error < FLAT => Verdict::Holds,
-        Some(error) if high - low - 2.0 * error > FLAT => Verdict::Fails,
+    // A mean of one seed may be anywhere.
+    let margins: Option<Vec<f64>> = stats.iter().map(Stat::margin).collect();
+    let margin = margins.and_then(|margins| margins.into_iter().reduce(f64::max));
+    let verdict = match margin {
+        Some(margin) if high - low + margin < FLAT => Verdict::Holds,
+        Some(margin) if high - low - margin > FLAT => Verdict::Fails,
         _ => Verdict::Open,
     };
-    let error = error.map_or("one seed each".to_owned(), |e| format!("largest standard error {:.2}", e * 100.0));
-    let ours = format!("means from {:.2} to {:.2} %, {:.2} points apart; {error}", low * 100.0, high * 100.0, (high - low) * 100.0);
+    let margin = margin.map_or("not all have two seeds".to_owned(), |m| format!("the widest 95 % interval is ± {:.2}", m * 100.0));
+    let ours = format!("means from {:.2} to {:.2} %, {:.2} points apart; {margin}", low * 100.0, high * 100.0, (high - low) * 100.0);
     Finding { claim: claim.into(), ours, verdict }
 }
 
@@ -198,11 +204,40 @@ fn duration(results: &Results) -> Vec<Finding> {
         let accuracies = run.milestones(Measure::Probe);
         Some(accuracies.last()?.1 - accuracies.first()?.1)
     };
-    let gains: Vec<f64> = results.values(0, gain).into_iter().map(|v| v.1).collect();
-    let finding = |stat: Stat| Finding {
-        claim: "The longer the pretraining, the better the representation".into(),
-        ours: format!("from the first to the last checkpoint {}", points(&stat)),
-        verdict: Verdict::positive(&stat),
+    let longer = || {
+        let gains: Vec<f64> = results.values(results.cell("aavae")?, gain).into_iter().map(|v| v.1).collect();
+        let stat = Stat::of(&gains)?;
+        let ours = format!("from the first to the last checkpoint {}", points(&stat));
+        let claim = "The longer AAVAE's pretraining, the better the representation".into();
+        Some(Finding { claim, ours, verdict: Verdict::positive(&stat) })
     };
-    Stat::of(&gains).map(finding).into_iter().collect()
+    let noise = |epoch: usize| {
+        let at = |measure| move |run: &RunResult, _: &serde_json::Value| run.milestone(epoch, measure);
+        let claim = match results.milestones.last() {
+            Some(last) if *last == epoch => "In the end AAVAE is above AAAE: augmentation alone is not enough".to_owned(),
+            _ => format!("Not the paper's: the same after {epoch} epochs"),
+        };
+        let of = |measure| paired(results, "aavae", "aaae", at(measure));
+        Some(difference(claim, &of(Measure::Probe)?, of(Measure::Knn20)))
+    };
+    longer().into_iter().chain(results.milestones.iter().rev().filter_map(|epoch| noise(*epoch))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_of_means_is_judged_by_the_least_certain() {
+        let stat = |values: &[f64]| Stat::of(values).expect("values");
+        let (sure, low) = (stat(&[0.40, 0.401, 0.399]), stat(&[0.30, 0.301, 0.299]));
+        assert_eq!(flatness("", &[sure, sure]).verdict, Verdict::Holds);
+        assert_eq!(flatness("", &[sure, low]).verdict, Verdict::Fails);
+        // Two seeds that are half a point apart may be anywhere within four; one seed may be anywhere.
+        assert_eq!(flatness("", &[sure, stat(&[0.40, 0.405])]).verdict, Verdict::Open);
+        assert_eq!(flatness("", &[sure, stat(&[0.40])]).verdict, Verdict::Open);
+        assert_eq!(Verdict::positive(&stat(&[0.01, 0.02])), Verdict::Open);
+        assert_eq!(Verdict::positive(&stat(&[0.01, 0.012, 0.011])), Verdict::Holds);
+        assert_eq!(Verdict::positive(&stat(&[-0.01, -0.012, -0.011])), Verdict::Fails);
+    }
 }

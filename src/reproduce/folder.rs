@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::cells::{Overrides, Setup, Weights};
 use super::{Cell, Experiment, views};
+use crate::data::Splits;
 use crate::train::TrainError;
 use crate::train::config::RunConfig;
 use crate::train::experiment::{evaluated, read_summary};
@@ -31,6 +32,9 @@ pub struct Identity {
     /// Changes to the scale's budget.
     #[serde(default)]
     pub overrides: Overrides,
+    /// [`Splits::fingerprint`] of its images.
+    #[serde(default)]
+    pub images: String,
     /// Seeds, from 0; may grow.
     pub seeds: usize,
     /// Run folders.
@@ -110,7 +114,7 @@ impl Run<'_> {
 }
 
 impl Identity {
-    fn new(setup: &Setup, cells: &[Cell], command: &str) -> Self {
+    fn new(setup: &Setup, cells: &[Cell], splits: &Splits, command: &str) -> Self {
         let seeds = 0..setup.seeds as u64;
         Self {
             experiment: setup.experiment.name().into(),
@@ -118,6 +122,7 @@ impl Identity {
             dataset: setup.dataset.name(),
             version: env!("CARGO_PKG_VERSION").into(),
             overrides: setup.overrides,
+            images: splits.fingerprint(),
             seeds: setup.seeds,
             runs: seeds.flat_map(|seed| cells.iter().map(move |cell| cell.folder(seed))).collect(),
             command: command.into(),
@@ -133,9 +138,25 @@ impl Identity {
 /// Makes a folder the folder of a grid, or checks that it is; writes nothing if it is another's.
 ///
 /// # Errors
-/// If the folder holds another grid, or files of something else, or a run whose configuration is not its cell's.
-pub fn claim(out: &Path, setup: &Setup, cells: &[Cell], command: &str) -> Result<Identity, TrainError> {
-    let mine = Identity::new(setup, cells, command);
+/// Those of [`verify`], or if the folder cannot be written.
+pub fn claim(out: &Path, setup: &Setup, cells: &[Cell], splits: &Splits, command: &str) -> Result<Identity, TrainError> {
+    let mine = verify(out, setup, cells, splits, command)?;
+    std::fs::create_dir_all(out).map_err(TrainError::io("create", out))?;
+    let text = serde_json::to_string_pretty(&mine).map_err(|e| TrainError::config(format!("{FILE} cannot be written: {e}"), None))?;
+    write_whole(&out.join(FILE), format!("{text}\n").as_bytes())?;
+    Ok(mine)
+}
+
+/// Checks that a folder is the folder of a grid, or may become it; writes nothing.
+///
+/// # Errors
+/// If the folder holds another grid, or the same of other images, or files of something else, or a run whose configuration is not its
+/// cell's.
+pub fn verify(out: &Path, setup: &Setup, cells: &[Cell], splits: &Splits, command: &str) -> Result<Identity, TrainError> {
+    if out.exists() && !out.is_dir() {
+        return Err(TrainError::config(format!("{} is no folder", out.display()), Some("name a folder with --out")));
+    }
+    let mine = Identity::new(setup, cells, splits, command);
     match read(out)? {
         Some(there) => {
             let same = (&there.experiment, &there.scale, &there.dataset, &there.version, there.overrides)
@@ -148,6 +169,10 @@ pub fn claim(out: &Path, setup: &Setup, cells: &[Cell], command: &str) -> Result
                     "finish it with that version, or name another folder with --out"
                 };
                 return Err(TrainError::config(message, Some(hint)));
+            }
+            if !there.images.is_empty() && there.images != mine.images {
+                let message = format!("{} was begun on other images of `{}` than these", out.display(), mine.dataset);
+                return Err(TrainError::config(message, Some("give --data-dir the same images, or name another folder with --out")));
             }
             if there.seeds > mine.seeds {
                 let message = format!("{} holds {} seeds, more than the {} asked for", out.display(), there.seeds, mine.seeds);
@@ -169,9 +194,6 @@ pub fn claim(out: &Path, setup: &Setup, cells: &[Cell], command: &str) -> Result
             check(&Run { cell, seed }, out)?;
         }
     }
-    std::fs::create_dir_all(out).map_err(TrainError::io("create", out))?;
-    let text = serde_json::to_string_pretty(&mine).map_err(|e| TrainError::config(format!("{FILE} cannot be written: {e}"), None))?;
-    write_whole(&out.join(FILE), format!("{text}\n").as_bytes())?;
     Ok(mine)
 }
 

@@ -9,10 +9,11 @@ use super::folder::{Run, State};
 use super::{Cell, Setup};
 use crate::data::Splits;
 use crate::device::{self, Choice, Data, Session};
-use crate::method::{self, ModelConfig, Training};
+use crate::method::{self, ModelConfig, Training, View as Source};
 use crate::ops::StepUniforms;
-use crate::plan::{Options, lower};
+use crate::plan::{Options, Plan, held_bytes, lower};
 use crate::rng::{Philox, Stream};
+use crate::train::measure::{IMPORTANCE_IMAGES, KNN_IMAGES};
 use crate::train::run::model_config;
 use crate::train::{TrainError, fit, pretrain, state};
 
@@ -21,7 +22,7 @@ use crate::train::{TrainError, fit, pretrain, state};
 pub struct Cost {
     /// Steps of pretraining.
     pub steps: u64,
-    /// Floating-point operations of pretraining.
+    /// Floating-point operations of pretraining, and of what it measures on the way.
     pub train_flops: f64,
     /// Floating-point operations of the evaluations: the encoder's, which dwarf the classifier's.
     pub evaluation_flops: f64,
@@ -42,20 +43,57 @@ impl Cost {
     pub fn new(cell: &Cell, splits: &Splits, session: &dyn Session) -> Result<Self, TrainError> {
         let config = cell.config(0);
         let model = model_config(&config, splits);
+        let options = Options { target: session.target(), alias: true };
         let graph = |batch| method::training(&ModelConfig { batch, ..model }, Training::default()).graph;
         let train = fit::plan(session, "train", model.batch, &graph)?;
-        let options = Options { target: session.target(), alias: true };
-        let features = lower("features", &method::features(&model, &train.layout, config.protocol(), true).graph, options);
-        let trained = cell.weights == Weights::Trained;
-        let steps = if trained { pretrain::total_steps(&config, splits)? } else { 0 };
-        let evaluations = pretrain::milestones(&config, splits)?.len().max(1);
-        let images = evaluations * (splits.labelled_train.len() * (config.probe_epochs + 1) + splits.test.len());
-        Ok(Self {
-            steps,
-            train_flops: train.flops() as f64 * steps as f64,
-            evaluation_flops: features.flops() as f64 / model.batch as f64 * images as f64,
-            peak_bytes: if trained { train.peak_bytes() } else { features.peak_bytes() },
-        })
+        let layout = train.layout.clone();
+        let features = |batch, augment| {
+            lower("features", &method::features(&ModelConfig { batch, ..model }, &layout, config.protocol(), augment).graph, options)
+        };
+        let each = |plan: &Plan, batch: usize| plan.flops() as f64 / batch as f64;
+
+        // At the end, and at the milestones, of which the last may be the end.
+        let labelled = splits.labelled_train.len();
+        let batch = config.probe_batch().min(labelled);
+        let probe = [false, true].map(|augment| features(batch, augment));
+        let milestones = pretrain::milestones(&config, splits)?;
+        let encoded = labelled + splits.test.len();
+        let evaluation = encoded as f64 * each(&probe[0], batch) + (labelled * config.probe_epochs) as f64 * each(&probe[1], batch);
+        let evaluations = milestones.len().max(1);
+        let evaluation_flops = evaluation * evaluations as f64;
+        let evaluation_bytes = held_bytes(&probe);
+        if cell.weights == Weights::Initial {
+            return Ok(Self { steps: 0, train_flops: 0.0, evaluation_flops, peak_bytes: evaluation_bytes });
+        }
+
+        // What a run loads, and what it measures on the way: validation every epoch, likelihood and kNN where they are asked for.
+        let steps = pretrain::total_steps(&config, splits)?;
+        let mut train_flops = train.flops() as f64 * steps as f64;
+        let epochs = steps as f64 / (splits.train.len() / model.batch).max(1) as f64;
+        let asked = if config.eval_every == 0 { 1.0 } else { (epochs / config.eval_every as f64).ceil() };
+        let figures = method::figures(&ModelConfig { batch: model.batch.min(16), ..model }, &layout);
+        let mut plans = vec![train, lower("figures", &figures.graph, options)];
+        let held_out = splits.val.len().min(model.batch);
+        if held_out >= 2 {
+            let model = ModelConfig { batch: held_out, ..model };
+            let plan = lower("validation", &method::validation(&model, &layout, Source::Augmented).graph, options);
+            train_flops += plan.flops() as f64 * (splits.val.len() / held_out) as f64 * epochs.ceil();
+            plans.push(plan);
+        }
+        let samples = config.importance_samples();
+        if samples > 0 && held_out >= 2 {
+            let images = (held_out / samples).max(1);
+            let model = ModelConfig { batch: images, ..model };
+            let plan = lower("importance", &method::importance(&model, &layout, samples, Source::Augmented).graph, options);
+            train_flops += each(&plan, images) * splits.val.len().min(IMPORTANCE_IMAGES) as f64 * asked;
+            plans.push(plan);
+        }
+        if config.eval_every > 0 {
+            let plan = features(model.batch, false);
+            train_flops += each(&plan, model.batch) * (labelled.min(KNN_IMAGES) + splits.labelled_val.len()) as f64 * asked;
+            plans.push(plan);
+        }
+        Ok(Self { steps, train_flops, evaluation_flops, peak_bytes: held_bytes(&plans).max(evaluation_bytes) })
     }
 }
 
@@ -126,16 +164,28 @@ pub fn forecast(
     state: impl Fn(&Run<'_>) -> State,
 ) -> Result<Value, TrainError> {
     let (session, why) = device::open(choice)?;
-    let costs = cells.iter().map(|cell| Cost::new(cell, splits, session.as_ref())).collect::<Result<Vec<_>, _>>()?;
+    // A cell that the device has no room for is a row of its own.
+    let costs: Vec<Result<Cost, TrainError>> = cells.iter().map(|cell| Cost::new(cell, splits, session.as_ref())).collect();
     let device = format!("{} ({why})", session.device());
     drop(session);
     // All cells by the rate of the costliest: they differ in a layer or two.
-    let costliest = cells.iter().zip(&costs).max_by(|a, b| a.1.flops().total_cmp(&b.1.flops())).map(|(cell, _)| cell.config(0));
-    let Some(config) = costliest else { return Err(TrainError::config("the grid is empty", None)) };
+    let known = cells.iter().zip(&costs).filter_map(|(cell, cost)| Some((cell, cost.as_ref().ok()?)));
+    let Some((costliest, _)) = known.max_by(|a, b| a.1.flops().total_cmp(&b.1.flops())) else {
+        let first = costs.into_iter().find_map(Result::err);
+        return Err(first.unwrap_or_else(|| TrainError::config("the grid is empty", None)));
+    };
+    let config = costliest.config(0);
     let rate = measure(choice, &model_config(&config, splits))?;
     let mut rows = Vec::new();
     let (mut hours, mut left) = (0.0, 0.0);
     for (cell, cost) in cells.iter().zip(&costs) {
+        let cost = match cost {
+            Ok(cost) => cost,
+            Err(error) => {
+                rows.push(json!({ "cell": cell.name, "runs": setup.seeds, "error": error.to_string(), "hint": error.hint() }));
+                continue;
+            }
+        };
         let each = cost.flops() / rate / 3600.0;
         let done = (0..setup.seeds as u64).filter(|seed| matches!(state(&Run { cell, seed: *seed }), State::Done(_))).count();
         hours += each * setup.seeds as f64;
@@ -145,7 +195,7 @@ pub fn forecast(
             "evaluation_gflop": cost.evaluation_flops / 1e9, "hours": each, "peak_bytes": cost.peak_bytes,
         }));
     }
-    let peak = costs.iter().map(|cost| cost.peak_bytes).max();
+    let peak = costs.iter().flatten().map(|cost| cost.peak_bytes).max();
     Ok(json!({
         "experiment": setup.experiment.name(), "scale": setup.scale.name(), "dataset": setup.dataset.name(), "device": device,
         "gflops": rate / 1e9, "cells": rows, "hours": hours, "hours_left": left, "peak_bytes": peak,
@@ -164,6 +214,10 @@ pub fn text(forecast: &Value) -> String {
         number(&forecast["gflops"])
     );
     for row in forecast["cells"].as_array().map_or(&[][..], Vec::as_slice) {
+        if let Some(error) = row["error"].as_str() {
+            out += &format!("{:6}  {} does not fit: {error}\n", number(&row["runs"]), row["cell"].as_str().unwrap_or(""));
+            continue;
+        }
         out += &format!(
             "{:6} {:5} {:8} {:12.1} {:11.2} {:10.0}  {}\n",
             number(&row["runs"]),

@@ -40,7 +40,7 @@ pub enum Experiment {
     Fig4,
     /// Cosine similarity of views within and across images.
     Fig5,
-    /// Accuracy at fixed fractions of one long run (section 4.1).
+    /// Accuracy at fixed fractions of one long run (section 4.1), of AAVAE and of AAAE, which has no noise.
     Duration,
 }
 

@@ -39,9 +39,11 @@ impl Stat {
         self.sd.map_or(mean.clone(), |sd| format!("{mean} ± {}", number(sd * scale)))
     }
 
-    /// Standard error of the mean; `None` for a single value.
-    pub fn error(&self) -> Option<f64> {
-        self.sd.map(|sd| sd / (self.n as f64).sqrt())
+    /// Half of the 95 % confidence interval of the mean, by Student's t; `None` for a single value.
+    pub fn margin(&self) -> Option<f64> {
+        /// Two-sided 5 % points for 1, 2, ... degrees of freedom, rounded up; the last one for all further ones, on the safe side.
+        const T: [f64; 9] = [12.707, 4.303, 3.183, 2.777, 2.571, 2.447, 2.365, 2.307, 2.263];
+        self.sd.map(|sd| T[(self.n - 2).min(T.len() - 1)] * sd / (self.n as f64).sqrt())
     }
 }
 
@@ -116,6 +118,11 @@ impl RunResult {
         let rows = self.summary().and_then(|s| s["milestones"].as_array()).map_or(&[][..], Vec::as_slice);
         rows.iter().filter_map(|row| Some((row["epoch"].as_f64()?, measure.of(row)?))).collect()
     }
+
+    /// A quantity at one milestone.
+    pub fn milestone(&self, epoch: usize, measure: Measure) -> Option<f64> {
+        self.milestones(measure).into_iter().find(|m| m.0 == epoch as f64).map(|m| m.1)
+    }
 }
 
 /// Everything that a report says.
@@ -133,6 +140,8 @@ pub struct Results {
     pub images: [usize; 3],
     /// Epochs at which the runs are measured before their end.
     pub milestones: Vec<usize>,
+    /// Whether the report shows images of the data set.
+    pub show_images: bool,
 }
 
 impl Results {
@@ -151,7 +160,7 @@ impl Results {
         let images = [splits.train.len(), splits.val.len(), splits.test.len()];
         let runs = all.map(one).collect();
         let milestones = milestones.iter().map(|m| m.0).collect();
-        Self { setup: setup.clone(), cells: cells.to_vec(), runs, out: out.into(), images, milestones }
+        Self { setup: setup.clone(), cells: cells.to_vec(), runs, out: out.into(), images, milestones, show_images: true }
     }
 
     /// Runs that are done, with their summaries.
@@ -219,13 +228,25 @@ fn bits_by_epoch(path: &Path) -> Vec<Bits> {
         let record = records.iter().find(|record| record.split == split && record.step == step)?;
         record.get(key).map(f64::from).filter(|x| x.is_finite())
     };
-    let held_out = records.iter().filter(|record| record.split == "val");
-    let bits = |r: &metrics::Record| {
-        let bound = |split| value(split, r.step, "bits_per_dim_elbo");
-        let sampled = value("eval", r.step, "bits_per_dim");
-        Some(Bits { epoch: r.epoch as f64 + 1.0, train: bound("train")?, val: bound("val")?, sampled })
+    // A training record is the mean of the steps since the one before.
+    let ends: Vec<u64> = records.iter().filter(|record| record.split == "train").map(|record| record.step).collect();
+    let train = |after: u64, until: u64| {
+        let parts: Option<Vec<(f64, f64)>> = ends
+            .iter()
+            .enumerate()
+            .filter(|(_, end)| after < **end && **end <= until)
+            .map(|(i, end)| Some(((end - if i == 0 { 0 } else { ends[i - 1] }) as f64, value("train", *end, "bits_per_dim_elbo")?)))
+            .collect();
+        let parts = parts.filter(|parts| !parts.is_empty())?;
+        Some(parts.iter().map(|(steps, bits)| steps * bits).sum::<f64>() / parts.iter().map(|part| part.0).sum::<f64>())
     };
-    held_out.filter_map(bits).collect()
+    let held_out: Vec<&metrics::Record> = records.iter().filter(|record| record.split == "val").collect();
+    let bits = |(i, r): (usize, &&metrics::Record)| {
+        let begin = if i == 0 { 0 } else { held_out[i - 1].step };
+        let sampled = value("eval", r.step, "bits_per_dim");
+        Some(Bits { epoch: r.epoch as f64 + 1.0, train: train(begin, r.step)?, val: value("val", r.step, "bits_per_dim_elbo")?, sampled })
+    };
+    held_out.iter().enumerate().filter_map(bits).collect()
 }
 
 #[cfg(test)]
@@ -237,10 +258,35 @@ mod tests {
         let s = Stat::of(&[0.3, 0.4, 0.5]).expect("three values");
         assert!((s.mean - 0.4).abs() < 1e-12 && (s.sd.expect("a spread") - 0.1).abs() < 1e-12 && s.n == 3);
         assert_eq!(s.text(100.0, 2), "40.00 ± 10.00");
-        assert!((s.error().expect("an error") - 0.1 / 3f64.sqrt()).abs() < 1e-12);
+        // Student's t for two degrees of freedom.
+        assert!((s.margin().expect("an interval") - 4.303 * 0.1 / 3f64.sqrt()).abs() < 1e-12);
         assert_eq!(Stat::of(&[0.25]).expect("one value").text(100.0, 1), "25.0");
         assert_eq!(Stat::of(&[4e18, 6e18]).expect("two values").text(1.0, 3), "5.0e18 ± 1.4e18");
         assert_eq!(Stat::of(&[]), None);
+    }
+
+    /// A record every two steps, three steps an epoch: the record at an epoch's end covers what is left of it.
+    #[test]
+    fn bits_are_means_of_epochs() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let line = |step: u64, epoch: u64, split: &str, key: &str, bits: f64| {
+            format!("{{\"step\":{step},\"epoch\":{epoch},\"split\":\"{split}\",\"loss\":1.0,\"{key}\":{bits}}}\n")
+        };
+        let elbo = "bits_per_dim_elbo";
+        let log: String = [
+            line(2, 0, "train", elbo, 8.0),
+            line(3, 0, "train", elbo, 5.0),
+            line(3, 0, "val", elbo, 6.0),
+            line(4, 1, "train", elbo, 4.0),
+            line(6, 1, "train", elbo, 1.0),
+            line(6, 1, "val", elbo, 3.0),
+            line(6, 1, "eval", "bits_per_dim", 2.5),
+        ]
+        .concat();
+        std::fs::write(dir.path().join("metrics.jsonl"), log).expect("a file");
+        let want =
+            [Bits { epoch: 1.0, train: 7.0, val: 6.0, sampled: None }, Bits { epoch: 2.0, train: 2.0, val: 3.0, sampled: Some(2.5) }];
+        assert_eq!(bits_by_epoch(dir.path()), want);
     }
 
     #[test]

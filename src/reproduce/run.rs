@@ -30,6 +30,8 @@ pub struct Request<'a> {
     pub out: &'a Path,
     /// The command as it was typed, for the report.
     pub command: &'a str,
+    /// Leaves images of the data set out of the report.
+    pub without_images: bool,
     /// Ctrl-C.
     pub interrupt: &'a Interrupt,
 }
@@ -68,6 +70,7 @@ impl Grid {
 /// If data or device fail.
 pub fn forecast(request: &Request<'_>) -> Result<Value, TrainError> {
     let grid = Grid::new(request.setup)?;
+    folder::verify(request.out, request.setup, &grid.cells, &grid.splits, request.command)?;
     let state = |run: &Run<'_>| run.state(request.setup.experiment, request.out, &grid.milestones);
     forecast::forecast(request.setup, &grid.selected(request.only)?, &grid.splits, &request.device, state)
 }
@@ -84,12 +87,15 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Tr
     say(&format!("device: {} ({why})", session.device()));
     let costs: Vec<f64> = selected.iter().map(|cell| Cost::new(cell, &grid.splits, session.as_ref()).map_or(0.0, |c| c.flops())).collect();
     drop(session);
-    let identity = folder::claim(out, setup, &grid.cells, request.command)?;
+    let identity = folder::claim(out, setup, &grid.cells, &grid.splits, request.command)?;
 
     let runs: Vec<(Run<'_>, f64)> =
         (0..setup.seeds as u64).flat_map(|seed| selected.iter().zip(&costs).map(move |(cell, cost)| (Run { cell, seed }, *cost))).collect();
     let state = |run: &Run<'_>| run.state(setup.experiment, out, &grid.milestones);
     let mut pace = Pace::default();
+    let mut errors: Vec<(String, String)> = Vec::new();
+    let show_images = !request.without_images;
+    let results = || Results { show_images, ..Results::read(setup, &grid.cells, &grid.splits, &grid.milestones, out) };
     for (i, (run, cost)) in runs.iter().enumerate() {
         if interrupt.asked() {
             break;
@@ -104,27 +110,34 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Tr
         say(&format!("run {} of {}: {name}{eta}", i + 1, runs.len()));
         let fresh = !run.path(out).join("config.toml").exists();
         let began = Instant::now();
-        run.again(out)?;
-        match carry_out(request, run, say) {
+        match run.again(out).and_then(|()| carry_out(request, run, say)) {
             Ok(()) if fresh => pace.add(*cost, began.elapsed().as_secs_f64()),
             Ok(()) => {}
             Err(error) => {
                 say(&format!("{name} failed: {error}"));
-                run.failed(out, &error)?;
+                // Where nothing can be written the report says less; the other runs go on.
+                if let Err(also) = run.failed(out, &error) {
+                    say(&format!("{name}: {also}"));
+                }
+                errors.push((name, error.to_string()));
             }
         }
+        // A report at any moment, also if an evaluation is cut short.
+        if let Err(error) = report::write(&results(), &identity, out) {
+            say(&format!("no report yet: {error}"));
+        }
     }
-    let results = Results::read(setup, &grid.cells, &grid.splits, &grid.milestones, out);
+    let results = results();
     let written = report::write(&results, &identity, out)?;
     Ok(json!({
         "experiment": setup.experiment.name(),
         "scale": setup.scale.name(),
         "dataset": setup.dataset.name(),
-        "out": out,
-        "report": written,
+        "out": out.display().to_string(),
+        "report": written.display().to_string(),
         "runs": results.runs.len(),
         "done": results.done().count(),
-        "failed": results.failures().map(|(run, error)| json!({ "run": run, "error": error })).collect::<Vec<_>>(),
+        "failed": errors.iter().map(|(run, error)| json!({ "run": run, "error": error })).collect::<Vec<_>>(),
         "cells": results.table(),
         "interrupted": interrupt.asked(),
     }))

@@ -134,6 +134,9 @@ pub struct RunConfig {
     pub online_probe: bool,
     /// Epochs of the linear probe after pretraining.
     pub probe_epochs: usize,
+    /// Images per batch of the probe; [`Self::batch_size`] if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe_batch_size: Option<usize>,
     /// Checkpoints kept besides the last.
     pub keep: usize,
     /// Epochs after which the weights are kept for good, in order.
@@ -200,6 +203,7 @@ impl Default for RunConfig {
             view_metrics_every: 0,
             online_probe: false,
             probe_epochs: 90,
+            probe_batch_size: None,
             keep: 3,
             milestones: Vec::new(),
         }
@@ -274,6 +278,11 @@ impl RunConfig {
         Update { optimizer: self.optimizer, weight_decay: self.weight_decay }
     }
 
+    /// Images per batch of the probe; its learning rate is proportional to them.
+    pub fn probe_batch(&self) -> usize {
+        self.probe_batch_size.unwrap_or(self.batch_size)
+    }
+
     /// Images that an update is made from.
     pub fn images_per_step(&self) -> usize {
         self.batch_size * self.accumulate
@@ -345,20 +354,7 @@ impl RunConfig {
                 return Err(format!("{name} is 0; it must be positive"));
             }
         }
-        // Far beyond any use, and low enough that no product of extents overflows.
-        let bounded = [
-            ("--batch-size", self.batch_size, 1 << 20),
-            ("--accumulate", self.accumulate, 1 << 20),
-            ("--width", self.width, 1 << 12),
-            ("--latent-dim", self.latent_dim, 1 << 16),
-            ("--image-size", self.image_size, 1 << 12),
-        ];
-        for (name, value, most) in bounded {
-            if value > most {
-                return Err(format!("{name} {value} is more than {most}, the largest that can be planned"));
-            }
-        }
-        self.net().validate()?;
+        self.validate_network()?;
         if self.batch_size < 2 {
             return Err("--batch-size 1 leaves BatchNorm nothing to average; use 2 or more".into());
         }
@@ -413,9 +409,34 @@ impl RunConfig {
             }
         }
         if self.dataset != DataKind::Shapes && self.data_dir.is_none() {
-            return Err(format!("--dataset {:?} needs --data-dir", self.dataset).to_lowercase());
+            return Err(format!("--dataset {} needs --data-dir", self.dataset.name()));
         }
         Ok(())
+    }
+
+    /// The part of [`RunConfig::validate`] that a network and its plan depend on.
+    ///
+    /// # Errors
+    /// What is wrong, by the name of its flag.
+    pub fn validate_network(&self) -> Result<(), String> {
+        // Far beyond any use, and low enough that no product of extents overflows.
+        let bounded = [
+            ("--batch-size", self.batch_size, 1 << 20),
+            ("--accumulate", self.accumulate, 1 << 20),
+            ("--probe-batch-size", self.probe_batch(), 1 << 20),
+            ("--width", self.width, 1 << 12),
+            ("--latent-dim", self.latent_dim, 1 << 16),
+            ("--image-size", self.image_size, 1 << 12),
+        ];
+        for (name, value, most) in bounded {
+            if value == 0 {
+                return Err(format!("{name} is 0; it must be positive"));
+            }
+            if value > most {
+                return Err(format!("{name} {value} is more than {most}, the largest that can be planned"));
+            }
+        }
+        self.net().validate()
     }
 }
 

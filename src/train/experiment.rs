@@ -22,6 +22,7 @@ use super::run::{Trained, model_config, open_data, read_config, write_config, wr
 use super::store::Store;
 use crate::data::{Splits, View};
 use crate::device::{self, Choice};
+use crate::method::ModelConfig;
 
 /// Ctrl-C, between the handler that hears it and the work that it stops.
 #[derive(Debug, Default)]
@@ -111,6 +112,12 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Tr
             say(&format!("milestone: epoch {epoch}"));
             let mut row = json!({ "epoch": epoch, "step": step });
             evaluate(config, &request.device, Some(&store.milestone(epoch)), &mut row, say)?;
+            if summary["steps"] == step {
+                // The end of training: the weights that the summary is about.
+                for key in EVALUATION {
+                    summary[key] = row[key].clone();
+                }
+            }
             summary["milestones"] = rows.into_iter().filter(|old| old["epoch"] != epoch).chain([row]).collect();
             write(out, &summary)?;
         }
@@ -133,7 +140,7 @@ pub fn untrained(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Val
     write_config(&out.join("config.toml"), config)?;
     let (session, _) = device::open(&request.device)?;
     let mut summary = json!({
-        "run": out,
+        "run": out.display().to_string(),
         "method": config.method.name(),
         "random_init": true,
         "dataset": config.dataset.name(),
@@ -163,7 +170,9 @@ pub fn read_summary(out: &Path) -> Option<Value> {
 /// The summary of a folder whose training is done: its checkpoint has taken every step and is the one that the summary is about.
 fn finished(config: &RunConfig, out: &Path) -> Result<Option<Value>, TrainError> {
     let Some(summary) = read_summary(out).filter(|s| s["interrupted"] == false) else { return Ok(None) };
-    if !read_config(&out.join("config.toml")).is_ok_and(|stored| stored == *config) {
+    // Where the data is may change.
+    let same = |stored: RunConfig| RunConfig { data_dir: config.data_dir.clone(), ..stored } == *config;
+    if !read_config(&out.join("config.toml")).is_ok_and(same) {
         return Ok(None);
     }
     let Some((_, checkpoint)) = Store::new(out.join("checkpoints")).latest().found else { return Ok(None) };
@@ -184,23 +193,27 @@ fn summary_of(config: &RunConfig, out: &Path, outcome: &Outcome, interrupted: bo
     let record = |r: &Option<Record>| r.as_ref().map(|r| serde_json::to_string(r).and_then(|text| serde_json::from_str::<Value>(&text)));
     let record = |r| record(r).transpose().map_err(|e| TrainError::config(format!("the summary cannot be written: {e}"), None));
     Ok(json!({
-        "run": out,
+        "run": out.display().to_string(),
         "method": config.method.name(),
         "dataset": config.dataset.name(),
         "seed": config.seed,
         "device": outcome.device,
         "steps": outcome.steps,
+        "resumed_at": outcome.resumed_at,
         "seconds": round(outcome.seconds, 1),
         "images_per_second": round(outcome.images_per_second, 1),
         "train": record(&outcome.last)?,
         "validation": record(&outcome.validation)?,
         "evaluation": record(&outcome.evaluation)?,
-        "checkpoint": outcome.checkpoint,
+        "checkpoint": outcome.checkpoint.display().to_string(),
         "sha256": outcome.digest,
         "finished": timestamp_now(),
         "interrupted": interrupted,
     }))
 }
+
+/// What [`evaluate`] adds to a summary.
+const EVALUATION: [&str; 3] = ["probe", "knn", "evaluation_seconds"];
 
 /// Probe and kNN of a checkpoint, or of the network as it is initialised, into a summary.
 fn evaluate(
@@ -214,7 +227,10 @@ fn evaluate(
     let trained = checkpoint.map(Trained::open).transpose()?;
     let started = Instant::now();
     let (session, _) = device::open(choice)?;
-    let mut evaluator = Evaluator::new(session, model_config(config, &splits), config.protocol(), trained.as_ref(), config.seed)?;
+    // A set with fewer labelled images than the probe's batch is a batch.
+    let batch = config.probe_batch().min(splits.labelled_train.len());
+    let model = ModelConfig { batch, ..model_config(config, &splits) };
+    let mut evaluator = Evaluator::new(session, model, config.protocol(), trained.as_ref(), config.seed)?;
     let Splits { labelled_train: train, test, .. } = &splits;
     say(&format!("evaluating: features of {} training and {} test images", train.len(), test.len()));
     let train_features = evaluator.features(train, |_| ())?;

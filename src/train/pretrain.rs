@@ -45,6 +45,8 @@ pub struct Request<'a> {
 pub struct Outcome {
     /// Steps taken in all.
     pub steps: u64,
+    /// Step from which this session continued; 0 if it began the run.
+    pub resumed_at: u64,
     /// Stopped before the end by Ctrl-C.
     pub interrupted: bool,
     /// Seconds of this session.
@@ -250,6 +252,7 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
     let trained = (step - start) as f64 * config.images_per_step() as f64;
     Ok(Outcome {
         steps: step,
+        resumed_at: start,
         interrupted,
         seconds,
         images_per_second: trained / (seconds - outside.as_secs_f64()).max(1e-9),
@@ -412,6 +415,14 @@ impl<'a> Run<'a> {
             checkpoint.meta.get("step").and_then(|s| s.parse().ok()).ok_or_else(|| {
                 TrainError::config(format!("{} does not say its step; it is no checkpoint of a run", path.display()), None)
             })?;
+        let here = env!("CARGO_PKG_VERSION");
+        if let Some(version) = checkpoint.meta.get("version").filter(|version| *version != here) {
+            let message = format!("{} is of version {version}, this is {here}: the bits could differ", path.display());
+            return Err(TrainError::config(
+                message,
+                Some("resume it with that version, or start another run from its weights with --init-from"),
+            ));
+        }
         if step > total {
             let message = format!("{} has taken {step} steps already, more than the {total} asked for", out.display());
             return Err(TrainError::config(message, Some("raise --epochs or --max-steps to continue")));

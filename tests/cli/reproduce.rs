@@ -90,14 +90,16 @@ fn a_run_that_fails_stops_nothing_and_is_tried_again() {
     // Something is where the checkpoints should be.
     fs::create_dir(out.join("base-s0")).expect("a folder");
     fs::write(out.join("base-s0/checkpoints"), "in the way").expect("a file");
-    let ran = sh(&line("base latent-64"));
+    fs::write(out.join("latent-512-s0"), "a file where a folder should be").expect("a file");
+    let ran = sh(&line("base latent-64 latent-512"));
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(!ran.stderr.contains("panicked"), "{ran:?}");
     let summary = ran.json();
     assert_eq!(summary["done"], 2, "{summary}");
     let failed = summary["failed"].as_array().expect("failures");
     let error = failed[0]["error"].as_str().expect("an error");
-    assert!(failed.len() == 1 && failed[0]["run"] == "base-s0" && error.contains("checkpoints"), "{summary}");
+    assert!(failed.len() == 2 && failed[0]["run"] == "base-s0" && error.contains("checkpoints"), "{summary}");
+    assert_eq!(failed[1]["run"], "latent-512-s0", "{summary}");
     assert!(ran.stderr.contains(&format!("failed: base-s0: {error}")), "{ran:?}");
     report_is_whole(&out);
     for file in ["report.html", "report.md"] {
@@ -108,6 +110,7 @@ fn a_run_that_fails_stops_nothing_and_is_tried_again() {
     assert!(csv.lines().any(|l| l == "fig4,smoke,shapes,base,0,failed,,,"), "{csv}");
 
     fs::remove_file(out.join("base-s0/checkpoints")).expect("the obstacle goes");
+    fs::remove_file(out.join("latent-512-s0")).expect("the other too");
     let summary = sh(&line("base latent-64")).ok().json();
     assert_eq!((&summary["done"], &summary["failed"]), (&3.into(), &json!([])), "{summary}");
 }
@@ -117,7 +120,7 @@ fn milestones_are_kept_and_probed() {
     let dir = folder();
     let out = dir.path().join("grid");
     // Eight steps an epoch: the milestones of 8 epochs at 1, 2, 4 and 8.
-    let line = format!("reproduce duration --device cpu --limit-train 256 --probe-epochs 1 --out {}", out.display());
+    let line = format!("reproduce duration --only aavae --device cpu --limit-train 256 --probe-epochs 1 --out {}", out.display());
     sh(&line).ok();
     report_is_whole(&out);
     let summary = read(&out.join("aavae-s0/summary.json"));
@@ -239,6 +242,11 @@ fn a_folder_of_something_else_is_left_alone() {
     grid("fig3", ours, 1);
     sh(&format!("{line} --scale ci")).fails(1, &["at scale `smoke`", "at scale `ci`"]).hints("--out");
     sh(&format!("{line} --max-steps 3")).fails(1, &["at scale `smoke` on", "at scale `smoke` (with changes) on"]).hints("--out");
+    let text = grid("fig3", ours, 1);
+    fs::write(out.join("grid.json"), text.replace("\"seeds\"", "\"images\": \"00\", \"seeds\"")).expect("a file");
+    for dry in ["", " --dry-run"] {
+        sh(&format!("{line}{dry}")).fails(1, &["was begun on other images of `shapes`"]).hints("--data-dir");
+    }
     fs::write(out.join("grid.json"), "{ half").expect("a file");
     sh(&line).fails(1, &["grid.json cannot be read"]).hints("--out");
 
@@ -253,6 +261,8 @@ fn a_folder_of_something_else_is_left_alone() {
     let foreign = dir.path().join("foreign");
     fs::create_dir(&foreign).expect("a folder");
     fs::write(foreign.join("thesis.txt"), "mine").expect("a file");
+    let file = foreign.join("thesis.txt").display().to_string();
+    sh(&format!("reproduce fig3 --device cpu --out {file}")).fails(1, &["thesis.txt is no folder"]).hints("--out");
     sh(&format!("reproduce fig3 --device cpu --out {}", foreign.display())).fails(1, &["is not empty and holds no grid"]).hints("--out");
     assert_eq!(fs::read_dir(&foreign).expect("a folder").count(), 1);
 }

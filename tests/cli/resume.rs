@@ -45,6 +45,26 @@ fn stop_and_resume_equals_the_straight_run() {
     }
 }
 
+/// What another version computes may be other bits.
+#[test]
+fn a_run_of_another_version_is_not_continued() {
+    let dir = folder();
+    let out = dir.path().join("run");
+    copy(trained(), &out);
+    for file in fs::read_dir(out.join("checkpoints")).expect("a folder") {
+        let path = file.expect("a file").path();
+        let mut checkpoint = Checkpoint::load(&path).expect("a checkpoint");
+        checkpoint.meta.insert("version".into(), "0.0.9".into());
+        checkpoint.save(&path).expect("written");
+    }
+    let before = fs::read(out.join("checkpoints/last.safetensors")).expect("a file");
+    let line = format!("pretrain --device cpu --no-eval --resume --max-steps 9 --out {}", out.display());
+    sh(&line).fails(1, &["is of version 0.0.9, this is "]).hints("--init-from");
+    assert_eq!(fs::read(out.join("checkpoints/last.safetensors")).expect("a file"), before);
+    // To look at it is no risk.
+    sh(&format!("knn {} --device cpu --limit-train 64", out.display())).ok();
+}
+
 /// An accumulated step is whole or not taken; its optimiser keeps one moment, and BatchNorm counts its batches.
 #[test]
 fn an_accumulated_run_resumes() {

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::figures::Figure;
 use crate::method::Method;
 use crate::reproduce::cells::{Overrides, Weights};
-use crate::reproduce::findings::{findings, similarity};
+use crate::reproduce::findings::{Finding, findings, similarity};
 use crate::reproduce::folder::{Identity, State};
 use crate::reproduce::results::{Measure, Results, RunResult, Stat};
 use crate::reproduce::views::Similarity;
@@ -72,16 +72,21 @@ pub fn sections(results: &Results, identity: &Identity, figures: Vec<Figure>) ->
     found.extend(ablation(results).into_iter().flatten());
     found.extend(figures.into_iter().map(Block::Figure));
     let mut claims = Table::new(&["the paper's claim", "here", "verdict"], 3);
-    claims.rows = findings(results).into_iter().map(|f| vec![f.claim, f.ours, f.verdict.text().into()]).collect();
-    let verdicts = "A claim about a difference holds if the probe differs by more than two standard errors; with one seed it is undecided. \
-                    Means hardly differ if they are less than three points apart; an accuracy does not fall if it loses less than one. \
-                    Differences are taken seed by seed: mean ± standard deviation over n seeds.";
+    let judged = results.setup.scale != Scale::Smoke;
+    let verdict = |f: &Finding| if judged { f.verdict.text() } else { "not judged at this scale" };
+    claims.rows = findings(results).into_iter().map(|f| vec![f.claim.clone(), f.ours.clone(), verdict(&f).into()]).collect();
+    let verdicts = "A claim about a difference holds if the 95 % confidence interval of the probe's difference (Student's t) is above 0, and \
+                    does not hold if it is below; otherwise, and with one seed, it is undecided. Means hardly differ if they are less than \
+                    three points apart, and an accuracy does not fall if it loses less than one, by the same interval. Differences are \
+                    taken seed by seed: mean ± standard deviation over n seeds.";
     let mut sections = vec![Section { title: "Results", blocks: found }];
     if !claims.rows.is_empty() {
-        sections.push(Section { title: "The paper's claims", blocks: vec![Block::Table(claims), Block::Text(verdicts.into())] });
+        let mut blocks = vec![Block::Table(claims), Block::Text(verdicts.into())];
+        blocks.extend(two_targets(results).map(Block::Text));
+        sections.push(Section { title: "The paper's claims", blocks });
     }
     let pictures = pictures(results);
-    if !pictures.is_empty() {
+    if results.show_images && !pictures.is_empty() {
         sections.push(Section { title: "Images", blocks: pictures });
     }
     sections.push(Section { title: "Runs", blocks: vec![Block::Table(runs(results))] });
@@ -132,20 +137,22 @@ fn unfinished(results: &Results) -> Option<String> {
     })
 }
 
-/// One row for each cell; for the duration one for each milestone.
+/// One row for each cell; for the duration one for each milestone of each.
 fn main_table(results: &Results) -> Table {
     let setup = &results.setup;
     let head = ["", "n", "linear probe, %", "kNN-20, %", "kNN-200, %"];
     if setup.experiment == Experiment::Duration {
-        let mut table = Table::new(&["epochs", "n", "linear probe, %", "kNN-20, %", "kNN-200, %"], 1);
-        for epoch in &results.milestones {
-            let stat = |measure: Measure| {
-                let at = |run: &RunResult| run.milestones(measure).into_iter().find(|m| m.0 == *epoch as f64).map(|m| m.1);
-                let values: Vec<f64> = results.values(0, |run, _| at(run)).into_iter().map(|v| v.1).collect();
-                Stat::of(&values)
-            };
-            let n = stat(Measure::Probe).map_or(0, |s| s.n).to_string();
-            table.rows.push([epoch.to_string(), n].into_iter().chain(Measure::ALL.map(|m| percent(stat(m)))).collect());
+        let mut table = Table::new(&["", "epochs", "n", "linear probe, %", "kNN-20, %", "kNN-200, %"], 1);
+        for (i, cell) in results.cells.iter().enumerate() {
+            for epoch in &results.milestones {
+                let stat = |measure: Measure| {
+                    let values = results.values(i, |run, _| run.milestone(*epoch, measure));
+                    Stat::of(&values.into_iter().map(|v| v.1).collect::<Vec<_>>())
+                };
+                let n = stat(Measure::Probe).map_or(0, |s| s.n).to_string();
+                let row = [cell.label.clone(), epoch.to_string(), n];
+                table.rows.push(row.into_iter().chain(Measure::ALL.map(|m| percent(stat(m)))).collect());
+            }
         }
         return table;
     }
@@ -185,6 +192,23 @@ fn main_table(results: &Results) -> Table {
     table
 }
 
+/// What Table 1's two rows for AAAE say about its claim that noise is needed.
+fn two_targets(results: &Results) -> Option<String> {
+    if results.setup.experiment != Experiment::Table1 {
+        return None;
+    }
+    let mean = |name: &str| Some(results.stat(results.cell(name)?, Measure::Probe)?.mean * 100.0);
+    let (aavae, original, view) = (mean("aavae")?, mean("aaae")?, mean("aaae-view")?);
+    Some(format!(
+        "Why there are two AAAEs: with the view as target (the released code) AAAE copies its input, and AAVAE's lead of {:+.2} points over it \
+         is that of the target and of the noise together. With the original as target (the equations) AAAE undoes the augmentation as AAVAE \
+         does, and the lead of {:+.2} points is what the noise of the sampled latent gains by itself at this length of training. \
+         `aavae reproduce duration` follows both over a longer one.",
+        aavae - view,
+        aavae - original
+    ))
+}
+
 fn legend(results: &Results) -> String {
     let mut text = format!(
         "Accuracy on {} test images: mean ± standard deviation over n seeds. The linear probe trains on the frozen features; kNN-20 and \
@@ -193,11 +217,16 @@ fn legend(results: &Results) -> String {
     );
     if results.setup.experiment == Experiment::Table1 {
         text += " The paper has one AAAE: its equations have the original image as target, its released code the view. AE and AAAE \
-                 minimise a squared error, the others a likelihood.";
+                 minimise a squared error, VAE and AAVAE a likelihood, SimCLR a contrastive loss.";
     } else {
-        text += " The paper's text gives no numbers for this";
-        text += &paper::table1("aavae", results.setup.dataset)
-            .map_or(".".into(), |x| format!(" beyond AAVAE's {x:.2} % on {} in its Table 1.", paper::dataset(results.setup.dataset)));
+        let dataset = results.setup.dataset;
+        let methods = results.cells.iter().filter_map(|cell| Some((cell.label.as_str(), paper::table1(&cell.name, dataset)?)));
+        let mut theirs: Vec<String> = methods.map(|(label, x)| format!("{label} {x:.2} %")).collect();
+        if theirs.is_empty() {
+            theirs.extend(paper::table1("aavae", dataset).map(|x| format!("AAVAE {x:.2} %")));
+        }
+        let theirs = theirs.join(", ");
+        text += &format!(" The paper's text gives no numbers for this beyond its Table 1 on {}: {theirs}.", paper::dataset(dataset));
     }
     text
 }
@@ -271,7 +300,15 @@ fn runs(results: &Results) -> Table {
                 let digest = s["sha256"].as_str().map_or("initial", |d| &d[..12.min(d.len())]);
                 let device = s["device"].as_str().unwrap_or(NONE);
                 let accuracies = Measure::ALL.map(|m| m.of(s).map_or(NONE.into(), |x| format!("{:.2}", x * 100.0)));
-                let rest = ["steps", "images_per_second", "seconds", "evaluation_seconds"].map(number);
+                // Of a run that was resumed the summary has the last session's.
+                let straight = s["resumed_at"].as_u64().unwrap_or(0) == 0;
+                let of_session = |key: &str| if straight { number(key) } else { NONE.into() };
+                let evaluations = s["milestones"].as_array().filter(|rows| !rows.is_empty()).map(|rows| {
+                    let seconds = rows.iter().filter_map(|row| row["evaluation_seconds"].as_f64());
+                    format!("{:.0}", seconds.sum::<f64>())
+                });
+                let evaluation = evaluations.unwrap_or_else(|| number("evaluation_seconds"));
+                let rest = [number("steps"), of_session("images_per_second"), of_session("seconds"), evaluation];
                 [run.name.clone(), "done".into(), device.into(), digest.into()].into_iter().chain(accuracies).chain(rest).collect()
             }
             State::Failed(error) => words(&run.name, &format!("failed: {error}"), head.len()),
@@ -313,20 +350,26 @@ fn provenance(results: &Results, identity: &Identity) -> Vec<Block> {
     if let (Some(first), Some(last)) = (dates.first(), dates.last()) {
         table.rows.push(row("first and last run finished", format!("{first}, {last}")));
     }
-    let trained = results.runs.iter().filter(|run| results.cells[run.cell].weights == Weights::Trained);
-    let lines: Vec<String> = trained.map(|run| command(&results.out, &run.name)).collect();
+    let trained = results.done().filter(|(run, _)| results.cells[run.cell].weights == Weights::Trained);
+    let lines: Vec<String> = trained.map(|(run, summary)| command(&results.out, &run.name, summary)).collect();
     vec![
         Block::Table(table),
-        Block::Text("The whole grid; it continues where it was stopped:".into()),
+        Block::Text("The command that was typed last. It continues where it was stopped; without --only it is the whole grid:".into()),
         Block::Code(identity.command.clone()),
-        Block::Text("Each trained run by itself; the same device and seed give the same bits:".into()),
+        Block::Text(
+            "Each trained run that is done, by itself; the same version, device and seed give the same bits. The probe and kNN at the end \
+             are among them, measurements of earlier checkpoints and of views are the grid's:"
+                .into(),
+        ),
         Block::Code(lines.join("\n")),
     ]
 }
 
-/// A run by itself, into a folder of its own.
-fn command(out: &Path, name: &str) -> String {
-    format!("aavae pretrain --config {} --out runs/{name}", quoted(&out.join(name).join("config.toml").display().to_string()))
+/// A run by itself, into a folder of its own, on the device that it ran on.
+fn command(out: &Path, name: &str, summary: &serde_json::Value) -> String {
+    let device = summary["device"].as_str().and_then(|device| device.split(' ').next()).unwrap_or("auto");
+    let config = quoted(&out.join(name).join("config.toml").display().to_string());
+    format!("aavae pretrain --config {config} --device {} --out runs/{name}", quoted(device))
 }
 
 /// A word of a shell.

@@ -43,7 +43,9 @@ pub(super) fn text(results: &Results) -> String {
                 line("", &format!("{}_{metric}", s.of), value);
             }
         }
-        for key in ["steps", "seconds", "images_per_second"] {
+        // Of a run that was resumed the summary has the last session's times.
+        let keys = ["steps", "seconds", "images_per_second"];
+        for key in &keys[..if summary["resumed_at"].as_u64().unwrap_or(0) == 0 { 3 } else { 1 }] {
             if let Some(value) = summary[key].as_f64() {
                 line("", key, value);
             }

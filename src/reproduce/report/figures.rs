@@ -30,11 +30,11 @@ pub(super) fn figures(results: &Results) -> Vec<Figure> {
     }
     match results.setup.experiment {
         Experiment::Table1 => vec![table1(results)],
-        Experiment::Fig2 => vec![bits(results), accuracy(results, "accuracy")],
+        Experiment::Fig2 => vec![bits(results), accuracy(results)],
         Experiment::Fig3 => vec![fig3(results)],
         Experiment::Fig4 => vec![fig4(results)],
         Experiment::Fig5 => fig5(results).into_iter().collect(),
-        Experiment::Duration => vec![accuracy(results, "duration")],
+        Experiment::Duration => vec![duration(results)],
     }
 }
 
@@ -110,24 +110,39 @@ fn columns(panels: &[Panel]) -> usize {
     if panels.len() > 1 { 2 } else { 1 }
 }
 
-/// Probe and kNN over epochs.
-fn accuracy(results: &Results, name: &'static str) -> Figure {
+/// Probe and kNN over epochs, a panel for each cell.
+fn accuracy(results: &Results) -> Figure {
     let panel = |(i, cell): (usize, &Cell)| {
         let series = |(k, (measure, name)): (usize, (Measure, &str))| Series {
             name: name.into(),
             points: by_epoch(results, i, |run| run.milestones(measure), 100.0),
             mark: Mark::Line(2 * k),
         };
-        let mut series: Vec<Series> =
-            [(Measure::Probe, "linear probe"), (Measure::Knn20, "kNN, k = 20")].into_iter().enumerate().map(series).collect();
-        if results.setup.experiment == Experiment::Duration {
-            series.extend(theirs(results, cell.config(0).epochs as f64));
-        }
+        let series = [(Measure::Probe, "linear probe"), (Measure::Knn20, "kNN, k = 20")].into_iter().enumerate().map(series).collect();
         Panel { title: format!("{}, {ACCURACY}", cell.label), x_label: "epoch".into(), axis: Axis::Numbers, series }
     };
     let panels: Vec<Panel> = results.cells.iter().enumerate().map(panel).collect();
     let caption = "Accuracy over epochs, from the weights that were kept; means over seeds with their standard deviation.";
-    Figure { name, caption: caption.into(), svg: chart(&panels, columns(&panels), caption) }
+    Figure { name: "accuracy", caption: caption.into(), svg: chart(&panels, columns(&panels), caption) }
+}
+
+/// The cells over epochs, a panel for probe and kNN each.
+fn duration(results: &Results) -> Figure {
+    let panel = |(measure, name): (Measure, &str)| {
+        let series = |(i, cell): (usize, &Cell)| Series {
+            name: cell.label.clone(),
+            points: by_epoch(results, i, |run| run.milestones(measure), 100.0),
+            mark: Mark::Line(i),
+        };
+        let mut series: Vec<Series> = results.cells.iter().enumerate().map(series).collect();
+        if measure == Measure::Probe {
+            series.extend(theirs(results, results.setup.budget().epochs as f64));
+        }
+        Panel { title: format!("{name}, {ACCURACY}"), x_label: "epoch".into(), axis: Axis::Numbers, series }
+    };
+    let panels = [(Measure::Probe, "linear probe"), (Measure::Knn20, "kNN, k = 20")].map(panel);
+    let caption = "Accuracy over epochs, from the weights that were kept; means over seeds with their standard deviation.";
+    Figure { name: "duration", caption: caption.into(), svg: chart(&panels, 2, caption) }
 }
 
 fn fig3(results: &Results) -> Figure {
@@ -179,16 +194,19 @@ fn fig5(results: &Results) -> Option<Figure> {
         (0..results.cells.len()).map(run).collect()
     };
     let runs = (0..results.setup.seeds as u64).find_map(of)?;
-    let pictures = (0..IMAGES).map(|i| std::fs::read(results.out.join(&runs[0].name).join(picture(i))).ok()).collect::<Option<Vec<_>>>()?;
+    let images = if results.show_images { IMAGES } else { 0 };
+    let read = |i| std::fs::read(results.out.join(&runs[0].name).join(picture(i))).ok();
+    let pictures = (0..images).map(read).collect::<Option<Vec<_>>>()?;
     let kinds = [("h", "features h"), ("z", "latent z")];
     let side = (IMAGES * VIEWS) as f64 * heat::CELL;
-    let (step_x, step_y) = (heat::STRIP + side + 28.0, heat::STRIP + side + 62.0);
+    let strip = heat::strip(images);
+    let (step_x, step_y) = (strip + side + 28.0, strip + side + 62.0);
     let (w, h) = (step_x * runs.len() as f64 + 44.0, step_y * kinds.len() as f64);
     let caption = format!(
-        "Cosine similarity between {VIEWS} views of each of {IMAGES} test images, seed {}. Beside each group of rows and above each \
-         group of columns: the image and its views. One warm block an image on the diagonal means that views of an image are alike and \
-         images differ.",
-        runs[0].seed
+        "Cosine similarity between {VIEWS} views of each of {IMAGES} test images, seed {}.{} One warm block an image on the diagonal \
+         means that views of an image are alike and images differ.",
+        runs[0].seed,
+        if images > 0 { " Beside each group of rows and above each group of columns: the image and its views." } else { "" }
     );
     let svg = html! {
         svg class="chart" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"
@@ -203,17 +221,17 @@ fn fig5(results: &Results) -> Option<Figure> {
                 @for (row, (kind, name)) in kinds.iter().enumerate() {
                     @if let Some(found) = similarity(run, kind) {
                         g transform={ "translate(" (n(column as f64 * step_x)) " " (n(row as f64 * step_y)) ")" } {
-                            text class="title" x=(n(heat::STRIP)) y="18" { (results.cells[run.cell].label) ", " (name) }
-                            text class="faint" x=(n(heat::STRIP)) y="36" {
+                            text class="title" x=(n(strip)) y="18" { (results.cells[run.cell].label) ", " (name) }
+                            text class="faint" x=(n(strip)) y="36" {
                                 "within " (format!("{:.3}", found.within)) ", across " (format!("{:.3}", found.across))
                                 ", gap " (format!("{:.3}", found.gap()))
                             }
-                            g transform="translate(0 44)" { (heat::map(&found.matrix)) }
+                            g transform="translate(0 44)" { (heat::map(&found.matrix, images)) }
                         }
                     }
                 }
             }
-            g transform={ "translate(" (n(step_x * runs.len() as f64 - 8.0)) " " (n(44.0 + heat::STRIP)) ")" } { (heat::legend(side)) }
+            g transform={ "translate(" (n(step_x * runs.len() as f64 - 8.0)) " " (n(44.0 + strip)) ")" } { (heat::legend(side)) }
         }
     };
     Some(Figure { name: "fig5", caption, svg })

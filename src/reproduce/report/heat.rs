@@ -14,6 +14,11 @@ pub(super) const CELL: f64 = 8.0;
 /// Width of the pictures beside a map.
 pub(super) const STRIP: f64 = CELL * VIEWS as f64;
 
+/// Width of the pictures beside a map that shows those of so many images.
+pub(super) fn strip(images: usize) -> f64 {
+    if images > 0 { STRIP } else { 0.0 }
+}
+
 /// Colours of -1, 0 and 1: blue, white, red.
 const ENDS: [[f64; 3]; 3] = [[33.0, 102.0, 172.0], [247.0, 247.0, 247.0], [178.0, 24.0, 43.0]];
 
@@ -31,22 +36,22 @@ fn picture(width: u32, height: u32, cosine: impl Fn(u32, u32) -> f64) -> Vec<u8>
     file.into_inner()
 }
 
-/// A square matrix with the views of each image (`#views-0`, …) beside its rows and above its columns.
+/// A square matrix with the views of the first `images` images (`#views-0`, …) beside its rows and above its columns.
 ///
 /// # Panics
 /// If the matrix is not that of [`IMAGES`] times [`VIEWS`] views.
-pub(super) fn map(matrix: &[f64]) -> Markup {
+pub(super) fn map(matrix: &[f64], images: usize) -> Markup {
     let rows = (IMAGES * VIEWS) as u32;
     assert!(matrix.len() == (rows * rows) as usize, "{} similarities", matrix.len());
     let side = f64::from(rows) * CELL;
     let png = picture(rows, rows, |x, y| matrix[(y * rows + x) as usize]);
     html! {
-        @for i in 0..IMAGES {
+        @for i in 0..images {
             @let at = n(STRIP * i as f64 + STRIP + 2.0);
             use xlink:href={ "#views-" (i) } x="0" y=(at) {}
             use xlink:href={ "#views-" (i) } x=(at) y="0" {}
         }
-        image x=(n(STRIP)) y=(n(STRIP)) width=(n(side)) height=(n(side)) style="image-rendering:pixelated" xlink:href=(data_uri(&png)) {}
+        image x=(n(strip(images))) y=(n(strip(images))) width=(n(side)) height=(n(side)) style="image-rendering:pixelated" xlink:href=(data_uri(&png)) {}
     }
 }
 
