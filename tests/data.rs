@@ -72,6 +72,20 @@ fn sparse_cifar(dir: &Path) {
 }
 
 #[test]
+fn a_fingerprint_tells_images_apart() {
+    let of = |len, seed, limit_train| {
+        let options = OpenOptions { shapes_len: len, seed, limit_train, ..OpenOptions::new(Kind::Shapes) };
+        data::open(&options).expect("shapes").fingerprint()
+    };
+    let first = of((300, 40), 0, None);
+    assert!(first.len() == 64 && first == of((300, 40), 0, None));
+    // As many images of the same classes, in another split.
+    let split = of((300, 40), 1, None);
+    let others = [split, of((301, 40), 0, None), of((300, 41), 0, None), of((300, 40), 0, Some(20))];
+    assert!(others.iter().all(|other| *other != first), "{first} {others:?}");
+}
+
+#[test]
 fn cifar_turns_planes_into_pixels() {
     let dir = temp();
     let paths: Vec<PathBuf> = ["a.bin", "b.bin"].iter().map(|name| dir.path().join(name)).collect();

@@ -250,3 +250,21 @@ fn base64_of_the_standards_examples() {
         assert_eq!(base64(text.as_bytes()), want);
     }
 }
+
+/// The times in a summary are its last session's: of a run that was resumed they are nobody's.
+#[test]
+fn times_of_a_resumed_run_are_left_out() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut results = results(Experiment::Fig5, Scale::Ci, dir.path());
+    if let State::Done(summary) = &mut results.runs[1].state {
+        summary["resumed_at"] = json!(20);
+    }
+    write_all(&results, dir.path());
+    let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).expect("a file");
+    let (markdown, csv) = (read("report.md"), read("results.csv"));
+    let row = |name: &str| markdown.lines().find(|l| l.starts_with(&format!("| {name} |"))).expect("a row").to_owned();
+    assert!(row("vae-s0").ends_with("| 60 | 800 | 2 | 1 |"), "{}", row("vae-s0"));
+    assert!(row("aavae-s0").ends_with("| 60 | – | – | 1 |"), "{}", row("aavae-s0"));
+    let seconds = |cell: &str| csv.lines().filter(|l| l.contains(&format!(",{cell},0,done,,seconds,"))).count();
+    assert_eq!((seconds("vae"), seconds("aavae")), (1, 0), "{csv}");
+}
