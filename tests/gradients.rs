@@ -2,7 +2,7 @@
 //! parameters, its output meets a random cotangent), so a gradient that ignores `dy` fails.
 
 use aavae::check::{Contents, contents};
-use aavae::device::{Host, PlanId, Session};
+use aavae::device::{Data, Host, PlanId, Session};
 use aavae::ir::{Graph, Group, autodiff};
 use aavae::ops::{Case, Dot, Emit, Scale, StepUniforms, ValueId};
 use aavae::plan::{Options, lower};
@@ -44,22 +44,22 @@ fn graph(case: &Case, backward: bool) -> Graph {
     g
 }
 
-fn load(case: &Case, g: &Graph, host: &mut Host<f64>, data: &[Vec<f64>], words: &[Vec<u32>]) -> PlanId {
-    host.allocate(&g.layout).expect("no limits");
+fn load(case: &Case, g: &Graph, host: &mut Session, data: &[Vec<f64>], words: &[Vec<u32>]) -> PlanId {
+    host.allocate(&g.layout);
     let id = host.load(lower("gradient", g, Options::default())).expect("no limits");
     for (i, x) in data.iter().enumerate().take(case.inputs.len()) {
         let name = format!("x{i}");
         match host.plan(id).input(&name).map(|p| (p.0, p.1.ty.dtype)) {
-            Some((p, DType::F32)) => host.upload_f64(id, p, x),
-            Some((p, DType::U32)) => host.upload(id, p, aavae::device::Data::U32(&words[i])).expect("the reference device does not fail"),
+            Some((p, DType::F32)) => host.upload(id, p, Data::F64(x)).expect("the reference device does not fail"),
+            Some((p, DType::U32)) => host.upload(id, p, Data::U32(&words[i])).expect("the reference device does not fail"),
             None => {
                 let range = g.layout.get(&name).expect("persistent").range;
-                host.write_f64(range.group, range.offset, x);
+                host.write_state_of(range.group, range.offset, Data::F64(x)).expect("the reference device does not fail");
             }
         }
     }
     let (p, _) = host.plan(id).input("cotangent").expect("every graph has a cotangent");
-    host.upload_f64(id, p, &data[case.inputs.len()]);
+    host.upload(id, p, Data::F64(&data[case.inputs.len()])).expect("the reference device does not fail");
     id
 }
 
@@ -86,7 +86,7 @@ fn check(case: &Case) {
     let Contents::F(cotangent) = contents(&name, 99, y, aavae::ops::Fill::Normal) else { unreachable!("normal draws are floats") };
     data.push(cotangent.iter().map(|v| f64::from(*v)).collect());
 
-    let mut host = Host::<f64>::new();
+    let mut host = Session::from(Host::<f64>::new());
     let id = load(case, &g, &mut host, &data, &words);
     host.run(id, &step).expect("the reference device does not fail");
     let analytic = host.read_state(Group::Grad).expect("the reference device does not fail");
@@ -103,10 +103,10 @@ fn check(case: &Case) {
             for (loss, sign) in losses.iter_mut().zip([1.0, -1.0]) {
                 let mut moved = data.clone();
                 moved[i][e] += sign * h;
-                let mut host = Host::<f64>::new();
+                let mut host = Session::from(Host::<f64>::new());
                 let id = load(case, &forward, &mut host, &moved, &words);
                 host.run(id, &step).expect("the reference device does not fail");
-                *loss = host.read_f64(id, 0)[0];
+                *loss = host.read_f64(id, 0).expect("the reference device does not fail")[0];
             }
             let numeric = (losses[0] - losses[1]) / (2.0 * h);
             let got = f64::from(analytic[range.offset + e]);

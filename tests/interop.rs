@@ -196,8 +196,8 @@ fn imported_weights_compute_the_golden_numbers(case: &str, method: Method) -> Re
     let (n, side) = (config.batch_size, config.image_size);
     let model = training(&config.model([0.0; 3], [1.0; 3]), Training { view: View::Given, update: false, ..Training::default() });
     let mut session = Device::Cpu.open()?;
-    let session = session.as_mut();
-    session.allocate(&model.graph.layout)?;
+    let session = &mut session;
+    session.allocate(&model.graph.layout);
     state::import(session, &model.graph.layout, &model.params, &trained.checkpoint, &[])?;
     let id = session.load(lower("train", &model.graph, plan::Options { target: session.target(), alias: true }))?;
     let image = |name: &str| pixels(&fill(&format!("input.{name}{suffix}"), n * 3 * side * side, 4.0, 0.0), n, side);

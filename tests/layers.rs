@@ -239,7 +239,7 @@ impl<'a> Layer<'a> {
     }
 
     /// Writes what the case gives.
-    fn feed(&self, session: &mut dyn Session, id: PlanId) -> Result<(), Failed> {
+    fn feed(&self, session: &mut Session, id: PlanId) -> Result<(), Failed> {
         for (name, (stored, _)) in &self.values {
             match (session.plan(id).input(name).map(|p| p.0), self.g.layout.get(name)) {
                 (Some(i), _) => session.upload(id, i, Data::F32(&stored.to_memory()))?,
@@ -269,8 +269,8 @@ fn layer(case: &Value, device: &Device) -> Result<(), Failed> {
     }
     let name = layer.name();
     let mut session = device.open()?;
-    let session = session.as_mut();
-    session.allocate(&layer.g.layout)?;
+    let session = &mut session;
+    session.allocate(&layer.g.layout);
     let options = Options { target: session.target(), alias: true };
     // With x = 100 +- 1, rounding the mean to f32 alone moves x - mean by 1e-5 of a standard deviation.
     let loss_of_digits = if name == "bn2d_offset" && *device != Device::Reference { 4.0 } else { 1.0 };
@@ -351,8 +351,8 @@ fn optimizer(case: &Value, device: &Device) -> Result<(), Failed> {
     }
     let name = layer.name();
     let mut session = device.open()?;
-    let session = session.as_mut();
-    session.allocate(&layer.g.layout)?;
+    let session = &mut session;
+    session.allocate(&layer.g.layout);
     let id = session.load(lower("update", &layer.g, Options { target: session.target(), alias: true }))?;
     layer.feed(session, id)?;
     let run = RunConfig { learning_rate: number(&case["lr"]) as f32, warmup_epochs: 0, ..RunConfig::default() };

@@ -127,7 +127,7 @@ fn measure(device: &Device, world: &World, q: &dyn Fn(usize, usize) -> (f64, f64
     b.graph.output("kl_posterior", kl_posterior);
 
     let mut session = device.open()?;
-    session.allocate(&b.graph.layout)?;
+    session.allocate(&b.graph.layout);
     let columns: Vec<Vec<f32>> = (0..LATENT).map(|l| stored(|i| LENGTHS[l] * world.u[l][i])).collect();
     let w: Vec<f32> = (0..STORED).flat_map(|i| columns.iter().map(move |c| c[i])).collect();
     for (name, data) in [("w.weight", w), ("w.bias", stored(|i| world.b[i]))] {

@@ -6,16 +6,16 @@
 use std::process::ExitCode;
 
 use aavae::check::{close, lowers_differently, name, trial};
-use aavae::device::Host;
 use aavae::device::wgpu::{Gpu, OpenOptions, adapters};
+use aavae::device::{Host, Pick, Session};
 use aavae::ops::{Case, Gemm, Target};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-fn gpu_trial(case: &Case, adapter: &str, target: Target) -> Result<(), Failed> {
+fn gpu_trial(case: &Case, adapter: &Pick, target: Target) -> Result<(), Failed> {
     let small = case.inputs.iter().all(|i| i.0.shape.len() <= 100_000);
     for checked in if small { vec![false, true] } else { vec![false] } {
-        let mut gpu = Gpu::open(Some(adapter), OpenOptions { checked })?;
-        trial(case, &mut gpu, target).map_err(|e| format!("{e} ({})", if checked { "checked" } else { "unchecked" }))?;
+        let mut session = Session::from(Gpu::pick(adapter, OpenOptions { checked })?);
+        trial(case, &mut session, target).map_err(|e| format!("{e} ({})", if checked { "checked" } else { "unchecked" }))?;
     }
     Ok(())
 }
@@ -50,12 +50,15 @@ fn main() -> ExitCode {
     for case in aavae::ops::all_cases() {
         let name = name(&case);
         let c = case.clone();
-        trials.push(Trial::test(format!("{name}/cpu"), move || Ok(trial(&c, &mut Host::<f32>::new(), Target::default())?)));
+        trials.push(Trial::test(format!("{name}/cpu"), move || {
+            trial(&c, &mut Session::from(Host::<f32>::new()), Target::default())?;
+            Ok(())
+        }));
         if found.is_empty() {
             let missing = move || Err("no Vulkan, Metal or DX12 adapter".into());
             trials.push(Trial::test(format!("{name}/wgpu (no adapter)"), missing).with_ignored_flag(!require));
         }
-        for adapter in &found {
+        for (index, adapter) in found.iter().enumerate() {
             let tile = Target::default();
             let mut targets = vec![("", tile)];
             if let Some([subgroup, _]) = adapter.subgroup {
@@ -65,7 +68,7 @@ fn main() -> ExitCode {
                 }
             }
             for (variant, target) in targets {
-                let (c, a) = (case.clone(), adapter.name.clone());
+                let (c, a) = (case.clone(), Pick::Index(index));
                 trials.push(Trial::test(format!("{name}/{}{variant}", adapter.name), move || gpu_trial(&c, &a, target)));
             }
         }

@@ -65,8 +65,8 @@ fn in_file_order(p: &Param, memory: &[f32]) -> Result<Vec<f64>, Failed> {
 }
 
 /// Allocates the model and fills its weights by the hash.
-fn fill_model(session: &mut dyn Session, model: &Model, value: impl Fn(&Param) -> Vec<f32>) -> Result<(), Failed> {
-    session.allocate(&model.graph.layout)?;
+fn fill_model(session: &mut Session, model: &Model, value: impl Fn(&Param) -> Vec<f32>) -> Result<(), Failed> {
+    session.allocate(&model.graph.layout);
     for p in &model.params.all {
         let range = model.graph.layout.get(&p.name).ok_or("a parameter is not laid out")?.range;
         session.write_state(p.group, range.offset, &p.file.to_memory(&value(p), p.shape))?;
@@ -93,7 +93,7 @@ fn network(file: &str, case: &Value, device: &Device, fused: bool) -> Result<(),
     let model = training(&model_config, Training { view: View::Given, fuse: fused, update: false, ..Training::default() });
     let layout = model.graph.layout.clone();
     let mut session = device.open()?;
-    let session = session.as_mut();
+    let session = &mut session;
     fill_model(session, &model, |p| fill_parameter(&p.name, &p.file.shape()))?;
     let options = Options { target: session.target(), alias: true };
     let mut report = Report::new(&format!("{file} {} {fused}", device.name()), if *device == Device::Reference { F64 } else { F32 });
@@ -179,7 +179,7 @@ fn measures(file: &str, case: &Value, device: &Device) -> Result<(), Failed> {
     let trained = training(&model_config, Training { view: View::Given, ..Training::default() });
     let layout = trained.graph.layout.clone();
     let mut session = device.open()?;
-    let session = session.as_mut();
+    let session = &mut session;
     fill_model(session, &trained, |p| fill_parameter(&p.name, &p.file.shape()))?;
 
     let image = |name: &str| pixels(&fill(&format!("measure.{name}"), n * 3 * side * side, 4.0, 0.0), n, side);
@@ -244,7 +244,7 @@ fn curve(file: &str, name: &str, method: &str, case: &Value, tolerance: f64, dev
     let how = Training { view: View::Given, rule: run.update(), ..Training::default() };
     let model = training(&run.model([0.0; 3], [1.0; 3]), how);
     let mut session = device.open()?;
-    let session = session.as_mut();
+    let session = &mut session;
     fill_model(session, &model, |p| match &p.name[..] {
         "log_scale" => vec![0.0],
         name => {

@@ -125,7 +125,8 @@ fn broken_plans() -> Result<(), Failed> {
     })?;
     refuses("an output where an input is", &plan, 100, |p, i| {
         let step = &mut p.steps[i];
-        let input = step.inputs.iter().find(|x| matches!(x.1, Place::Buffer(_))).map(|x| x.1);
+        let updated = |x: &Place| step.outputs.iter().any(|y| y.1 == *x);
+        let input = step.inputs.iter().map(|x| x.1).find(|x| matches!(x, Place::Buffer(_)) && !updated(x));
         let output = step.outputs.iter().position(|y| matches!(y.1, Place::Buffer(_)));
         let (Some(input), Some(output)) = (input, output) else { return false };
         step.outputs[output].1 = input;
@@ -224,6 +225,12 @@ fn broken_plans() -> Result<(), Failed> {
         });
         check(!used || refused(&small), || format!("accepted a buffer {b} that is too small"))?;
     }
+    let mut unstamped = plan.clone();
+    unstamped.steps.pop();
+    check(refused(&unstamped), || "accepted a plan that does not say when it is done".into())?;
+    let mut early = plan.clone();
+    early.steps.rotate_right(1);
+    check(refused(&early), || "accepted a plan that says too early that it is done".into())?;
     let mut lost = plan.clone();
     lost.outputs[0].place = lost.outputs[1].place;
     check(refused(&lost), || "accepted an output read from where another is".into())
@@ -281,11 +288,11 @@ fn aliasing(device: &Device, method: Method) -> Result<(), Failed> {
     let image = if matches!(device, Device::Reference) { 8 } else { 16 };
     let model = method::training(&config(method, image, 3), Training::default());
     let mut session = device.open()?;
-    let session = session.as_mut();
-    session.allocate(&model.graph.layout)?;
+    let session = &mut session;
+    session.allocate(&model.graph.layout);
     let aliased = load(session, &model, true)?;
     let bytes = session.allocated_bytes();
-    let peak = session.plan(aliased).peak_bytes();
+    let peak = session.plan(aliased).peak_bytes() + session.capabilities().overhead;
     check(bytes == peak, || format!("{bytes} bytes are allocated, the plan says {peak}"))?;
     reset(session, &model, 11)?;
     session.poison(aliased)?;
@@ -313,20 +320,22 @@ fn aliasing(device: &Device, method: Method) -> Result<(), Failed> {
 
 /// What a graph gives in f64: its outputs and its gradients.
 fn results(g: &Graph, alias: bool, uploads: &[Vec<f64>], weights: &[f64]) -> Result<Vec<Vec<f64>>, Failed> {
-    let mut host = Host::<f64>::new();
-    host.allocate(&g.layout)?;
+    let mut host = Session::from(Host::<f64>::new());
+    host.allocate(&g.layout);
     let id = host.load(lower("random", g, Options { alias, ..Options::default() }))?;
     for (i, x) in uploads.iter().enumerate() {
-        host.upload_f64(id, i, x);
+        host.upload(id, i, Data::F64(x))?;
     }
     for group in [Group::Param, Group::Buffer] {
-        host.write_f64(group, 0, &weights[..g.layout.size(group)]);
+        host.write_state_of(group, 0, Data::F64(&weights[..g.layout.size(group)]))?;
     }
     // Twice: the second step must not see what the first left in the buffers.
     let mut all = Vec::new();
     for step in 0..2 {
         host.run(id, &uniforms(1, step, 0.0))?;
-        all.extend((0..g.outputs.len()).map(|o| host.read_f64(id, o)));
+        for o in 0..g.outputs.len() {
+            all.push(host.read_f64(id, o)?);
+        }
         all.push(host.read_state(Group::Grad)?.into_iter().map(f64::from).collect());
         all.push(host.read_state(Group::Buffer)?.into_iter().map(f64::from).collect());
     }
@@ -435,13 +444,14 @@ fn fusion(method: Method) -> Result<(), Failed> {
     let mut found = Vec::new();
     for fuse in [false, true] {
         let model = method::training(&config, Training { view: View::Given, fuse, update: false, ..Training::default() });
-        let mut host = Host::<f64>::new();
-        host.allocate(&model.graph.layout)?;
+        let mut host = Session::from(Host::<f64>::new());
+        host.allocate(&model.graph.layout);
         let id = load(&mut host, &model, true)?;
         reset(&mut host, &model, 4)?;
         fill(&mut host, id)?;
         host.run(id, &uniforms(4, 0, 0.0))?;
-        let mut values: Vec<Vec<f64>> = (0..model.graph.outputs.len()).map(|o| host.read_f64(id, o)).collect();
+        let outputs = 0..model.graph.outputs.len();
+        let mut values: Vec<Vec<f64>> = outputs.map(|o| host.read_f64(id, o)).collect::<Result<_, _>>()?;
         let grad = host.read_state(Group::Grad)?;
         for s in model.graph.layout.states.iter().filter(|s| s.range.group == Group::Param) {
             values.push(grad[s.range.offset..s.range.offset + s.range.len].iter().map(|x| f64::from(*x)).collect());
@@ -463,8 +473,8 @@ fn fusion(method: Method) -> Result<(), Failed> {
 /// What an input holds before its first upload is zero on a host and unknown elsewhere; this says that `fill` covers every input.
 fn uploads_are_checked() -> Result<(), Failed> {
     let model = method::training(&config(Method::Ae, 8, 2), Training::default());
-    let mut host = Host::<f32>::new();
-    host.allocate(&model.graph.layout)?;
+    let mut host = Session::from(Host::<f32>::new());
+    host.allocate(&model.graph.layout);
     let id = load(&mut host, &model, true)?;
     QUIET.set(true);
     let short = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| host.upload(id, 0, Data::U32(&[0; 3]))));

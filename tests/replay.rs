@@ -56,8 +56,8 @@ fn dump(device: &Device) -> Result<Value, Failed> {
 
     let layout = model.graph.layout.clone();
     let mut session = device.open()?;
-    let session = session.as_mut();
-    session.allocate(&layout)?;
+    let session = &mut session;
+    session.allocate(&layout);
     state::initialise(session, &layout, &model.params, SEED)?;
     let initial = session.read_state(Group::Param)?;
     let weight = |name: &str, init: &str| -> Result<Value, Failed> {

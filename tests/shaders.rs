@@ -424,7 +424,7 @@ fn step_uniform() -> Result<(), Failed> {
             vec![$((stringify!($name).to_owned(), std::mem::offset_of!(StepUniforms, $name), $ty.clone())),+]
         }};
     }
-    let want = fields!(seed_lo: u, seed_hi: u, step: u, first_sample: u, learning_rate: f, bias1: f, bias2: f, reserved: f);
+    let want = fields!(seed_lo: u, seed_hi: u, step: u, first_sample: u, learning_rate: f, bias1: f, bias2: f, serial: u);
     check(got == want, || format!("struct Step is {got:?}, StepUniforms {want:?}"))?;
     check(*span as usize == size_of::<StepUniforms>(), || format!("Step has {span} bytes, StepUniforms {}", size_of::<StepUniforms>()))
 }

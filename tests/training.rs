@@ -36,7 +36,7 @@ fn excess(config: &ModelConfig, loss: f32) -> f64 {
 
 /// PyTorch's default weights shrink a signal 2.4 times a layer, and the decoder has no normalisation: at first it is blind to its
 /// latent, and needs thousands of steps to see it. Larger weights get over that at once.
-fn amplify_decoder(session: &mut dyn Session, model: &method::Model) -> Result<(), Failed> {
+fn amplify_decoder(session: &mut Session, model: &method::Model) -> Result<(), Failed> {
     for p in model.params.all.iter().filter(|p| p.name.starts_with("decoder.") && p.name.ends_with(".weight")) {
         let range = model.graph.layout.get(&p.name).ok_or("a parameter is not laid out")?.range;
         let values: Vec<f32> = p.initial(1).iter().map(|w| w * GAIN).collect();
@@ -49,8 +49,8 @@ fn amplify_decoder(session: &mut dyn Session, model: &method::Model) -> Result<(
 fn overfits(method: Method, view: View, steps: u32, factor: f64) -> Result<(), Failed> {
     let config = config(method, 16, 8);
     let model = method::training(&config, Training { view, ..Training::default() });
-    let mut host = Host::<f32>::new();
-    host.allocate(&model.graph.layout)?;
+    let mut host = Session::from(Host::<f32>::new());
+    host.allocate(&model.graph.layout);
     let id = load(&mut host, &model, true)?;
     reset(&mut host, &model, 1)?;
     amplify_decoder(&mut host, &model)?;
@@ -69,7 +69,7 @@ fn overfits(method: Method, view: View, steps: u32, factor: f64) -> Result<(), F
 /// Losses and final state of a few steps of AAVAE: augmentation, noise, everything that is random.
 type Trace = (Vec<Vec<u32>>, Vec<Vec<u32>>);
 
-fn trace(session: &mut dyn Session, id: PlanId, model: &method::Model, seed: u64) -> Result<Trace, Failed> {
+fn trace(session: &mut Session, id: PlanId, model: &method::Model, seed: u64) -> Result<Trace, Failed> {
     reset(session, model, seed)?;
     fill(session, id)?;
     let scalars = run(session, id, seed, 0..3, RATE)?;
@@ -83,21 +83,21 @@ fn aavae() -> method::Model {
 fn seeds(device: &Device) -> Result<(), Failed> {
     let model = aavae();
     let mut session = device.open()?;
-    session.allocate(&model.graph.layout)?;
-    let id = load(session.as_mut(), &model, true)?;
-    let first = trace(session.as_mut(), id, &model, 7)?;
-    let again = trace(session.as_mut(), id, &model, 7)?;
+    session.allocate(&model.graph.layout);
+    let id = load(&mut session, &model, true)?;
+    let first = trace(&mut session, id, &model, 7)?;
+    let again = trace(&mut session, id, &model, 7)?;
     check(first == again, || "the same seed gave other bits on the same session".into())?;
-    let other = trace(session.as_mut(), id, &model, 8)?;
+    let other = trace(&mut session, id, &model, 8)?;
     check(first.0 != other.0 && first.1[0] != other.1[0], || "another seed gave the same bits".into())?;
     // The seed's high word counts too.
-    let high = trace(session.as_mut(), id, &model, 7 | 1 << 32)?;
+    let high = trace(&mut session, id, &model, 7 | 1 << 32)?;
     check(first.0 != high.0, || "a seed beyond 32 bits is cut off".into())?;
     let mut fresh = device.open()?;
-    fresh.allocate(&model.graph.layout)?;
-    let id = load(fresh.as_mut(), &model, true)?;
+    fresh.allocate(&model.graph.layout);
+    let id = load(&mut fresh, &model, true)?;
     fresh.poison(id)?;
-    check(trace(fresh.as_mut(), id, &model, 7)? == first, || "the same seed gave other bits on a fresh session".into())
+    check(trace(&mut fresh, id, &model, 7)? == first, || "the same seed gave other bits on a fresh session".into())
 }
 
 /// Each weight and each draw is specified by counters, so no thread can change it; sums have fixed trees.
@@ -107,8 +107,8 @@ fn threads() -> Result<(), Failed> {
         let traces = [1, 2, 3].map(|n| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build()?;
             pool.install(|| {
-                let mut host = Host::<f32>::new();
-                host.allocate(&model.graph.layout)?;
+                let mut host = Session::from(Host::<f32>::new());
+                host.allocate(&model.graph.layout);
                 let id = load(&mut host, &model, true)?;
                 trace(&mut host, id, &model, 3)
             })
@@ -126,8 +126,8 @@ fn resume(device: &Device) -> Result<(), Failed> {
     let model = aavae();
     let layout = &model.graph.layout;
     let mut session = device.open()?;
-    let session = session.as_mut();
-    session.allocate(layout)?;
+    let session = &mut session;
+    session.allocate(layout);
     let id = load(session, &model, true)?;
     reset(session, &model, 5)?;
     fill(session, id)?;
@@ -172,7 +172,7 @@ fn resume(device: &Device) -> Result<(), Failed> {
 }
 
 /// Zeros the gaps between the ranges of a flat buffer; they are zero from allocation on.
-fn reset_padding(session: &mut dyn Session, model: &method::Model) -> Result<(), Failed> {
+fn reset_padding(session: &mut Session, model: &method::Model) -> Result<(), Failed> {
     let layout = &model.graph.layout;
     for group in Group::ALL {
         let mut flat = vec![0.0; layout.size(group)];
@@ -191,8 +191,8 @@ fn evaluation(device: &Device) -> Result<(), Failed> {
     let model = method::training(&config, Training::default());
     let layout = &model.graph.layout;
     let mut session = device.open()?;
-    let session = session.as_mut();
-    session.allocate(layout)?;
+    let session = &mut session;
+    session.allocate(layout);
     let train = load(session, &model, true)?;
     reset(session, &model, 2)?;
     fill(session, train)?;
@@ -226,7 +226,7 @@ fn evaluation(device: &Device) -> Result<(), Failed> {
 }
 
 /// The batch of an accumulated step that uploads and counts from `part * batch`.
-fn run_part(session: &mut dyn Session, id: PlanId, part: usize, batch: usize, step: u32) -> Result<(), Failed> {
+fn run_part(session: &mut Session, id: PlanId, part: usize, batch: usize, step: u32) -> Result<(), Failed> {
     let side = session.plan(id).inputs[0].ty.shape.h;
     session.upload(id, 0, Data::U32(&pixels(part * batch..(part + 1) * batch, side)))?;
     Ok(session.run(id, &StepUniforms { first_sample: (part * batch) as u32, ..uniforms(3, step, RATE) })?)
@@ -258,8 +258,8 @@ fn accumulation(device: &Device) -> Result<(), Failed> {
         let large = method::training(&whole, how);
         let small = method::training(&part, Training { accumulate: PARTS, ..how });
         let mut session = device.open()?;
-        let session = session.as_mut();
-        session.allocate(&large.graph.layout)?;
+        let session = &mut session;
+        session.allocate(&large.graph.layout);
         let (large_id, small_id) = (load(session, &large, true)?, load(session, &small, true)?);
         reset(session, &large, 3)?;
         // Statistics as they are after some training.
@@ -303,8 +303,8 @@ fn a_bad_batch(device: &Device) -> Result<(), Failed> {
     let part = method::training(&config(Method::Ae, 16, 2), Training { view: View::Given, accumulate: PARTS, ..Training::default() });
     let layout = &part.graph.layout;
     let mut session = device.open()?;
-    let session = session.as_mut();
-    session.allocate(layout)?;
+    let session = &mut session;
+    session.allocate(layout);
     let id = load(session, &part, true)?;
     let options = Options { target: session.target(), alias: true };
     let rules =
@@ -316,10 +316,11 @@ fn a_bad_batch(device: &Device) -> Result<(), Failed> {
     }
     reset(session, &part, 4)?;
     fill(session, id)?;
-    let planned = held_bytes(&[&[session.plan(id).clone()], &lowered[..]].concat());
+    let plans = [&[session.plan(id).clone()], &lowered[..]].concat();
+    let planned = held_bytes(&plans) + session.capabilities().overhead;
     check(session.allocated_bytes() == planned, || format!("{} bytes are allocated, the plans say {planned}", session.allocated_bytes()))?;
     let len = session.plan(id).inputs[0].ty.shape.len();
-    let step = |session: &mut dyn Session, update: PlanId, step: u32, bad: Option<usize>| -> Result<Vec<Vec<u32>>, Failed> {
+    let step = |session: &mut Session, update: PlanId, step: u32, bad: Option<usize>| -> Result<Vec<Vec<u32>>, Failed> {
         for i in 0..PARTS {
             fill(session, id)?;
             if bad == Some(i) {
@@ -354,8 +355,8 @@ fn a_bad_batch(device: &Device) -> Result<(), Failed> {
 fn same_draws() -> Result<(), Failed> {
     let config = config(Method::Aavae, 16, 6);
     let model = method::training(&config, Training::default());
-    let mut host = Host::<f32>::new();
-    host.allocate(&model.graph.layout)?;
+    let mut host = Session::from(Host::<f32>::new());
+    host.allocate(&model.graph.layout);
     reset(&mut host, &model, 4)?;
     let validation = method::validation(&config, &model.graph.layout, View::Augmented);
     let validation = host.load(lower("validation", &validation.graph, Options::default()))?;
@@ -387,8 +388,8 @@ fn every_image_once() -> Result<(), Failed> {
     let config = model_config(&run, &splits);
     let model = method::training(&config, Training::default());
     let layout = &model.graph.layout;
-    let mut host = Host::<f32>::new();
-    host.allocate(layout)?;
+    let mut host = Session::from(Host::<f32>::new());
+    host.allocate(layout);
     reset(&mut host, &model, 4)?;
     let got = Measures::new(&mut host, &run, &config, layout, &splits)?.evaluate(&mut host, &splits)?;
 
@@ -424,8 +425,8 @@ fn online_probe(device: &Device) -> Result<(), Failed> {
     let layout = std::mem::replace(&mut model.graph.layout, probed.graph.layout.clone());
     // One session for both, because its compiled kernels are.
     let mut session = device.open()?;
-    let session = session.as_mut();
-    session.allocate(&probed.graph.layout)?;
+    let session = &mut session;
+    session.allocate(&probed.graph.layout);
     let mut traces = Vec::new();
     for model in [&model, &probed] {
         let id = load(session, model, true)?;
@@ -452,7 +453,7 @@ fn online_probe(device: &Device) -> Result<(), Failed> {
     reset(session, &model, 3)?;
     fill(session, id)?;
     session.run(id, &uniforms(3, 0, 0.0))?;
-    let output = |session: &mut dyn Session, name: &str| {
+    let output = |session: &mut Session, name: &str| {
         let position = session.plan(id).outputs.iter().position(|p| p.name == name).ok_or(format!("no output {name}"))?;
         Ok::<_, Failed>(session.read(id, position)?)
     };

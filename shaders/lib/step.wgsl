@@ -7,5 +7,5 @@ struct Step {
   learning_rate: f32,
   bias1: f32,         // 1 / (1 - beta1^t)
   bias2: f32,         // 1 / (1 - beta2^t)
-  reserved: f32,
+  serial: u32,        // which run of its plan this is: `record` writes it behind the step
 }

@@ -22,8 +22,8 @@ impl fmt::Display for Mismatch {
 }
 
 /// Accepts only if every element is finite and within `slack * eps * (4 |want| + sqrt(terms) max|want|)`, the rounding of a sum of
-/// `terms` products in f32.
-pub fn close(got: &[f32], want: &[f64], terms: usize, slack: f64) -> Result<(), Mismatch> {
+/// `terms` products in f32. Returns the worst ratio of error to that tolerance.
+pub fn close(got: &[f32], want: &[f64], terms: usize, slack: f64) -> Result<f64, Mismatch> {
     assert!(!want.is_empty() && got.len() == want.len(), "compare whole, non-empty outputs: {} and {} elements", got.len(), want.len());
     let eps = f64::from(f32::EPSILON);
     let largest = want.iter().fold(0.0f64, |m, x| if x.abs() > m { x.abs() } else { m });
@@ -36,6 +36,7 @@ pub fn close(got: &[f32], want: &[f64], terms: usize, slack: f64) -> Result<(), 
     match worst {
         // A NaN has become an infinity above, so this comparison sees none.
         Some((ratio, index)) if ratio > 1.0 => Err(Mismatch { index, got: got[index], want: want[index], ratio }),
-        _ => Ok(()),
+        Some((ratio, _)) => Ok(ratio),
+        None => unreachable!("outputs are not empty"),
     }
 }

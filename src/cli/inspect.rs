@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Failure, Outcome, choice, print_json, print_text, say, usage};
 use crate::check;
 use crate::device::wgpu::adapters;
-use crate::device::{self, Choice, Data, PlanId, Session};
+use crate::device::{self, Choice, Data, Pick, PlanId, Session};
 use crate::ir::Graph;
 use crate::method::{self, Method, ModelConfig, Optimizer, Training, Update, View};
 use crate::model::{Depth, Stem};
@@ -31,7 +31,7 @@ pub(super) fn devices(args: &DevicesArgs) -> Outcome {
     let found = adapters();
     let (taken, why) = device::auto();
     let taken = match &taken {
-        Choice::Wgpu(Some(name)) => format!("wgpu:{name}"),
+        Choice::Wgpu(Pick::Index(index)) => format!("wgpu:{index}"),
         _ => "cpu".into(),
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -40,19 +40,25 @@ pub(super) fn devices(args: &DevicesArgs) -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     let mut text = format!("cpu: {threads} threads\n");
-    for a in &found {
+    for (index, a) in found.iter().enumerate() {
+        let subgroup = match a.subgroup {
+            None => "none".into(),
+            Some([least, most]) if least == most => least.to_string(),
+            Some([least, most]) => format!("{least} to {most}"),
+        };
+        let features = if a.features.is_empty() { "none".into() } else { a.features.join(", ") };
+        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
         text += &format!(
-            "wgpu:{}\n  backend {}, {}, driver {}\n  binding {:.2} GiB, buffer {:.2} GiB, {} storage buffers, {} KiB workgroup memory, subgroup {}\n  features: {}\n",
-            a.name,
+            "wgpu:{index} = wgpu:{}:{}\n  {}, driver {}\n  binding {:.2} GiB, buffer {:.2} GiB, {} storage \
+             buffers, {} KiB workgroup memory, subgroup {subgroup}\n  features: {features}\n",
             a.backend,
+            a.name,
             a.kind,
             a.driver,
-            a.max_binding_bytes as f64 / f64::from(1 << 30),
-            a.max_buffer_bytes as f64 / f64::from(1 << 30),
+            gib(a.max_binding_bytes),
+            gib(a.max_buffer_bytes),
             a.max_storage_buffers,
             a.workgroup_memory_bytes / 1024,
-            a.subgroup.map_or("none".into(), |[a, b]| if a == b { a.to_string() } else { format!("{a} to {b}") }),
-            if a.features.is_empty() { "none".into() } else { a.features.join(", ") },
         );
     }
     print_text(&format!("{text}auto takes {taken}: {why}"));
@@ -144,7 +150,7 @@ pub(super) fn plan(args: &PlanArgs) -> Outcome {
     let (session, _) = device::open(&choice(&args.model.device)?)?;
     let how = Training { rule: args.model.update(), accumulate: args.accumulate, ..Training::default() };
     let graph = |batch| method::training(&ModelConfig { batch, ..config }, how).graph;
-    let mut plans = vec![fit::plan(session.as_ref(), "train", config.batch, &graph)?];
+    let mut plans = vec![fit::plan(&session, "train", config.batch, &graph)?];
     if args.accumulate > 1 {
         let update = method::update(&plans[0].layout, how.rule);
         plans.push(lower("update", &update, Options { target: session.target(), alias: true }));
@@ -205,25 +211,30 @@ pub(super) struct CheckArgs {
 }
 
 pub(super) fn check(args: &CheckArgs) -> Outcome {
-    let choice = choice(&args.device)?;
-    let (first, why) = device::open(&choice)?;
-    say(&format!("device: {} ({why})", first.device()));
+    let (mut session, why) = device::open(&choice(&args.device)?)?;
+    say(&format!("device: {} ({why})", session.device()));
+    // Of each op: trials, and the worst ratio of error to tolerance.
+    let mut accuracy: BTreeMap<&'static str, (usize, f64)> = BTreeMap::new();
     let (mut passed, mut failures) = (0, Vec::new());
     for case in crate::ops::all_cases() {
         let name = check::name(&case);
         if args.only.as_ref().is_some_and(|text| !name.contains(text)) {
             continue;
         }
-        let mut targets = vec![first.target()];
+        let own = session.target();
         // A device that runs one GEMM variant is checked with the portable one too.
-        let tile = Target { gemm: Gemm::Tile, ..first.target() };
-        if tile != first.target() && check::lowers_differently(&case, tile, first.target()) {
+        let tile = Target { gemm: Gemm::Tile, ..own };
+        let mut targets = vec![own];
+        if tile != own && check::lowers_differently(&case, tile, own) {
             targets.push(tile);
         }
         for target in targets {
-            let (mut session, _) = device::open(&choice)?;
-            match check::trial(&case, session.as_mut(), target) {
-                Ok(()) => passed += 1,
+            match check::trial(&case, &mut session, target) {
+                Ok(ratio) => {
+                    passed += 1;
+                    let row = accuracy.entry(case.op.name()).or_default();
+                    *row = (row.0 + 1, row.1.max(ratio));
+                }
                 Err(message) => {
                     say(&format!("FAILED {name} ({:?}): {message}", target.gemm));
                     failures.push(json!({ "case": name, "gemm": target.gemm, "message": message }));
@@ -233,12 +244,20 @@ pub(super) fn check(args: &CheckArgs) -> Outcome {
     }
     let failed = failures.len();
     if passed + failed == 0 {
-        return Err(usage(format!("no case is named like `{}`", args.only.as_deref().unwrap_or("")), Some("`--only relu` is an example")));
+        let asked = args.only.as_deref().unwrap_or("");
+        return Err(usage(format!("no case is named like `{asked}`"), Some("`--only relu` is an example")));
     }
     if args.json {
-        print_json(&json!({ "device": first.device(), "passed": passed, "failed": failed, "failures": failures }));
+        let row = |(op, (trials, worst)): (&&str, &(usize, f64))| json!({ "op": op, "trials": trials, "worst": worst });
+        let accuracy: Vec<_> = accuracy.iter().map(row).collect();
+        print_json(&json!({ "device": session.device(), "passed": passed, "failed": failed, "accuracy": accuracy,
+            "failures": failures }));
     } else {
-        print_text(&format!("{passed} passed, {failed} failed on {}", first.device()));
+        let mut text = String::from("trials  worst error / tolerance  op\n");
+        for (op, (trials, worst)) in &accuracy {
+            text += &format!("{trials:6}  {worst:23.4}  {op}\n");
+        }
+        print_text(&format!("{text}{passed} passed, {failed} failed on {}", session.device()));
     }
     Ok(ExitCode::from(u8::from(failed > 0)))
 }
@@ -268,14 +287,14 @@ pub(super) fn bench(args: &BenchArgs) -> Outcome {
     let config = args.model.model()?;
     let opened = Instant::now();
     let (mut session, why) = device::open(&choice(&args.model.device)?)?;
-    let session = session.as_mut();
+    let session = &mut session;
     say(&format!("device: {} ({why})", session.device()));
     let view = if args.augment { View::Augmented } else { View::Given };
     let model =
         |batch| method::training(&ModelConfig { batch, ..config }, Training { view, rule: args.model.update(), ..Training::default() });
     let plan = fit::plan(session, "train", config.batch, &|batch| model(batch).graph)?;
     let training = model(config.batch);
-    session.allocate(&training.graph.layout)?;
+    session.allocate(&training.graph.layout);
     let id = session.load(plan)?;
     state::initialise(session, &training.graph.layout, &training.params, 0)?;
     fill(session, id)?;
@@ -307,7 +326,7 @@ pub(super) fn bench(args: &BenchArgs) -> Outcome {
 }
 
 /// Random contents for every input.
-fn fill(session: &mut dyn Session, id: PlanId) -> Result<(), Failure> {
+fn fill(session: &mut Session, id: PlanId) -> Result<(), Failure> {
     let rng = Philox::new(0, Stream::Test);
     let ports = session.plan(id).inputs.clone();
     for (i, port) in ports.iter().enumerate() {
@@ -329,31 +348,43 @@ fn fill(session: &mut dyn Session, id: PlanId) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Samples of a timing of whole steps; their median counts.
+const SAMPLES: usize = 5;
+
+/// Steps are queued one behind the other, as in training: the host reads their scalars once a sample.
 fn time_steps(
-    session: &mut dyn Session,
+    session: &mut Session,
     id: PlanId,
     steps: usize,
     batch: usize,
     uniforms: impl Fn(usize) -> StepUniforms,
 ) -> Result<Value, Failure> {
-    session.run(id, &uniforms(1))?;
+    // Two more steps than the first: after them a watched device is no longer measured piece by piece.
+    for step in 1..3 {
+        session.run(id, &uniforms(step))?;
+    }
     session.drain(id)?;
     let host = session.host_seconds();
-    let mut seconds = Vec::with_capacity(steps);
+    let samples = SAMPLES.min(steps);
+    let mut seconds = Vec::with_capacity(samples);
     let began = Instant::now();
-    for step in 0..steps {
-        let start = Instant::now();
-        session.run(id, &uniforms(step + 2))?;
+    for sample in 0..samples {
+        let range = sample * steps / samples..(sample + 1) * steps / samples;
+        let (start, count) = (Instant::now(), range.len());
+        for step in range {
+            session.run(id, &uniforms(step + 3))?;
+        }
         session.drain(id)?;
-        seconds.push(start.elapsed().as_secs_f64());
+        seconds.push(start.elapsed().as_secs_f64() / count as f64);
     }
     let total = began.elapsed().as_secs_f64();
     let host = session.host_seconds() - host;
     seconds.sort_by(f64::total_cmp);
-    let median = seconds[steps / 2];
+    let median = seconds[samples / 2];
     Ok(json!({
-        "n": steps, "median_ms": median * 1e3, "best_ms": seconds[0] * 1e3, "worst_ms": seconds[steps - 1] * 1e3,
-        "images_per_second": batch as f64 / median, "gflops": session.plan(id).flops() as f64 / median / 1e9, "host_share": host / total,
+        "n": steps, "samples": samples, "median_ms": median * 1e3, "best_ms": seconds[0] * 1e3,
+        "worst_ms": seconds[samples - 1] * 1e3, "images_per_second": batch as f64 / median,
+        "gflops": session.plan(id).flops() as f64 / median / 1e9, "host_share": host / total,
     }))
 }
 
@@ -374,14 +405,14 @@ fn peaks(device: &str) -> Result<(f64, f64), Failure> {
     for (name, value) in [("y", y), ("copy", copy), ("conv", conv)] {
         g.output(name, value);
     }
-    session.allocate(&g.layout)?;
+    session.allocate(&g.layout);
     let id = session.load(lower("peak", &g, Options { target: session.target(), alias: true }))?;
-    fill(session.as_mut(), id)?;
+    fill(&mut session, id)?;
     session.run(id, &StepUniforms::default())?;
     let mut best = [f64::INFINITY; 3];
-    for _ in 0..5 {
+    for _ in 0..3 {
         for (step, best) in best.iter_mut().enumerate() {
-            *best = best.min(session.time_step(id, step, 2)?);
+            *best = best.min(session.time_op(id, step)?.seconds);
         }
     }
     let steps = &session.plan(id).steps;
@@ -390,7 +421,7 @@ fn peaks(device: &str) -> Result<(f64, f64), Failure> {
 }
 
 /// Every distinct op of the plan: median milliseconds, rates, share of the peak that bounds it, how often it occurs.
-fn time_ops(session: &mut dyn Session, id: PlanId, peak: (f64, f64)) -> Result<Value, Failure> {
+fn time_ops(session: &mut Session, id: PlanId, peak: (f64, f64)) -> Result<Value, Failure> {
     let mut distinct: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for (i, step) in session.plan(id).steps.iter().enumerate() {
         let shapes = step.io.inputs.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
@@ -398,13 +429,13 @@ fn time_ops(session: &mut dyn Session, id: PlanId, peak: (f64, f64)) -> Result<V
     }
     let mut rows = Vec::new();
     for (key, (index, count)) in distinct {
-        let mut seconds = (0..5).map(|_| session.time_step(id, index, 1)).collect::<Result<Vec<_>, _>>()?;
-        seconds.sort_by(f64::total_cmp);
-        let (s, step) = (seconds[2], &session.plan(id).steps[index]);
+        let timing = session.time_op(id, index)?;
+        let (s, step) = (timing.seconds, &session.plan(id).steps[index]);
         let (gflops, gbs) = (step.flops as f64 / s / 1e9, step.bytes() as f64 / s / 1e9);
         let share = f64::max(gflops / peak.0, gbs / peak.1);
         rows.push(json!({ "op": step.op.name(), "detail": key, "label": step.label, "count": count, "ms": s * 1e3, "total_ms": s * 1e3 * count as f64,
-            "gflops": gflops, "gigabytes_per_second": gbs, "share_of_peak": share }));
+            "gflops": gflops, "gigabytes_per_second": gbs, "share_of_peak": share,
+            "n": timing.runs, "clock": if timing.by_device { "device" } else { "host" } }));
     }
     rows.sort_by(|a, b| b["total_ms"].as_f64().unwrap_or(0.0).total_cmp(&a["total_ms"].as_f64().unwrap_or(0.0)));
     Ok(Value::Array(rows))

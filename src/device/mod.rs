@@ -1,21 +1,36 @@
-//! Devices carry out plans and decide nothing: `reference` (f64, the oracle), `cpu` (f32, threads), `wgpu` (WGSL).
+//! Devices carry out plans and decide nothing.
+//!
+//! A [`Device`] is narrow: capabilities, memory, a plan's steps, asynchronous reads. What every device would do
+//! alike stands once, in the [`Session`] above it: limits and layout, the ring of scalars, cutting long steps
+//! into short submissions ([`pace`]), the hunt for the first non-finite tensor, timing, poison. There are
+//! `reference` (f64, the oracle) and `cpu` (f32, threads), both [`Host`], and `wgpu` (WGSL).
 
 mod host;
+pub mod pace;
 mod select;
+mod session;
 pub mod wgpu;
 
 pub use host::{Host, Precision};
-pub use select::{Choice, auto, open};
+pub use select::{Choice, Pick, auto, open};
+pub use session::{Clock, OnCompile, PlanId, Session, Timing};
 
-use crate::ir::{Group, Layout};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::rc::Rc;
+
+use crate::ir::Group;
 use crate::ops::{StepUniforms, Target};
-use crate::plan::{Limits, Plan, PlanError};
+use crate::plan::{Limits, Place, Plan, PlanError};
+use crate::tensor::DType;
 
-/// Contents of an input.
+/// Elements on their way to a device.
 #[derive(Clone, Copy, Debug)]
 pub enum Data<'a> {
     /// Floats.
     F32(&'a [f32]),
+    /// Floats with full precision: only `reference` keeps it.
+    F64(&'a [f64]),
     /// Integers.
     U32(&'a [u32]),
 }
@@ -25,6 +40,7 @@ impl Data<'_> {
     pub fn len(&self) -> usize {
         match self {
             Self::F32(x) => x.len(),
+            Self::F64(x) => x.len(),
             Self::U32(x) => x.len(),
         }
     }
@@ -34,16 +50,68 @@ impl Data<'_> {
     }
 }
 
+/// Floats on their way back, as the device stores them.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Values {
+    /// Every device but `reference`.
+    F32(Vec<f32>),
+    /// `reference`.
+    F64(Vec<f64>),
+}
+
+impl Values {
+    /// In single precision.
+    pub fn into_f32(self) -> Vec<f32> {
+        match self {
+            Self::F32(x) => x,
+            Self::F64(x) => x.into_iter().map(|x| x as f32).collect(),
+        }
+    }
+    /// In double precision.
+    pub fn into_f64(self) -> Vec<f64> {
+        match self {
+            Self::F32(x) => x.into_iter().map(f64::from).collect(),
+            Self::F64(x) => x,
+        }
+    }
+}
+
 /// What can go wrong on a device.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeviceError {
     /// No such device.
-    #[error("{0}")]
-    NotFound(String),
+    #[error("{message}")]
+    NotFound {
+        /// What was looked for and what there is.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+    },
     /// A limit.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// There is no room for a buffer.
+    #[error("`{buffer}` needs {bytes} bytes, but `{device}` has no memory left beside the {held} bytes held there")]
+    OutOfMemory {
+        /// Device.
+        device: String,
+        /// What was to be allocated.
+        buffer: String,
+        /// Its size.
+        bytes: usize,
+        /// What the session holds there.
+        held: usize,
+    },
+    /// The device is gone: reset by the system, unplugged, or it did not do what it reported as done. What it
+    /// held is lost; another session on a device opened anew can go on from a checkpoint.
+    #[error("device `{device}` was lost: {message}")]
+    Lost {
+        /// Device.
+        device: String,
+        /// What is known of it.
+        message: String,
+    },
     /// The driver failed.
     #[error("device `{device}`: {message}")]
     Driver {
@@ -54,78 +122,123 @@ pub enum DeviceError {
     },
 }
 
-/// A plan loaded on a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PlanId(pub usize);
+impl DeviceError {
+    /// What a user can do about it.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::NotFound { hint, .. } => hint.as_deref(),
+            Self::Plan(_) => Some("a smaller --batch-size or --width fits; `aavae devices` lists other adapters"),
+            Self::Lost { .. } => Some("a driver that resets often may be out of date; `aavae check` shows whether the device works"),
+            Self::OutOfMemory { .. } => Some("use a smaller --batch-size or --width, or close what else uses the device"),
+            _ => None,
+        }
+    }
+}
 
-/// One model on one device: flat persistent buffers and the plans that work on them.
-pub trait Session {
-    /// What it runs on, for people.
-    fn device(&self) -> String;
-    /// What plans for it should be lowered to.
-    fn target(&self) -> Target;
+/// A buffer on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BufferId(pub usize);
+
+/// A plan on a device, bound to buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProgramId(pub usize);
+
+/// Something that a device will have done: asked for by [`Device::run`] or [`Device::read`], in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// What became of a ticket.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Done {
+    /// What was read.
+    pub values: Option<Values>,
+    /// Seconds that the device itself measured, for a run that asked for them.
+    pub seconds: Option<f64>,
+}
+
+/// What a device can do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Capabilities {
+    /// Name, for people and checkpoints, e.g. `wgpu:llvmpipe (LLVM 15.0.6, 256 bits) (vulkan, …)`.
+    pub name: String,
+    /// What plans for it are lowered to.
+    pub target: Target,
     /// Limits that plans must respect.
-    fn limits(&self) -> Limits;
-    /// Allocates the flat buffers of a model, zeroed.
+    pub limits: Limits,
+    /// Bytes that buffers may take in all, where that is known before they are allocated.
+    pub memory: Option<usize>,
+    /// Bytes that the device itself holds beside the buffers it was asked for and what a read takes.
+    pub overhead: usize,
+    /// Bytes that a read takes at most: larger ones are cut. `None` where reading takes no memory.
+    pub read_bytes: Option<usize>,
+    /// Submissions should be short: an operating system may reset the device over a long one.
+    pub watched: bool,
+    /// [`Device::run`] can measure.
+    pub timestamps: bool,
+}
+
+/// The buffers that a program works on.
+#[derive(Clone, Debug, Default)]
+pub struct Bound {
+    /// By the plan's buffers.
+    pub buffers: Vec<BufferId>,
+    /// By step and table.
+    pub tables: Vec<Vec<BufferId>>,
+    /// The flat buffers that the plan touches.
+    pub states: BTreeMap<Group, BufferId>,
+}
+
+impl Bound {
+    /// Buffer and first element of a place.
+    pub fn place(&self, place: Place) -> (BufferId, usize) {
+        match place {
+            Place::Buffer(b) => (self.buffers[b], 0),
+            Place::State(range) => (self.states[&range.group], range.offset),
+        }
+    }
+}
+
+/// Called while kernels are compiled, with how many are ready and how many there are.
+pub type Progress<'a> = &'a (dyn Fn(usize, usize) + Sync);
+
+/// What a device must be able to do. It is asked in order and carries out in order; nothing here waits for it
+/// except [`Device::poll`], if told to.
+pub trait Device {
+    /// What it can do.
+    fn capabilities(&self) -> &Capabilities;
+    /// A buffer of `elements` zeros.
     ///
     /// # Errors
-    /// If the device has no room.
-    fn allocate(&mut self, layout: &Layout) -> Result<(), DeviceError>;
-    /// Verifies and loads a plan: after this a step allocates nothing.
-    ///
-    /// # Errors
-    /// If a limit is exceeded or the driver refuses a kernel.
-    fn load(&mut self, plan: Plan) -> Result<PlanId, DeviceError>;
-    /// The loaded plan.
-    fn plan(&self, id: PlanId) -> &Plan;
-    /// Writes part of a flat buffer.
-    ///
-    /// # Errors
-    /// If the driver fails.
-    fn write_state(&mut self, group: Group, offset: usize, data: &[f32]) -> Result<(), DeviceError>;
-    /// Reads a flat buffer.
-    ///
-    /// # Errors
-    /// If the driver fails.
-    fn read_state(&mut self, group: Group) -> Result<Vec<f32>, DeviceError>;
-    /// Sets an input of a plan by position.
-    ///
-    /// # Errors
-    /// If the driver fails.
-    fn upload(&mut self, id: PlanId, input: usize, data: Data<'_>) -> Result<(), DeviceError>;
-    /// Queues one step.
-    ///
-    /// # Errors
-    /// If the driver fails.
-    fn run(&mut self, id: PlanId, step: &StepUniforms) -> Result<(), DeviceError>;
-    /// Waits for the steps queued so far and reads an output by position.
-    ///
-    /// # Errors
-    /// If the driver fails.
-    fn read(&mut self, id: PlanId, output: usize) -> Result<Vec<f32>, DeviceError>;
-    /// Scalar outputs of the steps since the last call, oldest first: `(step, one value per scalar output)`. Steps are read back
-    /// together, so that the device does not wait for the host.
-    ///
-    /// # Errors
-    /// If the driver fails.
-    fn drain(&mut self, id: PlanId) -> Result<Vec<(u32, Vec<f32>)>, DeviceError>;
-    /// Bytes of device memory that this session holds now.
-    fn allocated_bytes(&self) -> usize;
-    /// Runs a step op by op and reports the first output that holds a NaN or an infinity.
-    ///
-    /// # Errors
-    /// If the driver fails.
-    fn first_non_finite(&mut self, id: PlanId, step: &StepUniforms) -> Result<Option<String>, DeviceError>;
-    /// Seconds of one op of a plan, as the mean of `times` runs (benchmarks).
+    /// If there is no room.
+    fn allocate(&mut self, label: &str, ty: DType, elements: usize) -> Result<BufferId, DeviceError>;
+    /// Writes elements of a buffer.
     ///
     /// # Errors
     /// If the driver fails.
-    fn time_step(&mut self, id: PlanId, step: usize, times: usize) -> Result<f64, DeviceError>;
-    /// Host seconds spent on queueing steps so far, waiting for the device excluded; 0 where host and device are one.
-    fn host_seconds(&self) -> f64;
-    /// Fills the transient buffers with NaN, so that an element a kernel does not write shows (tests).
+    fn write(&mut self, buffer: BufferId, offset: usize, data: Data<'_>) -> Result<(), DeviceError>;
+    /// Compiles a verified plan.
+    ///
+    /// # Errors
+    /// If the driver refuses a kernel.
+    fn load(&mut self, plan: &Rc<Plan>, bound: Bound, progress: Progress<'_>) -> Result<ProgramId, DeviceError>;
+    /// Queues some of the plan's steps; `timed` asks for the seconds they take, where the device can tell.
     ///
     /// # Errors
     /// If the driver fails.
-    fn poison(&mut self, id: PlanId) -> Result<(), DeviceError>;
+    fn run(&mut self, program: ProgramId, steps: Range<usize>, uniforms: &StepUniforms, timed: bool) -> Result<Ticket, DeviceError>;
+    /// Asks for floats of a buffer, as they are once everything queued so far is done.
+    ///
+    /// # Errors
+    /// If the driver fails.
+    fn read(&mut self, buffer: BufferId, offset: usize, elements: usize) -> Result<Ticket, DeviceError>;
+    /// What became of a ticket; `None` if it is not done, which it is after a poll that may `wait`. A ticket
+    /// that was found done is spent.
+    ///
+    /// # Errors
+    /// If the driver fails or the device is lost.
+    fn poll(&mut self, ticket: Ticket, wait: bool) -> Result<Option<Done>, DeviceError>;
+    /// Frees a program, then buffers that nothing uses any more.
+    fn free(&mut self, programs: &[ProgramId], buffers: &[BufferId]);
+    /// Bytes of all buffers that exist now, counted from the buffers themselves.
+    fn held_bytes(&self) -> usize;
 }

@@ -1,19 +1,64 @@
 //! Which device `--device` means, and why.
 
 use super::wgpu::{Gpu, OpenOptions, adapters, tune};
-use super::{DeviceError, Host, Session};
+use super::{Data, DeviceError, Host, Session};
+use crate::ir::Graph;
+use crate::ops::{Conv2d, Emit};
+use crate::plan::{Options, lower};
+use crate::rng::{Philox, Stream};
+use crate::tensor::{Shape, TensorType};
 
 /// A parsed `--device`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// A real GPU if there is one, otherwise the processor.
+    /// The faster one of a GPU and the processor.
     Auto,
     /// f32 on the processor.
     Cpu,
     /// f64 on the processor, naive (tests).
     Reference,
-    /// A wgpu adapter: a real GPU, or the first whose name contains the text.
-    Wgpu(Option<String>),
+    /// A wgpu adapter.
+    Wgpu(Pick),
+}
+
+/// Which wgpu adapter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pick {
+    /// The first real GPU.
+    Any,
+    /// By its position in the list of `aavae devices`.
+    Index(usize),
+    /// The one whose name contains this, of any backend or of one.
+    Name {
+        /// `vulkan`, `metal` or `dx12`.
+        backend: Option<String>,
+        /// Part of the name, whatever the case.
+        name: String,
+    },
+}
+
+const BACKENDS: [&str; 3] = ["vulkan", "metal", "dx12"];
+
+impl std::str::FromStr for Pick {
+    type Err = DeviceError;
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let (backend, name) = match text.split_once(':') {
+            Some((backend, name)) if BACKENDS.contains(&backend.to_lowercase().as_str()) => (Some(backend.to_lowercase()), name),
+            _ => (None, text),
+        };
+        match (backend, name.parse::<usize>()) {
+            (_, _) if name.is_empty() => Err(unknown(&format!("wgpu:{text}"))),
+            (None, Ok(index)) if name.len() < 4 => Ok(Self::Index(index)),
+            (backend, _) => Ok(Self::Name { backend, name: name.into() }),
+        }
+    }
+}
+
+fn unknown(text: &str) -> DeviceError {
+    DeviceError::NotFound {
+        message: format!("unknown device `{text}`"),
+        hint: Some("auto, cpu, wgpu, wgpu:INDEX, wgpu:NAME, wgpu:BACKEND:NAME and reference are devices".into()),
+    }
 }
 
 impl std::str::FromStr for Choice {
@@ -23,42 +68,82 @@ impl std::str::FromStr for Choice {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
             "reference" => Ok(Self::Reference),
-            "wgpu" => Ok(Self::Wgpu(None)),
-            _ => match text.strip_prefix("wgpu:") {
-                Some(name) if !name.is_empty() => Ok(Self::Wgpu(Some(name.into()))),
-                _ => Err(DeviceError::NotFound(format!("unknown device `{text}` (auto, cpu, wgpu, wgpu:NAME, reference)"))),
-            },
+            "wgpu" => Ok(Self::Wgpu(Pick::Any)),
+            _ => Ok(Self::Wgpu(text.strip_prefix("wgpu:").ok_or_else(|| unknown(text))?.parse()?)),
         }
     }
 }
 
-/// What `auto` takes, and why.
+/// What `auto` takes, and why: the faster one of the first GPU and the processor, measured on a convolution of
+/// the networks' kind. An integrated GPU, or a software adapter that calls itself a GPU, can be the slower one.
 pub fn auto() -> (Choice, String) {
     let found = adapters();
-    match found.iter().find(|a| !a.software) {
-        Some(gpu) => (Choice::Wgpu(Some(gpu.name.clone())), format!("`{}` is a GPU ({})", gpu.name, gpu.backend)),
-        None if found.is_empty() => (Choice::Cpu, "there is no Vulkan, Metal or DX12 adapter".into()),
-        None => (Choice::Cpu, format!("`{}` is a software adapter; native code is faster on this processor", found[0].name)),
+    let Some(index) = found.iter().position(|a| !a.software) else {
+        let why = match found.first() {
+            None => "there is no Vulkan, Metal or DX12 adapter".into(),
+            Some(a) => {
+                format!("`{}` is a software adapter; native code is faster on this processor", a.name)
+            }
+        };
+        return (Choice::Cpu, why);
+    };
+    let gpu = Choice::Wgpu(Pick::Index(index));
+    let rate = |choice: &Choice| open(choice).and_then(|(mut session, _)| convolution_rate(&mut session));
+    faster(&found[index].name, gpu.clone(), rate(&gpu), rate(&Choice::Cpu))
+}
+
+/// The choice between a GPU and the processor from their FLOP/s.
+fn faster(name: &str, gpu: Choice, gpu_rate: Result<f64, DeviceError>, cpu_rate: Result<f64, DeviceError>) -> (Choice, String) {
+    let giga = |rate: f64| format!("{:.0} GFLOP/s", rate / 1e9);
+    match (gpu_rate, cpu_rate) {
+        (Ok(g), Ok(c)) => {
+            let why = format!("on a convolution `{name}` does {}, the processor {}", giga(g), giga(c));
+            (if g > c { gpu } else { Choice::Cpu }, why)
+        }
+        (Ok(_), Err(error)) => (gpu, format!("the processor failed: {error}")),
+        (Err(error), _) => (Choice::Cpu, format!("`{name}` failed: {error}")),
     }
 }
 
-/// Opens a device. `tune` chooses the GEMM variant by a short measurement, remembered between runs.
+/// FLOP/s of a 3x3 convolution of 64 to 64 channels on 64 maps of 16x16.
+fn convolution_rate(session: &mut Session) -> Result<f64, DeviceError> {
+    let (x, w) = (Shape::new(64, 16, 16, 64), Shape::new(64, 3, 3, 64));
+    let mut g = Graph::default();
+    let inputs = [g.input("x", TensorType::f32(x)), g.input("w", TensorType::f32(w))];
+    g.label("race");
+    let y = g.emit1(Conv2d::new(1, 1).into(), &inputs);
+    g.output("y", y);
+    session.allocate(&g.layout);
+    let id = session.load(lower("race", &g, Options { target: session.target(), alias: true }))?;
+    let rng = Philox::new(0, Stream::Test);
+    for (i, shape) in [x, w].into_iter().enumerate() {
+        let value = |e: usize| rng.uniforms(0, i as u32, (e / 4) as u32)[e % 4] - 0.5;
+        let data: Vec<f32> = (0..shape.len()).map(value).collect();
+        session.upload(id, i, Data::F32(&data))?;
+    }
+    let timing = session.time_op(id, 0)?;
+    Ok(session.plan(id).steps[0].flops as f64 / timing.seconds)
+}
+
+/// Opens a device and says why it is the one. The GEMM variant of a wgpu device is measured, and remembered
+/// between runs.
 ///
 /// # Errors
 /// If there is no such device or its driver fails.
-pub fn open(choice: &Choice) -> Result<(Box<dyn Session>, String), DeviceError> {
+pub fn open(choice: &Choice) -> Result<(Session, String), DeviceError> {
     match choice {
         Choice::Auto => {
             let (choice, why) = auto();
             open(&choice).map(|(session, _)| (session, why))
         }
-        Choice::Cpu => Ok((Box::new(Host::<f32>::new()), "as asked".into())),
-        Choice::Reference => Ok((Box::new(Host::<f64>::new()), "as asked".into())),
-        Choice::Wgpu(name) => {
-            let mut gpu = Gpu::open(name.as_deref(), OpenOptions::default())?;
-            let choice = tune::choose(&mut gpu)?;
-            let why = format!("as asked; {choice}");
-            Ok((Box::new(gpu), why))
+        Choice::Cpu => Ok((Host::<f32>::new().into(), "as asked".into())),
+        Choice::Reference => Ok((Host::<f64>::new().into(), "as asked".into())),
+        Choice::Wgpu(pick) => {
+            let gpu = Gpu::pick(pick, OpenOptions::default())?;
+            let info = gpu.info().clone();
+            let mut session = Session::from(gpu);
+            let choice = tune::choose(&mut session, &info)?;
+            Ok((session, format!("as asked; {choice}")))
         }
     }
 }

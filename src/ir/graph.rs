@@ -1,7 +1,7 @@
 //! Values, nodes and persistent state.
 
 use crate::ops::{Emit, Op, ShapeError, ValueId};
-use crate::tensor::{Shape, TensorType};
+use crate::tensor::{DType, Shape, TensorType};
 
 /// The flat buffers that outlive a step. Parameter `p` has the same offset in `Param`, `Grad`, `Moment1`, `Moment2` and `Accumulated`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,6 +90,10 @@ impl Layout {
         let kept = if group == Group::Buffer { Group::Buffer } else { Group::Param };
         let end = self.states.iter().filter(|s| s.range.group == kept).map(|s| s.range.offset + s.range.len).max().unwrap_or(0);
         end.next_multiple_of(ALIGN) + if group == Group::Accumulated { ALIGN } else { 0 }
+    }
+    /// Bytes of a flat buffer.
+    pub fn bytes(&self, group: Group) -> usize {
+        self.size(group) * DType::F32.bytes()
     }
     /// Where the mean loss of a step's batches is: behind the gradients.
     pub fn accumulated_loss(&self) -> Range {

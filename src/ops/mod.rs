@@ -16,6 +16,7 @@ mod segments;
 pub use augment_params::{Recipe, sample_augment_params, slot};
 pub use conv2d::Epilogue;
 pub use lowering::{Binding, Const, Dispatch, Gemm, Io, Kernel, Lowering, Target, WORKGROUP};
+pub use record::STAMP;
 pub use run::{Input, Output, Real, Run, StepUniforms};
 pub use segments::Segment;
 
@@ -247,6 +248,7 @@ ops! {
     pool::{ MaxPool2d, MaxPool2dGrad, GlobalAvgPool, GlobalAvgPoolGrad },
     probe_augment::{ ProbeAugment },
     random_normal::{ RandomNormal },
+    record::{ Record },
     reparameterize::{ Reparameterize, ReparameterizeGrad },
     resize_center::{ ResizeCenter },
     sum_rows::{ SumRows },

@@ -20,8 +20,8 @@ pub struct StepUniforms {
     pub bias1: f32,
     /// Adam: `1 / (1 - beta2^t)`.
     pub bias2: f32,
-    /// Unused.
-    pub reserved: f32,
+    /// Which run of its plan this is. The session counts; whatever a caller says is replaced. [`super::Record`] writes it.
+    pub serial: u32,
 }
 
 impl StepUniforms {

@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 
 use super::slots::{Life, assign};
-use super::{Buffer, Place, Plan, Port, Step, StepIo};
+use super::{Buffer, Place, Plan, Port, Ring, Step, StepIo};
 use crate::ir::{Graph, Group, Source};
-use crate::ops::{Emit, Io, Target, ValueId};
+use crate::ops::{Emit, Io, Op, Record, Target, ValueId};
+use crate::tensor::{DType, TensorType};
 
 /// How to lower.
 #[derive(Clone, Copy, Debug)]
@@ -72,9 +73,9 @@ pub fn lower(name: &str, g: &Graph, options: Options) -> Plan {
         floating.iter().map(|v| Life { bytes: g.ty(*v).bytes(), first: first[v.0 as usize], last: last[v.0 as usize] }).collect();
     let scratch_from = lives.len();
     for (step, l) in lowered.iter().enumerate() {
-        lives.extend(l.scratch.iter().map(|elements| Life { bytes: elements * 4, first: step, last: step }));
+        lives.extend(l.scratch.iter().map(|elements| Life { bytes: elements * DType::F32.bytes(), first: step, last: step }));
     }
-    let table_bytes: usize = lowered.iter().flat_map(|l| &l.tables).map(|words| words.len() * 4).sum();
+    let table_bytes: usize = lowered.iter().flat_map(|l| &l.tables).map(|words| size_of_val(&words[..])).sum();
     let unaliased_bytes = lives.iter().map(|l| l.bytes.max(16).next_multiple_of(16)).sum::<usize>() + table_bytes;
     let (mut buffers, slots) = assign(&lives, options.alias);
 
@@ -110,6 +111,14 @@ pub fn lower(name: &str, g: &Graph, options: Options) -> Plan {
             dispatches: l.dispatches,
         });
     }
+    let outputs: Vec<Port> =
+        g.outputs.iter().map(|(name, v)| Port { name: name.clone(), ty: g.ty(*v), place: place(*v), value: *v }).collect();
+    let mut names: Vec<String> = g.values.iter().map(|v| v.name.clone()).collect();
+    buffers.push(Buffer { bytes: 0 });
+    let (ring, record) = record(&outputs, buffers.len() - 1, names.len(), &options.target);
+    buffers[ring.buffer].bytes = ring.ty.bytes().next_multiple_of(16);
+    names.extend(["ring".into(), "ring:record".into()]);
+    steps.push(record);
     let touched: BTreeSet<Group> = steps
         .iter()
         .flat_map(|s| s.inputs.iter().chain(&s.outputs))
@@ -123,8 +132,33 @@ pub fn lower(name: &str, g: &Graph, options: Options) -> Plan {
         buffers,
         unaliased_bytes,
         inputs,
-        outputs: g.outputs.iter().map(|(name, v)| Port { name: name.clone(), ty: g.ty(*v), place: place(*v), value: *v }).collect(),
+        outputs,
+        ring,
         steps,
-        names: g.values.iter().map(|v| v.name.clone()).collect(),
+        names,
     }
+}
+
+/// The ring of a plan and the op that writes it: the last one, so that its stamp says that the step is done.
+fn record(outputs: &[Port], buffer: usize, values: usize, target: &Target) -> (Ring, Step) {
+    let scalars: Vec<&Port> = outputs.iter().filter(|p| p.ty.shape.len() == 1).collect();
+    let ty = TensorType::f32(Ring::shape(scalars.len()));
+    let [before, after] = [0, 1].map(|i| ValueId((values + i) as u32));
+    let (op, place) = (Op::from(Record), Place::Buffer(buffer));
+    let inputs = std::iter::once(ty).chain(scalars.iter().map(|p| p.ty)).collect();
+    let io = StepIo { inputs, outputs: vec![ty] };
+    let lowering = op.lower(&Io::from(&io), target);
+    let step = Step {
+        label: "ring:record".into(),
+        op,
+        io,
+        inputs: std::iter::once((before, place)).chain(scalars.iter().map(|p| (p.value, p.place))).collect(),
+        outputs: vec![(after, place)],
+        scratch: vec![],
+        tables: vec![],
+        dispatches: lowering.dispatches,
+        flops: 0,
+    };
+    let scalars = scalars.iter().map(|p| p.name.clone()).collect();
+    (Ring { buffer, ty, value: before, scalars }, step)
 }

@@ -11,8 +11,11 @@ pub use text::{Summary, summary};
 pub use verify::{Limits, verify};
 
 use crate::ir::{Group, Layout, Range};
-use crate::ops::{Dispatch, Io, Op, Target, ValueId};
-use crate::tensor::TensorType;
+use crate::ops::{Dispatch, Io, Op, STAMP, Target, ValueId};
+use crate::tensor::{Shape, TensorType};
+
+/// Runs of a plan whose scalars stay on the device before they are read back together.
+pub const RING: usize = 64;
 
 /// Where a tensor is during a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,6 +44,30 @@ pub struct Port {
     pub place: Place,
     /// The value it is.
     pub value: ValueId,
+}
+
+/// Where the scalars of the latest runs of a plan are: `[rows, 2 + scalars]`, written by the plan's last op
+/// ([`crate::ops::Record`]).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ring {
+    /// The buffer; no value shares it.
+    pub buffer: usize,
+    /// Type: a row for each of [`RING`] runs.
+    pub ty: TensorType,
+    /// The value it holds before the step.
+    pub value: ValueId,
+    /// Names of the scalar outputs, in the order of a row behind its stamp.
+    pub scalars: Vec<String>,
+}
+
+impl Ring {
+    /// Words of a row.
+    pub fn width(&self) -> usize {
+        STAMP + self.scalars.len()
+    }
+    fn shape(scalars: usize) -> Shape {
+        Shape::rows(RING, STAMP + scalars)
+    }
 }
 
 /// One op of the step.
@@ -107,6 +134,8 @@ pub struct Plan {
     pub inputs: Vec<Port>,
     /// Read back after it.
     pub outputs: Vec<Port>,
+    /// Scalar outputs of the latest runs.
+    pub ring: Ring,
     /// In execution order.
     pub steps: Vec<Step>,
     /// Names of values, for messages.
@@ -120,11 +149,11 @@ impl Plan {
     }
     /// Bytes of the constant tables.
     fn table_bytes(&self) -> usize {
-        self.steps.iter().flat_map(|s| &s.tables).map(|words| words.len() * 4).sum()
+        self.steps.iter().flat_map(|s| &s.tables).map(|words| size_of_val(&words[..])).sum()
     }
     /// Bytes of the flat buffers this plan touches.
     pub fn state_bytes(&self) -> usize {
-        self.groups.iter().map(|&g| self.layout.size(g) * 4).sum()
+        self.groups.iter().map(|&g| self.layout.bytes(g)).sum()
     }
     /// Device memory of a step: transient and persistent buffers.
     pub fn peak_bytes(&self) -> usize {
@@ -146,7 +175,7 @@ impl Plan {
 
 /// Device memory of several plans of one model: each flat buffer counts once.
 pub fn held_bytes(plans: &[Plan]) -> usize {
-    let state = |group: Group| plans.iter().find(|p| p.groups.contains(&group)).map_or(0, |p| p.layout.size(group) * 4);
+    let state = |group: Group| plans.iter().find(|p| p.groups.contains(&group)).map_or(0, |p| p.layout.bytes(group));
     plans.iter().map(Plan::buffer_bytes).sum::<usize>() + Group::ALL.map(state).iter().sum::<usize>()
 }
 
@@ -159,6 +188,16 @@ pub enum PlanError {
     TooLarge {
         /// Its label.
         tensor: String,
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A buffer exceeds the limit.
+    #[error("`{buffer}` needs {bytes} bytes, but the device takes at most {limit} bytes per buffer")]
+    Buffer {
+        /// Its label.
+        buffer: String,
         /// Its size.
         bytes: usize,
         /// The limit.

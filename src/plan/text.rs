@@ -43,7 +43,7 @@ pub fn summary(plan: &Plan) -> Summary {
         flops: plan.flops(),
         bytes: plan.steps.iter().map(super::Step::bytes).sum(),
         peak_bytes: plan.peak_bytes(),
-        peak_bytes_unaliased: plan.unaliased_bytes + inputs + plan.state_bytes(),
+        peak_bytes_unaliased: plan.unaliased_bytes + inputs + plan.buffers[plan.ring.buffer].bytes + plan.state_bytes(),
         state_bytes: plan.state_bytes(),
     }
 }

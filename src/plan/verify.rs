@@ -2,7 +2,7 @@
 
 use super::{Place, Plan, PlanError};
 use crate::ir::Range;
-use crate::ops::{Binding, ValueId};
+use crate::ops::{Binding, Op, ValueId};
 use crate::tensor::TensorType;
 
 /// Limits of a device that a plan must respect.
@@ -41,6 +41,13 @@ pub fn verify(plan: &Plan, limits: &Limits) -> Result<(), PlanError> {
             owner[b] = Some(port.value);
         }
     }
+    owner[plan.ring.buffer] = Some(plan.ring.value);
+    let ring = Place::Buffer(plan.ring.buffer);
+    let last = plan.steps.last().map(|step| (&step.op, &step.outputs[..]));
+    let stamped = matches!(last, Some((Op::Record(_), [(_, place)])) if *place == ring);
+    assert!(stamped, "{}: the last step does not record that the others are done", plan.name);
+    let written = plan.steps.iter().flat_map(|s| &s.outputs).filter(|y| y.1 == ring).count();
+    assert!(written == 1, "{}: a step writes into the ring", plan.name);
     let mut updated: Vec<(Range, ValueId)> = Vec::new();
     let mut read: Vec<Range> = Vec::new();
     for step in &plan.steps {
@@ -124,7 +131,7 @@ fn check_limits(plan: &Plan, step: &super::Step, limits: &Limits) -> Result<(), 
             return Err(PlanError::TooLarge { tensor: format!("{} (scratch)", step.label), bytes, limit: limits.max_binding });
         }
     }
-    if let Some(bytes) = step.tables.iter().map(|words| words.len() * 4).max().filter(|bytes| *bytes > limits.max_binding) {
+    if let Some(bytes) = step.tables.iter().map(|words| size_of_val(&words[..])).max().filter(|bytes| *bytes > limits.max_binding) {
         return Err(PlanError::TooLarge { tensor: format!("{} (table)", step.label), bytes, limit: limits.max_binding });
     }
     for dispatch in &step.dispatches {

@@ -40,7 +40,7 @@ impl Cost {
     ///
     /// # Errors
     /// If no batch fits in the training images, or the device has no room for a plan.
-    pub fn new(cell: &Cell, splits: &Splits, session: &dyn Session) -> Result<Self, TrainError> {
+    pub fn new(cell: &Cell, splits: &Splits, session: &Session) -> Result<Self, TrainError> {
         let config = cell.config(0);
         let model = model_config(&config, splits);
         let options = Options { target: session.target(), alias: true };
@@ -107,10 +107,10 @@ pub fn measure(choice: &Choice, model: &ModelConfig) -> Result<f64, TrainError> 
     let mut batch = model.batch.min(8);
     loop {
         let (mut session, _) = device::open(choice)?;
-        let session = session.as_mut();
+        let session = &mut session;
         let training = method::training(&ModelConfig { batch, ..*model }, Training::default());
         let options = Options { target: session.target(), alias: true };
-        session.allocate(&training.graph.layout)?;
+        session.allocate(&training.graph.layout);
         let plan = session.load(lower("train", &training.graph, options))?;
         state::initialise(session, &training.graph.layout, &training.params, 0)?;
         let rng = Philox::new(0, Stream::Test);
@@ -165,7 +165,7 @@ pub fn forecast(
 ) -> Result<Value, TrainError> {
     let (session, why) = device::open(choice)?;
     // A cell that the device has no room for is a row of its own.
-    let costs: Vec<Result<Cost, TrainError>> = cells.iter().map(|cell| Cost::new(cell, splits, session.as_ref())).collect();
+    let costs: Vec<Result<Cost, TrainError>> = cells.iter().map(|cell| Cost::new(cell, splits, &session)).collect();
     let device = format!("{} ({why})", session.device());
     drop(session);
     // All cells by the rate of the costliest: they differ in a layer or two.

@@ -85,7 +85,7 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Tr
     let selected = grid.selected(request.only)?;
     let (session, why) = device::open(&request.device)?;
     say(&format!("device: {} ({why})", session.device()));
-    let costs: Vec<f64> = selected.iter().map(|cell| Cost::new(cell, &grid.splits, session.as_ref()).map_or(0.0, |c| c.flops())).collect();
+    let costs: Vec<f64> = selected.iter().map(|cell| Cost::new(cell, &grid.splits, &session).map_or(0.0, |c| c.flops())).collect();
     drop(session);
     let identity = folder::claim(out, setup, &grid.cells, &grid.splits, request.command)?;
 

@@ -60,6 +60,7 @@ pub static FILES: &[(&str, &str)] = &[
     ("nt_xent_grad", include_str!("../../shaders/nt_xent_grad.wgsl")),
     ("probe_augment", include_str!("../../shaders/probe_augment.wgsl")),
     ("random_normal", include_str!("../../shaders/random_normal.wgsl")),
+    ("record", include_str!("../../shaders/record.wgsl")),
     ("relu", include_str!("../../shaders/relu.wgsl")),
     ("relu_grad", include_str!("../../shaders/relu_grad.wgsl")),
     ("reparameterize", include_str!("../../shaders/reparameterize.wgsl")),

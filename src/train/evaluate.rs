@@ -44,7 +44,7 @@ pub struct Embedded {
 /// A model loaded for evaluation.
 pub struct Evaluator {
     /// Device.
-    pub session: Box<dyn Session>,
+    pub session: Session,
     /// Model; its batch is the evaluation's.
     pub model: ModelConfig,
     protocol: Protocol,
@@ -64,7 +64,7 @@ impl Evaluator {
     /// # Errors
     /// If the device fails or the checkpoint does not fit.
     pub fn new(
-        mut session: Box<dyn Session>,
+        mut session: Session,
         model: ModelConfig,
         protocol: Protocol,
         trained: Option<&Trained>,
@@ -72,12 +72,12 @@ impl Evaluator {
     ) -> Result<Self, TrainError> {
         let training = method::training(&model, Training::default());
         let layout = training.graph.layout;
-        fit::check_state(session.as_ref(), &layout)?;
-        session.allocate(&layout)?;
+        fit::check_state(&session, &layout)?;
+        session.allocate(&layout);
         let params: Params = training.params;
         match trained {
-            Some(t) => state::import(session.as_mut(), &layout, &params, &t.checkpoint, &[]).map_err(|e| e.of_file(&t.path))?,
-            None => state::initialise(session.as_mut(), &layout, &params, seed)?,
+            Some(t) => state::import(&mut session, &layout, &params, &t.checkpoint, &[]).map_err(|e| e.of_file(&t.path))?,
+            None => state::initialise(&mut session, &layout, &params, seed)?,
         }
         Ok(Self { session, model, protocol, layout, plans: [None; 2] })
     }
@@ -88,7 +88,7 @@ impl Evaluator {
         }
         let protocol = self.protocol;
         let graph = |batch| method::features(&ModelConfig { batch, ..self.model }, &self.layout, protocol, augment).graph;
-        let plan = fit::plan(self.session.as_ref(), "features", self.model.batch, &graph)?;
+        let plan = fit::plan(&self.session, "features", self.model.batch, &graph)?;
         let plan = self.session.load(plan)?;
         self.plans[usize::from(augment)] = Some(plan);
         Ok(plan)
@@ -100,7 +100,7 @@ impl Evaluator {
     /// If the device fails.
     pub fn features_of(&mut self, pixels: &[u32], augment: Option<&StepUniforms>) -> Result<Vec<f32>, TrainError> {
         let plan = self.plan(augment.is_some())?;
-        run_features(self.session.as_mut(), plan, pixels, augment.unwrap_or(&StepUniforms::default()))
+        run_features(&mut self.session, plan, pixels, augment.unwrap_or(&StepUniforms::default()))
     }
 
     /// Features and labels of a whole view, in its order.
@@ -109,7 +109,7 @@ impl Evaluator {
     /// If data or device fail.
     pub fn features(&mut self, view: &View, progress: impl FnMut(usize)) -> Result<Features, TrainError> {
         let plan = self.plan(false)?;
-        features(self.session.as_mut(), plan, &self.model, view, progress)
+        features(&mut self.session, plan, &self.model, view, progress)
     }
 
     /// What the network makes of several augmented views of the first images. View `v` has the draws of step `step + v`.
@@ -166,7 +166,7 @@ impl Evaluator {
         let model = ModelConfig { batch: count, ..self.model };
         let graph = method::figures(&model, &self.layout).graph;
         let plan = self.session.load(lower("reconstruction", &graph, Options { target: self.session.target(), alias: true }))?;
-        reconstruction_grid(self.session.as_mut(), plan, &self.model, view, count, step)
+        reconstruction_grid(&mut self.session, plan, &self.model, view, count, step)
     }
 }
 
@@ -175,7 +175,7 @@ impl Evaluator {
 /// # Errors
 /// If data or device fail.
 pub fn features(
-    session: &mut dyn Session,
+    session: &mut Session,
     plan: PlanId,
     model: &ModelConfig,
     view: &View,
@@ -193,7 +193,7 @@ pub fn features(
     Ok(features)
 }
 
-fn run_features(session: &mut dyn Session, plan: PlanId, pixels: &[u32], step: &StepUniforms) -> Result<Vec<f32>, TrainError> {
+fn run_features(session: &mut Session, plan: PlanId, pixels: &[u32], step: &StepUniforms) -> Result<Vec<f32>, TrainError> {
     session.upload(plan, 0, Data::U32(pixels))?;
     session.run(plan, step)?;
     session.drain(plan)?;
@@ -206,7 +206,7 @@ fn run_features(session: &mut dyn Session, plan: PlanId, pixels: &[u32], step: &
 /// # Errors
 /// If data or device fail.
 pub fn reconstruction_grid(
-    session: &mut dyn Session,
+    session: &mut Session,
     plan: PlanId,
     model: &ModelConfig,
     view: &View,
@@ -241,7 +241,7 @@ const VIEWS: usize = 6;
 /// # Errors
 /// If data or device fail.
 pub fn augmentation_grid(
-    session: &mut dyn Session,
+    session: &mut Session,
     plan: PlanId,
     model: &ModelConfig,
     view: &View,

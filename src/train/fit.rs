@@ -12,7 +12,7 @@ const MAX_ELEMENTS: usize = 1 << 29;
 ///
 /// # Errors
 /// If a tensor exceeds a limit of the device, or the whole plan its memory; the hint names the largest batch that fits.
-pub fn plan(session: &dyn Session, name: &str, batch: usize, graph: &dyn Fn(usize) -> Graph) -> Result<Plan, TrainError> {
+pub fn plan(session: &Session, name: &str, batch: usize, graph: &dyn Fn(usize) -> Graph) -> Result<Plan, TrainError> {
     let attempt = |n: usize| attempt(session, name, &graph(n));
     let message = match attempt(batch) {
         Ok(plan) => return Ok(plan),
@@ -36,7 +36,7 @@ pub fn plan(session: &dyn Session, name: &str, batch: usize, graph: &dyn Fn(usiz
 ///
 /// # Errors
 /// If they do not.
-pub fn check_state(session: &dyn Session, layout: &Layout) -> Result<(), TrainError> {
+pub fn check_state(session: &Session, layout: &Layout) -> Result<(), TrainError> {
     let sizes = Group::ALL.map(|group| layout.size(group) * 4);
     let limit = session.limits().max_binding.min(MAX_ELEMENTS * 4);
     let message = match sizes.into_iter().max().filter(|&bytes| bytes > limit) {
@@ -48,7 +48,7 @@ pub fn check_state(session: &dyn Session, layout: &Layout) -> Result<(), TrainEr
 }
 
 /// The plan, or why the device has no room for it.
-fn attempt(session: &dyn Session, name: &str, graph: &Graph) -> Result<Plan, String> {
+fn attempt(session: &Session, name: &str, graph: &Graph) -> Result<Plan, String> {
     let limits = session.limits();
     // Before lowering, which counts in 32 bits.
     let limit = limits.max_binding.min(MAX_ELEMENTS * 4);
@@ -65,7 +65,7 @@ fn attempt(session: &dyn Session, name: &str, graph: &Graph) -> Result<Plan, Str
 }
 
 /// Host devices have no limit of their own, but the machine has: without this the system would kill the process.
-fn check_memory(session: &dyn Session, name: &str, bytes: usize) -> Result<(), String> {
+fn check_memory(session: &Session, name: &str, bytes: usize) -> Result<(), String> {
     if session.limits() != Limits::NONE {
         return Ok(());
     }

@@ -99,7 +99,7 @@ impl Measures {
     /// # Errors
     /// If the device has no room, or the data set has no labels or too few images for what is asked.
     pub fn new(
-        session: &mut dyn Session,
+        session: &mut Session,
         config: &RunConfig,
         model: &ModelConfig,
         layout: &Layout,
@@ -139,7 +139,7 @@ impl Measures {
     ///
     /// # Errors
     /// If the device fails.
-    pub fn views(&self, session: &mut dyn Session, pixels: &[u32], step: &StepUniforms) -> Result<Values, TrainError> {
+    pub fn views(&self, session: &mut Session, pixels: &[u32], step: &StepUniforms) -> Result<Values, TrainError> {
         let Some(plan) = self.views else { return Ok(vec![]) };
         session.upload(plan, 0, Data::U32(pixels))?;
         session.run(plan, step)?;
@@ -151,7 +151,7 @@ impl Measures {
     ///
     /// # Errors
     /// If data or device fail.
-    pub fn evaluate(&self, session: &mut dyn Session, splits: &Splits) -> Result<Values, TrainError> {
+    pub fn evaluate(&self, session: &mut Session, splits: &Splits) -> Result<Values, TrainError> {
         let mut values = Values::new();
         if let Some((log_px, elbo)) = self.log_px(session, &splits.val)? {
             for (name, bits, log_p) in [("log_px", "bits_per_dim", log_px), ("elbo", "bits_per_dim_elbo", elbo)] {
@@ -174,7 +174,7 @@ impl Measures {
     }
 
     /// Means over images of the importance-sampled `ln p(x)`, and of the log weights.
-    fn log_px(&self, session: &mut dyn Session, val: &View) -> Result<Option<(f64, f64)>, TrainError> {
+    fn log_px(&self, session: &mut Session, val: &View) -> Result<Option<(f64, f64)>, TrainError> {
         let Some(Importance { plan, samples, images, batch: size }) = self.importance else { return Ok(None) };
         let area = self.model.net.image * self.model.net.image;
         let (mut log_px, mut elbo, mut count) = (0.0, 0.0, 0.0);

@@ -101,15 +101,11 @@ impl TrainError {
     }
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
-        use crate::device::DeviceError;
         match self {
             Self::Data(e) => e.hint(),
             Self::Config { hint, .. } => hint.clone(),
             Self::Checkpoint(e) => e.hint().map(Into::into),
-            Self::Device(DeviceError::NotFound(_)) => Some("`aavae devices` lists what there is".into()),
-            Self::Device(DeviceError::Plan(_)) => {
-                Some("a smaller --batch-size or --width fits; `aavae devices` lists other adapters".into())
-            }
+            Self::Device(e) => e.hint().map(Into::into),
             Self::NotFinite { .. } | Self::NotFiniteState { .. } => Some(
                 "use a lower --learning-rate; the checkpoints saved before are whole, and `--init-from` with another --out starts from one"
                     .into(),

@@ -95,7 +95,7 @@ pub fn uniforms(config: &RunConfig, steps_per_epoch: u64, step: u64) -> StepUnif
         learning_rate: learning_rate(config, steps_per_epoch, step),
         bias1: (1.0 / (1.0 - 0.9f64.powf(t))) as f32,
         bias2: (1.0 / (1.0 - 0.999f64.powf(t))) as f32,
-        reserved: 0.0,
+        serial: 0,
     }
 }
 
@@ -147,7 +147,7 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
         return Err(TrainError::config(message, Some("use fewer --epochs, or --max-steps")));
     }
     let (mut session, why) = device::open(&request.device)?;
-    let session = session.as_mut();
+    let session = &mut session;
     let mut run = Run::new(request, session, &splits)?;
 
     let start = if request.resume { run.resume(session, per_epoch, total)? } else { run.begin(session)? };
@@ -289,7 +289,7 @@ fn due(config: &RunConfig, per_epoch: u64, step: u64, split: &str) -> bool {
 }
 
 /// Uploads a batch: the images, and the labels to a plan that reads them (once for each view of the images).
-fn feed(session: &mut dyn Session, plan: PlanId, batch: &Batch) -> Result<(), TrainError> {
+fn feed(session: &mut Session, plan: PlanId, batch: &Batch) -> Result<(), TrainError> {
     session.upload(plan, 0, Data::U32(&batch.pixels))?;
     if let Some((input, port)) = session.plan(plan).input("labels") {
         let views = port.ty.shape.n / batch.labels.len();
@@ -325,7 +325,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(request: &'a Request<'a>, session: &mut dyn Session, splits: &Splits) -> Result<Self, TrainError> {
+    fn new(request: &'a Request<'a>, session: &mut Session, splits: &Splits) -> Result<Self, TrainError> {
         let model = model_config(request.config, splits);
         let rule = request.config.update();
         let how = Training { rule, accumulate: request.config.accumulate, ..Training::default() };
@@ -334,7 +334,7 @@ impl<'a> Run<'a> {
         let options = Options { target: session.target(), alias: true };
         let graph = |batch| method::training(&ModelConfig { batch, ..model }, how).graph;
         let train = fit::plan(session, "train", model.batch, &graph)?;
-        session.allocate(&layout)?;
+        session.allocate(&layout);
         let train = session.load(train)?;
         let update = match how.accumulate {
             1 => None,
@@ -381,7 +381,7 @@ impl<'a> Run<'a> {
     }
 
     /// A new run: initial weights, fresh logs.
-    fn begin(&mut self, session: &mut dyn Session) -> Result<u64, TrainError> {
+    fn begin(&mut self, session: &mut Session) -> Result<u64, TrainError> {
         let config = self.request.config;
         state::initialise(session, &self.layout, &self.params, config.seed)?;
         if let Some(path) = &config.init_from {
@@ -397,7 +397,7 @@ impl<'a> Run<'a> {
     }
 
     /// Continues from the latest whole checkpoint, or from nothing if the run was killed before the first.
-    fn resume(&mut self, session: &mut dyn Session, per_epoch: u64, total: u64) -> Result<u64, TrainError> {
+    fn resume(&mut self, session: &mut Session, per_epoch: u64, total: u64) -> Result<u64, TrainError> {
         let (config, out) = (self.request.config, self.request.out);
         let latest = self.store.latest();
         self.warnings = latest.skipped.iter().map(|error| format!("warning: skipped a checkpoint: {error}")).collect();
@@ -456,16 +456,16 @@ impl<'a> Run<'a> {
     }
 
     /// Scalars that a training step gives.
-    fn scalars(&self, session: &dyn Session) -> usize {
+    fn scalars(&self, session: &Session) -> usize {
         self.names(session, self.train).len()
     }
 
-    fn names(&self, session: &dyn Session, plan: PlanId) -> Vec<String> {
+    fn names(&self, session: &Session, plan: PlanId) -> Vec<String> {
         session.plan(plan).outputs.iter().filter(|p| p.ty.shape.len() == 1).map(|p| p.name.clone()).collect()
     }
 
     /// Adds the scalars of the batches since the last call, all of whole steps, to the window. Stops the run if one is not finite.
-    fn drain(&mut self, session: &mut dyn Session, train: &View, order: Order) -> Result<(), TrainError> {
+    fn drain(&mut self, session: &mut Session, train: &View, order: Order) -> Result<(), TrainError> {
         let batches = session.drain(self.train)?;
         if let Some(update) = self.update {
             session.drain(update)?; // it has no scalars
@@ -486,7 +486,7 @@ impl<'a> Run<'a> {
     }
 
     /// Means over the held-out images. Stops the run if they are not finite: the weights that made them are not worth keeping.
-    fn validate(&self, session: &mut dyn Session, val: &View, step: u64) -> Result<Vec<(String, f32)>, TrainError> {
+    fn validate(&self, session: &mut Session, val: &View, step: u64) -> Result<Vec<(String, f32)>, TrainError> {
         let Some((plan, size)) = self.validation_plan else { return Ok(vec![]) };
         let names = self.names(session, plan);
         for batch in Loader::eval_batches(val, size)? {
@@ -527,7 +527,7 @@ impl<'a> Run<'a> {
     }
 
     /// Pictures of what is trained: originals, views and, where the method has them, reconstructions of the first held-out images.
-    fn figures(&mut self, session: &mut dyn Session, splits: &Splits, step: u64) -> Result<(), TrainError> {
+    fn figures(&mut self, session: &mut Session, splits: &Splits, step: u64) -> Result<(), TrainError> {
         let view = if splits.val.len() >= self.figure_batch { &splits.val } else { &splits.train };
         let (method, uniform) = (self.model.objective.method, evaluation_uniforms(self.request.config.seed, 0));
         let views = self.request.out.join("images/augmentation.png");
@@ -548,7 +548,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn save(&mut self, session: &mut dyn Session, step: u64, milestone: Option<usize>) -> Result<(), TrainError> {
+    fn save(&mut self, session: &mut Session, step: u64, milestone: Option<usize>) -> Result<(), TrainError> {
         let config = self.request.config;
         let batches = step * config.accumulate as u64;
         let tensors = state::export(session, &self.layout, &self.params, batches, config.update().moments())?;

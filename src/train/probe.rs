@@ -46,7 +46,7 @@ pub fn learning_rate(batch: usize, step: u64, total: u64) -> f32 {
 /// If data or device fail.
 pub fn probe(
     evaluator: &mut Evaluator,
-    mut session: Box<dyn Session>,
+    mut session: Session,
     config: ProbeConfig,
     train: &View,
     test: &Features,
@@ -55,12 +55,12 @@ pub fn probe(
     let (batch, dim) = (evaluator.model.batch, evaluator.model.net.features());
     let classes = train.dataset.classes().len();
     let (training, layout) = classifier(batch, dim, classes, None);
-    session.allocate(&layout)?;
+    session.allocate(&layout);
     let options = Options { target: session.target(), alias: true };
     let plan = session.load(lower("probe", &training.graph, options))?;
     let (testing, _) = classifier(batch, dim, classes, Some(&layout));
     let test_plan = session.load(lower("probe test", &testing.graph, options))?;
-    super::state::initialise(session.as_mut(), &layout, &training.params, config.seed)?;
+    super::state::initialise(&mut session, &layout, &training.params, config.seed)?;
 
     let order = Order::new(train.len(), batch, config.seed, true)?;
     let total = order.steps_per_epoch() * config.epochs as u64;

@@ -21,14 +21,14 @@ fn prefix(moment: Group) -> &'static str {
 ///
 /// # Errors
 /// If the device fails.
-pub fn initialise(session: &mut dyn Session, layout: &Layout, params: &Params, seed: u64) -> Result<(), TrainError> {
+pub fn initialise(session: &mut Session, layout: &Layout, params: &Params, seed: u64) -> Result<(), TrainError> {
     for p in &params.all {
         write(session, layout, p, p.group, &p.initial(seed))?;
     }
     Ok(())
 }
 
-fn write(session: &mut dyn Session, layout: &Layout, p: &Param, group: Group, data: &[f32]) -> Result<(), TrainError> {
+fn write(session: &mut Session, layout: &Layout, p: &Param, group: Group, data: &[f32]) -> Result<(), TrainError> {
     let range = layout.get(&p.name).unwrap_or_else(|| panic!("{} is not laid out", p.name)).range;
     Ok(session.write_state(group, range.offset, data)?)
 }
@@ -39,7 +39,7 @@ fn write(session: &mut dyn Session, layout: &Layout, p: &Param, group: Group, da
 /// # Errors
 /// If the device fails.
 pub fn export(
-    session: &mut dyn Session,
+    session: &mut Session,
     layout: &Layout,
     params: &Params,
     batches: u64,
@@ -71,7 +71,7 @@ pub fn export(
 ///
 /// # Errors
 /// If a tensor is missing or has another shape: the checkpoint is of another architecture.
-pub fn import(session: &mut dyn Session, layout: &Layout, params: &Params, file: &Checkpoint, moments: &[Group]) -> Result<(), TrainError> {
+pub fn import(session: &mut Session, layout: &Layout, params: &Params, file: &Checkpoint, moments: &[Group]) -> Result<(), TrainError> {
     let moments_of = |p: &Param| if p.group == Group::Param { moments } else { &[] };
     // Everything is checked before anything is written.
     for p in &params.all {

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use aavae::device::wgpu::{Gpu, OpenOptions, adapters};
-use aavae::device::{DeviceError, Host, PlanId, Session};
+use aavae::device::wgpu::{AdapterInfo, Gpu, OpenOptions, adapters};
+use aavae::device::{DeviceError, Host, Pick, PlanId, Session};
 use aavae::ops::{Gemm, Target};
 use libtest_mimic::{Failed, Trial};
 use safetensors::{Dtype, SafeTensors};
@@ -102,20 +102,20 @@ pub(crate) enum Device {
     /// Native f32.
     Cpu,
     /// An adapter, with one of the GEMM variants.
-    Wgpu { adapter: String, gemm: Gemm },
+    Wgpu { index: usize, adapter: String, gemm: Gemm },
 }
 
 impl Device {
     /// Opens a session.
-    pub(crate) fn open(&self) -> Result<Box<dyn Session>, DeviceError> {
+    pub(crate) fn open(&self) -> Result<Session, DeviceError> {
         Ok(match self {
-            Self::Reference => Box::new(Host::<f64>::new()),
-            Self::Cpu => Box::new(Host::<f32>::new()),
-            Self::Wgpu { adapter, gemm } => {
-                let mut gpu = Gpu::open(Some(adapter), OpenOptions::default())?;
-                let target = Target { gemm: *gemm, ..gpu.target() };
-                gpu.set_target(target);
-                Box::new(gpu)
+            Self::Reference => Session::from(Host::<f64>::new()),
+            Self::Cpu => Session::from(Host::<f32>::new()),
+            Self::Wgpu { index, gemm, .. } => {
+                let pick = Pick::Index(*index);
+                let mut session = Session::from(Gpu::pick(&pick, OpenOptions::default())?);
+                session.set_target(Target { gemm: *gemm, ..session.target() });
+                session
             }
         })
     }
@@ -124,22 +124,22 @@ impl Device {
         match self {
             Self::Reference => "reference".into(),
             Self::Cpu => "cpu".into(),
-            Self::Wgpu { adapter, gemm: Gemm::Tile } => format!("{adapter}/tile"),
-            Self::Wgpu { adapter, gemm: Gemm::Broadcast { .. } } => format!("{adapter}/broadcast"),
+            Self::Wgpu { adapter, gemm: Gemm::Tile, .. } => format!("{adapter}/tile"),
+            Self::Wgpu { adapter, gemm: Gemm::Broadcast { .. }, .. } => format!("{adapter}/broadcast"),
         }
     }
 }
 
 /// Every adapter with every GEMM variant it can run, the one made for its kind first.
 pub(crate) fn wgpu_devices() -> Vec<Device> {
-    let variants = |a: aavae::device::wgpu::AdapterInfo| {
+    let variants = |(index, a): (usize, AdapterInfo)| {
         let mut gemms = vec![Gemm::Tile];
         if let Some([subgroup, _]) = a.subgroup {
             gemms.insert(usize::from(!a.software), Gemm::Broadcast { subgroup });
         }
-        gemms.into_iter().map(move |gemm| Device::Wgpu { adapter: a.name.clone(), gemm })
+        gemms.into_iter().map(move |gemm| Device::Wgpu { index, adapter: a.name.clone(), gemm })
     };
-    adapters().into_iter().flat_map(variants).collect()
+    adapters().into_iter().enumerate().flat_map(variants).collect()
 }
 
 /// What stands for the trial of a machine without an adapter: ignored, or a failure where one is required.
@@ -149,7 +149,7 @@ pub(crate) fn no_adapter(name: &str) -> Trial {
 }
 
 /// An output of a loaded plan by name.
-pub(crate) fn read(session: &mut dyn Session, id: PlanId, name: &str) -> Result<Vec<f64>, Failed> {
+pub(crate) fn read(session: &mut Session, id: PlanId, name: &str) -> Result<Vec<f64>, Failed> {
     let position = session.plan(id).outputs.iter().position(|p| p.name == name).ok_or_else(|| format!("no output `{name}`"))?;
     Ok(wide(&session.read(id, position)?))
 }

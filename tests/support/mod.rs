@@ -1,8 +1,10 @@
 //! Small networks on every device, for the tests of plans and of training. Each test file uses a part.
 #![allow(dead_code, reason = "each test binary uses a part of this file")]
 
+pub(crate) mod faulty;
+
 use aavae::device::wgpu::{Gpu, OpenOptions, adapters};
-use aavae::device::{Data, Host, PlanId, Session};
+use aavae::device::{Data, Host, Pick, PlanId, Session};
 use aavae::ir::Group;
 use aavae::method::{Compare, Method, Model, ModelConfig, Objective};
 use aavae::model::{Depth, NetConfig, Stem};
@@ -28,8 +30,8 @@ pub(crate) fn config(method: Method, image: usize, batch: usize) -> ModelConfig 
 pub(crate) enum Device {
     Reference,
     Cpu,
-    /// Name and GEMM variant: broadcasts where the adapter can, because tiles are slow on software adapters.
-    Wgpu(String, Gemm),
+    /// Index, name and GEMM variant: broadcasts where the adapter can, because tiles are slow on software adapters.
+    Wgpu(usize, String, Gemm),
 }
 
 impl Device {
@@ -37,17 +39,17 @@ impl Device {
         match self {
             Self::Reference => "reference",
             Self::Cpu => "cpu",
-            Self::Wgpu(name, _) => name,
+            Self::Wgpu(_, name, _) => name,
         }
     }
-    pub(crate) fn open(&self) -> Result<Box<dyn Session>, Failed> {
+    pub(crate) fn open(&self) -> Result<Session, Failed> {
         Ok(match self {
-            Self::Reference => Box::new(Host::<f64>::new()),
-            Self::Cpu => Box::new(Host::<f32>::new()),
-            Self::Wgpu(name, gemm) => {
-                let mut gpu = Gpu::open(Some(name), OpenOptions::default())?;
-                gpu.set_target(Target { gemm: *gemm, ..gpu.target() });
-                Box::new(gpu)
+            Self::Reference => Session::from(Host::<f64>::new()),
+            Self::Cpu => Session::from(Host::<f32>::new()),
+            Self::Wgpu(index, _, gemm) => {
+                let mut session = Session::from(Gpu::pick(&Pick::Index(*index), OpenOptions::default())?);
+                session.set_target(Target { gemm: *gemm, ..session.target() });
+                session
             }
         })
     }
@@ -58,7 +60,7 @@ fn gpus() -> Vec<Device> {
         Some([smallest, largest]) if smallest == largest => Gemm::Broadcast { subgroup: smallest },
         _ => Gemm::Tile,
     };
-    adapters().into_iter().map(|a| Device::Wgpu(a.name, gemm(a.subgroup))).collect()
+    adapters().into_iter().enumerate().map(|(i, a)| Device::Wgpu(i, a.name, gemm(a.subgroup))).collect()
 }
 
 /// `name/device` for each of `hosts` and every adapter. Without an adapter that trial shows as *ignored*; `REQUIRE_GPU=1` turns
@@ -100,12 +102,12 @@ pub(crate) fn uniforms(seed: u64, step: u32, learning_rate: f32) -> StepUniforms
         learning_rate,
         bias1: bias(0.9),
         bias2: bias(0.999),
-        reserved: 0.0,
+        serial: 0,
     }
 }
 
 /// Writes initial weights and zero moments.
-pub(crate) fn reset(session: &mut dyn Session, model: &Model, seed: u64) -> Result<(), Failed> {
+pub(crate) fn reset(session: &mut Session, model: &Model, seed: u64) -> Result<(), Failed> {
     let layout = &model.graph.layout;
     state::initialise(session, layout, &model.params, seed)?;
     for group in [Group::Grad, Group::Moment1, Group::Moment2] {
@@ -114,13 +116,13 @@ pub(crate) fn reset(session: &mut dyn Session, model: &Model, seed: u64) -> Resu
     Ok(())
 }
 
-pub(crate) fn load(session: &mut dyn Session, model: &Model, alias: bool) -> Result<PlanId, Failed> {
+pub(crate) fn load(session: &mut Session, model: &Model, alias: bool) -> Result<PlanId, Failed> {
     let options = Options { target: session.target(), alias };
     Ok(session.load(lower("train", &model.graph, options))?)
 }
 
 /// Smooth images, different for each index, normalised or packed; noise for `eps`.
-pub(crate) fn fill(session: &mut dyn Session, id: PlanId) -> Result<(), Failed> {
+pub(crate) fn fill(session: &mut Session, id: PlanId) -> Result<(), Failed> {
     for i in 0..session.plan(id).inputs.len() {
         let port = session.plan(id).inputs[i].clone();
         let shape = port.ty.shape;
@@ -172,19 +174,13 @@ fn pixel(rng: &Philox, n: usize, y: usize, x: usize, c: usize) -> f32 {
 }
 
 /// Every persistent group, as bits.
-pub(crate) fn states(session: &mut dyn Session) -> Result<Vec<Vec<u32>>, Failed> {
+pub(crate) fn states(session: &mut Session) -> Result<Vec<Vec<u32>>, Failed> {
     let groups = [Group::Param, Group::Buffer, Group::Grad, Group::Moment1, Group::Moment2];
     groups.iter().map(|&g| Ok(session.read_state(g)?.into_iter().map(f32::to_bits).collect())).collect()
 }
 
 /// Runs steps from `first` and returns the scalars of each as bits.
-pub(crate) fn run(
-    session: &mut dyn Session,
-    id: PlanId,
-    seed: u64,
-    steps: std::ops::Range<u32>,
-    rate: f32,
-) -> Result<Vec<Vec<u32>>, Failed> {
+pub(crate) fn run(session: &mut Session, id: PlanId, seed: u64, steps: std::ops::Range<u32>, rate: f32) -> Result<Vec<Vec<u32>>, Failed> {
     for step in steps {
         session.run(id, &uniforms(seed, step, rate))?;
     }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::device::DeviceError;
+use crate::device::{DeviceError, Pick};
 
 /// An adapter, described.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -79,21 +79,56 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
     }
 }
 
-/// The adapter that `--device wgpu` (no name: a real GPU) or `--device wgpu:NAME` means.
+/// The adapter that a `--device` means.
 ///
 /// # Errors
-/// If there is none; lists what there is.
-pub(crate) fn select(name: Option<&str>) -> Result<(wgpu::Adapter, AdapterInfo), DeviceError> {
-    let all = enumerate();
-    let list =
-        if all.is_empty() { "no adapter".to_owned() } else { all.iter().map(|a| format!("`{}`", a.1.name)).collect::<Vec<_>>().join(", ") };
-    let wanted = |info: &AdapterInfo| match name {
-        Some(n) => info.name.to_lowercase().contains(&n.to_lowercase()),
-        None => !info.software,
+/// If there is none or more than one; lists what there is.
+pub(crate) fn select(pick: &Pick) -> Result<(wgpu::Adapter, AdapterInfo), DeviceError> {
+    let mut all = enumerate();
+    let infos: Vec<AdapterInfo> = all.iter().map(|a| a.1.clone()).collect();
+    let index = find(pick, &infos)?;
+    Ok(all.swap_remove(index))
+}
+
+/// Position of the adapter that is meant among those of [`adapters`].
+///
+/// # Errors
+/// If there is none or more than one.
+pub fn find(pick: &Pick, all: &[AdapterInfo]) -> Result<usize, DeviceError> {
+    let line = |i: usize| format!("wgpu:{i} = {} ({})", all[i].name, all[i].backend);
+    let lines = |of: &[usize]| of.iter().map(|&i| line(i)).collect::<Vec<_>>().join(", ");
+    let everything: Vec<usize> = (0..all.len()).collect();
+    let list = if all.is_empty() { "no adapter".into() } else { lines(&everything) };
+    let missing = |message: String, hint: &str| DeviceError::NotFound { message, hint: Some(hint.into()) };
+    let (name, backend) = match pick {
+        Pick::Any => {
+            return all.iter().position(|a| !a.software).ok_or_else(|| {
+                let message = format!("there is no GPU adapter (found {list})");
+                missing(message, "software adapters are used only when named, e.g. `--device wgpu:llvmpipe`")
+            });
+        }
+        Pick::Index(i) if *i < all.len() => return Ok(*i),
+        Pick::Index(i) => {
+            let message = format!("there is no adapter {i} (found {list})");
+            return Err(missing(message, "`aavae devices` lists the adapters"));
+        }
+        Pick::Name { backend, name } => (name.to_lowercase(), backend),
     };
-    let missing = match name {
-        Some(n) => format!("no adapter is named `{n}` (found {list})"),
-        None => format!("no GPU adapter (found {list}; software adapters are used only when named, e.g. `--device wgpu:llvmpipe`)"),
-    };
-    all.into_iter().find(|a| wanted(&a.1)).ok_or(DeviceError::NotFound(missing))
+    let of_backend = |a: &AdapterInfo| backend.as_ref().is_none_or(|b| a.backend == *b);
+    let mut fitting = everything;
+    fitting.retain(|&i| of_backend(&all[i]) && all[i].name.to_lowercase().contains(&name));
+    // A whole name means the adapter of that name, though it may begin another's.
+    let whole: Vec<usize> = fitting.iter().copied().filter(|&i| all[i].name.to_lowercase() == name).collect();
+    match (&whole[..], &fitting[..]) {
+        ([one], _) | (_, [one]) => Ok(*one),
+        (_, []) => {
+            let of = backend.as_ref().map_or(String::new(), |b| format!(" of {b}"));
+            let message = format!("no adapter{of} is named `{name}` (found {list})");
+            Err(missing(message, "`aavae devices` lists the adapters"))
+        }
+        _ => {
+            let message = format!("`{name}` fits {} adapters: {}", fitting.len(), lines(&fitting));
+            Err(missing(message, "choose one by its index, e.g. `--device wgpu:0`, or as `wgpu:BACKEND:NAME`"))
+        }
+    }
 }

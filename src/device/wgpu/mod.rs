@@ -1,30 +1,28 @@
-//! The `wgpu` device: one pipeline and bind group per dispatch, made once; a step is one uniform write and one submission
-//! (several where a submission would run so long that an operating system might reset the GPU).
+//! The `wgpu` device: WGSL on Vulkan, Metal and DX12. One pipeline and bind group per dispatch, made once.
 
 mod adapter;
+mod cache;
+mod compile;
 mod readback;
 pub(crate) mod tune;
-mod warm;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 pub(crate) use adapter::select;
-pub use adapter::{AdapterInfo, adapters};
+pub use adapter::{AdapterInfo, adapters, find};
 
-use crate::device::{Data, DeviceError, PlanId, Session};
-use crate::ir::{Group, Layout};
-use crate::ops::{Binding, Kernel, StepUniforms, Target};
-use crate::plan::{Limits, Place, Plan, Step, verify};
-use crate::shader;
+use super::{Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Progress, Ticket};
+use crate::ops::{Binding, StepUniforms, Target};
+use crate::plan::{Limits, Place, Plan};
+use crate::tensor::DType;
+use readback::Reading;
 
-/// Longest submission aimed at on a GPU; operating systems reset one that runs for about two seconds.
-const SUBMISSION: Duration = Duration::from_millis(250);
-/// Steps whose scalar outputs are kept on the device before they are read back together.
-const RING: usize = 64;
-/// Steps queued ahead of the device.
-const IN_FLIGHT: usize = 2;
+/// Bytes that one read takes of host-visible memory at most.
+const READ_BYTES: usize = 16 << 20;
 
 /// How a device is opened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,45 +31,67 @@ pub struct OpenOptions {
     pub checked: bool,
 }
 
-struct Loaded {
-    plan: Plan,
-    buffers: Vec<wgpu::Buffer>,
-    /// Constant tables of each step.
-    tables: Vec<Vec<wgpu::Buffer>>,
-    commands: Vec<Command>,
-    /// Submissions a step is split into.
-    parts: usize,
-    scalars: Vec<usize>,
-    ring: Option<wgpu::Buffer>,
-    pending: Vec<u32>,
-    log: Vec<(u32, Vec<f32>)>,
-    in_flight: Vec<wgpu::SubmissionIndex>,
+/// What the driver reported behind our back.
+#[derive(Clone, Debug)]
+enum Failure {
+    /// There was no room.
+    OutOfMemory,
+    /// The device is gone.
+    Lost(String),
+    /// Something else.
+    Other(String),
 }
 
 struct Command {
     pipeline: wgpu::ComputePipeline,
     bindings: wgpu::BindGroup,
     grid: [u32; 3],
-    /// Index of the plan's step.
-    step: usize,
 }
 
-/// A wgpu device holding one model.
+struct Program {
+    commands: Vec<Command>,
+    /// The commands of each of the plan's steps.
+    steps: Vec<Range<usize>>,
+}
+
+/// What a ticket waits for.
+struct Waiting {
+    submission: wgpu::SubmissionIndex,
+    reading: Option<Reading>,
+    /// Queries of a timed run, in nanoseconds.
+    timed: bool,
+}
+
+/// A wgpu device.
 pub struct Gpu {
+    adapter: wgpu::Adapter,
     device: wgpu::Device,
     queue: wgpu::Queue,
     info: AdapterInfo,
-    target: Target,
-    limits: Limits,
+    capabilities: Capabilities,
     options: OpenOptions,
     uniform: wgpu::Buffer,
-    layout: Layout,
-    flats: BTreeMap<Group, wgpu::Buffer>,
-    plans: Vec<Loaded>,
+    /// What the uniform holds once everything queued is done.
+    uniforms: Option<StepUniforms>,
+    buffers: BTreeMap<BufferId, wgpu::Buffer>,
+    next_buffer: usize,
+    programs: BTreeMap<ProgramId, Program>,
+    next_program: usize,
+    /// By the kernel's text.
     pipelines: BTreeMap<String, wgpu::ComputePipeline>,
-    failure: Arc<Mutex<Option<String>>>,
-    /// Time the host spent on steps, without waiting for the device.
-    host_time: Duration,
+    cache: Option<cache::PipelineCache>,
+    queries: Option<Queries>,
+    waiting: BTreeMap<Ticket, Waiting>,
+    next_ticket: u64,
+    failure: Arc<Mutex<Option<Failure>>>,
+}
+
+/// Two timestamps and where they are resolved to.
+struct Queries {
+    set: wgpu::QuerySet,
+    resolved: wgpu::Buffer,
+    /// Nanoseconds of a tick.
+    period: f32,
 }
 
 impl std::fmt::Debug for Gpu {
@@ -80,60 +100,79 @@ impl std::fmt::Debug for Gpu {
     }
 }
 
-const STORAGE: wgpu::BufferUsages = wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
-
 impl Gpu {
-    /// Opens an adapter: `None` takes a real GPU, a name any adapter whose name contains it.
+    /// Opens an adapter that [`adapters`] lists.
     ///
     /// # Errors
-    /// If there is no such adapter or the driver refuses.
-    pub fn open(name: Option<&str>, options: OpenOptions) -> Result<Self, DeviceError> {
-        let (adapter, info) = select(name)?;
-        let driver = |message: String| DeviceError::Driver { device: info.name.clone(), message };
+    /// If the driver refuses.
+    pub(crate) fn open(adapter: &wgpu::Adapter, info: &AdapterInfo, options: OpenOptions) -> Result<Self, DeviceError> {
         let limits = adapter.limits();
-        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::PIPELINE_CACHE;
+        let features = adapter.features() & wanted;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("aavae"),
-            required_features: adapter.features() & wanted,
+            required_features: features,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()
         };
-        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|e| driver(e.to_string()))?;
-        let failure = Arc::new(Mutex::new(None));
-        let sink = Arc::clone(&failure);
-        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| note(&sink, e.to_string())));
-        let sink = Arc::clone(&failure);
-        device.set_device_lost_callback(move |reason, message| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                note(&sink, format!("device lost ({reason:?}): {message}"));
-            }
-        });
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
+            .map_err(|e| DeviceError::Driver { device: info.name.clone(), message: e.to_string() })?;
+        let failure = watch(&device);
         let uniform = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("step"),
             size: size_of::<StepUniforms>() as u64,
             usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        Ok(Self {
-            target: Target { max_groups: limits.max_compute_workgroups_per_dimension.min(65_535), ..Target::default() },
+        let queries = features.contains(wgpu::Features::TIMESTAMP_QUERY).then(|| Queries::new(&device, &queue));
+        // CPU adapters compile at the first dispatch, so there is nothing to keep at pipeline creation.
+        let cached = features.contains(wgpu::Features::PIPELINE_CACHE) && !info.software && !options.checked;
+        let max_groups = limits.max_compute_workgroups_per_dimension;
+        let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        let capabilities = Capabilities {
+            name: format!("wgpu:{} ({}, {})", info.name, info.backend, info.driver),
+            target: Target { max_groups: max_groups.min(65_535), ..Target::default() },
             limits: Limits {
-                max_binding: usize::try_from(limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)).unwrap_or(usize::MAX),
-                max_groups: limits.max_compute_workgroups_per_dimension,
+                max_binding: usize::try_from(max_binding).unwrap_or(usize::MAX),
+                max_groups,
                 max_storage_buffers: limits.max_storage_buffers_per_shader_stage as usize,
             },
+            memory: None,
+            overhead: size_of::<StepUniforms>() + if queries.is_some() { Queries::BYTES } else { 0 },
+            read_bytes: Some(READ_BYTES),
+            watched: true,
+            timestamps: queries.is_some(),
+        };
+        Ok(Self {
+            cache: cached.then(|| cache::PipelineCache::open(&device, adapter)).flatten(),
+            adapter: adapter.clone(),
+            info: info.clone(),
             device,
             queue,
-            info,
+            capabilities,
             options,
             uniform,
-            layout: Layout::default(),
-            flats: BTreeMap::new(),
-            plans: Vec::new(),
+            uniforms: None,
+            buffers: BTreeMap::new(),
+            next_buffer: 0,
+            programs: BTreeMap::new(),
+            next_program: 0,
             pipelines: BTreeMap::new(),
+            queries,
+            waiting: BTreeMap::new(),
+            next_ticket: 0,
             failure,
-            host_time: Duration::ZERO,
         })
+    }
+
+    /// Opens the adapter that a name or an index means.
+    ///
+    /// # Errors
+    /// If there is no such adapter, more than one, or the driver refuses.
+    pub fn pick(pick: &super::Pick, options: OpenOptions) -> Result<Self, DeviceError> {
+        let (adapter, info) = select(pick)?;
+        Self::open(&adapter, &info, options)
     }
 
     /// The adapter.
@@ -141,359 +180,287 @@ impl Gpu {
         &self.info
     }
 
-    /// Sets what plans should be lowered to (see `tune`).
-    pub fn set_target(&mut self, target: Target) {
-        self.target = target;
+    /// Ends the device as a reset by the system would (tests).
+    pub fn destroy(&self) {
+        self.device.destroy();
+        fail(&self.failure, Failure::Lost("it was destroyed".into()));
     }
 
-    fn check(&self) -> Result<(), DeviceError> {
-        let failure = self.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        failure.map_or(Ok(()), |message| Err(DeviceError::Driver { device: self.info.name.clone(), message }))
+    /// What the driver has reported since the last call.
+    fn check(&self, allocating: Option<(&str, usize)>) -> Result<(), DeviceError> {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let device = self.info.name.clone();
+        Err(match (failure.take(), allocating) {
+            (None, _) => return Ok(()),
+            (Some(Failure::OutOfMemory), Some((buffer, bytes))) => {
+                DeviceError::OutOfMemory { device, buffer: buffer.into(), bytes, held: self.held_bytes() }
+            }
+            (Some(Failure::OutOfMemory), None) => DeviceError::Driver { device, message: "out of memory".into() },
+            // A device that is lost stays lost.
+            (Some(Failure::Lost(message)), _) => {
+                *failure = Some(Failure::Lost(message.clone()));
+                DeviceError::Lost { device, message }
+            }
+            (Some(Failure::Other(message)), _) => DeviceError::Driver { device, message },
+        })
     }
 
-    fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<(), DeviceError> {
-        self.device
-            .poll(wgpu::PollType::Wait { submission_index: submission, timeout: None })
-            .map_err(|e| DeviceError::Driver { device: self.info.name.clone(), message: e.to_string() })?;
-        self.check()
+    /// Waits for a submission, or only looks whether it is done. wgpu panics here if the device is lost.
+    fn is_done(&self, submission: &wgpu::SubmissionIndex, wait: bool) -> Result<bool, DeviceError> {
+        let timeout = if wait { None } else { Some(Duration::ZERO) };
+        let poll = wgpu::PollType::Wait { submission_index: Some(submission.clone()), timeout };
+        let device = std::panic::AssertUnwindSafe(&self.device);
+        let done = match std::panic::catch_unwind(move || device.poll(poll)) {
+            Ok(Ok(_)) => true,
+            Ok(Err(wgpu::PollError::Timeout)) => false,
+            Ok(Err(error)) => {
+                fail(&self.failure, Failure::Other(error.to_string()));
+                false
+            }
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("the driver failed");
+                fail(&self.failure, Failure::Lost(text.into()));
+                false
+            }
+        };
+        self.check(None)?;
+        Ok(done)
     }
 
     fn buffer(&self, label: &str, bytes: usize) -> wgpu::Buffer {
+        use wgpu::BufferUsages as Usage;
         self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
             size: bytes.max(16) as u64,
-            usage: STORAGE,
+            usage: Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST,
             mapped_at_creation: false,
         })
     }
 
-    fn flat(&mut self, group: Group) {
-        if !self.flats.contains_key(&group) {
-            let buffer = self.buffer(&format!("{group:?}"), self.layout.size(group) * 4);
-            self.flats.insert(group, buffer);
-        }
-    }
-
-    /// The pipeline of a kernel, made once per distinct text.
-    fn pipeline(&mut self, kernel: &Kernel) -> wgpu::ComputePipeline {
-        let source = shader::source(kernel);
-        if let Some(p) = self.pipelines.get(&source) {
-            return p.clone();
-        }
-        let descriptor =
-            wgpu::ShaderModuleDescriptor { label: Some(kernel.file), source: wgpu::ShaderSource::Wgsl(source.as_str().into()) };
-        let module = if self.options.checked {
-            self.device.create_shader_module(descriptor)
-        } else {
-            #[allow(
-                unsafe_code,
-                reason = "runtime checks cost up to 100x; every index is bounded by the kernel's own constants, and the tests run every kernel checked as well"
-            )]
-            // SAFETY: the shaders are ours, embedded in the binary; plan::verify checks every buffer's size.
-            unsafe {
-                self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
-            }
-        };
-        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(kernel.file),
-            layout: None,
-            module: &module,
-            entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions { zero_initialize_workgroup_memory: false, ..Default::default() },
-            cache: None,
-        });
-        self.pipelines.insert(source, pipeline.clone());
-        pipeline
-    }
-
-    fn binding<'a>(&'a self, buffers: &'a [wgpu::Buffer], plan: &Plan, place: Place, bytes: usize) -> wgpu::BindingResource<'a> {
+    fn binding<'a>(&'a self, bound: &Bound, place: Place, bytes: usize) -> wgpu::BindingResource<'a> {
         let bytes = bytes.next_multiple_of(16) as u64;
-        let (buffer, offset) = match place {
-            Place::Buffer(b) => (&buffers[b], 0),
-            Place::State(r) => (&self.flats[&r.group], r.offset as u64 * 4),
-        };
-        debug_assert!(offset + bytes <= buffer.size(), "{}: a binding exceeds its buffer", plan.name);
+        let (buffer, offset) = bound.place(place);
+        let (buffer, offset) = (&self.buffers[&buffer], (offset * DType::F32.bytes()) as u64);
+        debug_assert!(offset + bytes <= buffer.size(), "a binding exceeds its buffer");
         wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(bytes) })
     }
 
-    /// A buffer of each step's tables, filled.
-    fn tables(&self, plan: &Plan) -> Vec<Vec<wgpu::Buffer>> {
-        let fill = |step: &Step, words: &Vec<u32>| {
-            let buffer = self.buffer(&format!("{} (table)", step.label), words.len() * 4);
-            self.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(words));
-            buffer
-        };
-        plan.steps.iter().map(|step| step.tables.iter().map(|words| fill(step, words)).collect()).collect()
-    }
-
-    fn commands(&mut self, plan: &Plan, buffers: &[wgpu::Buffer], tables: &[Vec<wgpu::Buffer>]) -> Vec<Command> {
-        let mut commands = Vec::new();
-        for (index, step) in plan.steps.iter().enumerate() {
-            for dispatch in &step.dispatches {
-                let pipeline = self.pipeline(&dispatch.kernel);
-                let entries: Vec<_> = dispatch
-                    .bindings
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, b)| **b != Binding::Skip)
-                    .map(|(i, b)| wgpu::BindGroupEntry {
-                        binding: i as u32,
-                        resource: match b {
-                            Binding::Input(j) => self.binding(buffers, plan, step.inputs[*j].1, step.io.inputs[*j].bytes()),
-                            Binding::Output(j) => self.binding(buffers, plan, step.outputs[*j].1, step.io.outputs[*j].bytes()),
-                            Binding::Scratch(j) => {
-                                self.binding(buffers, plan, Place::Buffer(step.scratch[*j]), plan.buffers[step.scratch[*j]].bytes)
-                            }
-                            Binding::Table(j) => tables[index][*j].as_entire_binding(),
-                            Binding::Step => self.uniform.as_entire_binding(),
-                            Binding::Skip => unreachable!("filtered above"),
-                        },
-                    })
-                    .collect();
-                let bindings = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
-                    label: Some(&step.label),
-                    layout: &pipeline.get_bind_group_layout(0),
-                    entries: &entries,
-                });
-                commands.push(Command { pipeline, bindings, grid: dispatch.grid, step: index });
+    /// The bind group of a dispatch of a step.
+    fn group(&self, plan: &Plan, bound: &Bound, index: usize, bindings: &[Binding], pipeline: &wgpu::ComputePipeline) -> wgpu::BindGroup {
+        let step = &plan.steps[index];
+        let resource = |b: &Binding| match b {
+            Binding::Input(j) => self.binding(bound, step.inputs[*j].1, step.io.inputs[*j].bytes()),
+            Binding::Output(j) => self.binding(bound, step.outputs[*j].1, step.io.outputs[*j].bytes()),
+            Binding::Scratch(j) => {
+                let b = step.scratch[*j];
+                self.binding(bound, Place::Buffer(b), plan.buffers[b].bytes)
             }
-        }
-        commands
+            Binding::Table(j) => self.buffers[&bound.tables[index][*j]].as_entire_binding(),
+            Binding::Step => self.uniform.as_entire_binding(),
+            Binding::Skip => unreachable!("nothing is bound there"),
+        };
+        let entries: Vec<_> = bindings
+            .iter()
+            .enumerate()
+            .filter(|(_, b)| **b != Binding::Skip)
+            .map(|(i, b)| wgpu::BindGroupEntry { binding: i as u32, resource: resource(b) })
+            .collect();
+        self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(&step.label),
+            layout: &pipeline.get_bind_group_layout(0),
+            entries: &entries,
+        })
     }
 
-    fn encode(&self, commands: &[Command]) -> wgpu::CommandEncoder {
-        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") });
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+    fn encode(&self, commands: &[Command], timed: bool) -> wgpu::CommandEncoder {
+        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("step") };
+        let mut encoder = self.device.create_command_encoder(&descriptor);
+        let queries = self.queries.as_ref().filter(|_| timed);
+        let timestamp_writes = queries.map(|q| wgpu::ComputePassTimestampWrites {
+            query_set: &q.set,
+            beginning_of_pass_write_index: Some(0),
+            end_of_pass_write_index: Some(1),
+        });
+        let descriptor = wgpu::ComputePassDescriptor { label: Some("step"), timestamp_writes };
+        let mut pass = encoder.begin_compute_pass(&descriptor);
         for c in commands {
             pass.set_pipeline(&c.pipeline);
             pass.set_bind_group(0, &c.bindings, &[]);
             pass.dispatch_workgroups(c.grid[0], c.grid[1], c.grid[2]);
         }
         drop(pass);
+        if let Some(q) = queries {
+            encoder.resolve_query_set(&q.set, 0..2, &q.resolved, 0);
+        }
         encoder
     }
 
-    fn place_bytes(&self, id: PlanId, place: Place, bytes: usize) -> Result<Vec<u8>, DeviceError> {
-        let (buffer, offset) = match place {
-            Place::Buffer(b) => (&self.plans[id.0].buffers[b], 0),
-            Place::State(r) => (&self.flats[&r.group], r.offset * 4),
-        };
-        let data = readback::read(&self.device, &self.queue, buffer, offset, bytes)
-            .map_err(|message| DeviceError::Driver { device: self.info.name.clone(), message })?;
-        self.check()?;
-        Ok(data)
-    }
-
-    fn bad(&self, id: PlanId, place: Place, len: usize) -> Result<bool, DeviceError> {
-        let bytes = self.place_bytes(id, place, len * 4)?;
-        Ok(floats(&bytes).iter().any(|x| !x.is_finite()))
+    fn waiting(&mut self, waiting: Waiting) -> Ticket {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        self.waiting.insert(ticket, waiting);
+        ticket
     }
 }
 
-fn note(sink: &Mutex<Option<String>>, message: String) {
-    // The first failure is the cause; later ones follow from it.
-    sink.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(message);
-}
+impl Queries {
+    /// Bytes of the resolved timestamps.
+    const BYTES: usize = 256;
 
-fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytemuck::pod_collect_to_vec(bytes)
-}
-
-impl Session for Gpu {
-    fn device(&self) -> String {
-        format!("wgpu:{} ({}, {})", self.info.name, self.info.backend, self.info.driver)
-    }
-    fn target(&self) -> Target {
-        self.target
-    }
-    fn limits(&self) -> Limits {
-        self.limits
-    }
-    fn allocate(&mut self, layout: &Layout) -> Result<(), DeviceError> {
-        assert!(self.plans.is_empty(), "a session holds one model");
-        self.layout = layout.clone();
-        self.flats.clear();
-        Ok(())
-    }
-    fn load(&mut self, plan: Plan) -> Result<PlanId, DeviceError> {
-        verify(&plan, &self.limits)?;
-        assert_eq!(plan.layout, self.layout, "plan `{}` was made for another model", plan.name);
-        for &group in &plan.groups {
-            self.flat(group);
-        }
-        warm::warm(self, &plan)?;
-        let buffers: Vec<_> = plan.buffers.iter().enumerate().map(|(i, b)| self.buffer(&format!("{}.b{i}", plan.name), b.bytes)).collect();
-        let tables = self.tables(&plan);
-        let commands = self.commands(&plan, &buffers, &tables);
-        let scalars: Vec<usize> = (0..plan.outputs.len()).filter(|&o| plan.outputs[o].ty.shape.len() == 1).collect();
-        let ring = (!scalars.is_empty()).then(|| self.buffer("scalars", RING * scalars.len() * 4));
-        self.plans.push(Loaded {
-            plan,
-            buffers,
-            tables,
-            commands,
-            parts: 1,
-            scalars,
-            ring,
-            pending: vec![],
-            log: vec![],
-            in_flight: vec![],
+    fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
+        let descriptor = wgpu::QuerySetDescriptor { label: Some("timestamps"), ty: wgpu::QueryType::Timestamp, count: 2 };
+        let resolved = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("timestamps"),
+            size: Self::BYTES as u64,
+            usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
         });
-        self.check()?;
-        Ok(PlanId(self.plans.len() - 1))
+        Self { set: device.create_query_set(&descriptor), resolved, period: queue.get_timestamp_period() }
     }
-    fn plan(&self, id: PlanId) -> &Plan {
-        &self.plans[id.0].plan
+}
+
+/// Keeps what the driver reports out of order.
+fn watch(device: &wgpu::Device) -> Arc<Mutex<Option<Failure>>> {
+    let failure = Arc::new(Mutex::new(None));
+    let sink = Arc::clone(&failure);
+    device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+        fail(
+            &sink,
+            match error {
+                wgpu::Error::OutOfMemory { .. } => Failure::OutOfMemory,
+                other => Failure::Other(other.to_string()),
+            },
+        );
+    }));
+    let sink = Arc::clone(&failure);
+    device.set_device_lost_callback(move |reason, message| {
+        if reason != wgpu::DeviceLostReason::Destroyed {
+            fail(&sink, Failure::Lost(format!("{reason:?}: {message}")));
+        }
+    });
+    failure
+}
+
+fn fail(sink: &Mutex<Option<Failure>>, failure: Failure) {
+    let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
+    // The first failure is the cause and later ones follow from it, except that a lost device explains all.
+    if sink.is_none() || matches!(failure, Failure::Lost(_)) {
+        *sink = Some(failure);
     }
-    fn write_state(&mut self, group: Group, offset: usize, data: &[f32]) -> Result<(), DeviceError> {
-        self.flat(group);
-        self.queue.write_buffer(&self.flats[&group], offset as u64 * 4, bytemuck::cast_slice(data));
-        self.check()
+}
+
+impl Device for Gpu {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
     }
-    fn read_state(&mut self, group: Group) -> Result<Vec<f32>, DeviceError> {
-        self.flat(group);
-        let buffer = &self.flats[&group];
-        let data = readback::read(&self.device, &self.queue, buffer, 0, self.layout.size(group) * 4)
-            .map_err(|message| DeviceError::Driver { device: self.info.name.clone(), message })?;
-        self.check()?;
-        Ok(floats(&data))
+    fn allocate(&mut self, label: &str, ty: DType, elements: usize) -> Result<BufferId, DeviceError> {
+        let bytes = elements * ty.bytes();
+        let limit = self.device.limits().max_buffer_size;
+        if bytes as u64 > limit {
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            return Err(crate::plan::PlanError::Buffer { buffer: label.into(), bytes, limit }.into());
+        }
+        let buffer = self.buffer(label, bytes);
+        self.check(Some((label, bytes)))?;
+        self.next_buffer += 1;
+        let id = BufferId(self.next_buffer);
+        self.buffers.insert(id, buffer);
+        Ok(id)
     }
-    fn upload(&mut self, id: PlanId, input: usize, data: Data<'_>) -> Result<(), DeviceError> {
-        let loaded = &self.plans[id.0];
-        let port = &loaded.plan.inputs[input];
-        assert_eq!(data.len(), port.ty.shape.len(), "input `{}`", port.name);
-        let Place::Buffer(b) = port.place else { unreachable!("inputs live in buffers") };
+    fn write(&mut self, buffer: BufferId, offset: usize, data: Data<'_>) -> Result<(), DeviceError> {
+        let narrow: Vec<f32>;
         let bytes = match data {
             Data::F32(x) => bytemuck::cast_slice(x),
             Data::U32(x) => bytemuck::cast_slice(x),
+            Data::F64(x) => {
+                narrow = x.iter().map(|x| *x as f32).collect();
+                bytemuck::cast_slice(&narrow)
+            }
         };
-        self.queue.write_buffer(&loaded.buffers[b], 0, bytes);
-        self.check()
+        self.queue.write_buffer(&self.buffers[&buffer], (offset * DType::F32.bytes()) as u64, bytes);
+        self.check(None)
     }
-    fn run(&mut self, id: PlanId, step: &StepUniforms) -> Result<(), DeviceError> {
-        let full = self.plans[id.0].pending.len() == RING;
-        if full {
-            let drained = self.collect(id)?;
-            self.plans[id.0].log.extend(drained);
-        }
-        while self.plans[id.0].in_flight.len() >= IN_FLIGHT {
-            let oldest = self.plans[id.0].in_flight.remove(0);
-            self.wait(Some(oldest))?;
-        }
-        let start = Instant::now();
-        self.queue.write_buffer(&self.uniform, 0, bytemuck::bytes_of(step));
-        let loaded = &self.plans[id.0];
-        let chunk = loaded.commands.len().div_ceil(loaded.parts).max(1);
-        let chunks: Vec<&[Command]> = loaded.commands.chunks(chunk).collect();
-        let mut last = None;
-        for (i, commands) in chunks.iter().enumerate() {
-            let mut encoder = self.encode(commands);
-            if let (Some(ring), true) = (&loaded.ring, i + 1 == chunks.len()) {
-                let slot = loaded.pending.len() * loaded.scalars.len();
-                for (k, &o) in loaded.scalars.iter().enumerate() {
-                    let (buffer, offset) = match loaded.plan.outputs[o].place {
-                        Place::Buffer(b) => (&loaded.buffers[b], 0),
-                        Place::State(r) => (&self.flats[&r.group], r.offset as u64 * 4),
-                    };
-                    encoder.copy_buffer_to_buffer(buffer, offset, ring, ((slot + k) * 4) as u64, 4);
-                }
+    fn load(&mut self, plan: &Rc<Plan>, bound: Bound, progress: Progress<'_>) -> Result<ProgramId, DeviceError> {
+        compile::compile(self, plan, progress)?;
+        let (mut commands, mut steps) = (Vec::new(), Vec::new());
+        for (index, step) in plan.steps.iter().enumerate() {
+            let first = commands.len();
+            for dispatch in &step.dispatches {
+                let pipeline = self.pipelines[&crate::shader::source(&dispatch.kernel)].clone();
+                let bindings = self.group(plan, &bound, index, &dispatch.bindings, &pipeline);
+                commands.push(Command { pipeline, bindings, grid: dispatch.grid });
             }
-            last = Some(self.queue.submit([encoder.finish()]));
+            steps.push(first..commands.len());
         }
-        let spent = start.elapsed();
-        self.host_time += spent;
-        let loaded = &mut self.plans[id.0];
-        loaded.pending.push(step.step);
-        // Split the following steps if one submission takes long on a real GPU.
-        if let Some(last) = last {
-            if loaded.parts == 1 && loaded.pending.len() == 2 && !self.info.software && loaded.log.is_empty() {
-                let start = Instant::now();
-                self.wait(Some(last))?;
-                let parts = (start.elapsed().as_secs_f64() / SUBMISSION.as_secs_f64()).ceil().max(1.0) as usize;
-                self.plans[id.0].parts = parts.min(64);
-            } else {
-                loaded.in_flight.push(last);
-            }
+        self.check(None)?;
+        let id = ProgramId(self.next_program);
+        self.next_program += 1;
+        self.programs.insert(id, Program { commands, steps });
+        Ok(id)
+    }
+    fn run(&mut self, program: ProgramId, steps: Range<usize>, uniforms: &StepUniforms, timed: bool) -> Result<Ticket, DeviceError> {
+        if self.uniforms != Some(*uniforms) {
+            self.queue.write_buffer(&self.uniform, 0, bytemuck::bytes_of(uniforms));
+            self.uniforms = Some(*uniforms);
         }
-        self.check()
-    }
-    fn read(&mut self, id: PlanId, output: usize) -> Result<Vec<f32>, DeviceError> {
-        let port = &self.plans[id.0].plan.outputs[output];
-        Ok(floats(&self.place_bytes(id, port.place, port.ty.bytes())?))
-    }
-    fn drain(&mut self, id: PlanId) -> Result<Vec<(u32, Vec<f32>)>, DeviceError> {
-        let mut log = std::mem::take(&mut self.plans[id.0].log);
-        log.extend(self.collect(id)?);
-        Ok(log)
-    }
-    fn allocated_bytes(&self) -> usize {
-        let plans: u64 = self.plans.iter().flat_map(|p| p.buffers.iter().chain(p.tables.iter().flatten())).map(wgpu::Buffer::size).sum();
-        (plans + self.flats.values().map(wgpu::Buffer::size).sum::<u64>()) as usize
-    }
-    fn first_non_finite(&mut self, id: PlanId, step: &StepUniforms) -> Result<Option<String>, DeviceError> {
-        let states = self.layout.states.clone();
-        for s in &states {
-            self.flat(s.range.group);
-            if self.bad(id, Place::State(s.range), s.range.len)? {
-                return Ok(Some(s.name.clone()));
-            }
-        }
-        self.queue.write_buffer(&self.uniform, 0, bytemuck::bytes_of(step));
-        for i in 0..self.plans[id.0].plan.steps.len() {
-            let loaded = &self.plans[id.0];
-            let range: Vec<usize> = (0..loaded.commands.len()).filter(|&c| loaded.commands[c].step == i).collect();
-            let (Some(&first), Some(&last)) = (range.first(), range.last()) else { continue };
-            self.queue.submit([self.encode(&loaded.commands[first..=last]).finish()]);
-            let Step { label, outputs, io, .. } = &loaded.plan.steps[i];
-            for ((_, place), ty) in outputs.iter().zip(&io.outputs) {
-                if self.bad(id, *place, ty.shape.len())? {
-                    return Ok(Some(label.clone()));
-                }
-            }
-        }
-        Ok(None)
-    }
-    fn time_step(&mut self, id: PlanId, step: usize, times: usize) -> Result<f64, DeviceError> {
-        self.wait(None)?;
-        let loaded = &self.plans[id.0];
-        let start = Instant::now();
-        for _ in 0..times {
-            let range: Vec<usize> = (0..loaded.commands.len()).filter(|&c| loaded.commands[c].step == step).collect();
-            let (first, last) = (range[0], range[range.len() - 1]);
-            self.queue.submit([self.encode(&loaded.commands[first..=last]).finish()]);
-        }
-        self.wait(None)?;
-        Ok(start.elapsed().as_secs_f64() / times as f64)
-    }
-    fn host_seconds(&self) -> f64 {
-        self.host_time.as_secs_f64()
-    }
-    fn poison(&mut self, id: PlanId) -> Result<(), DeviceError> {
-        let loaded = &self.plans[id.0];
-        let inputs: Vec<_> = loaded.plan.inputs.iter().map(|p| p.place).collect();
-        for (b, buffer) in loaded.buffers.iter().enumerate() {
-            if !inputs.contains(&Place::Buffer(b)) {
-                self.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&vec![f32::NAN; buffer.size() as usize / 4]));
-            }
-        }
-        self.check()
-    }
-}
-
-impl Gpu {
-    /// Reads the scalars of the pending steps.
-    fn collect(&mut self, id: PlanId) -> Result<Vec<(u32, Vec<f32>)>, DeviceError> {
-        let loaded = &mut self.plans[id.0];
-        loaded.in_flight.clear();
-        let steps = std::mem::take(&mut loaded.pending);
-        let width = loaded.scalars.len();
-        let (Some(ring), false) = (&loaded.ring, steps.is_empty()) else {
-            self.wait(None)?;
-            return Ok(steps.into_iter().map(|s| (s, vec![])).collect());
+        let timed = timed && self.queries.is_some();
+        let program = &self.programs[&program];
+        let range = match (program.steps.get(steps.start), steps.end.checked_sub(1)) {
+            (Some(first), Some(last)) if last < program.steps.len() => first.start..program.steps[last].end,
+            _ => 0..0,
         };
-        let data = readback::read(&self.device, &self.queue, ring, 0, steps.len() * width * 4)
-            .map_err(|message| DeviceError::Driver { device: self.info.name.clone(), message })?;
-        self.check()?;
-        Ok(steps.into_iter().zip(floats(&data).chunks(width)).map(|(s, v)| (s, v.to_vec())).collect())
+        let mut encoder = self.encode(&program.commands[range], timed);
+        let reading = self.queries.as_ref().filter(|_| timed).map(|q| Reading::begin(&self.device, &mut encoder, &q.resolved, 0, 16));
+        let submission = self.queue.submit([encoder.finish()]);
+        let reading = reading.map(Reading::map);
+        self.check(None)?;
+        Ok(self.waiting(Waiting { submission, reading, timed }))
+    }
+    fn read(&mut self, buffer: BufferId, offset: usize, elements: usize) -> Result<Ticket, DeviceError> {
+        let size = DType::F32.bytes();
+        let descriptor = wgpu::CommandEncoderDescriptor { label: Some("read") };
+        let mut encoder = self.device.create_command_encoder(&descriptor);
+        let buffer = &self.buffers[&buffer];
+        let reading = Reading::begin(&self.device, &mut encoder, buffer, offset * size, elements * size);
+        let submission = self.queue.submit([encoder.finish()]);
+        let reading = Some(reading.map());
+        self.check(None)?;
+        Ok(self.waiting(Waiting { submission, reading, timed: false }))
+    }
+    fn poll(&mut self, ticket: Ticket, wait: bool) -> Result<Option<Done>, DeviceError> {
+        let Some(waiting) = self.waiting.get(&ticket) else { return Ok(Some(Done::default())) };
+        if !self.is_done(&waiting.submission, wait)? {
+            return Ok(None);
+        }
+        let waiting = self.waiting.remove(&ticket).unwrap_or_else(|| unreachable!("found above"));
+        // Runs before this one are done as well, and nobody may ask after them.
+        self.waiting.retain(|t, w| *t > ticket || w.reading.is_some());
+        let Some(reading) = waiting.reading else { return Ok(Some(Done::default())) };
+        let failed = |message| DeviceError::Driver { device: self.info.name.clone(), message };
+        let bytes = reading.finish().map_err(failed)?;
+        if waiting.timed {
+            let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
+            let period = self.queries.as_ref().map_or(0.0, |q| f64::from(q.period));
+            let seconds = Some(ticks[1].saturating_sub(ticks[0]) as f64 * period * 1e-9);
+            return Ok(Some(Done { values: None, seconds }));
+        }
+        let values = super::Values::F32(bytemuck::pod_collect_to_vec(&bytes));
+        Ok(Some(Done { values: Some(values), seconds: None }))
+    }
+    fn free(&mut self, programs: &[ProgramId], buffers: &[BufferId]) {
+        for program in programs {
+            self.programs.remove(program);
+        }
+        for buffer in buffers {
+            self.buffers.remove(buffer);
+        }
+        self.waiting.clear();
+    }
+    fn held_bytes(&self) -> usize {
+        let readings = self.waiting.values().filter_map(|w| w.reading.as_ref()).map(Reading::bytes);
+        let own = self.uniform.size() + self.queries.as_ref().map_or(0, |q| q.resolved.size());
+        let bytes = own + self.buffers.values().map(wgpu::Buffer::size).sum::<u64>();
+        bytes as usize + readings.sum::<usize>()
     }
 }

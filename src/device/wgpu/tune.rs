@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Gpu, OpenOptions};
+use super::AdapterInfo;
 use crate::device::{Data, DeviceError, Session};
 use crate::ir::Graph;
 use crate::ops::{Conv2d, Emit, Gemm, StepUniforms, Target};
@@ -16,9 +16,6 @@ use crate::tensor::{Shape, TensorType};
 
 /// Bump when a GEMM kernel changes, so that remembered choices are measured again.
 const VERSION: u32 = 1;
-/// Runs whose median counts.
-const RUNS: usize = 5;
-
 /// A measured choice.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Choice {
@@ -32,15 +29,15 @@ struct Choice {
 ///
 /// # Errors
 /// If the driver fails.
-pub(crate) fn choose(gpu: &mut Gpu) -> Result<String, DeviceError> {
-    let key = format!("{} | {}", gpu.info().name, gpu.info().driver);
+pub(crate) fn choose(session: &mut Session, info: &AdapterInfo) -> Result<String, DeviceError> {
+    let key = format!("{} | {}", info.name, info.driver);
     let path = cache();
     let mut known: BTreeMap<String, Choice> =
         path.as_ref().and_then(|p| std::fs::read(p).ok()).and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
     let (choice, how) = match known.get(&key).filter(|c| c.version == VERSION) {
         Some(choice) => (*choice, "remembered"),
         None => {
-            let choice = measure(gpu)?;
+            let choice = measure(session, info)?;
             known.insert(key, choice);
             // A cache that cannot be written costs a second at the next start, nothing else.
             if let Some((p, text)) = path.zip(serde_json::to_vec_pretty(&known).ok()) {
@@ -50,7 +47,7 @@ pub(crate) fn choose(gpu: &mut Gpu) -> Result<String, DeviceError> {
             (choice, "measured")
         }
     };
-    gpu.set_target(Target { gemm: choice.gemm, ..gpu.target() });
+    session.set_target(Target { gemm: choice.gemm, ..session.target() });
     let broadcast = choice.broadcast_gflops.map_or("not possible here".into(), |g| format!("{g:.1} GFLOP/s"));
     Ok(format!("{:?} GEMM ({how}: tile {:.1} GFLOP/s, broadcast {broadcast})", choice.gemm, choice.tile_gflops))
 }
@@ -59,15 +56,15 @@ fn cache() -> Option<PathBuf> {
     directories::ProjectDirs::from("", "", "aavae").map(|d| d.cache_dir().join("gemm.json"))
 }
 
-fn measure(gpu: &Gpu) -> Result<Choice, DeviceError> {
-    let (tile, want) = time(gpu, Gemm::Tile)?;
+fn measure(session: &mut Session, info: &AdapterInfo) -> Result<Choice, DeviceError> {
+    let (tile, want) = time(session, Gemm::Tile)?;
     let mut choice = Choice { version: VERSION, gemm: Gemm::Tile, tile_gflops: tile, broadcast_gflops: None };
     // The broadcast kernels are written for one subgroup size; a device that may choose another per pipeline keeps the tiles.
-    if let Some([smallest, largest]) = gpu.info().subgroup
+    if let Some([smallest, largest]) = info.subgroup
         && smallest == largest
     {
         let gemm = Gemm::Broadcast { subgroup: smallest };
-        let (speed, got) = time(gpu, gemm)?;
+        let (speed, got) = time(session, gemm)?;
         let largest = want.iter().fold(0.0f32, |m, x| m.max(x.abs()));
         let right = got.len() == want.len() && got.iter().zip(&want).all(|(g, w)| (g - w).abs() <= 1e-4 * largest);
         if right {
@@ -81,24 +78,24 @@ fn measure(gpu: &Gpu) -> Result<Choice, DeviceError> {
 }
 
 /// GFLOP/s of a 3x3 convolution, 32 to 32 channels at 16x16, and its result.
-fn time(gpu: &Gpu, gemm: Gemm) -> Result<(f64, Vec<f32>), DeviceError> {
-    let mut session = Gpu::open(Some(&gpu.info().name), OpenOptions::default())?;
+fn time(session: &mut Session, gemm: Gemm) -> Result<(f64, Vec<f32>), DeviceError> {
     let (x, w) = (Shape::new(16, 16, 16, 32), Shape::new(32, 3, 3, 32));
     let mut g = Graph::default();
     let inputs = [g.input("x", TensorType::f32(x)), g.input("w", TensorType::f32(w))];
     g.label("tune");
     let y = g.emit1(Conv2d::new(1, 1).into(), &inputs);
     g.output("y", y);
-    session.allocate(&g.layout)?;
-    let id = session.load(lower("tune", &g, Options { target: Target { gemm, ..gpu.target() }, alias: true }))?;
+    session.allocate(&g.layout);
+    let id = session.load(lower("tune", &g, Options { target: Target { gemm, ..session.target() }, alias: true }))?;
     let rng = Philox::new(0, Stream::Test);
     for (i, shape) in [x, w].into_iter().enumerate() {
         let data: Vec<f32> = (0..shape.len()).map(|e| rng.uniforms(0, i as u32, e as u32)[0] - 0.5).collect();
         session.upload(id, i, Data::F32(&data))?;
     }
-    session.run(id, &StepUniforms::default())?; // compiles
+    session.run(id, &StepUniforms::default())?;
     let got = session.read(id, 0)?;
-    let mut seconds = (0..RUNS).map(|_| session.time_step(id, 0, 2)).collect::<Result<Vec<_>, _>>()?;
-    seconds.sort_by(f64::total_cmp);
-    Ok((session.plan(id).flops() as f64 / seconds[RUNS / 2] / 1e9, got))
+    let timing = session.time_op(id, 0)?;
+    let rate = session.plan(id).steps[0].flops as f64 / timing.seconds / 1e9;
+    session.reset();
+    Ok((rate, got))
 }

@@ -1,0 +1,541 @@
+//! One model on one device: what every device does alike.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::pace::Pace;
+use super::{Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Ticket, Values};
+use crate::ir::{Group, Layout};
+use crate::ops::{STAMP, StepUniforms, Target};
+use crate::plan::{Limits, Place, Plan, RING, verify};
+use crate::tensor::DType;
+
+/// Pieces queued ahead of the device: it always has work, and a read does not wait long.
+const IN_FLIGHT: usize = 2;
+/// Wall-clock samples of a device without timestamps are at least this long, so that a submission's latency
+/// does not count.
+const SAMPLE: Duration = Duration::from_millis(20);
+/// Samples whose median counts.
+const SAMPLES: usize = 5;
+
+/// A plan loaded on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlanId(pub usize);
+
+/// How long steps take.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Timing {
+    /// Median seconds of one execution.
+    pub seconds: f64,
+    /// Executions that were timed.
+    pub runs: usize,
+    /// The device measured, not the host's clock.
+    pub by_device: bool,
+}
+
+/// A run whose scalars are in the ring.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    serial: u32,
+    step: u32,
+}
+
+struct Loaded {
+    plan: Rc<Plan>,
+    program: ProgramId,
+    bound: Bound,
+    pace: Pace,
+    /// Runs so far.
+    serial: u32,
+    pending: Vec<Pending>,
+    log: Vec<(u32, Vec<f32>)>,
+}
+
+/// A submission that may not be done.
+struct Flight {
+    ticket: Ticket,
+    plan: usize,
+    piece: Range<usize>,
+    began: Duration,
+}
+
+/// Where the time comes from: the machine's clock, or a test's.
+pub type Clock = Box<dyn Fn() -> Duration>;
+
+/// Called while kernels are compiled, with how many are ready and how many there are.
+pub type OnCompile = Box<dyn Fn(usize, usize) + Sync>;
+
+/// One model on one device: flat persistent buffers and the plans that work on them.
+pub struct Session {
+    device: Box<dyn Device>,
+    clock: Clock,
+    target: Target,
+    layout: Layout,
+    states: BTreeMap<Group, BufferId>,
+    plans: Vec<Loaded>,
+    in_flight: VecDeque<Flight>,
+    /// When the latest submission that was waited for was done.
+    done_at: Duration,
+    host_time: Duration,
+    on_compile: Option<OnCompile>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("device", &self.device()).finish_non_exhaustive()
+    }
+}
+
+impl<D: Device + 'static> From<D> for Session {
+    fn from(device: D) -> Self {
+        Self::new(Box::new(device))
+    }
+}
+
+impl Session {
+    /// An empty session.
+    pub fn new(device: Box<dyn Device>) -> Self {
+        let start = Instant::now();
+        Self {
+            target: device.capabilities().target,
+            device,
+            clock: Box::new(move || start.elapsed()),
+            layout: Layout::default(),
+            states: BTreeMap::new(),
+            plans: Vec::new(),
+            in_flight: VecDeque::new(),
+            done_at: Duration::ZERO,
+            host_time: Duration::ZERO,
+            on_compile: None,
+        }
+    }
+
+    /// Takes the time from elsewhere (tests).
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Sets what is called while kernels are compiled.
+    pub fn on_compile(&mut self, call: OnCompile) {
+        self.on_compile = Some(call);
+    }
+
+    /// What it runs on, for people.
+    pub fn device(&self) -> String {
+        self.device.capabilities().name.clone()
+    }
+
+    /// What the device can do.
+    pub fn capabilities(&self) -> &Capabilities {
+        self.device.capabilities()
+    }
+
+    /// What plans for it should be lowered to.
+    pub fn target(&self) -> Target {
+        self.target
+    }
+
+    /// Sets what plans should be lowered to.
+    pub fn set_target(&mut self, target: Target) {
+        self.target = target;
+    }
+
+    /// Limits that plans must respect.
+    pub fn limits(&self) -> Limits {
+        self.device.capabilities().limits
+    }
+
+    /// Forgets model and plans and frees what they took: the device can hold another.
+    pub fn reset(&mut self) {
+        let programs: Vec<_> = self.plans.iter().map(|p| p.program).collect();
+        let of_plan = |p: &Loaded| {
+            let tables = p.bound.tables.iter().flatten();
+            p.bound.buffers.iter().chain(tables).copied().collect::<Vec<_>>()
+        };
+        let mut buffers: Vec<_> = self.plans.iter().flat_map(of_plan).collect();
+        buffers.extend(self.states.values());
+        self.device.free(&programs, &buffers);
+        self.plans.clear();
+        self.states.clear();
+        self.in_flight.clear();
+        self.layout = Layout::default();
+    }
+
+    /// Sets the model whose flat buffers the plans work on; each is allocated, zeroed, when first used.
+    ///
+    /// # Panics
+    /// If plans of another model are loaded.
+    pub fn allocate(&mut self, layout: &Layout) {
+        assert!(self.plans.is_empty(), "a session holds one model; `reset` makes room for another");
+        self.reset();
+        self.layout = layout.clone();
+    }
+
+    /// Verifies and loads a plan: after this a step allocates nothing.
+    ///
+    /// # Errors
+    /// If a limit is exceeded, the device has no room, or its driver refuses a kernel.
+    pub fn load(&mut self, plan: Plan) -> Result<PlanId, DeviceError> {
+        verify(&plan, &self.limits())?;
+        assert_eq!(plan.layout, self.layout, "plan `{}` was made for another model", plan.name);
+        let mut bound = Bound::default();
+        for &group in &plan.groups {
+            bound.states.insert(group, self.state(group)?);
+        }
+        let mut words = vec![false; plan.buffers.len()];
+        for port in &plan.inputs {
+            if let (Place::Buffer(b), DType::U32) = (port.place, port.ty.dtype) {
+                words[b] = true;
+            }
+        }
+        for (i, (buffer, words)) in plan.buffers.iter().zip(words).enumerate() {
+            let ty = if words { DType::U32 } else { DType::F32 };
+            let label = format!("{}.b{i}", plan.name);
+            bound.buffers.push(self.device.allocate(&label, ty, buffer.bytes / ty.bytes())?);
+        }
+        for step in &plan.steps {
+            let mut tables = Vec::new();
+            for table in &step.tables {
+                let label = format!("{} (table)", step.label);
+                let buffer = self.device.allocate(&label, DType::U32, table.len())?;
+                self.device.write(buffer, 0, Data::U32(table))?;
+                tables.push(buffer);
+            }
+            bound.tables.push(tables);
+        }
+        let plan = Rc::new(plan);
+        let quiet = |_, _| ();
+        let progress: super::Progress<'_> = match &self.on_compile {
+            Some(call) => call.as_ref(),
+            None => &quiet,
+        };
+        let program = self.device.load(&plan, bound.clone(), progress)?;
+        let pace = Pace::new(&plan);
+        self.plans.push(Loaded { plan, program, bound, pace, serial: 0, pending: vec![], log: vec![] });
+        Ok(PlanId(self.plans.len() - 1))
+    }
+
+    /// The loaded plan.
+    pub fn plan(&self, id: PlanId) -> &Plan {
+        &self.plans[id.0].plan
+    }
+
+    /// A flat buffer, allocated on first use.
+    fn state(&mut self, group: Group) -> Result<BufferId, DeviceError> {
+        if let Some(&buffer) = self.states.get(&group) {
+            return Ok(buffer);
+        }
+        let label = format!("{group:?}").to_lowercase();
+        // An empty group still has an address.
+        let elements = self.layout.size(group).max(4);
+        let buffer = self.device.allocate(&label, DType::F32, elements)?;
+        self.states.insert(group, buffer);
+        Ok(buffer)
+    }
+
+    /// Writes part of a flat buffer.
+    ///
+    /// # Errors
+    /// If the driver fails.
+    pub fn write_state(&mut self, group: Group, offset: usize, data: &[f32]) -> Result<(), DeviceError> {
+        self.write_state_of(group, offset, Data::F32(data))
+    }
+
+    /// Writes part of a flat buffer in the precision of `data`.
+    ///
+    /// # Errors
+    /// If the driver fails.
+    pub fn write_state_of(&mut self, group: Group, offset: usize, data: Data<'_>) -> Result<(), DeviceError> {
+        let (end, size) = (offset + data.len(), self.layout.size(group));
+        assert!(end <= size, "{group:?} has {size} elements, not {end}");
+        let buffer = self.state(group)?;
+        self.device.write(buffer, offset, data)
+    }
+
+    /// Reads a flat buffer.
+    ///
+    /// # Errors
+    /// If the driver fails.
+    pub fn read_state(&mut self, group: Group) -> Result<Vec<f32>, DeviceError> {
+        let buffer = self.state(group)?;
+        Ok(self.fetch(buffer, 0, self.layout.size(group))?.into_f32())
+    }
+
+    /// Sets an input of a plan by position.
+    ///
+    /// # Errors
+    /// If the driver fails.
+    pub fn upload(&mut self, id: PlanId, input: usize, data: Data<'_>) -> Result<(), DeviceError> {
+        let loaded = &self.plans[id.0];
+        let port = &loaded.plan.inputs[input];
+        let integers = matches!(data, Data::U32(_));
+        assert_eq!(integers, port.ty.dtype == DType::U32, "input `{}` is {}", port.name, port.ty);
+        assert_eq!(data.len(), port.ty.shape.len(), "input `{}`", port.name);
+        let (buffer, offset) = loaded.bound.place(port.place);
+        self.device.write(buffer, offset, data)
+    }
+
+    /// Queues one step, in as many submissions as keep each of them short.
+    ///
+    /// # Errors
+    /// If the driver fails.
+    pub fn run(&mut self, id: PlanId, step: &StepUniforms) -> Result<(), DeviceError> {
+        if self.plans[id.0].pending.len() == RING {
+            self.collect(id)?;
+        }
+        let watched = self.device.capabilities().watched;
+        let loaded = &mut self.plans[id.0];
+        let uniforms = StepUniforms { serial: loaded.serial, ..*step };
+        loaded.pending.push(Pending { serial: loaded.serial, step: step.step });
+        loaded.serial = loaded.serial.wrapping_add(1);
+        let (program, measured) = (loaded.program, !watched || loaded.pace.is_measured());
+        let all = 0..loaded.plan.steps.len();
+        let pieces = if watched { loaded.pace.pieces() } else { vec![all] };
+        // What was never measured is waited for piece by piece: a queue of long submissions is a long one.
+        let ahead = if measured { IN_FLIGHT } else { 1 };
+        for piece in pieces {
+            while self.in_flight.len() >= ahead {
+                self.land()?;
+            }
+            let began = (self.clock)();
+            let ticket = self.device.run(program, piece.clone(), &uniforms, false)?;
+            self.host_time += (self.clock)().saturating_sub(began);
+            self.in_flight.push_back(Flight { ticket, plan: id.0, piece, began });
+        }
+        while !measured && !self.in_flight.is_empty() {
+            self.land()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the oldest submission and learns from it.
+    fn land(&mut self) -> Result<(), DeviceError> {
+        let Some(flight) = self.in_flight.pop_front() else { return Ok(()) };
+        // Only a submission that is waited for shows when it ended.
+        let waited = self.device.poll(flight.ticket, false)?.is_none();
+        if waited {
+            self.wait(flight.ticket)?;
+        }
+        let now = (self.clock)();
+        let seconds = now.saturating_sub(flight.began.max(self.done_at)).as_secs_f64();
+        let pace = &mut self.plans[flight.plan].pace;
+        if waited || !pace.is_measured() {
+            pace.observe(flight.piece, seconds);
+        }
+        self.done_at = now;
+        Ok(())
+    }
+
+    fn wait(&mut self, ticket: Ticket) -> Result<Done, DeviceError> {
+        let done = self.device.poll(ticket, true)?;
+        Ok(done.unwrap_or_else(|| panic!("{}: a poll that may wait came back without a result", self.device())))
+    }
+
+    /// Waits for the steps queued so far and reads an output by position.
+    ///
+    /// # Errors
+    /// If the driver fails.
+    pub fn read(&mut self, id: PlanId, output: usize) -> Result<Vec<f32>, DeviceError> {
+        Ok(self.output(id, output)?.into_f32())
+    }
+
+    /// Like [`Session::read`], with the full precision of `reference`.
+    ///
+    /// # Errors
+    /// If the driver fails.
+    pub fn read_f64(&mut self, id: PlanId, output: usize) -> Result<Vec<f64>, DeviceError> {
+        Ok(self.output(id, output)?.into_f64())
+    }
+
+    fn output(&mut self, id: PlanId, output: usize) -> Result<Values, DeviceError> {
+        let loaded = &self.plans[id.0];
+        let port = &loaded.plan.outputs[output];
+        let ((buffer, offset), len) = (loaded.bound.place(port.place), port.ty.shape.len());
+        self.fetch(buffer, offset, len)
+    }
+
+    /// Reads elements of a buffer, in pieces that the device has room for.
+    fn fetch(&mut self, buffer: BufferId, offset: usize, len: usize) -> Result<Values, DeviceError> {
+        let piece = self.device.capabilities().read_bytes;
+        let most = piece.map_or(len, |bytes| bytes / DType::F32.bytes()).max(1);
+        let mut all: Option<Values> = None;
+        for first in (0..len).step_by(most) {
+            let ticket = self.device.read(buffer, offset + first, most.min(len - first))?;
+            let values = self.wait(ticket)?.values.unwrap_or_else(|| panic!("a read without values"));
+            all = Some(match (all, values) {
+                (None, values) => values,
+                (Some(Values::F32(mut a)), Values::F32(b)) => {
+                    a.extend(b);
+                    Values::F32(a)
+                }
+                (Some(Values::F64(mut a)), Values::F64(b)) => {
+                    a.extend(b);
+                    Values::F64(a)
+                }
+                _ => unreachable!("a device has one precision"),
+            });
+        }
+        // Everything queued before a read is done.
+        self.in_flight.clear();
+        self.done_at = (self.clock)();
+        Ok(all.unwrap_or(Values::F32(vec![])))
+    }
+
+    /// Scalar outputs of the runs since the last call, oldest first: `(step, one value per scalar output)`. Runs
+    /// are read back together, so that the device does not wait for the host.
+    ///
+    /// # Errors
+    /// If the driver fails, or did not carry out a run that it reported as done.
+    pub fn drain(&mut self, id: PlanId) -> Result<Vec<(u32, Vec<f32>)>, DeviceError> {
+        self.collect(id)?;
+        Ok(std::mem::take(&mut self.plans[id.0].log))
+    }
+
+    /// Reads the ring of the pending runs and checks that each has left its stamp.
+    fn collect(&mut self, id: PlanId) -> Result<(), DeviceError> {
+        let loaded = &mut self.plans[id.0];
+        let pending = std::mem::take(&mut loaded.pending);
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let (buffer, ring) = (loaded.bound.buffers[loaded.plan.ring.buffer], loaded.plan.ring.clone());
+        while !self.in_flight.is_empty() {
+            self.land()?;
+        }
+        let rows = self.fetch(buffer, 0, ring.ty.shape.len())?.into_f32();
+        for run in pending {
+            let row = &rows[run.serial as usize % RING * ring.width()..][..ring.width()];
+            let (stamp, values) = row.split_at(STAMP);
+            if stamp != [(run.serial & 0xffff) as f32, (run.serial >> 16) as f32] {
+                let plan = &self.plans[id.0].plan.name;
+                let message = format!("step {} of the plan `{plan}` was reported as done but has not run to its end", run.step);
+                return Err(DeviceError::Lost { device: self.device(), message });
+            }
+            self.plans[id.0].log.push((run.step, values.to_vec()));
+        }
+        Ok(())
+    }
+
+    /// Bytes of device memory that are held now, counted from the buffers.
+    pub fn allocated_bytes(&self) -> usize {
+        self.device.held_bytes()
+    }
+
+    /// Runs a step op by op and reports the first tensor that holds a NaN or an infinity.
+    ///
+    /// # Errors
+    /// If the driver fails.
+    pub fn first_non_finite(&mut self, id: PlanId, step: &StepUniforms) -> Result<Option<String>, DeviceError> {
+        for state in self.layout.clone().states {
+            let buffer = self.state(state.range.group)?;
+            if self.is_bad(buffer, state.range.offset, state.range.len)? {
+                return Ok(Some(state.name));
+            }
+        }
+        let (plan, program) = (Rc::clone(&self.plans[id.0].plan), self.plans[id.0].program);
+        for (i, op) in plan.steps.iter().enumerate() {
+            self.device.run(program, i..i + 1, step, false)?;
+            for ((value, place), ty) in op.outputs.iter().zip(&op.io.outputs) {
+                // What nobody reads is nobody's fault, and `reference` poisons it at once.
+                let read = plan.steps[i + 1..].iter().any(|s| s.inputs.iter().any(|x| x.0 == *value))
+                    || plan.outputs.iter().any(|y| y.value == *value)
+                    || matches!(place, Place::State(_));
+                let (buffer, offset) = self.plans[id.0].bound.place(*place);
+                if read && self.is_bad(buffer, offset, ty.shape.len())? {
+                    return Ok(Some(op.label.clone()));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn is_bad(&mut self, buffer: BufferId, offset: usize, len: usize) -> Result<bool, DeviceError> {
+        Ok(match self.fetch(buffer, offset, len)? {
+            Values::F32(x) => x.iter().any(|x| !x.is_finite()),
+            Values::F64(x) => x.iter().any(|x| !x.is_finite()),
+        })
+    }
+
+    /// How long one op of a plan takes: by the device's own clock where it has one, else by samples so long that
+    /// a submission's latency does not count.
+    ///
+    /// # Errors
+    /// If the driver fails.
+    pub fn time_op(&mut self, id: PlanId, op: usize) -> Result<Timing, DeviceError> {
+        let program = self.plans[id.0].program;
+        let step = StepUniforms::default();
+        let once = |s: &mut Self, timed| {
+            let ticket = s.device.run(program, op..op + 1, &step, timed)?;
+            s.wait(ticket)
+        };
+        // The first compiles and fills caches.
+        once(self, false)?;
+        let mut seconds = Vec::new();
+        if self.device.capabilities().timestamps {
+            for _ in 0..SAMPLES {
+                seconds.extend(once(self, true)?.seconds);
+            }
+        }
+        let by_device = seconds.len() == SAMPLES && seconds.iter().all(|s| *s > 0.0);
+        let mut runs = SAMPLES;
+        if !by_device {
+            (seconds, runs) = self.time_by_clock(program, op)?;
+        }
+        seconds.sort_by(f64::total_cmp);
+        Ok(Timing { seconds: seconds[seconds.len() / 2], runs, by_device })
+    }
+
+    fn time_by_clock(&mut self, program: ProgramId, op: usize) -> Result<(Vec<f64>, usize), DeviceError> {
+        let step = StepUniforms::default();
+        let (mut times, mut seconds) = (1u32, Vec::new());
+        while seconds.len() < SAMPLES {
+            let began = (self.clock)();
+            let mut last = None;
+            for _ in 0..times {
+                last = Some(self.device.run(program, op..op + 1, &step, false)?);
+            }
+            if let Some(last) = last {
+                self.wait(last)?;
+            }
+            let spent = (self.clock)().saturating_sub(began);
+            if spent >= SAMPLE || times >= 1 << 12 {
+                seconds.push(spent.as_secs_f64() / f64::from(times));
+            } else {
+                times *= 2;
+            }
+        }
+        Ok((seconds, SAMPLES * times as usize))
+    }
+
+    /// Seconds spent on queueing steps so far, waiting for the device excluded.
+    pub fn host_seconds(&self) -> f64 {
+        self.host_time.as_secs_f64()
+    }
+
+    /// Fills the transient buffers with NaN, so that an element a kernel does not write shows (tests).
+    ///
+    /// # Errors
+    /// If the driver fails.
+    pub fn poison(&mut self, id: PlanId) -> Result<(), DeviceError> {
+        let loaded = &self.plans[id.0];
+        let kept: Vec<_> = loaded.plan.inputs.iter().map(|p| p.place).collect();
+        for (b, buffer) in loaded.plan.buffers.iter().enumerate() {
+            if !kept.contains(&Place::Buffer(b)) && b != loaded.plan.ring.buffer {
+                let nan = vec![f32::NAN; buffer.bytes / DType::F32.bytes()];
+                self.device.write(loaded.bound.buffers[b], 0, Data::F32(&nan))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Buffers and programs go with the device; nothing is asked of one that may be lost.
+        self.plans.clear();
+    }
+}

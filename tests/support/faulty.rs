@@ -1,0 +1,150 @@
+//! A device with a clock and a temper: the `cpu` device, except that its time is a test's, that it can be lost,
+//! and that it can report as done what it has not done.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+use aavae::device::{Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, Host, ProgramId, Progress, Ticket};
+use aavae::ops::StepUniforms;
+use aavae::plan::Plan;
+use aavae::tensor::DType;
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nothing.
+    #[default]
+    None,
+    /// The device is lost at this step of the plan `train`.
+    Loud(u32),
+    /// From this step of the plan `train` on nothing is carried out, and everything reported as done.
+    Silent(u32),
+}
+
+/// What a test watches and sets while a session runs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Temper {
+    /// The time.
+    pub(crate) now: Rc<Cell<Duration>>,
+    /// FLOP/s; 0 is no time at all.
+    pub(crate) flops: Rc<Cell<f64>>,
+    /// Seconds of every submission so far.
+    pub(crate) submissions: Rc<RefCell<Vec<f64>>>,
+    /// What will go wrong; once it has, nothing more does.
+    pub(crate) fault: Rc<Cell<Fault>>,
+    /// Bytes that fit, if not all.
+    pub(crate) memory: Rc<Cell<Option<usize>>>,
+}
+
+pub(crate) struct Faulty {
+    host: Host<f32>,
+    capabilities: Capabilities,
+    temper: Temper,
+    plans: BTreeMap<ProgramId, Rc<Plan>>,
+    dead: bool,
+    /// When each queued submission is done.
+    ends: BTreeMap<Ticket, Duration>,
+    busy_until: Duration,
+    silent_ticket: u64,
+}
+
+impl Faulty {
+    pub(crate) fn new(temper: Temper, watched: bool) -> Self {
+        let host = Host::<f32>::new();
+        let capabilities = Capabilities { name: "faulty".into(), watched, timestamps: false, memory: None, ..host.capabilities().clone() };
+        Self {
+            host,
+            capabilities,
+            temper,
+            plans: BTreeMap::new(),
+            dead: false,
+            ends: BTreeMap::new(),
+            busy_until: Duration::ZERO,
+            silent_ticket: 1 << 40,
+        }
+    }
+
+    /// The session's clock.
+    pub(crate) fn clock(temper: &Temper) -> Box<dyn Fn() -> Duration> {
+        let now = Rc::clone(&temper.now);
+        Box::new(move || now.get())
+    }
+
+    fn lost(&self) -> DeviceError {
+        DeviceError::Lost { device: "faulty".into(), message: "as the test asked".into() }
+    }
+}
+
+impl Device for Faulty {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+    fn allocate(&mut self, label: &str, ty: DType, elements: usize) -> Result<BufferId, DeviceError> {
+        let (bytes, held) = (elements * ty.bytes(), self.host.held_bytes());
+        if self.temper.memory.get().is_some_and(|room| held + bytes > room) {
+            let (device, buffer) = ("faulty".into(), label.into());
+            return Err(DeviceError::OutOfMemory { device, buffer, bytes, held });
+        }
+        self.host.allocate(label, ty, elements)
+    }
+    fn write(&mut self, buffer: BufferId, offset: usize, data: Data<'_>) -> Result<(), DeviceError> {
+        self.host.write(buffer, offset, data)
+    }
+    fn load(&mut self, plan: &Rc<Plan>, bound: Bound, progress: Progress<'_>) -> Result<ProgramId, DeviceError> {
+        let id = self.host.load(plan, bound, progress)?;
+        self.plans.insert(id, Rc::clone(plan));
+        Ok(id)
+    }
+    fn run(&mut self, program: ProgramId, steps: Range<usize>, uniforms: &StepUniforms, timed: bool) -> Result<Ticket, DeviceError> {
+        let plan = &self.plans[&program];
+        match self.temper.fault.get() {
+            Fault::Loud(step) if plan.name == "train" && uniforms.step == step => {
+                self.temper.fault.set(Fault::None);
+                return Err(self.lost());
+            }
+            Fault::Silent(step) if plan.name == "train" && uniforms.step == step => {
+                self.temper.fault.set(Fault::None);
+                self.dead = true;
+            }
+            _ => {}
+        }
+        let flops: u64 = plan.steps[steps.clone()].iter().map(|s| s.flops).sum();
+        let rate = self.temper.flops.get();
+        let seconds = if rate > 0.0 { flops as f64 / rate } else { 0.0 };
+        self.temper.submissions.borrow_mut().push(seconds);
+        let ticket = if self.dead {
+            self.silent_ticket += 1;
+            Ticket(self.silent_ticket)
+        } else {
+            self.host.run(program, steps, uniforms, timed)?
+        };
+        self.busy_until = self.busy_until.max(self.temper.now.get()) + Duration::from_secs_f64(seconds);
+        self.ends.insert(ticket, self.busy_until);
+        Ok(ticket)
+    }
+    fn read(&mut self, buffer: BufferId, offset: usize, elements: usize) -> Result<Ticket, DeviceError> {
+        let ticket = self.host.read(buffer, offset, elements)?;
+        self.ends.insert(ticket, self.busy_until);
+        Ok(ticket)
+    }
+    fn poll(&mut self, ticket: Ticket, wait: bool) -> Result<Option<Done>, DeviceError> {
+        let end = self.ends.get(&ticket).copied().unwrap_or_default();
+        if end > self.temper.now.get() {
+            if !wait {
+                return Ok(None);
+            }
+            self.temper.now.set(end);
+        }
+        self.ends.remove(&ticket);
+        self.host.poll(ticket, wait)
+    }
+    fn free(&mut self, programs: &[ProgramId], buffers: &[BufferId]) {
+        self.host.free(programs, buffers);
+    }
+    fn held_bytes(&self) -> usize {
+        self.host.held_bytes()
+    }
+}
