@@ -21,6 +21,16 @@ pub enum DType {
     U32,
 }
 
+impl DType {
+    /// Size of an element.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::F32 => size_of::<f32>(),
+            Self::U32 => size_of::<u32>(),
+        }
+    }
+}
+
 /// Extents of a tensor in NHWC order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shape {
@@ -91,9 +101,9 @@ impl TensorType {
     pub const fn u32(shape: Shape) -> Self {
         Self { shape, dtype: DType::U32 }
     }
-    /// Size in bytes (both element types take 4).
+    /// Size in bytes.
     pub const fn bytes(&self) -> usize {
-        self.shape.len() * 4
+        self.shape.len() * self.dtype.bytes()
     }
 }
 
