@@ -1,42 +1,21 @@
 // Convolution, or its input gradient, as an implicit GEMM; no barriers: a subgroup shares pixels by broadcast.
 //   y[m, n] = sum_k a[m, k] * w[n, k],  m = (image, oy, ox), n = output channel, k = (kh, kw, c)
-// Reads x [N, IH, IW, C], w [OC, KH, KW, C] and what the epilogue names; writes (=) y [N, OH, OW, OC].
-// TRANSPOSED = false: a[m, k] = x[image, oy * STRIDE + kh - PAD, ox * STRIDE + kw - PAD, c].
-// TRANSPOSED = true:  a[m, k] = x[image, (oy + PAD - kh) / STRIDE, (ox + PAD - kw) / STRIDE, c] where both divide: x is the
-//   output gradient, y the input gradient, w comes from weight_transpose.wgsl. Rows of one parity of oy share their taps.
+//   a[m, k] = what tap (kh, kw) of output pixel (oy, ox) reads, channel c: lib/conv_nt.wgsl
+// Reads x [N, IH, IW, C], w [OC, KH, KW, C] and what lib/epilogue.wgsl names;
+// writes (=) y [N, OH, OW, OC].
 // A subgroup computes TR image rows x TW pixels x SG * COLS channels: lanes own channels, pixels are broadcast.
-// Grid: (NT, GRID_Y, ceil(MT / GRID_Y) * CLASSES), NT = ceil(OC / (SG * COLS)), MT = ceil(OW / TW) * ceil(N * OHC / TR).
+// Grid: (NT, GY, ceil(MT / GY) * CLASSES), NT = ceil(OC / (SG * COLS)), MT = ceil(OW / TW) * ceil(N * OHC / TR).
 // Needs subgroups; a browser wants `enable subgroups;` in front, which naga 30 does not parse.
 
-const N: u32 = 1u; // spec
-const IH: u32 = 8u; // spec
-const IW: u32 = 8u; // spec
-const C: u32 = 16u; // spec
-const OH: u32 = 8u; // spec
-const OW: u32 = 8u; // spec
-const OC: u32 = 16u; // spec
-const KH: u32 = 3u; // spec
-const KW: u32 = 3u; // spec
-const STRIDE: u32 = 1u; // spec
-const PAD: u32 = 1u; // spec
-const TRANSPOSED: bool = false; // spec
-const BIAS: bool = false; // spec
-const ADD: bool = false; // spec
-const RELU: bool = false; // spec
-const MASK: bool = false; // spec
+#import lib/conv_nt
 const SG: u32 = 8u; // spec: the subgroup size, exactly
 const COLS: u32 = 2u; // spec: output channels per lane
 const TR: u32 = 4u; // spec: image rows per tile
 const QW: u32 = 8u; // spec: pixels per tile row; of one parity where TRANSPOSED
 
-const C4: u32 = C / 4u;
-const CLASSES: u32 = 1u + (STRIDE - 1u) * u32(TRANSPOSED); // parities of an output row or column
-const OHC: u32 = (OH + CLASSES - 1u) / CLASSES; // rows of one parity, in one image
 const ROWS: u32 = N * OHC;
 const TW: u32 = QW * CLASSES;
 const XT: u32 = (OW + TW - 1u) / TW;
-const MT: u32 = XT * ((ROWS + TR - 1u) / TR);
-const GRID_Y: u32 = min(MT, 32768u);
 // A tile row reads PW pixels of x. Pixel q of tap kw is number q * XSTEP + kw, or q + LAST - (FIRST - kw) / STRIDE, ... of them.
 const POINT: u32 = u32(KW == 1u); // a 1 x 1 kernel reads every STRIDE-th pixel only
 const FWD: u32 = u32(!TRANSPOSED);
@@ -49,40 +28,14 @@ const PW: u32 = (QW - 1u) * XSTEP + 1u + FWD * (KW - 1u) + BWD * (TOP / STRIDE -
 const SLOTS: u32 = (TR * PW + SG - 1u) / SG; // pixels held per lane
 const STORE: u32 = min(4u, TR * TW); // pixels stored per step
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [N, IH, IW, C4]
-@group(0) @binding(1) var<storage, read> w: array<vec4<f32>>; // [OC, KH, KW, C4]
-@group(0) @binding(2) var<storage, read_write> y: array<f32>; // [N, OH, OW, OC]
-// #if BIAS
-@group(0) @binding(3) var<storage, read> bias: array<f32>; // [OC]
-// #end
-// #if ADD
-@group(0) @binding(4) var<storage, read> add: array<f32>; // [N, OH, OW, OC]
-// #end
-// #if MASK
-@group(0) @binding(5) var<storage, read> gate: array<f32>; // [N, OH, OW, OC]
-// #end
-
-fn epilogue(sum: f32, index: u32, col: u32) -> f32 {
-    var v = sum;
-    // #if BIAS
-    v += bias[col];
-    // #end
-    // #if ADD
-    v += add[index];
-    // #end
-    if (RELU) {
-        v = max(v, 0.0);
-    }
-    // #if MASK
-    v = select(0.0, v, gate[index] > 0.0);
-    // #end
-    return v;
-}
-
 @compute @workgroup_size(SG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(subgroup_invocation_id) lane: u32,
+) {
     let col0 = group.x * (SG * COLS) + lane;
-    let tile = group.y + (group.z / CLASSES) * GRID_Y;
+    let tile = group.y + (group.z / CLASSES) * groups.y;
     let parity = group.z % CLASSES;
     let row0 = (tile / XT) * TR;
     let ox0 = (tile % XT) * TW;
@@ -94,10 +47,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     for (var s = 0u; s < SLOTS; s++) { // unroll
         let p = s * SG + lane;
         let row = row0 + p / PW;
-        let oy = i32((row % OHC) * CLASSES + parity);
         let ix = ix0 + i32((p % PW) * ISTEP);
         line[s] = i32(row / OHC * IH);
-        top[s] = select(oy * i32(STRIDE) - i32(PAD), oy + i32(PAD), TRANSPOSED);
+        top[s] = first_tap((row % OHC) * CLASSES + parity);
         left[s] = select(-1, ix, p < TR * PW && row < ROWS && ix >= 0 && ix < i32(IW));
     }
 
@@ -108,14 +60,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     for (var kh = (parity + PAD) % CLASSES; kh < KH; kh += CLASSES) {
         var inside: array<bool, SLOTS>;
         for (var s = 0u; s < SLOTS; s++) { // unroll
-            let shifted = select(top[s] + i32(kh), top[s] - i32(kh), TRANSPOSED);
-            let iy = select(shifted, shifted / i32(STRIDE), TRANSPOSED);
-            inside[s] = left[s] >= 0 && shifted >= 0 && iy < i32(IH);
-            at[s] = select(0u, u32((line[s] + iy) * i32(IW) + left[s]) * C4, inside[s]);
+            let sy = shifted(top[s], kh);
+            let iy = coordinate(sy);
+            inside[s] = left[s] >= 0 && sy >= 0 && iy < i32(IH);
+            at[s] = x_at(u32(line[s] + iy), u32(left[s]), 0u, inside[s]);
         }
         for (var c = 0u; c < C4; c++) {
             for (var s = 0u; s < SLOTS; s++) { // unroll
-                a[s] = select(vec4<f32>(), x[at[s] + c], inside[s]);
+                a[s] = load_x(at[s] + c, inside[s]);
             }
             for (var j = 0u; j < COLS; j++) { // unroll
                 let tap = (min(col0 + j * SG, OC - 1u) * KH + kh) * KW * C4 + c;

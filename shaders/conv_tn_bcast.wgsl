@@ -7,25 +7,12 @@
 // Grid: (ceil(OC / ROWS) * ceil(C4 / LP), KH, SPLIT).
 // Needs subgroups; a browser wants `enable subgroups;` in front, which naga 30 does not parse.
 
-const N: u32 = 1u; // spec
-const IH: u32 = 8u; // spec
-const IW: u32 = 8u; // spec
-const C: u32 = 16u; // spec
-const OH: u32 = 8u; // spec
-const OW: u32 = 8u; // spec
-const OC: u32 = 16u; // spec
-const KH: u32 = 3u; // spec
-const KW: u32 = 3u; // spec
-const STRIDE: u32 = 1u; // spec
-const PAD: u32 = 1u; // spec
-const SPLIT: u32 = 1u; // spec
+#import lib/conv_tn
 const SG: u32 = 8u; // spec: the subgroup size, exactly
 const LP: u32 = 4u; // spec: lanes per pixel, a power of two that divides SG
 const ROWS: u32 = 16u; // spec: output channels per tile, a multiple of 4
 const NI: u32 = 4u; // spec: pixel groups per strip
 
-const C4: u32 = C / 4u;
-const OC4: u32 = OC / 4u;
 const PP: u32 = SG / LP;
 const STRIP: u32 = NI * PP;
 const XT: u32 = (OW + STRIP - 1u) / STRIP;
@@ -33,10 +20,6 @@ const CT: u32 = (C4 + LP - 1u) / LP;
 const DL: u32 = (ROWS / 4u + LP - 1u) / LP; // loads of dy per pixel group
 const RES: u32 = min(STRIDE, KW); // residues of a pixel of x
 const XV: u32 = NI + ((KW - 1u) / STRIDE + PP - 1u) / PP; // pixel groups of x per residue
-
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [N, IH, IW, C4]
-@group(0) @binding(1) var<storage, read> dy: array<vec4<f32>>; // [N, OH, OW, OC4]
-@group(0) @binding(2) var<storage, read_write> partial: array<vec4<f32>>; // [SPLIT, OC, KH, KW, C4]
 
 @compute @workgroup_size(SG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
@@ -65,13 +48,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     for (var i = begin; i < stop; i++) {
         let ox = strip * STRIP + pixel;
         let iy = oy * STRIDE + kh - PAD;
-        let x_row = (image * IH + iy) * IW;
+        let x_row = image * IH + iy;
         for (var res = 0u; res < RES; res++) { // unroll
             for (var v = 0u; v < XV; v++) { // unroll
                 let ix = (ox + v * PP) * STRIDE + res - PAD; // wraps below zero
                 let inside = ix < IW;
-                let at = select(0u, (x_row + ix) * C4 + min(ci, C4 - 1u), inside);
-                xs[res * XV + v] = select(vec4<f32>(), x[at], inside);
+                xs[res * XV + v] = load_x(x_at(x_row, ix, min(ci, C4 - 1u), inside), inside);
             }
         }
         let d_row = (image * OH + oy) * OW;
@@ -79,8 +61,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
             for (var u = 0u; u < DL; u++) { // unroll
                 let inside = ox + v * PP < OW;
                 let co = min(co0 / 4u + u * LP + lane % LP, OC4 - 1u);
-                let at = select(0u, (d_row + ox + v * PP) * OC4 + co, inside);
-                ds[v * DL + u] = select(vec4<f32>(), dy[at], inside);
+                ds[v * DL + u] = load_dy(select(0u, (d_row + ox + v * PP) * OC4 + co, inside), inside);
             }
         }
         for (var v = 0u; v < NI; v++) { // unroll

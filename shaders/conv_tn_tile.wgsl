@@ -5,26 +5,13 @@
 // A group computes BM output channels x BN columns (kh, kw, ci), an invocation RM x RN of them.
 // Grid: (ceil(KH * KW * C / BN), ceil(OC / BM), SPLIT).
 
-const N: u32 = 1u; // spec
-const IH: u32 = 8u; // spec
-const IW: u32 = 8u; // spec
-const C: u32 = 16u; // spec
-const OH: u32 = 8u; // spec
-const OW: u32 = 8u; // spec
-const OC: u32 = 16u; // spec
-const KH: u32 = 3u; // spec
-const KW: u32 = 3u; // spec
-const STRIDE: u32 = 1u; // spec
-const PAD: u32 = 1u; // spec
-const SPLIT: u32 = 1u; // spec
+#import lib/conv_tn
 const BM: u32 = 64u; // spec: output channels per group
 const BN: u32 = 64u; // spec: columns per group
 const BK: u32 = 16u; // spec: pixels per tile
 const RM: u32 = 4u; // spec: output channels per invocation, a multiple of 4 that divides BM
 const RN: u32 = 4u; // spec: columns per invocation, a multiple of 4 that divides BN
 
-const C4: u32 = C / 4u;
-const OC4: u32 = OC / 4u;
 const COLS4: u32 = KH * KW * C4;
 const PIXELS: u32 = N * OH * OW;
 const CHUNK: u32 = (PIXELS + SPLIT - 1u) / SPLIT;
@@ -38,9 +25,6 @@ const RN4: u32 = RN / 4u;
 const LOADS_A: u32 = (BK * BM4 + WG - 1u) / WG;
 const LOADS_B: u32 = (BK * BN4 + WG - 1u) / WG;
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [N, IH, IW, C4]
-@group(0) @binding(1) var<storage, read> dy: array<vec4<f32>>; // [N, OH, OW, OC4]
-@group(0) @binding(2) var<storage, read_write> partial: array<vec4<f32>>; // [SPLIT, OC, KH, KW, C4]
 var<workgroup> sh_a: array<vec4<f32>, BK * BM4>; // [BK, BM4]
 var<workgroup> sh_b: array<vec4<f32>, BK * BN4>; // [BK, BN4]
 
@@ -59,7 +43,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var i = 0u; i < LOADS_A; i++) { // unroll
             let p = p0 + (local + i * WG) / BM4;
             let at = min(p, PIXELS - 1u) * OC4 + min(m0 + (local + i * WG) % BM4, OC4 - 1u);
-            a[i] = select(vec4<f32>(), dy[at], p < end);
+            a[i] = load_dy(at, p < end);
         }
         for (var i = 0u; i < LOADS_B; i++) { // unroll
             let p = p0 + (local + i * WG) / BN4;
@@ -68,8 +52,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let iy = p / OW % OH * STRIDE + tap / KW - PAD; // wraps below zero
             let ix = p % OW * STRIDE + tap % KW - PAD;
             let inside = p < end && col < COLS4 && iy < IH && ix < IW;
-            let at = select(0u, ((p / (OH * OW) * IH + iy) * IW + ix) * C4 + col % C4, inside);
-            b[i] = select(vec4<f32>(), x[at], inside);
+            b[i] = load_x(x_at(p / (OH * OW) * IH + iy, ix, col % C4, inside), inside);
         }
         workgroupBarrier();
         for (var i = 0u; i < LOADS_A; i++) { // unroll

@@ -52,7 +52,7 @@
 //! # Where building proved the design wrong
 //!
 //! * *The `cpu` device uses a GEMM crate.* Direct convolutions on `pulp`'s SIMD types run the networks' layers two to six times as fast
-//!   as the crates' products alone (`shaders/README.md`), need no column buffer, and cost a dependency less (`ops/conv2d_native.rs`).
+//!   as the crates' products alone (`shaders/README.md`), need no column buffer, and cost a dependency less (`ops/conv2d/native.rs`).
 //! * *`subgroupBroadcast` carries the barrier-free GEMM.* naga wants its index to be a constant expression, which a loop counter is not
 //!   before unrolling; the kernels use `subgroupShuffle`, which llvmpipe compiles to the same permutation.
 //! * *Nothing blocks inside the library.* Scalars are ring-buffered on the device and read back together, so a step never waits; reading

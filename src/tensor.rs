@@ -22,10 +22,11 @@ pub enum DType {
 }
 
 impl DType {
-    /// Bytes of an element.
+    /// Size of an element.
     pub const fn bytes(self) -> usize {
         match self {
-            Self::F32 | Self::U32 => 4,
+            Self::F32 => size_of::<f32>(),
+            Self::U32 => size_of::<u32>(),
         }
     }
 }

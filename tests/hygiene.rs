@@ -228,7 +228,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 #[test]
 fn shaders_named_in_documents_exist() {
     let mut checked = 0;
-    for document in ["shaders/README.md", "README.md", "src/ops/conv2d_lower.rs"] {
+    for document in ["shaders/README.md", "README.md", "src/ops/conv2d/lower.rs"] {
         let text = read(&root().join(document));
         for token in quoted(&text) {
             let name = token.trim_start_matches("shaders/");

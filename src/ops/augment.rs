@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use super::augment_params::{check_params, slot};
 use super::decode::{check_image, check_pixels, put, rgb, set_normalization, standardize, unpack};
 use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, arity};
-use crate::tensor::{Shape, TensorType};
+use crate::tensor::{DType, Shape, TensorType};
 
 /// First tap and weights of output `i`, for a box of `n` resized to `out`.
 pub(super) fn taps(i: usize, n: usize, out: usize) -> (usize, Vec<f64>) {
@@ -186,7 +186,7 @@ impl OpDef for ColorJitter {
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let s = io.inputs[0].shape;
         let mut l = Lowering::default();
-        let (rows, mean) = (l.scratch(s.n * s.h), l.scratch(s.n));
+        let (rows, mean) = (l.scratch(DType::F32, s.n * s.h), l.scratch(DType::F32, s.n));
         let kernel = Kernel::new("color_jitter_rows").set("ROWS", s.n * s.h).set("H", s.h).set("W", s.w);
         l.push(kernel, target.grid_1d(s.n * s.h), &[Binding::Input(0), Binding::Input(1), rows]);
         let kernel = Kernel::new("color_jitter_mean").set("N", s.n).set("H", s.h).set("W", s.w);

@@ -18,7 +18,7 @@ use super::sum_rows::{FAN_IN, chunk_rows, shrink};
 use super::{
     Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, ReluGrad, Run, ShapeError, Target, ValueId, activation, arity, same,
 };
-use crate::tensor::{Shape, TensorType};
+use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};
 use rayon::prelude::*;
 
@@ -220,7 +220,7 @@ impl OpDef for BatchNorm {
         let mut l = Lowering::default();
         let mut span = chunk_rows(rows);
         let mut count = rows.div_ceil(span);
-        let mut parts = l.scratch(count * 2 * x.c);
+        let mut parts = l.scratch(DType::F32, count * 2 * x.c);
         let kernel = Kernel::new("batch_norm_moments").set("ROWS", rows).set("C4", c4).set("CHUNK", span);
         l.push(kernel, target.grid_1d(count * c4), &[Binding::Input(0), parts]);
         let merge = |span: usize, fan_in: usize| {
@@ -230,7 +230,7 @@ impl OpDef for BatchNorm {
         while count > FAN_IN {
             let fan_in = chunk_rows(count);
             let left = count.div_ceil(fan_in);
-            let merged = l.scratch(left * 2 * x.c);
+            let merged = l.scratch(DType::F32, left * 2 * x.c);
             l.push(merge(span, fan_in).set("FINAL", false), target.grid_1d(left * c4), &[parts, merged]);
             (span, count, parts) = (span * fan_in, left, merged);
         }
@@ -432,14 +432,14 @@ impl OpDef for BatchNormGrad {
         let mut l = Lowering::default();
         let chunk = chunk_rows(rows);
         let count = rows.div_ceil(chunk);
-        let parts = l.scratch(count * 2 * x.c);
+        let parts = l.scratch(DType::F32, count * 2 * x.c);
         let mask = self.relu.then_some(Binding::Input(5));
         let kernel = Kernel::new("batch_norm_grad_sums").set("ROWS", rows).set("C4", c4).set("CHUNK", chunk).set("RELU", self.relu);
         let mut bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Input(3), parts];
         bindings.extend(mask);
         l.push(kernel, target.grid_1d(count * c4), &bindings);
         let (parts, count) = shrink(&mut l, target, parts, count, 2 * x.c);
-        let factors = l.scratch(3 * x.c);
+        let factors = l.scratch(DType::F32, 3 * x.c);
         let kernel = Kernel::new("batch_norm_grad_factors").set("ROWS", rows).set("C4", c4).set("PARTS", count);
         let kernel = self.frozen.map_or(kernel.clone(), |eps| kernel.set("FROZEN", true).set("EPS", eps));
         let bindings = [parts, Binding::Input(2), Binding::Input(4), Binding::Output(1), Binding::Output(2), factors];

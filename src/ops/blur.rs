@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::augment_params::{check_params, slot};
 use super::decode::{check_image, put};
 use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, arity};
-use crate::tensor::{Shape, TensorType};
+use crate::tensor::{DType, Shape, TensorType};
 
 /// Index `i` of `n`, reflected at both ends; `i` is out by less than `n`.
 pub(super) fn reflect(i: isize, n: usize) -> usize {
@@ -102,7 +102,7 @@ impl OpDef for GaussianBlur {
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let s = io.inputs[0].shape;
         let mut l = Lowering::default();
-        let rows = l.scratch(s.len());
+        let rows = l.scratch(DType::F32, s.len());
         let pass = |length: usize, stride: usize| {
             Kernel::new("gaussian_blur")
                 .set("PIXELS", s.pixels())

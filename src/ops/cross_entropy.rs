@@ -3,7 +3,7 @@
 //! The maximum of the row is subtracted first, so no logit overflows. `correct` counts the rows whose first maximum is the label.
 
 use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, arity, same};
-use crate::tensor::{Shape, TensorType};
+use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Alternate, Below, Normal, Ties, Uniform};
 
 fn rows(op: &'static str, x: TensorType, labels: TensorType, classes: usize) -> Result<(), ShapeError> {
@@ -57,7 +57,7 @@ impl OpDef for SoftmaxCrossEntropy {
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let shape = io.inputs[0].shape;
         let mut l = Lowering::default();
-        let (losses, hits) = (l.scratch(shape.n), l.scratch(shape.n));
+        let (losses, hits) = (l.scratch(DType::F32, shape.n), l.scratch(DType::F32, shape.n));
         let kernel = Kernel::new("softmax_cross_entropy").set("N", shape.n).set("C", shape.c).set("CLASSES", self.classes);
         l.push(kernel, target.grid_1d(shape.n), &[Binding::Input(0), Binding::Input(1), losses, hits]);
         for (parts, scale, y) in [(losses, 1.0 / shape.n as f32, 0), (hits, 1.0, 1)] {

@@ -11,7 +11,7 @@ use super::native::{scaled_difference, squared_distance};
 use super::mse::{images, parts, squared_error};
 use super::reparameterize::{STD_FLOOR, deviation};
 use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, arity, same};
-use crate::tensor::{Shape, TensorType};
+use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Normal, Uniform};
 
 /// Mean over the batch of `sum ln N(target; reconstruction, scale)`, of (reconstruction, target, log_scale).
@@ -68,7 +68,7 @@ impl OpDef for GaussianNll {
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let shape = io.inputs[0].shape;
         let mut l = Lowering::default();
-        let q = l.scratch(1);
+        let q = l.scratch(DType::F32, 1);
         squared_error(&mut l, shape, self.channels, 1.0 / shape.n as f32, q, target);
         let kernel = Kernel::new("gaussian_nll").set("COUNT", (shape.h * shape.w * self.channels) as f32).set("FLOOR", STD_FLOOR);
         l.push(kernel, [1, 1, 1], &[q, Binding::Input(2), Binding::Output(0)]);
@@ -131,8 +131,8 @@ impl OpDef for GaussianNllGrad {
         let shape = io.inputs[1].shape;
         let (vec4s, n_parts) = (shape.len() / 4, parts(shape.len() / 4));
         let mut l = Lowering::default();
-        let partial = l.scratch(n_parts);
-        let q = l.scratch(1);
+        let partial = l.scratch(DType::F32, n_parts);
+        let q = l.scratch(DType::F32, 1);
         let kernel = Kernel::new("gaussian_nll_grad")
             .set("LEN4", vec4s)
             .set("PARTS", n_parts)

@@ -13,7 +13,7 @@
 use super::mse::parts;
 use super::reparameterize::{STD_FLOOR, deviation};
 use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, arity, same};
-use crate::tensor::{Shape, TensorType};
+use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};
 
 /// Mean over the batch of the analytic divergence, of (mu, logvar).
@@ -48,7 +48,7 @@ impl OpDef for KlNormal {
         let shape = io.inputs[0].shape;
         let n_parts = parts(shape.len());
         let mut l = Lowering::default();
-        let partial = l.scratch(n_parts);
+        let partial = l.scratch(DType::F32, n_parts);
         let kernel = Kernel::new("kl_normal").set("LEN", shape.len()).set("PARTS", n_parts).set("FLOOR", STD_FLOOR);
         l.push(kernel, target.grid_1d(n_parts), &[Binding::Input(0), Binding::Input(1), partial]);
         let kernel = Kernel::new("sum_parts").set("PARTS", n_parts).set("SCALE", 1.0 / shape.n as f32);
@@ -139,7 +139,7 @@ impl OpDef for KlGaussians {
         let shape = io.inputs[0].shape;
         let n_parts = parts(shape.len());
         let mut l = Lowering::default();
-        let partial = l.scratch(n_parts);
+        let partial = l.scratch(DType::F32, n_parts);
         let kernel = Kernel::new("kl_gaussians").set("LEN", shape.len()).set("PARTS", n_parts).set("FLOOR", STD_FLOOR);
         let [mu, logvar, mu2, logvar2] = [0, 1, 2, 3].map(Binding::Input);
         l.push(kernel, target.grid_1d(n_parts), &[mu, logvar, mu2, logvar2, partial]);

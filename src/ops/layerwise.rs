@@ -18,7 +18,7 @@ use super::native::simd;
 use super::optimizer::flat;
 use super::segments::{self, Chunk, Segment, chunk_table, chunks, pieces, segment_table};
 use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target};
-use crate::tensor::{Shape, TensorType};
+use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};
 
 /// `|p|` over `|x|` as far as they are not 0: 1 otherwise, and where the tensor is plain.
@@ -60,8 +60,8 @@ impl Passes {
     fn new(segments: &[Segment]) -> Self {
         let count = chunks(segments).len();
         let mut lowering = Lowering::default();
-        let parts = lowering.scratch(2 * count);
-        let ratios = lowering.scratch(segments.len());
+        let parts = lowering.scratch(DType::F32, 2 * count);
+        let ratios = lowering.scratch(DType::F32, segments.len());
         let chunks = lowering.table(chunk_table(segments));
         Self { lowering, chunks, parts, ratios, count }
     }

@@ -1,6 +1,6 @@
 //! What an op lowers to: WGSL dispatches with their constants, grid and bindings. Plain data, no GPU type.
 
-use crate::tensor::TensorType;
+use crate::tensor::{DType, TensorType};
 
 /// Invocations of a one-dimensional workgroup; `const WG` of the shaders.
 pub const WORKGROUP: u32 = 64;
@@ -131,7 +131,7 @@ pub struct Dispatch {
 pub struct Lowering {
     /// In order.
     pub dispatches: Vec<Dispatch>,
-    /// Sizes of the scratch buffers, in 4-byte elements.
+    /// Sizes of the scratch buffers, in bytes.
     pub scratch: Vec<usize>,
     /// Constant words that kernels read: what does not fit into constants of the text.
     pub tables: Vec<Vec<u32>>,
@@ -142,9 +142,9 @@ impl Lowering {
     pub fn one(kernel: Kernel, grid: [u32; 3], bindings: &[Binding]) -> Self {
         Self { dispatches: vec![Dispatch { kernel, grid, bindings: bindings.to_vec() }], ..Self::default() }
     }
-    /// Adds a scratch buffer and returns its binding.
-    pub fn scratch(&mut self, elements: usize) -> Binding {
-        self.scratch.push(elements);
+    /// Adds a scratch buffer of so many elements and returns its binding.
+    pub fn scratch(&mut self, dtype: DType, elements: usize) -> Binding {
+        self.scratch.push(elements * dtype.bytes());
         Binding::Scratch(self.scratch.len() - 1)
     }
     /// Adds a table of whole `vec4<u32>`s, padded with zeros, and returns its binding.

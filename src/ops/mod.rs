@@ -5,9 +5,6 @@
 
 use crate::tensor::{DType, Shape, TensorType};
 
-mod conv2d_lower;
-mod conv2d_native;
-mod conv2d_native_weight;
 mod lowering;
 mod native;
 mod run;

@@ -3,7 +3,7 @@
 
 use super::native::{scaled_difference, squared_distance};
 use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, arity, same};
-use crate::tensor::{Shape, TensorType};
+use crate::tensor::{DType, Shape, TensorType};
 use Fill::Normal;
 
 /// Checks a pair of images: vec4 channels, of which `channels` count.
@@ -24,7 +24,7 @@ pub(super) fn parts(vec4s: usize) -> usize {
 /// Adds the total of the squared errors of inputs 0 and 1, times `scale`, as a scratch scalar or output.
 pub(super) fn squared_error(l: &mut Lowering, shape: Shape, channels: usize, scale: f32, to: Binding, target: &Target) {
     let (vec4s, n_parts) = (shape.len() / 4, parts(shape.len() / 4));
-    let partial = l.scratch(n_parts);
+    let partial = l.scratch(DType::F32, n_parts);
     let kernel = Kernel::new("squared_error").set("LEN4", vec4s).set("PARTS", n_parts).set("C4", shape.c / 4).set("CHANNELS", channels);
     l.push(kernel, target.grid_1d(n_parts), &[Binding::Input(0), Binding::Input(1), partial]);
     l.push(Kernel::new("sum_parts").set("PARTS", n_parts).set("SCALE", scale), [1, 1, 1], &[partial, to]);

@@ -13,7 +13,7 @@
 use rayon::prelude::*;
 
 use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, arity, same};
-use crate::tensor::{Shape, TensorType};
+use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Alternate, Constant, Normal, Ties, Uniform};
 
 /// (loss, accuracy, rows) of similarities `[S, 1, 1, S]`, `S >= views`; a row is `(max, sum exp((s - max) / T))`, for the gradient.
@@ -76,7 +76,7 @@ impl OpDef for NtXent {
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let mut l = Lowering::default();
-        let (losses, hits) = (l.scratch(self.views), l.scratch(self.views));
+        let (losses, hits) = (l.scratch(DType::F32, self.views), l.scratch(DType::F32, self.views));
         let kernel = self.kernel("nt_xent", io.inputs[0].shape);
         l.push(kernel, target.groups_1d(self.views), &[Binding::Input(0), losses, hits, Binding::Output(2)]);
         for (parts, y) in [(losses, 0), (hits, 1)] {

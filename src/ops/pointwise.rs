@@ -3,7 +3,7 @@
 
 use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, arity, same};
 use super::native::{map, map2};
-use crate::tensor::{Shape, TensorType};
+use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Normal, Uniform};
 
 const ODD: Shape = Shape::new(3, 11, 7, 4);
@@ -202,7 +202,7 @@ impl OpDef for Dot {
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let len = io.inputs[0].shape.len();
         let mut l = Lowering::default();
-        let parts = l.scratch(DOT_PARTS);
+        let parts = l.scratch(DType::F32, DOT_PARTS);
         let kernel = Kernel::new("dot").set("LEN", len).set("PARTS", DOT_PARTS);
         l.push(kernel, target.grid_1d(DOT_PARTS), &[Binding::Input(0), Binding::Input(1), parts]);
         l.push(Kernel::new("sum_parts").set("PARTS", DOT_PARTS).set("SCALE", 1.0), [1, 1, 1], &[parts, Binding::Output(0)]);

@@ -4,7 +4,7 @@
 //! fan-in `f` bounds the relative error by `d*f*eps` (of the sum of magnitudes) instead of `rows*eps`, and the order is fixed by the shape.
 
 use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, arity, same};
-use crate::tensor::{Shape, TensorType};
+use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Normal, Uniform};
 use rayon::prelude::*;
 
@@ -31,7 +31,7 @@ fn stage(l: &mut Lowering, target: &Target, rows: usize, chunk: usize, columns: 
 pub(super) fn shrink(l: &mut Lowering, target: &Target, mut from: Binding, mut rows: usize, columns: usize) -> (Binding, usize) {
     while rows > FAN_IN {
         let chunk = chunk_rows(rows);
-        let to = l.scratch(rows.div_ceil(chunk) * columns);
+        let to = l.scratch(DType::F32, rows.div_ceil(chunk) * columns);
         stage(l, target, rows, chunk, columns, &[from, to]);
         (from, rows) = (to, rows.div_ceil(chunk));
     }

@@ -7,7 +7,7 @@ use super::slots::{Life, assign};
 use super::{Buffer, Place, Plan, Port, Ring, Step, StepIo};
 use crate::ir::{Graph, Group, Source};
 use crate::ops::{Emit, Io, Op, Record, Target, ValueId};
-use crate::tensor::{DType, TensorType};
+use crate::tensor::TensorType;
 
 /// How to lower.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +73,7 @@ pub fn lower(name: &str, g: &Graph, options: Options) -> Plan {
         floating.iter().map(|v| Life { bytes: g.ty(*v).bytes(), first: first[v.0 as usize], last: last[v.0 as usize] }).collect();
     let scratch_from = lives.len();
     for (step, l) in lowered.iter().enumerate() {
-        lives.extend(l.scratch.iter().map(|elements| Life { bytes: elements * DType::F32.bytes(), first: step, last: step }));
+        lives.extend(l.scratch.iter().map(|&bytes| Life { bytes, first: step, last: step }));
     }
     let table_bytes: usize = lowered.iter().flat_map(|l| &l.tables).map(|words| size_of_val(&words[..])).sum();
     let unaliased_bytes = lives.iter().map(|l| l.bytes.max(16).next_multiple_of(16)).sum::<usize>() + table_bytes;

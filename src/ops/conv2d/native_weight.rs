@@ -4,7 +4,8 @@
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::conv2d_native::{BORDERED, Border, Geometry, LINE, PARTIAL, ROWS, lanes, padded, scratch};
+use super::geometry::Geometry;
+use super::native::{BORDERED, Border, LINE, PARTIAL, ROWS, lanes, padded, scratch};
 
 /// Elements of source and gradient that a weight gradient goes over at once: they stay in the second-level cache.
 const GROUP: usize = 96 * 1024;
@@ -12,6 +13,7 @@ const GROUP: usize = 96 * 1024;
 const BLOCK: usize = 32 * 1024;
 /// Tasks of a weight gradient, at least: fixed, so that the summation order is.
 const TASKS: usize = 8;
+
 /// Adds the products of some images to a partial weight gradient `[oc][k][run]`. Vectors lie along the run, which is contiguous in the
 /// source as in the gradient; output channels are broadcast. A tile of `O` channels by `U` vectors stays in registers over all images.
 struct Outer<'a> {

@@ -12,60 +12,18 @@
 //! One GEMM family carries all three (`shaders/conv_nt_*`, `conv_tn_*`): the input gradient is the forward kernel on transposed
 //! weights, the weight gradient sums over pixels in `SPLIT` chunks that are then added in order.
 
-use super::conv2d_native::{Geometry, Tail, forward, input_gradient};
-use super::conv2d_native_weight::weight_gradient;
-use super::{Case, Emit, Fill, Forward, Io, Lowering, OpDef, Real, Run, ShapeError, SumRows, Target, ValueId, arity, same};
+mod epilogue;
+mod geometry;
+mod lower;
+mod native;
+mod native_weight;
+
+pub use epilogue::Epilogue;
+
+use geometry::{Geometry, out_extent};
+
+use super::{Case, Emit, Fill, Forward, Io, Lowering, OpDef, Real, Run, ShapeError, SumRows, Target, ValueId, arity};
 use crate::tensor::{Shape, TensorType};
-
-/// What happens to a finished sum; each present part is one more input, in this order after the operands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Epilogue {
-    /// Adds `bias [1,1,1,Cout]`.
-    pub bias: bool,
-    /// Adds a tensor of the output's type.
-    pub add: bool,
-    /// Takes the maximum with 0.
-    pub relu: bool,
-    /// Zeroes the result where a tensor of the output's type is not positive.
-    pub mask: bool,
-}
-
-impl Epilogue {
-    /// Number of inputs it takes.
-    pub fn inputs(&self) -> usize {
-        usize::from(self.bias) + usize::from(self.add) + usize::from(self.mask)
-    }
-    /// Positions of bias, add and mask among the op's inputs (operands come first).
-    pub(super) fn positions(&self) -> [Option<usize>; 3] {
-        let mut next = 2;
-        [self.bias, self.add, self.mask].map(|present| {
-            present.then(|| {
-                next += 1;
-                next - 1
-            })
-        })
-    }
-    fn check(&self, op: &'static str, inputs: &[TensorType], y: TensorType) -> Result<(), ShapeError> {
-        let [bias, add, mask] = self.positions();
-        bias.map_or(Ok(()), |i| same(op, "the bias", TensorType::f32(Shape::vector(y.shape.c)), inputs[i]))?;
-        add.map_or(Ok(()), |i| same(op, "the residual", y, inputs[i]))?;
-        mask.map_or(Ok(()), |i| same(op, "the mask", y, inputs[i]))
-    }
-    fn apply<T: Real>(&self, run: &Run<'_, T>, sum: f64, at: usize, channel: usize) -> f64 {
-        let [bias, add, mask] = self.positions();
-        let mut v = sum;
-        v += bias.map_or(0.0, |i| run.inputs[i].f()[channel].get());
-        v += add.map_or(0.0, |i| run.inputs[i].f()[at].get());
-        if self.relu {
-            v = v.max(0.0);
-        }
-        if mask.is_some_and(|i| run.inputs[i].f()[at].get() <= 0.0) { 0.0 } else { v }
-    }
-    fn tail<'a>(&self, run: &Run<'a, f32>) -> Tail<'a> {
-        let [bias, add, mask] = self.positions().map(|p| p.map(|i| run.inputs[i].f()));
-        Tail { bias, add, relu: self.relu, mask }
-    }
-}
 
 /// `y = conv(x, w)`; inputs x, w, then the epilogue's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,15 +62,6 @@ pub struct Conv2dWeightGrad {
     pub kernel: usize,
 }
 
-/// Extent of a convolution's output.
-pub(super) fn out_extent(size: usize, kernel: usize, stride: usize, pad: usize) -> Option<usize> {
-    (size + 2 * pad).checked_sub(kernel).map(|room| room / stride + 1)
-}
-
-fn geometry(x: Shape, w: Shape, y: Shape, stride: usize, pad: usize) -> Geometry {
-    Geometry { n: x.n, ih: x.h, iw: x.w, c: x.c, oh: y.h, ow: y.w, oc: y.c, k: w.h, stride, pad }
-}
-
 fn flops(x: Shape, y: Shape, kernel: usize) -> u64 {
     2 * (y.len() * kernel * kernel) as u64 * x.c as u64
 }
@@ -127,7 +76,7 @@ impl Conv2d {
         Self { stride, pad, epilogue: Epilogue::default() }
     }
     fn geometry<T>(&self, run: &Run<'_, T>) -> Geometry {
-        geometry(run.in_shape(0), run.in_shape(1), run.out_shape(0), self.stride, self.pad)
+        Geometry::new(run.in_shape(0), run.in_shape(1), run.out_shape(0), self.stride, self.pad)
     }
 }
 
@@ -179,7 +128,7 @@ impl OpDef for Conv2d {
     }
     fn native(&self, run: &mut Run<'_, f32>) {
         let (g, tail) = (self.geometry(run), self.epilogue.tail(run));
-        forward(&g, run.inputs[0].f(), run.inputs[1].f(), tail, run.outputs[0]);
+        native::forward(&g, run.inputs[0].f(), run.inputs[1].f(), tail, run.outputs[0]);
     }
     /// # Panics
     /// On a fused tail other than a bias: fusion comes after differentiation.
@@ -209,7 +158,7 @@ impl OpDef for Conv2d {
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let (x, w, y) = (io.inputs[0].shape, io.inputs[1].shape, io.outputs[0].shape);
-        super::conv2d_lower::forward(&geometry(x, w, y, self.stride, self.pad), &self.epilogue, target)
+        lower::forward(&Geometry::new(x, w, y, self.stride, self.pad), &self.epilogue, target)
     }
     fn flops(&self, io: &Io) -> u64 {
         flops(io.inputs[0].shape, io.outputs[0].shape, io.inputs[1].shape.h)
@@ -296,13 +245,13 @@ impl OpDef for Conv2dInputGrad {
         }
     }
     fn native(&self, run: &mut Run<'_, f32>) {
-        let g = geometry(run.out_shape(0), run.in_shape(1), run.in_shape(0), self.stride, self.pad);
+        let g = Geometry::new(run.out_shape(0), run.in_shape(1), run.in_shape(0), self.stride, self.pad);
         let tail = self.epilogue.tail(run);
-        input_gradient(&g, run.inputs[0].f(), run.inputs[1].f(), tail, run.outputs[0]);
+        native::input_gradient(&g, run.inputs[0].f(), run.inputs[1].f(), tail, run.outputs[0]);
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let (dy, w, dx) = (io.inputs[0].shape, io.inputs[1].shape, io.outputs[0].shape);
-        super::conv2d_lower::input_gradient(&geometry(dx, w, dy, self.stride, self.pad), &self.epilogue, target)
+        lower::input_gradient(&Geometry::new(dx, w, dy, self.stride, self.pad), &self.epilogue, target)
     }
     fn flops(&self, io: &Io) -> u64 {
         flops(io.outputs[0].shape, io.inputs[0].shape, io.inputs[1].shape.h)
@@ -373,12 +322,12 @@ impl OpDef for Conv2dWeightGrad {
         }
     }
     fn native(&self, run: &mut Run<'_, f32>) {
-        let g = geometry(run.in_shape(0), run.out_shape(0), run.in_shape(1), self.stride, self.pad);
-        weight_gradient(&g, run.inputs[0].f(), run.inputs[1].f(), run.outputs[0]);
+        let g = Geometry::new(run.in_shape(0), run.out_shape(0), run.in_shape(1), self.stride, self.pad);
+        native_weight::weight_gradient(&g, run.inputs[0].f(), run.inputs[1].f(), run.outputs[0]);
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let (x, dy, dw) = (io.inputs[0].shape, io.inputs[1].shape, io.outputs[0].shape);
-        super::conv2d_lower::weight_gradient(&geometry(x, dw, dy, self.stride, self.pad), target)
+        lower::weight_gradient(&Geometry::new(x, dw, dy, self.stride, self.pad), target)
     }
     fn flops(&self, io: &Io) -> u64 {
         flops(io.inputs[0].shape, io.inputs[1].shape, self.kernel)

@@ -7,25 +7,13 @@
 //! A 1x1 convolution of stride 1 (and a linear layer) is one matrix: one image of one row of pixels.
 //! Tile sizes are chosen here, from shapes alone; `shaders/README.md` has the measurements behind the choices.
 
-use super::conv2d::Epilogue;
-use super::conv2d_native::Geometry;
-use super::{Binding, Gemm, Kernel, Lowering, Target, WORKGROUP};
+use super::epilogue::Epilogue;
+use super::geometry::Geometry;
+use crate::ops::{Binding, Gemm, Kernel, Lowering, Target};
+use crate::tensor::DType;
 
 /// Workgroups a weight gradient is split into at least on a CPU adapter (tens of cores find work).
 const GROUPS: usize = 32;
-/// Most workgroups along y; the rest folds into z.
-const FOLD: usize = 32_768;
-
-impl Geometry {
-    fn as_matrix(self) -> Self {
-        if self.k == 1 && self.stride == 1 && self.pad == 0 {
-            let pixels = self.n * self.ih * self.iw;
-            Self { n: 1, ih: 1, iw: pixels, oh: 1, ow: pixels, ..self }
-        } else {
-            self
-        }
-    }
-}
 
 fn dimension(x: usize) -> u32 {
     u32::try_from(x).unwrap_or_else(|_| panic!("a grid of {x} workgroups"))
@@ -93,8 +81,9 @@ fn nt(l: &mut Lowering, g: &Geometry, nt: &Nt, transposed: bool, epilogue: &Epil
             (kernel, nt.oc.div_ceil(bn), pixels.div_ceil(bm), nt.classes * nt.classes)
         }
     };
-    let y = tiles.min(FOLD);
-    let grid = [columns, y, tiles.div_ceil(y) * layers].map(dimension);
+    // Tiles fold along y and z; the kernels find the length of y in the grid itself.
+    let [y, z, _] = target.groups_1d(tiles);
+    let grid = [dimension(columns), y, z * dimension(layers)];
     let mut bindings = vec![Binding::Input(0), weights, Binding::Output(0)];
     bindings.extend(tail(epilogue));
     l.push(kernel, grid, &bindings);
@@ -120,15 +109,11 @@ pub(super) fn forward(g: &Geometry, epilogue: &Epilogue, target: &Target) -> Low
 }
 
 pub(super) fn input_gradient(g: &Geometry, epilogue: &Epilogue, target: &Target) -> Lowering {
-    let matrix = g.as_matrix();
-    let transposed = matrix.n == g.n && matrix.iw == g.iw && matrix.ih == g.ih && !(g.k == 1 && g.stride == 1 && g.pad == 0);
-    let g = matrix;
+    let (transposed, g) = (!g.is_matrix(), g.as_matrix());
     let mut l = Lowering::default();
-    let weights = l.scratch(g.oc * g.k * g.k * g.c);
+    let weights = l.scratch(DType::F32, g.weights());
     let kernel = Kernel::new("weight_transpose").set("CO", g.oc).set("CI", g.c).set("TAPS", g.k * g.k);
-    let groups = (g.oc * g.k * g.k * g.c / 4).div_ceil(WORKGROUP as usize);
-    let x = groups.min(FOLD);
-    l.push(kernel, [dimension(x), dimension(groups.div_ceil(x)), 1], &[Binding::Input(1), weights]);
+    l.push(kernel, target.grid_1d(g.weights() / 4), &[Binding::Input(1), weights]);
     let classes = if transposed { g.stride } else { 1 };
     let shape = Nt { n: g.n, h: g.oh, w: g.ow, c: g.oc, oh: g.ih, ow: g.iw, oc: g.c, classes };
     nt(&mut l, &g, &shape, transposed, epilogue, target, weights);
@@ -151,6 +136,7 @@ pub(super) fn weight_gradient(g: &Geometry, target: &Target) -> Lowering {
             .set("STRIDE", g.stride)
             .set("PAD", g.pad)
     };
+    let most_groups = target.max_groups as usize;
     let (kernel, grid, split) = match target.gemm {
         Gemm::Broadcast { subgroup } => {
             let sg = subgroup as usize;
@@ -166,7 +152,7 @@ pub(super) fn weight_gradient(g: &Geometry, target: &Target) -> Lowering {
             let strip = width.div_ceil(width.div_ceil((192 / (rows * g.k)).clamp(1, pixel_groups)));
             let strips = g.n * g.oh * g.ow.div_ceil(strip * pixels);
             let columns = g.oc.div_ceil(rows) * (g.c / 4).div_ceil(lanes);
-            let split = GROUPS.div_ceil(columns * g.k).min(strips.div_ceil(4)).clamp(1, 65_535);
+            let split = GROUPS.div_ceil(columns * g.k).min(strips.div_ceil(4)).clamp(1, most_groups);
             let kernel = constants("conv_tn_bcast").set("SG", subgroup).set("LP", lanes).set("ROWS", rows).set("NI", strip);
             (kernel, [columns, g.k, split], split)
         }
@@ -180,20 +166,18 @@ pub(super) fn weight_gradient(g: &Geometry, target: &Target) -> Lowering {
             let columns = (g.k * g.k * g.c).div_ceil(bn);
             let tiles = g.oc.div_ceil(bm) * columns;
             // Enough workgroups for a large GPU, each with at least four tiles of pixels.
-            let split = 512usize.div_ceil(tiles).min((g.n * g.oh * g.ow).div_ceil(16 * 4)).clamp(1, 256);
+            let split = 512usize.div_ceil(tiles).min((g.n * g.oh * g.ow).div_ceil(16 * 4)).clamp(1, most_groups.min(256));
             let kernel = constants("conv_tn_tile").set("BM", bm).set("BN", bn).set("BK", 16usize).set("RM", rm).set("RN", rn);
             (kernel, [columns, g.oc.div_ceil(bm), split], split)
         }
     };
-    let len = g.oc * g.k * g.k * g.c;
+    let len = g.weights();
     let mut l = Lowering::default();
-    let partial = if split == 1 { Binding::Output(0) } else { l.scratch(split * len) };
+    let partial = if split == 1 { Binding::Output(0) } else { l.scratch(DType::F32, split * len) };
     l.push(kernel.set("SPLIT", split), grid.map(dimension), &[Binding::Input(0), Binding::Input(1), partial]);
     if split > 1 {
-        let groups = (len / 4).div_ceil(WORKGROUP as usize);
-        let x = groups.min(FOLD);
-        let kernel = Kernel::new("conv_tn_reduce").set("LEN", len).set("SPLIT", split);
-        l.push(kernel, [dimension(x), dimension(groups.div_ceil(x)), 1], &[partial, Binding::Output(0)]);
+        let kernel = Kernel::new("conv_tn_reduce").set("LEN4", len / 4).set("SPLIT", split);
+        l.push(kernel, target.grid_1d(len / 4), &[partial, Binding::Output(0)]);
     }
     l
 }

@@ -1,7 +1,7 @@
 //! Convolutions of the `cpu` device. Output pixels x output channels are tiled in registers (`R` pixels by `V` vectors); the source
 //! image is copied into a zero border once, so that no tap needs a bounds test, and the products of one kernel row are one
 //! contiguous run of `Kw * C` source elements. The three passes share two loops: [`Gather`] (forward, and the input gradient as
-//! `stride^2` parity classes) and `Outer` of `conv2d_native_weight.rs` (weight gradient).
+//! `stride^2` parity classes) and `Outer` of `native_weight.rs` (weight gradient).
 //!
 //! `shaders/README.md` sets its rates beside those of GEMM crates, whose figures are products alone and from separate runs.
 //!
@@ -12,57 +12,11 @@ use rayon::prelude::*;
 use std::cell::Cell;
 use std::thread::LocalKey;
 
-/// One convolution: `x [n, ih, iw, c]`, `y [n, oh, ow, oc]`, `w [oc, k, k, c]`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Geometry {
-    pub(super) n: usize,
-    pub(super) ih: usize,
-    pub(super) iw: usize,
-    pub(super) c: usize,
-    pub(super) oh: usize,
-    pub(super) ow: usize,
-    pub(super) oc: usize,
-    pub(super) k: usize,
-    pub(super) stride: usize,
-    pub(super) pad: usize,
-}
+use super::epilogue::Tail;
+use super::geometry::Geometry;
 
 /// Pixels per task when a 1x1 convolution is cut as a matrix product.
 pub(super) const ROWS: usize = 256;
-
-impl Geometry {
-    /// A 1x1 convolution of stride 1 sees no neighbours: its pixels are the rows of one matrix.
-    pub(super) fn is_matrix(&self) -> bool {
-        self.k == 1 && self.stride == 1 && self.pad == 0
-    }
-}
-
-/// What is done to a finished output, in this order.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Tail<'a> {
-    pub(super) bias: Option<&'a [f32]>,
-    pub(super) add: Option<&'a [f32]>,
-    pub(super) relu: bool,
-    pub(super) mask: Option<&'a [f32]>,
-}
-
-impl<'a> Tail<'a> {
-    fn slice(self, at: usize, len: usize) -> Self {
-        let cut = |x: Option<&'a [f32]>| x.map(|x| &x[at..at + len]);
-        Self { add: cut(self.add), mask: cut(self.mask), ..self }
-    }
-    fn apply(&self, y: &mut [f32]) {
-        if let Some(add) = self.add {
-            y.iter_mut().zip(add).for_each(|(y, a)| *y += a);
-        }
-        if self.relu {
-            y.iter_mut().for_each(|y| *y = y.max(0.0));
-        }
-        if let Some(mask) = self.mask {
-            y.iter_mut().zip(mask).for_each(|(y, m)| *y = if *m > 0.0 { *y } else { 0.0 });
-        }
-    }
-}
 
 /// One family of output pixels of an image, all with the same taps: pixel `(a, b)` of the family is output pixel
 /// `(y0 + a * step, x0 + b * step)` and reads source rows `a * rows + row_at + t`, columns from `b * cols + col_at`, `run` elements each.

@@ -1,0 +1,32 @@
+// Epilogue of a product: what happens to the finished sum of output element `index`, channel `col`.
+// Declares the importer's bindings 3 to 5. Requires nothing of the importer.
+const BIAS: bool = false; // spec
+const ADD: bool = false; // spec
+const RELU: bool = false; // spec
+const MASK: bool = false; // spec
+// #if BIAS
+@group(0) @binding(3) var<storage, read> bias: array<f32>; // [OC]
+// #end
+// #if ADD
+@group(0) @binding(4) var<storage, read> add: array<f32>; // [N, OH, OW, OC]
+// #end
+// #if MASK
+@group(0) @binding(5) var<storage, read> gate: array<f32>; // [N, OH, OW, OC]
+// #end
+
+fn epilogue(sum: f32, index: u32, col: u32) -> f32 {
+    var v = sum;
+    // #if BIAS
+    v += bias[col];
+    // #end
+    // #if ADD
+    v += add[index];
+    // #end
+    if (RELU) {
+        v = max(v, 0.0);
+    }
+    // #if MASK
+    v = select(0.0, v, gate[index] > 0.0);
+    // #end
+    return v;
+}

@@ -1,0 +1,87 @@
+//! What happens to a finished sum: `v += bias[o]; v += add; v = relu(v); v = 0 where mask <= 0`.
+
+use crate::ops::{Real, Run, ShapeError, same};
+use crate::tensor::{Shape, TensorType};
+
+/// What happens to a finished sum; each present part is one more input, in this order after the operands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Epilogue {
+    /// Adds `bias [1,1,1,Cout]`.
+    pub bias: bool,
+    /// Adds a tensor of the output's type.
+    pub add: bool,
+    /// Takes the maximum with 0.
+    pub relu: bool,
+    /// Zeroes the result where a tensor of the output's type is not positive.
+    pub mask: bool,
+}
+
+impl Epilogue {
+    /// Number of inputs it takes.
+    pub fn inputs(&self) -> usize {
+        usize::from(self.bias) + usize::from(self.add) + usize::from(self.mask)
+    }
+    /// Positions of bias, add and mask among the op's inputs (operands come first).
+    pub(super) fn positions(&self) -> [Option<usize>; 3] {
+        let mut next = 2;
+        [self.bias, self.add, self.mask].map(|present| {
+            present.then(|| {
+                next += 1;
+                next - 1
+            })
+        })
+    }
+    /// Checks the types of its inputs against that of the output `y`.
+    pub(super) fn check(&self, op: &'static str, inputs: &[TensorType], y: TensorType) -> Result<(), ShapeError> {
+        let [bias, add, mask] = self.positions();
+        bias.map_or(Ok(()), |i| same(op, "the bias", TensorType::f32(Shape::vector(y.shape.c)), inputs[i]))?;
+        add.map_or(Ok(()), |i| same(op, "the residual", y, inputs[i]))?;
+        mask.map_or(Ok(()), |i| same(op, "the mask", y, inputs[i]))
+    }
+    /// The finished sum of element `at`, of one channel, for the references.
+    pub(super) fn apply<T: Real>(&self, run: &Run<'_, T>, sum: f64, at: usize, channel: usize) -> f64 {
+        let [bias, add, mask] = self.positions();
+        let mut v = sum;
+        v += bias.map_or(0.0, |i| run.inputs[i].f()[channel].get());
+        v += add.map_or(0.0, |i| run.inputs[i].f()[at].get());
+        if self.relu {
+            v = v.max(0.0);
+        }
+        if mask.is_some_and(|i| run.inputs[i].f()[at].get() <= 0.0) { 0.0 } else { v }
+    }
+    /// The same as slices, for the native versions.
+    pub(super) fn tail<'a>(&self, run: &Run<'a, f32>) -> Tail<'a> {
+        let [bias, add, mask] = self.positions().map(|p| p.map(|i| run.inputs[i].f()));
+        Tail { bias, add, relu: self.relu, mask }
+    }
+}
+
+/// An [`Epilogue`] with the tensors that it reads.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tail<'a> {
+    /// Where the native sums start.
+    pub(super) bias: Option<&'a [f32]>,
+    add: Option<&'a [f32]>,
+    relu: bool,
+    mask: Option<&'a [f32]>,
+}
+
+impl<'a> Tail<'a> {
+    /// The tail of `len` elements of the output from `at` on.
+    pub(super) fn slice(self, at: usize, len: usize) -> Self {
+        let cut = |x: Option<&'a [f32]>| x.map(|x| &x[at..at + len]);
+        Self { add: cut(self.add), mask: cut(self.mask), ..self }
+    }
+    /// What follows the bias.
+    pub(super) fn apply(&self, y: &mut [f32]) {
+        if let Some(add) = self.add {
+            y.iter_mut().zip(add).for_each(|(y, a)| *y += a);
+        }
+        if self.relu {
+            y.iter_mut().for_each(|y| *y = y.max(0.0));
+        }
+        if let Some(mask) = self.mask {
+            y.iter_mut().zip(mask).for_each(|(y, m)| *y = if *m > 0.0 { *y } else { 0.0 });
+        }
+    }
+}
