@@ -22,7 +22,7 @@
 //!
 //! Each uses only those before it (`tests/hygiene.rs` reads the imports):
 //!
-//! [`tensor`], [`rng`] → [`ops`] → [`shader`] → [`ir`] → [`plan`] → [`device`] → [`check`] → [`nn`] → [`model`] → [`method`] → [`data`] →
+//! [`tensor`], [`rng`] → [`ops`] → [`shader`] → [`ir`] → [`plan`] → [`device`] → [`check`] → [`tune`] → [`nn`] → [`model`] → [`method`] → [`data`] →
 //! [`train`] → [`interop`] → [`reproduce`] → [`monitor`] → [`cli`].
 //!
 //! # Vocabulary
@@ -75,3 +75,4 @@ pub mod rng;
 pub mod shader;
 pub mod tensor;
 pub mod train;
+pub mod tune;

@@ -9,7 +9,7 @@ use aavae::ops;
 use aavae::shader::FILES;
 
 /// Every layer uses only those before it (crate docs, "Layers").
-const LAYERS: [&str; 17] = [
+const LAYERS: [&str; 18] = [
     "tensor",
     "rng",
     "ops",
@@ -18,6 +18,7 @@ const LAYERS: [&str; 17] = [
     "plan",
     "device",
     "check",
+    "tune",
     "nn",
     "model",
     "method",

@@ -199,7 +199,7 @@ fn imported_weights_compute_the_golden_numbers(case: &str, method: Method) -> Re
     let session = &mut session;
     session.allocate(&model.graph.layout);
     state::import(session, &model.graph.layout, &model.params, &trained.checkpoint, &[])?;
-    let id = session.load(lower("train", &model.graph, plan::Options { target: session.target(), alias: true }))?;
+    let id = session.load(session.lower("train", &model.graph))?;
     let image = |name: &str| pixels(&fill(&format!("input.{name}{suffix}"), n * 3 * side * side, 4.0, 0.0), n, side);
     let eps = fill(&format!("input.eps{suffix}"), n * config.latent_dim, 2.0 * 3.0_f64.sqrt(), 0.0);
     for (name, data) in [("original", image("original")), ("view", image("view")), ("eps", eps)] {

@@ -16,7 +16,6 @@ use aavae::ops::{
     Adam, BatchNorm, BatchNormEval, Conv2d, CosineSimilarity, Dot, Emit, Epilogue, GaussianNll, GlobalAvgPool, KlNormal, L2Normalize,
     MaxPool2d, Mse, NtXent, Reparameterize, Scale, Sgd, SoftmaxCrossEntropy, StepUniforms, UpsampleNearest, ValueId,
 };
-use aavae::plan::{Options, lower};
 use aavae::tensor::{Shape, TensorType};
 use aavae::train::config::{RunConfig, Schedule};
 use aavae::train::{pretrain, probe};
@@ -271,7 +270,6 @@ fn layer(case: &Value, device: &Device) -> Result<(), Failed> {
     let mut session = device.open()?;
     let session = &mut session;
     session.allocate(&layer.g.layout);
-    let options = Options { target: session.target(), alias: true };
     // With x = 100 +- 1, rounding the mean to f32 alone moves x - mean by 1e-5 of a standard deviation.
     let loss_of_digits = if name == "bn2d_offset" && *device != Device::Reference { 4.0 } else { 1.0 };
     let mut report = Report::new(&format!("{name} {}", device.name()), tolerance(device) * loss_of_digits);
@@ -287,7 +285,7 @@ fn layer(case: &Value, device: &Device) -> Result<(), Failed> {
         g.label("eval");
         let y = g.emit1(BatchNormEval { eps: 1e-5, add: false, relu: false }.into(), &inputs);
         g.output("y", y);
-        let id = session.load(lower("eval", &g, options))?;
+        let id = session.load(session.lower("eval", &g))?;
         for (name, (stored, _)) in layer.values.iter().filter(|(name, _)| *name != "dy") {
             let range = g.layout.get(name).ok_or("not laid out")?.range;
             session.write_state(range.group, range.offset, &stored.to_memory())?;
@@ -299,7 +297,7 @@ fn layer(case: &Value, device: &Device) -> Result<(), Failed> {
         outputs.retain(|o| *o != "y_eval");
     }
 
-    let id = session.load(lower("layer", &layer.g, options))?;
+    let id = session.load(session.lower("layer", &layer.g))?;
     session.poison(id)?;
     layer.feed(session, id)?;
     session.run(id, &StepUniforms::default())?;
@@ -353,7 +351,7 @@ fn optimizer(case: &Value, device: &Device) -> Result<(), Failed> {
     let mut session = device.open()?;
     let session = &mut session;
     session.allocate(&layer.g.layout);
-    let id = session.load(lower("update", &layer.g, Options { target: session.target(), alias: true }))?;
+    let id = session.load(session.lower("update", &layer.g))?;
     layer.feed(session, id)?;
     let run = RunConfig { learning_rate: number(&case["lr"]) as f32, warmup_epochs: 0, ..RunConfig::default() };
     let mut report = Report::new(&format!("{name} {}", device.name()), tolerance(device));

@@ -14,7 +14,6 @@ use aavae::ir::{Graph, Group};
 use aavae::method::log_weights;
 use aavae::nn::Builder;
 use aavae::ops::{Emit, KlGaussians, KlNormal, Op, StepUniforms};
-use aavae::plan::{Options, lower};
 use aavae::rng::{Philox, Stream};
 use aavae::tensor::{Shape, TensorType};
 use aavae::train::measure::log_mean_exp;
@@ -134,7 +133,7 @@ fn measure(device: &Device, world: &World, q: &dyn Fn(usize, usize) -> (f64, f64
         let range = b.graph.layout.get(name).ok_or("no such parameter")?.range;
         session.write_state(Group::Param, range.offset, &data)?;
     }
-    let id = session.load(lower("measure", &b.graph, Options { target: session.target(), alias: true }))?;
+    let id = session.load(session.lower("measure", &b.graph))?;
     session.poison(id)?;
     let each = |f: &dyn Fn(usize, usize) -> f64| -> Vec<f32> { (0..N * LATENT).map(|i| f(i / LATENT, i % LATENT) as f32).collect() };
     let inputs = [

@@ -1,21 +1,21 @@
-//! Every op x case on every device against the f64 reference (`aavae::check`): both GEMM variants, checked and unchecked shaders.
+//! Every op x case on every device against the f64 reference (`aavae::check`): every variant, checked and unchecked shaders.
 //! One trial per (op, case, device).
 //!
 //! Without a Vulkan, Metal or DX12 adapter the wgpu trials show as *ignored*; `REQUIRE_GPU=1` turns that into a failure.
 
 use std::process::ExitCode;
 
-use aavae::check::{close, lowers_differently, name, trial};
+use aavae::check::{close, name, trial, variants};
 use aavae::device::wgpu::{Gpu, OpenOptions, adapters};
-use aavae::device::{Host, Pick, Session};
-use aavae::ops::{Case, Gemm, Target};
+use aavae::device::{Device, Host, Pick, Session};
+use aavae::ops::{Case, Target, Variant};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-fn gpu_trial(case: &Case, adapter: &Pick, target: Target) -> Result<(), Failed> {
+fn gpu_trial(case: &Case, adapter: &Pick, variant: Variant) -> Result<(), Failed> {
     let small = case.inputs.iter().all(|i| i.0.shape.len() <= 100_000);
     for checked in if small { vec![false, true] } else { vec![false] } {
         let mut session = Session::from(Gpu::pick(adapter, OpenOptions { checked })?);
-        trial(case, &mut session, target).map_err(|e| format!("{e} ({})", if checked { "checked" } else { "unchecked" }))?;
+        trial(case, &mut session, variant).map_err(|e| format!("{e} ({})", if checked { "checked" } else { "unchecked" }))?;
     }
     Ok(())
 }
@@ -44,32 +44,28 @@ fn canaries() -> Vec<Trial> {
 
 fn main() -> ExitCode {
     let args = Arguments::from_args();
-    let found = adapters();
+    let open = |i: usize| Gpu::pick(&Pick::Index(i), OpenOptions::default()).map(|gpu| gpu.capabilities().target);
+    let target = |i: usize| open(i).unwrap_or_else(|e| panic!("{e}"));
+    let found: Vec<_> = adapters().into_iter().enumerate().map(|(i, a)| (a.name, target(i))).collect();
     let require = std::env::var_os("REQUIRE_GPU").is_some();
     let mut trials = canaries();
     for case in aavae::ops::all_cases() {
         let name = name(&case);
         let c = case.clone();
         trials.push(Trial::test(format!("{name}/cpu"), move || {
-            trial(&c, &mut Session::from(Host::<f32>::new()), Target::default())?;
+            let portable = variants(&c, &Target::default())[0];
+            trial(&c, &mut Session::from(Host::<f32>::new()), portable)?;
             Ok(())
         }));
         if found.is_empty() {
             let missing = move || Err("no Vulkan, Metal or DX12 adapter".into());
             trials.push(Trial::test(format!("{name}/wgpu (no adapter)"), missing).with_ignored_flag(!require));
         }
-        for (index, adapter) in found.iter().enumerate() {
-            let tile = Target::default();
-            let mut targets = vec![("", tile)];
-            if let Some([subgroup, _]) = adapter.subgroup {
-                let broadcast = Target { gemm: Gemm::Broadcast { subgroup }, ..tile };
-                if lowers_differently(&case, tile, broadcast) {
-                    targets = vec![("/tile", tile), ("/broadcast", broadcast)];
-                }
-            }
-            for (variant, target) in targets {
+        for (index, (adapter, target)) in found.iter().enumerate() {
+            for variant in variants(&case, target) {
                 let (c, a) = (case.clone(), Pick::Index(index));
-                trials.push(Trial::test(format!("{name}/{}{variant}", adapter.name), move || gpu_trial(&c, &a, target)));
+                let suffix = if variant == Variant::Only { String::new() } else { format!("/{variant}") };
+                trials.push(Trial::test(format!("{name}/{adapter}{suffix}"), move || gpu_trial(&c, &a, variant)));
             }
         }
     }

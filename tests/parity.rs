@@ -16,7 +16,7 @@ mod golden;
 use std::process::ExitCode;
 
 use aavae::device::{Data, Session};
-use aavae::ir::{Graph, Group, fuse};
+use aavae::ir::{Graph, Group};
 use aavae::method::{self, Method, Model, Optimizer, Training, View, training};
 use aavae::model::resnet;
 use aavae::nn::{Builder, Param};
@@ -90,12 +90,11 @@ fn network(file: &str, case: &Value, device: &Device, fused: bool) -> Result<(),
     let eps = fill(&format!("input.eps{suffix}"), n * latent, 2.0 * 3.0_f64.sqrt(), 0.0);
 
     let model_config = config.model([0.0; 3], [1.0; 3]);
-    let model = training(&model_config, Training { view: View::Given, fuse: fused, update: false, ..Training::default() });
+    let model = training(&model_config, Training { view: View::Given, update: false, ..Training::default() });
     let layout = model.graph.layout.clone();
     let mut session = device.open()?;
     let session = &mut session;
     fill_model(session, &model, |p| fill_parameter(&p.name, &p.file.shape()))?;
-    let options = Options { target: session.target(), alias: true };
     let mut report = Report::new(&format!("{file} {} {fused}", device.name()), if *device == Device::Reference { F64 } else { F32 });
 
     // The encoder alone in evaluation mode, before the step moves the running statistics.
@@ -103,17 +102,15 @@ fn network(file: &str, case: &Value, device: &Device, fused: bool) -> Result<(),
     let x = b.graph.input("image", TensorType::f32(Shape::new(views, side, side, 4)));
     let h = resnet::encoder(&mut b, &config.net(), x);
     b.graph.output("h_eval", h);
-    if fused {
-        fuse::fuse(&mut b.graph);
-    }
-    let eval = session.load(lower("eval", &b.graph, options))?;
+    let plan = |session: &Session, name: &str, g: &Graph| lower(name, g, Options { fuse: fused, ..session.options() });
+    let eval = session.load(plan(session, "eval", &b.graph))?;
     let seen = if config.method.augments() { &view } else { &original };
     session.poison(eval)?;
     session.upload(eval, 0, Data::F32(seen))?;
     session.run(eval, &StepUniforms::default())?;
     report.tensor("h_eval", &read(session, eval, "h_eval")?, golden.get("out/h_eval"));
 
-    let id = session.load(lower("train", &model.graph, options))?;
+    let id = session.load(session.lower("train", &model.graph))?;
     session.poison(id)?;
     for (name, data) in [("original", &original), ("view", &view), ("eps", &eps)] {
         if let Some(i) = input(session.plan(id), name) {
@@ -185,7 +182,7 @@ fn measures(file: &str, case: &Value, device: &Device) -> Result<(), Failed> {
     let image = |name: &str| pixels(&fill(&format!("measure.{name}"), n * 3 * side * side, 4.0, 0.0), n, side);
     let noise = |name: &str, count: usize| fill(&format!("measure.{name}"), n * count * latent, 2.0 * 3.0_f64.sqrt(), 0.0);
     let mut run = |graph: &Graph, eps: &str, count: usize, outputs: &[&str]| -> Result<Vec<Vec<f64>>, Failed> {
-        let id = session.load(lower("measure", graph, Options { target: session.target(), alias: true }))?;
+        let id = session.load(session.lower("measure", graph))?;
         session.poison(id)?;
         let inputs = [
             ("original", image("original")),
@@ -252,7 +249,7 @@ fn curve(file: &str, name: &str, method: &str, case: &Value, tolerance: f64, dev
             fill_parameter(name, &p.file.shape()).iter().map(|x| x * scale).collect()
         }
     })?;
-    let id = session.load(lower("train", &model.graph, Options { target: session.target(), alias: true }))?;
+    let id = session.load(session.lower("train", &model.graph))?;
     let want = golden.get(&format!("{name}/loss"));
     for step in 0..want.len() {
         let eps = fill(&format!("eps.{step}"), n * run.latent_dim, 2.0 * 3.0_f64.sqrt(), 0.0);

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use aavae::device::{Data, Host, Session};
 use aavae::ir::{Graph, Group, Range, autodiff, fuse};
 use aavae::method::{self, Method, Optimizer, Protocol, Training, Update, View};
-use aavae::ops::{BatchNorm, Binding, Conv2d, Dot, Emit, Gemm, Io, Relu, ReluGrad, Scale, Target, ValueId, WeightedSum};
+use aavae::ops::{BatchNorm, Binding, Conv2d, Dot, Emit, Io, Relu, ReluGrad, Scale, Target, ValueId, WeightedSum};
 use aavae::plan::{Limits, Options, Place, Plan, PlanError, lower, summary, verify};
 use aavae::rng::{Philox, Stream};
 use aavae::tensor::{Shape, TensorType};
@@ -25,11 +25,10 @@ use support::{Device, METHODS, check, config, fill, load, reset, run, states, un
 /// The reviewed plans.
 fn reviewed() -> Vec<(String, Plan)> {
     let tile = Target::default();
-    let train = |method: Method, target| {
-        lower("train", &method::training(&config(method, 16, 2), Training::default()).graph, Options { target, alias: true })
-    };
+    let train =
+        |method: Method, target| lower("train", &method::training(&config(method, 16, 2), Training::default()).graph, Options::new(target));
     let mut plans: Vec<_> = METHODS.iter().map(|m| (format!("{}_train", m.name()), train(*m, tile))).collect();
-    let broadcast = Target { gemm: Gemm::Broadcast { subgroup: 8 }, ..tile };
+    let broadcast = Target { subgroup: Some(8), software: true, ..tile };
     plans.push(("aavae_train_broadcast8".into(), train(Method::Aavae, broadcast)));
     let config = config(Method::Aavae, 16, 2);
     let layout = method::training(&config, Training::default()).graph.layout;
@@ -270,11 +269,11 @@ fn scratch_fits() -> Result<(), Failed> {
     let mut count = 0;
     for (name, plan) in reviewed() {
         for step in &plan.steps {
-            let lowering = step.op.lower(&Io::from(&step.io), &plan.target);
+            let lowering = step.op.lower_as(&Io::from(&step.io), &plan.target, step.variant);
             check(lowering.dispatches == step.dispatches, || format!("{name}: {} lowers to something else", step.label))?;
             check(lowering.scratch.len() == step.scratch.len(), || format!("{name}: {} has other scratch", step.label))?;
-            for (b, elements) in step.scratch.iter().zip(&lowering.scratch) {
-                check(plan.buffers[*b].bytes >= elements * 4, || format!("{name}: the scratch of {} is too small", step.label))?;
+            for (b, bytes) in step.scratch.iter().zip(&lowering.scratch) {
+                check(plan.buffers[*b].bytes >= *bytes, || format!("{name}: the scratch of {} is too small", step.label))?;
                 count += 1;
             }
         }
@@ -423,7 +422,7 @@ fn random_graphs() -> Result<(), Failed> {
         reused += plan(&g, false).buffers.len() - plan(&g, true).buffers.len();
         gradients += usize::from(want[3].iter().any(|x| *x != 0.0));
         let before = g.nodes.len();
-        fuse::fuse(&mut g);
+        fuse::fuse(&mut g, &Target::default());
         fused_nodes += before - g.nodes.len();
         let fused = results(&g, true, &uploads, &weights)?;
         for (a, b) in want.iter().zip(&fused) {
@@ -443,10 +442,10 @@ fn fusion(method: Method) -> Result<(), Failed> {
     let config = config(method, 8, 2);
     let mut found = Vec::new();
     for fuse in [false, true] {
-        let model = method::training(&config, Training { view: View::Given, fuse, update: false, ..Training::default() });
+        let model = method::training(&config, Training { view: View::Given, update: false, ..Training::default() });
         let mut host = Session::from(Host::<f64>::new());
         host.allocate(&model.graph.layout);
-        let id = load(&mut host, &model, true)?;
+        let id = host.load(lower("train", &model.graph, Options { fuse, ..host.options() }))?;
         reset(&mut host, &model, 4)?;
         fill(&mut host, id)?;
         host.run(id, &uniforms(4, 0, 0.0))?;
@@ -456,7 +455,7 @@ fn fusion(method: Method) -> Result<(), Failed> {
         for s in model.graph.layout.states.iter().filter(|s| s.range.group == Group::Param) {
             values.push(grad[s.range.offset..s.range.offset + s.range.len].iter().map(|x| f64::from(*x)).collect());
         }
-        found.push((values, model.graph.nodes.len()));
+        found.push((values, host.plan(id).steps.len()));
     }
     let [(plain, many), (fused, few)] = &found[..] else { unreachable!("two runs") };
     check(few + 15 < *many, || format!("fusion leaves {few} of {many} nodes"))?;

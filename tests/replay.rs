@@ -19,7 +19,6 @@ use aavae::device::Data;
 use aavae::ir::Group;
 use aavae::method::{Training, training};
 use aavae::ops::{Op, Recipe, StepUniforms, slot};
-use aavae::plan::{Options, lower};
 use aavae::rng::{Philox, Stream};
 use aavae::train::config::RunConfig;
 use aavae::train::{pretrain, state};
@@ -73,7 +72,7 @@ fn dump(device: &Device) -> Result<Value, Failed> {
         weight("decoder.layer1.0.upsample.1.weight", "uniform")?,
     ];
 
-    let id = session.load(lower("train", &model.graph, Options { target: session.target(), alias: true }))?;
+    let id = session.load(session.lower("train", &model.graph))?;
     let indices = split(IMAGES, HELD_OUT, SEED, None, true)?;
     let order = Order::new(indices.train.len(), config.batch_size, SEED, true)?;
     let uniforms: StepUniforms = pretrain::uniforms(&config, order.steps_per_epoch(), STEP);

@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use aavae::ir::Graph;
 use aavae::method::{self, Compare, Method, ModelConfig, Objective, Optimizer, Protocol, Training, Update, View};
 use aavae::model::{Depth, NetConfig, Stem};
-use aavae::ops::{Binding, Dispatch, Gemm, Io, Kernel, StepUniforms, Target, all_cases};
+use aavae::ops::{Binding, Dispatch, Io, Kernel, StepUniforms, Target, all_cases};
 use aavae::plan::{Options, lower};
 use aavae::shader::{FILES, file, source};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -145,8 +145,8 @@ struct Reached {
 }
 
 fn targets() -> Vec<Target> {
-    let broadcasts = [4, 8, 16, 32].map(|subgroup| Gemm::Broadcast { subgroup });
-    [Gemm::Tile].into_iter().chain(broadcasts).map(|gemm| Target { gemm, ..Target::default() }).collect()
+    let processors = [4, 8, 16, 32].map(|lanes| Target { subgroup: Some(lanes), software: true, ..Target::WEBGPU });
+    [Target::WEBGPU].into_iter().chain(processors).collect()
 }
 
 /// The graphs of a run at the paper's scale.
@@ -164,11 +164,9 @@ fn graphs(depth: Depth, stem: Stem, method: Method) -> Vec<(&'static str, Graph)
     let config = ModelConfig { net, objective, mean: [0.49, 0.48, 0.45], std: [0.25, 0.24, 0.26], batch, online_probe: Some(10) };
     let train = method::training(&config, Training::default()).graph;
     let layout = train.layout.clone();
-    let unfused = method::training(&config, Training { fuse: false, ..Training::default() }).graph;
     let update = |optimizer, weight_decay| method::update(&layout, Update { optimizer, weight_decay });
     let mut graphs = vec![
         ("train", train),
-        ("train, not fused", unfused),
         ("update by adam", update(Optimizer::Adam, 0.1)),
         ("update by sgd", update(Optimizer::Sgd, 0.1)),
         ("update by lars", update(Optimizer::Lars, 0.1)),
@@ -197,12 +195,14 @@ fn reached() -> &'static [Reached] {
             let inputs: Vec<_> = case.inputs.iter().map(|i| i.0).collect();
             let outputs = case.op.outputs(&inputs).unwrap_or_else(|e| panic!("{}: {e}", case.name));
             let io = Io { inputs, outputs };
-            all.extend(targets().iter().map(|target| Reached {
-                from: format!("trial {}/{} ({:?})", case.op.name(), case.name, target.gemm),
-                dispatches: case.op.lower(&io, target).dispatches,
-                outputs: io.outputs.len(),
-                in_place: case.op.in_place().iter().map(|p| p.1).collect(),
-            }));
+            for target in targets() {
+                all.extend(case.op.variants(&io, &target).into_iter().map(|variant| Reached {
+                    from: format!("trial {}/{} ({variant})", case.op.name(), case.name),
+                    dispatches: case.op.lower_as(&io, &target, variant).dispatches,
+                    outputs: io.outputs.len(),
+                    in_place: case.op.in_place().iter().map(|p| p.1).collect(),
+                }));
+            }
         }
         let mut models = Vec::new();
         for depth in [Depth::Resnet18, Depth::Resnet50] {
@@ -218,15 +218,26 @@ fn reached() -> &'static [Reached] {
                 let mut found = Vec::new();
                 for (name, graph) in graphs(depth, stem, method) {
                     // Subgroups of 8 lanes (llvmpipe) and tiles see every network; the other sizes see one, and every trial.
-                    let common = |t: &Target| matches!(t.gemm, Gemm::Tile | Gemm::Broadcast { subgroup: 8 });
+                    let common = |t: &Target| matches!(t.subgroup, None | Some(8));
                     let small = (depth, stem) == (Depth::Resnet18, Stem::Cifar);
+                    let of = format!("{} {depth:?} {stem:?}", method.name());
                     for target in targets().into_iter().filter(|t| small || common(t)) {
-                        found.extend(lower(name, &graph, Options { target, alias: true }).steps.into_iter().map(|s| Reached {
-                            from: format!("{name} of {} {depth:?} {stem:?} ({:?}): {}", method.name(), target.gemm, s.label),
-                            outputs: s.outputs.len(),
-                            in_place: s.op.in_place().iter().map(|p| p.1).collect(),
-                            dispatches: s.dispatches,
-                        }));
+                        let mut plans = vec![lower(name, &graph, Options::new(target))];
+                        if name == "train" && target == Target::WEBGPU {
+                            plans.push(lower(name, &graph, Options { fuse: false, ..Options::new(target) }));
+                        }
+                        // What a tuner may choose for the networks' shapes.
+                        let tuned = small && method == Method::Aavae && name == "train" && common(&target);
+                        for s in plans.into_iter().flat_map(|p| p.steps) {
+                            let io = Io::from(&s.io);
+                            let all = if tuned { s.op.variants(&io, &target) } else { vec![s.variant] };
+                            found.extend(all.into_iter().map(|variant| Reached {
+                                from: format!("{name} of {of} ({variant}): {}", s.label),
+                                outputs: s.outputs.len(),
+                                in_place: s.op.in_place().iter().map(|p| p.1).collect(),
+                                dispatches: s.op.lower_as(&io, &target, variant).dispatches,
+                            }));
+                        }
                     }
                 }
                 dedupe(found)

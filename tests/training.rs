@@ -208,8 +208,7 @@ fn evaluation(device: &Device) -> Result<(), Failed> {
         ("features", method::features(&config, layout, Protocol::PadCrop, true).graph),
         ("features of STL-10", method::features(&config, layout, Protocol::ResizedCrop, true).graph),
     ] {
-        let options = Options { target: session.target(), alias: true };
-        let id = session.load(lower(name, &graph, options))?;
+        let id = session.load(session.lower(name, &graph))?;
         fill(session, id)?;
         let mut outputs = Vec::new();
         for _ in 0..2 {
@@ -306,10 +305,9 @@ fn a_bad_batch(device: &Device) -> Result<(), Failed> {
     let session = &mut session;
     session.allocate(layout);
     let id = load(session, &part, true)?;
-    let options = Options { target: session.target(), alias: true };
     let rules =
         [Optimizer::Adam, Optimizer::Sgd, Optimizer::Lars, Optimizer::Lamb].map(|optimizer| Update { optimizer, weight_decay: 0.1 });
-    let lowered = rules.map(|rule| lower("update", &method::update(layout, rule), options));
+    let lowered = rules.map(|rule| session.lower("update", &method::update(layout, rule)));
     let mut updates = Vec::new();
     for plan in lowered.clone() {
         updates.push(session.load(plan)?);

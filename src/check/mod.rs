@@ -2,12 +2,14 @@
 //! user's device.
 
 mod compare;
+mod pair;
 
 pub use compare::{Mismatch, close};
+pub use pair::Pair;
 
 use crate::device::{Data, DeviceError, Host, PlanId, Session};
 use crate::ir::{Graph, Group};
-use crate::ops::{Case, Emit, Fill, Io, StepUniforms, Target, ValueId};
+use crate::ops::{Case, Choices, Emit, Fill, Io, StepUniforms, Target, ValueId, Variant, key};
 use crate::plan::{Options, lower};
 use crate::rng::{Philox, Stream, fnv1a, uniform};
 use crate::tensor::TensorType;
@@ -99,18 +101,35 @@ pub fn expected(case: &Case) -> Result<Vec<Vec<f64>>, DeviceError> {
     (0..g.outputs.len()).map(|o| host.read_f64(id, o)).collect()
 }
 
-/// Runs a case twice on a session that is emptied first, outputs poisoned, and compares with the reference. The second run must give
-/// the same bits: an op writes (=), and is deterministic. Returns the worst ratio of error to tolerance.
+/// Types around the op of a case.
+pub fn io(case: &Case) -> Io {
+    let inputs: Vec<_> = case.inputs.iter().map(|i| i.0).collect();
+    let outputs = case.op.outputs(&inputs).unwrap_or_else(|e| panic!("{}: {e}", name(case)));
+    Io { inputs, outputs }
+}
+
+/// The ways to lower the op of a case on a device, the portable one first.
+pub fn variants(case: &Case, target: &Target) -> Vec<Variant> {
+    case.op.variants(&io(case), target)
+}
+
+/// Runs a case twice on a session that is emptied first, in one of its [`variants`], outputs poisoned, and compares
+/// with the reference. The second run must give the same bits: an op writes (=), and is deterministic. Returns the
+/// worst ratio of error to tolerance.
 ///
 /// # Errors
 /// What differs, or what the device said.
-pub fn trial(case: &Case, session: &mut Session, target: Target) -> Result<f64, String> {
+pub fn trial(case: &Case, session: &mut Session, variant: Variant) -> Result<f64, String> {
     let device = |e: DeviceError| e.to_string();
     let want = expected(case).map_err(device)?;
     let g = graph(case);
     session.reset();
     session.allocate(&g.layout);
-    let id = session.load(lower("trial", &g, Options { target, alias: true })).map_err(device)?;
+    let mut choices = Choices::default();
+    choices.set(key(&case.op, &io(case)), variant);
+    let plan = lower("trial", &g, Options { choices: &choices, ..Options::new(session.target()) });
+    assert_eq!(plan.steps[0].variant, variant, "{}: a variant that this device cannot run", name(case));
+    let id = session.load(plan).map_err(device)?;
     let data = inputs(case);
     let terms = case.inputs.iter().map(|i| i.0.shape.len()).sum();
     let mut first: Vec<Vec<f32>> = Vec::new();
@@ -133,12 +152,4 @@ pub fn trial(case: &Case, session: &mut Session, target: Target) -> Result<f64, 
         first = got;
     }
     Ok(worst)
-}
-
-/// Whether a case lowers to other dispatches for two targets.
-pub fn lowers_differently(case: &Case, a: Target, b: Target) -> bool {
-    let inputs: Vec<_> = case.inputs.iter().map(|i| i.0).collect();
-    let outputs = case.op.outputs(&inputs).unwrap_or_else(|e| panic!("{}: {e}", name(case)));
-    let io = Io { inputs, outputs };
-    case.op.lower(&io, &a) != case.op.lower(&io, &b)
 }

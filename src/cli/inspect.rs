@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -13,12 +13,13 @@ use crate::device::{self, Choice, Data, Pick, PlanId, Session};
 use crate::ir::Graph;
 use crate::method::{self, Method, ModelConfig, Optimizer, Training, Update, View};
 use crate::model::{Depth, Stem};
-use crate::ops::{Conv2d, Emit, Gemm, Scale, StepUniforms, Target};
-use crate::plan::{Options, Plan, held_bytes, lower, summary};
+use crate::ops::{Conv2d, Emit, Scale, StepUniforms};
+use crate::plan::{Plan, held_bytes, summary};
 use crate::rng::{Philox, Stream};
 use crate::tensor::{DType, Shape, TensorType};
 use crate::train::config::RunConfig;
 use crate::train::{TrainError, fit, state};
+use crate::tune;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DevicesArgs {
@@ -153,7 +154,7 @@ pub(super) fn plan(args: &PlanArgs) -> Outcome {
     let mut plans = vec![fit::plan(&session, "train", config.batch, &graph)?];
     if args.accumulate > 1 {
         let update = method::update(&plans[0].layout, how.rule);
-        plans.push(lower("update", &update, Options { target: session.target(), alias: true }));
+        plans.push(session.lower("update", &update));
     }
     if let Some(file) = &args.kernel {
         let mut texts: Vec<String> = plans
@@ -221,23 +222,21 @@ pub(super) fn check(args: &CheckArgs) -> Outcome {
         if args.only.as_ref().is_some_and(|text| !name.contains(text)) {
             continue;
         }
-        let own = session.target();
-        // A device that runs one GEMM variant is checked with the portable one too.
-        let tile = Target { gemm: Gemm::Tile, ..own };
-        let mut targets = vec![own];
-        if tile != own && check::lowers_differently(&case, tile, own) {
-            targets.push(tile);
+        let mut variants = check::variants(&case, &session.target());
+        if !session.capabilities().dispatches {
+            variants.truncate(1);
         }
-        for target in targets {
-            match check::trial(&case, &mut session, target) {
+        for variant in variants {
+            match check::trial(&case, &mut session, variant) {
                 Ok(ratio) => {
                     passed += 1;
                     let row = accuracy.entry(case.op.name()).or_default();
                     *row = (row.0 + 1, row.1.max(ratio));
                 }
                 Err(message) => {
-                    say(&format!("FAILED {name} ({:?}): {message}", target.gemm));
-                    failures.push(json!({ "case": name, "gemm": target.gemm, "message": message }));
+                    say(&format!("FAILED {name} ({variant}): {message}"));
+                    let failure = json!({ "case": name, "variant": variant.to_string(), "message": message });
+                    failures.push(failure);
                 }
             }
         }
@@ -260,6 +259,58 @@ pub(super) fn check(args: &CheckArgs) -> Outcome {
         print_text(&format!("{text}{passed} passed, {failed} failed on {}", session.device()));
     }
     Ok(ExitCode::from(u8::from(failed > 0)))
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct TuneArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Seconds for new measurements
+    #[arg(long, default_value_t = tune::BUDGET.as_secs_f64(), value_name = "SECONDS")]
+    budget: f64,
+    /// Try every candidate of every product, whatever is remembered, and print each; remembers the result
+    #[arg(long)]
+    sweep: bool,
+    /// Only products whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+}
+
+pub(super) fn tune(args: &TuneArgs) -> Outcome {
+    let Ok(budget) = Duration::try_from_secs_f64(args.budget) else {
+        return Err(usage(format!("--budget is {}; it must be seconds", args.budget), None));
+    };
+    let config = args.model.model()?;
+    let (mut session, why) = device::open(&choice(&args.model.device)?)?;
+    say(&format!("device: {} ({why})", session.device()));
+    let how = Training { rule: args.model.update(), ..Training::default() };
+    let plan = session.lower("train", &method::training(&config, how).graph);
+    let mut products = tune::products([&plan]);
+    products.retain(|p| args.only.as_ref().is_none_or(|text| p.key.contains(text)));
+    if products.is_empty() || !session.capabilities().dispatches {
+        let hint = "`cpu` has none; `--only` takes part of a product's name, e.g. `conv2d `";
+        let message = format!("no product with several variants is there to tune on {}", session.device());
+        return Err(TrainError::config(message, Some(hint)).into());
+    }
+    let effort = tune::Effort { budget, sweep: args.sweep };
+    let report = tune::tune_products(&mut session, &products, &mut tune::Memory::of_user(), effort)?;
+    if args.model.json {
+        let chosen: BTreeMap<_, _> = session.choices().iter().map(|(k, v)| (k.clone(), v.to_string())).collect();
+        print_json(&json!({ "device": session.device(), "chosen": chosen, "report": report }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut text = String::from("        ms   GFLOP/s  variant, product\n");
+    for t in &report.trials {
+        let number = |x: Option<f64>, scale: f64| x.map_or("-".into(), |x| format!("{:.3}", x * scale));
+        let (ms, rate) = (number(t.seconds, 1e3), number(t.flops_per_second, 1e-9));
+        let refused = t.refused.as_ref().map_or(String::new(), |why| format!(", refused: {why}"));
+        text += &format!("{ms:>10} {rate:>9}  {}, {}{refused}\n", t.variant, t.key);
+    }
+    for (key, variant) in session.choices().iter() {
+        text += &format!("takes {variant} for {key}\n");
+    }
+    print_text(&format!("{text}{report}"));
+    Ok(ExitCode::SUCCESS)
 }
 
 #[derive(Debug, clap::Args)]
@@ -406,7 +457,7 @@ fn peaks(device: &str) -> Result<(f64, f64), Failure> {
         g.output(name, value);
     }
     session.allocate(&g.layout);
-    let id = session.load(lower("peak", &g, Options { target: session.target(), alias: true }))?;
+    let id = session.load(session.lower("peak", &g))?;
     fill(&mut session, id)?;
     session.run(id, &StepUniforms::default())?;
     let mut best = [f64::INFINITY; 3];

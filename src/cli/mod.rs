@@ -56,6 +56,8 @@ enum Command {
     Check(inspect::CheckArgs),
     /// Time kernels and training steps
     Bench(inspect::BenchArgs),
+    /// Choose the fastest right kernel for each product of a training step
+    Tune(inspect::TuneArgs),
 }
 
 /// Parses the process's arguments and runs the command.
@@ -85,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => inspect::plan(&args),
         Command::Check(args) => inspect::check(&args),
         Command::Bench(args) => inspect::bench(&args),
+        Command::Tune(args) => inspect::tune(&args),
     };
     match result {
         Ok(code) => code,

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::{Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Progress, Ticket, Values};
-use crate::ops::{Gemm, Input, Output, Real, Run, StepUniforms, Target};
+use crate::ops::{Input, Output, Real, Run, StepUniforms, Target};
 use crate::plan::{Limits, Place, Plan};
 use crate::tensor::DType;
 
@@ -86,7 +86,8 @@ impl<T: Precision> Host<T> {
         Self {
             capabilities: Capabilities {
                 name: T::NAME.into(),
-                target: Target { gemm: Gemm::Tile, max_groups: u32::MAX },
+                target: Target { max_groups: u32::MAX, ..Target::WEBGPU },
+                dispatches: false,
                 limits: Limits::NONE,
                 memory: machine_memory(),
                 overhead: 0,

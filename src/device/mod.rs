@@ -163,6 +163,8 @@ pub struct Capabilities {
     pub name: String,
     /// What plans for it are lowered to.
     pub target: Target,
+    /// It carries out a plan's dispatches. A host runs the ops as they are, so variants mean nothing to it.
+    pub dispatches: bool,
     /// Limits that plans must respect.
     pub limits: Limits,
     /// Bytes that buffers may take in all, where that is known before they are allocated.

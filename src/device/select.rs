@@ -1,10 +1,9 @@
 //! Which device `--device` means, and why.
 
-use super::wgpu::{Gpu, OpenOptions, adapters, tune};
+use super::wgpu::{Gpu, OpenOptions, adapters};
 use super::{Data, DeviceError, Host, Session};
 use crate::ir::Graph;
 use crate::ops::{Conv2d, Emit};
-use crate::plan::{Options, lower};
 use crate::rng::{Philox, Stream};
 use crate::tensor::{Shape, TensorType};
 
@@ -114,7 +113,7 @@ fn convolution_rate(session: &mut Session) -> Result<f64, DeviceError> {
     let y = g.emit1(Conv2d::new(1, 1).into(), &inputs);
     g.output("y", y);
     session.allocate(&g.layout);
-    let id = session.load(lower("race", &g, Options { target: session.target(), alias: true }))?;
+    let id = session.load(session.lower("race", &g))?;
     let rng = Philox::new(0, Stream::Test);
     for (i, shape) in [x, w].into_iter().enumerate() {
         let value = |e: usize| rng.uniforms(0, i as u32, (e / 4) as u32)[e % 4] - 0.5;
@@ -125,8 +124,7 @@ fn convolution_rate(session: &mut Session) -> Result<f64, DeviceError> {
     Ok(session.plan(id).steps[0].flops as f64 / timing.seconds)
 }
 
-/// Opens a device and says why it is the one. The GEMM variant of a wgpu device is measured, and remembered
-/// between runs.
+/// Opens a device and says why it is the one.
 ///
 /// # Errors
 /// If there is no such device or its driver fails.
@@ -138,12 +136,6 @@ pub fn open(choice: &Choice) -> Result<(Session, String), DeviceError> {
         }
         Choice::Cpu => Ok((Host::<f32>::new().into(), "as asked".into())),
         Choice::Reference => Ok((Host::<f64>::new().into(), "as asked".into())),
-        Choice::Wgpu(pick) => {
-            let gpu = Gpu::pick(pick, OpenOptions::default())?;
-            let info = gpu.info().clone();
-            let mut session = Session::from(gpu);
-            let choice = tune::choose(&mut session, &info)?;
-            Ok((session, format!("as asked; {choice}")))
-        }
+        Choice::Wgpu(pick) => Ok((Gpu::pick(pick, OpenOptions::default())?.into(), "as asked".into())),
     }
 }

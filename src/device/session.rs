@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::pace::Pace;
 use super::{Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Ticket, Values};
-use crate::ir::{Group, Layout};
-use crate::ops::{STAMP, StepUniforms, Target};
-use crate::plan::{Limits, Place, Plan, RING, verify};
+use crate::ir::{Graph, Group, Layout};
+use crate::ops::{Choices, STAMP, StepUniforms, Target};
+use crate::plan::{Limits, Options, Place, Plan, RING, lower, verify};
 use crate::tensor::DType;
 
 /// Pieces queued ahead of the device: it always has work, and a read does not wait long.
@@ -72,6 +72,7 @@ pub struct Session {
     device: Box<dyn Device>,
     clock: Clock,
     target: Target,
+    choices: Choices,
     layout: Layout,
     states: BTreeMap<Group, BufferId>,
     plans: Vec<Loaded>,
@@ -100,6 +101,7 @@ impl Session {
         let start = Instant::now();
         Self {
             target: device.capabilities().target,
+            choices: Choices::default(),
             device,
             clock: Box::new(move || start.elapsed()),
             layout: Layout::default(),
@@ -142,6 +144,26 @@ impl Session {
     /// Sets what plans should be lowered to.
     pub fn set_target(&mut self, target: Target) {
         self.target = target;
+    }
+
+    /// Which variants ops take, beside the table of defaults.
+    pub fn choices(&self) -> &Choices {
+        &self.choices
+    }
+
+    /// Sets which variants ops take.
+    pub fn set_choices(&mut self, choices: Choices) {
+        self.choices = choices;
+    }
+
+    /// How plans for it should be lowered.
+    pub fn options(&self) -> Options<'_> {
+        Options { choices: &self.choices, ..Options::new(self.target) }
+    }
+
+    /// Plans a graph for it.
+    pub fn lower(&self, name: &str, graph: &Graph) -> Plan {
+        lower(name, graph, self.options())
     }
 
     /// Limits that plans must respect.

@@ -7,10 +7,13 @@
 //! ```
 
 use super::{Graph, Source};
-use crate::ops::{Epilogue, Op, ValueId, WeightedSum};
+use crate::ops::{Epilogue, Op, Target, ValueId, WeightedSum};
 
-/// Absorbs what can be absorbed.
-pub fn fuse(g: &mut Graph) {
+/// Absorbs what can be absorbed on a device.
+pub fn fuse(g: &mut Graph, target: &Target) {
+    if !target.epilogues {
+        return;
+    }
     let mut removed = vec![false; g.nodes.len()];
     for i in 0..g.nodes.len() {
         let Some(&y) = g.nodes[i].outputs.first() else { continue };

@@ -14,7 +14,7 @@ pub use update::{Optimizer, Update};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ir::{Graph, Group, Layout, autodiff, fuse};
+use crate::ir::{Graph, Group, Layout, autodiff};
 use crate::model::NetConfig;
 use crate::nn::{Builder, FileLayout, Init, Params};
 use crate::ops::{
@@ -250,8 +250,6 @@ pub const ONLINE_PROBE: &str = "online_probe";
 pub struct Training {
     /// Images.
     pub view: View,
-    /// Move elementwise tails into convolutions.
-    pub fuse: bool,
     /// Append the optimiser (without it the gradients stay readable).
     pub update: bool,
     /// The optimiser.
@@ -265,7 +263,7 @@ pub struct Training {
 
 impl Default for Training {
     fn default() -> Self {
-        Self { view: View::Augmented, fuse: true, update: true, rule: Update::default(), accumulate: 1, freeze_statistics: false }
+        Self { view: View::Augmented, update: true, rule: Update::default(), accumulate: 1, freeze_statistics: false }
     }
 }
 
@@ -291,9 +289,6 @@ pub fn training(config: &ModelConfig, options: Training) -> Model {
         accumulate(&mut g, options.accumulate, outcome.loss);
     } else if options.update {
         options.rule.emit(&mut g, Group::Grad, outcome.loss);
-    }
-    if options.fuse {
-        fuse::fuse(&mut g);
     }
     Model { graph: g, params: b.params }
 }
@@ -413,7 +408,6 @@ fn evaluation(layout: &Layout, build: impl FnOnce(&mut Builder)) -> Model {
     let mut b = Builder::new(Graph::with_layout(layout.clone()), false);
     build(&mut b);
     assert_eq!(b.graph.layout, *layout, "evaluation uses the parameters of training");
-    fuse::fuse(&mut b.graph);
     Model { graph: b.graph, params: b.params }
 }
 

@@ -1,37 +1,10 @@
 //! What an op lowers to: WGSL dispatches with their constants, grid and bindings. Plain data, no GPU type.
 
+use super::Target;
 use crate::tensor::{DType, TensorType};
 
 /// Invocations of a one-dimensional workgroup; `const WG` of the shaders.
 pub const WORKGROUP: u32 = 64;
-
-/// Which GEMM kernels a device runs best (measured at start, see `device::wgpu`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Gemm {
-    /// Workgroup-memory tiles: GPUs.
-    Tile,
-    /// Register tiles, operands broadcast across a subgroup of this many lanes, no barrier: CPU adapters.
-    Broadcast {
-        /// Lanes of a subgroup.
-        subgroup: u32,
-    },
-}
-
-/// What the lowering needs to know of a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// GEMM variant.
-    pub gemm: Gemm,
-    /// Workgroups along one grid axis.
-    pub max_groups: u32,
-}
-
-impl Default for Target {
-    fn default() -> Self {
-        Self { gemm: Gemm::Tile, max_groups: 65_535 }
-    }
-}
 
 /// Value of a shader constant.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -9,13 +9,15 @@ mod lowering;
 mod native;
 mod run;
 mod segments;
+mod variant;
 
 pub use augment_params::{Recipe, sample_augment_params, slot};
 pub use conv2d::Epilogue;
-pub use lowering::{Binding, Const, Dispatch, Gemm, Io, Kernel, Lowering, Target, WORKGROUP};
+pub use lowering::{Binding, Const, Dispatch, Io, Kernel, Lowering, WORKGROUP};
 pub use record::STAMP;
 pub use run::{Input, Output, Real, Run, StepUniforms};
 pub use segments::Segment;
+pub use variant::{Choices, DEFAULTS, Requirements, Target, Tile, Variant, key};
 
 /// A value of the graph under construction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -105,8 +107,21 @@ pub trait OpDef: Clone + PartialEq + std::fmt::Debug {
     fn differentiable(&self) -> &'static [usize] {
         &[]
     }
-    /// WGSL dispatches.
+    /// The ways to lower it on a device, the portable one first.
+    fn variants(&self, _io: &Io, _target: &Target) -> Vec<Variant> {
+        vec![Variant::Only]
+    }
+    /// The one of [`OpDef::variants`] that is taken where nothing has been measured.
+    fn preferred(&self, io: &Io, target: &Target) -> Variant {
+        self.variants(io, target)[0]
+    }
+    /// WGSL dispatches, in the only way or the portable one.
     fn lower(&self, io: &Io, target: &Target) -> Lowering;
+    /// WGSL dispatches of one of [`OpDef::variants`].
+    fn lower_as(&self, io: &Io, target: &Target, variant: Variant) -> Lowering {
+        assert_eq!(variant, Variant::Only, "{} is lowered in one way only", Self::NAME);
+        self.lower(io, target)
+    }
     /// Multiply-adds counted as 2, convolutions and linear layers only (as the paper's cost tables do).
     fn flops(&self, _io: &Io) -> u64 {
         0
@@ -217,6 +232,12 @@ macro_rules! ops {
             pub fn differentiable(&self) -> &'static [usize] { match self { $($(Self::$variant(op) => op.differentiable()),+),+ } }
             /// See [`OpDef::lower`].
             pub fn lower(&self, io: &Io, target: &Target) -> Lowering { match self { $($(Self::$variant(op) => op.lower(io, target)),+),+ } }
+            /// See [`OpDef::variants`].
+            pub fn variants(&self, io: &Io, target: &Target) -> Vec<Variant> { match self { $($(Self::$variant(op) => op.variants(io, target)),+),+ } }
+            /// See [`OpDef::preferred`].
+            pub fn preferred(&self, io: &Io, target: &Target) -> Variant { match self { $($(Self::$variant(op) => op.preferred(io, target)),+),+ } }
+            /// See [`OpDef::lower_as`].
+            pub fn lower_as(&self, io: &Io, target: &Target, variant: Variant) -> Lowering { match self { $($(Self::$variant(op) => op.lower_as(io, target, variant)),+),+ } }
             /// See [`OpDef::flops`].
             pub fn flops(&self, io: &Io) -> u64 { match self { $($(Self::$variant(op) => op.flops(io)),+),+ } }
         }

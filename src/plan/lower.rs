@@ -5,22 +5,34 @@ use std::collections::BTreeSet;
 
 use super::slots::{Life, assign};
 use super::{Buffer, Place, Plan, Port, Ring, Step, StepIo};
-use crate::ir::{Graph, Group, Source};
-use crate::ops::{Emit, Io, Op, Record, Target, ValueId};
+use crate::ir::{Graph, Group, Source, fuse};
+use crate::ops::{Choices, DEFAULTS, Emit, Io, Op, Record, Target, ValueId, Variant};
 use crate::tensor::TensorType;
 
 /// How to lower.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// What the device runs best.
+pub struct Options<'a> {
+    /// What the device can run.
     pub target: Target,
+    /// Which of its variants an op takes.
+    pub choices: &'a Choices,
+    /// Move elementwise ops into the tails of convolutions, as far as the device can (false only to prove that
+    /// this changes nothing).
+    pub fuse: bool,
     /// Reuse buffers (false only to prove that reuse changes nothing).
     pub alias: bool,
 }
 
-impl Default for Options {
+impl Options<'_> {
+    /// The table of defaults for a device.
+    pub fn new(target: Target) -> Self {
+        Self { target, choices: &DEFAULTS, fuse: true, alias: true }
+    }
+}
+
+impl Default for Options<'_> {
     fn default() -> Self {
-        Self { target: Target::default(), alias: true }
+        Self::new(Target::default())
     }
 }
 
@@ -38,8 +50,13 @@ fn live_nodes(g: &Graph) -> Vec<usize> {
     (0..g.nodes.len()).filter(|&i| live[i]).collect()
 }
 
-/// Plans a graph.
-pub fn lower(name: &str, g: &Graph, options: Options) -> Plan {
+/// Plans a graph for a device: rewrites it into what the device can do, then lowers every op.
+pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
+    let mut g = g.clone();
+    if options.fuse {
+        fuse::fuse(&mut g, &options.target);
+    }
+    let g = &g;
     let nodes = live_nodes(g);
     let io: Vec<Io> = nodes
         .iter()
@@ -48,7 +65,10 @@ pub fn lower(name: &str, g: &Graph, options: Options) -> Plan {
             outputs: g.nodes[n].outputs.iter().map(|&v| g.ty(v)).collect(),
         })
         .collect();
-    let lowered: Vec<_> = nodes.iter().zip(&io).map(|(&n, io)| g.nodes[n].op.lower(io, &options.target)).collect();
+    let variant = |(&n, io): (&usize, &Io)| options.choices.variant(&g.nodes[n].op, io, &options.target);
+    let variants: Vec<Variant> = nodes.iter().zip(&io).map(variant).collect();
+    let lowered: Vec<_> =
+        (nodes.iter().zip(&io).zip(&variants)).map(|((&n, io), &variant)| g.nodes[n].op.lower_as(io, &options.target, variant)).collect();
 
     // Lives of the values without a fixed place, then of the scratch buffers.
     let mut first = vec![usize::MAX; g.values.len()];
@@ -95,7 +115,7 @@ pub fn lower(name: &str, g: &Graph, options: Options) -> Plan {
 
     let mut next_scratch = scratch_from;
     let mut steps = Vec::new();
-    for ((&n, io), l) in nodes.iter().zip(io).zip(lowered) {
+    for (((&n, io), l), variant) in nodes.iter().zip(io).zip(lowered).zip(variants) {
         let node = &g.nodes[n];
         let scratch = (0..l.scratch.len()).map(|i| slots[next_scratch + i]).collect();
         next_scratch += l.scratch.len();
@@ -103,6 +123,7 @@ pub fn lower(name: &str, g: &Graph, options: Options) -> Plan {
             label: format!("{}:{}", node.name, node.op.name()),
             flops: node.op.flops(&io),
             op: node.op.clone(),
+            variant,
             io: StepIo { inputs: io.inputs, outputs: io.outputs },
             inputs: node.inputs.iter().map(|&v| (v, place(v))).collect(),
             outputs: node.outputs.iter().map(|&v| (v, place(v))).collect(),
@@ -151,6 +172,7 @@ fn record(outputs: &[Port], buffer: usize, values: usize, target: &Target) -> (R
     let step = Step {
         label: "ring:record".into(),
         op,
+        variant: Variant::Only,
         io,
         inputs: std::iter::once((before, place)).chain(scalars.iter().map(|p| (p.value, p.place))).collect(),
         outputs: vec![(after, place)],

@@ -11,7 +11,7 @@ pub use text::{Summary, summary};
 pub use verify::{Limits, verify};
 
 use crate::ir::{Group, Layout, Range};
-use crate::ops::{Dispatch, Io, Op, STAMP, Target, ValueId};
+use crate::ops::{Dispatch, Io, Op, STAMP, Target, ValueId, Variant};
 use crate::tensor::{Shape, TensorType};
 
 /// Runs of a plan whose scalars stay on the device before they are read back together.
@@ -77,6 +77,8 @@ pub struct Step {
     pub label: String,
     /// The op; host devices run it as is.
     pub op: Op,
+    /// How it is lowered.
+    pub variant: Variant,
     /// Types around it.
     pub io: StepIo,
     /// Inputs: value and place.

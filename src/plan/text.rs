@@ -59,7 +59,7 @@ impl fmt::Display for Place {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "plan {} ({:?} GEMM)", self.name, self.target.gemm)?;
+        writeln!(f, "plan {}", self.name)?;
         for (i, step) in self.steps.iter().enumerate() {
             let side = |tensors: &[(crate::ops::ValueId, Place)], types: &[crate::tensor::TensorType]| {
                 tensors.iter().zip(types).map(|((_, p), t)| format!("{p} {t}")).collect::<Vec<_>>().join(", ")
@@ -84,7 +84,8 @@ impl fmt::Display for Plan {
                 writeln!(f, "       {} {:?} ({bound}) {consts}", d.kernel.file, d.grid)?;
             }
             if step.flops > 0 {
-                writeln!(f, "       {:.3} MFLOP, {:.3} MB", step.flops as f64 / 1e6, step.bytes() as f64 / 1e6)?;
+                let (flops, bytes) = (step.flops as f64 / 1e6, step.bytes() as f64 / 1e6);
+                writeln!(f, "       {flops:.3} MFLOP, {bytes:.3} MB, {}", step.variant)?;
             }
         }
         for (i, b) in self.buffers.iter().enumerate() {

@@ -11,7 +11,7 @@ use crate::data::Splits;
 use crate::device::{self, Choice, Data, Session};
 use crate::method::{self, ModelConfig, Training, View as Source};
 use crate::ops::StepUniforms;
-use crate::plan::{Options, Plan, held_bytes, lower};
+use crate::plan::{Plan, held_bytes};
 use crate::rng::{Philox, Stream};
 use crate::train::measure::{IMPORTANCE_IMAGES, KNN_IMAGES};
 use crate::train::run::model_config;
@@ -43,12 +43,11 @@ impl Cost {
     pub fn new(cell: &Cell, splits: &Splits, session: &Session) -> Result<Self, TrainError> {
         let config = cell.config(0);
         let model = model_config(&config, splits);
-        let options = Options { target: session.target(), alias: true };
         let graph = |batch| method::training(&ModelConfig { batch, ..model }, Training::default()).graph;
         let train = fit::plan(session, "train", model.batch, &graph)?;
         let layout = train.layout.clone();
         let features = |batch, augment| {
-            lower("features", &method::features(&ModelConfig { batch, ..model }, &layout, config.protocol(), augment).graph, options)
+            session.lower("features", &method::features(&ModelConfig { batch, ..model }, &layout, config.protocol(), augment).graph)
         };
         let each = |plan: &Plan, batch: usize| plan.flops() as f64 / batch as f64;
 
@@ -72,11 +71,11 @@ impl Cost {
         let epochs = steps as f64 / (splits.train.len() / model.batch).max(1) as f64;
         let asked = if config.eval_every == 0 { 1.0 } else { (epochs / config.eval_every as f64).ceil() };
         let figures = method::figures(&ModelConfig { batch: model.batch.min(16), ..model }, &layout);
-        let mut plans = vec![train, lower("figures", &figures.graph, options)];
+        let mut plans = vec![train, session.lower("figures", &figures.graph)];
         let held_out = splits.val.len().min(model.batch);
         if held_out >= 2 {
             let model = ModelConfig { batch: held_out, ..model };
-            let plan = lower("validation", &method::validation(&model, &layout, Source::Augmented).graph, options);
+            let plan = session.lower("validation", &method::validation(&model, &layout, Source::Augmented).graph);
             train_flops += plan.flops() as f64 * (splits.val.len() / held_out) as f64 * epochs.ceil();
             plans.push(plan);
         }
@@ -84,7 +83,7 @@ impl Cost {
         if samples > 0 && held_out >= 2 {
             let images = (held_out / samples).max(1);
             let model = ModelConfig { batch: images, ..model };
-            let plan = lower("importance", &method::importance(&model, &layout, samples, Source::Augmented).graph, options);
+            let plan = session.lower("importance", &method::importance(&model, &layout, samples, Source::Augmented).graph);
             train_flops += each(&plan, images) * splits.val.len().min(IMPORTANCE_IMAGES) as f64 * asked;
             plans.push(plan);
         }
@@ -109,9 +108,8 @@ pub fn measure(choice: &Choice, model: &ModelConfig) -> Result<f64, TrainError> 
         let (mut session, _) = device::open(choice)?;
         let session = &mut session;
         let training = method::training(&ModelConfig { batch, ..*model }, Training::default());
-        let options = Options { target: session.target(), alias: true };
         session.allocate(&training.graph.layout);
-        let plan = session.load(lower("train", &training.graph, options))?;
+        let plan = session.load(session.lower("train", &training.graph))?;
         state::initialise(session, &training.graph.layout, &training.params, 0)?;
         let rng = Philox::new(0, Stream::Test);
         let pixels: Vec<u32> = (0..batch * model.net.image.pow(2)).map(|i| rng.words(0, 0, i as u32)[0] & 0x00ff_ffff).collect();

@@ -11,7 +11,6 @@ use crate::ir::Layout;
 use crate::method::{self, ModelConfig, Protocol, Training};
 use crate::nn::Params;
 use crate::ops::StepUniforms;
-use crate::plan::{Options, lower};
 
 /// Neighbours and temperatures that are reported.
 pub const KNN: [(usize, f32); 4] = [(20, 0.07), (20, 0.1), (200, 0.07), (200, 0.1)];
@@ -119,7 +118,7 @@ impl Evaluator {
     pub fn embed_views(&mut self, view: &View, images: usize, views: usize, step: &StepUniforms) -> Result<Embedded, TrainError> {
         let model = ModelConfig { batch: images, ..self.model };
         let graph = method::embedding(&model, &self.layout).graph;
-        let plan = self.session.load(lower("views", &graph, Options { target: self.session.target(), alias: true }))?;
+        let plan = self.session.load(self.session.lower("views", &graph))?;
         let first = Loader::eval_batches(view, images)?.next().transpose()?.filter(|batch| batch.valid == images);
         let Some(batch) = first else {
             return Err(TrainError::config(format!("{images} images are needed, the set has {}", view.len()), None));
@@ -165,7 +164,7 @@ impl Evaluator {
         let count = count.min(view.len());
         let model = ModelConfig { batch: count, ..self.model };
         let graph = method::figures(&model, &self.layout).graph;
-        let plan = self.session.load(lower("reconstruction", &graph, Options { target: self.session.target(), alias: true }))?;
+        let plan = self.session.load(self.session.lower("reconstruction", &graph))?;
         reconstruction_grid(&mut self.session, plan, &self.model, view, count, step)
     }
 }

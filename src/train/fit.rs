@@ -3,7 +3,7 @@
 use super::TrainError;
 use crate::device::Session;
 use crate::ir::{Graph, Group, Layout};
-use crate::plan::{Limits, Options, Plan, PlanError, lower, verify};
+use crate::plan::{Limits, Plan, PlanError, verify};
 
 /// Most elements of a tensor: kernels index with 32 bits, and scratch may be a few times as long as what it is for.
 const MAX_ELEMENTS: usize = 1 << 29;
@@ -55,7 +55,7 @@ fn attempt(session: &Session, name: &str, graph: &Graph) -> Result<Plan, String>
     if let Some(value) = graph.values.iter().max_by_key(|v| v.ty.bytes()).filter(|v| v.ty.bytes() > limit) {
         return Err(PlanError::TooLarge { tensor: value.name.clone(), bytes: value.ty.bytes(), limit }.to_string());
     }
-    let plan = lower(name, graph, Options { target: session.target(), alias: true });
+    let plan = session.lower(name, graph);
     verify(&plan, &limits).map_err(|e| e.to_string())?;
     // What other plans of the model use counts too, but few accumulate.
     let used = |group: &&Group| **group != Group::Accumulated || plan.groups.contains(group);

@@ -32,7 +32,6 @@ use crate::device::{Data, PlanId, Session};
 use crate::ir::Layout;
 use crate::method::{self, ModelConfig, View as Source};
 use crate::ops::StepUniforms;
-use crate::plan::{Options, lower};
 
 /// Most held-out images whose likelihood is importance-sampled, unless a batch is larger.
 pub const IMPORTANCE_IMAGES: usize = 1024;
@@ -111,14 +110,13 @@ impl Measures {
             let message = format!("--eval-every needs {fewest} training and 2 held-out images, there are {train} and {val}");
             return Err(TrainError::config(message, None));
         }
-        let options = Options { target: session.target(), alias: true };
         let (samples, batch) = (config.importance_samples(), val.min(model.batch));
         let importance = if samples == 0 || batch < 2 {
             None
         } else {
             let images = (batch / samples).max(1);
             let graph = method::importance(&ModelConfig { batch: images, ..*model }, layout, samples, Source::Augmented).graph;
-            Some(Importance { plan: session.load(lower("importance", &graph, options))?, samples, images, batch })
+            Some(Importance { plan: session.load(session.lower("importance", &graph))?, samples, images, batch })
         };
         let views = if config.view_metrics_every == 0 {
             None
@@ -130,7 +128,7 @@ impl Measures {
         let features = if config.eval_every == 0 {
             None
         } else {
-            Some(session.load(lower("features", &method::features(model, layout, config.protocol(), false).graph, options))?)
+            Some(session.load(session.lower("features", &method::features(model, layout, config.protocol(), false).graph))?)
         };
         Ok(Self { model: *model, seed: config.seed, importance, views, features })
     }

@@ -20,7 +20,6 @@ use crate::ir::Layout;
 use crate::method::{self, ModelConfig, Training};
 use crate::nn::Params;
 use crate::ops::StepUniforms;
-use crate::plan::{Options, lower};
 
 /// Steps of validation and figures draw their randomness from here on, so that they never share a draw with training.
 const EVALUATION_STEP: u32 = 1 << 31;
@@ -331,29 +330,27 @@ impl<'a> Run<'a> {
         let how = Training { rule, accumulate: request.config.accumulate, ..Training::default() };
         let training = method::training(&model, how);
         let layout = training.graph.layout.clone();
-        let options = Options { target: session.target(), alias: true };
         let graph = |batch| method::training(&ModelConfig { batch, ..model }, how).graph;
         let train = fit::plan(session, "train", model.batch, &graph)?;
         session.allocate(&layout);
         let train = session.load(train)?;
         let update = match how.accumulate {
             1 => None,
-            _ => Some(session.load(lower("update", &method::update(&layout, rule), options))?),
+            _ => Some(session.load(session.lower("update", &method::update(&layout, rule)))?),
         };
         let validation_plan = match splits.val.len().min(model.batch) {
             n if n < 2 => None,
             n => Some((
-                session.load(lower(
+                session.load(session.lower(
                     "validation",
                     &method::validation(&ModelConfig { batch: n, ..model }, &layout, method::View::Augmented).graph,
-                    options,
                 ))?,
                 n,
             )),
         };
         let figure_batch = model.batch.min(16);
         let figure = method::figures(&ModelConfig { batch: figure_batch, ..model }, &layout);
-        let figure_plan = session.load(lower("figures", &figure.graph, options))?;
+        let figure_plan = session.load(session.lower("figures", &figure.graph))?;
         let measures = Measures::new(session, request.config, &model, &layout, splits)?;
         std::fs::create_dir_all(request.out.join("images")).map_err(TrainError::io("create", request.out.join("images")))?;
         let store = Store::new(request.out.join("checkpoints"));

@@ -11,7 +11,6 @@ use crate::device::{Data, Session};
 use crate::ir::{Graph, Group, autodiff};
 use crate::nn::Builder;
 use crate::ops::{Emit, Sgd, SoftmaxCrossEntropy, StepUniforms};
-use crate::plan::{Options, lower};
 use crate::tensor::{Shape, TensorType};
 
 /// What the probe is asked to do.
@@ -56,10 +55,9 @@ pub fn probe(
     let classes = train.dataset.classes().len();
     let (training, layout) = classifier(batch, dim, classes, None);
     session.allocate(&layout);
-    let options = Options { target: session.target(), alias: true };
-    let plan = session.load(lower("probe", &training.graph, options))?;
+    let plan = session.load(session.lower("probe", &training.graph))?;
     let (testing, _) = classifier(batch, dim, classes, Some(&layout));
-    let test_plan = session.load(lower("probe test", &testing.graph, options))?;
+    let test_plan = session.load(session.lower("probe test", &testing.graph))?;
     super::state::initialise(&mut session, &layout, &training.params, config.seed)?;
 
     let order = Order::new(train.len(), batch, config.seed, true)?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use aavae::device::wgpu::{AdapterInfo, Gpu, OpenOptions, adapters};
 use aavae::device::{DeviceError, Host, Pick, PlanId, Session};
-use aavae::ops::{Gemm, Target};
+use aavae::ops::Target;
 use libtest_mimic::{Failed, Trial};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -101,8 +101,8 @@ pub(crate) enum Device {
     Reference,
     /// Native f32.
     Cpu,
-    /// An adapter, with one of the GEMM variants.
-    Wgpu { index: usize, adapter: String, gemm: Gemm },
+    /// An adapter, with the products made for a GPU or for a processor.
+    Wgpu { index: usize, adapter: String, software: bool },
 }
 
 impl Device {
@@ -111,10 +111,10 @@ impl Device {
         Ok(match self {
             Self::Reference => Session::from(Host::<f64>::new()),
             Self::Cpu => Session::from(Host::<f32>::new()),
-            Self::Wgpu { index, gemm, .. } => {
+            Self::Wgpu { index, software, .. } => {
                 let pick = Pick::Index(*index);
                 let mut session = Session::from(Gpu::pick(&pick, OpenOptions::default())?);
-                session.set_target(Target { gemm: *gemm, ..session.target() });
+                session.set_target(Target { software: *software, ..session.target() });
                 session
             }
         })
@@ -124,20 +124,18 @@ impl Device {
         match self {
             Self::Reference => "reference".into(),
             Self::Cpu => "cpu".into(),
-            Self::Wgpu { adapter, gemm: Gemm::Tile, .. } => format!("{adapter}/tile"),
-            Self::Wgpu { adapter, gemm: Gemm::Broadcast { .. }, .. } => format!("{adapter}/broadcast"),
+            Self::Wgpu { adapter, software: false, .. } => format!("{adapter}/tile"),
+            Self::Wgpu { adapter, software: true, .. } => format!("{adapter}/broadcast"),
         }
     }
 }
 
-/// Every adapter with every GEMM variant it can run, the one made for its kind first.
+/// Every adapter with the products of every kind it can run, its own kind first.
 pub(crate) fn wgpu_devices() -> Vec<Device> {
     let variants = |(index, a): (usize, AdapterInfo)| {
-        let mut gemms = vec![Gemm::Tile];
-        if let Some([subgroup, _]) = a.subgroup {
-            gemms.insert(usize::from(!a.software), Gemm::Broadcast { subgroup });
-        }
-        gemms.into_iter().map(move |gemm| Device::Wgpu { index, adapter: a.name.clone(), gemm })
+        let broadcasts = a.subgroup.is_some_and(|[least, most]| least == most);
+        let kinds = if broadcasts { vec![a.software, !a.software] } else { vec![false] };
+        kinds.into_iter().map(move |software| Device::Wgpu { index, adapter: a.name.clone(), software })
     };
     adapters().into_iter().enumerate().flat_map(variants).collect()
 }

@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use aavae::device::{Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, Host, ProgramId, Progress, Ticket};
-use aavae::ops::StepUniforms;
-use aavae::plan::Plan;
+use aavae::ops::{Io, StepUniforms, Variant, key};
+use aavae::plan::{Plan, Step};
 use aavae::tensor::DType;
 
 /// What goes wrong.
@@ -37,21 +37,43 @@ pub(crate) struct Temper {
     pub(crate) fault: Rc<Cell<Fault>>,
     /// Bytes that fit, if not all.
     pub(crate) memory: Rc<Cell<Option<usize>>>,
+    /// Variants that get one element of their output wrong, at the shapes whose key contains the text.
+    pub(crate) crooked: Rc<RefCell<Vec<(Variant, String)>>>,
+    /// Seconds of an op by its variant, for a device that measures; others take one.
+    pub(crate) costs: Rc<RefCell<BTreeMap<Variant, f64>>>,
 }
 
 pub(crate) struct Faulty {
     host: Host<f32>,
     capabilities: Capabilities,
     temper: Temper,
-    plans: BTreeMap<ProgramId, Rc<Plan>>,
+    plans: BTreeMap<ProgramId, (Rc<Plan>, Bound)>,
     dead: bool,
     /// When each queued submission is done.
     ends: BTreeMap<Ticket, Duration>,
     busy_until: Duration,
     silent_ticket: u64,
+    /// Of the latest timed run.
+    seconds: Option<f64>,
+}
+
+impl Temper {
+    fn is_crooked(&self, step: &Step) -> bool {
+        let key = key(&step.op, &Io::from(&step.io));
+        self.crooked.borrow().iter().any(|(variant, text)| step.variant == *variant && key.contains(text))
+    }
 }
 
 impl Faulty {
+    /// A device that offers kernels of subgroups as well and measures what they take.
+    pub(crate) fn with_variants(temper: Temper) -> Self {
+        let mut faulty = Self::new(temper, false);
+        faulty.capabilities.target.subgroup = Some(8);
+        faulty.capabilities.timestamps = true;
+        faulty.capabilities.dispatches = true;
+        faulty
+    }
+
     pub(crate) fn new(temper: Temper, watched: bool) -> Self {
         let host = Host::<f32>::new();
         let capabilities = Capabilities { name: "faulty".into(), watched, timestamps: false, memory: None, ..host.capabilities().clone() };
@@ -64,6 +86,7 @@ impl Faulty {
             ends: BTreeMap::new(),
             busy_until: Duration::ZERO,
             silent_ticket: 1 << 40,
+            seconds: None,
         }
     }
 
@@ -94,12 +117,12 @@ impl Device for Faulty {
         self.host.write(buffer, offset, data)
     }
     fn load(&mut self, plan: &Rc<Plan>, bound: Bound, progress: Progress<'_>) -> Result<ProgramId, DeviceError> {
-        let id = self.host.load(plan, bound, progress)?;
-        self.plans.insert(id, Rc::clone(plan));
+        let id = self.host.load(plan, bound.clone(), progress)?;
+        self.plans.insert(id, (Rc::clone(plan), bound));
         Ok(id)
     }
     fn run(&mut self, program: ProgramId, steps: Range<usize>, uniforms: &StepUniforms, timed: bool) -> Result<Ticket, DeviceError> {
-        let plan = &self.plans[&program];
+        let (plan, bound) = &self.plans[&program];
         match self.temper.fault.get() {
             Fault::Loud(step) if plan.name == "train" && uniforms.step == step => {
                 self.temper.fault.set(Fault::None);
@@ -115,12 +138,23 @@ impl Device for Faulty {
         let rate = self.temper.flops.get();
         let seconds = if rate > 0.0 { flops as f64 / rate } else { 0.0 };
         self.temper.submissions.borrow_mut().push(seconds);
-        let ticket = if self.dead {
+        if timed {
+            let cost = |s: &Step| self.temper.costs.borrow().get(&s.variant).copied().unwrap_or(1.0);
+            self.seconds = Some(plan.steps[steps.clone()].iter().map(cost).sum());
+        }
+        let mut ticket = Ticket(0);
+        if self.dead {
             self.silent_ticket += 1;
-            Ticket(self.silent_ticket)
+            ticket = Ticket(self.silent_ticket);
         } else {
-            self.host.run(program, steps, uniforms, timed)?
-        };
+            for i in steps {
+                ticket = self.host.run(program, i..i + 1, uniforms, timed)?;
+                if self.temper.is_crooked(&plan.steps[i]) {
+                    let (buffer, offset) = bound.place(plan.steps[i].outputs[0].1);
+                    self.host.write(buffer, offset + 7, Data::F32(&[0.4321]))?;
+                }
+            }
+        }
         self.busy_until = self.busy_until.max(self.temper.now.get()) + Duration::from_secs_f64(seconds);
         self.ends.insert(ticket, self.busy_until);
         Ok(ticket)
@@ -139,7 +173,8 @@ impl Device for Faulty {
             self.temper.now.set(end);
         }
         self.ends.remove(&ticket);
-        self.host.poll(ticket, wait)
+        let done = self.host.poll(ticket, wait)?;
+        Ok(done.map(|d| Done { seconds: d.seconds.and(self.seconds), ..d }))
     }
     fn free(&mut self, programs: &[ProgramId], buffers: &[BufferId]) {
         self.host.free(programs, buffers);

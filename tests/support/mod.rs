@@ -8,7 +8,7 @@ use aavae::device::{Data, Host, Pick, PlanId, Session};
 use aavae::ir::Group;
 use aavae::method::{Compare, Method, Model, ModelConfig, Objective};
 use aavae::model::{Depth, NetConfig, Stem};
-use aavae::ops::{Gemm, StepUniforms, Target};
+use aavae::ops::StepUniforms;
 use aavae::plan::{Options, lower};
 use aavae::rng::{Philox, Stream};
 use aavae::tensor::DType;
@@ -30,8 +30,8 @@ pub(crate) fn config(method: Method, image: usize, batch: usize) -> ModelConfig 
 pub(crate) enum Device {
     Reference,
     Cpu,
-    /// Index, name and GEMM variant: broadcasts where the adapter can, because tiles are slow on software adapters.
-    Wgpu(usize, String, Gemm),
+    /// Index and name.
+    Wgpu(usize, String),
 }
 
 impl Device {
@@ -39,28 +39,20 @@ impl Device {
         match self {
             Self::Reference => "reference",
             Self::Cpu => "cpu",
-            Self::Wgpu(_, name, _) => name,
+            Self::Wgpu(_, name) => name,
         }
     }
     pub(crate) fn open(&self) -> Result<Session, Failed> {
         Ok(match self {
             Self::Reference => Session::from(Host::<f64>::new()),
             Self::Cpu => Session::from(Host::<f32>::new()),
-            Self::Wgpu(index, _, gemm) => {
-                let mut session = Session::from(Gpu::pick(&Pick::Index(*index), OpenOptions::default())?);
-                session.set_target(Target { gemm: *gemm, ..session.target() });
-                session
-            }
+            Self::Wgpu(index, _) => Gpu::pick(&Pick::Index(*index), OpenOptions::default())?.into(),
         })
     }
 }
 
 fn gpus() -> Vec<Device> {
-    let gemm = |subgroup: Option<[u32; 2]>| match subgroup {
-        Some([smallest, largest]) if smallest == largest => Gemm::Broadcast { subgroup: smallest },
-        _ => Gemm::Tile,
-    };
-    adapters().into_iter().enumerate().map(|(i, a)| Device::Wgpu(i, a.name, gemm(a.subgroup))).collect()
+    adapters().into_iter().enumerate().map(|(i, a)| Device::Wgpu(i, a.name)).collect()
 }
 
 /// `name/device` for each of `hosts` and every adapter. Without an adapter that trial shows as *ignored*; `REQUIRE_GPU=1` turns
@@ -117,8 +109,8 @@ pub(crate) fn reset(session: &mut Session, model: &Model, seed: u64) -> Result<(
 }
 
 pub(crate) fn load(session: &mut Session, model: &Model, alias: bool) -> Result<PlanId, Failed> {
-    let options = Options { target: session.target(), alias };
-    Ok(session.load(lower("train", &model.graph, options))?)
+    let plan = lower("train", &model.graph, Options { alias, ..session.options() });
+    Ok(session.load(plan)?)
 }
 
 /// Smooth images, different for each index, normalised or packed; noise for `eps`.

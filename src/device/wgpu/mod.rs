@@ -4,7 +4,6 @@ mod adapter;
 mod cache;
 mod compile;
 mod readback;
-pub(crate) mod tune;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -132,7 +131,15 @@ impl Gpu {
         let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         let capabilities = Capabilities {
             name: format!("wgpu:{} ({}, {})", info.name, info.backend, info.driver),
-            target: Target { max_groups: max_groups.min(65_535), ..Target::default() },
+            target: Target {
+                max_groups: max_groups.min(65_535),
+                max_invocations: limits.max_compute_invocations_per_workgroup,
+                workgroup_memory: limits.max_compute_workgroup_storage_size,
+                subgroup: info.subgroup.filter(|[least, most]| least == most).map(|s| s[0]),
+                software: info.software,
+                epilogues: true,
+            },
+            dispatches: true,
             limits: Limits {
                 max_binding: usize::try_from(max_binding).unwrap_or(usize::MAX),
                 max_groups,

@@ -1,4 +1,4 @@
-//! Convolutions on WGSL: one GEMM family, two variants.
+//! Convolutions on WGSL: one GEMM family, tiles of several sizes and broadcasts.
 //!
 //! * `conv_nt_{tile,bcast}`: `y[m, n] = sum_k a[m, k] * w[n, k]`, the forward pass and, on transposed weights, the input gradient.
 //! * `conv_tn_{tile,bcast}`: `dw = sum over pixels of dy^T x`, split over pixels into `SPLIT` partial sums that
@@ -9,7 +9,7 @@
 
 use super::epilogue::Epilogue;
 use super::geometry::Geometry;
-use crate::ops::{Binding, Gemm, Kernel, Lowering, Target};
+use crate::ops::{Binding, Kernel, Lowering, Target, Tile, Variant};
 use crate::tensor::DType;
 
 /// Workgroups a weight gradient is split into at least on a CPU adapter (tens of cores find work).
@@ -41,7 +41,84 @@ fn tail(epilogue: &Epilogue) -> Vec<Binding> {
     bindings
 }
 
-fn nt(l: &mut Lowering, g: &Geometry, nt: &Nt, transposed: bool, epilogue: &Epilogue, target: &Target, weights: Binding) {
+/// Sizes of a forward-type product's tiles: rows and columns per workgroup, depth, rows and columns per
+/// invocation. The first that has at least as many columns as the product, or the widest, is the portable one.
+const NT_TILES: [[u32; 5]; 10] = [
+    [128, 4, 16, 2, 2],
+    [128, 16, 16, 4, 4],
+    [128, 32, 16, 8, 4],
+    [64, 64, 16, 8, 4],
+    [64, 64, 16, 4, 4],
+    [64, 64, 8, 8, 8],
+    [128, 64, 16, 8, 4],
+    [128, 64, 8, 8, 8],
+    [128, 128, 8, 8, 8],
+    [64, 32, 16, 4, 4],
+];
+/// The same of a weight gradient, rows and columns exchanged: its rows are output channels.
+const TN_TILES: [[u32; 5]; 8] = [
+    [4, 128, 16, 4, 4],
+    [16, 128, 16, 4, 4],
+    [32, 128, 16, 8, 4],
+    [64, 64, 16, 8, 4],
+    [64, 64, 16, 4, 4],
+    [64, 64, 8, 8, 8],
+    [64, 128, 8, 8, 8],
+    [128, 128, 8, 8, 8],
+];
+/// Workgroups that weight gradients are split for: enough for a large GPU first, then for smaller and larger ones.
+const TN_GROUPS: [u32; 3] = [512, 128, 2048];
+
+/// The portable tile of `columns`, then every other of about that width that the device can run.
+fn tiles(sizes: &[[u32; 5]], columns: usize, narrow: usize, groups: &[u32], target: &Target) -> Vec<Variant> {
+    let width = |t: &[u32; 5]| t[narrow] as usize;
+    let portable = sizes[..4].iter().find(|t| width(t) >= columns).unwrap_or(&sizes[3]);
+    // A tile that is half empty, or half of what it could be, is not worth a measurement.
+    let near = |t: &&[u32; 5]| {
+        *t != portable && width(t) < 2 * columns && width(t) * 2 >= columns.min(64)
+    };
+    let sizes: Vec<&[u32; 5]> = std::iter::once(portable).chain(sizes.iter().filter(near)).collect();
+    let mut all = Vec::new();
+    for &groups in groups {
+        for &&[m, n, k, rows, cols] in &sizes {
+            all.push(Variant::Tile(Tile { m, n, k, rows, cols, groups }));
+        }
+    }
+    all.retain(|v| target.can(&v.requirements()));
+    all
+}
+
+/// The broadcasting kernels, where subgroups have one size.
+fn broadcast(target: &Target) -> Option<Variant> {
+    target.subgroup.map(|subgroup| Variant::Broadcast { subgroup })
+}
+
+/// The variants of a forward-type product to `oc` channels; the portable one first.
+pub(super) fn nt_variants(oc: usize, target: &Target) -> Vec<Variant> {
+    let mut all = tiles(&NT_TILES, oc, 1, &[0], target);
+    all.extend(broadcast(target));
+    all
+}
+
+/// The variants of a weight gradient of `oc` output channels; the portable one first.
+pub(super) fn tn_variants(oc: usize, target: &Target) -> Vec<Variant> {
+    let mut all = tiles(&TN_TILES, oc, 0, &TN_GROUPS, target);
+    all.extend(broadcast(target));
+    all
+}
+
+/// What is taken where nothing has been measured: broadcasts on a processor, else the portable tile.
+pub(super) fn preferred(variants: &[Variant], target: &Target) -> Variant {
+    broadcast(target).filter(|_| target.software).unwrap_or(variants[0])
+}
+
+/// How a product is lowered.
+pub(super) struct How<'a> {
+    pub(super) target: &'a Target,
+    pub(super) variant: Variant,
+}
+
+fn nt(l: &mut Lowering, g: &Geometry, nt: &Nt, transposed: bool, epilogue: &Epilogue, how: &How<'_>, weights: Binding) {
     let constants = |file: &'static str| {
         Kernel::new(file)
             .set("N", nt.n)
@@ -61,32 +138,31 @@ fn nt(l: &mut Lowering, g: &Geometry, nt: &Nt, transposed: bool, epilogue: &Epil
             .set("RELU", epilogue.relu)
             .set("MASK", epilogue.mask)
     };
-    let (kernel, columns, tiles, layers) = match target.gemm {
-        Gemm::Broadcast { subgroup } => {
+    let (kernel, columns, tiles, layers) = match how.variant {
+        Variant::Only => unreachable!("products have several variants"),
+        Variant::Broadcast { subgroup } => {
             let sg = subgroup as usize;
             let (cols, rows, strip) = broadcast_tile(nt, g.k, sg);
             let kernel = constants("conv_nt_bcast").set("SG", subgroup).set("COLS", cols).set("TR", rows).set("QW", strip);
             let tiles = nt.ow.div_ceil(strip * nt.classes) * (nt.n * nt.oh.div_ceil(nt.classes)).div_ceil(rows);
             (kernel, nt.oc.div_ceil(sg * cols), tiles, nt.classes)
         }
-        Gemm::Tile => {
-            let (bm, bn, rm, rn) = match nt.oc {
-                0..=4 => (128usize, 4usize, 2usize, 2usize),
-                5..=16 => (128, 16, 4, 4),
-                17..=32 => (128, 32, 8, 4),
-                _ => (64, 64, 8, 4),
-            };
-            let kernel = constants("conv_nt_tile").set("BM", bm).set("BN", bn).set("BK", 16usize).set("RM", rm).set("RN", rn);
+        Variant::Tile(t) => {
+            let kernel = tile(constants("conv_nt_tile"), &t);
             let pixels: usize = nt.n * nt.oh.div_ceil(nt.classes) * nt.ow.div_ceil(nt.classes);
-            (kernel, nt.oc.div_ceil(bn), pixels.div_ceil(bm), nt.classes * nt.classes)
+            (kernel, nt.oc.div_ceil(t.n as usize), pixels.div_ceil(t.m as usize), nt.classes * nt.classes)
         }
     };
     // Tiles fold along y and z; the kernels find the length of y in the grid itself.
-    let [y, z, _] = target.groups_1d(tiles);
+    let [y, z, _] = how.target.groups_1d(tiles);
     let grid = [dimension(columns), y, z * dimension(layers)];
     let mut bindings = vec![Binding::Input(0), weights, Binding::Output(0)];
     bindings.extend(tail(epilogue));
     l.push(kernel, grid, &bindings);
+}
+
+fn tile(kernel: Kernel, t: &Tile) -> Kernel {
+    kernel.set("BM", t.m).set("BN", t.n).set("BK", t.k).set("RM", t.rows).set("RN", t.cols)
 }
 
 /// Columns per lane, rows and strip width (in pixels of one parity) of a subgroup's tile. 64 accumulators a lane for a 3x3 kernel
@@ -100,28 +176,28 @@ fn broadcast_tile(nt: &Nt, kernel: usize, subgroup: usize) -> (usize, usize, usi
     (columns, (pixels / strip).clamp(1, nt.n * nt.oh.div_ceil(nt.classes)), strip)
 }
 
-pub(super) fn forward(g: &Geometry, epilogue: &Epilogue, target: &Target) -> Lowering {
+pub(super) fn forward(g: &Geometry, epilogue: &Epilogue, how: &How<'_>) -> Lowering {
     let g = g.as_matrix();
     let mut l = Lowering::default();
     let shape = Nt { n: g.n, h: g.ih, w: g.iw, c: g.c, oh: g.oh, ow: g.ow, oc: g.oc, classes: 1 };
-    nt(&mut l, &g, &shape, false, epilogue, target, Binding::Input(1));
+    nt(&mut l, &g, &shape, false, epilogue, how, Binding::Input(1));
     l
 }
 
-pub(super) fn input_gradient(g: &Geometry, epilogue: &Epilogue, target: &Target) -> Lowering {
+pub(super) fn input_gradient(g: &Geometry, epilogue: &Epilogue, how: &How<'_>) -> Lowering {
     let (transposed, g) = (!g.is_matrix(), g.as_matrix());
     let mut l = Lowering::default();
     let weights = l.scratch(DType::F32, g.weights());
     let kernel = Kernel::new("weight_transpose").set("CO", g.oc).set("CI", g.c).set("TAPS", g.k * g.k);
-    l.push(kernel, target.grid_1d(g.weights() / 4), &[Binding::Input(1), weights]);
+    l.push(kernel, how.target.grid_1d(g.weights() / 4), &[Binding::Input(1), weights]);
     let classes = if transposed { g.stride } else { 1 };
     let shape = Nt { n: g.n, h: g.oh, w: g.ow, c: g.oc, oh: g.ih, ow: g.iw, oc: g.c, classes };
-    nt(&mut l, &g, &shape, transposed, epilogue, target, weights);
+    nt(&mut l, &g, &shape, transposed, epilogue, how, weights);
     l
 }
 
-pub(super) fn weight_gradient(g: &Geometry, target: &Target) -> Lowering {
-    let g = g.as_matrix();
+pub(super) fn weight_gradient(g: &Geometry, how: &How<'_>) -> Lowering {
+    let (g, target) = (g.as_matrix(), how.target);
     let constants = |file: &'static str| {
         Kernel::new(file)
             .set("N", g.n)
@@ -137,8 +213,9 @@ pub(super) fn weight_gradient(g: &Geometry, target: &Target) -> Lowering {
             .set("PAD", g.pad)
     };
     let most_groups = target.max_groups as usize;
-    let (kernel, grid, split) = match target.gemm {
-        Gemm::Broadcast { subgroup } => {
+    let (kernel, grid, split) = match how.variant {
+        Variant::Only => unreachable!("products have several variants"),
+        Variant::Broadcast { subgroup } => {
             let sg = subgroup as usize;
             let lanes = (g.c / 4).next_power_of_two().min(sg);
             let pixels = sg / lanes;
@@ -156,19 +233,14 @@ pub(super) fn weight_gradient(g: &Geometry, target: &Target) -> Lowering {
             let kernel = constants("conv_tn_bcast").set("SG", subgroup).set("LP", lanes).set("ROWS", rows).set("NI", strip);
             (kernel, [columns, g.k, split], split)
         }
-        Gemm::Tile => {
-            let (bm, bn, rm, rn) = match g.oc {
-                0..=4 => (4usize, 128usize, 4usize, 4usize),
-                5..=16 => (16, 128, 4, 4),
-                17..=32 => (32, 128, 8, 4),
-                _ => (64, 64, 8, 4),
-            };
-            let columns = (g.k * g.k * g.c).div_ceil(bn);
-            let tiles = g.oc.div_ceil(bm) * columns;
-            // Enough workgroups for a large GPU, each with at least four tiles of pixels.
-            let split = 512usize.div_ceil(tiles).min((g.n * g.oh * g.ow).div_ceil(16 * 4)).clamp(1, most_groups.min(256));
-            let kernel = constants("conv_tn_tile").set("BM", bm).set("BN", bn).set("BK", 16usize).set("RM", rm).set("RN", rn);
-            (kernel, [columns, g.oc.div_ceil(bm), split], split)
+        Variant::Tile(t) => {
+            let columns = (g.k * g.k * g.c).div_ceil(t.n as usize);
+            let rows = g.oc.div_ceil(t.m as usize);
+            // Enough workgroups for the device, each with at least four tiles of pixels.
+            let pixels = g.n * g.oh * g.ow;
+            let split = (t.groups as usize).div_ceil(rows * columns).min(pixels.div_ceil(t.k as usize * 4));
+            let split = split.clamp(1, most_groups.min(256));
+            (tile(constants("conv_tn_tile"), &t), [columns, rows, split], split)
         }
     };
     let len = g.weights();

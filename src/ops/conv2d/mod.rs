@@ -21,8 +21,11 @@ mod native_weight;
 pub use epilogue::Epilogue;
 
 use geometry::{Geometry, out_extent};
+use lower::How;
 
-use super::{Case, Emit, Fill, Forward, Io, Lowering, OpDef, Real, Run, ShapeError, SumRows, Target, ValueId, arity};
+use super::{
+    Case, Emit, Fill, Forward, Io, Lowering, OpDef, Real, Run, ShapeError, SumRows, Target, ValueId, Variant, arity,
+};
 use crate::tensor::{Shape, TensorType};
 
 /// `y = conv(x, w)`; inputs x, w, then the epilogue's.
@@ -156,9 +159,18 @@ impl OpDef for Conv2d {
             _ => &[],
         }
     }
+    fn variants(&self, io: &Io, target: &Target) -> Vec<Variant> {
+        lower::nt_variants(io.outputs[0].shape.c, target)
+    }
+    fn preferred(&self, io: &Io, target: &Target) -> Variant {
+        lower::preferred(&self.variants(io, target), target)
+    }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
+        self.lower_as(io, target, self.preferred(io, target))
+    }
+    fn lower_as(&self, io: &Io, target: &Target, variant: Variant) -> Lowering {
         let (x, w, y) = (io.inputs[0].shape, io.inputs[1].shape, io.outputs[0].shape);
-        lower::forward(&Geometry::new(x, w, y, self.stride, self.pad), &self.epilogue, target)
+        lower::forward(&Geometry::new(x, w, y, self.stride, self.pad), &self.epilogue, &How { target, variant })
     }
     fn flops(&self, io: &Io) -> u64 {
         flops(io.inputs[0].shape, io.outputs[0].shape, io.inputs[1].shape.h)
@@ -249,9 +261,18 @@ impl OpDef for Conv2dInputGrad {
         let tail = self.epilogue.tail(run);
         native::input_gradient(&g, run.inputs[0].f(), run.inputs[1].f(), tail, run.outputs[0]);
     }
+    fn variants(&self, io: &Io, target: &Target) -> Vec<Variant> {
+        lower::nt_variants(io.outputs[0].shape.c, target)
+    }
+    fn preferred(&self, io: &Io, target: &Target) -> Variant {
+        lower::preferred(&self.variants(io, target), target)
+    }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
+        self.lower_as(io, target, self.preferred(io, target))
+    }
+    fn lower_as(&self, io: &Io, target: &Target, variant: Variant) -> Lowering {
         let (dy, w, dx) = (io.inputs[0].shape, io.inputs[1].shape, io.outputs[0].shape);
-        lower::input_gradient(&Geometry::new(dx, w, dy, self.stride, self.pad), &self.epilogue, target)
+        lower::input_gradient(&Geometry::new(dx, w, dy, self.stride, self.pad), &self.epilogue, &How { target, variant })
     }
     fn flops(&self, io: &Io) -> u64 {
         flops(io.outputs[0].shape, io.inputs[0].shape, io.inputs[1].shape.h)
@@ -325,9 +346,18 @@ impl OpDef for Conv2dWeightGrad {
         let g = Geometry::new(run.in_shape(0), run.out_shape(0), run.in_shape(1), self.stride, self.pad);
         native_weight::weight_gradient(&g, run.inputs[0].f(), run.inputs[1].f(), run.outputs[0]);
     }
+    fn variants(&self, io: &Io, target: &Target) -> Vec<Variant> {
+        lower::tn_variants(io.inputs[1].shape.c, target)
+    }
+    fn preferred(&self, io: &Io, target: &Target) -> Variant {
+        lower::preferred(&self.variants(io, target), target)
+    }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
+        self.lower_as(io, target, self.preferred(io, target))
+    }
+    fn lower_as(&self, io: &Io, target: &Target, variant: Variant) -> Lowering {
         let (x, dy, dw) = (io.inputs[0].shape, io.inputs[1].shape, io.outputs[0].shape);
-        lower::weight_gradient(&Geometry::new(x, dw, dy, self.stride, self.pad), target)
+        lower::weight_gradient(&Geometry::new(x, dw, dy, self.stride, self.pad), &How { target, variant })
     }
     fn flops(&self, io: &Io) -> u64 {
         flops(io.inputs[0].shape, io.inputs[1].shape, self.kernel)

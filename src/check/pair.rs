@@ -1,0 +1,107 @@
+//! Two variants of one op on one device, at one shape: whether they agree. Used where an output is too large to
+//! be read back for every candidate of a tuner.
+
+use crate::device::{Data, DeviceError, PlanId, Session};
+use crate::ir::Graph;
+use crate::ops::{Choices, Dot, Emit, Io, Op, StepUniforms, Variant, WeightedSum, key};
+use crate::plan::{Options, Plan, lower};
+use crate::rng::{Philox, Stream};
+use crate::tensor::{DType, TensorType};
+
+/// Largest accepted `|a - b| / |a|` over whole outputs (L2). Orders of summation differ by about 3e-7 of the
+/// length, and one element that is wrong by its own size shows in an output of up to 1e9 elements.
+const TOLERANCE: f64 = 1e-5;
+
+/// An op loaded twice: step 0 in the variant to be trusted, step 1 in the candidate.
+#[derive(Debug)]
+pub struct Pair {
+    id: PlanId,
+    /// Bits of the candidate's result in the first run.
+    first: Option<u32>,
+}
+
+/// The plan of a pair: both results, their squared distance and the squared length of each.
+fn plan(session: &Session, op: &Op, io: &Io, trusted: Variant, candidate: Variant) -> Plan {
+    let mut g = Graph::default();
+    let named = |(i, ty): (usize, &TensorType)| g.input(&format!("x{i}"), *ty);
+    let inputs: Vec<_> = io.inputs.iter().enumerate().map(named).collect();
+    g.label("pair");
+    let [a, b] = [(); 2].map(|()| g.emit1(op.clone(), &inputs));
+    let difference = g.emit1(WeightedSum { a: 1.0, b: -1.0 }.into(), &[a, b]);
+    for (name, x) in [("difference", difference), ("trusted", a), ("candidate", b)] {
+        let square = g.emit1(Dot.into(), &[x, x]);
+        g.output(name, square);
+    }
+    let planned = |variant| {
+        let mut choices = Choices::default();
+        choices.set(key(op, io), variant);
+        lower("pair", &g, Options { choices: &choices, fuse: false, ..Options::new(session.target()) })
+    };
+    let (mut plan, mut other) = (planned(trusted), planned(candidate));
+    // The two plans are the same but for the products and their scratch.
+    let mut step = other.steps.swap_remove(1);
+    (step.inputs, step.outputs) = (plan.steps[1].inputs.clone(), plan.steps[1].outputs.clone());
+    for scratch in &mut step.scratch {
+        plan.buffers.push(other.buffers[*scratch]);
+        *scratch = plan.buffers.len() - 1;
+    }
+    plan.steps[1] = step;
+    plan
+}
+
+impl Pair {
+    /// Loads a pair on an empty session and fills its inputs with noise.
+    ///
+    /// # Errors
+    /// If the device has no room or its driver refuses a kernel.
+    pub fn load(session: &mut Session, op: &Op, io: &Io, trusted: Variant, candidate: Variant) -> Result<Self, DeviceError> {
+        session.reset();
+        let plan = plan(session, op, io, trusted, candidate);
+        let types: Vec<TensorType> = plan.inputs.iter().map(|p| p.ty).collect();
+        let id = session.load(plan)?;
+        for (i, ty) in types.into_iter().enumerate() {
+            assert_eq!(ty.dtype, DType::F32, "products take floats");
+            let rng = Philox::new(i as u64, Stream::Test);
+            let value = |e: usize| rng.uniforms(0, 0, (e / 4) as u32)[e % 4] - 0.5;
+            // Noise of a prime period, so that no two rows of an operand are alike.
+            let noise: Vec<f32> = (0..ty.shape.len().min(16_381)).map(value).collect();
+            let data: Vec<f32> = noise.iter().copied().cycle().take(ty.shape.len()).collect();
+            session.upload(id, i, Data::F32(&data))?;
+        }
+        Ok(Self { id, first: None })
+    }
+
+    /// Runs both and compares: `Ok(None)` if they agree, else what is wrong with the candidate.
+    ///
+    /// # Errors
+    /// If the driver fails.
+    pub fn compare(&mut self, session: &mut Session) -> Result<Option<String>, DeviceError> {
+        if self.first.is_none() {
+            session.poison(self.id)?;
+        }
+        session.run(self.id, &StepUniforms::default())?;
+        let rows = session.drain(self.id)?;
+        let Some((_, values)) = rows.last() else { unreachable!("one run has one row") };
+        let [difference, trusted, candidate] = values[..] else { unreachable!("three scalars") };
+        let error = (f64::from(difference) / f64::from(trusted)).sqrt();
+        if !(trusted > 0.0) {
+            return Ok(Some(format!("the portable kernel gives a length of {trusted}")));
+        }
+        if !(error <= TOLERANCE) {
+            return Ok(Some(format!("it differs from the portable kernel by {error:.1e} of its length")));
+        }
+        if self.first.is_some_and(|bits| bits != candidate.to_bits()) {
+            return Ok(Some("two runs on the same data differ".into()));
+        }
+        self.first = Some(candidate.to_bits());
+        Ok(None)
+    }
+
+    /// Seconds of the trusted variant and of the candidate.
+    ///
+    /// # Errors
+    /// If the driver fails.
+    pub fn seconds(&self, session: &mut Session, candidate: bool) -> Result<f64, DeviceError> {
+        Ok(session.time_op(self.id, usize::from(candidate))?.seconds)
+    }
+}

@@ -1,0 +1,180 @@
+//! How an op could be lowered: what a device can run, and the candidates that a chooser takes one of.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Io, Op};
+
+/// What the lowering needs to know of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Workgroups along one grid axis.
+    pub max_groups: u32,
+    /// Invocations of a workgroup.
+    pub max_invocations: u32,
+    /// Bytes of workgroup memory.
+    pub workgroup_memory: u32,
+    /// Lanes of a subgroup, where every pipeline has the same number.
+    pub subgroup: Option<u32>,
+    /// A processor that calls itself a GPU: a barrier costs it a switch of context, so kernels without any are
+    /// preferred before anything is measured.
+    pub software: bool,
+    /// Convolutions take elementwise ops into their tails ([`super::Epilogue`]).
+    pub epilogues: bool,
+}
+
+impl Target {
+    /// Baseline WebGPU.
+    pub const WEBGPU: Self =
+        Self { max_groups: 65_535, max_invocations: 256, workgroup_memory: 16 << 10, subgroup: None, software: false, epilogues: true };
+
+    /// Whether the device can run what a variant requires.
+    pub fn can(&self, needs: &Requirements) -> bool {
+        needs.subgroup.is_none_or(|lanes| self.subgroup == Some(lanes))
+            && needs.invocations <= self.max_invocations
+            && needs.workgroup_memory <= self.workgroup_memory
+    }
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Self::WEBGPU
+    }
+}
+
+/// What a variant requires of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Requirements {
+    /// Subgroups of this many lanes.
+    pub subgroup: Option<u32>,
+    /// Invocations of a workgroup.
+    pub invocations: u32,
+    /// Bytes of workgroup memory.
+    pub workgroup_memory: u32,
+}
+
+/// A product tiled in workgroup memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Tile {
+    /// Rows of the result per workgroup: pixels, or output channels of a weight gradient.
+    pub m: u32,
+    /// Columns per workgroup: output channels, or taps and input channels of a weight gradient.
+    pub n: u32,
+    /// Depth of a tile.
+    pub k: u32,
+    /// Rows per invocation.
+    pub rows: u32,
+    /// Columns per invocation.
+    pub cols: u32,
+    /// Workgroups that a weight gradient's sum over pixels is split for; 0 elsewhere.
+    pub groups: u32,
+}
+
+impl Tile {
+    /// Invocations of a workgroup.
+    pub const fn invocations(&self) -> u32 {
+        self.m / self.rows * (self.n / self.cols)
+    }
+}
+
+/// One way to lower an op.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Variant {
+    /// The op is lowered in one way only.
+    #[default]
+    Only,
+    /// Workgroup-memory tiles: the portable products.
+    Tile(Tile),
+    /// Register tiles, operands broadcast across a subgroup of this many lanes, no barrier.
+    Broadcast {
+        /// Lanes.
+        subgroup: u32,
+    },
+}
+
+impl Variant {
+    /// What it requires of a device.
+    pub fn requirements(&self) -> Requirements {
+        match *self {
+            Self::Only => Requirements::default(),
+            Self::Tile(t) => Requirements {
+                subgroup: None,
+                invocations: t.invocations(),
+                // Two operands, each row two floats longer than the tile (`conv_nt_tile`).
+                workgroup_memory: (t.m + t.n + 4) * t.k * 4,
+            },
+            Self::Broadcast { subgroup } => Requirements { subgroup: Some(subgroup), invocations: subgroup, workgroup_memory: 0 },
+        }
+    }
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Only => write!(f, "only"),
+            Self::Tile(t) => {
+                write!(f, "tile {}x{}x{} by {}x{}", t.m, t.n, t.k, t.rows, t.cols)?;
+                if t.groups > 0 { write!(f, " for {} groups", t.groups) } else { Ok(()) }
+            }
+            Self::Broadcast { subgroup } => write!(f, "broadcast {subgroup}"),
+        }
+    }
+}
+
+/// Which variant an op of a shape takes where the table of defaults does not say it.
+///
+/// Plain data: what a tuner has measured, a file has remembered, or a test asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choices {
+    /// By [`key`].
+    chosen: std::collections::BTreeMap<String, Variant>,
+}
+
+/// No choice: the table of defaults.
+pub static DEFAULTS: Choices = Choices { chosen: std::collections::BTreeMap::new() };
+
+/// An op and its shape, whatever its epilogue: what a choice is made for.
+pub fn key(op: &Op, io: &Io) -> String {
+    let shapes = |types: &[crate::tensor::TensorType]| types.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let operands = io.inputs.len().min(2);
+    let (stride, pad) = match op {
+        Op::Conv2d(c) => (c.stride, c.pad),
+        Op::Conv2dInputGrad(c) => (c.stride, c.pad),
+        Op::Conv2dWeightGrad(c) => (c.stride, c.pad),
+        _ => (0, 0),
+    };
+    let (from, to) = (shapes(&io.inputs[..operands]), shapes(&io.outputs));
+    format!("{} s{stride} p{pad} {from} -> {to}", op.name())
+}
+
+impl Choices {
+    /// Sets the variant of a [`key`].
+    pub fn set(&mut self, key: String, variant: Variant) {
+        self.chosen.insert(key, variant);
+    }
+    /// The variant of an op; one that the op does not offer on this device is no choice, whoever made it.
+    pub fn variant(&self, op: &Op, io: &Io, target: &Target) -> Variant {
+        let offered = op.variants(io, target);
+        if let [only] = offered[..] {
+            return only;
+        }
+        match self.chosen.get(&key(op, io)) {
+            Some(chosen) if offered.contains(chosen) => *chosen,
+            _ => op.preferred(io, target),
+        }
+    }
+    /// Choices by key.
+    pub fn iter(&self) -> impl Iterator<Item = (&String, &Variant)> {
+        self.chosen.iter()
+    }
+    /// Number of choices.
+    pub fn len(&self) -> usize {
+        self.chosen.len()
+    }
+    /// Whether nothing is chosen.
+    pub fn is_empty(&self) -> bool {
+        self.chosen.is_empty()
+    }
+}

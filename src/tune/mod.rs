@@ -1,0 +1,241 @@
+//! Which variant of a product a device runs fastest at a shape: every candidate is compared with the portable
+//! kernel on this very device, then timed. Choices are remembered per adapter, driver and kernel text.
+//!
+//! A candidate that is wrong at one shape is refused there and nowhere else. What is remembered is compared once
+//! more before it is used, so a file of another machine, or one that was edited, costs time and never a wrong
+//! number.
+
+mod memory;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::check::Pair;
+use crate::device::{DeviceError, Session};
+use crate::ir::Graph;
+use crate::ops::{Choices, Io, Op, Variant, key};
+use crate::plan::{Plan, lower};
+
+pub use memory::{Memory, Remembered};
+
+/// What the first start spends at most.
+pub const BUDGET: Duration = Duration::from_secs(10);
+/// A candidate must be this much faster than what it replaces: less is noise.
+const GAIN: f64 = 0.97;
+/// Comparisons of a candidate before it is trusted; a race does not show every time.
+const REPEATS: usize = 3;
+
+/// A product that has several variants on a device.
+#[derive(Clone, Debug)]
+pub struct Product {
+    /// [`key`] of it.
+    pub key: String,
+    /// The op, without its epilogue's choice of it.
+    pub op: Op,
+    /// Its types.
+    pub io: Io,
+    /// FLOPs of all its occurrences in a step.
+    pub flops: u64,
+}
+
+/// The products of plans that have several variants, those with the most FLOPs first.
+pub fn products<'a>(plans: impl IntoIterator<Item = &'a Plan>) -> Vec<Product> {
+    let mut found: BTreeMap<String, Product> = BTreeMap::new();
+    for plan in plans {
+        for step in &plan.steps {
+            let io = Io::from(&step.io);
+            if step.op.variants(&io, &plan.target).len() < 2 {
+                continue;
+            }
+            let key = key(&step.op, &io);
+            let product = Product { key: key.clone(), op: step.op.clone(), io, flops: 0 };
+            found.entry(key).or_insert(product).flops += step.flops;
+        }
+    }
+    let mut products: Vec<Product> = found.into_values().collect();
+    products.sort_by(|a, b| b.flops.cmp(&a.flops).then_with(|| a.key.cmp(&b.key)));
+    products
+}
+
+/// One candidate at one shape.
+#[derive(Clone, Debug, Serialize)]
+pub struct Trial {
+    /// The product.
+    pub key: String,
+    /// The candidate.
+    pub variant: Variant,
+    /// Seconds, where it was right.
+    pub seconds: Option<f64>,
+    /// FLOP/s, where it was right.
+    pub flops_per_second: Option<f64>,
+    /// Why it was refused.
+    pub refused: Option<String>,
+}
+
+/// What tuning has found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// Every candidate that was tried.
+    pub trials: Vec<Trial>,
+    /// Products with a choice.
+    pub chosen: usize,
+    /// Products whose choice was remembered and found right again.
+    pub remembered: usize,
+    /// Products that there was no time for.
+    pub left: usize,
+    /// Seconds spent.
+    pub seconds: f64,
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let refused = self.trials.iter().filter(|t| t.refused.is_some()).count();
+        write!(
+            f,
+            "kernels: {} products tuned in {:.1} s ({} candidates tried, {refused} refused), {} remembered",
+            self.chosen - self.remembered,
+            self.seconds,
+            self.trials.len(),
+            self.remembered,
+        )?;
+        if self.left > 0 { write!(f, ", {} left to the defaults until the next start", self.left) } else { Ok(()) }
+    }
+}
+
+/// How much is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effort {
+    /// Time for new measurements.
+    pub budget: Duration,
+    /// Try every candidate of every product, whatever is remembered (a sweep for a report).
+    pub sweep: bool,
+}
+
+/// Chooses variants for the products of graphs on an empty session and sets them there. Remembers them.
+///
+/// # Errors
+/// If the driver fails otherwise than by refusing a kernel.
+pub fn tune(session: &mut Session, graphs: &[&Graph], memory: &mut Memory, effort: Effort) -> Result<Report, DeviceError> {
+    let plans: Vec<Plan> = graphs.iter().map(|g| lower("tune", g, session.options())).collect();
+    let products = products(&plans);
+    tune_products(session, &products, memory, effort)
+}
+
+/// Like [`tune`], of given products.
+///
+/// # Errors
+/// If the driver fails otherwise than by refusing a kernel.
+pub fn tune_products(session: &mut Session, products: &[Product], memory: &mut Memory, effort: Effort) -> Result<Report, DeviceError> {
+    if !session.capabilities().dispatches {
+        return Ok(Report::default());
+    }
+    let began = Instant::now();
+    let device = session.device();
+    let (mut choices, mut report) = (Choices::default(), Report::default());
+    for product in products {
+        let remembered = memory.get(&device, &product.key).filter(|_| !effort.sweep);
+        if let Some(known) = remembered {
+            if is_right(session, product, known.variant)? {
+                choices.set(product.key.clone(), known.variant);
+                report.remembered += 1;
+                continue;
+            }
+            memory.forget(&device, &product.key);
+        }
+        if began.elapsed() >= effort.budget {
+            report.left += 1;
+            continue;
+        }
+        let deadline = began + effort.budget;
+        let (best, complete) = best(session, product, deadline, &mut report.trials)?;
+        choices.set(product.key.clone(), best.variant);
+        // Half a measurement is used but tried again at the next start.
+        if complete {
+            memory.set(&device, &product.key, best);
+        } else {
+            report.left += 1;
+        }
+    }
+    session.reset();
+    report.chosen = choices.len();
+    report.seconds = began.elapsed().as_secs_f64();
+    session.set_choices(choices);
+    memory.store();
+    Ok(report)
+}
+
+/// Whether a remembered variant is offered here and agrees with the portable kernel.
+fn is_right(session: &mut Session, product: &Product, variant: Variant) -> Result<bool, DeviceError> {
+    let offered = product.op.variants(&product.io, &session.target());
+    if variant == offered[0] {
+        return Ok(true);
+    }
+    if !offered.contains(&variant) {
+        return Ok(false);
+    }
+    Ok(matches!(try_one(session, product, offered[0], variant)?, Tried::Right(_)))
+}
+
+/// What became of a candidate.
+enum Tried {
+    Right(Pair),
+    Refused(String),
+}
+
+/// Loads a candidate beside the portable kernel and compares them. A kernel that the driver does not take is
+/// refused like a wrong one; a lost device is an error.
+fn try_one(session: &mut Session, product: &Product, portable: Variant, candidate: Variant) -> Result<Tried, DeviceError> {
+    let tried = Pair::load(session, &product.op, &product.io, portable, candidate).and_then(|mut pair| {
+        for _ in 0..REPEATS {
+            if let Some(wrong) = pair.compare(session)? {
+                return Ok(Tried::Refused(wrong));
+            }
+        }
+        Ok(Tried::Right(pair))
+    });
+    match tried {
+        Err(error @ DeviceError::Lost { .. }) => Err(error),
+        Err(error) => Ok(Tried::Refused(error.to_string())),
+        Ok(tried) => Ok(tried),
+    }
+}
+
+/// The fastest right variant; whether every candidate was tried.
+fn best(session: &mut Session, product: &Product, deadline: Instant, trials: &mut Vec<Trial>) -> Result<(Remembered, bool), DeviceError> {
+    let offered = product.op.variants(&product.io, &session.target());
+    let (portable, default) = (offered[0], product.op.preferred(&product.io, &session.target()));
+    let mut best = Remembered { variant: default, seconds: f64::INFINITY };
+    let mut complete = true;
+    // The default comes first: what is left when time runs out must not lose to it unmeasured.
+    let rest = offered.iter().copied().filter(|v| *v != default && *v != portable);
+    let mut candidates = vec![default];
+    candidates.extend(Some(portable).filter(|v| *v != default));
+    candidates.extend(rest);
+    for candidate in candidates {
+        if Instant::now() >= deadline && candidate != default {
+            complete = false;
+            continue;
+        }
+        let mut trial = Trial { key: product.key.clone(), variant: candidate, seconds: None, flops_per_second: None, refused: None };
+        match try_one(session, product, portable, candidate)? {
+            Tried::Refused(why) => {
+                if candidate == default {
+                    best.variant = portable;
+                }
+                trial.refused = Some(why);
+            }
+            Tried::Right(pair) => {
+                let seconds = pair.seconds(session, true)?;
+                if seconds < best.seconds * GAIN || best.seconds.is_infinite() {
+                    best = Remembered { variant: candidate, seconds };
+                }
+                let flops = product.op.flops(&product.io) as f64;
+                (trial.seconds, trial.flops_per_second) = (Some(seconds), Some(flops / seconds));
+            }
+        }
+        trials.push(trial);
+    }
+    Ok((best, complete))
+}

@@ -1,0 +1,195 @@
+//! The tuner: a variant that is wrong at one shape is refused there and nowhere else, the fastest right one is
+//! taken, and what a file remembers is never trusted blindly. On a device whose results and times are a test's
+//! (`support/faulty.rs`), and with the real kernels on every adapter.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use aavae::device::Session;
+use aavae::ir::Graph;
+use aavae::ops::{Conv2d, Emit, Io, Op, Target, Tile, Variant, key};
+use aavae::plan::{Options, lower};
+use aavae::tensor::{Shape, TensorType};
+use aavae::tune::{Effort, Memory, Product, products, tune_products};
+use libtest_mimic::{Arguments, Failed, Trial};
+use support::faulty::{Faulty, Temper};
+use support::{Device, check, on_devices};
+
+const ALL: Effort = Effort { budget: Duration::from_secs(600), sweep: false };
+
+/// A 1x1 convolution of 2x3 pixels.
+fn product(from: usize, to: usize) -> Product {
+    let io = Io {
+        inputs: vec![TensorType::f32(Shape::new(2, 2, 3, from)), TensorType::f32(Shape::new(to, 1, 1, from))],
+        outputs: vec![TensorType::f32(Shape::new(2, 2, 3, to))],
+    };
+    let op: Op = Conv2d::new(1, 0).into();
+    Product { key: key(&op, &io), op, flops: 1, io }
+}
+
+/// The shapes at which another project's tuner picked a wrong 1x1 kernel, and two at which it did not.
+fn shapes() -> Vec<Product> {
+    [(104, 208), (208, 104), (440, 440), (64, 64)].map(|(from, to)| product(from, to)).into()
+}
+
+fn tuned(temper: &Temper, memory: &mut Memory, effort: Effort) -> Result<(Session, aavae::tune::Report), Failed> {
+    let mut session = Session::from(Faulty::with_variants(temper.clone()));
+    let report = tune_products(&mut session, &shapes(), memory, effort)?;
+    Ok((session, report))
+}
+
+fn chosen(session: &Session) -> BTreeMap<String, Variant> {
+    session.choices().iter().map(|(k, v)| (k.clone(), *v)).collect()
+}
+
+const BROADCAST: Variant = Variant::Broadcast { subgroup: 8 };
+
+/// The broadcast is the fastest everywhere and wrong at two of the shapes.
+fn wrong_at_one_shape() -> Result<(), Failed> {
+    let temper = Temper::default();
+    temper.costs.borrow_mut().insert(BROADCAST, 0.5);
+    let (honest, report) = tuned(&temper, &mut Memory::nowhere(), ALL)?;
+    check(chosen(&honest).values().all(|v| *v == BROADCAST), || format!("{:?}", chosen(&honest)))?;
+    check(report.trials.iter().all(|t| t.refused.is_none()), || format!("{report:?}"))?;
+
+    let wrong = [product(104, 208).key, product(440, 440).key];
+    temper.crooked.borrow_mut().extend(wrong.iter().map(|key| (BROADCAST, key.clone())));
+    let (session, report) = tuned(&temper, &mut Memory::nowhere(), ALL)?;
+    for (key, variant) in chosen(&session) {
+        check((variant != BROADCAST) == wrong.contains(&key), || format!("{variant} was taken for {key}"))?;
+    }
+    let refused: Vec<_> = report.trials.iter().filter(|t| t.refused.is_some()).map(|t| &t.key).collect();
+    check(refused.len() == 2 && refused.iter().all(|k| wrong.contains(k)), || format!("refused {refused:?}"))?;
+    // The plan that is lowered with the choices says them.
+    let mut g = Graph::default();
+    let shape = &shapes()[0].io;
+    let inputs = [g.input("x", shape.inputs[0]), g.input("w", shape.inputs[1])];
+    let y = g.emit1(Conv2d::new(1, 0).into(), &inputs);
+    g.output("y", y);
+    let plan = session.lower("tuned", &g);
+    check(plan.steps[0].variant != BROADCAST && plan.to_string().contains("tile "), || plan.to_string())
+}
+
+/// Each tile in turn is made the fastest, and then the portable kernel.
+fn the_fastest_is_taken() -> Result<(), Failed> {
+    let one = product(64, 64);
+    let target = Target { subgroup: Some(8), ..Target::WEBGPU };
+    let offered = one.op.variants(&one.io, &target);
+    check(offered.len() >= 6, || format!("only {} variants", offered.len()))?;
+    for variant in offered {
+        let temper = Temper::default();
+        temper.costs.borrow_mut().insert(variant, 0.5);
+        let mut session = Session::from(Faulty::with_variants(temper));
+        tune_products(&mut session, std::slice::from_ref(&one), &mut Memory::nowhere(), ALL)?;
+        let found = chosen(&session)[&one.key];
+        check(found == variant, || format!("{variant} is the fastest, {found} was taken"))?;
+    }
+    Ok(())
+}
+
+/// A file is used, compared once more, and ignored where it is of another device, of other kernels or edited.
+fn memory_is_not_trusted() -> Result<(), Failed> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("variants.json");
+    let temper = Temper::default();
+    temper.costs.borrow_mut().insert(BROADCAST, 0.5);
+    let (first, report) = tuned(&temper, &mut Memory::open(&path), ALL)?;
+    check(report.remembered == 0 && report.chosen == 4, || format!("{report:?}"))?;
+    let text = std::fs::read_to_string(&path)?;
+
+    let none = Effort { budget: Duration::ZERO, ..ALL };
+    let (again, report) = tuned(&temper, &mut Memory::open(&path), none)?;
+    check(report.remembered == 4 && chosen(&again) == chosen(&first), || format!("{report:?}"))?;
+
+    // What was right is wrong now: a driver was updated in place.
+    temper.crooked.borrow_mut().push((BROADCAST, product(64, 64).key));
+    let (session, report) = tuned(&temper, &mut Memory::open(&path), ALL)?;
+    check(report.remembered == 3 && chosen(&session)[&product(64, 64).key] != BROADCAST, || format!("{report:?}"))?;
+    temper.crooked.borrow_mut().clear();
+
+    let edits = [
+        ("another device", text.replace("faulty", "another")),
+        ("other kernels", text.replacen("\"kernels\": ", "\"kernels\": 1", 1)),
+        ("a subgroup of 0", text.replace("\"subgroup\": 8", "\"subgroup\": 0")),
+        ("a subgroup of 64", text.replace("\"subgroup\": 8", "\"subgroup\": 64")),
+        ("an unknown variant", text.replace("broadcast", "telepathy")),
+        ("no JSON", text[..text.len() / 2].into()),
+        ("nothing", String::new()),
+    ];
+    for (what, edited) in edits {
+        check(edited != text, || format!("{what}: the edit changes nothing"))?;
+        std::fs::write(&path, edited)?;
+        let (session, report) = tuned(&temper, &mut Memory::open(&path), ALL)?;
+        check(report.remembered == 0, || format!("{what}: {report:?}"))?;
+        check(chosen(&session) == chosen(&first), || format!("{what}: {:?}", chosen(&session)))?;
+    }
+    Ok(())
+}
+
+/// Without time the table of defaults holds, and says so; a little time is not spent on half the truth.
+fn budget_holds() -> Result<(), Failed> {
+    let none = Effort { budget: Duration::ZERO, sweep: false };
+    let (session, report) = tuned(&Temper::default(), &mut Memory::nowhere(), none)?;
+    check(session.choices().is_empty() && report.left == 4 && report.trials.is_empty(), || format!("{report:?}"))?;
+    check(report.to_string().contains("4 left to the defaults"), || report.to_string())
+}
+
+/// An edited choice cannot reach a lowering: a variant that is not offered is no choice.
+fn foreign_choices_are_ignored() -> Result<(), Failed> {
+    let one = product(64, 64);
+    let zero = Tile { m: 0, n: 0, k: 0, rows: 1, cols: 1, groups: 0 };
+    for foreign in [Variant::Broadcast { subgroup: 0 }, Variant::Broadcast { subgroup: 32 }, Variant::Tile(zero), Variant::Only] {
+        let mut choices = aavae::ops::Choices::default();
+        choices.set(one.key.clone(), foreign);
+        let mut g = Graph::default();
+        let inputs = [g.input("x", one.io.inputs[0]), g.input("w", one.io.inputs[1])];
+        let y = g.emit1(one.op.clone(), &inputs);
+        g.output("y", y);
+        let plan = lower("foreign", &g, Options { choices: &choices, ..Options::default() });
+        let portable = one.op.variants(&one.io, &Target::WEBGPU)[0];
+        check(plan.steps[0].variant == portable, || format!("{foreign} was taken"))?;
+    }
+    Ok(())
+}
+
+/// Every variant of the real kernels at a small network's shapes is right, and the choice is one of them.
+fn real_kernels(device: &Device) -> Result<(), Failed> {
+    let mut session = device.open()?;
+    let model = support::config(aavae::method::Method::Vae, 8, 2);
+    let graph = aavae::method::training(&model, aavae::method::Training::default()).graph;
+    let plan = session.lower("train", &graph);
+    let mut found = products([&plan]);
+    if matches!(device, Device::Cpu) {
+        let report = tune_products(&mut session, &found, &mut Memory::nowhere(), ALL)?;
+        return check(report.trials.is_empty() && session.choices().is_empty(), || format!("the processor runs no kernels: {report:?}"));
+    }
+    check(found.len() > 20, || format!("only {} products", found.len()))?;
+    // One of each pass.
+    let mut seen = Vec::new();
+    found.retain(|p| {
+        !seen.contains(&p.op.name()) && {
+            seen.push(p.op.name());
+            true
+        }
+    });
+    let report = tune_products(&mut session, &found, &mut Memory::nowhere(), ALL)?;
+    let refused: Vec<_> = report.trials.iter().filter(|t| t.refused.is_some()).collect();
+    check(refused.is_empty(), || format!("{refused:?}"))?;
+    check(report.trials.len() >= 6 && report.chosen == found.len(), || format!("{report:?}"))
+}
+
+fn main() -> ExitCode {
+    let args = Arguments::from_args();
+    let mut trials = vec![
+        Trial::test("a variant that is wrong at one shape is refused there", wrong_at_one_shape),
+        Trial::test("the fastest variant is taken", the_fastest_is_taken),
+        Trial::test("what is remembered is compared again", memory_is_not_trusted),
+        Trial::test("no time, no choice", budget_holds),
+        Trial::test("foreign choices are ignored", foreign_choices_are_ignored),
+    ];
+    trials.extend(on_devices("real kernels agree", &[Device::Cpu], real_kernels));
+    libtest_mimic::run(&args, trials).exit_code()
+}
