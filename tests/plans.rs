@@ -273,8 +273,8 @@ fn scratch_fits() -> Result<(), Failed> {
             let lowering = step.op.lower(&Io::from(&step.io), &plan.target);
             check(lowering.dispatches == step.dispatches, || format!("{name}: {} lowers to something else", step.label))?;
             check(lowering.scratch.len() == step.scratch.len(), || format!("{name}: {} has other scratch", step.label))?;
-            for (b, elements) in step.scratch.iter().zip(&lowering.scratch) {
-                check(plan.buffers[*b].bytes >= elements * 4, || format!("{name}: the scratch of {} is too small", step.label))?;
+            for (b, bytes) in step.scratch.iter().zip(&lowering.scratch) {
+                check(plan.buffers[*b].bytes >= *bytes, || format!("{name}: the scratch of {} is too small", step.label))?;
                 count += 1;
             }
         }
