@@ -1,7 +1,8 @@
-// y = (x - mean) * rstd * gamma + beta [+ add] [max(., 0)].
+// y = (x - mean) * rstd * gamma + beta [+ add] [relu].
 // Reads x [ROWS, C4], gamma, beta, mean, spread [C4] (rstd, or with EVAL the variance) [, add [ROWS, C4]]; writes (=) y [ROWS, C4].
 // Grid: ceil(ceil(ROWS / STRIP) * C4 / WG) workgroups, folded. Reference: ops/batch_norm.rs `BatchNorm::reference`.
 #import lib/grid
+#import lib/relu
 const ROWS: u32 = 1u; // spec
 const C4: u32 = 1u; // spec
 const STRIP: u32 = 1u; // spec
@@ -38,7 +39,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     value += add[r * C4 + c];
     // #end
     // #if RELU
-    value = max(value, vec4<f32>());
+    value = relu(value);
     // #end
     y[r * C4 + c] = value;
   }

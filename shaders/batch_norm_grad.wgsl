@@ -2,6 +2,7 @@
 // Reads dy, x [ROWS, C4], mean [C4], factors [3, C4] (scale, level, slope) [, y [ROWS, C4]]; writes (=) dx [ROWS, C4].
 // Grid: ceil(ceil(ROWS / STRIP) * C4 / WG) workgroups, folded. Reference: ops/batch_norm.rs `BatchNormGrad::reference`.
 #import lib/grid
+#import lib/relu
 const ROWS: u32 = 1u; // spec
 const C4: u32 = 1u; // spec
 const STRIP: u32 = 1u; // spec
@@ -28,7 +29,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   for (var r = first; r < min(first + STRIP, ROWS); r++) {
     var g = dy[r * C4 + c];
     // #if RELU
-    g = select(vec4<f32>(), g, y[r * C4 + c] > vec4<f32>());
+    g = relu_mask(g, y[r * C4 + c]);
     // #end
     dx[r * C4 + c] = scale * (g - level - (x[r * C4 + c] - centre) * slope);
   }

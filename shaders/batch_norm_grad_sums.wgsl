@@ -2,6 +2,7 @@
 // Reads dy, x [ROWS, C4], mean [C4] [, y [ROWS, C4]]; writes (=) parts [PARTS, 2, C4].
 // Grid: ceil(PARTS * C4 / WG) workgroups, folded. Reference: ops/batch_norm.rs `BatchNormGrad::reference`.
 #import lib/grid
+#import lib/relu
 const ROWS: u32 = 1u; // spec
 const C4: u32 = 1u; // spec
 const CHUNK: u32 = 1u; // spec
@@ -27,7 +28,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   for (var r = j * CHUNK; r < min((j + 1u) * CHUNK, ROWS); r++) {
     var g = dy[r * C4 + c];
     // #if RELU
-    g = select(vec4<f32>(), g, y[r * C4 + c] > vec4<f32>());
+    g = relu_mask(g, y[r * C4 + c]);
     // #end
     plain += g;
     moment += g * (x[r * C4 + c] - centre);

@@ -3,6 +3,7 @@
 // FINAL (OUT = 1): writes (=) mean, rstd [C4] and updates the running statistics [C4].
 // Grid: ceil(OUT * C4 / WG) workgroups, folded. Reference: ops/batch_norm.rs `BatchNorm::reference`.
 #import lib/grid
+#import lib/relu
 const ROWS: u32 = 2u; // spec
 const C4: u32 = 1u; // spec
 const SPAN: u32 = 1u; // spec
@@ -45,7 +46,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     m2 += parts[(2u * p + 1u) * C4 + c];
   }
   let centre = shift + sum / n;
-  m2 += max(squares - sum * (sum / n), vec4<f32>());
+  m2 += relu(squares - sum * (sum / n)); // rounding may leave less than 0; NaN stays
   // #if !FINAL
   merged[2u * j * C4 + c] = centre;
   merged[(2u * j + 1u) * C4 + c] = m2;

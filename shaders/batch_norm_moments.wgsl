@@ -2,6 +2,7 @@
 // Reads x [ROWS, C4]; writes (=) parts [PARTS, 2, C4].
 // Grid: ceil(PARTS * C4 / WG) workgroups, folded. Reference: ops/batch_norm.rs `BatchNorm::reference`.
 #import lib/grid
+#import lib/relu
 const ROWS: u32 = 1u; // spec
 const C4: u32 = 1u; // spec
 const CHUNK: u32 = 1u; // spec
@@ -27,5 +28,5 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   }
   let mean = sum / f32(last - first);
   parts[2u * j * C4 + c] = shift + mean;
-  parts[(2u * j + 1u) * C4 + c] = max(squares - sum * mean, vec4<f32>());
+  parts[(2u * j + 1u) * C4 + c] = relu(squares - sum * mean); // NaN stays
 }

@@ -2,6 +2,7 @@
 // Reads x [N, C4]; writes (=) y [ROWS, C4].
 // Grid: ceil(ROWS / WG) workgroups, folded; one row per invocation. Reference: ops/l2_normalize.rs `L2Normalize::reference`.
 #import lib/grid
+#import lib/finite
 const N: u32 = 1u; // spec
 const ROWS: u32 = 1u; // spec
 const C4: u32 = 1u; // spec
@@ -19,6 +20,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   }
   var squares = 0.0;
   for (var c = 0u; c < C4; c++) { squares += dot(x[n * C4 + c], x[n * C4 + c]); }
-  let r = max(sqrt(squares), EPS);
+  let r = larger(vec4<f32>(sqrt(squares)), vec4<f32>(EPS)).x; // NaN stays
   for (var c = 0u; c < C4; c++) { y[n * C4 + c] = x[n * C4 + c] / r; }
 }

@@ -2,6 +2,7 @@
 // Reads dy [at least N, C4], x [N, C4]; writes (=) dx [N, C4].
 // Grid: ceil(N / WG) workgroups, folded; one row per invocation. Reference: ops/l2_normalize.rs `L2NormalizeGrad::reference`.
 #import lib/grid
+#import lib/finite
 const N: u32 = 1u; // spec
 const C4: u32 = 1u; // spec
 const EPS: f32 = 1e-12; // spec
@@ -15,7 +16,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   if (n >= N) { return; }
   var squares = 0.0;
   for (var c = 0u; c < C4; c++) { squares += dot(x[n * C4 + c], x[n * C4 + c]); }
-  let r = max(sqrt(squares), EPS);
+  let r = larger(vec4<f32>(sqrt(squares)), vec4<f32>(EPS)).x; // NaN stays
   var along = 0.0;
   if (r > EPS) {
     for (var c = 0u; c < C4; c++) { along += dot(x[n * C4 + c] / r, dy[n * C4 + c]); }

@@ -1,7 +1,8 @@
-// y[n, i, j, c] = max of x[n, p, q, c] over |p - 2i| <= 1, |q - 2j| <= 1 inside the image.
+// y[n, i, j, c] = max of x[n, p, q, c] over |p - 2i| <= 1, |q - 2j| <= 1 inside the image; NaN if one is.
 // Reads x [N, H, W, C4]; writes (=) y [N, OH, OW, C4].
 // Grid: ceil(N * OH * OW * C4 / WG) workgroups, folded. Reference: ops/pool.rs `MaxPool2d::reference`.
 #import lib/grid
+#import lib/finite
 const N: u32 = 1u; // spec
 const H: u32 = 1u; // spec
 const W: u32 = 1u; // spec
@@ -22,7 +23,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   var top = x[((n * H + 2u * i) * W + 2u * j) * C4 + c];
   // max(2i, 1) - 1 is max(2i - 1, 0) without going below zero.
   for (var p = max(2u * i, 1u) - 1u; p < min(2u * i + 2u, H); p++) {
-    for (var q = max(2u * j, 1u) - 1u; q < min(2u * j + 2u, W); q++) { top = max(top, x[((n * H + p) * W + q) * C4 + c]); }
+    for (var q = max(2u * j, 1u) - 1u; q < min(2u * j + 2u, W); q++) { top = larger(top, x[((n * H + p) * W + q) * C4 + c]); }
   }
   y[at] = top;
 }

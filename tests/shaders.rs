@@ -450,7 +450,7 @@ fn canaries() -> Result<(), Failed> {
         check(validate("relu", &text).is_err(), || format!("accepted {what}"))
     };
     spoil("a syntax error", "{", "")?;
-    spoil("an unknown name", "max(", "maximum(")?;
+    spoil("an unknown name", "relu(x[i])", "rectify(x[i])")?;
     spoil("a write to a read binding", "var<storage, read_write> y", "var<storage, read> y")?;
     spoil("a binding that is only read, bound for writing", "var<storage, read> x", "var<storage, read_write> x")?;
     spoil("two variables at one binding", "@binding(1)", "@binding(0)")?;

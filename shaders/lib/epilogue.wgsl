@@ -1,5 +1,6 @@
 // Epilogue of a product: what happens to the finished sum of output element `index`, channel `col`.
 // Declares the importer's bindings 3 to 5. Requires nothing of the importer.
+#import lib/relu
 const BIAS: bool = false; // spec
 const ADD: bool = false; // spec
 const RELU: bool = false; // spec
@@ -23,10 +24,10 @@ fn epilogue(sum: f32, index: u32, col: u32) -> f32 {
     v += add[index];
     // #end
     if (RELU) {
-        v = max(v, 0.0);
+        v = relu(vec4<f32>(v)).x;
     }
     // #if MASK
-    v = select(0.0, v, gate[index] > 0.0);
+    v = relu_mask(vec4<f32>(v), vec4<f32>(gate[index])).x;
     // #end
     return v;
 }

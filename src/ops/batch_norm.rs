@@ -1,7 +1,7 @@
 //! Batch normalisation. With `mean` and `var` over the `R = N*H*W` rows of a channel and `rstd = 1/sqrt(var + eps)`,
 //!
 //! ```text
-//! xhat = (x - mean) * rstd        y = gamma * xhat + beta  [+ add]  [max(., 0)]
+//! xhat = (x - mean) * rstd        y = gamma * xhat + beta  [+ add]  [relu]
 //! running_mean' = (1 - momentum) * running_mean + momentum * mean
 //! running_var'  = (1 - momentum) * running_var  + momentum * var * R / (R - 1)
 //! dbeta = sum dy      dgamma = sum dy * xhat      dx = gamma * rstd * (dy - dbeta / R - xhat * dgamma / R)
@@ -52,7 +52,7 @@ fn apply_naive<T: Real>(run: &mut Run<'_, T>, c: usize, mean: f64, rstd: f64, ad
         if add {
             y += run.inputs[5].f()[i].get();
         }
-        run.outputs[0][i] = T::of(if relu { y.max(0.0) } else { y });
+        run.outputs[0][i] = T::of(if relu { super::pointwise::relu(y) } else { y });
     }
 }
 
@@ -61,11 +61,13 @@ fn apply_native(run: &mut Run<'_, f32>, mean: &[f32], rstd: &[f32], add: bool, r
     let (x, c) = (run.inputs[0].f(), run.in_shape(0).c);
     let scale: Vec<f32> = run.inputs[1].f().iter().zip(rstd).map(|(g, r)| g * r).collect();
     let [mean, scale, beta] = [mean, &scale, run.inputs[2].f()].map(repeated);
-    // Without a residual, x stands in and counts nothing; without a ReLU, nothing is below the floor.
-    let (other, weight) = if add { (run.inputs[5].f(), 1.0) } else { (x, 0.0) };
-    let floor = if relu { 0.0 } else { f32::MIN };
     let (length, task) = (run_length(c), task_length(c));
-    run.outputs[0].par_chunks_mut(task).zip(x.par_chunks(task)).zip(other.par_chunks(task)).for_each(|((y, x), other)| {
+    // Without a residual zeros are added; without a ReLU nothing is below the floor.
+    let zeros = vec![0.0; if add { 0 } else { task }];
+    let other = |part: usize, len: usize| if add { &run.inputs[5].f()[part * task..][..len] } else { &zeros[..len] };
+    let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
+    run.outputs[0].par_chunks_mut(task).zip(x.par_chunks(task)).enumerate().for_each(|(part, (y, x))| {
+        let other = other(part, x.len());
         simd(
             #[inline(always)]
             || {
@@ -73,7 +75,8 @@ fn apply_native(run: &mut Run<'_, f32>, mean: &[f32], rstd: &[f32], add: bool, r
                     let n = y.len();
                     let (y, x, other, mean, scale, beta) = (&mut y[..n], &x[..n], &other[..n], &mean[..n], &scale[..n], &beta[..n]);
                     for i in 0..n {
-                        y[i] = ((x[i] - mean[i]) * scale[i] + beta[i] + weight * other[i]).max(floor);
+                        let v = (x[i] - mean[i]) * scale[i] + beta[i] + other[i];
+                        y[i] = if v < floor { floor } else { v };
                     }
                 }
             },
@@ -197,7 +200,7 @@ impl OpDef for BatchNorm {
                 n += k;
                 mean += apart * k / n;
             }
-            let m2 = m2.max(0.0);
+            let m2 = if m2 < 0.0 { 0.0 } else { m2 }; // rounding; NaN stays
             means[c] = mean as f32;
             rstds[c] = (1.0 / (m2 / rows + f64::from(self.eps)).sqrt()) as f32;
             run.outputs[3][c] = ((1.0 - momentum) * f64::from(run.outputs[3][c]) + momentum * mean) as f32;

@@ -21,6 +21,12 @@ fn norm<T: Real>(x: &[T]) -> f64 {
     x.iter().map(|x| x.get() * x.get()).sum::<f64>().sqrt()
 }
 
+/// `max(norm, EPS)`, NaN where the norm is: the whole row is then.
+fn radius(norm: f64) -> f64 {
+    let eps = f64::from(EPS);
+    if norm < eps { eps } else { norm }
+}
+
 fn kernel(file: &'static str, x: Shape) -> Kernel {
     Kernel::new(file).set("N", x.n).set("C4", x.c / 4).set("EPS", EPS)
 }
@@ -46,7 +52,7 @@ impl OpDef for L2Normalize {
         let (x, s) = (run.inputs[0].f(), run.in_shape(0));
         let (rows, rest) = run.outputs[0].split_at_mut(s.len());
         for (y, x) in rows.chunks_mut(s.c).zip(x.chunks(s.c)) {
-            let r = norm(x).max(f64::from(EPS));
+            let r = radius(norm(x));
             y.iter_mut().zip(x).for_each(|(y, x)| *y = T::of(x.get() / r));
         }
         rest.fill(T::of(0.0));
@@ -93,7 +99,7 @@ impl OpDef for L2NormalizeGrad {
         for ((dx, dy), x) in run.outputs[0].chunks_mut(c).zip(dy.chunks(c)).zip(x.chunks(c)) {
             let (r, eps) = (norm(x), f64::from(EPS));
             let along = if r > eps { x.iter().zip(dy).map(|(x, dy)| x.get() / r * dy.get()).sum() } else { 0.0 };
-            let r = r.max(eps);
+            let r = radius(r);
             dx.iter_mut().zip(x).zip(dy).for_each(|((dx, x), dy)| *dx = T::of((dy.get() - x.get() / r * along) / r));
         }
     }

@@ -1,4 +1,5 @@
-//! Elementwise ops. `relu: y = max(x, 0)`; `relu_grad: dx = dy where y > 0, else 0` (0 at 0, as PyTorch);
+//! Elementwise ops. `relu: y = 0 where x < 0, else x`; `relu_grad: dx = 0 where y <= 0, else dy` (0 at 0; NaN stays NaN, and a NaN
+//! in `y` lets `dy` pass, all as PyTorch);
 //! `weighted_sum: y = a*p + b*q`; `scale: y = a*x`; `dot: y = sum(p*q)`, a scalar.
 
 use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, arity, same};
@@ -27,7 +28,12 @@ pub(super) fn elementwise(kernel: Kernel, io: &Io, target: &Target) -> Lowering 
     Lowering::one(kernel.set("LEN4", vec4s), target.grid_1d(vec4s), &bindings)
 }
 
-/// `y = max(x, 0)`.
+/// ReLU that keeps NaN, which `f64::max` would not.
+pub(super) fn relu(x: f64) -> f64 {
+    if x < 0.0 { 0.0 } else { x }
+}
+
+/// `y = max(x, 0)`, NaN where `x` is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Relu;
 
@@ -39,11 +45,11 @@ impl OpDef for Relu {
     fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
         let x = run.inputs[0].f();
         for (y, x) in run.outputs[0].iter_mut().zip(x) {
-            *y = T::of(x.get().max(0.0));
+            *y = T::of(relu(x.get()));
         }
     }
     fn native(&self, run: &mut Run<'_, f32>) {
-        map(run.outputs[0], run.inputs[0].f(), |x| x.max(0.0));
+        map(run.outputs[0], run.inputs[0].f(), |x| if x < 0.0 { 0.0 } else { x });
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         vec![node.dy[0].map(|dy| g.emit1(ReluGrad.into(), &[dy, node.y[0]]))]
@@ -64,7 +70,7 @@ impl OpDef for Relu {
     }
 }
 
-/// `dx = dy where y > 0, else 0`.
+/// `dx = 0 where y <= 0, else dy`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReluGrad;
 
@@ -76,11 +82,11 @@ impl OpDef for ReluGrad {
     fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
         let (dy, y) = (run.inputs[0].f(), run.inputs[1].f());
         for (i, dx) in run.outputs[0].iter_mut().enumerate() {
-            *dx = if y[i].get() > 0.0 { dy[i] } else { T::of(0.0) };
+            *dx = if y[i].get() <= 0.0 { T::of(0.0) } else { dy[i] };
         }
     }
     fn native(&self, run: &mut Run<'_, f32>) {
-        map2(run.outputs[0], run.inputs[0].f(), run.inputs[1].f(), |dy, y| if y > 0.0 { dy } else { 0.0 });
+        map2(run.outputs[0], run.inputs[0].f(), run.inputs[1].f(), |dy, y| if y <= 0.0 { 0.0 } else { dy });
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         elementwise(Kernel::new("relu_grad"), io, target)

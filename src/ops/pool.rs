@@ -1,5 +1,7 @@
-//! Pooling. `max_pool2d: y[i, j] = max of x[p, q] over |p - 2i| <= 1, |q - 2j| <= 1` (3x3, stride 2, padding 1: the ImageNet stem).
-//! Its gradient goes to one pixel of each window, the first in row-major order that equals the maximum, as in PyTorch.
+//! Pooling. `max_pool2d: y[i, j] = max of x[p, q] over |p - 2i| <= 1, |q - 2j| <= 1` (3x3, stride 2, padding 1: the ImageNet stem),
+//! NaN if one of them is, as in PyTorch.
+//! Its gradient goes to one pixel of each window, the first in row-major order that equals the maximum, as in PyTorch
+//! (of several NaN PyTorch takes the last).
 //! `global_avg_pool: y[n, c] = mean over h, w of x[n, h, w, c]`; its gradient is `dy / (h*w)` everywhere.
 
 use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, activation, arity, same};
@@ -17,6 +19,11 @@ fn halved(x: Shape) -> Shape {
 /// Pixels of the window around `2i`, clipped to the image.
 fn window(i: usize, len: usize) -> std::ops::Range<usize> {
     (2 * i).saturating_sub(1)..(2 * i + 2).min(len)
+}
+
+/// Whether the reference takes a pixel for the maximum.
+fn equal(x: f64, y: f64) -> bool {
+    x == y || x.is_nan() && y.is_nan()
 }
 
 fn max_pool_kernel(file: &'static str, x: Shape) -> Kernel {
@@ -46,7 +53,8 @@ impl OpDef for MaxPool2d {
                                 let (Some(p), Some(q)) = ((2 * i + ky).checked_sub(1), (2 * j + kx).checked_sub(1)) else { continue };
                                 if p < xs.h && q < xs.w {
                                     let here = x[xs.at(n, p, q, c)];
-                                    top = top.filter(|t| t.get() >= here.get()).or(Some(here));
+                                    let stays = |t: &T| t.get().is_nan() || t.get() >= here.get();
+                                    top = top.filter(stays).or(Some(here));
                                 }
                             }
                         }
@@ -64,7 +72,7 @@ impl OpDef for MaxPool2d {
                 pixel.copy_from_slice(&x[xs.at(n, 2 * i, 2 * j, 0)..][..ys.c]);
                 for p in window(i, xs.h) {
                     for q in window(j, xs.w) {
-                        pixel.iter_mut().zip(&x[xs.at(n, p, q, 0)..]).for_each(|(y, &x)| *y = if x > *y { x } else { *y });
+                        pixel.iter_mut().zip(&x[xs.at(n, p, q, 0)..]).for_each(|(y, &x)| *y = if x > *y || x.is_nan() { x } else { *y });
                     }
                 }
             }
@@ -115,7 +123,7 @@ impl OpDef for MaxPool2dGrad {
                         let out = ys.at(n, i, j, c);
                         let mut pixels = (0..9).filter_map(|k| Some(((2 * i + k / 3).checked_sub(1)?, (2 * j + k % 3).checked_sub(1)?)));
                         let first =
-                            pixels.find(|&(p, q)| p < xs.h && q < xs.w && x[xs.at(n, p, q, c)].get() == y[out].get());
+                            pixels.find(|&(p, q)| p < xs.h && q < xs.w && equal(x[xs.at(n, p, q, c)].get(), y[out].get()));
                         if let Some((p, q)) = first {
                             dx[xs.at(n, p, q, c)] += dy[out].get();
                         }
@@ -141,7 +149,7 @@ impl OpDef for MaxPool2dGrad {
                             let x = &x[xs.at(n, p, q, 0)..][..xs.c];
                             let dx = &mut dx[(p * xs.w + q) * xs.c..][..xs.c];
                             for (((dx, open), x), y) in dx.iter_mut().zip(&mut open).zip(x).zip(&y[out..]) {
-                                let hit = x == y;
+                                let hit = x == y || x.is_nan() && y.is_nan();
                                 *dx += if hit { *open } else { 0.0 };
                                 *open = if hit { 0.0 } else { *open };
                             }

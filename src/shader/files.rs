@@ -51,6 +51,7 @@ pub static FILES: &[(&str, &str)] = &[
     ("lib/finite", include_str!("../../shaders/lib/finite.wgsl")),
     ("lib/grid", include_str!("../../shaders/lib/grid.wgsl")),
     ("lib/pixel", include_str!("../../shaders/lib/pixel.wgsl")),
+    ("lib/relu", include_str!("../../shaders/lib/relu.wgsl")),
     ("lib/resample", include_str!("../../shaders/lib/resample.wgsl")),
     ("lib/rng", include_str!("../../shaders/lib/rng.wgsl")),
     ("lib/segments", include_str!("../../shaders/lib/segments.wgsl")),

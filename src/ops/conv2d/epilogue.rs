@@ -1,5 +1,6 @@
 //! What happens to a finished sum: `v += bias[o]; v += add; v = relu(v); v = 0 where mask <= 0`.
 
+use crate::ops::pointwise::relu;
 use crate::ops::{Real, Run, ShapeError, same};
 use crate::tensor::{Shape, TensorType};
 
@@ -10,9 +11,9 @@ pub struct Epilogue {
     pub bias: bool,
     /// Adds a tensor of the output's type.
     pub add: bool,
-    /// Takes the maximum with 0.
+    /// Zeroes the result where it is negative; NaN stays.
     pub relu: bool,
-    /// Zeroes the result where a tensor of the output's type is not positive.
+    /// Zeroes the result where a tensor of the output's type is at most 0.
     pub mask: bool,
 }
 
@@ -45,7 +46,7 @@ impl Epilogue {
         v += bias.map_or(0.0, |i| run.inputs[i].f()[channel].get());
         v += add.map_or(0.0, |i| run.inputs[i].f()[at].get());
         if self.relu {
-            v = v.max(0.0);
+            v = relu(v);
         }
         if mask.is_some_and(|i| run.inputs[i].f()[at].get() <= 0.0) { 0.0 } else { v }
     }
@@ -78,10 +79,10 @@ impl<'a> Tail<'a> {
             y.iter_mut().zip(add).for_each(|(y, a)| *y += a);
         }
         if self.relu {
-            y.iter_mut().for_each(|y| *y = y.max(0.0));
+            y.iter_mut().for_each(|y| *y = if *y < 0.0 { 0.0 } else { *y });
         }
         if let Some(mask) = self.mask {
-            y.iter_mut().zip(mask).for_each(|(y, m)| *y = if *m > 0.0 { *y } else { 0.0 });
+            y.iter_mut().zip(mask).for_each(|(y, m)| *y = if *m <= 0.0 { 0.0 } else { *y });
         }
     }
 }
