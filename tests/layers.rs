@@ -18,7 +18,7 @@ use aavae::ops::{
 };
 use aavae::tensor::{Shape, TensorType};
 use aavae::train::config::{RunConfig, Schedule};
-use aavae::train::{pretrain, probe};
+use aavae::train::{probe, schedule};
 use golden::{Device, Report, Tensors, fill, no_adapter, read, wgpu_devices, wide};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
@@ -360,7 +360,7 @@ fn optimizer(case: &Value, device: &Device) -> Result<(), Failed> {
         session.upload(id, i, Data::F32(&[1.0]))?;
         let grad: Vec<f32> = golden.get(&format!("{name}/grad.{step}")).iter().map(|&x| x as f32).collect();
         session.write_state(Group::Grad, 0, &grad)?;
-        session.run(id, &pretrain::uniforms(&run, 1, step))?;
+        session.run(id, &schedule::uniforms(&run, 1, step))?;
         let got = wide(&session.read_state(Group::Param)?[..grad.len()]);
         let want = &golden.get(&format!("{name}/w_after"))[step as usize * grad.len()..][..grad.len()];
         report.tensor(&format!("step {step}"), &got, want);
@@ -387,12 +387,12 @@ fn schedules() -> Result<(), Failed> {
         // 9 epochs of 10 steps, and 90 steps of more epochs: the run's length counts, however it is said.
         for (epochs, max_steps) in [(9, None), (20, Some(90))] {
             let config = RunConfig { learning_rate: 0.1, warmup_epochs: 0, schedule, epochs, max_steps, ..RunConfig::default() };
-            let got: Vec<f64> = (0..90).map(|step| f64::from(pretrain::learning_rate(&config, 10, step))).collect();
+            let got: Vec<f64> = (0..90).map(|step| f64::from(schedule::learning_rate(&config, 10, step))).collect();
             report.tensor(&format!("{schedule:?}"), &got, want);
         }
         // After a warm-up of two epochs the fall takes the remaining seven, from the full rate on.
         let config = RunConfig { learning_rate: 0.1, warmup_epochs: 2, schedule, epochs: 9, ..RunConfig::default() };
-        let got: Vec<f64> = [0, 10, 20, 55, 89].map(|step| f64::from(pretrain::learning_rate(&config, 10, step))).into();
+        let got: Vec<f64> = [0, 10, 20, 55, 89].map(|step| f64::from(schedule::learning_rate(&config, 10, step))).into();
         let last = if schedule == Schedule::Linear { 0.1 / 70.0 } else { 0.05 * (1.0 - (std::f64::consts::PI / 70.0).cos()) };
         report.tensor(&format!("{schedule:?} after a warm-up"), &got, &[0.0, 0.05, 0.1, 0.05, last]);
     }
@@ -405,7 +405,7 @@ fn warm_up() -> Result<(), Failed> {
     let mut report = Report::new("warm-up", F64);
     for step in 0..2000_u64 {
         let want = 2.5e-4 * (step as f64 / (10.0 * 39.0)).min(1.0);
-        report.scaled(&format!("step {step}"), &[f64::from(pretrain::learning_rate(&config, 39, step))], &[want], 2.5e-4);
+        report.scaled(&format!("step {step}"), &[f64::from(schedule::learning_rate(&config, 39, step))], &[want], 2.5e-4);
     }
     report.finish()
 }

@@ -25,7 +25,7 @@ use aavae::plan::{Options, Plan, lower};
 use aavae::tensor::{Shape, TensorType};
 use aavae::train::config::RunConfig;
 use aavae::train::measure::{add_bound, bits_per_dim, log_mean_exp};
-use aavae::train::pretrain::uniforms;
+use aavae::train::schedule::uniforms;
 use golden::{Device, Report, Tensors, fill, fill_parameter, largest, no_adapter, pixels, read, wgpu_devices, wide};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};

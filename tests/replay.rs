@@ -21,7 +21,7 @@ use aavae::method::{Training, training};
 use aavae::ops::{Op, Recipe, StepUniforms, slot};
 use aavae::rng::{Philox, Stream};
 use aavae::train::config::RunConfig;
-use aavae::train::{pretrain, state};
+use aavae::train::{schedule, state};
 use golden::{Device, no_adapter, wgpu_devices};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
@@ -75,7 +75,7 @@ fn dump(device: &Device) -> Result<Value, Failed> {
     let id = session.load(session.lower("train", &model.graph))?;
     let indices = split(IMAGES, HELD_OUT, SEED, None, true)?;
     let order = Order::new(indices.train.len(), config.batch_size, SEED, true)?;
-    let uniforms: StepUniforms = pretrain::uniforms(&config, order.steps_per_epoch(), STEP);
+    let uniforms: StepUniforms = schedule::uniforms(&config, order.steps_per_epoch(), STEP);
     let (side, rng) = (config.image_size, Philox::new(SEED, Stream::Test));
     let pixels: Vec<u32> = (0..(config.batch_size * side * side) as u32).map(|i| rng.words(0, 0, i)[0] & 0x00ff_ffff).collect();
     session.upload(id, 0, Data::U32(&pixels))?;

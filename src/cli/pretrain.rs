@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::{Failure, INTERRUPTED, Outcome, choice, interrupt, print_json, say, usage};
-use crate::data::archive::Archive;
+use crate::data::archive::{Archive, CIFAR10, STL10};
 use crate::data::download::download;
-use crate::data::{cifar10, stl10};
 use crate::method::{Compare, Method, Optimizer};
 use crate::model::{Depth, Stem};
 use crate::train::TrainError;
@@ -260,8 +259,8 @@ pub(super) fn run(args: Args) -> Outcome {
 /// The official archive of a data set.
 fn archive(dataset: DataKind) -> Option<Archive<'static>> {
     match dataset {
-        DataKind::Cifar10 => Some(cifar10::ARCHIVE),
-        DataKind::Stl10 => Some(stl10::ARCHIVE),
+        DataKind::Cifar10 => Some(CIFAR10),
+        DataKind::Stl10 => Some(STL10),
         DataKind::Shapes | DataKind::Folder => None,
     }
 }

@@ -7,10 +7,47 @@ use std::path::{Path, PathBuf};
 use md5::Md5;
 use sha2::{Digest, Sha256};
 
-use super::{DataError, cifar10, stl10};
+use super::DataError;
 
 /// The archives that can be downloaded.
-pub const ALL: [Archive<'static>; 2] = [cifar10::ARCHIVE, stl10::ARCHIVE];
+pub const ALL: [Archive<'static>; 2] = [CIFAR10, STL10];
+
+/// CIFAR-10's binary version, 162 MiB.
+pub const CIFAR10: Archive<'static> = Archive {
+    title: "CIFAR-10",
+    dataset: "cifar10",
+    url: "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    checksum: Checksum::Sha256("c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
+    folder: "cifar-10-batches-bin",
+    // 10,000 records of a label and an image each.
+    files: &[
+        ("data_batch_1.bin", 10_000 * 3_073),
+        ("data_batch_2.bin", 10_000 * 3_073),
+        ("data_batch_3.bin", 10_000 * 3_073),
+        ("data_batch_4.bin", 10_000 * 3_073),
+        ("data_batch_5.bin", 10_000 * 3_073),
+        ("test_batch.bin", 10_000 * 3_073),
+    ],
+    texts: &["batches.meta.txt", "readme.html"],
+};
+
+/// STL-10's binary version, 2.5 GiB. Its address and digest are those in torchvision, which has no
+/// digest but MD5.
+pub const STL10: Archive<'static> = Archive {
+    title: "STL-10",
+    dataset: "stl10",
+    url: "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
+    checksum: Checksum::Md5("91f7769df0f17e558f3565bffb0c7dfb"),
+    folder: "stl10_binary",
+    files: &[
+        ("train_X.bin", 5_000 * 27_648),
+        ("train_y.bin", 5_000),
+        ("test_X.bin", 8_000 * 27_648),
+        ("test_y.bin", 8_000),
+        ("unlabeled_X.bin", 100_000 * 27_648),
+    ],
+    texts: &["class_names.txt", "fold_indices.txt"],
+};
 
 /// An official archive (`.tar.gz`) of binary files.
 #[derive(Clone, Copy, Debug)]

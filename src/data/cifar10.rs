@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::archive::{Archive, Checksum, class_names};
+use super::archive::{CIFAR10, class_names};
 use super::{DataError, Dataset};
 
 /// Bytes of a record: the label and a planar 32x32 RGB image.
@@ -15,31 +15,13 @@ pub const RECORD_BYTES: usize = 1 + IMAGE_BYTES;
 /// Records of each official file.
 pub const FILE_RECORDS: usize = 10_000;
 /// Name of the folder inside the official archive.
-pub const FOLDER: &str = "cifar-10-batches-bin";
+pub const FOLDER: &str = CIFAR10.folder;
 /// The training files, in order.
-pub const TRAIN_FILES: [&str; 5] = ["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"];
+pub const TRAIN_FILES: [&str; 5] = [CIFAR10.files[0].0, CIFAR10.files[1].0, CIFAR10.files[2].0, CIFAR10.files[3].0, CIFAR10.files[4].0];
 /// The test file.
-pub const TEST_FILE: &str = "test_batch.bin";
+pub const TEST_FILE: &str = CIFAR10.files[5].0;
 /// The optional list of class names.
-pub const META_FILE: &str = "batches.meta.txt";
-
-/// The official archive, 162 MiB.
-pub const ARCHIVE: Archive<'static> = Archive {
-    title: "CIFAR-10",
-    dataset: "cifar10",
-    url: "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-    checksum: Checksum::Sha256("c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
-    folder: FOLDER,
-    files: &[
-        (TRAIN_FILES[0], FILE_BYTES),
-        (TRAIN_FILES[1], FILE_BYTES),
-        (TRAIN_FILES[2], FILE_BYTES),
-        (TRAIN_FILES[3], FILE_BYTES),
-        (TRAIN_FILES[4], FILE_BYTES),
-        (TEST_FILE, FILE_BYTES),
-    ],
-    texts: &[META_FILE, "readme.html"],
-};
+pub const META_FILE: &str = CIFAR10.texts[0];
 
 /// Mean of the training pixels in [0, 1], per channel.
 pub const MEAN: [f32; 3] = [125.3 / 255.0, 123.0 / 255.0, 113.9 / 255.0];
@@ -49,7 +31,7 @@ pub const STD: [f32; 3] = [63.0 / 255.0, 62.1 / 255.0, 66.7 / 255.0];
 const SIZE: usize = 32;
 const PLANE: usize = SIZE * SIZE;
 const IMAGE_BYTES: usize = 3 * PLANE;
-const FILE_BYTES: u64 = (FILE_RECORDS * RECORD_BYTES) as u64;
+const _: () = assert!(CIFAR10.files[0].1 == (FILE_RECORDS * RECORD_BYTES) as u64);
 const CLASSES: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
 /// One of the two sets, in memory.
@@ -66,7 +48,7 @@ impl Cifar10 {
     /// [`DataError::Missing`] names the file that is not there, [`DataError::FileSize`] a file that is not exactly 10,000
     /// records long, [`DataError::Label`] a record whose label is above 9.
     pub fn open(dir: &Path) -> Result<(Self, Self), DataError> {
-        let dir = ARCHIVE.find(dir)?;
+        let dir = CIFAR10.find(dir)?;
         let classes = class_names(&dir.join(META_FILE), &CLASSES)?;
         let train: Vec<PathBuf> = TRAIN_FILES.iter().map(|name| dir.join(name)).collect();
         let test = [dir.join(TEST_FILE)];

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use memmap2::Mmap;
 
-use super::archive::{Archive, Checksum, class_names};
+use super::archive::{STL10, class_names};
 use super::{DataError, Dataset};
 
 /// Side of an image in pixels.
@@ -23,26 +23,9 @@ pub const SIZE: usize = 96;
 /// Bytes of an image.
 pub const IMAGE_BYTES: usize = 3 * PLANE;
 /// Name of the folder inside the official archive.
-pub const FOLDER: &str = "stl10_binary";
+pub const FOLDER: &str = STL10.folder;
 /// The optional list of class names.
-pub const META_FILE: &str = "class_names.txt";
-
-/// The official archive, 2.5 GiB. Its address and digest are those in torchvision, which has no digest but MD5.
-pub const ARCHIVE: Archive<'static> = Archive {
-    title: "STL-10",
-    dataset: "stl10",
-    url: "http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
-    checksum: Checksum::Md5("91f7769df0f17e558f3565bffb0c7dfb"),
-    folder: FOLDER,
-    files: &[
-        ("train_X.bin", 5_000 * IMAGE_BYTES as u64),
-        ("train_y.bin", 5_000),
-        ("test_X.bin", 8_000 * IMAGE_BYTES as u64),
-        ("test_y.bin", 8_000),
-        ("unlabeled_X.bin", 100_000 * IMAGE_BYTES as u64),
-    ],
-    texts: &[META_FILE, "fold_indices.txt"],
-};
+pub const META_FILE: &str = STL10.texts[0];
 
 /// Mean of the pixels in [0, 1], per channel.
 pub const MEAN: [f32; 3] = [0.43, 0.42, 0.39];
@@ -50,6 +33,7 @@ pub const MEAN: [f32; 3] = [0.43, 0.42, 0.39];
 pub const STD: [f32; 3] = [0.27, 0.26, 0.27];
 
 const PLANE: usize = SIZE * SIZE;
+const _: () = assert!(STL10.files[1].1 * IMAGE_BYTES as u64 == STL10.files[0].1);
 const CLASSES: [&str; 10] = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"];
 
 /// One of the three sets; images stay in their file.
@@ -76,7 +60,7 @@ impl Stl10 {
     /// [`DataError::Missing`] names the file that is not there, [`DataError::PartialImages`] a file that holds no whole number of images,
     /// [`DataError::LabelCount`] images and labels that differ in number, [`DataError::Label`] a label that is not 1 to 10.
     pub fn open(dir: &Path) -> Result<Sets, DataError> {
-        let dir = ARCHIVE.find(dir)?;
+        let dir = STL10.find(dir)?;
         let classes = class_names(&dir.join(META_FILE), &CLASSES)?;
         let labelled = |part: &str| {
             let (images, labels) = (dir.join(format!("{part}_X.bin")), dir.join(format!("{part}_y.bin")));
@@ -134,7 +118,7 @@ fn map(path: &Path) -> Result<Mmap, DataError> {
     let file = File::open(path).map_err(DataError::io("read", path))?;
     let found = file.metadata().map_err(DataError::io("read", path))?.len();
     if found == 0 || !found.is_multiple_of(IMAGE_BYTES as u64) {
-        let official = ARCHIVE.files.iter().find(|(name, _)| path.ends_with(name)).map_or(0, |(_, length)| *length);
+        let official = STL10.files.iter().find(|(name, _)| path.ends_with(name)).map_or(0, |(_, length)| *length);
         return Err(DataError::PartialImages { path: path.to_owned(), found, image: IMAGE_BYTES, official });
     }
     // SAFETY: nothing is written through the map, and the downloader puts new files in the place of old ones and never writes to

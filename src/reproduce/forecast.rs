@@ -15,7 +15,7 @@ use crate::plan::{Plan, held_bytes};
 use crate::rng::{Philox, Stream};
 use crate::train::measure::{IMPORTANCE_IMAGES, KNN_IMAGES};
 use crate::train::run::model_config;
-use crate::train::{TrainError, fit, pretrain, state};
+use crate::train::{TrainError, fit, schedule, state};
 
 /// What a run costs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,7 +55,7 @@ impl Cost {
         let labelled = splits.labelled_train.len();
         let batch = config.probe_batch().min(labelled);
         let probe = [false, true].map(|augment| features(batch, augment));
-        let milestones = pretrain::milestones(&config, splits)?;
+        let milestones = schedule::milestones(&config, splits)?;
         let encoded = labelled + splits.test.len();
         let evaluation = encoded as f64 * each(&probe[0], batch) + (labelled * config.probe_epochs) as f64 * each(&probe[1], batch);
         let evaluations = milestones.len().max(1);
@@ -66,7 +66,7 @@ impl Cost {
         }
 
         // What a run loads, and what it measures on the way: validation every epoch, likelihood and kNN where they are asked for.
-        let steps = pretrain::total_steps(&config, splits)?;
+        let steps = schedule::total_steps(&config, splits)?;
         let mut train_flops = train.flops() as f64 * steps as f64;
         let epochs = steps as f64 / (splits.train.len() / model.batch).max(1) as f64;
         let asked = if config.eval_every == 0 { 1.0 } else { (epochs / config.eval_every as f64).ceil() };

@@ -15,7 +15,7 @@ use crate::device::{self, Choice};
 use crate::train::config::RunConfig;
 use crate::train::experiment::{self, Evaluate, Interrupt};
 use crate::train::run::open_data;
-use crate::train::{TrainError, pretrain};
+use crate::train::{TrainError, schedule};
 
 /// What a grid is asked to do.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Grid {
         let cells = cells(setup, available);
         let config = cells[0].config(0);
         let splits = open_data(&config)?;
-        Ok(Self { milestones: pretrain::milestones(&config, &splits)?, splits, cells })
+        Ok(Self { milestones: schedule::milestones(&config, &splits)?, splits, cells })
     }
 
     fn selected(&self, only: &[String]) -> Result<Vec<&Cell>, TrainError> {

@@ -19,6 +19,7 @@ use super::pretrain::{self, Outcome};
 use super::probe::{ProbeConfig, ProbeResult, probe};
 use super::progress::timestamp_now;
 use super::run::{Trained, model_config, open_data, read_config, write_config, write_whole};
+use super::schedule;
 use super::store::Store;
 use crate::data::{Splits, View};
 use crate::device::{self, Choice};
@@ -104,7 +105,7 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Tr
     let store = Store::new(out.join("checkpoints"));
     if request.evaluate == Evaluate::Milestones {
         let splits = open_data(config)?;
-        for (epoch, step) in pretrain::milestones(config, &splits)? {
+        for (epoch, step) in schedule::milestones(config, &splits)? {
             let rows = summary.get("milestones").and_then(Value::as_array).cloned().unwrap_or_default();
             if rows.iter().any(|row| row["epoch"] == epoch && evaluated(row, config)) {
                 continue;
@@ -176,7 +177,7 @@ fn finished(config: &RunConfig, out: &Path) -> Result<Option<Value>, TrainError>
         return Ok(None);
     }
     let Some((_, checkpoint)) = Store::new(out.join("checkpoints")).latest().found else { return Ok(None) };
-    let total = pretrain::total_steps(config, &open_data(config)?)?;
+    let total = schedule::total_steps(config, &open_data(config)?)?;
     let whole = step(&checkpoint) == Some(total) && summary["sha256"] == checkpoint.digest();
     Ok(whole.then_some(summary))
 }

@@ -25,7 +25,7 @@
 
 use super::config::RunConfig;
 use super::knn::knn;
-use super::pretrain::evaluation_uniforms;
+use super::schedule::evaluation_uniforms;
 use super::{TrainError, evaluate, fit};
 use crate::data::{Loader, Splits, View};
 use crate::device::{Data, PlanId, Session};

@@ -14,6 +14,7 @@ pub mod pretrain;
 pub mod probe;
 pub mod progress;
 pub mod run;
+pub mod schedule;
 pub mod state;
 pub mod store;
 

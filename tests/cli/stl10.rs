@@ -112,7 +112,7 @@ fn whole_files_need_no_download() {
     let dir = folder();
     let (data, out) = (dir.path().join("data"), dir.path().join("run"));
     fs::create_dir(&data).expect("a folder");
-    for (name, length) in aavae::data::stl10::ARCHIVE.files {
+    for (name, length) in aavae::data::archive::STL10.files {
         let path = data.join(name);
         File::create(&path).expect("a file").set_len(*length).expect("a hole");
         if name.ends_with("_y.bin") {

@@ -133,7 +133,7 @@ fn stl_is_mapped_and_not_loaded() {
         text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).map(|pages: u64| pages * 4096).expect("a number")
     };
     let dir = temp();
-    for (name, length) in stl10::ARCHIVE.files {
+    for (name, length) in aavae::data::archive::STL10.files {
         File::create(dir.path().join(name)).unwrap().set_len(*length).unwrap();
     }
     stl_labels(&dir.path().join("train_y.bin"), 5_000);
