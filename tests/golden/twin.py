@@ -327,5 +327,6 @@ class Model(nn.Module):
         }
 
 
-def adam(model, lr):
-    return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr, betas=(0.9, 0.999), eps=1e-8)
+def adam(model, lr, fused=None):
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.Adam(trained, lr=lr, betas=(0.9, 0.999), eps=1e-8, fused=fused)
