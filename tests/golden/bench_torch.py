@@ -2,10 +2,11 @@
 
     python tests/golden/bench_torch.py [--device cuda] [--precision bf16] [--json] ...
 
-Encoder and decoder, log-likelihood, KL, backward pass, Adam; random images, no augmentation. On the CPU every step reads its loss
-back, as a training loop would; on CUDA steps are queued without waiting and timed by events, as the device runs them. The warm-up
-(cuDNN's search for algorithms, compilation) is not timed. f32 is IEEE f32: TF32 is off. bf16 and f16 are autocast with f32 weights,
-f16 with a gradient scaler. `--json` prints one line with the fields of `aavae bench --json`.
+Encoder and decoder, log-likelihood, KL, backward pass, Adam; random images, no augmentation. On the
+CPU every step reads its loss back, as a training loop would; on CUDA steps wait for nothing and are
+timed by events. The warm-up (cuDNN's search for algorithms, compilation) is not timed. f32 is
+IEEE f32: TF32 is off. bf16 and f16 are autocast with f32 weights, f16 with a gradient scaler.
+`--json` prints one line with the fields of `aavae bench --json`.
 """
 
 import argparse
@@ -24,18 +25,20 @@ LATENT = 128
 
 
 def arguments():
-    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    depths = sorted(ENCODER_BLOCKS)
     ap.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     ap.add_argument("--precision", choices=["f32", "tf32", "bf16", "f16"], default="f32")
-    ap.add_argument("--encoder", choices=sorted(ENCODER_BLOCKS), default="resnet18", help="the decoder is as deep")
+    ap.add_argument("--encoder", choices=depths, default="resnet18", help="and decoder")
     ap.add_argument("--width", type=int, default=16)
     ap.add_argument("--batch-size", "--batch", type=int, default=64)
     ap.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True)
     ap.add_argument("--fused-adam", action="store_true")
     ap.add_argument("--compile", action="store_true", help="torch.compile of the model")
-    ap.add_argument("--steps", type=int, help="timed steps (default: as many as --seconds gives, at least 5)")
+    ap.add_argument("--steps", type=int, help="timed (default: what --seconds gives, at least 5)")
     ap.add_argument("--seconds", type=float, default=10.0)
-    ap.add_argument("--warm-up", type=int, help="steps before the clock starts (default: 3 on cpu, 15 on cuda)")
+    ap.add_argument("--warm-up", type=int, help="steps before (default: 3 on cpu, 15 on cuda)")
     ap.add_argument("--threads", type=int, default=2, help="of the CPU")
     ap.add_argument("--json", action="store_true")
     args = ap.parse_args()
@@ -61,7 +64,8 @@ def make_step(args):
     run = torch.compile(model) if args.compile else model
     half = HALF.get(args.precision)
     scaler = torch.amp.GradScaler(args.device, enabled=args.precision == "f16")
-    images = [torch.randn(args.batch_size, 3, 32, 32, device=device).to(memory_format=layout) for _ in range(2)]
+    shape = (args.batch_size, 3, 32, 32)
+    images = [torch.randn(shape, device=device).to(memory_format=layout) for _ in range(2)]
 
     def step():
         optimizer.zero_grad(set_to_none=True)
@@ -152,11 +156,11 @@ def main():
         print(json.dumps(result))
     else:
         s = result["step"]
-        print(f"{result['device']}, {args.encoder}, width {args.width}, batch {args.batch_size}, {args.precision}")
-        print(
-            f"step: median {s['median_ms']:.1f} ms ({s['best_ms']:.1f}..{s['worst_ms']:.1f}, n = {s['n']}), "
-            f"{s['images_per_second']:.1f} images/s"
-        )
+        net = f"{args.encoder}, width {args.width}, batch {args.batch_size}, {args.precision}"
+        spread = f"{s['best_ms']:.1f}..{s['worst_ms']:.1f}, n = {s['n']}"
+        print(f"{result['device']}, {net}")
+        rate = f"{s['images_per_second']:.1f} images/s"
+        print(f"step: median {s['median_ms']:.1f} ms ({spread}), {rate}")
 
 
 if __name__ == "__main__":
