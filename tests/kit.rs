@@ -6,7 +6,7 @@
 //! Linux with bash, coreutils and binutils: elsewhere the trials show as *ignored*, which
 //! `REQUIRE_KIT=1` turns into failures. Without an adapter that trial shows as *ignored*, unless
 //! `REQUIRE_GPU` is set. The bench of the PyTorch twin shows as *ignored* where `python3` has no
-//! PyTorch.
+//! PyTorch, unless `REQUIRE_TORCH` is set.
 
 #[path = "kit/real.rs"]
 mod real;
@@ -224,7 +224,8 @@ fn main() -> ExitCode {
     }
     let torch = Command::new("python3").args(["-c", "import torch"]).stderr(Stdio::null()).status().is_ok_and(|s| s.success());
     let name = if torch { "bench_of_twin" } else { "bench_of_twin (python3 has no PyTorch)" };
-    trials.push(Trial::test(name, real::bench_of_twin).with_ignored_flag(!torch));
+    let skip = !torch && std::env::var_os("REQUIRE_TORCH").is_none();
+    trials.push(Trial::test(name, real::bench_of_twin).with_ignored_flag(skip));
     arguments.test_threads.get_or_insert(2); // on more, measurements disturb each other
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -36,6 +36,7 @@ fn official_files(dir: &Path) -> Result<(), Failed> {
     Ok(())
 }
 
+/// Packs the program under test.
 fn pack(dir: &Path, more: &[&str]) -> Command {
     let dir = dir.display().to_string();
     let arguments = [&[&dir, "--binary", env!("CARGO_BIN_EXE_aavae")], more].concat();
@@ -45,11 +46,16 @@ fn pack(dir: &Path, more: &[&str]) -> Command {
 /// The program packed with images and without, made once.
 fn packed() -> Result<(PathBuf, PathBuf), Failed> {
     static PACKED: OnceLock<(tempfile::TempDir, Result<(), String>)> = OnceLock::new();
-    let make = |dir: &Path| -> Result<(), Failed> {
+    // Built here, the program needs the glibc that is here.
+    let here = Command::new("getconf").arg("GNU_LIBC_VERSION").output()?;
+    let here = String::from_utf8(here.stdout)?.trim().trim_start_matches("glibc ").to_owned();
+    let minor = here.strip_prefix("2.").and_then(|minor| minor.parse::<u32>().ok()).unwrap_or(0);
+    let glibc = format!("2.{}", minor.max(36));
+    let make = move |dir: &Path| -> Result<(), Failed> {
         official_files(&dir.join("data"))?;
         let data = dir.join("data").display().to_string();
         for (name, more) in [("full", &["--data", &data][..]), ("bare", &[])] {
-            let ran = pack(&dir.join(name), more).output()?;
+            let ran = pack(&dir.join(name), more).args(["--glibc", &glibc]).output()?;
             check(ran.status.success(), || shown(&ran))?;
             let said = String::from_utf8_lossy(&ran.stdout).into_owned();
             let images = if more.is_empty() { 0 } else { 10_000 };
