@@ -186,7 +186,7 @@ pub(super) fn measures_adapter(name: &str) -> Result<(), Failed> {
     let dir = folder();
     let began = Instant::now();
     let ran = measure(&bare, dir.path(), &format!("wgpu:{name}")).output()?;
-    check(ran.status.success() && began.elapsed().as_secs() < 130, || shown(&ran))?;
+    check(ran.status.success() && began.elapsed().as_secs() < 150, || shown(&ran))?;
     let stages = stages(&dir.path().join("out"))?;
     for stage in &stages {
         let fits = stage["skipped"].is_string() || stage["rc"] == 124;
