@@ -7,8 +7,8 @@
 //! `cargo run --release --example own_objective [DEVICE] [STEPS]`
 //!
 //! The forward pass is written as a graph. `autodiff` appends the gradients, an op the update;
-//! `fuse` moves biases and ReLUs into the convolutions; `lower` turns the graph into a plan for a
-//! device, and a session runs it. Blur and decoding are ops too: the host uploads bytes.
+//! `Session::lower` moves biases and ReLUs into the convolutions and turns the graph into a plan for
+//! the device, which the session runs. Blur and decoding are ops too: the host uploads bytes.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -16,10 +16,9 @@ use std::sync::Arc;
 use aavae::data::shapes::{MEAN, Part, STD};
 use aavae::data::{Loader, Order, Shapes, View};
 use aavae::device::{self, Data};
-use aavae::ir::{Graph, Group, autodiff, fuse};
+use aavae::ir::{Graph, Group, autodiff};
 use aavae::nn::{Builder, Conv, Init, Params};
 use aavae::ops::{Adam, AugmentParams, CropResize, Decode, Emit, GaussianBlur, Mse, Normalize, Recipe, StepUniforms, ValueId};
-use aavae::plan::{Options, lower};
 use aavae::rng::Stream;
 use aavae::tensor::{Shape, TensorType};
 use aavae::train::state;
@@ -71,7 +70,6 @@ fn step() -> (Graph, Params) {
     b.graph.label("optimizer");
     // Nothing changes in a step whose loss is not finite.
     b.graph.emit(adam.into(), &[&flat[..], &[loss]].concat());
-    fuse::fuse(&mut b.graph);
     (b.graph, b.params)
 }
 
@@ -81,8 +79,7 @@ fn train(device: &str, steps: u64) -> Result<(f32, f32), Box<dyn Error>> {
     let (mut session, why) = device::open(&device.parse()?)?;
     println!("device: {} ({why}); {} parameters", session.device(), params.count());
     session.allocate(&graph.layout);
-    let options = Options { target: session.target(), alias: true };
-    let plan = session.load(lower("sharpen", &graph, options))?;
+    let plan = session.load(session.lower("sharpen", &graph))?;
     state::initialise(&mut session, &graph.layout, &params, SEED)?;
 
     let view = View::full(Arc::new(Shapes::new(SEED, Part::Train, 2000)));

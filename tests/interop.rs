@@ -25,7 +25,6 @@ use aavae::method::{Method, Training, View, training};
 use aavae::model::{Depth, Stem, resnet};
 use aavae::nn::Builder;
 use aavae::ops::StepUniforms;
-use aavae::plan::{self, lower};
 use aavae::tensor::{Shape, TensorType};
 use aavae::train::checkpoint::{Checkpoint, NamedTensor, TensorData};
 use aavae::train::config::{DataKind, RunConfig};

@@ -7,11 +7,11 @@ mod support;
 
 use std::process::ExitCode;
 
-use aavae::check::{Contents, STEP, contents, graph, lowers_differently, trial};
-use aavae::device::Data;
+use aavae::check::{Contents, STEP, contents, graph, io, trial, variants};
+use aavae::device::{Data, Session};
 use aavae::ops::{
-    BatchNorm, BatchNormEval, BatchNormGrad, Case, Conv2d, Conv2dInputGrad, Epilogue, Fill, Gemm, L2Normalize, MaxPool2d, MaxPool2dGrad,
-    Op, Relu, ReluGrad, Target, all_cases,
+    BatchNorm, BatchNormEval, BatchNormGrad, Case, Conv2d, Conv2dInputGrad, Epilogue, Fill, L2Normalize, MaxPool2d, MaxPool2dGrad, Op,
+    Relu, ReluGrad, Target, all_cases,
 };
 use aavae::plan::{Options, lower};
 use aavae::tensor::{Shape, TensorType};
@@ -45,13 +45,13 @@ impl Input {
     }
 }
 
-/// What the kernels of a device are lowered for: on GPUs both GEMM variants.
-fn targets(device: &Device) -> Vec<Option<Target>> {
-    match device {
-        Device::Wgpu(_, Gemm::Tile) => vec![None],
-        Device::Wgpu(..) => vec![None, Some(Target::default())],
-        _ => vec![None],
+/// What the kernels of a device are lowered for: its own kind, and as if it were a GPU.
+fn targets(device: &Device, session: &Session) -> Vec<Target> {
+    let own = session.target();
+    if matches!(device, Device::Wgpu(..)) && own.software {
+        return vec![own, Target { software: false, ..own }];
     }
+    vec![own]
 }
 
 /// The outputs of an op, for each target of the device.
@@ -59,11 +59,11 @@ fn outputs(device: &Device, op: &Op, inputs: &[Input]) -> Result<Vec<Vec<Vec<f32
     let types: Vec<_> = inputs.iter().map(|i| (i.shape, Fill::Normal)).collect();
     let g = graph(&Case::new("kernels", op.clone(), &types));
     let mut all = Vec::new();
-    for target in targets(device) {
-        let mut session = device.open()?;
-        session.allocate(&g.layout)?;
-        let target = target.unwrap_or(session.target());
-        let id = session.load(lower("kernels", &g, Options { target, alias: true }))?;
+    let mut session = device.open()?;
+    for target in targets(device, &session) {
+        session.reset();
+        session.allocate(&g.layout);
+        let id = session.load(lower("kernels", &g, Options::new(target)))?;
         session.poison(id)?;
         for (i, input) in inputs.iter().enumerate() {
             let name = format!("x{i}");
@@ -282,12 +282,15 @@ fn folded_grids(device: &Device) -> Result<(), Failed> {
     let cases = all_cases().into_iter().filter(|c| c.op.name().starts_with("conv2d") && names.contains(&&*c.name));
     let mut folded = 0;
     for case in cases {
-        for target in targets(device) {
-            let mut session = device.open()?;
-            let most = target.unwrap_or(session.target());
-            let few = Target { max_groups: 3, ..most };
-            folded += usize::from(lowers_differently(&case, most, few));
-            trial(&case, &mut *session, few).map_err(|e| format!("{} {}: {e}", case.op.name(), case.name))?;
+        let mut session = device.open()?;
+        let most = session.target();
+        let few = Target { max_groups: 3, ..most };
+        session.set_target(few);
+        let offered = variants(&case, &few);
+        for variant in [offered[0], offered[offered.len() - 1]] {
+            let lowered = |target| case.op.lower_as(&io(&case), target, variant);
+            folded += usize::from(lowered(&most) != lowered(&few));
+            trial(&case, &mut session, variant).map_err(|e| format!("{} {}: {e}", case.op.name(), case.name))?;
         }
     }
     check(folded >= 9, || format!("only {folded} lowerings fold"))
