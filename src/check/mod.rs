@@ -97,6 +97,7 @@ pub fn expected(case: &Case) -> Result<Vec<Vec<f64>>, DeviceError> {
     host.allocate(&g.layout);
     let id = host.load(lower("trial", &g, Options::default()))?;
     feed(&mut host, id, &g, &inputs(case))?;
+    host.count_from(id, STEP.serial);
     host.run(id, &STEP)?;
     (0..g.outputs.len()).map(|o| host.read_f64(id, o)).collect()
 }
@@ -139,6 +140,7 @@ pub fn trial(case: &Case, session: &mut Session, variant: Variant) -> Result<f64
             session.poison(id).map_err(device)?;
         }
         feed(session, id, &g, &data).map_err(device)?;
+        session.count_from(id, STEP.serial);
         session.run(id, &STEP).map_err(device)?;
         let got = (0..want.len()).map(|o| session.read(id, o)).collect::<Result<Vec<_>, _>>().map_err(device)?;
         for (o, (got, want)) in got.iter().zip(&want).enumerate() {

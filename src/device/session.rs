@@ -334,6 +334,11 @@ impl Session {
         Ok(())
     }
 
+    /// Sets which run of its plan the next one is (trials of what writes the ring).
+    pub fn count_from(&mut self, id: PlanId, serial: u32) {
+        self.plans[id.0].serial = serial;
+    }
+
     /// Waits for the oldest submission and learns from it.
     fn land(&mut self) -> Result<(), DeviceError> {
         let Some(flight) = self.in_flight.pop_front() else { return Ok(()) };
