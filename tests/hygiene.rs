@@ -9,7 +9,8 @@ use aavae::ops;
 use aavae::shader::FILES;
 
 /// Every layer uses only those before it (crate docs, "Layers").
-const LAYERS: [&str; 17] = [
+const LAYERS: [&str; 18] = [
+    "text",
     "tensor",
     "rng",
     "ops",
@@ -29,7 +30,7 @@ const LAYERS: [&str; 17] = [
     "cli",
 ];
 /// Pictures and files know nothing of tensors on devices.
-const DATA_USES: [&str; 2] = ["tensor", "rng"];
+const DATA_USES: [&str; 3] = ["text", "tensor", "rng"];
 const RUST_LINES: usize = 600;
 const SHADER_LINES: usize = 300;
 
