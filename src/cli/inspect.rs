@@ -36,7 +36,7 @@ pub(super) fn devices(args: &DevicesArgs) -> Outcome {
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     if args.json {
-        print_json(&json!({ "auto": taken, "why": why, "cpu": { "threads": threads }, "adapters": found }));
+        print_json(&json!({ "auto": taken, "why": why, "cpu": { "threads": threads }, "adapters": found }))?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut text = format!("cpu: {threads} threads\n");
@@ -55,7 +55,7 @@ pub(super) fn devices(args: &DevicesArgs) -> Outcome {
             if a.features.is_empty() { "none".into() } else { a.features.join(", ") },
         );
     }
-    print_text(&format!("{text}auto takes {taken}: {why}"));
+    print_text(&format!("{text}auto takes {taken}: {why}"))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -163,19 +163,19 @@ pub(super) fn plan(args: &PlanArgs) -> Outcome {
                 TrainError::config(format!("no step of this plan uses a kernel `{file}`"), Some("`aavae plan` names the kernels")).into()
             );
         }
-        print_text(&texts.join("\n// ----\n\n"));
+        print_text(&texts.join("\n// ----\n\n"))?;
     } else if args.model.json {
         let mut value = plan_json(&plans[0]);
         if let [_, update] = &plans[..] {
             value["update"] = plan_json(update);
             value["peak_bytes"] = json!(held_bytes(&plans));
         }
-        print_json(&value);
+        print_json(&value)?;
     } else if let [train, update] = &plans[..] {
         let peak = held_bytes(&plans) as f64 / 1e6;
-        print_text(&format!("{train}\n\n{update}\n\n{} x train, then update: peak memory {peak:.3} MB", args.accumulate));
+        print_text(&format!("{train}\n\n{update}\n\n{} x train, then update: peak memory {peak:.3} MB", args.accumulate))?;
     } else {
-        print_text(&plans[0].to_string());
+        print_text(&plans[0].to_string())?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -236,9 +236,9 @@ pub(super) fn check(args: &CheckArgs) -> Outcome {
         return Err(usage(format!("no case is named like `{}`", args.only.as_deref().unwrap_or("")), Some("`--only relu` is an example")));
     }
     if args.json {
-        print_json(&json!({ "device": first.device(), "passed": passed, "failed": failed, "failures": failures }));
+        print_json(&json!({ "device": first.device(), "passed": passed, "failed": failed, "failures": failures }))?;
     } else {
-        print_text(&format!("{passed} passed, {failed} failed on {}", first.device()));
+        print_text(&format!("{passed} passed, {failed} failed on {}", first.device()))?;
     }
     Ok(ExitCode::from(u8::from(failed > 0)))
 }
@@ -299,9 +299,9 @@ pub(super) fn bench(args: &BenchArgs) -> Outcome {
         result["ops"] = time_ops(session, id, peak)?;
     }
     if args.model.json {
-        print_json(&result);
+        print_json(&result)?;
     } else {
-        print_text(&text(&result));
+        print_text(&text(&result))?;
     }
     Ok(ExitCode::SUCCESS)
 }
