@@ -12,9 +12,11 @@ use std::path::Path;
 
 use aavae::data::View;
 use aavae::device::{self, Choice};
+use aavae::text;
 use aavae::train::config::{DataKind, RunConfig};
 use aavae::train::evaluate::Evaluator;
-use aavae::train::experiment::{self, Evaluate, Interrupt, Request};
+use aavae::train::experiment::{self, Evaluate, Request};
+use aavae::train::interrupt::Interrupt;
 use aavae::train::knn::Features;
 use aavae::train::run::{Trained, model_config, open_data};
 
@@ -67,7 +69,8 @@ fn train(config: &RunConfig, out: &Path, device: &Choice) -> Result<(f64, f64), 
     let nearest = nearest(&train, &test);
     let classes = splits.test.dataset.classes();
     for (i, (j, similarity)) in nearest.iter().enumerate().take(10) {
-        let (is, like) = (&classes[test.labels[i] as usize], &classes[train.labels[*j] as usize]);
+        let class = |label: u32| text::name(&classes[label as usize]);
+        let (is, like) = (class(test.labels[i]), class(train.labels[*j]));
         println!("test image {i} ({is}) is most like training image {j} ({like}): {similarity:.3}");
     }
     let same = nearest.iter().zip(&test.labels).filter(|((j, _), label)| train.labels[*j] == **label).count();

@@ -22,8 +22,9 @@
 //!
 //! Each uses only those before it (`tests/hygiene.rs` reads the imports):
 //!
-//! [`tensor`], [`rng`] → [`ops`] → [`shader`] → [`ir`] → [`plan`] → [`device`] → [`check`] → [`tune`] → [`nn`] → [`model`] → [`method`] → [`data`] →
-//! [`train`] → [`interop`] → [`reproduce`] → [`monitor`] → [`cli`].
+//! [`text`], [`tensor`], [`rng`] → [`ops`] → [`shader`] → [`ir`] → [`plan`] → [`device`] → [`check`] →
+//! [`tune`] → [`nn`] → [`model`] → [`method`] → [`data`] → [`train`] → [`interop`] → [`reproduce`] →
+//! [`monitor`] → [`cli`].
 //!
 //! # Vocabulary
 //!
@@ -74,5 +75,6 @@ pub mod reproduce;
 pub mod rng;
 pub mod shader;
 pub mod tensor;
+pub mod text;
 pub mod train;
 pub mod tune;

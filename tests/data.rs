@@ -1,5 +1,6 @@
 //! Data: damaged files give the documented error, orders and drawings are the same everywhere, batches resume exactly.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +9,6 @@ use std::thread;
 use std::time::Duration;
 
 use aavae::data::cifar10::{self, Cifar10, FILE_RECORDS, RECORD_BYTES};
-use aavae::data::folder::Folder;
 use aavae::data::shapes::{Part, Shapes};
 use aavae::data::split::{permutation, split};
 use aavae::data::stl10::{self, Stl10};
@@ -17,6 +17,8 @@ use aavae::rng::Stream;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
+#[path = "data/folder.rs"]
+mod folder_files;
 #[path = "data/stl10.rs"]
 mod stl10_files;
 
@@ -166,97 +168,6 @@ fn missing_and_mistaken_folders_have_hints() {
     assert_says(&data::open(&options).err().unwrap(), &["64", "shapes", "expected 32"]);
 }
 
-// ---- Folder ----
-
-/// A 2-class tree; every image is one colour, `(split, class, number)`.
-fn tree(dir: &Path, splits: &[&str], per_class: u8) {
-    for (s, split) in splits.iter().enumerate() {
-        for (c, class) in ["ant", "bee"].iter().enumerate() {
-            let class_dir = dir.join(split).join(class);
-            fs::create_dir_all(&class_dir).unwrap();
-            for n in 0..per_class {
-                let colour = image::Rgb([s as u8 * 50, c as u8 * 100, n]);
-                let size = if n % 2 == 0 { (8, 8) } else { (20, 13) };
-                let name = ["png", "PNG"][usize::from(n) % 2];
-                let path = class_dir.join(format!("{n:03}.{name}"));
-                image::RgbImage::from_pixel(size.0, size.1, colour).save_with_format(path, image::ImageFormat::Png).unwrap();
-            }
-        }
-    }
-}
-
-#[test]
-fn folder_sorts_labels_and_caches() {
-    let dir = temp();
-    tree(dir.path(), &["train", "test"], 5);
-    fs::write(dir.path().join("train/ant/.hidden.png"), "no image").unwrap();
-    fs::write(dir.path().join("train/ant/notes.txt"), "no image").unwrap();
-    fs::write(dir.path().join("train/readme.txt"), "no class").unwrap();
-    // Room for 3 of 10 images: reads through and beside the cache agree.
-    let set = Folder::open(&dir.path().join("train"), 8, 3 * 8 * 8 * 3 + 1).unwrap();
-    assert_eq!((set.len(), set.classes()), (10, &["ant".to_owned(), "bee".to_owned()][..]));
-    for _ in 0..2 {
-        for i in 0..10 {
-            assert_eq!(set.label(i), i as u32 / 5);
-            assert_eq!(image_of(&set, i), [0, i as u8 / 5 * 100, i as u8 % 5].repeat(64));
-        }
-    }
-    // Cached images survive their file, others do not.
-    fs::remove_dir_all(dir.path().join("train")).unwrap();
-    let mut out = [0; 192];
-    assert_eq!((0..10).filter(|&i| set.read(i, &mut out).is_ok()).count(), 3);
-}
-
-#[test]
-fn folder_splits() {
-    let dir = temp();
-    tree(dir.path(), &["train", "test"], 10);
-    let mut options = OpenOptions { dir: Some(dir.path().to_owned()), ..OpenOptions::new(Kind::Folder) };
-    let splits = data::open(&options).unwrap();
-    assert_eq!((splits.train.len(), splits.val.len(), splits.test.len()), (18, 2, 20));
-    assert_eq!(splits.train.dataset.mean_std(), (cifar10::MEAN, cifar10::STD));
-
-    tree(dir.path(), &["val"], 3);
-    options.image_size = Some(16);
-    let splits = data::open(&options).unwrap();
-    assert_eq!((splits.train.len(), splits.val.len(), splits.test.len()), (20, 6, 20));
-    assert_eq!(splits.train.dataset.mean_std().0, [0.485, 0.456, 0.406]);
-
-    fs::remove_dir_all(dir.path().join("test")).unwrap();
-    let splits = data::open(&options).unwrap();
-    assert_eq!((splits.train.len(), splits.val.len(), splits.test.len()), (18, 2, 6));
-}
-
-#[test]
-fn folder_errors_name_the_place() {
-    let dir = temp();
-    fs::create_dir_all(dir.path().join("train")).unwrap();
-    assert_says(&open_error(Kind::Folder, dir.path()), &["train", "no class folders", "<class>"]);
-    tree(dir.path(), &["train"], 2);
-    assert_says(&open_error(Kind::Folder, dir.path()), &["test", "not found", "<class>"]);
-
-    tree(dir.path(), &["test"], 2);
-    fs::create_dir_all(dir.path().join("test/cow")).unwrap();
-    fs::write(dir.path().join("test/cow/a.gif"), "x").unwrap();
-    assert_says(&open_error(Kind::Folder, dir.path()), &["cow", "no images", "1 other"]);
-    fs::copy(dir.path().join("test/ant/000.png"), dir.path().join("test/cow/a.png")).unwrap();
-    assert_says(&open_error(Kind::Folder, dir.path()), &["2 classes", "has 3", "`cow` is only in", "test"]);
-
-    let bad = dir.path().join("train/bee/001.PNG");
-    fs::write(&bad, "this is no image").unwrap();
-    let set = Folder::open(&dir.path().join("train"), 8, 0).unwrap();
-    let error = set.read(3, &mut [0; 192]).unwrap_err();
-    assert!(matches!(error, DataError::Decode { .. }));
-    assert_says(&error, &["cannot decode", "001.PNG", "replace or remove"]);
-    fs::remove_file(&bad).unwrap();
-    fs::create_dir(&bad).unwrap();
-    assert_says(&set.read(3, &mut [0; 192]).unwrap_err(), &["001.PNG"]);
-    fs::remove_dir(&bad).unwrap();
-    let error = set.read(3, &mut [0; 192]).unwrap_err();
-    assert!(matches!(error, DataError::Io { .. }));
-    assert_says(&error, &["cannot read", "001.PNG"]);
-}
-
 // ---- Order ----
 
 /// The numbers come from the Python lines in `src/data/split.rs`, run by Python.
@@ -397,7 +308,7 @@ fn evaluation_pads_the_last_batch() {
 
 /// Ten black images, of which some fail.
 struct Faulty {
-    classes: Vec<String>,
+    classes: Vec<OsString>,
     bad: usize,
     panics: bool,
     reads: Arc<AtomicUsize>,
@@ -413,7 +324,7 @@ impl Dataset for Faulty {
     fn image_size(&self) -> usize {
         1
     }
-    fn classes(&self) -> &[String] {
+    fn classes(&self) -> &[OsString] {
         &self.classes
     }
     fn label(&self, _: usize) -> u32 {

@@ -9,7 +9,8 @@ use aavae::ops;
 use aavae::shader::FILES;
 
 /// Every layer uses only those before it (crate docs, "Layers").
-const LAYERS: [&str; 18] = [
+const LAYERS: [&str; 19] = [
+    "text",
     "tensor",
     "rng",
     "ops",
@@ -30,7 +31,7 @@ const LAYERS: [&str; 18] = [
     "cli",
 ];
 /// Pictures and files know nothing of tensors on devices.
-const DATA_USES: [&str; 2] = ["tensor", "rng"];
+const DATA_USES: [&str; 3] = ["text", "tensor", "rng"];
 const RUST_LINES: usize = 600;
 const SHADER_LINES: usize = 300;
 

@@ -1,6 +1,7 @@
 //! `aavae probe`, `knn`, `embed`, `reconstruct`: a trained model on a data set.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,13 +11,15 @@ use super::pretrain::SHAPES_HAS_NO_FILES;
 use super::{Failure, Outcome, choice, print_json, print_text, say, usage};
 use crate::data::{Splits, View};
 use crate::device::{self, Choice};
+use crate::interop::import;
 use crate::ops::StepUniforms;
+use crate::text::json_names;
 use crate::train::TrainError;
 use crate::train::checkpoint::{Checkpoint, NamedTensor, TensorData};
 use crate::train::config::{DataKind, RunConfig};
-use crate::train::evaluate::{Evaluator, KNN, knn_table};
+use crate::train::evaluate::{Evaluator, KNN, knn_left_out, knn_table};
 use crate::train::experiment::{knn_rows, probe_view};
-use crate::train::run::{Trained, model_config, open_data, write_whole};
+use crate::train::run::{model_config, open_data, write_whole};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Split {
@@ -28,7 +31,7 @@ enum Split {
 /// What every evaluation takes.
 #[derive(Debug, clap::Args)]
 struct Common {
-    /// Run folder, or a checkpoint of one
+    /// Run folder, a checkpoint of one, or weights that `import` would take
     #[arg(value_name = "RUN_OR_FILE")]
     model: PathBuf,
     /// Data set (default: the one it was trained on)
@@ -70,7 +73,9 @@ struct Opened {
 impl Common {
     fn open(&self) -> Result<Opened, Failure> {
         let choice = choice(&self.device)?;
-        let trained = Trained::open(&self.model)?;
+        let options = import::Options { dataset: self.dataset, data_dir: self.data_dir.clone(), ..import::Options::default() };
+        let (trained, notes) = import::open(&self.model, &options)?;
+        notes.iter().for_each(|note| say(&format!("note: {note}")));
         for error in &trained.skipped {
             say(&format!("warning: skipped a checkpoint: {error}"));
         }
@@ -88,12 +93,12 @@ impl Common {
             config.limit_train = self.limit_train;
         }
         config.batch_size = self.batch_size.unwrap_or(config.probe_batch());
-        config.importance_samples = None; // its bound is the batch of training
         if let Some(seed) = self.seed {
             config.seed = seed;
         }
         config.validate().map_err(|message| usage(message, None))?;
         let splits = open_data(&config)?;
+        splits.notes.iter().for_each(|note| say(&format!("note: {note}")));
         let (session, why) = device::open(&choice)?;
         let weights = if self.random_init { "random".into() } else { trained.path.display().to_string() };
         say(&format!("device: {} ({why}); weights: {weights}", session.device()));
@@ -178,6 +183,7 @@ pub(super) fn knn(args: &KnnArgs) -> Outcome {
         let message = format!("kNN needs at least {} training images, the set has {}", KNN[0].0, train_view.len());
         return Err(TrainError::config(message, Some("raise --limit-train")).into());
     }
+    knn_left_out(train_view.len()).inspect(|text| say(&format!("note: {text}")));
     let text: Vec<_> = table.iter().map(|(k, t, a)| format!("k {k:3}  temperature {t:.2}  accuracy {a:.4}")).collect();
     let value = json!({ "knn": knn_rows(&table), "train_images": train_view.len(), "test_images": view.len(), "random_init": args.common.random_init });
     report(&value, args.common.json, args.out.as_ref(), &text.join("\n"))
@@ -212,9 +218,24 @@ pub(super) fn embed(args: &EmbedArgs) -> Outcome {
         ("features".to_owned(), NamedTensor { shape: vec![rows, features.dim], data: TensorData::F32(features.data) }),
         ("labels".to_owned(), NamedTensor { shape: vec![rows], data: TensorData::I64(labels) }),
     ]);
-    Checkpoint { tensors, meta: BTreeMap::new() }.save(&args.out)?;
+    let meta = names(&view).inspect_err(|note| say(&format!("warning: {note}"))).unwrap_or_default();
+    Checkpoint { tensors, meta }.save(&args.out)?;
     let value = json!({ "file": args.out.display().to_string(), "images": rows, "features": features.dim });
     report(&value, args.common.json, None, &format!("{rows} x {} features in {}", features.dim, args.out.display()))
+}
+
+/// What the rows of an embedding are: `classes`, by label, and `files`, by row, where images have files, each an array of JSON
+/// as [`json_names`] writes it. Files are relative to the folder of the data set.
+fn names(view: &View) -> Result<BTreeMap<String, String>, String> {
+    /// Most bytes of names: with quotes and backslashes escaped they fit in a header, which has 100 MB.
+    const MOST: usize = 45_000_000;
+    let files: Option<Vec<PathBuf>> = view.indices.iter().map(|&index| view.dataset.file(index as usize)).collect();
+    let mut names = BTreeMap::from([("classes", json_names(view.dataset.classes().iter().map(OsString::as_os_str)))]);
+    names.extend(files.map(|files| ("files", json_names(files.iter().map(|file| file.as_os_str())))));
+    match names.values().map(String::len).sum::<usize>() {
+        bytes if bytes > MOST => Err(format!("{bytes} bytes of names are too many for a safetensors file; they are left out")),
+        _ => Ok(names.into_iter().map(|(key, names)| (key.to_owned(), names)).collect()),
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -249,9 +270,9 @@ fn report(value: &serde_json::Value, as_json: bool, out: Option<&PathBuf>, text:
         write_whole(path, format!("{value}\n").as_bytes())?;
     }
     if as_json {
-        print_json(value)
+        print_json(value)?;
     } else {
-        print_text(text)
+        print_text(text)?;
     }
     Ok(ExitCode::SUCCESS)
 }

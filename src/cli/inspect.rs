@@ -37,7 +37,7 @@ pub(super) fn devices(args: &DevicesArgs) -> Outcome {
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     if args.json {
-        print_json(&json!({ "auto": taken, "why": why, "cpu": { "threads": threads }, "adapters": found }));
+        print_json(&json!({ "auto": taken, "why": why, "cpu": { "threads": threads }, "adapters": found }))?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut text = format!("cpu: {threads} threads\n");
@@ -62,7 +62,7 @@ pub(super) fn devices(args: &DevicesArgs) -> Outcome {
             a.workgroup_memory_bytes / 1024,
         );
     }
-    print_text(&format!("{text}auto takes {taken}: {why}"));
+    print_text(&format!("{text}auto takes {taken}: {why}"))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -170,19 +170,19 @@ pub(super) fn plan(args: &PlanArgs) -> Outcome {
                 TrainError::config(format!("no step of this plan uses a kernel `{file}`"), Some("`aavae plan` names the kernels")).into()
             );
         }
-        print_text(&texts.join("\n// ----\n\n"));
+        print_text(&texts.join("\n// ----\n\n"))?;
     } else if args.model.json {
         let mut value = plan_json(&plans[0]);
         if let [_, update] = &plans[..] {
             value["update"] = plan_json(update);
             value["peak_bytes"] = json!(held_bytes(&plans));
         }
-        print_json(&value);
+        print_json(&value)?;
     } else if let [train, update] = &plans[..] {
         let peak = held_bytes(&plans) as f64 / 1e6;
-        print_text(&format!("{train}\n\n{update}\n\n{} x train, then update: peak memory {peak:.3} MB", args.accumulate));
+        print_text(&format!("{train}\n\n{update}\n\n{} x train, then update: peak memory {peak:.3} MB", args.accumulate))?;
     } else {
-        print_text(&plans[0].to_string());
+        print_text(&plans[0].to_string())?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -250,13 +250,13 @@ pub(super) fn check(args: &CheckArgs) -> Outcome {
         let row = |(op, (trials, worst)): (&&str, &(usize, f64))| json!({ "op": op, "trials": trials, "worst": worst });
         let accuracy: Vec<_> = accuracy.iter().map(row).collect();
         print_json(&json!({ "device": session.device(), "passed": passed, "failed": failed, "accuracy": accuracy,
-            "failures": failures }));
+            "failures": failures }))?;
     } else {
         let mut text = String::from("trials  worst error / tolerance  op\n");
         for (op, (trials, worst)) in &accuracy {
             text += &format!("{trials:6}  {worst:23.4}  {op}\n");
         }
-        print_text(&format!("{text}{passed} passed, {failed} failed on {}", session.device()));
+        print_text(&format!("{text}{passed} passed, {failed} failed on {}", session.device()))?;
     }
     Ok(ExitCode::from(u8::from(failed > 0)))
 }
@@ -296,7 +296,7 @@ pub(super) fn tune(args: &TuneArgs) -> Outcome {
     let report = tune::tune_products(&mut session, &products, &mut tune::Memory::of_user(), effort)?;
     if args.model.json {
         let chosen: BTreeMap<_, _> = session.choices().iter().map(|(k, v)| (k.clone(), v.to_string())).collect();
-        print_json(&json!({ "device": session.device(), "chosen": chosen, "report": report }));
+        print_json(&json!({ "device": session.device(), "chosen": chosen, "report": report }))?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut text = String::from("        ms   GFLOP/s  variant, product\n");
@@ -309,7 +309,7 @@ pub(super) fn tune(args: &TuneArgs) -> Outcome {
     for (key, variant) in session.choices().iter() {
         text += &format!("takes {variant} for {key}\n");
     }
-    print_text(&format!("{text}{report}"));
+    print_text(&format!("{text}{report}"))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -369,9 +369,9 @@ pub(super) fn bench(args: &BenchArgs) -> Outcome {
         result["ops"] = time_ops(session, id, peak)?;
     }
     if args.model.json {
-        print_json(&result);
+        print_json(&result)?;
     } else {
-        print_text(&text(&result));
+        print_text(&text(&result))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -66,9 +66,9 @@ pub(super) fn export(args: &ExportArgs) -> Outcome {
         }
     };
     if args.json {
-        print_json(&value)
+        print_json(&value)?;
     } else {
-        print_text(&text)
+        print_text(&text)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -140,9 +140,9 @@ pub(super) fn import(args: &ImportArgs) -> Outcome {
         config.latent_dim
     );
     if args.json {
-        print_json(&value)
+        print_json(&value)?;
     } else {
-        print_text(&text)
+        print_text(&text)?;
     }
     Ok(ExitCode::SUCCESS)
 }

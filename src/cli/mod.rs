@@ -1,21 +1,22 @@
 //! The command line: what was typed (clap) becomes a validated configuration; data goes to stdout, everything for people to stderr.
-//! Exit codes: 0 ok, 1 failed, 2 usage, 130 interrupted (a checkpoint is saved).
+//! Exit codes: 0 ok, 1 failed, 2 usage, 130 and 143 ended by Ctrl-C and `kill` (what a run has done is saved).
 
 mod evaluate;
 mod inspect;
 mod interop;
 mod monitor;
+mod output;
 mod pretrain;
 mod reproduce;
+mod signals;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::device::{Choice, DeviceError};
 use crate::train::TrainError;
-use crate::train::experiment::Interrupt;
+use output::{arrived, print_json, print_text, say};
 
 /// Train augmentation-augmented variational autoencoders on any GPU, or none.
 #[derive(Debug, Parser)]
@@ -62,17 +63,36 @@ enum Command {
 
 /// Parses the process's arguments and runs the command.
 pub fn main() -> ExitCode {
+    signals::limits_are_errors();
     // `--width -1` is a bad value of --width, not an unknown flag.
     let command = Cli::command().mut_subcommands(|c| c.allow_negative_numbers(true));
-    let cli = match command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => cli,
-        Err(e) => {
-            // Help and version are data; a usage error is exit code 2.
-            let code = if e.use_stderr() { 2 } else { 0 };
-            return if e.print().is_ok() { ExitCode::from(code) } else { ExitCode::FAILURE };
+    let result = match command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => run(cli.command),
+        Err(e) if e.use_stderr() => {
+            say(e.render().to_string().trim_end());
+            return ExitCode::from(2);
         }
+        // Help and version are data.
+        Err(e) => arrived(e.print()).map(|()| ExitCode::SUCCESS),
     };
-    let result = match cli.command {
+    match result {
+        Ok(code) => code,
+        Err(Failure { error, usage }) => {
+            say(&format!("error: {error}"));
+            if let Some(hint) = error.hint() {
+                say(&format!("\nhint: {hint}"));
+            }
+            ExitCode::from(if usage { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(command: Command) -> Outcome {
+    // Looking at run folders takes one thread.
+    if !matches!(command, Command::Compare(_) | Command::Watch(_)) {
+        start_threads()?;
+    }
+    match command {
         Command::Pretrain(args) => pretrain::run(args),
         Command::Probe(args) => evaluate::probe(&args),
         Command::Knn(args) => evaluate::knn(&args),
@@ -88,17 +108,15 @@ pub fn main() -> ExitCode {
         Command::Check(args) => inspect::check(&args),
         Command::Bench(args) => inspect::bench(&args),
         Command::Tune(args) => inspect::tune(&args),
-    };
-    match result {
-        Ok(code) => code,
-        Err(Failure { error, usage }) => {
-            say(&format!("error: {error}"));
-            if let Some(hint) = error.hint() {
-                say(&format!("\nhint: {hint}"));
-            }
-            ExitCode::from(if usage { 2 } else { 1 })
-        }
     }
+}
+
+/// Starts the threads that work is shared among. Left to itself, rayon starts them at the first use and panics if it cannot.
+fn start_threads() -> Result<(), Failure> {
+    rayon::ThreadPoolBuilder::new().build_global().map_err(|e| {
+        let hint = "the limit on processes and threads (`ulimit -u`) is too low; RAYON_NUM_THREADS=1 in the environment takes fewer";
+        TrainError::config(format!("cannot start the worker threads: {e}"), Some(hint)).into()
+    })
 }
 
 /// Why a command failed.
@@ -121,45 +139,7 @@ fn usage(message: impl Into<String>, hint: Option<&str>) -> Failure {
     Failure { error: TrainError::config(message, hint), usage: true }
 }
 
-/// Exit code after Ctrl-C, as shells have it: 128 + SIGINT.
-const INTERRUPTED: u8 = 130;
-
-/// Listens to Ctrl-C. While a step runs, the first one waits for it and saves.
-fn interrupt() -> Result<Arc<Interrupt>, Failure> {
-    let interrupt = Arc::new(Interrupt::default());
-    let heard = Arc::clone(&interrupt);
-    ctrlc::set_handler(move || {
-        if heard.ask() {
-            std::process::exit(INTERRUPTED.into());
-        }
-        say("stopping after this step; Ctrl-C again stops at once");
-    })
-    .map_err(|e| TrainError::config(format!("cannot catch Ctrl-C: {e}"), None))?;
-    Ok(interrupt)
-}
-
 /// Parses `--device`.
 fn choice(text: &str) -> Result<Choice, Failure> {
     text.parse().map_err(|e: DeviceError| Failure { usage: true, ..Failure::from(e) })
-}
-
-/// Prints a line for people on stderr. Where `eprintln!` would panic (a closed pipe), the work goes on.
-fn say(text: &str) {
-    use std::io::Write;
-    // Nobody is listening.
-    writeln!(std::io::stderr(), "{text}").ok();
-}
-
-/// Prints one line of JSON on stdout. A closed pipe is not an error.
-fn print_json(value: &serde_json::Value) {
-    use std::io::Write;
-    // Whoever closed the pipe has read enough.
-    writeln!(std::io::stdout(), "{value}").ok();
-}
-
-/// Prints text on stdout. A closed pipe is not an error.
-fn print_text(text: &str) {
-    use std::io::Write;
-    // Whoever closed the pipe has read enough.
-    writeln!(std::io::stdout(), "{text}").ok();
 }

@@ -4,15 +4,15 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::{INTERRUPTED, Outcome, print_json, print_text, usage};
+use super::{Outcome, print_json, print_text, say, signals, usage};
 use crate::monitor::compare::Comparison;
 use crate::monitor::plot::{self, Kind};
 use crate::monitor::run::RunView;
 use crate::monitor::{dashboard, watch};
-use crate::train::TrainError;
+use crate::text::understands_escapes;
+use crate::train::interrupt::Interrupt;
 use crate::train::run::write_whole;
 
 #[derive(Debug, clap::Args)]
@@ -35,13 +35,14 @@ pub(super) fn compare(args: &CompareArgs) -> Outcome {
     };
     let file = args.out.as_ref().map(kind).transpose()?;
     let comparison = Comparison::open(&args.runs)?;
+    comparison.skipped.iter().for_each(|text| say(&format!("skipped: {text}")));
     if let Some((path, kind)) = file {
         write_whole(&path, &plot::file(&comparison, kind)?)?;
     }
     if args.json {
-        print_json(&comparison.json())
+        print_json(&comparison.json())?;
     } else {
-        print_text(comparison.text().trim_end())
+        print_text(comparison.text().trim_end())?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -64,20 +65,27 @@ pub(super) fn watch(args: &WatchArgs) -> Outcome {
         return Err(usage(format!("--every {} is not between 0.01 and 86400 seconds", args.every), None));
     }
     let mut view = RunView::open(&args.run)?;
-    if !args.once && std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {
+    let live = understands_escapes(&std::io::stdout()) && std::io::stdin().is_terminal();
+    if !args.once && live {
         // A terminal in raw mode hands Ctrl-C to the dashboard as a key; this is for `kill`.
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&stop);
-        ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed))
-            .map_err(|e| TrainError::config(format!("cannot catch signals: {e}"), None))?;
+        let interrupt = Arc::new(Interrupt::default());
+        let heard = Arc::clone(&interrupt);
+        signals::listen(move |signal| {
+            if heard.ask(signal) {
+                ratatui::restore();
+                signals::end(signal);
+            }
+        })?;
+        let watching = interrupt.saving(); // the screen is given back
         let variable = |name: &str| std::env::var(name).ok();
         let no_pictures = watch::no_pictures(variable("COLORTERM").as_deref(), variable("NO_COLOR").as_deref());
-        watch::follow(&mut view, Duration::from_secs_f64(args.every), no_pictures, &stop)?;
-        if stop.load(Ordering::Relaxed) {
-            return Ok(ExitCode::from(INTERRUPTED));
+        watch::follow(&mut view, Duration::from_secs_f64(args.every), no_pictures, &interrupt)?;
+        drop(watching);
+        if let Some(signal) = interrupt.signal() {
+            return Ok(signals::exit_code(signal));
         }
     }
     // The screen is gone; what it showed last stays as text.
-    print_text(dashboard::snapshot(&view).trim_end());
+    print_text(dashboard::snapshot(&view).trim_end())?;
     Ok(ExitCode::SUCCESS)
 }

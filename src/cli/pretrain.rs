@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::{Failure, INTERRUPTED, Outcome, choice, interrupt, print_json, say, usage};
+use super::signals::{exit_code, interrupt};
+use super::{Failure, Outcome, choice, print_json, say, usage};
 use crate::data::archive::{Archive, CIFAR10, STL10};
 use crate::data::download::download;
 use crate::method::{Compare, Method, Optimizer};
@@ -252,8 +253,8 @@ pub(super) fn run(args: Args) -> Outcome {
     let interrupt = interrupt()?;
     let request = Request { config: &config, device: choice, out: &out, resume: args.resume, evaluate, interrupt: &interrupt };
     let summary = experiment::run(&request, &mut |line| say(line))?;
-    print_json(&summary);
-    Ok(if summary["interrupted"] == true { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
+    print_json(&summary)?;
+    Ok(interrupt.signal().map_or(ExitCode::SUCCESS, exit_code))
 }
 
 /// The official archive of a data set.

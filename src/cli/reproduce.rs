@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use super::pretrain::SHAPES_HAS_NO_FILES;
-use super::{INTERRUPTED, Outcome, choice, interrupt, print_json, print_text, say, usage};
+use super::signals::{exit_code, interrupt};
+use super::{Outcome, choice, print_json, print_text, say, usage};
 use crate::reproduce::cells::Overrides;
 use crate::reproduce::report::quoted;
 use crate::reproduce::run::forecast;
@@ -96,9 +97,9 @@ pub(super) fn run(args: &Args) -> Outcome {
     if args.dry_run {
         let value = forecast(&request)?;
         if args.json {
-            print_json(&value);
+            print_json(&value)?;
         } else {
-            print_text(&forecasts::text(&value));
+            print_text(&forecasts::text(&value))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -114,10 +115,10 @@ pub(super) fn run(args: &Args) -> Outcome {
     for run in failed {
         say(&format!("failed: {}: {}", run["run"].as_str().unwrap_or(""), run["error"].as_str().unwrap_or("")));
     }
-    print_json(&summary);
-    Ok(match () {
-        () if interrupt.asked() => ExitCode::from(INTERRUPTED),
-        () if !failed.is_empty() => ExitCode::FAILURE,
-        () => ExitCode::SUCCESS,
+    print_json(&summary)?;
+    Ok(match interrupt.signal() {
+        Some(signal) => exit_code(signal),
+        None if !failed.is_empty() => ExitCode::FAILURE,
+        None => ExitCode::SUCCESS,
     })
 }

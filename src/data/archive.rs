@@ -1,13 +1,15 @@
 //! Official archives of binary files: what they hold, what proves a download, where their files lie on disk.
 
-use std::fs::{self, File};
+use std::ffi::OsString;
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use md5::Md5;
 use sha2::{Digest, Sha256};
 
-use super::DataError;
+use super::{DataError, files};
+use crate::text::name;
 
 /// The archives that can be downloaded.
 pub const ALL: [Archive<'static>; 2] = [CIFAR10, STL10];
@@ -71,7 +73,7 @@ pub struct Archive<'a> {
 impl Archive<'_> {
     /// The folder that holds any of the data files: `dir`, or the archive's own folder in it.
     pub(super) fn locate(&self, dir: &Path) -> Option<PathBuf> {
-        let holds = |dir: &PathBuf| self.files.iter().any(|(name, _)| dir.join(name).exists());
+        let holds = |dir: &PathBuf| self.files.iter().any(|(name, _)| files::is_there(&dir.join(name)));
         [dir.to_owned(), dir.join(self.folder)].into_iter().find(holds)
     }
 
@@ -81,17 +83,18 @@ impl Archive<'_> {
     /// [`DataError::Missing`] names the file that is not there.
     pub(super) fn find(&self, dir: &Path) -> Result<PathBuf, DataError> {
         let Some(found) = self.locate(dir) else {
-            if !dir.is_dir() {
+            if !files::is_folder(dir)? {
                 let hint = Some(format!("name the folder that holds the {} binary files, or `--download` them to it", self.title));
+                if files::look(dir)?.is_some() {
+                    return Err(DataError::NoFolderThere { path: dir.to_owned(), hint });
+                }
                 return Err(DataError::Missing { what: "data folder", path: dir.to_owned(), hint });
             }
-            let inner = dir.join(self.folder);
-            let hint =
-                mistaken(dir).unwrap_or_else(|| format!("expected it there or in `{}`; the archive is {}", inner.display(), self.url));
+            let inner = name(&dir.join(self.folder)).to_string();
+            let hint = mistaken(dir).unwrap_or_else(|| format!("expected it there or in `{inner}`; the archive is {}", self.url));
             return Err(DataError::Missing { what: "data file", path: dir.join(self.files[0].0), hint: Some(hint) });
         };
-        // A file that cannot be looked at is there: opening it says why.
-        match self.files.iter().find(|(name, _)| matches!(found.join(name).try_exists(), Ok(false))) {
+        match self.files.iter().find(|(name, _)| !files::is_there(&found.join(name))) {
             None => Ok(found),
             Some((name, _)) => {
                 let names: Vec<_> = self.files.iter().map(|(name, _)| *name).collect();
@@ -99,6 +102,11 @@ impl Archive<'_> {
                 Err(DataError::Missing { what: "data file", path: found.join(name), hint })
             }
         }
+    }
+
+    /// Name of the archive's file.
+    pub(super) fn file_name(&self) -> &str {
+        self.url.rsplit('/').next().unwrap_or(self.dataset)
     }
 
     /// Whether `dir` holds all data files at their official lengths.
@@ -149,7 +157,7 @@ impl<'a> Checksum<'a> {
 }
 
 fn digest<D: Digest>(path: &Path) -> Result<(u64, String), DataError> {
-    let mut file = File::open(path).map_err(DataError::io("read", path))?;
+    let mut file = files::open(path)?;
     let mut hash = D::new();
     let mut buffer = vec![0; 1 << 16];
     let mut length = 0;
@@ -166,19 +174,43 @@ fn digest<D: Digest>(path: &Path) -> Result<(u64, String), DataError> {
 
 /// What a folder that lacks the files asked for seems to hold, as a hint.
 pub(super) fn mistaken(dir: &Path) -> Option<String> {
+    let there = |name: &str| files::is_there(&dir.join(name));
     if let Some(archive) = ALL.iter().find(|archive| archive.locate(dir).is_some()) {
         return Some(format!("these are {} binary files; use `--dataset {}`", archive.title, archive.dataset));
     }
-    dir.join("train").is_dir().then(|| "this looks like a tree of image files; use `--dataset folder`".into())
+    if let Some(archive) = ALL.iter().find(|archive| there(archive.file_name())) {
+        return Some(format!(
+            "`{}` lies there, still packed: `--dataset {} --download` unpacks it, without fetching it again if it is whole",
+            archive.file_name(),
+            archive.dataset
+        ));
+    }
+    if let Some(found) = ["cifar-10-batches-py", "data_batch_1", "cifar-10-python.tar.gz"].into_iter().find(|name| there(name)) {
+        return Some(format!(
+            "`{found}` is of CIFAR-10's Python version; `--dataset cifar10` reads the binary version: `--download` fetches it"
+        ));
+    }
+    let cifar100 =
+        ["cifar-100-binary", "cifar-100-python", "cifar-100-binary.tar.gz", "cifar-100-python.tar.gz", "fine_label_names.txt", "meta"];
+    if let Some(found) = cifar100.into_iter().find(|name| there(name)) {
+        return Some(format!(
+            "`{found}` is of CIFAR-100, which is not read as it is; `--dataset folder` reads its images as files, <split>/<class>/{}",
+            super::folder::PATTERN
+        ));
+    }
+    files::is_folder(&dir.join("train")).unwrap_or(false).then(|| "this looks like a tree of image files; use `--dataset folder`".into())
 }
 
 /// The class names in a file of one name a line; the official ones where there is no such file.
-pub(super) fn class_names(path: &Path, official: &[&str]) -> Result<Vec<String>, DataError> {
-    if !path.exists() {
-        return Ok(official.iter().map(|&name| name.to_owned()).collect());
+pub(super) fn class_names(path: &Path, official: &[&str]) -> Result<Vec<OsString>, DataError> {
+    /// More than any list of ten names.
+    const MAX_BYTES: u64 = 1 << 20;
+    if !files::is_there(path) {
+        return Ok(official.iter().map(|&name| name.into()).collect());
     }
-    let text = fs::read_to_string(path).map_err(DataError::io("read", path))?;
-    let names: Vec<String> = text.lines().map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect();
+    let mut text = String::new();
+    files::open(path)?.take(MAX_BYTES).read_to_string(&mut text).map_err(DataError::io("read", path))?;
+    let names: Vec<OsString> = text.lines().map(str::trim).filter(|s| !s.is_empty()).map(OsString::from).collect();
     if names.len() != official.len() {
         return Err(DataError::ClassNames { path: path.to_owned(), expected: official.len(), found: names.len() });
     }

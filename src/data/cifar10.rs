@@ -4,11 +4,13 @@
 //! `data_batch_1.bin` to `data_batch_5.bin` are the training set in this order, `test_batch.bin` is the test set. Images
 //! are turned to HWC on opening and kept in memory (150 MiB).
 
+use std::ffi::OsString;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::archive::{CIFAR10, class_names};
-use super::{DataError, Dataset};
+use super::{DataError, Dataset, files};
 
 /// Bytes of a record: the label and a planar 32x32 RGB image.
 pub const RECORD_BYTES: usize = 1 + IMAGE_BYTES;
@@ -36,7 +38,7 @@ const CLASSES: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "d
 
 /// One of the two sets, in memory.
 pub struct Cifar10 {
-    classes: Vec<String>,
+    classes: Vec<OsString>,
     labels: Vec<u8>,
     pixels: Vec<u8>, // [N, 32, 32, 3]
 }
@@ -66,14 +68,15 @@ impl Cifar10 {
     ///
     /// # Panics
     /// If there are not ten class names.
-    pub fn from_files(paths: &[PathBuf], records: usize, classes: Vec<String>) -> Result<Self, DataError> {
+    pub fn from_files(paths: &[PathBuf], records: usize, classes: Vec<OsString>) -> Result<Self, DataError> {
         assert_eq!(classes.len(), CLASSES.len(), "CIFAR-10 has ten classes");
         let mut labels = Vec::with_capacity(paths.len() * records);
         let mut pixels = vec![0; paths.len() * records * IMAGE_BYTES];
         let mut images = pixels.chunks_exact_mut(IMAGE_BYTES);
         for path in paths {
             check_size(path, records)?;
-            let bytes = fs::read(path).map_err(DataError::io("read", path))?;
+            let mut bytes = Vec::with_capacity(records * RECORD_BYTES);
+            files::open(path)?.read_to_end(&mut bytes).map_err(DataError::io("read", path))?;
             if bytes.len() != records * RECORD_BYTES {
                 return Err(wrong_size(path, records, bytes.len() as u64));
             }
@@ -94,8 +97,8 @@ impl Cifar10 {
     }
 
     /// The official class names, in label order.
-    pub fn class_names() -> Vec<String> {
-        CLASSES.map(str::to_owned).to_vec()
+    pub fn class_names() -> Vec<OsString> {
+        CLASSES.map(OsString::from).to_vec()
     }
 }
 
@@ -112,7 +115,7 @@ impl Dataset for Cifar10 {
         SIZE
     }
 
-    fn classes(&self) -> &[String] {
+    fn classes(&self) -> &[OsString] {
         &self.classes
     }
 

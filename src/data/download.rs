@@ -16,6 +16,7 @@ use ureq::{Agent, Body};
 
 use super::DataError;
 use super::archive::{Archive, Checksum};
+use crate::text::understands_escapes;
 
 /// Longest file beside the data, in bytes.
 const TEXT_BYTES: u64 = 1 << 20;
@@ -37,7 +38,7 @@ pub fn download(archive: &Archive<'_>, dir: &Path, progress: bool) -> Result<Pat
         }
     }
     fs::create_dir_all(dir).map_err(DataError::io("create", dir))?;
-    let file = dir.join(archive.url.rsplit('/').next().unwrap_or(archive.dataset));
+    let file = dir.join(archive.file_name());
     // An earlier run may have been stopped between the download and the end of unpacking.
     if !(file.is_file() && archive.checksum.matches(&archive.checksum.of(&file)?.1)) {
         fetch(archive.url, archive.checksum, &file, progress)?;
@@ -114,7 +115,8 @@ fn transfer(url: &str, file: &mut File, part: &Path, progress: bool) -> Result<(
     }
     let expected = response.body().content_length().map(|rest| received + rest);
 
-    let bar = if progress { progress_bar(expected) } else { ProgressBar::hidden() };
+    let shown = progress && understands_escapes(&io::stderr());
+    let bar = if shown { progress_bar(expected) } else { ProgressBar::hidden() };
     bar.set_position(received);
     let mut body = response.into_body().into_reader();
     let mut buffer = vec![0; 1 << 16];

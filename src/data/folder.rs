@@ -1,36 +1,44 @@
-//! A tree of image files: `<DIR>/<split>/<class>/*.{jpg,jpeg,png}` with the splits `train`, `test` and, optionally, `val`.
+//! A tree of image files, `<DIR>/<split>/<class>/<image>`, with the splits `train`, `test` and, optionally, `val`.
 //!
-//! Classes and the files in them are sorted by name (bytewise), so labels and indices are the same everywhere. Names that
-//! start with a dot and files of other kinds are skipped. With `val` but no `test` (ImageNet's layout), `val` is the test
-//! set. Opening reads folders only; images are decoded when first read and stay in memory up to a byte limit.
+//! Images are JPEG, PNG, WebP, BMP and TIFF, by the extensions in [`PATTERN`] in any case. Classes and the files in them are
+//! sorted by name (bytewise), so labels and indices are the same everywhere. Names that start with a dot are skipped; what
+//! else is not read (files of other kinds, folders in classes, devices) is counted in [`Source::notes`]. With `val` but no
+//! `test` (ImageNet's layout), `val` is the test set. Opening reads folders only; images are decoded when first read and
+//! stay in memory up to a byte limit.
 //!
 //! An image is scaled so that its short side fits (triangle filter, antialiased), then its centre is cut out. Alpha is
-//! ignored, 16-bit images are rounded to 8 bits, grey becomes RGB, EXIF orientation is not applied.
+//! ignored, 16-bit images are rounded to 8 bits, grey becomes RGB, EXIF orientation is not applied. Of several pictures in a
+//! file (animations, pages) the first one counts. A file that ends before its image does is refused.
 
-use std::ffi::OsStr;
-use std::fs;
-use std::io::BufReader;
+use std::ffi::{OsStr, OsString};
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use image::error::{DecodingError, ImageFormatHint};
 use image::imageops::{self, FilterType};
-use image::{ImageReader, RgbImage};
+use image::{ImageError, ImageFormat, ImageReader, RgbImage};
 
 use super::archive::mistaken;
-use super::{DataError, Dataset, Kind, Source};
+use super::files::{self, Unread};
+use super::{DataError, Dataset, Kind, Source, jpeg};
 
 /// Default limit of the cache of decoded images, per split: 2 GiB.
 pub const CACHE_BYTES: usize = 2 << 30;
 
-const EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
+/// The names of image files.
+pub const PATTERN: &str = "*.{jpg,jpeg,jfif,png,webp,bmp,tif,tiff}";
+
+/// Longest JPEG that is read, in bytes.
+const MAX_FILE: u64 = 1 << 30;
 
 /// One split of a tree of image files.
 pub struct Folder {
     dir: PathBuf,
-    classes: Vec<String>,
-    class_dirs: Vec<PathBuf>,
-    files: Vec<(u32, PathBuf)>, // (label, file name in the class folder)
+    classes: Vec<OsString>,
+    files: Vec<(u32, OsString)>, // (label, file name in the class folder)
+    unread: Unread,
     size: usize,
     cache: Vec<OnceLock<Box<[u8]>>>,
     // Images are never evicted: an epoch reads each once, and under that pattern least-recently-used never hits.
@@ -42,35 +50,47 @@ impl Folder {
     /// Lists the classes and files of one split folder. Images will be `size` x `size`, at most `cache_bytes` of them kept.
     ///
     /// # Errors
-    /// [`DataError::Missing`], [`DataError::NoClasses`], [`DataError::EmptyClass`], or [`DataError::Io`].
+    /// [`DataError::Missing`], [`DataError::NoClasses`], [`DataError::EmptyClass`], or [`DataError::Io`], also if an entry
+    /// cannot be looked at.
     pub fn open(dir: &Path, size: usize, cache_bytes: usize) -> Result<Self, DataError> {
         if size == 0 {
             return Err(DataError::ImageSize { dataset: "folder", expected: "1 or more", found: size });
         }
-        if !dir.is_dir() {
+        if !files::is_folder(dir)? {
             return Err(DataError::Missing { what: "data folder", path: dir.to_owned(), hint: Some(layout(dir)) });
         }
-        let class_dirs: Vec<PathBuf> = entries(dir)?.into_iter().filter(|path| path.is_dir()).collect();
-        if class_dirs.is_empty() {
-            return Err(DataError::NoClasses { path: dir.to_owned() });
-        }
-        let mut files = Vec::new();
-        for (label, class_dir) in class_dirs.iter().enumerate() {
-            let all = entries(class_dir)?;
-            let entries = all.len();
-            let first = files.len();
-            let images = all.into_iter().filter(|path| is_image(path));
-            files.extend(images.map(|path| (label as u32, PathBuf::from(path.file_name().unwrap_or_default()))));
-            if files.len() == first {
-                return Err(DataError::EmptyClass { path: class_dir.clone(), entries });
+        let (mut classes, mut images, mut unread) = (Vec::new(), Vec::new(), Unread::default());
+        for (name, kind) in files::list(dir)? {
+            if !kind.is_dir() {
+                unread.add(&name, kind);
+                continue;
             }
+            let label = classes.len() as u32;
+            let (first, class_dir) = (images.len(), dir.join(&name));
+            let mut others = Unread::default();
+            for (file, kind) in files::list(&class_dir)? {
+                if kind.is_file() && is_image(&file) {
+                    images.push((label, file));
+                } else {
+                    others.add(&file, kind);
+                }
+            }
+            if images.len() == first {
+                let entries = others.text().unwrap_or_else(|| "it is empty".into());
+                return Err(DataError::EmptyClass { path: class_dir, entries });
+            }
+            unread.merge(others, Path::new(&name));
+            classes.push(name);
+        }
+        if classes.is_empty() {
+            return Err(DataError::NoClasses { path: dir.to_owned() });
         }
         Ok(Self {
             dir: dir.to_owned(),
-            classes: class_dirs.iter().map(|path| name(path)).collect(),
-            class_dirs,
-            cache: files.iter().map(|_| OnceLock::new()).collect(),
-            files,
+            classes,
+            cache: images.iter().map(|_| OnceLock::new()).collect(),
+            files: images,
+            unread,
             size,
             cache_images: cache_bytes / (size * size * 3),
             cached: AtomicUsize::new(0),
@@ -83,25 +103,37 @@ impl Folder {
     /// As [`Folder::open`], and [`DataError::ClassMismatch`].
     pub fn open_source(dir: &Path, size: usize, cache_bytes: usize) -> Result<Source, DataError> {
         let open = |split: &str| Self::open(&dir.join(split), size, cache_bytes);
-        if !dir.is_dir() {
-            return Err(DataError::Missing { what: "data folder", path: dir.to_owned(), hint: Some(layout(&dir.join("<split>"))) });
+        if !files::is_folder(dir)? {
+            let hint = Some(layout(&dir.join("<split>")));
+            return Err(DataError::Missing { what: "data folder", path: dir.to_owned(), hint });
         }
         let train = dir.join("train");
-        if !train.is_dir()
+        if !files::is_folder(&train)?
             && let Some(hint) = mistaken(dir)
         {
             return Err(DataError::Missing { what: "data folder", path: train, hint: Some(hint) });
         }
         let train = open("train")?;
-        let val = if dir.join("val").is_dir() { Some(open("val")?) } else { None };
+        let val = if files::is_folder(&dir.join("val"))? { Some(open("val")?) } else { None };
         let (val, test) = match val {
-            Some(val) if !dir.join("test").exists() => (None, val),
+            Some(val) if files::look(&dir.join("test"))?.is_none() => (None, val),
             val => (val, open("test")?),
         };
         for other in val.iter().chain([&test]) {
             train.check_classes(other)?;
         }
-        Ok(Source { train: Arc::new(train), val: val.map(|val| Arc::new(val) as _), test: Arc::new(test), labelled: None })
+        let mut unread = Unread::default();
+        for (name, kind) in files::list(dir)? {
+            if !(kind.is_dir() && ["train", "val", "test"].iter().any(|split| name == *split)) {
+                unread.add(&name, kind);
+            }
+        }
+        for split in [&train, &test].into_iter().chain(&val) {
+            unread.merge(split.unread.clone(), Path::new(split.dir.file_name().unwrap_or_default()));
+        }
+        let line = |text| format!("`{}` holds entries that are not read: {text}", crate::text::name(dir));
+        let notes = unread.text().map(line).into_iter().collect();
+        Ok(Source { train: Arc::new(train), val: val.map(|val| Arc::new(val) as _), test: Arc::new(test), labelled: None, notes })
     }
 
     /// The file of an image.
@@ -110,12 +142,14 @@ impl Folder {
     /// If `index >= len()`.
     pub fn path(&self, index: usize) -> PathBuf {
         let (label, file) = &self.files[index];
-        self.class_dirs[*label as usize].join(file)
+        self.dir.join(&self.classes[*label as usize]).join(file)
     }
 
     fn check_classes(&self, other: &Self) -> Result<(), DataError> {
+        // Both are sorted.
         let missing = |from: &Self, to: &Self| {
-            from.classes.iter().find(|class| !to.classes.contains(class)).map(|class| (class.clone(), from.dir.clone()))
+            let class = from.classes.iter().find(|class| to.classes.binary_search(class).is_err())?;
+            Some((class.clone(), from.dir.clone()))
         };
         match missing(self, other).or_else(|| missing(other, self)) {
             None => Ok(()),
@@ -132,11 +166,19 @@ impl Folder {
 
     fn decode(&self, index: usize) -> Result<RgbImage, DataError> {
         let path = self.path(index);
-        let file = fs::File::open(&path).map_err(DataError::io("read", &path))?;
+        let io = || DataError::io("read", &path);
+        let file = files::open(&path)?;
         // The content decides the format: image collections are full of PNGs named .jpg.
-        let reader = ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(DataError::io("read", &path))?;
-        match reader.decode() {
-            Ok(image) => Ok(fit(image.into_rgb8(), self.size as u32)),
+        let reader = ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(io())?;
+        let image = if reader.format() == Some(ImageFormat::Jpeg) {
+            let mut bytes = Vec::new();
+            reader.into_inner().take(MAX_FILE).read_to_end(&mut bytes).map_err(io())?;
+            jpeg::decode(&bytes).map_err(|why| ImageError::Decoding(DecodingError::new(ImageFormatHint::Exact(ImageFormat::Jpeg), why)))
+        } else {
+            reader.decode().map(image::DynamicImage::into_rgb8)
+        };
+        match image {
+            Ok(image) => Ok(fit(image, self.size as u32)),
             Err(source) => Err(DataError::Decode { path, source: Box::new(source) }),
         }
     }
@@ -155,12 +197,18 @@ impl Dataset for Folder {
         self.size
     }
 
-    fn classes(&self) -> &[String] {
+    fn classes(&self) -> &[OsString] {
         &self.classes
     }
 
     fn label(&self, index: usize) -> u32 {
         self.files[index].0
+    }
+
+    fn file(&self, index: usize) -> Option<PathBuf> {
+        let (label, file) = &self.files[index];
+        let split = Path::new(self.dir.file_name().unwrap_or_default());
+        Some(split.join(&self.classes[*label as usize]).join(file))
     }
 
     fn read(&self, index: usize, out: &mut [u8]) -> Result<(), DataError> {
@@ -205,30 +253,14 @@ fn fit(mut image: RgbImage, size: u32) -> RgbImage {
     imageops::crop_imm(&image, (new_w - size) / 2, (new_h - size) / 2, size, size).to_image()
 }
 
-/// Visible entries of a folder, sorted by name.
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(dir).map_err(DataError::io("list", dir))? {
-        let path = entry.map_err(DataError::io("list", dir))?.path();
-        if !name(&path).starts_with('.') {
-            paths.push(path);
-        }
-    }
-    paths.sort_unstable();
-    Ok(paths)
-}
-
-fn is_image(path: &Path) -> bool {
-    let extension = path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
-    extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
-}
-
-fn name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+fn is_image(name: &OsStr) -> bool {
+    let extension = Path::new(name).extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
+    let known = PATTERN.trim_matches(|c| "*.{}".contains(c));
+    extension.is_some_and(|extension| known.split(',').any(|known| known == extension))
 }
 
 fn layout(split_dir: &Path) -> String {
-    format!("images belong in `{}`", split_dir.join("<class>").join("*.{jpg,jpeg,png}").display())
+    format!("images belong in `{}`", crate::text::name(&split_dir.join("<class>").join(PATTERN)))
 }
 
 #[cfg(test)]

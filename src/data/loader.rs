@@ -2,11 +2,12 @@
 //!
 //! Batch `k` of a training loader is a pure function of the view, the [`Order`] and `k`: a loader that starts at step `k`
 //! yields exactly what one started at 0 yields from there on. Images are read and packed in parallel on rayon's pool;
-//! at most `DEPTH` batches wait in the channel. Dropping a loader ends its thread.
+//! at most `DEPTH` batches wait in the channel. Dropping a loader ends its thread, unless that hangs.
 
 use std::ops::Range;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
@@ -17,6 +18,11 @@ use super::{DataError, Dataset};
 pub const THREAD: &str = "data-prefetch";
 /// Finished batches that wait for the trainer. One hides a slow decode, a second one jitter.
 const DEPTH: usize = 2;
+
+/// Longest time between two looks at whether to stop.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// Longest time that dropping a loader waits for its thread.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// The images and labels of one step, or of a part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,18 +121,38 @@ impl Loader {
     }
 }
 
+impl Loader {
+    /// The batches until `stop` says so, which is asked while a batch is waited for too: a disk may never answer.
+    pub fn until(mut self, stop: impl Fn() -> bool) -> impl Iterator<Item = Result<Batch, DataError>> {
+        std::iter::from_fn(move || {
+            loop {
+                if stop() {
+                    return None;
+                }
+                match self.batches.as_ref()?.recv_timeout(PATIENCE) {
+                    Ok(batch) => return Some(batch),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return self.end(),
+                }
+            }
+        })
+    }
+
+    /// No batch follows, because none is left or because of a bug, which must not look like the end of the data.
+    fn end<T>(&mut self) -> Option<T> {
+        if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join) {
+            std::panic::resume_unwind(panic);
+        }
+        None
+    }
+}
+
 impl Iterator for Loader {
     type Item = Result<Batch, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let batch = self.batches.as_ref().and_then(|batches| batches.recv().ok());
-        if batch.is_none()
-            && let Some(Err(panic)) = self.thread.take().map(JoinHandle::join)
-        {
-            // A bug in a data set must not look like the end of the data.
-            std::panic::resume_unwind(panic);
-        }
-        batch
+        if batch.is_some() { batch } else { self.end() }
     }
 }
 
@@ -134,10 +160,16 @@ impl Drop for Loader {
     fn drop(&mut self) {
         // The thread may be waiting to send: with the receiver gone it fails and returns.
         drop(self.batches.take());
-        if let Some(thread) = self.thread.take() {
-            // A panic was printed by the hook, and nobody wants this loader's batches any more.
-            drop(thread.join());
+        let Some(thread) = self.thread.take() else { return };
+        let asked = Instant::now();
+        while !thread.is_finished() {
+            if asked.elapsed() > FAREWELL {
+                return; // it hangs in a file, and will see that nobody listens when it comes back
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
+        // A panic was printed by the hook, and nobody wants this loader's batches any more.
+        drop(thread.join());
     }
 }
 

@@ -13,20 +13,25 @@
 pub mod archive;
 pub mod cifar10;
 pub mod download;
+mod error;
+mod files;
 pub mod folder;
+pub mod jpeg;
 pub mod loader;
 pub mod shapes;
 pub mod split;
 pub mod stl10;
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
 pub use cifar10::Cifar10;
+pub use error::DataError;
+pub(crate) use files::open_regular;
 pub use folder::Folder;
 pub use loader::{Batch, Loader};
 pub use shapes::Shapes;
@@ -45,13 +50,21 @@ pub trait Dataset: Send + Sync {
     }
     /// Side of an image in pixels.
     fn image_size(&self) -> usize;
-    /// Class names; a label indexes this list.
-    fn classes(&self) -> &[String];
+    /// Class names, strings of bytes as names of folders are; a label indexes this list.
+    fn classes(&self) -> &[OsString];
     /// Label of one image, below `classes().len()`.
     ///
     /// # Panics
     /// If `index >= len()`.
     fn label(&self, index: usize) -> u32;
+    /// The file that an image is read from, below the folder of the data set; `None` where an image has no file of its own.
+    ///
+    /// # Panics
+    /// If `index >= len()`.
+    fn file(&self, index: usize) -> Option<PathBuf> {
+        assert!(index < self.len(), "image {index} of {}", self.len());
+        None
+    }
     /// Writes one image to `out`, which holds `image_size() * image_size() * 3` bytes.
     ///
     /// # Errors
@@ -62,286 +75,6 @@ pub trait Dataset: Send + Sync {
     fn read(&self, index: usize, out: &mut [u8]) -> Result<(), DataError>;
     /// Per-channel mean and standard deviation of the pixels, scaled to [0, 1], for normalisation.
     fn mean_std(&self) -> ([f32; 3], [f32; 3]);
-}
-
-/// What can go wrong with data. The message names the file and the numbers; [`DataError::hint`] says what to do.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DataError {
-    /// The operating system refused an operation on a file or folder.
-    #[error("cannot {action} `{}`: {source}", path.display())]
-    Io {
-        /// What was tried, as a verb: "read", "create".
-        action: &'static str,
-        /// On which file or folder.
-        path: PathBuf,
-        /// The operating system's answer.
-        source: io::Error,
-    },
-    /// A file or folder that the data set needs does not exist.
-    #[error("{what} not found: `{}`", path.display())]
-    Missing {
-        /// What it would have been.
-        what: &'static str,
-        /// Where it was looked for.
-        path: PathBuf,
-        /// What to do about it.
-        hint: Option<String>,
-    },
-    /// A CIFAR-10 file has the wrong length.
-    #[error("`{}` has {found} bytes, expected {expected} ({records} records of {} bytes)", path.display(), cifar10::RECORD_BYTES)]
-    FileSize {
-        /// The file.
-        path: PathBuf,
-        /// Bytes it should have.
-        expected: u64,
-        /// Bytes it has.
-        found: u64,
-        /// Records it should have.
-        records: usize,
-    },
-    /// A file of STL-10 images ends within an image, or holds none.
-    #[error("`{}` has {found} bytes, expected a multiple of {image} (one image); the official file has {official}", path.display())]
-    PartialImages {
-        /// The file.
-        path: PathBuf,
-        /// Bytes it has.
-        found: u64,
-        /// Bytes of an image.
-        image: usize,
-        /// Bytes of the official file.
-        official: u64,
-    },
-    /// A file of STL-10 labels belongs to other images.
-    #[error("`{}` has {labels} labels, expected one for each of the {images} images", path.display())]
-    LabelCount {
-        /// The file of labels.
-        path: PathBuf,
-        /// Images they are for.
-        images: usize,
-        /// Labels found.
-        labels: usize,
-    },
-    /// A record of a binary file carries a label that is no class.
-    #[error("`{}`: record {record} has label {label}, expected {first} to {last}", path.display())]
-    Label {
-        /// The file.
-        path: PathBuf,
-        /// Zero-based record in that file.
-        record: usize,
-        /// The label found.
-        label: u8,
-        /// The lowest label.
-        first: u8,
-        /// The highest label.
-        last: u8,
-    },
-    /// The list of class names has the wrong length.
-    #[error("`{}` names {found} classes, expected {expected}", path.display())]
-    ClassNames {
-        /// The file.
-        path: PathBuf,
-        /// Names expected.
-        expected: usize,
-        /// Names found.
-        found: usize,
-    },
-    /// A split folder has no class folders.
-    #[error("`{}` has no class folders", path.display())]
-    NoClasses {
-        /// The split folder.
-        path: PathBuf,
-    },
-    /// A class folder has no images.
-    #[error("`{}` has no images ({entries} other entries)", path.display())]
-    EmptyClass {
-        /// The class folder.
-        path: PathBuf,
-        /// Entries that are not images.
-        entries: usize,
-    },
-    /// Two splits do not have the same classes.
-    #[error(
-        "`{}` has {left_count} classes and `{}` has {right_count}; class `{class}` is only in `{}`",
-        left.display(), right.display(), only_in.display()
-    )]
-    ClassMismatch {
-        /// One split folder, usually `train`.
-        left: PathBuf,
-        /// The other one.
-        right: PathBuf,
-        /// Classes in `left`.
-        left_count: usize,
-        /// Classes in `right`.
-        right_count: usize,
-        /// First class, by name, that only one of them has.
-        class: String,
-        /// The one that has it.
-        only_in: PathBuf,
-    },
-    /// An image file cannot be decoded.
-    #[error("cannot decode `{}`: {source}", path.display())]
-    Decode {
-        /// The file.
-        path: PathBuf,
-        /// The decoder's answer.
-        source: Box<image::ImageError>,
-    },
-    /// The data set has no images of the size asked for.
-    #[error("image size {found} does not fit data set `{dataset}`, expected {expected}")]
-    ImageSize {
-        /// Name of the data set.
-        dataset: &'static str,
-        /// The sizes it has.
-        expected: &'static str,
-        /// The size asked for.
-        found: usize,
-    },
-    /// A data set that reads files was opened without a folder.
-    #[error("data set `{dataset}` needs a folder")]
-    NoFolder {
-        /// Name of the data set.
-        dataset: &'static str,
-    },
-    /// No data set has this name.
-    #[error("unknown data set `{found}`, expected one of {}", Kind::NAMES.join(", "))]
-    UnknownKind {
-        /// The name asked for.
-        found: String,
-    },
-    /// One batch is larger than the whole set, so an epoch would have no steps.
-    #[error("batch size {batch} is larger than the set of {available} images")]
-    BatchTooLarge {
-        /// Images in a batch.
-        batch: usize,
-        /// Images in the set.
-        available: usize,
-    },
-    /// A batch of no images.
-    #[error("batch size is 0, expected at least 1")]
-    BatchZero,
-    /// More images are asked for than there are.
-    #[error("{what} {asked} is more than the {available} images available")]
-    TooFew {
-        /// The option or split that asks for them.
-        what: &'static str,
-        /// Images asked for.
-        asked: usize,
-        /// Images available.
-        available: usize,
-    },
-    /// The server did not answer with the file.
-    #[error("{url} answered with HTTP status {status}, expected 200 or 206")]
-    HttpStatus {
-        /// What was asked for.
-        url: String,
-        /// The status code.
-        status: u16,
-    },
-    /// The server could not be reached.
-    #[error("cannot fetch {url}: {source}")]
-    Connect {
-        /// What was asked for.
-        url: String,
-        /// The cause.
-        source: Box<ureq::Error>,
-    },
-    /// The connection ended before the file did.
-    #[error("download of {url} stopped after {received} bytes, expected {}: {reason}", known(*expected))]
-    Interrupted {
-        /// What was asked for.
-        url: String,
-        /// Bytes on disk, including those of earlier tries.
-        received: u64,
-        /// Length of the file, where the server said.
-        expected: Option<u64>,
-        /// What ended it.
-        reason: String,
-    },
-    /// A downloaded file is not the one expected.
-    #[error("`{}` ({bytes} bytes) has {algorithm} {found}, expected {expected}", path.display())]
-    Checksum {
-        /// The download, moved aside under this name.
-        path: PathBuf,
-        /// Its length.
-        bytes: u64,
-        /// Name of the digest.
-        algorithm: &'static str,
-        /// Expected digest, hexadecimal.
-        expected: String,
-        /// Digest of the download, hexadecimal.
-        found: String,
-    },
-    /// A downloaded archive is damaged or holds the wrong files.
-    #[error("cannot unpack `{}`: {reason}", path.display())]
-    Archive {
-        /// The archive.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// Another process is downloading to the same place.
-    #[error("`{}` is being written by another process", path.display())]
-    Busy {
-        /// The partial file.
-        path: PathBuf,
-    },
-    /// The operating system refused a thread.
-    #[error("cannot start the thread `{name}`: {source}")]
-    Thread {
-        /// Name of the thread.
-        name: &'static str,
-        /// The operating system's answer.
-        source: io::Error,
-    },
-}
-
-fn known(length: Option<u64>) -> String {
-    length.map_or_else(|| "an unknown number".to_owned(), |n| n.to_string())
-}
-
-impl DataError {
-    /// What the user can do about it, as one sentence without a full stop.
-    pub fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::Missing { hint, .. } => return hint.clone(),
-            Self::Io { .. } | Self::ClassNames { .. } | Self::Thread { .. } => return None,
-            Self::FileSize { .. } | Self::PartialImages { .. } | Self::LabelCount { .. } | Self::Label { .. } => {
-                "the file is damaged or is not an official binary file; download it again".into()
-            }
-            Self::NoClasses { .. } | Self::EmptyClass { .. } => {
-                "the layout is <DIR>/<split>/<class>/*.{jpg,jpeg,png} with the splits train, test and (optional) val".into()
-            }
-            Self::ClassMismatch { .. } => "every split needs the same class folders".into(),
-            Self::Decode { path, .. } => format!("replace or remove `{}`", path.display()),
-            Self::ImageSize { dataset: "stl10", .. } => {
-                "`pretrain --dataset stl10` sets the size; a network keeps the size it was trained with".into()
-            }
-            Self::ImageSize { .. } => "`--dataset folder` resizes images to any side".into(),
-            Self::NoFolder { dataset } => {
-                format!("name the folder of `{dataset}` with `--data-dir`, or use `--dataset shapes`, which needs no files")
-            }
-            Self::UnknownKind { .. } => "`--dataset shapes` needs no files".into(),
-            Self::BatchTooLarge { available: 0, .. } => "the set is empty".into(),
-            Self::BatchTooLarge { available, .. } => format!("`--batch-size {available}` is the largest that fits"),
-            Self::BatchZero => "`--batch-size 1` is the smallest".into(),
-            Self::TooFew { available, .. } => format!("{available} is the most that fits"),
-            Self::HttpStatus { .. } | Self::Connect { .. } => {
-                "check the network (HTTPS_PROXY is respected), or place the files by hand".into()
-            }
-            Self::Interrupted { received, .. } => {
-                format!("run the same command again: it continues after byte {received}")
-            }
-            Self::Checksum { .. } | Self::Archive { .. } => {
-                "run the same command again to download afresh; if it happens twice, the server's file has changed".into()
-            }
-            Self::Busy { .. } => "wait for the other download to end".into(),
-        })
-    }
-
-    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { action, path: path.to_owned(), source }
-    }
 }
 
 /// The data sets by name.
@@ -401,6 +134,8 @@ pub struct Source {
     pub test: Arc<dyn Dataset>,
     /// Training images of classifiers, where `train` has no labels.
     pub labelled: Option<Arc<dyn Dataset>>,
+    /// What people should know: files that were not read.
+    pub notes: Vec<String>,
 }
 
 /// What [`open`] needs to know. Start from [`OpenOptions::new`].
@@ -459,6 +194,8 @@ pub struct Splits {
     pub labelled_val: View,
     /// Test images, all of them in file order, with the classes of `labelled_train`.
     pub test: View,
+    /// What people should know, a line each: files that were not read.
+    pub notes: Vec<String>,
 }
 
 impl Splits {
@@ -471,7 +208,7 @@ impl Splits {
         for view in [&self.train, &self.val, &self.labelled_train, &self.test] {
             hash.update((view.len() as u64).to_le_bytes());
             for class in view.dataset.classes() {
-                hash.update(class.as_bytes());
+                hash.update(class.as_encoded_bytes());
                 hash.update([0]);
             }
             let mut image = vec![0; view.dataset.image_size().pow(2) * 3];
@@ -515,7 +252,7 @@ pub fn open(options: &OpenOptions) -> Result<Splits, DataError> {
             (part(set, indices.train), part(set, indices.val))
         }
     };
-    Ok(Splits { train, val, labelled_train, labelled_val, test: View::full(source.test) })
+    Ok(Splits { train, val, labelled_train, labelled_val, test: View::full(source.test), notes: source.notes })
 }
 
 /// Opens a data set without splitting it.
@@ -533,7 +270,7 @@ pub fn open_source(options: &OpenOptions) -> Result<Source, DataError> {
     match options.kind {
         Kind::Cifar10 => {
             let (train, test) = Cifar10::open(dir?)?;
-            Ok(Source { train: Arc::new(train), val: None, test: Arc::new(test), labelled: None })
+            Ok(Source { train: Arc::new(train), val: None, test: Arc::new(test), labelled: None, notes: vec![] })
         }
         Kind::Folder => Folder::open_source(dir?, size, options.cache_bytes),
         Kind::Shapes => {
@@ -543,12 +280,13 @@ pub fn open_source(options: &OpenOptions) -> Result<Source, DataError> {
                 val: None,
                 test: Arc::new(Shapes::new(options.shapes_seed, shapes::Part::Test, test)),
                 labelled: None,
+                notes: vec![],
             })
         }
         Kind::Stl10 => {
             let sets = Stl10::open(dir?)?;
             let (train, labelled) = (Arc::new(sets.unlabelled), Arc::new(sets.train));
-            Ok(Source { train, val: None, test: Arc::new(sets.test), labelled: Some(labelled) })
+            Ok(Source { train, val: None, test: Arc::new(sets.test), labelled: Some(labelled), notes: vec![] })
         }
     }
 }

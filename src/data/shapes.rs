@@ -10,6 +10,7 @@
 //! `tests/data.rs`), while the class survives crops, flips and colour changes, and fills enough of the frame that a
 //! likelihood of pixels rewards knowing it.
 
+use std::ffi::OsString;
 use std::sync::OnceLock;
 
 use super::{DataError, Dataset};
@@ -69,7 +70,7 @@ pub enum Part {
 
 /// The images of one part, drawn when first read and kept.
 pub struct Shapes {
-    classes: Vec<String>,
+    classes: Vec<OsString>,
     seed: u64,
     part: Part,
     images: Vec<OnceLock<Box<[u8]>>>,
@@ -82,7 +83,7 @@ impl Shapes {
     /// If `len` is above `u32::MAX`.
     pub fn new(seed: u64, part: Part, len: usize) -> Self {
         assert!(u32::try_from(len).is_ok(), "image numbers are 32 bits");
-        Self { classes: CLASSES.map(str::to_owned).to_vec(), seed, part, images: vec![OnceLock::new(); len] }
+        Self { classes: CLASSES.map(OsString::from).to_vec(), seed, part, images: vec![OnceLock::new(); len] }
     }
 }
 
@@ -99,7 +100,7 @@ impl Dataset for Shapes {
         SIZE
     }
 
-    fn classes(&self) -> &[String] {
+    fn classes(&self) -> &[OsString] {
         &self.classes
     }
 

@@ -10,13 +10,14 @@
 //! The files of images (3.1 GB) are mapped into memory and turned to HWC image by image, when a batch needs them. Files of fewer images
 //! than the official ones are taken as they are.
 
-use std::fs::{self, File};
+use std::ffi::OsString;
+use std::io::Read;
 use std::path::Path;
 
 use memmap2::Mmap;
 
 use super::archive::{STL10, class_names};
-use super::{DataError, Dataset};
+use super::{DataError, Dataset, files};
 
 /// Side of an image in pixels.
 pub const SIZE: usize = 96;
@@ -38,7 +39,7 @@ const CLASSES: [&str; 10] = ["airplane", "bird", "car", "cat", "deer", "dog", "h
 
 /// One of the three sets; images stay in their file.
 pub struct Stl10 {
-    classes: Vec<String>,
+    classes: Vec<OsString>,
     labels: Option<Vec<u8>>, // from 0
     images: Mmap,            // [N, 3, 96 columns, 96 rows]
 }
@@ -69,7 +70,7 @@ impl Stl10 {
         };
         let unlabelled = map(&dir.join("unlabeled_X.bin"))?;
         Ok(Sets {
-            unlabelled: Self { classes: vec!["unlabelled".into()], labels: None, images: unlabelled },
+            unlabelled: Self { classes: vec![OsString::from("unlabelled")], labels: None, images: unlabelled },
             train: labelled("train")?,
             test: labelled("test")?,
         })
@@ -90,7 +91,7 @@ impl Dataset for Stl10 {
     }
 
     /// Of the images without labels: one class, "unlabelled".
-    fn classes(&self) -> &[String] {
+    fn classes(&self) -> &[OsString] {
         &self.classes
     }
 
@@ -115,7 +116,7 @@ impl Dataset for Stl10 {
 /// Maps a file of images.
 #[allow(unsafe_code, reason = "a mapped file is a slice as long as nobody shortens the file")]
 fn map(path: &Path) -> Result<Mmap, DataError> {
-    let file = File::open(path).map_err(DataError::io("read", path))?;
+    let file = files::open(path)?;
     let found = file.metadata().map_err(DataError::io("read", path))?.len();
     if found == 0 || !found.is_multiple_of(IMAGE_BYTES as u64) {
         let official = STL10.files.iter().find(|(name, _)| path.ends_with(name)).map_or(0, |(_, length)| *length);
@@ -128,7 +129,8 @@ fn map(path: &Path) -> Result<Mmap, DataError> {
 
 /// The labels of `images` images, from 0.
 fn read_labels(path: &Path, images: usize) -> Result<Vec<u8>, DataError> {
-    let mut labels = fs::read(path).map_err(DataError::io("read", path))?;
+    let mut labels = Vec::new();
+    files::open(path)?.read_to_end(&mut labels).map_err(DataError::io("read", path))?;
     if labels.len() != images {
         return Err(DataError::LabelCount { path: path.to_owned(), images, labels: labels.len() });
     }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::method::Method;
+use crate::text::{markdown, markdown_code};
 use crate::train::config::{DataKind, RunConfig};
 
 /// Method in words: what the encoder sees, what is minimised.
@@ -31,7 +32,8 @@ fn method(config: &RunConfig) -> String {
 
 /// The command that trains these weights: on the device they were trained on its result is the same to the bit.
 fn command(config: &RunConfig, results: Option<&Value>) -> String {
-    let device = results.and_then(|r| r["device"].as_str()).map_or("auto", |text| text.split(' ').next().unwrap_or(text));
+    let plain = |device: &&str| device.chars().all(|c| c.is_ascii_alphanumeric() || ":-_.".contains(c));
+    let device = results.and_then(|r| r["device"].as_str()).and_then(|text| text.split(' ').next()).filter(plain).unwrap_or("auto");
     let data = if config.dataset == DataKind::Shapes { "" } else { " --data-dir DIR" };
     let evaluation = if results.is_some_and(|r| r["probe"].is_object()) { "" } else { " --no-eval" };
     format!("aavae pretrain --config config.json --device {device}{data}{evaluation} --out run")
@@ -44,9 +46,10 @@ fn rows(results: &Value) -> Vec<(String, String)> {
     let mut add = |name: String, value: Option<String>| rows.extend(value.map(|value| (name, value)));
     add("loss, training".into(), number(&results["train"]["loss"]));
     add("loss, held out".into(), number(&results["validation"]["loss"]));
-    add(format!("linear probe, {} epochs, test accuracy", results["probe"]["epochs"]), number(&results["probe"]["accuracy"]));
+    let word = |value: &Value| markdown(&value.to_string());
+    add(format!("linear probe, {} epochs, test accuracy", word(&results["probe"]["epochs"])), number(&results["probe"]["accuracy"]));
     for knn in results["knn"].as_array().into_iter().flatten() {
-        add(format!("kNN, k = {}, temperature {}, test accuracy", knn["k"], knn["temperature"]), number(&knn["accuracy"]));
+        add(format!("kNN, k = {}, temperature {}, test accuracy", word(&knn["k"]), word(&knn["temperature"])), number(&knn["accuracy"]));
     }
     rows
 }
@@ -63,7 +66,7 @@ pub(super) fn text(config: &RunConfig, parameters: usize, imported: Option<&str>
     let dataset = config.dataset.name();
     let images = config.limit_train.map_or("all training images".into(), |n| format!("{n} training images"));
     let images = format!("{dataset}, {side} x {side}, {images}", side = config.image_size);
-    let steps = results.map_or(String::new(), |r| format!(", {} steps in all", r["steps"]));
+    let steps = results.map_or(String::new(), |r| format!(", {} steps in all", markdown(&r["steps"].to_string())));
     let (training, again) = match imported {
         None => (
             format!(
@@ -77,7 +80,7 @@ pub(super) fn text(config: &RunConfig, parameters: usize, imported: Option<&str>
             format!("## Training it again\n\n```sh\n{}\n```", command(config, results)),
         ),
         Some(file) => (
-            format!("| training | imported from `{file}`, which does not say |"),
+            format!("| training | imported from {}, which does not say |", markdown_code(file)),
             "## Training it again\n\nHow these weights were trained is not known here; `training` in `config.json` holds defaults.".into(),
         ),
     };
@@ -85,8 +88,9 @@ pub(super) fn text(config: &RunConfig, parameters: usize, imported: Option<&str>
         None => "The run left none for these weights.".to_owned(),
         Some(r) => {
             let table: String = rows(r).into_iter().map(|(name, value)| format!("| {name} | {value} |\n")).collect();
-            let (device, seed) = (r["device"].as_str().unwrap_or("unknown"), &r["seed"]);
-            format!("n = 1 run (seed {seed}) on `{device}`.\n\n| measured | value |\n|---|---|\n{table}").trim_end().to_owned()
+            let (device, seed) = (r["device"].as_str().unwrap_or("unknown"), markdown(&r["seed"].to_string()));
+            let device = markdown_code(device);
+            format!("n = 1 run (seed {seed}) on {device}.\n\n| measured | value |\n|---|---|\n{table}").trim_end().to_owned()
         }
     };
     format!(

@@ -12,7 +12,8 @@ use crate::model::{Depth, Stem};
 use crate::train::TrainError;
 use crate::train::checkpoint::{Checkpoint, LAST, NamedTensor, TensorData};
 use crate::train::config::{DataKind, RunConfig};
-use crate::train::run::{config_text, normalisation, write_config, write_whole};
+use crate::train::foreign;
+use crate::train::run::{Trained, config_text, normalisation, write_config, write_whole};
 use crate::train::state;
 
 /// What a state dict does not say.
@@ -50,10 +51,35 @@ const NAMES: &str = "the names and shapes are those of the authors' state dict: 
 /// # Errors
 /// If it is no such network: the message names the tensor and the shapes.
 pub fn read(path: &Path, options: &Options) -> Result<Imported, TrainError> {
+    named(path, Checkpoint::load(path)?, options)
+}
+
+/// Opens a run folder or a checkpoint of one, or else weights that say nothing of their network, which is then found as
+/// [`read`] finds it. The notes say what was decided; there are none of a run.
+///
+/// # Errors
+/// If it is none of these.
+pub fn open(path: &Path, options: &Options) -> Result<(Trained, Vec<String>), TrainError> {
+    if !path.is_file() {
+        return Ok((Trained::open(path)?, vec![]));
+    }
     let file = Checkpoint::load(path)?;
+    if file.meta.contains_key("config") {
+        return Ok((Trained::of_checkpoint(path, file)?, vec![]));
+    }
+    let meta = file.meta.clone();
+    let Imported { config, tensors, extra, mut notes } = named(path, file, options)?;
+    notes.insert(0, "the weights do not say of which network they are; `aavae import` may be told more".into());
+    if !extra.is_empty() {
+        notes.push(format!("{} tensors are not of this network, such as `{}`", extra.len(), extra[0]));
+    }
+    Ok((Trained { config, checkpoint: Checkpoint { tensors, meta }, path: path.into(), skipped: vec![] }, notes))
+}
+
+fn named(path: &Path, file: Checkpoint, options: &Options) -> Result<Imported, TrainError> {
     understand(file, options).map_err(|message| {
         let hint = if message.contains("--") { "without the flag the file decides" } else { NAMES };
-        TrainError::config(format!("`{}`: {message}", path.display()), Some(hint))
+        TrainError::config(format!("`{}`: {message}", crate::text::name(path)), Some(hint))
     })
 }
 
@@ -63,6 +89,9 @@ pub fn read(path: &Path, options: &Options) -> Result<Imported, TrainError> {
 /// What does not fit: the tensor and the shapes.
 pub fn understand(mut file: Checkpoint, options: &Options) -> Result<Imported, String> {
     let mut notes = Vec::new();
+    if let Some(prefix) = foreign::unwrap(&mut file)? {
+        notes.push(format!("the names of the weights began with `{prefix}`, which was taken off"));
+    }
     let (width, kernel) = match shape(&file, "encoder.conv1.weight")? {
         [width, 3, kernel @ (3 | 7), same] if kernel == same => (*width, *kernel),
         other => return Err(format!("`encoder.conv1.weight` has shape {other:?}; a stem has [width, 3, 3, 3] or [width, 3, 7, 7]")),
@@ -137,13 +166,7 @@ pub fn understand(mut file: Checkpoint, options: &Options) -> Result<Imported, S
 }
 
 fn shape<'a>(file: &'a Checkpoint, name: &str) -> Result<&'a [usize], String> {
-    if let Some(tensor) = file.tensors.get(name) {
-        return Ok(&tensor.shape);
-    }
-    // Names of a module that holds the model.
-    let longer = file.tensors.keys().find_map(|key| key.strip_suffix(name).filter(|prefix| prefix.ends_with('.')));
-    let prefix = longer.map_or(String::new(), |prefix| format!("; its names begin with `{prefix}`, save them without"));
-    Err(format!("no tensor `{name}`{prefix}"))
+    file.tensors.get(name).map(|tensor| &tensor.shape[..]).ok_or_else(|| format!("no tensor `{name}`"))
 }
 
 /// The network whose stages have the blocks that the names count.

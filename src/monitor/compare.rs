@@ -17,6 +17,8 @@ pub type Points = Vec<(f64, f64)>;
 #[derive(Debug)]
 pub struct Comparison {
     runs: Vec<RunView>,
+    /// What else was named, and what it is.
+    pub skipped: Vec<String>,
 }
 
 impl State {
@@ -39,12 +41,27 @@ fn letter(index: usize) -> char {
 }
 
 impl Comparison {
-    /// Reads run folders.
+    /// Reads run folders. What is there and is no run folder is skipped: `runs/*` names whatever lies beside them.
     ///
     /// # Errors
-    /// If one is none.
-    pub fn open(dirs: &[PathBuf]) -> Result<Self, TrainError> {
-        Ok(Self { runs: dirs.iter().map(|dir| RunView::open(dir)).collect::<Result<_, _>>()? })
+    /// If one is missing or cannot be read, or if there is none.
+    pub fn open(paths: &[PathBuf]) -> Result<Self, TrainError> {
+        let mut found = Self { runs: Vec::new(), skipped: Vec::new() };
+        let mut first = None;
+        for path in paths {
+            match RunView::open(path) {
+                Ok(run) => found.runs.push(run),
+                Err(error) if path.exists() && !path.join("config.toml").exists() => {
+                    found.skipped.push(error.to_string());
+                    first.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match first {
+            Some(error) if found.runs.is_empty() => Err(error),
+            _ => Ok(found),
+        }
     }
 
     /// Settings that differ: the key, and its value in each run.
@@ -111,7 +128,7 @@ impl Comparison {
 
     /// The letter and the folder of a run.
     pub fn label(&self, place: usize) -> String {
-        let folder = self.runs[place].dir.file_name().unwrap_or_default().to_string_lossy();
+        let folder = crate::text::name(self.runs[place].dir.file_name().unwrap_or_default());
         format!("{} {folder}", letter(place))
     }
 
@@ -124,7 +141,7 @@ impl Comparison {
             let loss = |split| cell(run.last(split).and_then(|r| r.get("loss")).map(f64::from));
             table.push(vec![
                 letter(index).to_string(),
-                run.dir.display().to_string(),
+                crate::text::name(&run.dir).to_string(),
                 run.state().name().to_owned(),
                 run.config.method.name().to_owned(),
                 run.config.dataset.name(),

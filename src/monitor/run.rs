@@ -1,12 +1,14 @@
 //! A run folder as it is at the moment.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::data::open_regular;
 use crate::train::TrainError;
 use crate::train::config::RunConfig;
 use crate::train::metrics::Record;
@@ -33,13 +35,20 @@ pub enum State {
     Imported,
 }
 
+/// Longest line that may be a record; what is longer is read in such parts, and is none.
+const LINE: u64 = 1 << 20;
+/// Records that are kept. Of more, every other one of each split is dropped: a screen has fewer columns.
+const RECORDS: usize = 1 << 18;
+
 /// `metrics.jsonl`, read as it grows.
 #[derive(Debug, Default)]
 struct Follow {
-    /// Bytes that have been read: all the lines that end.
+    /// Bytes that have been read: all the lines that end, and whole parts of one that is too long.
     at: u64,
-    /// The last of these lines: while it stands where it stood, what is before it has not changed either.
+    /// What ends there: while it stands where it stood, what is before it has not changed either.
     last: Vec<u8>,
+    /// Within a line that is too long.
+    within: bool,
     records: Vec<Record>,
     damaged: usize,
 }
@@ -47,7 +56,7 @@ struct Follow {
 impl Follow {
     /// Reads what was added; starts over where the file was cut or replaced (a resumed run). A missing file has no records.
     fn refresh(&mut self, path: &Path) -> io::Result<()> {
-        let mut file = match File::open(path) {
+        let mut file = match open_regular(path) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 *self = Self::default();
@@ -55,25 +64,48 @@ impl Follow {
             }
             Err(e) => return Err(e),
         };
-        let mut bytes = Vec::new();
+        let mut before = Vec::new();
         file.seek(SeekFrom::Start(self.at - self.last.len() as u64))?;
-        file.read_to_end(&mut bytes)?;
-        if !bytes.starts_with(&self.last) {
+        file.by_ref().take(self.last.len() as u64).read_to_end(&mut before)?;
+        if before != self.last {
             *self = Self::default();
-            bytes.clear();
             file.rewind()?;
-            file.read_to_end(&mut bytes)?;
         }
-        // What follows the last line's end is being written.
-        for line in bytes[self.last.len()..].split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
-            match Record::parse(&line[..line.len() - 1]) {
-                Some(record) => self.records.push(record),
-                None => self.damaged += 1,
+        let mut reader = BufReader::new(file);
+        loop {
+            let mut line = Vec::new();
+            let read = reader.by_ref().take(LINE).read_until(b'\n', &mut line)? as u64;
+            match line.split_last() {
+                Some((b'\n', _)) if self.within => self.within = false,
+                Some((b'\n', record)) => self.add(record),
+                _ if read == LINE => {
+                    self.damaged += usize::from(!self.within);
+                    self.within = true;
+                }
+                // It is being written.
+                _ => return Ok(()),
             }
-            self.at += line.len() as u64;
-            self.last = line.to_vec();
+            self.at += read;
+            self.last = line;
         }
-        Ok(())
+    }
+
+    fn add(&mut self, line: &[u8]) {
+        match Record::parse(line) {
+            Some(record) => self.records.push(record),
+            None => self.damaged += 1,
+        }
+        if self.records.len() > RECORDS {
+            // From the end, so that the newest of each split stays.
+            let mut seen: BTreeMap<String, bool> = BTreeMap::new();
+            self.records.reverse();
+            self.records.retain(|record| {
+                let kept = seen.entry(record.split.clone()).or_insert(false);
+                *kept = !*kept;
+                *kept
+            });
+            self.records.reverse();
+        }
     }
 }
 
@@ -127,7 +159,7 @@ impl RunView {
         self.age = fs::metadata(&path).and_then(|m| m.modified()).ok().and_then(|time| time.elapsed().ok());
         let log = end_of(&self.dir.join("train.log"), LOG_END).map(|text| LogEnd::of(&text));
         self.total = log.and_then(|log| log.total);
-        let summary = fs::read(self.dir.join("summary.json")).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+        let summary = whole(&self.dir.join("summary.json")).and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
         let steps = self.last("train").map(|record| record.step);
         let ended = log.is_none_or(|log| log.ended);
         self.summary = summary.filter(|summary| ended && steps.is_none_or(|steps| summary["steps"] == steps));
@@ -198,9 +230,18 @@ impl RunView {
     }
 }
 
+/// A small file; `None` if there is none.
+fn whole(path: &Path) -> Option<Vec<u8>> {
+    /// Far more than any summary has.
+    const MOST: u64 = 1 << 24;
+    let mut bytes = Vec::new();
+    open_regular(path).ok()?.take(MOST).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
 /// The last bytes of a file as text; `None` if there is none.
 fn end_of(path: &Path, bytes: u64) -> Option<String> {
-    let mut file = File::open(path).ok()?;
+    let mut file = open_regular(path).ok()?;
     let from = file.metadata().ok()?.len().saturating_sub(bytes);
     file.seek(SeekFrom::Start(from)).ok()?;
     let mut end = Vec::new();
@@ -212,7 +253,8 @@ fn end_of(path: &Path, bytes: u64) -> Option<String> {
 fn newest_picture(images: &Path) -> Option<PathBuf> {
     let step =
         |path: &PathBuf| -> Option<u64> { path.file_name()?.to_str()?.strip_prefix("reconstruction-")?.strip_suffix(".png")?.parse().ok() };
-    fs::read_dir(images).ok()?.flatten().map(|entry| entry.path()).filter(|path| step(path).is_some()).max_by_key(step)
+    let files = fs::read_dir(images).ok()?.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
+    files.map(|entry| entry.path()).filter(|path| step(path).is_some()).max_by_key(step)
 }
 
 #[cfg(test)]
@@ -238,6 +280,43 @@ mod tests {
             assert_eq!(follow.at as usize, whole[..cut].rfind('\n').map_or(0, |end| end + 1));
         }
         assert_eq!((follow.records.last().map(|r| r.step), follow.damaged), (Some(20), 0));
+    }
+
+    /// Lines without an end, or without sense, cost no memory and hide no records.
+    #[test]
+    fn lines_that_are_too_long_are_none() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("metrics.jsonl");
+        let long = |bytes: u64| "x".repeat(bytes as usize);
+        let mut follow = Follow::default();
+        let mut text = [line(1, 0.5), long(LINE / 2)].concat();
+        fs::write(&path, &text).expect("a file");
+        follow.refresh(&path).expect("records");
+        assert_eq!((follow.records.len(), follow.damaged), (1, 0), "it may become a record");
+        text += &long(2 * LINE);
+        fs::write(&path, &text).expect("a file");
+        follow.refresh(&path).expect("records");
+        assert_eq!((follow.records.len(), follow.damaged, follow.within), (1, 1, true));
+        text += &["\n".into(), line(2, 0.5), long(LINE), "\n".into(), line(3, 0.5), "\u{fffd}\n".into(), line(4, 0.5)].concat();
+        fs::write(&path, &text).expect("a file");
+        for mut follow in [follow, Follow::default()] {
+            follow.refresh(&path).expect("records");
+            let steps: Vec<u64> = follow.records.iter().map(|r| r.step).collect();
+            assert_eq!((&steps[..], follow.damaged, follow.at), (&[1, 2, 3, 4][..], 3, text.len() as u64));
+        }
+    }
+
+    #[test]
+    fn of_very_many_records_some_are_kept() {
+        let mut follow = Follow::default();
+        for step in 0..RECORDS as u64 {
+            follow.add(format!("{{\"step\":{step},\"epoch\":0,\"split\":\"train\"}}").as_bytes());
+        }
+        follow.add(b"{\"step\":3,\"epoch\":0,\"split\":\"val\"}");
+        let newest = |split: &str| follow.records.iter().rfind(|r| r.split == split).map(|r| r.step);
+        assert_eq!(follow.records.len(), RECORDS / 2 + 1);
+        assert_eq!((newest("train"), newest("val")), (Some(RECORDS as u64 - 1), Some(3)));
+        assert!(follow.records.windows(2).all(|w| w[0].split != w[1].split || w[0].step + 2 == w[1].step));
     }
 
     /// A resumed run cuts the file and writes other lines, perhaps past where it was read before.

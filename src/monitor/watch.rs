@@ -1,7 +1,6 @@
 //! A live dashboard over a run folder. The screen is the terminal's second one, and is given back however it ends.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use image::RgbImage;
@@ -11,6 +10,7 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers
 use super::dashboard;
 use super::run::{RunView, State};
 use crate::train::TrainError;
+use crate::train::interrupt::Interrupt;
 
 /// Why a terminal shows no pictures, from `COLORTERM` and `NO_COLOR`; `None` if it does.
 pub fn no_pictures(colorterm: Option<&str>, no_color: Option<&str>) -> Option<&'static str> {
@@ -48,11 +48,11 @@ fn over(view: &RunView) -> bool {
 /// Longest time that a signal is not heard.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// Shows the run every so often until it is over, a key (q, Esc, Ctrl-C) says so, or `stop` is set.
+/// Shows the run every so often until it is over, a key (q, Esc, Ctrl-C) says so, or a signal does.
 ///
 /// # Errors
 /// If the terminal or the run folder fails.
-pub fn follow(view: &mut RunView, every: Duration, no_pictures: Option<&str>, stop: &AtomicBool) -> Result<(), TrainError> {
+pub fn follow(view: &mut RunView, every: Duration, no_pictures: Option<&str>, stop: &Interrupt) -> Result<(), TrainError> {
     let mut terminal = ratatui::try_init().map_err(TrainError::io("open", "the terminal"))?;
     let result = run(&mut terminal, view, every, no_pictures, stop);
     ratatui::restore();
@@ -64,7 +64,7 @@ fn run(
     view: &mut RunView,
     every: Duration,
     no_pictures: Option<&str>,
-    stop: &AtomicBool,
+    stop: &Interrupt,
 ) -> Result<(), TrainError> {
     let failed = || TrainError::io("use", "the terminal");
     let mut picture = Picture::default();
@@ -84,7 +84,7 @@ fn run(
         while looked.elapsed() < every {
             let event = event::poll(every.saturating_sub(looked.elapsed()).min(PATIENCE)).map_err(failed())?;
             let event = if event { Some(event::read().map_err(failed())?) } else { None };
-            if stop.load(Ordering::Relaxed) || event.as_ref().is_some_and(leaves) {
+            if stop.asked() || event.as_ref().is_some_and(leaves) {
                 return Ok(());
             }
             if matches!(event, Some(Event::Resize(..))) {

@@ -223,13 +223,16 @@ pub struct Bits {
 
 /// Bits per dimension at the end of each epoch, from the records of `metrics.jsonl`.
 fn bits_by_epoch(path: &Path) -> Vec<Bits> {
-    let records = metrics::read(path.join("metrics.jsonl")).unwrap_or_default();
+    let mut records = metrics::read(path.join("metrics.jsonl")).unwrap_or_default();
+    // As a run writes them, whatever became of the file since.
+    records.sort_by_key(|record| record.step);
     let value = |split: &str, step: u64, key: &str| {
         let record = records.iter().find(|record| record.split == split && record.step == step)?;
         record.get(key).map(f64::from).filter(|x| x.is_finite())
     };
     // A training record is the mean of the steps since the one before.
-    let ends: Vec<u64> = records.iter().filter(|record| record.split == "train").map(|record| record.step).collect();
+    let mut ends: Vec<u64> = records.iter().filter(|record| record.split == "train").map(|record| record.step).collect();
+    ends.dedup();
     let train = |after: u64, until: u64| {
         let parts: Option<Vec<(f64, f64)>> = ends
             .iter()
@@ -240,7 +243,8 @@ fn bits_by_epoch(path: &Path) -> Vec<Bits> {
         let parts = parts.filter(|parts| !parts.is_empty())?;
         Some(parts.iter().map(|(steps, bits)| steps * bits).sum::<f64>() / parts.iter().map(|part| part.0).sum::<f64>())
     };
-    let held_out: Vec<&metrics::Record> = records.iter().filter(|record| record.split == "val").collect();
+    let mut held_out: Vec<&metrics::Record> = records.iter().filter(|record| record.split == "val").collect();
+    held_out.dedup_by_key(|record| record.step);
     let bits = |(i, r): (usize, &&metrics::Record)| {
         let begin = if i == 0 { 0 } else { held_out[i - 1].step };
         let sampled = value("eval", r.step, "bits_per_dim");
@@ -273,7 +277,7 @@ mod tests {
             format!("{{\"step\":{step},\"epoch\":{epoch},\"split\":\"{split}\",\"loss\":1.0,\"{key}\":{bits}}}\n")
         };
         let elbo = "bits_per_dim_elbo";
-        let log: String = [
+        let lines = [
             line(2, 0, "train", elbo, 8.0),
             line(3, 0, "train", elbo, 5.0),
             line(3, 0, "val", elbo, 6.0),
@@ -281,12 +285,17 @@ mod tests {
             line(6, 1, "train", elbo, 1.0),
             line(6, 1, "val", elbo, 3.0),
             line(6, 1, "eval", "bits_per_dim", 2.5),
-        ]
-        .concat();
-        std::fs::write(dir.path().join("metrics.jsonl"), log).expect("a file");
+        ];
         let want =
             [Bits { epoch: 1.0, train: 7.0, val: 6.0, sampled: None }, Bits { epoch: 2.0, train: 2.0, val: 3.0, sampled: Some(2.5) }];
-        assert_eq!(bits_by_epoch(dir.path()), want);
+        // The order of the lines does not count, nor does a line that is there twice.
+        let mut swapped = lines.clone();
+        swapped.reverse();
+        let twice = [&swapped[..], &lines[..]].concat();
+        for lines in [&lines[..], &swapped, &twice] {
+            std::fs::write(dir.path().join("metrics.jsonl"), lines.concat()).expect("a file");
+            assert_eq!(bits_by_epoch(dir.path()), want);
+        }
     }
 
     #[test]

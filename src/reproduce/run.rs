@@ -1,5 +1,6 @@
 //! Carrying a grid out: one run after another, seed by seed, so that every cell has its first result as early as possible.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Instant;
 
@@ -13,7 +14,8 @@ use super::{Cell, Setup, cells, report, views};
 use crate::data::Splits;
 use crate::device::{self, Choice};
 use crate::train::config::RunConfig;
-use crate::train::experiment::{self, Evaluate, Interrupt};
+use crate::train::experiment::{self, Evaluate};
+use crate::train::interrupt::Interrupt;
 use crate::train::run::open_data;
 use crate::train::{TrainError, schedule};
 
@@ -110,7 +112,7 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Tr
         say(&format!("run {} of {}: {name}{eta}", i + 1, runs.len()));
         let fresh = !run.path(out).join("config.toml").exists();
         let began = Instant::now();
-        match run.again(out).and_then(|()| carry_out(request, run, say)) {
+        match caught(|| run.again(out).and_then(|()| carry_out(request, run, say))) {
             Ok(()) if fresh => pace.add(*cost, began.elapsed().as_secs_f64()),
             Ok(()) => {}
             Err(error) => {
@@ -143,6 +145,16 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Tr
     }))
 }
 
+/// A bug in one run is that run's failure and not the end of the grid. Its message is printed as any panic's.
+fn caught(work: impl FnOnce() -> Result<(), TrainError>) -> Result<(), TrainError> {
+    // What a run leaves half done is in its folder, where it may be half done at any time.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let message = format!("a bug stopped it: {}", text.unwrap_or("it does not say which"));
+        Err(TrainError::config(message, Some("the same command tries it again; the other runs go on")))
+    })
+}
+
 /// Trains and measures one run, or what is left of it.
 fn carry_out(request: &Request<'_>, run: &Run<'_>, say: &mut dyn FnMut(&str)) -> Result<(), TrainError> {
     let (config, path) = (run.cell.config(run.seed), run.path(request.out));
@@ -158,4 +170,21 @@ fn carry_out(request: &Request<'_>, run: &Run<'_>, say: &mut dyn FnMut(&str)) ->
         views::measure(&config, &request.device, &path)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_failure_of_its_run() {
+        assert!(caught(|| Ok(())).is_ok());
+        let error = caught(|| Err(TrainError::config("a reason", None))).expect_err("an error");
+        assert_eq!(error.to_string(), "a reason");
+        let numbers = vec![1, 2];
+        let error = caught(|| panic!("index {}", numbers.len())).expect_err("a panic");
+        assert_eq!(error.to_string(), "a bug stopped it: index 2");
+        let error = caught(|| std::panic::panic_any(3)).expect_err("a panic without a text");
+        assert!(error.to_string().starts_with("a bug stopped it"), "{error}");
+    }
 }

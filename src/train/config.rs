@@ -262,10 +262,9 @@ impl RunConfig {
         ModelConfig { net: self.net(), objective: self.objective(), mean, std, batch: self.batch_size, online_probe: None }
     }
 
-    /// Samples an image of the importance-sampled likelihood: 16 where latents are sampled, as in the authors' code, but at most
-    /// a batch, since the samples of an image are decoded together.
+    /// Samples an image of the importance-sampled likelihood: 16 where latents are sampled, as in the authors' code.
     pub fn importance_samples(&self) -> usize {
-        if self.method.samples() { self.importance_samples.unwrap_or(self.batch_size.min(16)) } else { 0 }
+        if self.method.samples() { self.importance_samples.unwrap_or(16) } else { 0 }
     }
 
     /// How its data set is evaluated.
@@ -355,8 +354,16 @@ impl RunConfig {
             }
         }
         self.validate_network()?;
-        if self.batch_size < 2 {
-            return Err("--batch-size 1 leaves BatchNorm nothing to average; use 2 or more".into());
+        for (flag, batch) in [("--batch-size", self.batch_size), ("--probe-batch-size", self.probe_batch())] {
+            if batch < 2 {
+                return Err(format!("{flag} {batch} leaves BatchNorm nothing to average; use 2 or more"));
+            }
+        }
+        for (flag, path) in [("--data-dir", &self.data_dir), ("--init-from", &self.init_from)] {
+            if let Some(path) = path.as_ref().filter(|path| path.to_str().is_none()) {
+                let path = crate::text::name(path);
+                return Err(format!("{flag} `{path}` is not UTF-8, as all of config.toml must be; a link to it may be"));
+            }
         }
         if self.milestones.first() == Some(&0) || !self.milestones.is_sorted_by(|a, b| a < b) {
             return Err(format!("--milestones {:?} are not epochs from 1 in ascending order", self.milestones));
@@ -387,9 +394,13 @@ impl RunConfig {
         if self.view_metrics_every > 0 && self.method == Method::Simclr {
             return Err("--view-metrics-every means nothing for --method simclr, which encodes no original".into());
         }
-        if asked > self.batch_size {
-            let batch = self.batch_size;
-            return Err(format!("--importance-samples {asked} is more than --batch-size {batch}: they are decoded as one batch"));
+        if self.method == Method::Simclr && self.accumulate > 1 {
+            let (batch, all) = (self.batch_size, self.images_per_step());
+            return Err(format!(
+                "--accumulate {} with --method simclr would find the negatives of a view among {batch} images, not among the {all} \
+                 of the step: raise --batch-size instead",
+                self.accumulate
+            ));
         }
         if self.eval_every > 0 && !self.shuffle {
             return Err("--eval-every needs held-out images, of which --no-shuffle leaves none".into());
@@ -427,6 +438,7 @@ impl RunConfig {
             ("--width", self.width, 1 << 12),
             ("--latent-dim", self.latent_dim, 1 << 16),
             ("--image-size", self.image_size, 1 << 12),
+            ("--importance-samples", self.importance_samples.unwrap_or(1).max(1), 1 << 16),
         ];
         for (name, value, most) in bounded {
             if value == 0 {

@@ -275,3 +275,11 @@ pub fn knn_table(train: &Features, test: &Features, classes: usize) -> Result<Ve
     let accuracies = knn(train, test, &ks, classes)?;
     Ok(ks.into_iter().zip(accuracies).map(|((k, t), a)| (k, t, a)).collect())
 }
+
+/// What [`knn_table`] leaves out with so many training images, as a sentence.
+pub fn knn_left_out(images: usize) -> Option<String> {
+    let mut large: Vec<usize> = KNN.into_iter().map(|(k, _)| k).filter(|k| *k > images).collect();
+    large.dedup();
+    let ks: Vec<String> = large.iter().map(ToString::to_string).collect();
+    (!ks.is_empty()).then(|| format!("no kNN with k = {}: there are {images} training images", ks.join(" and ")))
+}

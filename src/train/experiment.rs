@@ -4,7 +4,6 @@
 //! is written, so that a process killed at any instant costs at most one evaluation.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -12,7 +11,8 @@ use serde_json::{Value, json};
 use super::TrainError;
 use super::checkpoint::Checkpoint;
 use super::config::RunConfig;
-use super::evaluate::{Evaluator, knn_table};
+use super::evaluate::{Evaluator, knn_left_out, knn_table};
+use super::interrupt::Interrupt;
 use super::knn::Features;
 use super::metrics::Record;
 use super::pretrain::{self, Outcome};
@@ -24,28 +24,6 @@ use super::store::Store;
 use crate::data::{Splits, View};
 use crate::device::{self, Choice};
 use crate::method::ModelConfig;
-
-/// Ctrl-C, between the handler that hears it and the work that it stops.
-#[derive(Debug, Default)]
-pub struct Interrupt {
-    asked: AtomicBool,
-    idle: AtomicBool,
-}
-
-impl Interrupt {
-    /// Notes a Ctrl-C. Returns whether the process may end at once: there is nothing to save, or it was asked before.
-    pub fn ask(&self) -> bool {
-        self.asked.swap(true, Ordering::Relaxed) || self.idle.load(Ordering::Relaxed)
-    }
-    /// Whether Ctrl-C was pressed.
-    pub fn asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
-    }
-    /// Says whether what runs now has nothing to save.
-    fn idle(&self, idle: bool) {
-        self.idle.store(idle, Ordering::Relaxed);
-    }
-}
 
 /// What is measured once the encoder is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +49,7 @@ pub struct Request<'a> {
     pub resume: bool,
     /// Measurements.
     pub evaluate: Evaluate,
-    /// Ctrl-C.
+    /// Ctrl-C and `kill`.
     pub interrupt: &'a Interrupt,
 }
 
@@ -81,14 +59,15 @@ pub struct Request<'a> {
 /// Whatever stops it; the checkpoints and the summary written before stay whole.
 pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, TrainError> {
     let Request { config, out, interrupt, .. } = *request;
-    interrupt.idle(false);
+    if request.evaluate != Evaluate::Nothing {
+        can_be_evaluated(&open_data(config)?)?; // now, not after the training
+    }
     std::fs::create_dir_all(out).map_err(TrainError::io("create", out))?;
     let stored = if request.resume { finished(config, out)? } else { None };
     let mut summary = match stored {
         Some(summary) => summary,
         None => {
-            let asked =
-                pretrain::Request { config, device: request.device.clone(), out, resume: request.resume, interrupt: &interrupt.asked };
+            let asked = pretrain::Request { config, device: request.device.clone(), out, resume: request.resume, interrupt };
             let outcome = pretrain::pretrain(&asked).inspect_err(|_| {
                 // An empty folder is no run; one with anything in it stays.
                 std::fs::remove_dir(out).ok();
@@ -98,7 +77,6 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Tr
             summary
         }
     };
-    interrupt.idle(true);
     if request.evaluate == Evaluate::Nothing || summary["interrupted"] == true {
         return Ok(summary);
     }
@@ -130,13 +108,23 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Tr
     Ok(summary)
 }
 
+/// Refuses data that a probe cannot train on: BatchNorm averages over two images at least.
+fn can_be_evaluated(splits: &Splits) -> Result<(), TrainError> {
+    match splits.labelled_train.len() {
+        0 | 1 => {
+            let message = format!("the probe needs 2 labelled training images, there are {}", splits.labelled_train.len());
+            Err(TrainError::config(message, Some("add some, or leave the probe and kNN out with --no-eval")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Evaluates the encoder that is initialised with a configuration's seed and never trained; returns the contents of `summary.json`.
 ///
 /// # Errors
 /// Whatever stops it.
 pub fn untrained(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, TrainError> {
-    let Request { config, out, interrupt, .. } = *request;
-    interrupt.idle(true);
+    let Request { config, out, .. } = *request;
     std::fs::create_dir_all(out).map_err(TrainError::io("create", out))?;
     write_config(&out.join("config.toml"), config)?;
     let (session, _) = device::open(&request.device)?;
@@ -225,6 +213,7 @@ fn evaluate(
     say: &mut dyn FnMut(&str),
 ) -> Result<(), TrainError> {
     let splits = open_data(config)?;
+    can_be_evaluated(&splits)?;
     let trained = checkpoint.map(Trained::open).transpose()?;
     let started = Instant::now();
     let (session, _) = device::open(choice)?;
@@ -240,6 +229,7 @@ fn evaluate(
     for (k, temperature, accuracy) in &table {
         say(&format!("knn k={k} temperature={temperature}: {accuracy:.4}"));
     }
+    knn_left_out(train.len()).inspect(|text| say(text));
     let result = probe_view(&mut evaluator, choice, config.seed, config.probe_epochs, train, &test_features, say)?;
     summary["probe"] = json!({ "accuracy": result.test, "train_accuracy": result.train, "epochs": config.probe_epochs });
     summary["knn"] = knn_rows(&table);

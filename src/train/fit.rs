@@ -13,7 +13,7 @@ const MAX_ELEMENTS: usize = 1 << 29;
 /// # Errors
 /// If a tensor exceeds a limit of the device, or the whole plan its memory; the hint names the largest batch that fits.
 pub fn plan(session: &Session, name: &str, batch: usize, graph: &dyn Fn(usize) -> Graph) -> Result<Plan, TrainError> {
-    let attempt = |n: usize| attempt(session, name, &graph(n));
+    let attempt = |n: usize| fits(session, name, &graph(n));
     let message = match attempt(batch) {
         Ok(plan) => return Ok(plan),
         Err(message) => message,
@@ -48,7 +48,7 @@ pub fn check_state(session: &Session, layout: &Layout) -> Result<(), TrainError>
 }
 
 /// The plan, or why the device has no room for it.
-fn attempt(session: &Session, name: &str, graph: &Graph) -> Result<Plan, String> {
+pub(super) fn fits(session: &Session, name: &str, graph: &Graph) -> Result<Plan, String> {
     let limits = session.limits();
     // Before lowering, which counts in 32 bits.
     let limit = limits.max_binding.min(MAX_ELEMENTS * 4);

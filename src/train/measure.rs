@@ -18,7 +18,7 @@
 //! are those of the stored bytes: minus log2 of the density times the width of a byte's bin. `bits_per_dim_elbo` is the same of the
 //! ELBO, an upper bound.
 //!
-//! An evaluation decodes K times an image, and so takes whole batches of at most [`IMPORTANCE_IMAGES`] held-out images, at least one
+//! An evaluation decodes an image K times, whatever the batch of training, and so takes whole batches of at most [`IMPORTANCE_IMAGES`] held-out images, at least one
 //! batch: all of CIFAR-10's 5,000 would take the multiply-adds of training on 8,700. Its `elbo` is of the same images and samples, the
 //! mean of `ln w_k`. An image has the view and, as its first sample, the noise that validation gives it. kNN (temperatures 0.07 and
 //! 0.1) asks the first [`KNN_IMAGES`] training images about every held-out one.
@@ -116,7 +116,12 @@ impl Measures {
         } else {
             let images = (batch / samples).max(1);
             let graph = method::importance(&ModelConfig { batch: images, ..*model }, layout, samples, Source::Augmented).graph;
-            Some(Importance { plan: session.load(session.lower("importance", &graph))?, samples, images, batch })
+            // The samples of an image are decoded together, however many they are.
+            let plan = fit::fits(session, "importance", &graph).map_err(|message| {
+                let hint = format!("fewer --importance-samples than {samples} may fit; 0 leaves the likelihood out");
+                TrainError::config(message, Some(&hint))
+            })?;
+            Some(Importance { plan: session.load(plan)?, samples, images, batch })
         };
         let views = if config.view_metrics_every == 0 {
             None

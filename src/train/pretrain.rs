@@ -1,24 +1,25 @@
 //! The training loop. Linear, no callbacks: read a batch, run the plan, log, save.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::checkpoint::{Checkpoint, NamedTensor, TensorData};
 use super::config::RunConfig;
 use super::events::EventWriter;
+use super::interrupt::Interrupt;
 use super::measure::{self, Measures};
 use super::metrics::{self, MetricsLog, Record};
 use super::progress::Progress;
 use super::run::{config_text, model_config, open_data, write_config, write_whole};
 use super::schedule::{EVALUATION_STEP, due, evaluation_uniforms, order, part_uniforms};
 use super::store::Store;
-use super::{TrainError, evaluate, fit, state};
+use super::{TrainError, evaluate, fit, foreign, state};
 use crate::data::{Batch, Loader, Order, Splits, View};
 use crate::device::{self, Choice, Data, PlanId, Session};
 use crate::ir::Layout;
 use crate::method::{self, ModelConfig, Training};
 use crate::nn::Params;
+use crate::text;
 
 /// What a run is asked to do.
 #[derive(Debug)]
@@ -31,8 +32,8 @@ pub struct Request<'a> {
     pub out: &'a Path,
     /// Continue from its latest checkpoint.
     pub resume: bool,
-    /// Set by Ctrl-C: save and stop.
-    pub interrupt: &'a AtomicBool,
+    /// Ctrl-C and `kill`: save and stop.
+    pub interrupt: &'a Interrupt,
 }
 
 /// What a run did.
@@ -84,7 +85,8 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
     let log = request.out.join("train.log");
     let mut progress =
         Progress::new(total, config.images_per_step(), start).with_epochs(per_epoch).with_log(&log).map_err(TrainError::io("open", log))?;
-    for warning in std::mem::take(&mut run.warnings) {
+    let notes = splits.notes.iter().map(|note| format!("note: {note}"));
+    for warning in notes.chain(std::mem::take(&mut run.warnings)) {
         progress.message(&warning);
     }
     progress.message(&format!("device: {} ({why})", session.device()));
@@ -106,8 +108,10 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
     let (mut logged_at, mut logged_step, mut outside) = (Instant::now(), start, Duration::ZERO);
     let mut step = start;
     let mut interrupted = false;
+    // From here on there is something to save.
+    let saving = request.interrupt.saving();
     let batches = Loader::in_parts(&splits.train, order, config.accumulate, start..total)?;
-    for (part, batch) in (0..config.accumulate).cycle().zip(batches) {
+    for (part, batch) in (0..config.accumulate).cycle().zip(batches.until(|| request.interrupt.asked())) {
         let batch = batch?;
         let uniform = part_uniforms(config, per_epoch, step, part);
         feed(session, run.train, &batch)?;
@@ -123,7 +127,7 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
             let values = run.measures.views(session, &batch.pixels, &uniform)?;
             run.log(&record(step, batch.epoch, "view", &values))?;
         }
-        interrupted = request.interrupt.load(Ordering::Relaxed);
+        interrupted = request.interrupt.asked();
         let end_of_epoch = step % per_epoch == 0;
         let stop = step == total || interrupted;
         if due(config, per_epoch, step, "train") || stop {
@@ -170,14 +174,23 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
             (logged_at, logged_step) = (Instant::now(), step);
         }
         if interrupted {
-            progress.message(&format!("interrupted: saved at step {step} of {total}; `--resume` continues"));
             break;
         }
     }
     let seconds = began.elapsed().as_secs_f64();
-    if step == start {
+    if step < total && !interrupted {
+        // It was interrupted between two steps or within one, of which nothing counts.
+        interrupted = true;
+        run.drain(session, &splits.train, order)?;
+        run.window.retain(|(of, _)| u64::from(*of) < step);
+        run.save(session, step, None)?;
+    } else if step == start {
         run.save(session, step, None)?; // nothing to do, but the run folder is whole
     }
+    if interrupted {
+        progress.message(&format!("interrupted: saved at step {step} of {total}; `--resume` continues"));
+    }
+    drop(saving);
     progress.finish();
     let trained = (step - start) as f64 * config.images_per_step() as f64;
     Ok(Outcome {
@@ -293,7 +306,12 @@ impl<'a> Run<'a> {
             // A classifier that is trained along starts anew, whether the file has one or not.
             let params = self.params.all.iter().filter(|p| !p.name.starts_with(method::ONLINE_PROBE)).cloned();
             let params = Params { all: params.collect() };
-            state::import(session, &self.layout, &params, &Checkpoint::load(path)?, &[]).map_err(|e| e.of_file(path))?;
+            let mut file = Checkpoint::load(path)?;
+            let named = |message| TrainError::config(format!("`{}`: {message}", text::name(path)), None);
+            if let Some(prefix) = foreign::unwrap(&mut file).map_err(named)? {
+                self.warnings.push(format!("note: the names of the weights began with `{prefix}`, which was taken off"));
+            }
+            state::import(session, &self.layout, &params, &file, &[]).map_err(|e| e.of_file(path))?;
         }
         write_config(&self.request.out.join("config.toml"), config)?;
         self.metrics = Some(MetricsLog::create(self.request.out.join("metrics.jsonl"))?);

@@ -4,11 +4,13 @@
 //! seconds, so that neither the start (shader compilation) nor a validation pass spoils the time left for long.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::text::{clean, understands_escapes};
 
 /// Time between two lines where stderr is not a terminal.
 pub const INTERVAL: Duration = Duration::from_secs(10);
@@ -29,7 +31,7 @@ pub struct Progress {
 impl Progress {
     /// Progress from `start_step` to `total_steps`; starts the clock.
     pub fn new(total_steps: u64, images_per_step: usize, start_step: u64) -> Self {
-        let bar = io::stderr().is_terminal().then(|| {
+        let bar = understands_escapes(&io::stderr()).then(|| {
             let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}").expect("a valid template");
             ProgressBar::new(total_steps).with_style(style).with_position(start_step)
         });
@@ -110,7 +112,7 @@ impl Progress {
     fn log_lines(&mut self, text: &str) {
         if let Some(log) = &mut self.log {
             let stamp = timestamp_now();
-            let lines: String = text.lines().map(|line| format!("{stamp} {line}\n")).collect();
+            let lines: String = clean(text).lines().map(|line| format!("{stamp} {line}\n")).collect();
             // A log that cannot be written (full disk) must not stop a run that still can save.
             drop(log.write_all(lines.as_bytes()));
         }
@@ -119,7 +121,7 @@ impl Progress {
 
 /// A closed stderr must not stop a run, as `eprintln!` would.
 fn print(text: &str) {
-    drop(writeln!(io::stderr(), "{text}"));
+    drop(writeln!(io::stderr(), "{}", clean(text)));
 }
 
 /// Rates, from times since the start that the caller gives.

@@ -149,10 +149,18 @@ impl Trained {
             };
             return Ok(Self { config, checkpoint, path: file, skipped: latest.skipped });
         }
-        let checkpoint = Checkpoint::load(path)?;
+        Self::of_checkpoint(path, Checkpoint::load(path)?)
+    }
+
+    /// A checkpoint that was read from `path`, with the configuration in its metadata.
+    ///
+    /// # Errors
+    /// If it has no configuration, or a damaged one.
+    pub fn of_checkpoint(path: &Path, checkpoint: Checkpoint) -> Result<Self, TrainError> {
         let Some(text) = checkpoint.meta.get("config") else {
             let message = format!("{} does not say how it was trained (no `config` in its metadata)", path.display());
-            return Err(TrainError::config(message, Some("start a run from foreign weights with `pretrain --init-from`")));
+            let hint = "`aavae import` makes a run folder of such weights, `pretrain --init-from` trains them further";
+            return Err(TrainError::config(message, Some(hint)));
         };
         let config = parse_config(path, text)?;
         plannable(path, &config)?;

@@ -48,7 +48,7 @@ fn stl_turns_columns_into_pixels() {
     }
     // 1 to 10 in the file, from 0 here.
     assert_eq!((0..3).map(|i| sets.train.label(i)).collect::<Vec<_>>(), [0, 7, 4]);
-    assert_eq!((sets.train.classes()[2].as_str(), sets.test.classes().len()), ("car", 10));
+    assert_eq!((&sets.train.classes()[2], sets.test.classes().len()), (&"car".into(), 10));
     // Without labels: one class.
     assert_eq!((sets.unlabelled.classes().len(), sets.unlabelled.label(3)), (1, 0));
     fs::write(inner.join(stl10::META_FILE), "a b\nc\nd\ne\nf\ng\nh\ni\nj\nk\n").unwrap();

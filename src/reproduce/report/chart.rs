@@ -128,8 +128,18 @@ pub fn n(x: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+/// A value beyond this is no measurement, and the differences of such need not be numbers.
+const MOST: f64 = 1e100;
+
+/// The points of a series that can be drawn.
+fn drawable(series: &Series) -> Series {
+    let number = |value: f64| value.abs() <= MOST;
+    let points = series.points.iter().filter(|p| number(p.x) && number(p.y) && p.sd.is_none_or(number));
+    Series { points: points.copied().collect(), ..series.clone() }
+}
+
 fn panel_body(panel: &Panel, width: f64) -> Markup {
-    let series: Vec<&Series> = panel.series.iter().filter(|s| !s.points.is_empty()).collect();
+    let series: Vec<Series> = panel.series.iter().map(drawable).filter(|s| !s.points.is_empty()).collect();
     let all = || series.iter().flat_map(|s| &s.points);
     // What explodes is shown by its order of magnitude.
     let (least, greatest) = range(all().map(|p| p.y));
@@ -217,7 +227,7 @@ pub fn legend_fits(series: &[Series]) -> bool {
 }
 
 /// One line above the panel, where there is more than one series.
-fn legend(series: &[&Series]) -> Markup {
+fn legend(series: &[Series]) -> Markup {
     if series.len() < 2 {
         return html! {};
     }
@@ -245,7 +255,7 @@ fn legend(series: &[&Series]) -> Markup {
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
     match high - low {
-        width if width > 0.0 => (low, high),
+        width if width > 1.0 / MOST => (low, high),
         _ if low.is_finite() => (low - 0.5, high + 0.5),
         _ => (0.0, 1.0),
     }
@@ -329,6 +339,12 @@ mod tests {
         let at = |x: f64, y: f64| picture.get_pixel((2.0 * (LEFT + x)) as u32, (2.0 * (TOP + y)) as u32).0;
         assert_eq!(at(WIDTH * 0.75, HEIGHT * 0.4), [0x00, 0x72, 0xb2]);
         let wild = |y| Series { name: "wild".into(), points: vec![point(0.0, 1.0), point(1.0, y)], mark: Mark::Line(0) };
+        // What no axis can show is left out.
+        for y in [1e308, -1e200, f64::INFINITY, f64::NAN] {
+            let panel = Panel { title: String::new(), x_label: String::new(), axis: Axis::Numbers, series: vec![wild(y)] };
+            let text = chart(&[panel], 1, "").into_string();
+            assert!(text.matches("<circle").count() == 1 && !text.contains("NaN") && !text.contains("inf"), "{text}");
+        }
         let panel = Panel { title: String::new(), x_label: String::new(), axis: Axis::Numbers, series: vec![wild(1e18)] };
         let text = chart(&[panel], 1, "").into_string();
         assert!(text.contains(">1e15<") && !text.contains("000000"), "{text}");

@@ -297,7 +297,7 @@ fn runs(results: &Results) -> Table {
         let row = match &run.state {
             State::Done(s) => {
                 let number = |key: &str| s[key].as_f64().map_or(NONE.into(), |x| format!("{x:.0}"));
-                let digest = s["sha256"].as_str().map_or("initial", |d| &d[..12.min(d.len())]);
+                let digest = s["sha256"].as_str().map_or("initial".into(), |d| d.chars().take(12).collect::<String>());
                 let device = s["device"].as_str().unwrap_or(NONE);
                 let accuracies = Measure::ALL.map(|m| m.of(s).map_or(NONE.into(), |x| format!("{:.2}", x * 100.0)));
                 // Of a run that was resumed the summary has the last session's.
@@ -309,7 +309,7 @@ fn runs(results: &Results) -> Table {
                 });
                 let evaluation = evaluations.unwrap_or_else(|| number("evaluation_seconds"));
                 let rest = [number("steps"), of_session("images_per_second"), of_session("seconds"), evaluation];
-                [run.name.clone(), "done".into(), device.into(), digest.into()].into_iter().chain(accuracies).chain(rest).collect()
+                [run.name.clone(), "done".into(), device.into(), digest].into_iter().chain(accuracies).chain(rest).collect()
             }
             State::Failed(error) => words(&run.name, &format!("failed: {error}"), head.len()),
             State::Open => words(&run.name, "not finished", head.len()),
