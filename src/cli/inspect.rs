@@ -18,7 +18,8 @@ use crate::plan::{Plan, held_bytes, summary};
 use crate::rng::{Philox, Stream};
 use crate::tensor::{DType, Shape, TensorType};
 use crate::train::config::RunConfig;
-use crate::train::{TrainError, fit, state};
+use crate::train::fit::{self, Fit};
+use crate::train::{TrainError, state};
 use crate::tune;
 
 #[derive(Debug, clap::Args)]
@@ -131,6 +132,11 @@ impl ModelArgs {
     }
 }
 
+/// The batch size as what may be lowered until a plan fits.
+fn batch(asked: usize) -> Fit {
+    Fit { option: "--batch-size", asked, least: 2 }
+}
+
 #[derive(Debug, clap::Args)]
 pub(super) struct PlanArgs {
     #[command(flatten)]
@@ -151,7 +157,7 @@ pub(super) fn plan(args: &PlanArgs) -> Outcome {
     let (session, _) = device::open(&choice(&args.model.device)?)?;
     let how = Training { rule: args.model.update(), accumulate: args.accumulate, ..Training::default() };
     let graph = |batch| method::training(&ModelConfig { batch, ..config }, how).graph;
-    let mut plans = vec![fit::plan(&session, "train", config.batch, &graph)?];
+    let mut plans = vec![fit::plan(&session, "the train plan", batch(config.batch), &graph)?];
     if args.accumulate > 1 {
         let update = method::update(&plans[0].layout, how.rule);
         plans.push(session.lower("update", &update));
@@ -343,7 +349,7 @@ pub(super) fn bench(args: &BenchArgs) -> Outcome {
     let view = if args.augment { View::Augmented } else { View::Given };
     let model =
         |batch| method::training(&ModelConfig { batch, ..config }, Training { view, rule: args.model.update(), ..Training::default() });
-    let plan = fit::plan(session, "train", config.batch, &|batch| model(batch).graph)?;
+    let plan = fit::plan(session, "the train plan", batch(config.batch), &|batch| model(batch).graph)?;
     let training = model(config.batch);
     session.allocate(&training.graph.layout);
     let id = session.load(plan)?;

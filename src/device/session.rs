@@ -73,6 +73,8 @@ pub struct Session {
     clock: Clock,
     target: Target,
     choices: Choices,
+    /// Bytes that have turned out to be all there are.
+    room: Option<usize>,
     layout: Layout,
     states: BTreeMap<Group, BufferId>,
     plans: Vec<Loaded>,
@@ -102,6 +104,7 @@ impl Session {
         Self {
             target: device.capabilities().target,
             choices: Choices::default(),
+            room: None,
             device,
             clock: Box::new(move || start.elapsed()),
             layout: Layout::default(),
@@ -166,6 +169,11 @@ impl Session {
         lower(name, graph, self.options())
     }
 
+    /// Bytes that buffers may take in all, where that is known: from the device, or because an allocation failed.
+    pub fn memory(&self) -> Option<usize> {
+        [self.device.capabilities().memory, self.room].into_iter().flatten().min()
+    }
+
     /// Limits that plans must respect.
     pub fn limits(&self) -> Limits {
         self.device.capabilities().limits
@@ -203,6 +211,14 @@ impl Session {
     /// If a limit is exceeded, the device has no room, or its driver refuses a kernel.
     pub fn load(&mut self, plan: Plan) -> Result<PlanId, DeviceError> {
         verify(&plan, &self.limits())?;
+        let loaded = self.load_verified(plan);
+        if let Err(DeviceError::OutOfMemory { held, .. }) = &loaded {
+            self.room = Some(*held);
+        }
+        loaded
+    }
+
+    fn load_verified(&mut self, plan: Plan) -> Result<PlanId, DeviceError> {
         assert_eq!(plan.layout, self.layout, "plan `{}` was made for another model", plan.name);
         let mut bound = Bound::default();
         for &group in &plan.groups {

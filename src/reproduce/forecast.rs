@@ -9,13 +9,13 @@ use super::folder::{Run, State};
 use super::{Cell, Setup};
 use crate::data::Splits;
 use crate::device::{self, Choice, Data, Session};
-use crate::method::{self, ModelConfig, Training, View as Source};
+use crate::method::{self, ModelConfig, Training};
 use crate::ops::StepUniforms;
-use crate::plan::{Plan, held_bytes};
+use crate::plan::Plan;
 use crate::rng::{Philox, Stream};
 use crate::train::measure::{IMPORTANCE_IMAGES, KNN_IMAGES};
 use crate::train::run::model_config;
-use crate::train::{TrainError, fit, schedule, state};
+use crate::train::{TrainError, plans, schedule, state};
 
 /// What a run costs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,9 +43,9 @@ impl Cost {
     pub fn new(cell: &Cell, splits: &Splits, session: &Session) -> Result<Self, TrainError> {
         let config = cell.config(0);
         let model = model_config(&config, splits);
-        let graph = |batch| method::training(&ModelConfig { batch, ..model }, Training::default()).graph;
-        let train = fit::plan(session, "train", model.batch, &graph)?;
-        let layout = train.layout.clone();
+        let plans = plans::plan(session, &config, &model, splits.val.len())?;
+        let sizes = plans::Sizes::new(&config, model.batch, splits.val.len());
+        let layout = plans.train.layout.clone();
         let features = |batch, augment| {
             session.lower("features", &method::features(&ModelConfig { batch, ..model }, &layout, config.protocol(), augment).graph)
         };
@@ -60,39 +60,30 @@ impl Cost {
         let evaluation = encoded as f64 * each(&probe[0], batch) + (labelled * config.probe_epochs) as f64 * each(&probe[1], batch);
         let evaluations = milestones.len().max(1);
         let evaluation_flops = evaluation * evaluations as f64;
-        let evaluation_bytes = held_bytes(&probe);
+        let evaluation_bytes = plans::device_bytes(session, &probe);
         if cell.weights == Weights::Initial {
             return Ok(Self { steps: 0, train_flops: 0.0, evaluation_flops, peak_bytes: evaluation_bytes });
         }
 
         // What a run loads, and what it measures on the way: validation every epoch, likelihood and kNN where they are asked for.
         let steps = schedule::total_steps(&config, splits)?;
-        let mut train_flops = train.flops() as f64 * steps as f64;
+        let mut train_flops = plans.train.flops() as f64 * steps as f64;
         let epochs = steps as f64 / (splits.train.len() / model.batch).max(1) as f64;
         let asked = if config.eval_every == 0 { 1.0 } else { (epochs / config.eval_every as f64).ceil() };
-        let figures = method::figures(&ModelConfig { batch: model.batch.min(16), ..model }, &layout);
-        let mut plans = vec![train, session.lower("figures", &figures.graph)];
-        let held_out = splits.val.len().min(model.batch);
-        if held_out >= 2 {
-            let model = ModelConfig { batch: held_out, ..model };
-            let plan = session.lower("validation", &method::validation(&model, &layout, Source::Augmented).graph);
-            train_flops += plan.flops() as f64 * (splits.val.len() / held_out) as f64 * epochs.ceil();
-            plans.push(plan);
+        if let Some(plan) = &plans.validation {
+            train_flops += plan.flops() as f64 * (splits.val.len() / sizes.validation) as f64 * epochs.ceil();
         }
-        let samples = config.importance_samples();
-        if samples > 0 && held_out >= 2 {
-            let images = (held_out / samples).max(1);
-            let model = ModelConfig { batch: images, ..model };
-            let plan = session.lower("importance", &method::importance(&model, &layout, samples, Source::Augmented).graph);
-            train_flops += each(&plan, images) * splits.val.len().min(IMPORTANCE_IMAGES) as f64 * asked;
-            plans.push(plan);
+        if let Some(plan) = &plans.importance {
+            let images = splits.val.len().min(IMPORTANCE_IMAGES) as f64;
+            train_flops += each(plan, sizes.sampled) * images * asked;
         }
-        if config.eval_every > 0 {
-            let plan = features(model.batch, false);
-            train_flops += each(&plan, model.batch) * (labelled.min(KNN_IMAGES) + splits.labelled_val.len()) as f64 * asked;
-            plans.push(plan);
+        if let Some(plan) = &plans.features {
+            let images = labelled.min(KNN_IMAGES) + splits.labelled_val.len();
+            train_flops += each(plan, model.batch) * images as f64 * asked;
         }
-        Ok(Self { steps, train_flops, evaluation_flops, peak_bytes: held_bytes(&plans).max(evaluation_bytes) })
+        let all: Vec<Plan> = plans.iter().map(|(_, plan)| plan.clone()).collect();
+        let peak_bytes = plans::device_bytes(session, &all).max(evaluation_bytes);
+        Ok(Self { steps, train_flops, evaluation_flops, peak_bytes })
     }
 }
 

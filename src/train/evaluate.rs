@@ -4,7 +4,8 @@ use super::TrainError;
 use super::knn::{Features, knn};
 use super::run::Trained;
 use super::state;
-use super::{fit, grid};
+use super::fit::{self, Fit};
+use super::grid;
 use crate::data::{Loader, View};
 use crate::device::{Data, PlanId, Session};
 use crate::ir::Layout;
@@ -87,7 +88,8 @@ impl Evaluator {
         }
         let protocol = self.protocol;
         let graph = |batch| method::features(&ModelConfig { batch, ..self.model }, &self.layout, protocol, augment).graph;
-        let plan = fit::plan(&self.session, "features", self.model.batch, &graph)?;
+        let fit = Fit { option: "--batch-size", asked: self.model.batch, least: 1 };
+        let plan = fit::plan(&self.session, "the features plan", fit, &graph)?;
         let plan = self.session.load(plan)?;
         self.plans[usize::from(augment)] = Some(plan);
         Ok(plan)
@@ -162,9 +164,10 @@ impl Evaluator {
             ));
         }
         let count = count.min(view.len());
-        let model = ModelConfig { batch: count, ..self.model };
-        let graph = method::figures(&model, &self.layout).graph;
-        let plan = self.session.load(self.session.lower("reconstruction", &graph))?;
+        let graph = |n| method::figures(&ModelConfig { batch: n, ..self.model }, &self.layout).graph;
+        let fit = Fit { option: "--count", asked: count, least: 1 };
+        let plan = fit::plan(&self.session, "the reconstruction plan", fit, &graph)?;
+        let plan = self.session.load(plan)?;
         reconstruction_grid(&mut self.session, plan, &self.model, view, count, step)
     }
 }

@@ -1,35 +1,70 @@
-//! Plans that a device has room for, or the batch size that would fit.
+//! Plans that a device has room for, or what would fit.
 
 use super::TrainError;
 use crate::device::Session;
 use crate::ir::{Graph, Group, Layout};
-use crate::plan::{Limits, Plan, PlanError, verify};
+use crate::plan::{Plan, PlanError, verify};
+use crate::tensor::DType;
 
 /// Most elements of a tensor: kernels index with 32 bits, and scratch may be a few times as long as what it is for.
 const MAX_ELEMENTS: usize = 1 << 29;
 
-/// Plans a graph for a device.
+/// A number that a user may lower until something fits.
+#[derive(Clone, Copy, Debug)]
+pub struct Fit {
+    /// The option that sets it.
+    pub option: &'static str,
+    /// What was asked for.
+    pub asked: usize,
+    /// The least that makes sense.
+    pub least: usize,
+}
+
+impl Fit {
+    /// What was asked for, or an error whose hint names the largest number that fits. More never needs less.
+    ///
+    /// # Errors
+    /// If it does not fit.
+    pub fn largest<T>(&self, attempt: impl Fn(usize) -> Result<T, String>) -> Result<T, TrainError> {
+        let message = match attempt(self.asked) {
+            Ok(done) => return Ok(done),
+            Err(message) => message,
+        };
+        let hint = if self.asked > self.least && attempt(self.least).is_ok() {
+            // `low` fits, `high` does not.
+            let (mut low, mut high) = (self.least, self.asked);
+            while high - low > 1 {
+                let middle = low.midpoint(high);
+                *(if attempt(middle).is_ok() { &mut low } else { &mut high }) = middle;
+            }
+            format!("`{} {low}` fits; `aavae devices` lists other adapters", self.option)
+        } else {
+            let what = self.option.trim_start_matches("--").replace("-size", "");
+            format!("no {what} fits; use a smaller --width, or another adapter of `aavae devices`")
+        };
+        Err(TrainError::Config { message, hint: Some(hint) })
+    }
+}
+
+/// Plans a graph beside what a session holds already.
 ///
 /// # Errors
-/// If a tensor exceeds a limit of the device, or the whole plan its memory; the hint names the largest batch that fits.
-pub fn plan(session: &Session, name: &str, batch: usize, graph: &dyn Fn(usize) -> Graph) -> Result<Plan, TrainError> {
-    let attempt = |n: usize| fits(session, name, &graph(n));
-    let message = match attempt(batch) {
-        Ok(plan) => return Ok(plan),
-        Err(message) => message,
-    };
-    // More images never need less; `low` fits, `high` does not.
-    let hint = if batch > 2 && attempt(2).is_ok() {
-        let (mut low, mut high) = (2, batch);
-        while high - low > 1 {
-            let middle = low.midpoint(high);
-            *(if attempt(middle).is_ok() { &mut low } else { &mut high }) = middle;
-        }
-        format!("`--batch-size {low}` fits; `aavae devices` lists other adapters")
-    } else {
-        "no batch fits; use a smaller --width, or another adapter of `aavae devices`".into()
-    };
-    Err(TrainError::Config { message, hint: Some(hint) })
+/// If a tensor exceeds a limit of the device, or the whole plan its memory; the hint names the largest number
+/// that fits.
+pub fn plan(
+    session: &Session,
+    name: &str,
+    fit: Fit,
+    graph: &dyn Fn(usize) -> Graph,
+) -> Result<Plan, TrainError> {
+    fit.largest(|n| {
+        let plan = fits(session, name, &graph(n))?;
+        let held = session.allocated_bytes();
+        let state = if held == 0 { plan.state_bytes() } else { 0 };
+        let reads = session.capabilities().read_bytes.unwrap_or(0);
+        check_memory(session, name, held + state + plan.buffer_bytes() + reads)?;
+        Ok(plan)
+    })
 }
 
 /// Checks that a model's flat buffers fit on a device, before they are allocated.
@@ -37,53 +72,39 @@ pub fn plan(session: &Session, name: &str, batch: usize, graph: &dyn Fn(usize) -
 /// # Errors
 /// If they do not.
 pub fn check_state(session: &Session, layout: &Layout) -> Result<(), TrainError> {
-    let sizes = Group::ALL.map(|group| layout.size(group) * 4);
-    let limit = session.limits().max_binding.min(MAX_ELEMENTS * 4);
+    let sizes = Group::ALL.map(|group| layout.bytes(group));
+    let limit = session.limits().max_binding.min(MAX_ELEMENTS * DType::F32.bytes());
     let message = match sizes.into_iter().max().filter(|&bytes| bytes > limit) {
         Some(bytes) => Err(PlanError::TooLarge { tensor: "parameters".into(), bytes, limit }.to_string()),
-        None => check_memory(session, "state", sizes.iter().sum()),
+        None => check_memory(session, "the state", sizes.iter().sum()),
     };
     let hint = "use a smaller --width, or another adapter of `aavae devices`";
     message.map_err(|message| TrainError::config(message, Some(hint)))
 }
 
-/// The plan, or why the device has no room for it.
+/// The plan of a graph, or which limit of the device it exceeds.
 pub(super) fn fits(session: &Session, name: &str, graph: &Graph) -> Result<Plan, String> {
     let limits = session.limits();
     // Before lowering, which counts in 32 bits.
-    let limit = limits.max_binding.min(MAX_ELEMENTS * 4);
-    if let Some(value) = graph.values.iter().max_by_key(|v| v.ty.bytes()).filter(|v| v.ty.bytes() > limit) {
-        return Err(PlanError::TooLarge { tensor: value.name.clone(), bytes: value.ty.bytes(), limit }.to_string());
+    let limit = limits.max_binding.min(MAX_ELEMENTS * DType::F32.bytes());
+    let largest = graph.values.iter().max_by_key(|v| v.ty.bytes());
+    if let Some(value) = largest.filter(|v| v.ty.bytes() > limit) {
+        let (tensor, bytes) = (value.name.clone(), value.ty.bytes());
+        return Err(PlanError::TooLarge { tensor, bytes, limit }.to_string());
     }
     let plan = session.lower(name, graph);
     verify(&plan, &limits).map_err(|e| e.to_string())?;
-    // What other plans of the model use counts too, but few accumulate.
-    let used = |group: &&Group| **group != Group::Accumulated || plan.groups.contains(group);
-    let state: usize = Group::ALL.iter().filter(used).map(|&group| plan.layout.size(group) * 4).sum();
-    check_memory(session, name, state + plan.buffer_bytes())?;
     Ok(plan)
 }
 
-/// Host devices have no limit of their own, but the machine has: without this the system would kill the process.
-fn check_memory(session: &Session, name: &str, bytes: usize) -> Result<(), String> {
-    if session.limits() != Limits::NONE {
-        return Ok(());
-    }
-    match machine_memory() {
+/// Compares what is needed with what the device has, where that is known: without this the system would kill a
+/// process that trains on the processor.
+pub(super) fn check_memory(session: &Session, what: &str, bytes: usize) -> Result<(), String> {
+    match session.memory() {
         Some(memory) if bytes > memory => {
-            Err(format!("the {name} plan needs {bytes} bytes, but this machine has {memory} bytes of memory"))
+            let device = session.device();
+            Err(format!("{what} needs {bytes} bytes, but `{device}` has {memory} bytes of memory"))
         }
         _ => Ok(()),
     }
-}
-
-/// Bytes of memory that this process may use at most; `None` where the system does not say.
-fn machine_memory() -> Option<usize> {
-    let read = |path: &str| std::fs::read_to_string(path).ok();
-    let group: Option<usize> = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
-    let total: Option<usize> = read("/proc/meminfo").and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-        Some(line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()? * 1024)
-    });
-    [group, total].into_iter().flatten().min()
 }

@@ -23,14 +23,14 @@
 //! mean of `ln w_k`. An image has the view and, as its first sample, the noise that validation gives it. kNN (temperatures 0.07 and
 //! 0.1) asks the first [`KNN_IMAGES`] training images about every held-out one.
 
+use super::plans::{RunSet, Sizes};
 use super::config::RunConfig;
 use super::knn::knn;
 use super::schedule::evaluation_uniforms;
-use super::{TrainError, evaluate, fit};
+use super::{TrainError, evaluate};
 use crate::data::{Loader, Splits, View};
 use crate::device::{Data, PlanId, Session};
-use crate::ir::Layout;
-use crate::method::{self, ModelConfig, View as Source};
+use crate::method::ModelConfig;
 use crate::ops::StepUniforms;
 
 /// Most held-out images whose likelihood is importance-sampled, unless a batch is larger.
@@ -93,49 +93,32 @@ struct Importance {
 }
 
 impl Measures {
-    /// Loads the plans that a configuration asks for.
-    ///
-    /// # Errors
-    /// If the device has no room, or the data set has no labels or too few images for what is asked.
+    /// Measures with the plans of a run.
     pub fn new(
-        session: &mut Session,
+        plans: &RunSet<PlanId>,
+        sizes: Sizes,
         config: &RunConfig,
         model: &ModelConfig,
-        layout: &Layout,
-        splits: &Splits,
-    ) -> Result<Self, TrainError> {
+    ) -> Self {
+        let (samples, images, batch) = (sizes.samples, sizes.sampled, sizes.validation);
+        let importance = plans.importance.map(|plan| Importance { plan, samples, images, batch });
+        let (views, features) = (plans.views, plans.features);
+        Self { model: *model, seed: config.seed, importance, views, features }
+    }
+
+    /// Checks that a data set has what a configuration asks to be measured.
+    ///
+    /// # Errors
+    /// If it has no labels or too few images.
+    pub fn check(config: &RunConfig, splits: &Splits) -> Result<(), TrainError> {
         needs_labels(config, splits)?;
         let (fewest, train, val) = (KNN[0].1, splits.labelled_train.len(), splits.labelled_val.len());
         if config.eval_every > 0 && (train < fewest || val < 2) {
-            let message = format!("--eval-every needs {fewest} training and 2 held-out images, there are {train} and {val}");
+            let message =
+                format!("--eval-every needs {fewest} training and 2 held-out images, there are {train} and {val}");
             return Err(TrainError::config(message, None));
         }
-        let (samples, batch) = (config.importance_samples(), val.min(model.batch));
-        let importance = if samples == 0 || batch < 2 {
-            None
-        } else {
-            let images = (batch / samples).max(1);
-            let graph = method::importance(&ModelConfig { batch: images, ..*model }, layout, samples, Source::Augmented).graph;
-            // The samples of an image are decoded together, however many they are.
-            let plan = fit::fits(session, "importance", &graph).map_err(|message| {
-                let hint = format!("fewer --importance-samples than {samples} may fit; 0 leaves the likelihood out");
-                TrainError::config(message, Some(&hint))
-            })?;
-            Some(Importance { plan: session.load(plan)?, samples, images, batch })
-        };
-        let views = if config.view_metrics_every == 0 {
-            None
-        } else {
-            let graph = |batch| method::views(&ModelConfig { batch, ..*model }, layout, Source::Augmented).graph;
-            let plan = fit::plan(session, "views", model.batch, &graph)?;
-            Some(session.load(plan)?)
-        };
-        let features = if config.eval_every == 0 {
-            None
-        } else {
-            Some(session.load(session.lower("features", &method::features(model, layout, config.protocol(), false).graph))?)
-        };
-        Ok(Self { model: *model, seed: config.seed, importance, views, features })
+        Ok(())
     }
 
     /// `cosine` and `kl` of the views that a step drew of its images.

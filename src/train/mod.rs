@@ -9,6 +9,7 @@ pub mod fit;
 pub mod foreign;
 pub mod grid;
 pub mod interrupt;
+pub mod plans;
 pub mod knn;
 pub mod measure;
 pub mod metrics;

@@ -9,15 +9,16 @@ use super::events::EventWriter;
 use super::interrupt::Interrupt;
 use super::measure::{self, Measures};
 use super::metrics::{self, MetricsLog, Record};
+use super::plans::{self, Sizes};
 use super::progress::Progress;
 use super::run::{config_text, model_config, open_data, write_config, write_whole};
 use super::schedule::{EVALUATION_STEP, due, evaluation_uniforms, order, part_uniforms};
 use super::store::Store;
-use super::{TrainError, evaluate, fit, foreign, state};
+use super::{TrainError, evaluate, foreign, state};
 use crate::data::{Batch, Loader, Order, Splits, View};
 use crate::device::{self, Choice, Data, PlanId, Session};
 use crate::ir::Layout;
-use crate::method::{self, ModelConfig, Training};
+use crate::method::{self, ModelConfig};
 use crate::nn::Params;
 use crate::text;
 
@@ -247,44 +248,25 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(request: &'a Request<'a>, session: &mut Session, splits: &Splits) -> Result<Self, TrainError> {
         let model = model_config(request.config, splits);
-        let rule = request.config.update();
-        let how = Training { rule, accumulate: request.config.accumulate, ..Training::default() };
-        let training = method::training(&model, how);
-        let layout = training.graph.layout.clone();
-        let graph = |batch| method::training(&ModelConfig { batch, ..model }, how).graph;
-        let train = fit::plan(session, "train", model.batch, &graph)?;
-        session.allocate(&layout);
-        let train = session.load(train)?;
-        let update = match how.accumulate {
-            1 => None,
-            _ => Some(session.load(session.lower("update", &method::update(&layout, rule)))?),
-        };
-        let validation_plan = match splits.val.len().min(model.batch) {
-            n if n < 2 => None,
-            n => Some((
-                session.load(session.lower(
-                    "validation",
-                    &method::validation(&ModelConfig { batch: n, ..model }, &layout, method::View::Augmented).graph,
-                ))?,
-                n,
-            )),
-        };
-        let figure_batch = model.batch.min(16);
-        let figure = method::figures(&ModelConfig { batch: figure_batch, ..model }, &layout);
-        let figure_plan = session.load(session.lower("figures", &figure.graph))?;
-        let measures = Measures::new(session, request.config, &model, &layout, splits)?;
+        let config = request.config;
+        Measures::check(config, splits)?;
+        let held_out = splits.val.len();
+        let plans = plans::load(session, config, &model, held_out)?;
+        let sizes = Sizes::new(config, model.batch, held_out);
+        let (graphs, params) = plans::graphs(config, &model, sizes);
+        let measures = Measures::new(&plans, sizes, config, &model);
         std::fs::create_dir_all(request.out.join("images")).map_err(TrainError::io("create", request.out.join("images")))?;
         let store = Store::new(request.out.join("checkpoints"));
         Ok(Self {
             request,
             model,
-            layout,
-            params: training.params,
-            train,
-            update,
-            validation_plan,
-            figure_plan,
-            figure_batch,
+            layout: graphs.train.layout,
+            params,
+            train: plans.train,
+            update: plans.update,
+            validation_plan: plans.validation.map(|plan| (plan, sizes.validation)),
+            figure_plan: plans.figures,
+            figure_batch: sizes.figures,
             measures,
             store,
             metrics: None,
