@@ -23,7 +23,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
 
 /// Every stage in its order, with a PyTorch that finds CUDA.
-const STAGES: [&str; 26] = [
+const STAGES: [&str; 27] = [
     "machine",
     "check_conv2d",
     "check_batch_norm",
@@ -39,6 +39,7 @@ const STAGES: [&str; 26] = [
     "torch_bf16_fused_compiled",
     "step_again",
     "tune_sweep",
+    "step_tuned",
     "resnet50_batch256",
     "resnet50_batch48",
     "torch_resnet50_tf32",
