@@ -107,13 +107,20 @@ pub fn json_names<'a>(names: impl Iterator<Item = &'a OsStr>) -> String {
 
 /// Text as Markdown that reads as the text, in one line: nothing of it is markup or a command.
 pub fn markdown(text: &str) -> String {
+    let text = clean(text);
     let mut escaped = String::with_capacity(text.len());
-    for c in clean(text).chars() {
+    let (mut within, mut rest) = (false, text.chars());
+    while let Some(c) = rest.next() {
+        // An underscore within a word is one.
+        let word = c == '_' && within && rest.as_str().starts_with(char::is_alphanumeric);
         match c {
             '\n' | '\t' => escaped.push(' '),
-            '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '&' | '~' | '|' | '#' | '!' | '$' => escaped.extend(['\\', c]),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '&' | '~' | '|' | '#' | '!' | '$' if !word => {
+                escaped.extend(['\\', c]);
+            }
             _ => escaped.push(c),
         }
+        within = c.is_alphanumeric();
     }
     escaped
 }
@@ -163,7 +170,7 @@ mod tests {
 
     #[test]
     fn markdown_reads_as_the_text() {
-        assert_eq!(markdown("a*b_c <x> [y](z) | `w`\n\u{1b}#"), r"a\*b\_c \<x\> \[y\](z) \| \`w\` \\u{1b}\#");
+        assert_eq!(markdown("a*b_c _d <x> [y](z) | `w`\n\u{1b}#"), r"a\*b_c \_d \<x\> \[y\](z) \| \`w\` \\u{1b}\#");
         assert_eq!(markdown_code("plain"), "`plain`");
         assert_eq!(markdown_code("a ``b`` c`"), "``` a ``b`` c` ```");
     }

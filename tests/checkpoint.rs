@@ -152,8 +152,10 @@ fn what_is_no_checkpoint_is_told_apart() {
     assert!(matches!(Checkpoint::load(dir.path()), Err(CheckpointError::Io { .. } | CheckpointError::NotSafetensors { .. })));
     fs::write(&path, b"PK\x03\x04 a zip file, as torch.save writes").expect("a file");
     let error = Checkpoint::load(&path).expect_err("a zip file");
-    assert!(error.to_string().contains("is not a safetensors file"), "{error}");
+    assert!(error.to_string().contains("is in PyTorch's own format"), "{error}");
     assert!(error.hint().is_some_and(|hint| hint.contains("save_file")));
+    fs::write(&path, b"GIF89a, of all things").expect("a file");
+    assert!(load_error(&path).contains("is not a safetensors file"));
     fs::write(&path, b"\x08\0\0\0\0\0\0\0not json").expect("a file");
     assert!(load_error(&path).contains("header: "));
 

@@ -9,11 +9,18 @@ mod commands;
 mod data_errors;
 #[path = "cli/errors.rs"]
 mod errors;
+#[path = "cli/images.rs"]
+mod images;
 #[path = "cli/monitor.rs"]
 mod monitor;
 #[path = "cli/reproduce.rs"]
 mod reproduce;
 #[path = "cli/resume.rs"]
 mod resume;
+#[cfg(unix)]
+#[path = "cli/signals.rs"]
+mod signals;
 #[path = "cli/stl10.rs"]
 mod stl10;
+#[path = "cli/terminal.rs"]
+mod terminal;

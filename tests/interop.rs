@@ -157,8 +157,8 @@ fn misfits() -> Result<(), Failed> {
     file.tensors.insert("decoder.conv2.bias".into(), NamedTensor::f32(&[8], vec![f32::NAN; 8]));
     fails(file, &none, &["`decoder.conv2.bias` is not finite"])?;
     let mut file = whole();
-    file.tensors = file.tensors.into_iter().map(|(name, t)| (format!("model.{name}"), t)).collect();
-    fails(file, &none, &["no tensor `encoder.conv1.weight`", "begin with `model.`"])?;
+    file.tensors = file.tensors.into_iter().map(|(name, t)| (format!("net.{name}"), t)).collect();
+    fails(file, &none, &["begin with `net.`", "`encoder.conv1.weight` and so on"])?;
     fails(whole(), &Options { method: Some(Method::Ae), ..none.clone() }, &["projection.mu.weight", "aavae or vae", "--method ae"])?;
     fails(ae(), &Options { method: Some(Method::Vae), ..none.clone() }, &["projection_head.3.weight", "--method vae"])?;
     fails(whole(), &Options { stem: Some(Stem::Stl), ..none.clone() }, &["3x3", "--stem stl"])?;

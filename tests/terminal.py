@@ -66,7 +66,7 @@ def main():
         assert b"not evaluated so far" in out[out.rfind(LEAVE) :], "what was shown last does not stay as text"
     watch = Watch("").until(b"COLORTERM does not say truecolor").until(b"leaves")
     os.kill(watch.pid, signal.SIGTERM)
-    assert "▀".encode() not in watch.ends(130)
+    assert "▀".encode() not in watch.ends(143)
 
     run = pathlib.Path(sys.argv[2])
     watch = Watch("truecolor").until(b"leaves")

@@ -245,12 +245,12 @@ pub(super) fn run(args: Args) -> Outcome {
         }
         (config, out)
     };
+    let interrupt = interrupt()?;
     if let Some(archive) = archive(config.dataset).filter(|_| args.download) {
         let dir = config.data_dir.clone().unwrap_or_default();
         download(&archive, &dir, true)?;
     }
     let evaluate = if args.no_eval { Evaluate::Nothing } else { Evaluate::End };
-    let interrupt = interrupt()?;
     let request = Request { config: &config, device: choice, out: &out, resume: args.resume, evaluate, interrupt: &interrupt };
     let summary = experiment::run(&request, &mut |line| say(line))?;
     print_json(&summary)?;

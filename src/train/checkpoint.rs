@@ -142,6 +142,12 @@ pub enum CheckpointError {
         /// What does not fit.
         reason: String,
     },
+    /// PyTorch wrote the file in its own format: an archive of pickled objects.
+    #[error("`{}` is in PyTorch's own format; weights are read from safetensors files", crate::text::name(path))]
+    PyTorch {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file has another length than its header says.
     #[error("`{}` is {}: it has {bytes} bytes, its header asks for {expected}", path.display(), if bytes < expected { "truncated" } else { "too long" })]
     Length {
@@ -184,6 +190,12 @@ pub enum CheckpointError {
     },
 }
 
+/// How weights leave PyTorch's own format; Lightning keeps them under `state_dict`.
+const CONVERT: &str = "three lines of Python convert it:
+    import torch, safetensors.torch
+    state = torch.load(\"FILE\", map_location=\"cpu\", weights_only=True)
+    safetensors.torch.save_file({k: v.contiguous().clone() for k, v in state.get(\"state_dict\", state).items()}, \"FILE.safetensors\")";
+
 impl CheckpointError {
     /// What the user can do about it, as one sentence without a full stop.
     pub fn hint(&self) -> Option<&'static str> {
@@ -193,6 +205,7 @@ impl CheckpointError {
             }
             Self::Io { .. } | Self::Missing { .. } => None,
             Self::NotSafetensors { .. } => Some("in PyTorch, `safetensors.torch.save_file(model.state_dict(), path)` writes such a file"),
+            Self::PyTorch { .. } => Some(CONVERT),
             Self::Length { .. } | Self::Digest { .. } => Some("`step-*.safetensors` beside it are earlier checkpoints of the run"),
             Self::Version { .. } => Some("use the program that wrote it, or a newer one"),
             Self::Type { .. } => Some("leave that tensor out, or convert it to float32"),
@@ -355,6 +368,10 @@ fn read_header(path: &Path, bytes: u64, reader: &mut impl Read) -> Result<Metada
     }
     let mut length = [0; 8];
     reader.read_exact(&mut length).map_err(CheckpointError::io("read", path))?;
+    // A ZIP archive, or a pickle of protocol 2 to 5: as lengths both are beyond any header.
+    if length.starts_with(b"PK\x03\x04") || (length[0] == 0x80 && (2..=5).contains(&length[1]) && length[7] != 0) {
+        return Err(CheckpointError::PyTorch { path: path.to_owned() });
+    }
     let length = u64::from_le_bytes(length);
     if length > MAX_HEADER {
         return Err(other(format!("its first 8 bytes ask for a header of {length} bytes, more than {MAX_HEADER}")));

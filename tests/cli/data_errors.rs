@@ -77,7 +77,7 @@ fn image_folders() {
     image_folder(&data, 2, 12, 4);
     fs::create_dir(data.join("train/empty")).expect("a folder");
     fs::write(data.join("train/empty/notes.txt"), "no image").expect("a file");
-    fails(&["empty", "no images", "1 other"]).hints("<split>/<class>");
+    fails(&["empty", "no images", "1 .txt file (notes.txt)"]).hints("<split>/<class>");
     fs::remove_dir_all(data.join("train/empty")).expect("gone");
     fs::create_dir(data.join("test/class2")).expect("a folder");
     fs::copy(data.join("test/class1/000.png"), data.join("test/class2/000.png")).expect("a file");

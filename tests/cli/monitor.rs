@@ -66,7 +66,7 @@ fn runs_are_compared() {
         sh(&format!("compare {run} --out {}", at(file))).fails(2, &[file, ".svg, .png or .html"]);
     }
 
-    sh(&format!("compare {run} {}", dir.path().display())).fails(1, &["is no run folder: it has no config.toml"]).hints("--out");
+    sh(&format!("compare {}", dir.path().display())).fails(1, &["is no run folder: it has no config.toml"]).hints("--out");
     sh(&format!("compare {run} {}", at("none"))).fails(1, &["none does not exist"]);
     fs::write(at("stopped/config.toml"), "width = \"wide\"").expect("a file");
     sh(&format!("compare {}", at("stopped"))).fails(1, &["config.toml", "width"]);
