@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use aavae::check::{Contents, STEP, contents, graph, io, trial, variants};
 use aavae::device::{Data, Session};
 use aavae::ops::{
-    BatchNorm, BatchNormEval, BatchNormGrad, Case, Conv2d, Conv2dInputGrad, Epilogue, Fill, L2Normalize, MaxPool2d, MaxPool2dGrad, Op,
+    AllFinite, BatchNorm, BatchNormEval, BatchNormGrad, Case, Conv2d, Conv2dInputGrad, Epilogue, Fill, L2Normalize, MaxPool2d, MaxPool2dGrad, Op,
     Relu, ReluGrad, Target, all_cases,
 };
 use aavae::plan::{Options, lower};
@@ -276,6 +276,31 @@ fn normalized_rows(device: &Device) -> Result<(), Failed> {
     Ok(())
 }
 
+/// The flag is NaN from the first element on that is not finite, wherever it is, and 0 before.
+fn finite_flags(device: &Device) -> Result<(), Failed> {
+    let lens = [1, 7, 5000, 300_007];
+    let op = Op::from(AllFinite);
+    for (k, &len) in lens.iter().enumerate() {
+        for at in [0, len / 2, len - 1] {
+            for value in [NAN, NEGATIVE_NAN, INF, -INF] {
+                let place = |i: usize| if i == k { vec![(at, value)] } else { vec![] };
+                let mut inputs = vec![input(Shape::SCALAR, &[(0, 0.0)])];
+                inputs.extend(lens.iter().enumerate().map(|(i, &len)| input(Shape::vector(len), &place(i))));
+                for out in outputs(device, &op, &inputs)? {
+                    check(out[0][0].is_nan(), || format!("{value} at element {at} of {len} gives {}", out[0][0]))?;
+                }
+            }
+        }
+    }
+    for (flag, due) in [(0.0, false), (1.0, false), (NAN, true), (-INF, true)] {
+        let x = Shape::vector(5000);
+        for out in outputs(device, &op, &[input(Shape::SCALAR, &[(0, flag)]), input(x, &[(7, f32::MAX), (8, -1e-45)])])? {
+            check(out[0][0].is_nan() == due && (due || out[0][0] == 0.0), || format!("a flag of {flag} becomes {}", out[0][0]))?;
+        }
+    }
+    Ok(())
+}
+
 /// Convolutions whose grid folds because the device takes three workgroups along an axis.
 fn folded_grids(device: &Device) -> Result<(), Failed> {
     let names = ["n5h16w16c16 k3s1p1 o16", "n3h11w11c8 k3s2p1 o12", "linear n300 c128 o64"];
@@ -307,6 +332,7 @@ fn main() -> ExitCode {
         on_devices("NaN in the gradient of batch norm", &hosts, batch_norm_gradients),
         on_devices("NaN in max pooling", &hosts, pools),
         on_devices("NaN in normalised rows", &hosts, normalized_rows),
+        on_devices("flags of what is not finite", &hosts, finite_flags),
         on_devices("convolutions with folded grids", &[], folded_grids),
     ]
     .into_iter()

@@ -279,7 +279,7 @@ fn accumulation(device: &Device) -> Result<(), Failed> {
         eprintln!("{}, frozen {freeze_statistics}: {error:.1e}", device.name());
         check(freeze_statistics == (error < 1e-5), || format!("frozen {freeze_statistics}: the gradients differ by {error:e}"))?;
         check(freeze_statistics == (session.read_state(Group::Buffer)? == statistics), || "frozen statistics move, or others stay".into())?;
-        // The mean loss guards the update.
+        // The mean loss is among what guards the update.
         let losses: Vec<f32> = session.drain(small_id)?.iter().map(|(_, v)| v[0]).collect();
         let (mean, stored) = (losses.iter().sum::<f32>() / PARTS as f32, sum[large.graph.layout.accumulated_loss().offset]);
         check(losses.len() == PARTS && (mean - stored).abs() < 1e-5 * mean.abs(), || format!("{losses:?} are not {stored} in the mean"))?;
@@ -296,7 +296,8 @@ fn accumulation(device: &Device) -> Result<(), Failed> {
     Ok(())
 }
 
-/// A loss that is no number in any batch of a step stops the update of every optimiser, and is forgotten in the next step.
+/// A loss that is no number in any batch of a step stops the update of every optimiser from that step on, and leaves nothing behind
+/// once the flag is cleared.
 fn a_bad_batch(device: &Device) -> Result<(), Failed> {
     const PARTS: usize = 3;
     let part = method::training(&config(Method::Ae, 16, 2), Training { view: View::Given, accumulate: PARTS, ..Training::default() });
@@ -343,6 +344,8 @@ fn a_bad_batch(device: &Device) -> Result<(), Failed> {
         for bad in 0..PARTS {
             check(step(session, update, 1, Some(bad))? == first, || format!("{name}: updated although batch {bad} is bad"))?;
         }
+        check(step(session, update, 1, None)? == first, || format!("{name}: updated after a bad step"))?;
+        session.write_state(layout.guard().group, layout.guard().offset, &[0.0])?;
         check(step(session, update, 1, None)? == second, || format!("{name}: a bad step has left something behind"))?;
     }
     Ok(())
@@ -439,7 +442,9 @@ fn online_probe(device: &Device) -> Result<(), Failed> {
         }
     }
     for (a, b) in alone.0.iter().zip(&along.0) {
-        check(b.len() == a.len() + 2 && a[..] == b[..a.len()], || "the scalars of the objective differ".into())?;
+        // The flag that guards the update is the last of both.
+        let metrics = a.len() - 1;
+        check(b.len() == a.len() + 2 && a[..metrics] == b[..metrics], || "the scalars of the objective differ".into())?;
     }
     let [weight, bias] = ["weight", "bias"].map(|name| probed.graph.layout.get(&format!("online_probe.{name}")).cloned());
     let (Some(weight), Some(bias)) = (weight, bias) else { return Err("the probe has no parameters".into()) };

@@ -9,7 +9,7 @@ use super::pace::Pace;
 use super::{Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Ticket, Values};
 use crate::ir::{Graph, Group, Layout};
 use crate::ops::{Choices, STAMP, StepUniforms, Target};
-use crate::plan::{Limits, Options, Place, Plan, RING, lower, verify};
+use crate::plan::{Limits, Options, Place, Plan, RING, Step, lower, verify};
 use crate::tensor::DType;
 
 /// Pieces queued ahead of the device: it always has work, and a read does not wait long.
@@ -468,27 +468,41 @@ impl Session {
         self.device.held_bytes()
     }
 
-    /// Runs a step op by op and reports the first tensor that holds a NaN or an infinity.
+    /// Runs a step op by op and reports the first tensor that holds a NaN or an infinity. What an op only updates, like running
+    /// statistics in training, is not to blame for what it held before.
     ///
     /// # Errors
     /// If the driver fails.
     pub fn first_non_finite(&mut self, id: PlanId, step: &StepUniforms) -> Result<Option<String>, DeviceError> {
-        for state in self.layout.clone().states {
+        let (plan, program) = (Rc::clone(&self.plans[id.0].plan), self.plans[id.0].program);
+        let updates = |op: &Step, input: usize| op.op.in_place().iter().any(|pair| pair.0 == input);
+        for state in &plan.layout.states {
+            let reads = |op: &Step| {
+                let inputs = op.inputs.iter().enumerate();
+                inputs.into_iter().any(|(i, x)| matches!(x.1, Place::State(r) if r.overlaps(&state.range)) && !updates(op, i))
+            };
+            let read = plan.steps.iter().any(reads);
             let buffer = self.state(state.range.group)?;
-            if self.is_bad(buffer, state.range.offset, state.range.len)? {
-                return Ok(Some(state.name));
+            if read && self.is_bad(buffer, state.range.offset, state.range.len)? {
+                return Ok(Some(state.name.clone()));
             }
         }
-        let (plan, program) = (Rc::clone(&self.plans[id.0].plan), self.plans[id.0].program);
         for (i, op) in plan.steps.iter().enumerate() {
+            let mut before = Vec::new();
+            for &(_, output) in op.op.in_place() {
+                let (buffer, offset) = self.plans[id.0].bound.place(op.outputs[output].1);
+                if self.is_bad(buffer, offset, op.io.outputs[output].shape.len())? {
+                    before.push(output);
+                }
+            }
             self.device.run(program, i..i + 1, step, false)?;
-            for ((value, place), ty) in op.outputs.iter().zip(&op.io.outputs) {
+            for (output, ((value, place), ty)) in op.outputs.iter().zip(&op.io.outputs).enumerate() {
                 // What nobody reads is nobody's fault, and `reference` poisons it at once.
                 let read = plan.steps[i + 1..].iter().any(|s| s.inputs.iter().any(|x| x.0 == *value))
                     || plan.outputs.iter().any(|y| y.value == *value)
                     || matches!(place, Place::State(_));
                 let (buffer, offset) = self.plans[id.0].bound.place(*place);
-                if read && self.is_bad(buffer, offset, ty.shape.len())? {
+                if read && !before.contains(&output) && self.is_bad(buffer, offset, ty.shape.len())? {
                     return Ok(Some(op.label.clone()));
                 }
             }

@@ -8,7 +8,7 @@ use crate::tensor::{DType, Shape, TensorType};
 pub enum Group {
     /// Trained weights.
     Param,
-    /// Running statistics of BatchNorm.
+    /// Running statistics of BatchNorm, then the flag that guards updates ([`Layout::guard`]).
     Buffer,
     /// Gradients of the weights.
     Grad,
@@ -81,15 +81,24 @@ impl Layout {
             assert!(s.shape == shape && s.range.group == group, "{name} is registered as {} and as {shape}", s.shape);
             return s;
         }
-        let range = Range { group, offset: self.size(group), len: shape.len() };
+        let range = Range { group, offset: self.end(group), len: shape.len() };
         self.states.push(State { name: name.into(), shape, range });
         &self.states[self.states.len() - 1]
     }
-    /// Elements of a flat buffer, padding included.
-    pub fn size(&self, group: Group) -> usize {
+    /// Where the next state of a group would be.
+    fn end(&self, group: Group) -> usize {
         let kept = if group == Group::Buffer { Group::Buffer } else { Group::Param };
         let end = self.states.iter().filter(|s| s.range.group == kept).map(|s| s.range.offset + s.range.len).max().unwrap_or(0);
-        end.next_multiple_of(ALIGN) + if group == Group::Accumulated { ALIGN } else { 0 }
+        end.next_multiple_of(ALIGN)
+    }
+    /// Elements of a flat buffer, padding and what stands behind the tensors included.
+    pub fn size(&self, group: Group) -> usize {
+        let behind = matches!(group, Group::Buffer | Group::Accumulated);
+        self.end(group) + if behind { ALIGN } else { 0 }
+    }
+    /// Where the flag is that guards updates: 0 while every loss and gradient has been finite.
+    pub fn guard(&self) -> Range {
+        Range { group: Group::Buffer, offset: self.end(Group::Buffer), len: 1 }
     }
     /// Bytes of a flat buffer.
     pub fn bytes(&self, group: Group) -> usize {

@@ -10,7 +10,7 @@ mod update;
 mod vae;
 
 pub use measure::{importance, log_weights, views};
-pub use update::{Optimizer, Update};
+pub use update::{FINITE, Optimizer, Update, guard};
 
 use serde::{Deserialize, Serialize};
 
@@ -268,7 +268,7 @@ impl Default for Training {
 }
 
 /// Forward, backward and update of one step, or one batch of it. Outputs: the scalars `loss`, `log_pxz`, `kl`, … of the method and those
-/// of the online probe; without the update also the features `h`, the posterior's `mu` and `logvar`, the latent `z`, and the
+/// of the online probe; with the update then [`FINITE`], without it the features `h`, the posterior's `mu` and `logvar`, the latent `z`, and the
 /// `reconstruction`, where there is one.
 pub fn training(config: &ModelConfig, options: Training) -> Model {
     let mut b = Builder::new(Graph::default(), !options.freeze_statistics);
@@ -303,17 +303,17 @@ fn accumulate(g: &mut Graph, batches: usize, loss: ValueId) {
     g.emit(Accumulate { scale }.into(), &[mean, loss]);
 }
 
-/// The mean loss of a step's batches. It is finite only if each of them is, so it guards the update.
+/// The mean loss of a step's batches. It is finite only if each of them is.
 fn accumulated_loss(g: &mut Graph) -> ValueId {
     let range = g.layout.accumulated_loss();
     g.at("accumulated_loss", Shape::SCALAR, range)
 }
 
-/// The update from the gradient that several batches have accumulated ([`Training::accumulate`]).
+/// The update from the gradient that several batches have accumulated ([`Training::accumulate`]). Its output is [`FINITE`].
 pub fn update(layout: &Layout, rule: Update) -> Graph {
     let mut g = Graph::with_layout(layout.clone());
-    let guard = accumulated_loss(&mut g);
-    rule.emit(&mut g, Group::Accumulated, guard);
+    let loss = accumulated_loss(&mut g);
+    rule.emit(&mut g, Group::Accumulated, loss);
     g
 }
 

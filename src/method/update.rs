@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ir::{Graph, Group, Layout, Range};
-use crate::ops::{Adam, Emit, Lamb, Lars, Op, Segment, Sgd, ValueId};
+use crate::ops::{Adam, AllFinite, Emit, Lamb, Lars, Op, Segment, Sgd, ValueId};
 use crate::tensor::Shape;
 
 /// Optimisers; their formulae are in `ops::optimizer` and `ops::layerwise`.
@@ -51,8 +51,11 @@ impl Update {
         }
     }
 
-    /// Appends the update of all parameters from the gradients in `gradients`; nothing changes where `guard` is not finite.
-    pub(super) fn emit(&self, g: &mut Graph, gradients: Group, guard: ValueId) {
+    /// Appends the update of all parameters from the gradients in `gradients`, which are those of `loss`, and an output
+    /// [`FINITE`]. Nothing changes from the step on in which one of them was not finite.
+    pub fn emit(&self, g: &mut Graph, gradients: Group, loss: ValueId) {
+        let guard = guard(g, gradients, loss);
+        g.output(FINITE, guard);
         let (weight_decay, segments) = (f64::from(self.weight_decay), segments(&g.layout));
         // Without decay there is nothing to leave out.
         let plain = if weight_decay == 0.0 { vec![] } else { plain_ranges(&segments, g.layout.size(Group::Param)) };
@@ -71,6 +74,18 @@ impl Update {
         g.label("optimizer");
         g.emit(op, &inputs);
     }
+}
+
+/// The scalar output of a graph that updates: 0, or NaN from the step on in which the loss or a gradient was not finite. It is the
+/// last scalar, and no metric.
+pub const FINITE: &str = "finite";
+
+/// Appends the check of a loss and its gradients, and returns the flag for an optimiser to take as its guard.
+pub fn guard(g: &mut Graph, gradients: Group, loss: ValueId) -> ValueId {
+    let (flag, gradient) = (g.layout.guard(), gradient(g, gradients));
+    let flag = g.at("guard", Shape::SCALAR, flag);
+    g.label("guard");
+    g.emit1(AllFinite.into(), &[flag, loss, gradient])
 }
 
 /// The gradients of all parameters, wherever they are, as a vector.

@@ -168,8 +168,8 @@ impl OpDef for Lars {
             case("zero weights", 0.1, ragged(), Constant(0.0), Normal, 1.0),
             case("zero gradient", 0.1, ragged(), Normal, Constant(0.0), 1.0),
             case("tiny gradient", 0.0, ragged(), Normal, Uniform(-1e-12, 1e-12), 1.0),
-            case("loss is NaN", 0.1, ragged(), Normal, Normal, f32::NAN),
-            case("loss is infinite", 0.1, ragged(), Normal, Normal, f32::INFINITY),
+            case("guard is NaN", 0.1, ragged(), Normal, Normal, f32::NAN),
+            case("guard is infinite", 0.1, ragged(), Normal, Normal, f32::INFINITY),
         ]
     }
 }
@@ -294,8 +294,8 @@ impl OpDef for Lamb {
             case("first step", 0.1, ragged(), Normal, [Normal, zero, zero], 1.0),
             case("zero weights", 0.1, ragged(), zero, used, 1.0),
             case("zero update", 0.0, ragged(), Normal, [zero; 3], 1.0),
-            case("loss is NaN", 0.1, ragged(), Normal, used, f32::NAN),
-            case("loss is infinite", 0.1, ragged(), Normal, used, f32::NEG_INFINITY),
+            case("guard is NaN", 0.1, ragged(), Normal, used, f32::NAN),
+            case("guard is infinite", 0.1, ragged(), Normal, used, f32::NEG_INFINITY),
         ]
     }
 }

@@ -246,6 +246,7 @@ macro_rules! ops {
 
 ops! {
     accumulate::{ Accumulate },
+    all_finite::{ AllFinite },
     augment::{ CropResize, ColorJitter },
     augment_params::{ AugmentParams },
     batch_norm::{ BatchNorm, BatchNormEval, BatchNormGrad },

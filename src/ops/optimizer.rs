@@ -7,8 +7,8 @@
 //! sgd:   b = momentum b + g                    p = p - lr * (g + momentum b)       (Nesterov; else p - lr * b)
 //! ```
 //!
-//! `b` starts at 0, so the first step has `b = g`. `lr`, `bias1` and `bias2` are per-step values. `guard` is the loss: where it is not
-//! finite nothing is written, so a step that overflowed leaves the last good weights.
+//! `b` starts at 0, so the first step has `b = g`. `lr`, `bias1` and `bias2` are per-step values. Where `guard` is not finite
+//! nothing is written, so a step that overflowed leaves the last good weights ([`super::AllFinite`]).
 
 use std::ops::Range;
 
@@ -171,8 +171,8 @@ impl OpDef for Adam {
             Case::new("p300007, some without decay", plain(&[64..128, 65_472..131_072, 299_968..300_007]), &used(300_007, 1.0)),
             Case::new("first step", adam(0.0), &inputs(128, Normal, Constant(0.0), Constant(0.0), 1.0)),
             Case::new("zero gradient", adam(0.0), &inputs(128, Constant(0.0), Constant(0.0), Constant(0.0), 1.0)),
-            Case::new("loss is NaN", adam(0.1), &used(128, f32::NAN)),
-            Case::new("loss is infinite", adam(0.1), &used(128, f32::NEG_INFINITY)),
+            Case::new("guard is NaN", adam(0.1), &used(128, f32::NAN)),
+            Case::new("guard is infinite", adam(0.1), &used(128, f32::NEG_INFINITY)),
         ]
     }
 }
@@ -260,8 +260,8 @@ impl OpDef for Sgd {
             Case::new("p1031, some without decay", some(&[0..64, 192..576, 1024..1031]), &inputs(1031, 1.0)),
             Case::new("p200001, some without decay", some(&[65_472..131_072, 199_936..200_001]), &inputs(200_001, 1.0)),
             Case::new("p300007 without momentum", Sgd { momentum: 0.0, weight_decay: 0.0, ..plain }, &inputs(300_007, 0.0)),
-            Case::new("loss is NaN", nesterov.clone(), &inputs(128, f32::NAN)),
-            Case::new("loss is infinite", nesterov, &inputs(128, f32::INFINITY)),
+            Case::new("guard is NaN", nesterov.clone(), &inputs(128, f32::NAN)),
+            Case::new("guard is infinite", nesterov, &inputs(128, f32::INFINITY)),
         ]
     }
 }

@@ -4,6 +4,8 @@
 pub static FILES: &[(&str, &str)] = &[
     ("accumulate", include_str!("../../shaders/accumulate.wgsl")),
     ("adam", include_str!("../../shaders/adam.wgsl")),
+    ("all_finite", include_str!("../../shaders/all_finite.wgsl")),
+    ("all_finite_flags", include_str!("../../shaders/all_finite_flags.wgsl")),
     ("augment_params", include_str!("../../shaders/augment_params.wgsl")),
     ("batch_norm_apply", include_str!("../../shaders/batch_norm_apply.wgsl")),
     ("batch_norm_grad", include_str!("../../shaders/batch_norm_grad.wgsl")),

@@ -58,15 +58,15 @@ pub enum TrainError {
         /// Why not.
         source: std::io::Error,
     },
-    /// A loss that is no number.
-    #[error("the {split} loss is {loss} at step {step}; the first tensor that is not finite is `{tensor}`")]
+    /// A scalar of a step, or one of its gradients, that is no number.
+    #[error("the {split} {what} at step {step}; the first tensor that is not finite is `{tensor}`")]
     NotFinite {
-        /// "training" or "validation".
+        /// "training", "validation" or "probe's".
         split: &'static str,
         /// Step, counted from 1 as in `metrics.jsonl`.
         step: u64,
-        /// Loss.
-        loss: f32,
+        /// Which scalar, and its value: "loss is NaN".
+        what: String,
         /// Label of the tensor.
         tensor: String,
     },
@@ -91,6 +91,13 @@ pub enum TrainError {
 impl TrainError {
     pub(crate) fn config(message: impl Into<String>, hint: Option<&str>) -> Self {
         Self::Config { message: message.into(), hint: hint.map(Into::into) }
+    }
+    /// The first of a step's scalars that is not finite, in words.
+    pub(crate) fn what(names: &[String], values: &[f32]) -> String {
+        match names.iter().zip(values).find(|(_, value)| !value.is_finite()) {
+            Some((name, value)) if name != crate::method::FINITE => format!("{name} is {value}"),
+            _ => "gradient is not finite".into(),
+        }
     }
     /// Names the file that a checkpoint's error is about.
     pub(crate) fn of_file(self, path: &std::path::Path) -> Self {

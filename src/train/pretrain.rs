@@ -12,7 +12,7 @@ use super::metrics::{self, MetricsLog, Record};
 use super::plans::{self, Sizes};
 use super::progress::Progress;
 use super::run::{config_text, model_config, open_data, write_config, write_whole};
-use super::schedule::{EVALUATION_STEP, due, evaluation_uniforms, order, part_uniforms};
+use super::schedule::{EVALUATION_STEP, due, evaluation_uniforms, order, part_uniforms, uniforms};
 use super::store::Store;
 use super::{TrainError, evaluate, foreign, state};
 use crate::data::{Batch, Loader, Order, Splits, View};
@@ -335,8 +335,8 @@ impl<'a> Run<'a> {
         state::import(session, &self.layout, &self.params, &checkpoint, config.update().moments()).map_err(|e| e.of_file(&path))?;
         self.digest = checkpoint.digest();
         if let Some(text) = checkpoint.meta.get("window") {
-            let window =
-                serde_json::from_str(text).ok().filter(|w: &Vec<(u32, Vec<u32>)>| w.iter().all(|s| s.1.len() == self.scalars(session)));
+            let metrics = self.names(session, self.train).len();
+            let window = serde_json::from_str(text).ok().filter(|w: &Vec<(u32, Vec<u32>)>| w.iter().all(|s| s.1.len() == metrics));
             let window =
                 window.ok_or_else(|| TrainError::config(format!("`{}`: the metadata `window` cannot be read", path.display()), None))?;
             self.window = window.into_iter().map(|(step, bits)| (step, bits.into_iter().map(f32::from_bits).collect())).collect();
@@ -360,34 +360,43 @@ impl<'a> Run<'a> {
         Ok(step)
     }
 
-    /// Scalars that a training step gives.
-    fn scalars(&self, session: &Session) -> usize {
-        self.names(session, self.train).len()
-    }
-
+    /// Names of the metrics among a plan's scalars; [`method::FINITE`], which is none, is the last.
     fn names(&self, session: &Session, plan: PlanId) -> Vec<String> {
-        session.plan(plan).outputs.iter().filter(|p| p.ty.shape.len() == 1).map(|p| p.name.clone()).collect()
+        session.plan(plan).ring.scalars.iter().filter(|name| *name != method::FINITE).cloned().collect()
     }
 
-    /// Adds the scalars of the batches since the last call, all of whole steps, to the window. Stops the run if one is not finite.
+    /// Adds the scalars of the batches since the last call, all of whole steps, to the window. Stops the run if one is not finite, or
+    /// a gradient was not.
     fn drain(&mut self, session: &mut Session, train: &View, order: Order) -> Result<(), TrainError> {
-        let batches = session.drain(self.train)?;
-        if let Some(update) = self.update {
-            session.drain(update)?; // it has no scalars
+        let mut batches = session.drain(self.train)?;
+        let updates = self.update.map_or(Ok(vec![]), |update| session.drain(update))?;
+        let failed = |(_, values): &&(u32, Vec<f32>)| values.iter().any(|x| !x.is_finite());
+        let first = [(self.train, batches.iter().find(failed)), (self.update.unwrap_or(self.train), updates.iter().find(failed))];
+        // In the step of an update that failed a batch may have failed first.
+        if let Some((plan, (step, values))) = first.into_iter().filter_map(|(plan, row)| Some((plan, row?))).min_by_key(|f| f.1.0) {
+            let what = TrainError::what(&session.plan(plan).ring.scalars, values);
+            let tensor = self.find_failure(session, train, order, u64::from(*step))?;
+            return Err(TrainError::NotFinite { split: "training", step: u64::from(*step) + 1, what, tensor });
         }
-        if let Some((i, (step, values))) = batches.iter().enumerate().find(|(_, (_, v))| v.iter().any(|x| !x.is_finite())) {
-            // The update skips a step with a loss that is not finite, so the weights are still those that made it.
-            let (config, step) = (self.request.config, u64::from(*step));
-            let part = i % config.accumulate;
-            if let Some(batch) = Loader::in_parts(train, order, config.accumulate, step..step + 1)?.nth(part) {
-                feed(session, self.train, &batch?)?;
-            }
-            let uniform = part_uniforms(config, order.steps_per_epoch(), step, part);
-            let tensor = session.first_non_finite(self.train, &uniform)?.unwrap_or_else(|| "loss".into());
-            return Err(TrainError::NotFinite { split: "training", step: step + 1, loss: values[0], tensor });
-        }
+        let metrics = self.names(session, self.train).len();
+        batches.iter_mut().for_each(|(_, values)| values.truncate(metrics));
         self.window.extend(batches);
         Ok(())
+    }
+
+    /// Runs a step again, op by op, for the first tensor that is not finite. Since that step nothing has been updated, so the weights
+    /// are still those that made it.
+    fn find_failure(&self, session: &mut Session, train: &View, order: Order, step: u64) -> Result<String, TrainError> {
+        let (config, per_epoch) = (self.request.config, order.steps_per_epoch());
+        for (part, batch) in Loader::in_parts(train, order, config.accumulate, step..step + 1)?.enumerate() {
+            feed(session, self.train, &batch?)?;
+            let uniform = part_uniforms(config, per_epoch, step, part);
+            if let Some(tensor) = session.first_non_finite(self.train, &uniform)? {
+                return Ok(tensor);
+            }
+        }
+        let update = self.update.map_or(Ok(None), |plan| session.first_non_finite(plan, &uniforms(config, per_epoch, step)))?;
+        Ok(update.unwrap_or_else(|| "loss".into()))
     }
 
     /// Means over the held-out images. Stops the run if they are not finite: the weights that made them are not worth keeping.
@@ -408,7 +417,8 @@ impl<'a> Run<'a> {
             }
             let uniform = evaluation_uniforms(self.request.config.seed, batch as u64);
             let tensor = session.first_non_finite(plan, &uniform)?.unwrap_or_else(|| "loss".into());
-            return Err(TrainError::NotFinite { split: "validation", step, loss: values[0], tensor });
+            let what = TrainError::what(&session.plan(plan).ring.scalars, values);
+            return Err(TrainError::NotFinite { split: "validation", step, what, tensor });
         }
         let mut means = means(names, &batches);
         measure::add_bound(&self.model, &mut means);

@@ -9,6 +9,7 @@ use super::knn::Features;
 use crate::data::{Loader, Order, View};
 use crate::device::{Data, Session};
 use crate::ir::{Graph, Group, autodiff};
+use crate::method;
 use crate::nn::Builder;
 use crate::ops::{Emit, Sgd, SoftmaxCrossEntropy, StepUniforms};
 use crate::tensor::{Shape, TensorType};
@@ -79,7 +80,12 @@ pub fn probe(
         let end = (item.step + 1) % order.steps_per_epoch() == 0;
         if end {
             (correct, loss, seen) = (0.0, 0.0, 0.0);
-            for (_, values) in session.drain(plan)? {
+            for (step, values) in session.drain(plan)? {
+                if values.iter().any(|x| !x.is_finite()) {
+                    let what = TrainError::what(&session.plan(plan).ring.scalars, &values);
+                    let (step, tensor) = (u64::from(step) + 1, "classifier".into());
+                    return Err(TrainError::NotFinite { split: "probe's", step, what, tensor });
+                }
                 loss += f64::from(values[0]) * batch as f64;
                 correct += f64::from(values[1]);
                 seen += batch as f64;
@@ -110,7 +116,7 @@ fn argmax(row: &[f32]) -> usize {
 }
 
 /// The linear layer; with a layout, for testing (logits only).
-fn classifier(batch: usize, dim: usize, classes: usize, layout: Option<&crate::ir::Layout>) -> (crate::method::Model, crate::ir::Layout) {
+fn classifier(batch: usize, dim: usize, classes: usize, layout: Option<&crate::ir::Layout>) -> (method::Model, crate::ir::Layout) {
     let mut b = Builder::new(layout.map_or_else(Graph::default, |l| Graph::with_layout(l.clone())), layout.is_none());
     let x = b.graph.input("features", TensorType::f32(Shape::rows(batch, dim)));
     let labels = b.graph.input("labels", TensorType::u32(Shape::rows(batch, 1)));
@@ -125,9 +131,11 @@ fn classifier(batch: usize, dim: usize, classes: usize, layout: Option<&crate::i
         b.graph.output("correct", out[1]);
         autodiff::backward(&mut b.graph, out[0]);
         let [param, grad, m] = [Group::Param, Group::Grad, Group::Moment1].map(|g| b.graph.whole(g));
+        let guard = method::guard(&mut b.graph, Group::Grad, out[0]);
+        b.graph.output(method::FINITE, guard);
         b.graph.label("optimizer");
-        b.graph.emit(Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.0, plain: vec![] }.into(), &[param, grad, m, out[0]]);
+        b.graph.emit(Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.0, plain: vec![] }.into(), &[param, grad, m, guard]);
     }
     let layout = b.graph.layout.clone();
-    (crate::method::Model { graph: b.graph, params: b.params }, layout)
+    (method::Model { graph: b.graph, params: b.params }, layout)
 }

@@ -17,7 +17,7 @@ fn prefix(moment: Group) -> &'static str {
     }
 }
 
-/// Writes initial values.
+/// Writes initial values, and clears the flag that guards updates.
 ///
 /// # Errors
 /// If the device fails.
@@ -25,7 +25,13 @@ pub fn initialise(session: &mut Session, layout: &Layout, params: &Params, seed:
     for p in &params.all {
         write(session, layout, p, p.group, &p.initial(seed))?;
     }
-    Ok(())
+    clear_guard(session, layout)
+}
+
+/// Lets updates go ahead again: nothing has failed yet, or what has was replaced.
+fn clear_guard(session: &mut Session, layout: &Layout) -> Result<(), TrainError> {
+    let guard = layout.guard();
+    Ok(session.write_state(guard.group, guard.offset, &[0.0])?)
 }
 
 fn write(session: &mut Session, layout: &Layout, p: &Param, group: Group, data: &[f32]) -> Result<(), TrainError> {
@@ -67,7 +73,8 @@ pub fn export(
     Ok(tensors)
 }
 
-/// Writes a checkpoint's tensors to the device, of the optimiser's moments these. Tensors that the model does not have are ignored.
+/// Writes a checkpoint's tensors to the device, of the optimiser's moments these, and clears the flag that guards updates. Tensors that
+/// the model does not have are ignored.
 ///
 /// # Errors
 /// If a tensor is missing or has another shape: the checkpoint is of another architecture.
@@ -86,7 +93,7 @@ pub fn import(session: &mut Session, layout: &Layout, params: &Params, file: &Ch
             write(session, layout, p, group, &p.file.to_memory(find(file, p, &format!("{}{}", prefix(group), p.name))?, p.shape))?;
         }
     }
-    Ok(())
+    clear_guard(session, layout)
 }
 
 /// The model's tensors out of a file, under PyTorch's names and shapes. A counter of BatchNorm that the file lacks is 0.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use aavae::train::checkpoint::Checkpoint;
+use aavae::train::checkpoint::{Checkpoint, TensorData};
 
 use crate::support::{Ran, TINY, command, copy, digest, folder, metrics, pretrain, sh, trained};
 
@@ -380,4 +380,36 @@ fn losses_that_are_no_number() {
     // The way out that the hint names.
     let from = out.join("checkpoints/step-1.safetensors");
     pretrain(&dir.path().join("again"), &format!("--max-steps 2 --init-from {}", from.display()));
+}
+
+/// Weights at which the loss is finite while the gradient of one of them overflows: the run stops in that very step, although its loss
+/// is a number, and says whose gradient it is.
+#[test]
+fn gradients_that_are_no_number() {
+    let dir = folder();
+    let tiny = "--method ae --width 8 --batch-size 16 --limit-train 32 --no-eval --no-shuffle --device cpu";
+    let start = dir.path().join("start");
+    sh(&format!("pretrain {tiny} --max-steps 1 --out {}", start.display())).ok();
+    let mut file = Checkpoint::load(start.join("checkpoints/last.safetensors")).expect("a checkpoint");
+    file.tensors.retain(|name, _| !name.starts_with("optim."));
+    // What conv2 reads is large and what comes back to it larger, what it makes of it is not.
+    for (name, factor) in [("linear_projection2.weight", 1e10), ("conv2.weight", 1e-10), ("final_conv.weight", 1e18)] {
+        let tensor = file.tensors.get_mut(&format!("decoder.{name}")).expect("a tensor of the decoder");
+        let TensorData::F32(values) = &mut tensor.data else { panic!("{name} holds integers") };
+        values.iter_mut().for_each(|x| *x *= factor);
+    }
+    let weights = dir.path().join("weights.safetensors");
+    file.save(&weights).expect("a file");
+    for (name, flags) in [("plain", ""), ("accumulated", "--batch-size 8 --accumulate 2")] {
+        let out = dir.path().join(name);
+        let line = format!("pretrain {tiny} --epochs 3 --log-every 100 --init-from {} --out {} {flags}", weights.display(), out.display());
+        let line = if flags.is_empty() { line } else { line.replacen("--batch-size 16", "", 1) };
+        let says = ["the training gradient is not finite at step 1;", "`decoder.conv2.backward:conv2d_weight_grad`"];
+        sh(&line).fails(1, &says).hints("--learning-rate");
+        let records = fs::read_to_string(out.join("metrics.jsonl")).expect("metrics");
+        assert_eq!(records, "", "{name}");
+    }
+    // The flag is no metric.
+    let names = fs::read_to_string(start.join("metrics.jsonl")).expect("metrics");
+    assert!(names.contains("loss") && !names.contains("finite"), "{names}");
 }

@@ -1,0 +1,144 @@
+//! Updates of the weights, on every device: they stop at the first gradient that is not finite.
+//!
+//! Without a Vulkan, Metal or DX12 adapter the wgpu trials show as *ignored*; `REQUIRE_GPU=1` turns that into a failure.
+
+mod support;
+
+use std::process::ExitCode;
+
+use aavae::device::{Data, PlanId, Session};
+use aavae::ir::{Graph, Group, autodiff};
+use aavae::method::{self, FINITE, Optimizer, Update};
+use aavae::ops::{Dot, Emit, Scale, WeightedSum};
+use aavae::plan::{Options, lower};
+use aavae::tensor::{Shape, TensorType};
+use libtest_mimic::{Arguments, Failed, Trial};
+use support::{Device, check, on_devices, uniforms};
+
+const OPTIMIZERS: [Optimizer; 4] = [Optimizer::Adam, Optimizer::Sgd, Optimizer::Lars, Optimizer::Lamb];
+/// What an update may change.
+const KEPT: [Group; 3] = [Group::Param, Group::Moment1, Group::Moment2];
+/// A vector, which is plain, and a matrix.
+const SHAPES: [Shape; 2] = [Shape::vector(100), Shape::rows(5, 28)];
+
+/// `loss = 10 (v . x0 + w . x1)`, whose gradient is `10 x0` and `10 x1`, and its update.
+fn linear(rule: Update) -> Graph {
+    let mut g = Graph::default();
+    let dots = [0, 1].map(|i| {
+        let p = g.state(["v", "w"][i], SHAPES[i], Group::Param);
+        let x = g.input(&format!("x{i}"), TensorType::f32(SHAPES[i]));
+        g.emit1(Dot.into(), &[p, x])
+    });
+    let sum = g.emit1(WeightedSum { a: 1.0, b: 1.0 }.into(), &dots);
+    let loss = g.emit1(Scale { a: 10.0 }.into(), &[sum]);
+    g.output("loss", loss);
+    autodiff::backward(&mut g, loss);
+    rule.emit(&mut g, Group::Grad, loss);
+    g
+}
+
+fn kept(session: &mut Session) -> Result<Vec<Vec<u32>>, Failed> {
+    KEPT.iter().map(|&g| Ok(session.read_state(g)?.into_iter().map(f32::to_bits).collect())).collect()
+}
+
+/// One step on `x0` and `x1`, of which element `at` of the latter is `value`; the scalars.
+fn step(session: &mut Session, id: PlanId, step: u32, at: usize, value: f32) -> Result<Vec<f32>, Failed> {
+    // Buffers begin with NaN, also behind the one element of the loss.
+    session.poison(id)?;
+    for (i, shape) in SHAPES.iter().enumerate() {
+        let mut x: Vec<f32> = (0..shape.len()).map(|k| ((k * 7 + 3) % 11) as f32 * 0.1 - 0.4).collect();
+        if i == 1 {
+            x[at] = value;
+        }
+        session.upload(id, i, Data::F32(&x))?;
+    }
+    session.run(id, &uniforms(1, step, 1e-3))?;
+    let rows = session.drain(id)?;
+    let names = session.plan(id).ring.scalars.clone();
+    check(names == ["loss", FINITE] && rows.len() == 1, || format!("{names:?}: {rows:?}"))?;
+    Ok(rows[0].1.clone())
+}
+
+/// A gradient that overflows while the loss stays finite changes no weight and no moment, in that step and in later ones.
+fn overflowing_gradient(device: &Device) -> Result<(), Failed> {
+    for optimizer in OPTIMIZERS {
+        for at in [0, 77, SHAPES[1].len() - 1] {
+            let g = linear(Update { optimizer, weight_decay: 0.1 });
+            let (guard, w) = (g.layout.guard(), g.layout.get("w").ok_or("no w")?.range);
+            let mut session = device.open()?;
+            session.allocate(&g.layout);
+            let id = session.load(lower("linear", &g, Options { target: session.target(), alias: true }))?;
+            session.write_state(Group::Param, 0, &vec![0.5; g.layout.size(Group::Param)])?;
+            // Its weight and its gradients are 0, so that it stays 0.
+            session.write_state(Group::Param, w.offset + at, &[0.0])?;
+            let what = |message: &str| format!("{optimizer:?}, element {at}: {message}");
+            let good = step(&mut session, id, 0, at, 0.0)?;
+            let first = kept(&mut session)?;
+            check(good[0].is_finite() && good[1] == 0.0, || what(&format!("a good step gives {good:?}")))?;
+            check(first[0].iter().any(|&x| f32::from_bits(x) != 0.5), || what("a good step changes nothing"))?;
+            // 10 * 3e38 overflows; the reference computes in f64, so there it takes an infinity, which 0 makes NaN.
+            let bad = step(&mut session, id, 1, at, if matches!(device, Device::Reference) { f32::INFINITY } else { 3e38 })?;
+            let wide = matches!(device, Device::Reference);
+            check(wide || bad[0].is_finite(), || what(&format!("the loss is {}", bad[0])))?;
+            check(bad[1].is_nan(), || what(&format!("the flag is {} after a gradient that overflowed", bad[1])))?;
+            check(kept(&mut session)? == first, || what("updated by a gradient that is not finite"))?;
+            let after = step(&mut session, id, 2, at, 0.0)?;
+            check(after[0].is_finite() && after[1].is_nan(), || what(&format!("a later step gives {after:?}")))?;
+            check(kept(&mut session)? == first, || what("updated after a gradient that is not finite"))?;
+            session.write_state(guard.group, guard.offset, &[0.0])?;
+            let again = step(&mut session, id, 2, at, 0.0)?;
+            check(again[1] == 0.0 && kept(&mut session)? != first, || what("stays still although the flag is cleared"))?;
+            check(again[0].to_bits() == after[0].to_bits(), || what("the weights have moved meanwhile"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The same for accumulated gradients, wherever the element is, and for their loss.
+fn accumulated_gradients(device: &Device) -> Result<(), Failed> {
+    let layout = linear(Update::default()).layout;
+    let len = layout.size(Group::Param);
+    let loss = layout.accumulated_loss().offset;
+    for optimizer in OPTIMIZERS {
+        let g = method::update(&layout, Update { optimizer, weight_decay: 0.0 });
+        let mut session = device.open()?;
+        session.allocate(&layout);
+        let id = session.load(lower("update", &g, Options { target: session.target(), alias: true }))?;
+        let mut gradients: Vec<f32> = (0..len).map(|i| (i % 5) as f32 - 2.0).collect();
+        gradients.resize(layout.size(Group::Accumulated), 0.0);
+        session.write_state(Group::Param, 0, &vec![0.5; len])?;
+        let before = kept(&mut session)?;
+        let mut run = |at: Option<(usize, f32)>| -> Result<(f32, Vec<Vec<u32>>), Failed> {
+            let mut x = gradients.clone();
+            if let Some((at, value)) = at {
+                x[at] = value;
+            }
+            session.write_state(Group::Accumulated, 0, &x)?;
+            session.write_state(layout.guard().group, layout.guard().offset, &[0.0])?;
+            session.run(id, &uniforms(1, 0, 1e-3))?;
+            Ok((session.drain(id)?[0].1[0], kept(&mut session)?))
+        };
+        for at in [0, 1, 63, 100, len - 1, loss] {
+            for value in [f32::NAN, f32::from_bits(0xffc0_0000), f32::INFINITY, f32::NEG_INFINITY] {
+                let (flag, after) = run(Some((at, value)))?;
+                check(flag.is_nan() && after == before, || format!("{optimizer:?}: {value} at element {at} is not noticed"))?;
+            }
+        }
+        let (flag, after) = run(Some((1, -f32::MAX)))?;
+        check(flag == 0.0 && after != before, || format!("{optimizer:?}: a large gradient counts as infinite"))?;
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let args = Arguments::from_args();
+    let hosts = [Device::Reference, Device::Cpu];
+    let trials: Vec<Trial> = [
+        on_devices("a gradient that overflows stops the updates", &hosts, overflowing_gradient),
+        on_devices("an accumulated gradient that is not finite stops the update", &hosts, accumulated_gradients),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    libtest_mimic::run(&args, trials).exit_code()
+}
