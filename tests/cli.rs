@@ -9,11 +9,17 @@ mod commands;
 mod data_errors;
 #[path = "cli/errors.rs"]
 mod errors;
+#[path = "cli/folders.rs"]
+mod folders;
+#[path = "cli/identity.rs"]
+mod identity;
 #[path = "cli/monitor.rs"]
 mod monitor;
 #[path = "cli/reproduce.rs"]
 mod reproduce;
 #[path = "cli/resume.rs"]
 mod resume;
+#[path = "cli/saving.rs"]
+mod saving;
 #[path = "cli/stl10.rs"]
 mod stl10;
