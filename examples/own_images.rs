@@ -15,7 +15,8 @@ use aavae::device::{self, Choice};
 use aavae::text;
 use aavae::train::config::{DataKind, RunConfig};
 use aavae::train::evaluate::Evaluator;
-use aavae::train::experiment::{self, Evaluate, Request};
+use aavae::train::experiment::{self, Evaluate, Present, Request};
+use aavae::train::folder::RunFolder;
 use aavae::train::interrupt::Interrupt;
 use aavae::train::knn::Features;
 use aavae::train::run::{Trained, model_config, open_data};
@@ -56,7 +57,16 @@ fn nearest(train: &Features, test: &Features) -> Vec<(usize, f32)> {
 fn train(config: &RunConfig, out: &Path, device: &Choice) -> Result<(f64, f64), Box<dyn Error>> {
     config.validate()?;
     let interrupt = Interrupt::default();
-    let request = Request { config, device: device.clone(), out, resume: false, evaluate: Evaluate::End, interrupt: &interrupt };
+    let folder = RunFolder::claim(out, "own_images")?;
+    let request = Request {
+        config,
+        device: device.clone(),
+        another_device: false,
+        folder: &folder,
+        present: Present::Refuse,
+        evaluate: Evaluate::End,
+        interrupt: &interrupt,
+    };
     let summary = experiment::run(&request, &mut |line| println!("{line}"))?;
     let accuracy = summary["probe"]["accuracy"].as_f64().ok_or("the summary has no accuracy")?;
 

@@ -22,9 +22,9 @@
 //!
 //! Each uses only those before it (`tests/hygiene.rs` reads the imports):
 //!
-//! [`text`], [`tensor`], [`rng`] → [`ops`] → [`shader`] → [`ir`] → [`plan`] → [`device`] → [`check`] →
-//! [`tune`] → [`nn`] → [`model`] → [`method`] → [`data`] → [`train`] → [`interop`] → [`reproduce`] →
-//! [`monitor`] → [`cli`].
+//! [`text`], [`tensor`], [`rng`], [`disk`] → [`ops`] → [`shader`] → [`ir`] → [`plan`] → [`device`] →
+//! [`check`] → [`tune`] → [`nn`] → [`model`] → [`method`] → [`data`] → [`train`] → [`interop`] →
+//! [`reproduce`] → [`monitor`] → [`cli`].
 //!
 //! # Vocabulary
 //!
@@ -63,6 +63,7 @@ pub mod check;
 pub mod cli;
 pub mod data;
 pub mod device;
+pub mod disk;
 pub mod interop;
 pub mod ir;
 pub mod method;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use aavae::train::checkpoint::{Checkpoint, CheckpointError, LAST, NamedTensor, Store, TensorData};
+use aavae::train::checkpoint::{Checkpoint, CheckpointError, NamedTensor, TensorData};
+use aavae::train::store::{LAST, Store};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tempfile::TempDir;
 
@@ -232,10 +233,63 @@ fn store_keeps_the_newest_and_last() {
     let (path, checkpoint) = latest.found.expect("a checkpoint");
     assert!(path.ends_with(LAST) && latest.skipped.is_empty());
     assert_same(&checkpoint, &sample(100));
-    // A link would share the fate of what it links to.
-    store.save(101, &sample(101), 0).expect("saved");
+    // At least one is kept, and it is written once: `last` is another name of it.
+    let saved = store.save(101, &sample(101), 0).expect("saved");
+    assert_eq!((saved.digest, saved.path), (sample(101).digest(), path));
+    assert!(saved.held.is_none());
+    assert_eq!(names(&dir.path().join("run/checkpoints")), ["last.safetensors", "step-101.safetensors"]);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let place = |path: &Path| fs::metadata(path).expect("a file").ino();
+        assert_eq!(place(&store.last()), place(&store.path(101)));
+    }
+    // What happens to one file by way of a rename does not happen to the other.
+    fs::remove_file(store.path(101)).expect("removed");
     fs::write(store.path(101), b"damaged").expect("damage");
     assert_same(&store.latest().found.expect("a checkpoint").1, &sample(101));
+}
+
+/// `last` stays what it was while another program holds it open; the run goes on from the newer file.
+#[test]
+fn the_highest_step_is_the_newest() {
+    let dir = temp();
+    let store = Store::new(dir.path());
+    store.save(1, &sample(1), 3).expect("saved");
+    sample(2).save(store.path(2)).expect("saved");
+    let latest = store.latest();
+    assert!(latest.skipped.is_empty());
+    let (path, checkpoint) = latest.found.expect("a checkpoint");
+    assert_eq!(path, store.path(2));
+    assert_same(&checkpoint, &sample(2));
+    fs::write(store.path(2), "half").expect("damage");
+    let latest = store.latest();
+    assert_same(&latest.found.expect("a checkpoint").1, &sample(1));
+    assert!(matches!(&latest.skipped[..], [CheckpointError::NotSafetensors { path, .. }] if *path == store.path(2)));
+    // Weights from elsewhere say no step, and are the newest.
+    let mut foreign = sample(1);
+    foreign.meta.clear();
+    foreign.save(store.last()).expect("saved");
+    assert_same(&store.latest().found.expect("a checkpoint").1, &foreign);
+}
+
+/// Whether a run without a checkpoint was killed before the first, or lost them.
+#[test]
+fn a_store_knows_whether_anything_was_saved() {
+    let dir = temp();
+    let store = Store::new(dir.path().join("checkpoints"));
+    assert!(!store.is_unsaved() && !store.holds_any().expect("nothing there"));
+    store.begin().expect("begun");
+    assert!(store.is_unsaved() && !store.holds_any().expect("nothing there"));
+    store.save(1, &sample(1), 1).expect("saved");
+    assert!(!store.is_unsaved() && store.holds_any().expect("a folder"));
+    assert_eq!(names(&dir.path().join("checkpoints")), ["last.safetensors", "step-1.safetensors"]);
+    for name in names(&dir.path().join("checkpoints")) {
+        assert!(Store::owns(&name), "{name}");
+    }
+    for name in ["step-.safetensors", "step-1.safetensors.tmp", "best.safetensors", "epoch-x.safetensors"] {
+        assert!(!Store::owns(name), "{name}");
+    }
 }
 
 #[test]
@@ -245,14 +299,18 @@ fn a_damaged_last_falls_back_and_says_so() {
     for step in [9, 10, 11] {
         store.save(step, &sample(step), 3).expect("saved");
     }
+    // Damage within the newest file has both its names.
     let last = dir.path().join(LAST);
     let bytes = fs::read(&last).expect("bytes");
     fs::write(&last, &bytes[..bytes.len() / 2]).expect("a truncated file");
     let latest = store.latest();
     let (path, checkpoint) = latest.found.expect("a checkpoint");
-    assert_eq!(path, store.path(11));
-    assert_same(&checkpoint, &sample(11));
-    assert!(matches!(&latest.skipped[..], [CheckpointError::Length { path, .. }] if *path == last));
+    assert_eq!(path, store.path(10));
+    assert_same(&checkpoint, &sample(10));
+    let [CheckpointError::Length { path, .. }, CheckpointError::Length { path: linked, .. }] = &latest.skipped[..] else {
+        panic!("{:?}", latest.skipped)
+    };
+    assert_eq!((path, linked), (&last, &store.path(11)));
 
     fs::remove_file(&last).expect("removed");
     let mut flipped = bytes;
@@ -273,7 +331,7 @@ fn killed_at_any_moment_resumes() {
     let store = Store::new(whole.path());
     store.save(2, &sample(2), 1).expect("saved");
     let new = fs::read(store.path(2)).expect("bytes");
-    for moment in 0..18 {
+    for moment in 0..10 {
         let dir = temp();
         let store = Store::new(dir.path());
         store.save(1, &sample(1), 1).expect("saved");
@@ -281,38 +339,43 @@ fn killed_at_any_moment_resumes() {
             fs::write(dir.path().join(name), &new[..new.len() * eighth / 8]).expect("a partial file");
         };
         if moment < 9 {
-            partial("step-2.safetensors.tmp", moment);
+            partial("step-2.safetensors.0123456789abcdef.tmp", moment);
         } else {
             partial("step-2.safetensors", 8);
-            partial("last.safetensors.tmp", moment - 9);
+            fs::hard_link(store.path(2), dir.path().join("last.safetensors.0123456789abcdef.tmp")).expect("a link");
         }
         let latest = store.latest();
-        assert_same(&latest.found.expect("a checkpoint").1, &sample(1));
+        assert_same(&latest.found.expect("a checkpoint").1, &sample(if moment < 9 { 1 } else { 2 }));
         assert!(latest.skipped.is_empty());
         store.save(2, &sample(2), 1).expect("saved again");
+        let left = names(dir.path());
+        let expected = ["last.safetensors", "last.safetensors.0123456789abcdef.tmp", "step-2.safetensors"];
+        assert_eq!(left, if moment < 9 { vec![expected[0], expected[2]] } else { expected.to_vec() }, "moment {moment}");
+        aavae::disk::sweep(dir.path(), Store::owns);
         assert_eq!(names(dir.path()), ["last.safetensors", "step-2.safetensors"], "moment {moment}");
         assert_eq!(fs::read(dir.path().join(LAST)).expect("bytes"), new);
     }
 }
 
-#[cfg(target_os = "linux")]
+/// A checkpoint that cannot be written leaves the one before it, and no half of its own.
 #[test]
-fn a_full_disk_leaves_the_previous_checkpoint() {
-    let dir = temp();
-    let store = Store::new(dir.path());
-    store.save(1, &sample(1), 1).expect("saved");
-    for full in ["step-2.safetensors.tmp", "last.safetensors.tmp"] {
-        // Writing there fails as on a full disk.
-        std::os::unix::fs::symlink("/dev/full", dir.path().join(full)).expect("a link");
-        let error = store.save(2, &sample(2), 1).expect_err("no space");
-        assert!(error.to_string().contains("cannot write") && error.to_string().contains(full), "{error}");
-        assert!(error.to_string().contains("No space left"), "{error}");
-        assert!(error.hint().is_some_and(|hint| hint.contains("--resume")));
-        assert_same(&store.latest().found.expect("a checkpoint").1, &sample(1));
-        assert!(store.path(1).exists() && !dir.path().join(full).exists());
+fn an_obstacle_leaves_the_previous_checkpoint() {
+    for obstacle in ["step-2.safetensors", "last.safetensors"] {
+        let dir = temp();
+        let store = Store::new(dir.path());
+        store.save(1, &sample(1), 1).expect("saved");
+        let path = dir.path().join(obstacle);
+        drop(fs::remove_file(&path));
+        fs::create_dir(&path).expect("a folder is in the way");
+        let error = store.save(2, &sample(2), 1).expect_err("an obstacle").to_string();
+        assert!(error.contains("cannot replace") && error.contains(obstacle), "{error}");
+        let newest = if obstacle.starts_with("last") { 2 } else { 1 };
+        assert_same(&store.latest().found.expect("a checkpoint").1, &sample(newest));
+        assert!(names(dir.path()).iter().all(|name| !name.ends_with(".tmp")), "{:?}", names(dir.path()));
+        fs::remove_dir(&path).expect("the obstacle goes");
+        store.save(2, &sample(2), 1).expect("saved");
+        assert_eq!(names(dir.path()), ["last.safetensors", "step-2.safetensors"]);
     }
-    store.save(2, &sample(2), 1).expect("saved");
-    assert_eq!(names(dir.path()), ["last.safetensors", "step-2.safetensors"]);
 }
 
 #[test]

@@ -9,6 +9,10 @@ mod commands;
 mod data_errors;
 #[path = "cli/errors.rs"]
 mod errors;
+#[path = "cli/folders.rs"]
+mod folders;
+#[path = "cli/identity.rs"]
+mod identity;
 #[path = "cli/images.rs"]
 mod images;
 #[path = "cli/monitor.rs"]
@@ -17,6 +21,8 @@ mod monitor;
 mod reproduce;
 #[path = "cli/resume.rs"]
 mod resume;
+#[path = "cli/saving.rs"]
+mod saving;
 #[cfg(unix)]
 #[path = "cli/signals.rs"]
 mod signals;

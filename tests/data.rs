@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -85,6 +86,71 @@ fn a_fingerprint_tells_images_apart() {
     let split = of((300, 40), 1, None);
     let others = [split, of((301, 40), 0, None), of((300, 41), 0, None), of((300, 40), 0, Some(20))];
     assert!(others.iter().all(|other| *other != first), "{first} {others:?}");
+}
+
+/// One label or one image of many thousands is another data set, wherever it is; another folder is not.
+#[test]
+fn a_fingerprint_sees_every_label_and_image() {
+    let dir = temp();
+    sparse_cifar(dir.path());
+    let of = |dir: &Path| {
+        let options = OpenOptions { dir: Some(dir.to_owned()), ..OpenOptions::new(Kind::Cifar10) };
+        data::open(&options).expect("CIFAR-10").fingerprint()
+    };
+    let first = of(dir.path());
+    for (file, record) in [("data_batch_1.bin", 1234), ("data_batch_5.bin", 9999), ("test_batch.bin", 77)] {
+        // The label, and a byte of the image.
+        for at in [0, 1, RECORD_BYTES - 1] {
+            let path = dir.path().join(file);
+            let change = |value: u8| {
+                let mut file = File::options().write(true).open(&path).expect("a file");
+                file.seek(SeekFrom::Start((record * RECORD_BYTES + at) as u64)).expect("a place in it");
+                file.write_all(&[value]).expect("written");
+            };
+            change(1);
+            assert_ne!(of(dir.path()), first, "byte {at} of record {record} in {file}");
+            change(0);
+        }
+    }
+    assert_eq!(of(dir.path()), first);
+}
+
+#[test]
+fn a_fingerprint_of_a_folder_sees_names_and_lengths() {
+    let dir = temp();
+    let (here, there) = (dir.path().join("here"), dir.path().join("there"));
+    let image = |path: &Path, side: u32| image::RgbImage::new(side, side).save(path).expect("a PNG");
+    for root in [&here, &there] {
+        for (split, count) in [("train", 300), ("test", 10)] {
+            for class in ["a", "b"] {
+                let folder = root.join(split).join(class);
+                fs::create_dir_all(&folder).expect("a folder");
+                (0..count).for_each(|i| image(&folder.join(format!("{i:03}.png")), 4));
+            }
+        }
+    }
+    let of = |dir: &Path| {
+        let options = OpenOptions { dir: Some(dir.to_owned()), ..OpenOptions::new(Kind::Folder) };
+        data::open(&options).expect("a folder").fingerprint()
+    };
+    let first = of(&here);
+    assert_eq!(of(&there), first, "where it lies does not count");
+    let (train, test) = (there.join("train"), there.join("test"));
+    image(&train.join("a/123.png"), 40);
+    assert_ne!(of(&there), first, "a longer file");
+    image(&train.join("a/123.png"), 4);
+    fs::rename(test.join("b/009.png"), test.join("b/010.png")).expect("renamed");
+    assert_ne!(of(&there), first, "another name");
+    fs::rename(test.join("b/010.png"), test.join("b/009.png")).expect("renamed");
+    image(&train.join("b/300.png"), 4);
+    assert_ne!(of(&there), first, "one more");
+    fs::remove_file(train.join("b/300.png")).expect("removed");
+    fs::rename(train.join("a"), train.join("c")).expect("renamed");
+    fs::rename(test.join("a"), test.join("c")).expect("renamed");
+    assert_ne!(of(&there), first, "another class, and so other labels");
+    fs::rename(train.join("c"), train.join("a")).expect("renamed");
+    fs::rename(test.join("c"), test.join("a")).expect("renamed");
+    assert_eq!(of(&there), first);
 }
 
 #[test]

@@ -9,10 +9,11 @@ use aavae::ops;
 use aavae::shader::FILES;
 
 /// Every layer uses only those before it (crate docs, "Layers").
-const LAYERS: [&str; 19] = [
+const LAYERS: [&str; 20] = [
     "text",
     "tensor",
     "rng",
+    "disk",
     "ops",
     "shader",
     "ir",
@@ -31,7 +32,7 @@ const LAYERS: [&str; 19] = [
     "cli",
 ];
 /// Pictures and files know nothing of tensors on devices.
-const DATA_USES: [&str; 3] = ["text", "tensor", "rng"];
+const DATA_USES: [&str; 4] = ["text", "tensor", "rng", "disk"];
 const RUST_LINES: usize = 600;
 const SHADER_LINES: usize = 300;
 

@@ -10,7 +10,6 @@ use aavae::device::{Data, PlanId, Session};
 use aavae::ir::{Graph, Group, autodiff};
 use aavae::method::{self, FINITE, Optimizer, Update};
 use aavae::ops::{Dot, Emit, Scale, WeightedSum};
-use aavae::plan::{Options, lower};
 use aavae::tensor::{Shape, TensorType};
 use libtest_mimic::{Arguments, Failed, Trial};
 use support::{Device, check, on_devices, uniforms};
@@ -67,7 +66,7 @@ fn overflowing_gradient(device: &Device) -> Result<(), Failed> {
             let (guard, w) = (g.layout.guard(), g.layout.get("w").ok_or("no w")?.range);
             let mut session = device.open()?;
             session.allocate(&g.layout);
-            let id = session.load(lower("linear", &g, Options { target: session.target(), alias: true }))?;
+            let id = session.load(session.lower("linear", &g))?;
             session.write_state(Group::Param, 0, &vec![0.5; g.layout.size(Group::Param)])?;
             // Its weight and its gradients are 0, so that it stays 0.
             session.write_state(Group::Param, w.offset + at, &[0.0])?;
@@ -103,7 +102,7 @@ fn accumulated_gradients(device: &Device) -> Result<(), Failed> {
         let g = method::update(&layout, Update { optimizer, weight_decay: 0.0 });
         let mut session = device.open()?;
         session.allocate(&layout);
-        let id = session.load(lower("update", &g, Options { target: session.target(), alias: true }))?;
+        let id = session.load(session.lower("update", &g))?;
         let mut gradients: Vec<f32> = (0..len).map(|i| (i % 5) as f32 - 2.0).collect();
         gradients.resize(layout.size(Group::Accumulated), 0.0);
         session.write_state(Group::Param, 0, &vec![0.5; len])?;

@@ -1,6 +1,6 @@
 //! `aavae pretrain`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::signals::{exit_code, interrupt};
@@ -10,8 +10,10 @@ use crate::data::download::download;
 use crate::method::{Compare, Method, Optimizer};
 use crate::model::{Depth, Stem};
 use crate::train::TrainError;
-use crate::train::config::{DataKind, Difference, Preset, RunConfig, Schedule};
-use crate::train::experiment::{self, Evaluate, Request};
+use crate::train::config::{DataKind, Preset, RunConfig, Schedule};
+use crate::train::experiment::{self, Evaluate, Present, Request};
+use crate::train::folder::{Contents, RunFolder, refuse_inside_data};
+use crate::train::resume::Resumed;
 use crate::train::run::read_config;
 
 /// Flags override the configuration file, which overrides the preset.
@@ -128,12 +130,21 @@ pub(super) struct Args {
     /// auto, cpu, wgpu or wgpu:NAME
     #[arg(long, default_value = "auto")]
     device: String,
+    /// Least minutes between checkpoints, saved at the end of an epoch (default: 1; 0: every epoch)
+    #[arg(long, value_name = "MINUTES")]
+    save_minutes: Option<f64>,
     /// Run folder (default: runs/<method>-<dataset>-seed<seed>)
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Continue the run in --out from its latest checkpoint
     #[arg(long)]
     resume: bool,
+    /// Resume on another device than the run was trained on: its bits differ from there on
+    #[arg(long, requires = "resume")]
+    allow_device_change: bool,
+    /// Remove the run in --out, and begin anew
+    #[arg(long, conflicts_with = "resume")]
+    overwrite: bool,
     /// Skip the probe and kNN at the end
     #[arg(long, conflicts_with = "probe_epochs")]
     no_eval: bool,
@@ -147,23 +158,6 @@ pub(super) struct Args {
 
 /// Why `--data-dir` is refused.
 pub(super) const SHAPES_HAS_NO_FILES: &str = "--dataset shapes is embedded; --data-dir means nothing for it";
-
-/// What a resumed run may change: how long it takes and how it reports, not what it computes.
-const PROLONGS: [&str; 10] = [
-    "epochs",
-    "max_steps",
-    "data_dir",
-    "probe_epochs",
-    "probe_batch_size",
-    "log_every",
-    "eval_every",
-    "importance_samples",
-    "view_metrics_every",
-    "keep",
-];
-
-/// Of these, what says how many steps a run has. Under a falling learning rate every step depends on it.
-const LENGTHS: [&str; 2] = ["epochs", "max_steps"];
 
 impl Args {
     /// The configuration that was asked for. `stored` is that of the run to resume, which the flags then start from.
@@ -205,6 +199,7 @@ impl Args {
             eval_every,
             view_metrics_every,
             probe_epochs,
+            save_minutes,
             milestones
         );
         set_some!(data_dir, max_steps, kl_coeff, temperature, limit_train, init_from, importance_samples, probe_batch_size);
@@ -231,27 +226,48 @@ impl Args {
     }
 }
 
+/// What the lock of the run folder says of this process.
+const PROCESS: &str = "aavae pretrain";
+
 pub(super) fn run(args: Args) -> Outcome {
     let choice = choice(&args.device)?;
-    let (config, out) = if args.resume {
-        let out = args.out.clone().map_or_else(|| args.resolve(None).map(|c| default_out(&c)), Ok)?;
-        (resumed(&out, &args)?, out)
-    } else {
-        let config = args.resolve(None)?;
-        let out = args.out.clone().unwrap_or_else(|| default_out(&config));
-        if out.join("checkpoints").exists() {
-            let message = format!("{} already holds a run", out.display());
-            return Err(TrainError::config(message, Some("continue it with --resume, or name another folder with --out")).into());
+    // Nothing is read from a folder that another process is at work in, and none is made for flags that are refused.
+    let (config, folder) = match &args.out {
+        Some(out) if args.resume => {
+            let folder = RunFolder::claim(out, PROCESS)?;
+            (resumed(&folder, &args)?, folder)
         }
-        (config, out)
+        out => {
+            let typed = args.resolve(None)?;
+            let out = out.clone().unwrap_or_else(|| default_out(&typed));
+            refuse_inside_data(&out, typed.dataset, typed.data_dir.as_deref())?;
+            let folder = RunFolder::claim(&out, PROCESS)?;
+            (if args.resume { resumed(&folder, &args)? } else { typed }, folder)
+        }
     };
     let interrupt = interrupt()?;
+    let present = match (args.resume, args.overwrite) {
+        (true, _) => Present::Resume,
+        (_, true) => Present::Overwrite,
+        _ => Present::Refuse,
+    };
+    if present == Present::Refuse {
+        folder.refuse_run()?; // before anything is downloaded
+    }
     if let Some(archive) = archive(config.dataset).filter(|_| args.download) {
         let dir = config.data_dir.clone().unwrap_or_default();
         download(&archive, &dir, true)?;
     }
     let evaluate = if args.no_eval { Evaluate::Nothing } else { Evaluate::End };
-    let request = Request { config: &config, device: choice, out: &out, resume: args.resume, evaluate, interrupt: &interrupt };
+    let request = Request {
+        config: &config,
+        device: choice,
+        another_device: args.allow_device_change,
+        folder: &folder,
+        present,
+        evaluate,
+        interrupt: &interrupt,
+    };
     let summary = experiment::run(&request, &mut |line| say(line))?;
     print_json(&summary)?;
     Ok(interrupt.signal().map_or(ExitCode::SUCCESS, exit_code))
@@ -270,35 +286,20 @@ fn default_out(config: &RunConfig) -> PathBuf {
     PathBuf::from(format!("runs/{}-{}-seed{}", config.method.name(), config.dataset.name(), config.seed))
 }
 
-/// The configuration of the run that is resumed; what was typed may only prolong it.
-fn resumed(out: &Path, args: &Args) -> Result<RunConfig, Failure> {
-    let path = out.join("config.toml");
-    if !path.exists() {
-        if unborn(out) {
-            return args.resolve(None); // killed before it had written anything
+/// The configuration of the run that is resumed, with what was typed. Whether it may change is for the checkpoint to say.
+fn resumed(folder: &RunFolder, args: &Args) -> Result<RunConfig, Failure> {
+    let file = folder.path().join("config.toml");
+    if file.exists() {
+        return args.resolve(Some(&read_config(&file)?));
+    }
+    match folder.contents()? {
+        // Killed before it had written its configuration, or anything.
+        Contents::Nothing if folder.is_unborn() => args.resolve(None),
+        Contents::Unsaved => args.resolve(None),
+        Contents::Nothing => {
+            let message = format!("{} holds no run to resume", folder.path().display());
+            Err(TrainError::config(message, Some("leave out --resume to start one")).into())
         }
-        let message = format!("{} holds no run to resume", out.display());
-        return Err(TrainError::config(message, Some("leave out --resume to start one")).into());
+        Contents::Saved | Contents::Stripped(_) => args.resolve(Some(&Resumed::settings(folder)?)),
     }
-    let stored = read_config(&path)?;
-    let asked = args.resolve(Some(&stored))?;
-    let differences = asked.differences(&stored);
-    let says = |d: &Difference| format!("{} is {} here, but {} in {}", d.flag(), d.here, d.there, path.display());
-    if let Some(d) = differences.iter().find(|d| !PROLONGS.contains(&d.key.as_str())) {
-        let message = says(d);
-        let hint = "a run is resumed as it was started; --epochs, --max-steps, --log-every and --probe-epochs may change";
-        return Err(TrainError::config(message, Some(hint)).into());
-    }
-    if let Some(d) = differences.iter().find(|d| asked.schedule != Schedule::Constant && LENGTHS.contains(&d.key.as_str())) {
-        let message = format!("{}: the learning rate of a run with a schedule depends on its length", says(d));
-        let hint = "resume it as it was started, or start another run from its weights with --init-from";
-        return Err(TrainError::config(message, Some(hint)).into());
-    }
-    Ok(asked)
-}
-
-/// Whether a folder holds nothing but what a run leaves that was killed before it wrote its configuration.
-fn unborn(out: &Path) -> bool {
-    let ours = |name: &std::ffi::OsStr| name == "images" || name == "config.toml.tmp";
-    std::fs::read_dir(out).is_ok_and(|entries| entries.flatten().all(|entry| ours(&entry.file_name())))
 }

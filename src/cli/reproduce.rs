@@ -37,6 +37,9 @@ pub(super) struct Args {
     /// auto, cpu, wgpu or wgpu:NAME
     #[arg(long, default_value = "auto")]
     device: String,
+    /// Resume runs on another device than they were trained on: their bits differ from there on
+    #[arg(long)]
+    allow_device_change: bool,
     /// Folder of the grid (default: reproduce/<experiment>-<scale>-<dataset>)
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -89,6 +92,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         setup: &setup,
         only: &args.only,
         device,
+        another_device: args.allow_device_change,
         out: &out,
         command: &command,
         without_images: args.without_images,

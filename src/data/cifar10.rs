@@ -128,6 +128,10 @@ impl Dataset for Cifar10 {
         Ok(())
     }
 
+    fn identify(&self, index: usize, sink: &mut dyn FnMut(&[u8])) {
+        sink(&crc32c::crc32c(&self.pixels[index * IMAGE_BYTES..][..IMAGE_BYTES]).to_le_bytes());
+    }
+
     fn mean_std(&self) -> ([f32; 3], [f32; 3]) {
         (MEAN, STD)
     }

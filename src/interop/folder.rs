@@ -39,7 +39,8 @@ pub fn write(trained: &Trained, out: &Path) -> Result<Option<Value>, TrainError>
     new_folder(out, |out| {
         write_whole(&out.join("config.json"), format!("{settings:#}\n").as_bytes())?;
         write_whole(&out.join("README.md"), card.as_bytes())?;
-        Ok(Checkpoint { tensors, meta }.save(out.join("model.safetensors"))?)
+        Checkpoint { tensors, meta }.save(out.join("model.safetensors"))?;
+        Ok(())
     })?;
     Ok(results)
 }

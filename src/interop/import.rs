@@ -10,11 +10,12 @@ use super::new_folder;
 use crate::method::{self, Method, Training};
 use crate::model::{Depth, Stem};
 use crate::train::TrainError;
-use crate::train::checkpoint::{Checkpoint, LAST, NamedTensor, TensorData};
+use crate::train::checkpoint::{Checkpoint, NamedTensor, TensorData};
 use crate::train::config::{DataKind, RunConfig};
 use crate::train::foreign;
 use crate::train::run::{Trained, config_text, normalisation, write_config, write_whole};
 use crate::train::state;
+use crate::train::store::LAST;
 
 /// What a state dict does not say.
 #[derive(Clone, Debug, Default)]

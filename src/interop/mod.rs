@@ -10,6 +10,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use crate::disk;
 use crate::train::TrainError;
 
 /// Makes a folder whose contents `fill` writes: all of it or nothing, and nothing of others is removed. The folder may be there if it
@@ -28,7 +29,8 @@ fn new_folder(out: &Path, fill: impl FnOnce(&Path) -> Result<(), TrainError>) ->
         return refused("has no name of its own");
     };
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    fs::create_dir_all(parent).map_err(TrainError::io("create", parent))?;
+    disk::refuse_tilde(out)?;
+    disk::create_folder(parent)?;
     let mut staging = name.as_os_str().to_owned();
     staging.push(".tmp");
     let staging = parent.join(staging);

@@ -8,13 +8,17 @@ use serde_json::{Value, json};
 use super::cells::{Overrides, Setup, Weights};
 use super::{Cell, Experiment, views};
 use crate::data::Splits;
+use crate::disk::{self, Lock};
 use crate::train::TrainError;
 use crate::train::config::RunConfig;
 use crate::train::experiment::{evaluated, read_summary};
+use crate::train::folder::refuse_inside_data;
 use crate::train::run::{read_config, write_whole};
 
 /// Name of the file that says which grid a folder holds.
 pub const FILE: &str = "grid.json";
+/// What locks say of the process that runs a grid.
+pub(super) const PROCESS: &str = "aavae reproduce";
 /// Name of the file in a run folder that says why the run failed.
 const FAILURE: &str = "failure.json";
 
@@ -96,7 +100,7 @@ impl Run<'_> {
     /// If the file cannot be written.
     pub fn failed(&self, out: &Path, error: &TrainError) -> Result<(), TrainError> {
         let path = self.path(out);
-        std::fs::create_dir_all(&path).map_err(TrainError::io("create", &path))?;
+        disk::create_folder(&path)?;
         write_whole(&path.join(FAILURE), format!("{:#}\n", json!({ "error": error.to_string(), "hint": error.hint() })).as_bytes())
     }
 
@@ -135,16 +139,20 @@ impl Identity {
     }
 }
 
-/// Makes a folder the folder of a grid, or checks that it is; writes nothing if it is another's.
+/// Makes a folder the folder of a grid, or checks that it is; writes nothing if it is another's. It belongs to this process until the
+/// lock is dropped.
 ///
 /// # Errors
-/// Those of [`verify`], or if the folder cannot be written.
-pub fn claim(out: &Path, setup: &Setup, cells: &[Cell], splits: &Splits, command: &str) -> Result<Identity, TrainError> {
+/// Those of [`verify`], if another process has the folder, or if it cannot be written.
+pub fn claim(out: &Path, setup: &Setup, cells: &[Cell], splits: &Splits, command: &str) -> Result<(Identity, Lock), TrainError> {
+    refuse_inside_data(out, setup.dataset, setup.data_dir.as_deref())?;
     let mine = verify(out, setup, cells, splits, command)?;
-    std::fs::create_dir_all(out).map_err(TrainError::io("create", out))?;
+    disk::create_folder(out)?;
+    let lock = Lock::take(out, PROCESS)?;
+    disk::sweep(out, |_| true);
     let text = serde_json::to_string_pretty(&mine).map_err(|e| TrainError::config(format!("{FILE} cannot be written: {e}"), None))?;
     write_whole(&out.join(FILE), format!("{text}\n").as_bytes())?;
-    Ok(mine)
+    Ok((mine, lock))
 }
 
 /// Checks that a folder is the folder of a grid, or may become it; writes nothing.
@@ -180,9 +188,9 @@ pub fn verify(out: &Path, setup: &Setup, cells: &[Cell], splits: &Splits, comman
             }
         }
         None => {
-            let temporary = format!("{FILE}.tmp");
-            let foreign =
-                std::fs::read_dir(out).ok().and_then(|mut dir| dir.find(|e| !e.as_ref().is_ok_and(|e| *e.file_name() == *temporary)));
+            // A process that was killed before it had written anything may have left these.
+            let left = |name: &std::ffi::OsStr| name == Lock::FILE || name.to_str().is_some_and(|name| disk::is_temporary(name, FILE));
+            let foreign = std::fs::read_dir(out).ok().and_then(|mut dir| dir.find(|e| !e.as_ref().is_ok_and(|e| left(&e.file_name()))));
             if foreign.is_some() {
                 let message = format!("{} is not empty and holds no grid (no {FILE})", out.display());
                 return Err(TrainError::config(message, Some("name another folder with --out")));

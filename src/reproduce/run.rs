@@ -14,7 +14,8 @@ use super::{Cell, Setup, cells, report, views};
 use crate::data::Splits;
 use crate::device::{self, Choice};
 use crate::train::config::RunConfig;
-use crate::train::experiment::{self, Evaluate};
+use crate::train::experiment::{self, Evaluate, Present};
+use crate::train::folder::RunFolder;
 use crate::train::interrupt::Interrupt;
 use crate::train::run::open_data;
 use crate::train::{TrainError, schedule};
@@ -28,6 +29,8 @@ pub struct Request<'a> {
     pub only: &'a [String],
     /// Device.
     pub device: Choice,
+    /// Resume runs on another device than they were trained on.
+    pub another_device: bool,
     /// Folder of the grid.
     pub out: &'a Path,
     /// The command as it was typed, for the report.
@@ -89,7 +92,7 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Tr
     say(&format!("device: {} ({why})", session.device()));
     let costs: Vec<f64> = selected.iter().map(|cell| Cost::new(cell, &grid.splits, &session).map_or(0.0, |c| c.flops())).collect();
     drop(session);
-    let identity = folder::claim(out, setup, &grid.cells, &grid.splits, request.command)?;
+    let (identity, _lock) = folder::claim(out, setup, &grid.cells, &grid.splits, request.command)?;
 
     let runs: Vec<(Run<'_>, f64)> =
         (0..setup.seeds as u64).flat_map(|seed| selected.iter().zip(&costs).map(move |(cell, cost)| (Run { cell, seed }, *cost))).collect();
@@ -159,8 +162,16 @@ fn caught(work: impl FnOnce() -> Result<(), TrainError>) -> Result<(), TrainErro
 fn carry_out(request: &Request<'_>, run: &Run<'_>, say: &mut dyn FnMut(&str)) -> Result<(), TrainError> {
     let (config, path) = (run.cell.config(run.seed), run.path(request.out));
     let evaluate = if config.milestones.is_empty() { Evaluate::End } else { Evaluate::Milestones };
-    let device = request.device.clone();
-    let asked = experiment::Request { config: &config, device, out: &path, resume: true, evaluate, interrupt: request.interrupt };
+    let claimed = RunFolder::claim(&path, folder::PROCESS)?;
+    let asked = experiment::Request {
+        config: &config,
+        device: request.device.clone(),
+        another_device: request.another_device,
+        folder: &claimed,
+        present: Present::Resume,
+        evaluate,
+        interrupt: request.interrupt,
+    };
     if run.cell.weights == Weights::Initial {
         experiment::untrained(&asked, say)?;
         return Ok(());

@@ -1,8 +1,7 @@
 //! Checkpoints: safetensors files that are whole or absent, and say so when they are not.
 //!
-//! A file is written as `<name>.tmp` in the same folder, synced, renamed, and the folder synced; a process killed at any
-//! instant leaves the previous file. The same content gives the same bytes. Beside the caller's own entries the metadata
-//! holds
+//! A process killed at any instant leaves the previous file ([`disk::replace`]). The same content gives the same bytes.
+//! Beside the caller's own entries the metadata holds
 //!
 //! | key | value |
 //! |---|---|
@@ -14,14 +13,14 @@
 //! bf16 tensors become f32.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use sha2::{Digest, Sha256};
 
-pub use super::store::{LAST, Latest, Store};
+use crate::disk::{self, DiskError};
 
 /// Version of the layout that [`Checkpoint::save`] writes; newer ones are refused.
 pub const FORMAT_VERSION: u32 = 1;
@@ -117,15 +116,8 @@ pub struct Checkpoint {
 #[non_exhaustive]
 pub enum CheckpointError {
     /// The operating system refused an operation.
-    #[error("cannot {action} `{}`: {source}", path.display())]
-    Io {
-        /// What was tried, as a verb: "write", "rename".
-        action: &'static str,
-        /// On which file or folder.
-        path: PathBuf,
-        /// The operating system's answer.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] DiskError),
     /// There is no such file.
     #[error("no checkpoint at `{}`", path.display())]
     Missing {
@@ -198,22 +190,21 @@ const CONVERT: &str = "three lines of Python convert it:
 
 impl CheckpointError {
     /// What the user can do about it, as one sentence without a full stop.
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                Some("free some space and use `--resume`; the previous checkpoint is whole")
-            }
-            Self::Io { .. } | Self::Missing { .. } => None,
-            Self::NotSafetensors { .. } => Some("in PyTorch, `safetensors.torch.save_file(model.state_dict(), path)` writes such a file"),
-            Self::PyTorch { .. } => Some(CONVERT),
-            Self::Length { .. } | Self::Digest { .. } => Some("`step-*.safetensors` beside it are earlier checkpoints of the run"),
-            Self::Version { .. } => Some("use the program that wrote it, or a newer one"),
-            Self::Type { .. } => Some("leave that tensor out, or convert it to float32"),
-        }
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Io(error) => return error.hint(),
+            Self::Missing { .. } => return None,
+            Self::NotSafetensors { .. } => "in PyTorch, `safetensors.torch.save_file(model.state_dict(), path)` writes such a file".into(),
+            Self::PyTorch { .. } => CONVERT.into(),
+            Self::Length { .. } | Self::Digest { .. } => "`step-*.safetensors` beside it are earlier checkpoints of the run".into(),
+            Self::Version { .. } => "use the program that wrote it, or a newer one".into(),
+            Self::Type { .. } => "leave that tensor out, or convert it to float32".into(),
+        })
     }
 
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { action, path: path.to_owned(), source }
+        let named = DiskError::of(action, path);
+        move |source| Self::Io(named(source))
     }
 }
 
@@ -243,29 +234,36 @@ impl Checkpoint {
         hex(hash)
     }
 
-    /// Writes the file, replacing what was there only once the new one is whole.
+    /// The step after which a run saved it.
+    pub fn step(&self) -> Option<u64> {
+        self.meta.get("step")?.parse().ok()
+    }
+
+    /// Writes the file, replacing what was there only once the new one is whole. Returns [`Checkpoint::digest`].
     ///
     /// # Errors
     /// [`CheckpointError::Io`]; the file at `path` is then what it was, and nothing else is left behind.
     ///
     /// # Panics
     /// If a tensor's shape does not fit its data.
-    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), CheckpointError> {
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<String, CheckpointError> {
         let path = path.as_ref();
-        let header = self.header();
-        replace(path, |temporary, file| {
+        let digest = self.digest();
+        let header = self.header(&digest);
+        disk::replace(path, |file| {
             let mut writer = BufWriter::with_capacity(1 << 20, file);
             let written = (|| {
                 writer.write_all(&(header.len() as u64).to_le_bytes())?;
                 writer.write_all(&header)?;
-                self.in_file_order().into_iter().try_for_each(|(_, tensor)| tensor.data.stream(|bytes| writer.write_all(bytes)))?;
+                let mut tensors = self.in_file_order().into_iter();
+                tensors.try_for_each(|(_, tensor)| tensor.data.stream(|bytes| writer.write_all(bytes)))?;
                 writer.flush()
             })();
-            let written = written.map_err(CheckpointError::io("write", temporary));
             // What a failed write left in the buffer must not be tried again on drop.
             drop(writer.into_parts());
             written
-        })
+        })?;
+        Ok(digest)
     }
 
     /// Reads a file that [`Checkpoint::save`] or PyTorch wrote.
@@ -276,7 +274,7 @@ impl Checkpoint {
         let path = path.as_ref();
         let file = File::open(path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => CheckpointError::Missing { path: path.to_owned() },
-            _ => CheckpointError::Io { action: "open", path: path.to_owned(), source },
+            _ => CheckpointError::io("open", path)(source),
         })?;
         let bytes = file.metadata().map_err(CheckpointError::io("read", path))?.len();
         let mut reader = BufReader::with_capacity(1 << 20, file);
@@ -332,7 +330,7 @@ impl Checkpoint {
         tensors
     }
 
-    fn header(&self) -> Vec<u8> {
+    fn header(&self, digest: &str) -> Vec<u8> {
         let mut offset = 0;
         let infos = self.in_file_order().into_iter().map(|(name, tensor)| {
             let elements: usize = tensor.shape.iter().product();
@@ -350,7 +348,9 @@ impl Checkpoint {
         }
         let version = FORMAT_VERSION.to_string();
         let meta_digest = meta_hash(&meta, &version);
-        meta.extend([(VERSION_KEY, version), (DIGEST_KEY, self.digest()), (META_DIGEST_KEY, meta_digest)].map(|(k, v)| (k.to_owned(), v)));
+        meta.extend(
+            [(VERSION_KEY, version), (DIGEST_KEY, digest.to_owned()), (META_DIGEST_KEY, meta_digest)].map(|(k, v)| (k.to_owned(), v)),
+        );
         // The crate would write the metadata in the order of a hash map, another one in every process.
         let meta = serde_json::to_string(&meta).expect("a map with text keys");
         let comma = if self.tensors.is_empty() { "" } else { "," };
@@ -426,32 +426,4 @@ fn meta_hash(meta: &BTreeMap<String, String>, version: &str) -> String {
         hash.update(text);
     }
     hex(hash)
-}
-
-/// Fills `<path>.tmp` with `write`, syncs it and renames it to `path`. On failure `path` is untouched.
-pub(super) fn replace(path: &Path, write: impl FnOnce(&Path, &File) -> Result<(), CheckpointError>) -> Result<(), CheckpointError> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
-    let temporary = PathBuf::from(temporary);
-    let file = File::create(&temporary).map_err(CheckpointError::io("create", &temporary))?;
-    let done = write(&temporary, &file)
-        .and_then(|()| file.sync_all().map_err(CheckpointError::io("sync", &temporary)))
-        .and_then(|()| fs::rename(&temporary, path).map_err(CheckpointError::io("replace", path)));
-    drop(file);
-    if done.is_err() {
-        // Its space may be what is missing; the error to report is the first one.
-        drop(fs::remove_file(&temporary));
-        return done;
-    }
-    sync_folder(path.parent().unwrap_or(Path::new("")))
-}
-
-/// Makes renames and removals in a folder last beyond a power cut.
-pub(super) fn sync_folder(folder: &Path) -> Result<(), CheckpointError> {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    // Elsewhere a folder cannot be opened like a file.
-    if cfg!(unix) {
-        File::open(folder).and_then(|f| f.sync_all()).map_err(CheckpointError::io("sync", folder))?;
-    }
-    Ok(())
 }

@@ -1,6 +1,7 @@
 //! A run's configuration: presets, the file, the flags, in that order; validated before anything is opened.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -139,6 +140,9 @@ pub struct RunConfig {
     pub probe_batch_size: Option<usize>,
     /// Checkpoints kept besides the last.
     pub keep: usize,
+    /// Least minutes between checkpoints, which are saved at the end of an epoch; 0 saves after every epoch. The end of the run, an
+    /// interruption and milestones are always saved.
+    pub save_minutes: f64,
     /// Epochs after which the weights are kept for good, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub milestones: Vec<usize>,
@@ -158,11 +162,25 @@ pub struct Difference {
 impl Difference {
     /// How the field is set on the command line, or in the file where no flag sets it.
     pub fn flag(&self) -> String {
-        match self.key.as_str() {
-            "shuffle" => "--no-shuffle".into(),
-            "keep" => self.key.clone(),
-            key => format!("--{}", key.replace('_', "-")),
-        }
+        flag(&self.key)
+    }
+}
+
+/// Why a resumed run may not change a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fixed {
+    /// It says what is computed.
+    Always,
+    /// The learning rate of every step follows from the length of the run.
+    BySchedule,
+}
+
+/// How a key of `config.toml` is set on the command line, or the key where no flag sets it.
+pub fn flag(key: &str) -> String {
+    match key {
+        "shuffle" => "--no-shuffle".into(),
+        "keep" => key.into(),
+        key => format!("--{}", key.replace('_', "-")),
     }
 }
 
@@ -205,6 +223,7 @@ impl Default for RunConfig {
             probe_epochs: 90,
             probe_batch_size: None,
             keep: 3,
+            save_minutes: 1.0,
             milestones: Vec::new(),
         }
     }
@@ -282,6 +301,11 @@ impl RunConfig {
         self.probe_batch_size.unwrap_or(self.batch_size)
     }
 
+    /// Least time between two checkpoints.
+    pub fn save_interval(&self) -> Duration {
+        Duration::try_from_secs_f64(self.save_minutes * 60.0).unwrap_or(Duration::MAX)
+    }
+
     /// Images that an update is made from.
     pub fn images_per_step(&self) -> usize {
         self.batch_size * self.accumulate
@@ -314,6 +338,31 @@ impl RunConfig {
             target: self.target,
             temperature: self.temperature.unwrap_or(TEMPERATURE),
         }
+    }
+
+    /// What a resumed run may change: how long it takes, where its images lie and how it reports, not what it computes.
+    pub const MAY_CHANGE: [&str; 11] = [
+        "epochs",
+        "max_steps",
+        "data_dir",
+        "probe_epochs",
+        "probe_batch_size",
+        "log_every",
+        "eval_every",
+        "importance_samples",
+        "view_metrics_every",
+        "keep",
+        "save_minutes",
+    ];
+
+    /// Of these, what says how many steps a run has. Under a falling learning rate every step depends on it.
+    const LENGTHS: [&str; 2] = ["epochs", "max_steps"];
+
+    /// The first of these changes to a run that this configuration may not make when it resumes the run, and why not.
+    pub fn refuses<'a>(&self, changes: &'a [Difference]) -> Option<(&'a Difference, Fixed)> {
+        let fixed = changes.iter().find(|d| !Self::MAY_CHANGE.contains(&d.key.as_str())).map(|d| (d, Fixed::Always));
+        let lengths = || changes.iter().find(|d| self.schedule != Schedule::Constant && Self::LENGTHS.contains(&d.key.as_str()));
+        fixed.or_else(|| lengths().map(|d| (d, Fixed::BySchedule)))
     }
 
     /// Fields that differ: the flag that sets it (or the key, where only the file does), its value here, its value in `other`.
@@ -376,6 +425,9 @@ impl RunConfig {
         }
         if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
             return Err(format!("--weight-decay {} is not a number of at least 0", self.weight_decay));
+        }
+        if !(self.save_minutes.is_finite() && self.save_minutes >= 0.0) {
+            return Err(format!("--save-minutes {} is not a number of at least 0", self.save_minutes));
         }
         if !self.log_scale.is_finite() || self.kl_coeff.is_some_and(|k| !(k.is_finite() && k >= 0.0)) {
             return Err("--log-scale must be finite and --kl-coeff finite and not negative".into());
@@ -466,6 +518,22 @@ mod tests {
         assert_eq!(own.clone().on(DataKind::Stl10), own);
         let back = own.on(DataKind::Shapes);
         assert_eq!((back.stem, back.image_size, back.protocol()), (Stem::Cifar, 32, Protocol::PadCrop));
+    }
+
+    /// Every setting that may change is a setting.
+    #[test]
+    fn what_may_change_exists() {
+        let toml = toml::to_string(&RunConfig {
+            data_dir: Some("x".into()),
+            max_steps: Some(1),
+            importance_samples: Some(1),
+            probe_batch_size: Some(1),
+            ..RunConfig::default()
+        });
+        let toml = toml.expect("a table");
+        for key in RunConfig::MAY_CHANGE {
+            assert!(toml.lines().any(|line| line.starts_with(&format!("{key} = "))), "{key}: {toml}");
+        }
     }
 
     /// The paper, section 4.

@@ -9,18 +9,18 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::TrainError;
-use super::checkpoint::Checkpoint;
 use super::config::RunConfig;
 use super::evaluate::{Evaluator, knn_left_out, knn_table};
+use super::folder::RunFolder;
 use super::interrupt::Interrupt;
 use super::knn::Features;
 use super::metrics::Record;
 use super::pretrain::{self, Outcome};
 use super::probe::{ProbeConfig, ProbeResult, probe};
 use super::progress::timestamp_now;
+use super::resume::{self, Resumed};
 use super::run::{Trained, model_config, open_data, read_config, write_config, write_whole};
 use super::schedule;
-use super::store::Store;
 use crate::data::{Splits, View};
 use crate::device::{self, Choice};
 use crate::method::ModelConfig;
@@ -36,6 +36,17 @@ pub enum Evaluate {
     Milestones,
 }
 
+/// What becomes of a run that is in the folder already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Present {
+    /// It is an error.
+    Refuse,
+    /// It is removed.
+    Overwrite,
+    /// It is resumed; where there is none, one begins.
+    Resume,
+}
+
 /// What an experiment is asked to do.
 #[derive(Debug)]
 pub struct Request<'a> {
@@ -43,10 +54,12 @@ pub struct Request<'a> {
     pub config: &'a RunConfig,
     /// Device.
     pub device: Choice,
+    /// Resume on another device than the run was trained on.
+    pub another_device: bool,
     /// Run folder.
-    pub out: &'a Path,
-    /// Continue what the folder holds.
-    pub resume: bool,
+    pub folder: &'a RunFolder,
+    /// What it may hold.
+    pub present: Present,
     /// Measurements.
     pub evaluate: Evaluate,
     /// Ctrl-C and `kill`.
@@ -58,29 +71,34 @@ pub struct Request<'a> {
 /// # Errors
 /// Whatever stops it; the checkpoints and the summary written before stay whole.
 pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, TrainError> {
-    let Request { config, out, interrupt, .. } = *request;
+    let Request { config, folder, interrupt, .. } = *request;
+    let out = folder.path();
+    let resumed = match request.present {
+        Present::Resume if folder.resumes()? => Some(Resumed::load(folder, config)?),
+        Present::Resume => resume::same_beginning(folder, config).map(|()| None)?,
+        Present::Refuse => folder.refuse_run().map(|()| None)?,
+        Present::Overwrite => None,
+    };
     if request.evaluate != Evaluate::Nothing {
         can_be_evaluated(&open_data(config)?)?; // now, not after the training
     }
-    std::fs::create_dir_all(out).map_err(TrainError::io("create", out))?;
-    let stored = if request.resume { finished(config, out)? } else { None };
-    let mut summary = match stored {
-        Some(summary) => summary,
-        None => {
-            let asked = pretrain::Request { config, device: request.device.clone(), out, resume: request.resume, interrupt };
-            let outcome = pretrain::pretrain(&asked).inspect_err(|_| {
-                // An empty folder is no run; one with anything in it stays.
-                std::fs::remove_dir(out).ok();
-            })?;
+    let stored = resumed.as_ref().map(|resumed| finished(config, out, resumed)).transpose()?.flatten();
+    let (mut summary, newest) = match (stored, &resumed) {
+        (Some(summary), Some(resumed)) => (summary, resumed.path.clone()),
+        _ => {
+            let asked =
+                pretrain::Request { config, device: request.device.clone(), another_device: request.another_device, folder, interrupt };
+            let outcome = pretrain::pretrain(&asked, resumed.as_ref())?;
             let summary = summary_of(config, out, &outcome, outcome.interrupted || interrupt.asked())?;
             write(out, &summary)?;
-            summary
+            (summary, outcome.checkpoint)
         }
     };
+    drop(resumed);
     if request.evaluate == Evaluate::Nothing || summary["interrupted"] == true {
         return Ok(summary);
     }
-    let store = Store::new(out.join("checkpoints"));
+    let store = folder.store();
     if request.evaluate == Evaluate::Milestones {
         let splits = open_data(config)?;
         for (epoch, step) in schedule::milestones(config, &splits)? {
@@ -102,7 +120,7 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Tr
         }
     }
     if !evaluated(&summary, config) {
-        evaluate(config, &request.device, Some(&store.last()), &mut summary, say)?;
+        evaluate(config, &request.device, Some(&newest), &mut summary, say)?;
         write(out, &summary)?;
     }
     Ok(summary)
@@ -124,8 +142,8 @@ fn can_be_evaluated(splits: &Splits) -> Result<(), TrainError> {
 /// # Errors
 /// Whatever stops it.
 pub fn untrained(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, TrainError> {
-    let Request { config, out, .. } = *request;
-    std::fs::create_dir_all(out).map_err(TrainError::io("create", out))?;
+    let Request { config, folder, .. } = *request;
+    let out = folder.path();
     write_config(&out.join("config.toml"), config)?;
     let (session, _) = device::open(&request.device)?;
     let mut summary = json!({
@@ -157,21 +175,16 @@ pub fn read_summary(out: &Path) -> Option<Value> {
 }
 
 /// The summary of a folder whose training is done: its checkpoint has taken every step and is the one that the summary is about.
-fn finished(config: &RunConfig, out: &Path) -> Result<Option<Value>, TrainError> {
+fn finished(config: &RunConfig, out: &Path, resumed: &Resumed) -> Result<Option<Value>, TrainError> {
     let Some(summary) = read_summary(out).filter(|s| s["interrupted"] == false) else { return Ok(None) };
     // Where the data is may change.
     let same = |stored: RunConfig| RunConfig { data_dir: config.data_dir.clone(), ..stored } == *config;
     if !read_config(&out.join("config.toml")).is_ok_and(same) {
         return Ok(None);
     }
-    let Some((_, checkpoint)) = Store::new(out.join("checkpoints")).latest().found else { return Ok(None) };
     let total = schedule::total_steps(config, &open_data(config)?)?;
-    let whole = step(&checkpoint) == Some(total) && summary["sha256"] == checkpoint.digest();
+    let whole = resumed.step == total && summary["sha256"] == resumed.checkpoint.digest();
     Ok(whole.then_some(summary))
-}
-
-fn step(checkpoint: &Checkpoint) -> Option<u64> {
-    checkpoint.meta.get("step").and_then(|step| step.parse().ok())
 }
 
 fn write(out: &Path, summary: &Value) -> Result<(), TrainError> {

@@ -4,8 +4,8 @@
 //! {"step":350,"epoch":2,"split":"train","loss":2413.5,"kl":31.25,"lr":0.00025}
 //! ```
 //!
-//! Write the records of a step before its checkpoint, and call [`MetricsLog::sync`] between: then a run that was killed and
-//! resumed from that checkpoint has the lines of a run that was not.
+//! Write the records of a step before its checkpoint, and sync the file between: then a run that was killed and resumed from that
+//! checkpoint has the lines of a run that was not.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
+
+use crate::disk::DiskError;
 
 /// One line.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,15 +77,8 @@ impl Serialize for Record {
 #[non_exhaustive]
 pub enum MetricsError {
     /// The operating system refused an operation.
-    #[error("cannot {action} `{}`: {source}", path.display())]
-    Io {
-        /// What was tried, as a verb.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The operating system's answer.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] DiskError),
     /// A line is no record.
     #[error("`{}`, line {line}: not a metrics record", path.display())]
     Line {
@@ -96,7 +91,8 @@ pub enum MetricsError {
 
 impl MetricsError {
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { action, path: path.to_owned(), source }
+        let named = DiskError::of(action, path);
+        move |source| Self::Io(named(source))
     }
 }
 
@@ -157,12 +153,12 @@ impl MetricsLog {
         self.file.write_all(&line).map_err(MetricsError::io("write", &self.path))
     }
 
-    /// Makes the lines so far outlast a power cut.
+    /// Another handle of the file, to sync it by, and its name.
     ///
     /// # Errors
-    /// [`MetricsError::Io`].
-    pub fn sync(&self) -> Result<(), MetricsError> {
-        self.file.sync_data().map_err(MetricsError::io("sync", &self.path))
+    /// If the operating system refuses one.
+    pub fn handle(&self) -> Result<(File, PathBuf), DiskError> {
+        Ok((self.file.try_clone().map_err(DiskError::of("open", &self.path))?, self.path.clone()))
     }
 }
 
@@ -233,6 +229,6 @@ mod tests {
             assert!(error.to_string().ends_with("line 2: not a metrics record"), "{error}");
         }
         assert!(fs::read_to_string(&path).expect("text").ends_with("nonsense\n"));
-        assert!(matches!(read(dir.path().join("none")), Err(MetricsError::Io { action: "read", .. })));
+        assert!(matches!(read(dir.path().join("none")), Err(MetricsError::Io(DiskError { action: "read", .. }))));
     }
 }

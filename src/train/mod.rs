@@ -6,22 +6,32 @@ pub mod evaluate;
 pub mod events;
 pub mod experiment;
 pub mod fit;
+pub mod folder;
 pub mod foreign;
 pub mod grid;
 pub mod interrupt;
-pub mod plans;
 pub mod knn;
 pub mod measure;
 pub mod metrics;
+pub mod plans;
 pub mod pretrain;
 pub mod probe;
 pub mod progress;
+pub mod recorder;
+pub mod resume;
 pub mod run;
+pub mod saver;
 pub mod schedule;
 pub mod state;
 pub mod store;
+mod tfrecord;
+mod trainer;
 
 use std::path::PathBuf;
+
+use self::checkpoint::CheckpointError;
+use self::metrics::MetricsError;
+use crate::disk::{DiskError, LockError};
 
 /// What stops a run.
 #[derive(Debug, thiserror::Error)]
@@ -35,10 +45,10 @@ pub enum TrainError {
     Data(#[from] crate::data::DataError),
     /// Checkpoint.
     #[error(transparent)]
-    Checkpoint(#[from] checkpoint::CheckpointError),
+    Checkpoint(#[from] CheckpointError),
     /// `metrics.jsonl`.
     #[error(transparent)]
-    Metrics(#[from] metrics::MetricsError),
+    Metrics(#[from] MetricsError),
     /// kNN.
     #[error(transparent)]
     Knn(#[from] knn::KnnError),
@@ -49,15 +59,11 @@ pub enum TrainError {
         message: String,
     },
     /// A file or folder of the run.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] DiskError),
+    /// Another process works in the folder.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// A scalar of a step, or one of its gradients, that is no number.
     #[error("the {split} {what} at step {step}; the first tensor that is not finite is `{tensor}`")]
     NotFinite {
@@ -78,6 +84,9 @@ pub enum TrainError {
         /// Name of the tensor.
         tensor: String,
     },
+    /// A disk that filled up under a run.
+    #[error("{0}")]
+    NoRoom(Box<TrainError>),
     /// A wrong request.
     #[error("{message}")]
     Config {
@@ -99,6 +108,14 @@ impl TrainError {
             _ => "gradient is not finite".into(),
         }
     }
+    /// Of an error that stopped a run: one that can be resumed once there is room.
+    pub(crate) fn of_run(self) -> Self {
+        let full = match &self {
+            Self::Io(e) | Self::Checkpoint(CheckpointError::Io(e)) | Self::Metrics(MetricsError::Io(e)) => e.is_full(),
+            _ => false,
+        };
+        if full { Self::NoRoom(Box::new(self)) } else { self }
+    }
     /// Names the file that a checkpoint's error is about.
     pub(crate) fn of_file(self, path: &std::path::Path) -> Self {
         match self {
@@ -107,23 +124,24 @@ impl TrainError {
         }
     }
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io { action, path, source }
+        let named = DiskError::of(action, path);
+        move |source| Self::Io(named(source))
     }
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Data(e) => e.hint(),
             Self::Config { hint, .. } => hint.clone(),
-            Self::Checkpoint(e) => e.hint().map(Into::into),
+            Self::Checkpoint(e) => e.hint(),
             Self::Device(e) => e.hint().map(Into::into),
+            Self::Lock(LockError::Held { .. }) => Some("wait until it has ended, or stop it; another run needs another folder".into()),
+            Self::Lock(LockError::Disk(e)) => e.hint(),
+            Self::Metrics(MetricsError::Io(e)) | Self::Io(e) => e.hint(),
+            Self::NoRoom(_) => Some("free some space and continue with `--resume`; the checkpoints saved before are whole".into()),
             Self::NotFinite { .. } | Self::NotFiniteState { .. } => Some(
                 "use a lower --learning-rate; the checkpoints saved before are whole, and `--init-from` with another --out starts from one"
                     .into(),
             ),
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-                Some("free some space; the checkpoints saved before are whole, and `--resume` continues from the last".into())
-            }
             Self::Architecture { .. } => {
                 Some("use the --encoder, --decoder, --width, --latent-dim and --method the checkpoint was trained with".into())
             }

@@ -1,25 +1,25 @@
-//! The training loop. Linear, no callbacks: read a batch, run the plan, log, save.
+//! Pretraining: the trainer takes steps, the recorder writes what is measured, the saver keeps
+//! states. Linear, no callbacks.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::checkpoint::{Checkpoint, NamedTensor, TensorData};
+use super::checkpoint::Checkpoint;
 use super::config::RunConfig;
-use super::events::EventWriter;
+use super::folder::RunFolder;
 use super::interrupt::Interrupt;
-use super::measure::{self, Measures};
-use super::metrics::{self, MetricsLog, Record};
-use super::plans::{self, Sizes};
+use super::measure::Values;
+use super::metrics::Record;
 use super::progress::Progress;
-use super::run::{config_text, model_config, open_data, write_config, write_whole};
-use super::schedule::{EVALUATION_STEP, due, evaluation_uniforms, order, part_uniforms, uniforms};
-use super::store::Store;
-use super::{TrainError, evaluate, foreign, state};
-use crate::data::{Batch, Loader, Order, Splits, View};
-use crate::device::{self, Choice, Data, PlanId, Session};
-use crate::ir::Layout;
-use crate::method::{self, ModelConfig};
-use crate::nn::Params;
+use super::recorder::Recorder;
+use super::resume::{Resumed, window_text};
+use super::run::{config_text, open_data, write_config};
+use super::saver::{Saver, State, Writer};
+use super::schedule::Timetable;
+use super::trainer::{Step, Trainer};
+use super::{TrainError, foreign};
+use crate::data::Loader;
+use crate::device::{self, Choice};
 use crate::text;
 
 /// What a run is asked to do.
@@ -29,10 +29,10 @@ pub struct Request<'a> {
     pub config: &'a RunConfig,
     /// Device.
     pub device: Choice,
-    /// Run folder.
-    pub out: &'a Path,
-    /// Continue from its latest checkpoint.
-    pub resume: bool,
+    /// Resume on another device than the run was trained on.
+    pub another_device: bool,
+    /// Run folder. What is in it makes way, unless it is resumed.
+    pub folder: &'a RunFolder,
     /// Ctrl-C and `kill`: save and stop.
     pub interrupt: &'a Interrupt,
 }
@@ -64,440 +64,308 @@ pub struct Outcome {
     pub checkpoint: PathBuf,
 }
 
-/// Pretrains a model.
+/// Pretrains a model, from the beginning or from a checkpoint.
 ///
 /// # Errors
 /// Whatever stops it; the checkpoints written before stay whole.
-pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
+pub fn pretrain(request: &Request<'_>, resumed: Option<&Resumed>) -> Result<Outcome, TrainError> {
+    train(request, resumed).map_err(TrainError::of_run)
+}
+
+fn train(request: &Request<'_>, resumed: Option<&Resumed>) -> Result<Outcome, TrainError> {
     let config = request.config;
     let splits = open_data(config)?;
-    let order = order(config, splits.train.len())?;
-    let per_epoch = order.steps_per_epoch();
-    let total = config.total_steps(per_epoch);
-    if total > u64::from(EVALUATION_STEP) {
-        let message = format!("{total} steps are more than {EVALUATION_STEP}, the most that have random numbers of their own");
-        return Err(TrainError::config(message, Some("use fewer --epochs, or --max-steps")));
+    let timetable = Timetable::new(config, splits.train.len())?;
+    timetable.refuse_endless()?;
+    let data = splits.fingerprint();
+    let (session, why) = device::open(&request.device)?;
+    let device = session.device();
+    if let Some(resumed) = resumed {
+        resumed.same_data(&data, config)?;
+        resumed.same_device(&device, request.another_device)?;
+        resumed.fits(timetable.total)?;
     }
-    let (mut session, why) = device::open(&request.device)?;
-    let session = &mut session;
-    let mut run = Run::new(request, session, &splits)?;
+    let mut trainer = Trainer::new(config, timetable, &splits, session)?;
+    let mut notes: Vec<String> = splits.notes.iter().map(|note| format!("note: {note}")).collect();
+    let recorder = match resumed {
+        Some(resumed) => restore(request, resumed, &mut trainer, timetable)?,
+        None => begin(request, &mut trainer, &mut notes)?,
+    };
+    notes.extend(resumed.iter().flat_map(|resumed| resumed.warnings.clone()));
+    let start = resumed.map_or(0, |resumed| resumed.step);
+    let mut run = Run::new(request, trainer, recorder, timetable, Identity { data, device }, start)?;
+    run.greet(&why, &notes, resumed);
 
-    let start = if request.resume { run.resume(session, per_epoch, total)? } else { run.begin(session)? };
-    let log = request.out.join("train.log");
-    let mut progress =
-        Progress::new(total, config.images_per_step(), start).with_epochs(per_epoch).with_log(&log).map_err(TrainError::io("open", log))?;
-    let notes = splits.notes.iter().map(|note| format!("note: {note}"));
-    for warning in notes.chain(std::mem::take(&mut run.warnings)) {
-        progress.message(&warning);
-    }
-    progress.message(&format!("device: {} ({why})", session.device()));
-    progress.message(&format!(
-        "{} on {:?}: {:?} encoder of width {}, {} parameters, {} training images, {per_epoch} steps per epoch, seed {}",
-        config.method.name(),
-        config.dataset,
-        config.encoder,
-        config.width,
-        run.params.count(),
-        splits.train.len(),
-        config.seed
-    ));
-    if start > 0 {
-        progress.message(&format!("resumed at step {start} of {total}"));
-    }
-
-    let began = Instant::now();
-    let (mut logged_at, mut logged_step, mut outside) = (Instant::now(), start, Duration::ZERO);
-    let mut step = start;
-    let mut interrupted = false;
     // From here on there is something to save.
-    let saving = request.interrupt.saving();
-    let batches = Loader::in_parts(&splits.train, order, config.accumulate, start..total)?;
-    for (part, batch) in (0..config.accumulate).cycle().zip(batches.until(|| request.interrupt.asked())) {
-        let batch = batch?;
-        let uniform = part_uniforms(config, per_epoch, step, part);
-        feed(session, run.train, &batch)?;
-        session.run(run.train, &uniform)?;
-        if part + 1 < config.accumulate {
-            continue;
-        }
-        if let Some(update) = run.update {
-            session.run(update, &uniform)?;
-        }
-        step += 1;
-        if config.view_metrics_every > 0 && step.is_multiple_of(config.view_metrics_every) {
-            let values = run.measures.views(session, &batch.pixels, &uniform)?;
-            run.log(&record(step, batch.epoch, "view", &values))?;
-        }
+    let _saving = request.interrupt.saving();
+    let batches = Loader::in_parts(&splits.train, timetable.order, config.accumulate, start..timetable.total)?;
+    let mut batches = batches.until(|| request.interrupt.asked());
+    let mut steps = start;
+    let mut interrupted = false;
+    while let Some(step) = run.trainer.step(&mut batches)? {
+        steps = step.number;
         interrupted = request.interrupt.asked();
-        let end_of_epoch = step % per_epoch == 0;
-        let stop = step == total || interrupted;
-        if due(config, per_epoch, step, "train") || stop {
-            run.drain(session, &splits.train, order)?;
-            let mut means = means(run.names(session, run.train), &run.window);
-            measure::add_bound(&run.model, &mut means);
-            let rate = (step - logged_step) as f64 * config.images_per_step() as f64 / logged_at.elapsed().as_secs_f64().max(1e-9);
-            let loss = means.first().map_or(f32::NAN, |m| m.1);
-            let record =
-                record(step, batch.epoch, "train", &means).with("lr", uniform.learning_rate).with("images_per_second", rate as f32);
-            run.log(&record)?;
-            run.last = Some(record);
-            if due(config, per_epoch, step, "train") {
-                run.window.clear();
-            }
-            progress.update(step, loss);
-            (logged_at, logged_step) = (Instant::now(), step);
-        }
-        if end_of_epoch || stop {
-            let pause = Instant::now();
-            if (end_of_epoch || step == total) && run.validation_plan.is_some() {
-                let means = run.validate(session, &splits.val, step)?;
-                let record = record(step, batch.epoch, "val", &means);
-                run.log(&record)?;
-                run.validation = Some(record);
-            }
-            if due(config, per_epoch, step, "eval") || step == total {
-                let values = run.measures.evaluate(session, &splits)?;
-                if !values.is_empty() {
-                    let text: Vec<_> = values.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
-                    progress.message(&format!("evaluation at step {step}: {}", text.join(", ")));
-                    let record = record(step, batch.epoch, "eval", &values);
-                    run.log(&record)?;
-                    run.evaluation = Some(record);
-                }
-            }
-            let epochs = (step / per_epoch) as usize;
-            if step == total || (end_of_epoch && (epochs == 1 || epochs.is_multiple_of(config.epochs.div_ceil(8)))) {
-                run.figures(session, &splits, step)?;
-            }
-            let milestone = if end_of_epoch { config.milestones.iter().find(|m| **m == epochs) } else { None };
-            run.save(session, step, milestone.copied())?;
-            outside += pause.elapsed();
-            (logged_at, logged_step) = (Instant::now(), step);
+        run.see_to_saves()?;
+        run.log(&step, interrupted)?;
+        if timetable.epoch_end(steps).is_some() || steps == timetable.total || interrupted {
+            run.pause(|run| {
+                run.measure(&step)?;
+                run.draw(steps)?;
+                run.save(steps, interrupted)
+            })?;
         }
         if interrupted {
             break;
         }
     }
-    let seconds = began.elapsed().as_secs_f64();
-    if step < total && !interrupted {
-        // It was interrupted between two steps or within one, of which nothing counts.
+    if steps < timetable.total && !interrupted {
+        // Between two steps, or within one.
         interrupted = true;
-        run.drain(session, &splits.train, order)?;
-        run.window.retain(|(of, _)| u64::from(*of) < step);
-        run.save(session, step, None)?;
-    } else if step == start {
-        run.save(session, step, None)?; // nothing to do, but the run folder is whole
+        run.trainer.abandon(steps)?;
+        run.save(steps, true)?;
+    } else if steps == start {
+        run.save(steps, true)?; // nothing to do, but the run folder is whole
     }
-    if interrupted {
-        progress.message(&format!("interrupted: saved at step {step} of {total}; `--resume` continues"));
-    }
-    drop(saving);
-    progress.finish();
-    let trained = (step - start) as f64 * config.images_per_step() as f64;
-    Ok(Outcome {
-        steps: step,
-        resumed_at: start,
-        interrupted,
-        seconds,
-        images_per_second: trained / (seconds - outside.as_secs_f64()).max(1e-9),
-        device: session.device(),
-        last: run.last,
-        validation: run.validation,
-        evaluation: run.evaluation,
-        digest: run.digest,
-        checkpoint: request.out.join("checkpoints/last.safetensors"),
-    })
+    run.end(steps, interrupted)
 }
 
-/// Uploads a batch: the images, and the labels to a plan that reads them (once for each view of the images).
-fn feed(session: &mut Session, plan: PlanId, batch: &Batch) -> Result<(), TrainError> {
-    session.upload(plan, 0, Data::U32(&batch.pixels))?;
-    if let Some((input, port)) = session.plan(plan).input("labels") {
-        let views = port.ty.shape.n / batch.labels.len();
-        session.upload(plan, input, Data::U32(&batch.labels.repeat(views)))?;
-    }
-    Ok(())
-}
-
-/// A model on its device with its run folder.
-struct Run<'a> {
-    request: &'a Request<'a>,
-    model: ModelConfig,
-    layout: Layout,
-    params: Params,
-    /// A step, or one of its batches.
-    train: PlanId,
-    /// The update from several batches.
-    update: Option<PlanId>,
-    validation_plan: Option<(PlanId, usize)>,
-    figure_plan: PlanId,
-    figure_batch: usize,
-    measures: Measures,
-    store: Store,
-    metrics: Option<MetricsLog>,
-    events: Option<EventWriter>,
-    /// Scalars of the batches since the last record that was due, by step.
-    window: Vec<(u32, Vec<f32>)>,
-    last: Option<Record>,
-    validation: Option<Record>,
-    evaluation: Option<Record>,
-    warnings: Vec<String>,
-    digest: String,
-}
-
-impl<'a> Run<'a> {
-    fn new(request: &'a Request<'a>, session: &mut Session, splits: &Splits) -> Result<Self, TrainError> {
-        let model = model_config(request.config, splits);
-        let config = request.config;
-        Measures::check(config, splits)?;
-        let held_out = splits.val.len();
-        let plans = plans::load(session, config, &model, held_out)?;
-        let sizes = Sizes::new(config, model.batch, held_out);
-        let (graphs, params) = plans::graphs(config, &model, sizes);
-        let measures = Measures::new(&plans, sizes, config, &model);
-        std::fs::create_dir_all(request.out.join("images")).map_err(TrainError::io("create", request.out.join("images")))?;
-        let store = Store::new(request.out.join("checkpoints"));
-        Ok(Self {
-            request,
-            model,
-            layout: graphs.train.layout,
-            params,
-            train: plans.train,
-            update: plans.update,
-            validation_plan: plans.validation.map(|plan| (plan, sizes.validation)),
-            figure_plan: plans.figures,
-            figure_batch: sizes.figures,
-            measures,
-            store,
-            metrics: None,
-            events: None,
-            window: Vec::new(),
-            last: None,
-            validation: None,
-            evaluation: None,
-            warnings: Vec::new(),
-            digest: String::new(),
-        })
-    }
-
-    /// A new run: initial weights, fresh logs.
-    fn begin(&mut self, session: &mut Session) -> Result<u64, TrainError> {
-        let config = self.request.config;
-        state::initialise(session, &self.layout, &self.params, config.seed)?;
-        if let Some(path) = &config.init_from {
-            // A classifier that is trained along starts anew, whether the file has one or not.
-            let params = self.params.all.iter().filter(|p| !p.name.starts_with(method::ONLINE_PROBE)).cloned();
-            let params = Params { all: params.collect() };
+/// A new run: initial weights, fresh logs. What was in the folder makes way only now that nothing
+/// can be refused any more.
+fn begin(request: &Request<'_>, trainer: &mut Trainer<'_>, notes: &mut Vec<String>) -> Result<Recorder, TrainError> {
+    let Request { config, folder, .. } = *request;
+    match &config.init_from {
+        Some(path) => {
             let mut file = Checkpoint::load(path)?;
             let named = |message| TrainError::config(format!("`{}`: {message}", text::name(path)), None);
             if let Some(prefix) = foreign::unwrap(&mut file).map_err(named)? {
-                self.warnings.push(format!("note: the names of the weights began with `{prefix}`, which was taken off"));
+                notes.push(format!("note: the names of the weights began with `{prefix}`, which was taken off"));
             }
-            state::import(session, &self.layout, &params, &file, &[]).map_err(|e| e.of_file(path))?;
+            trainer.initialise(Some(&file)).map_err(|e| e.of_file(path))?;
         }
-        write_config(&self.request.out.join("config.toml"), config)?;
-        self.metrics = Some(MetricsLog::create(self.request.out.join("metrics.jsonl"))?);
-        self.events = Some(EventWriter::create(self.request.out).map_err(TrainError::io("create event files in", self.request.out))?);
-        Ok(0)
+        None => trainer.initialise(None)?,
+    }
+    folder.clear()?;
+    folder.store().begin()?;
+    let recorder = Recorder::begin(folder)?;
+    write_config(&folder.path().join("config.toml"), config)?;
+    Ok(recorder)
+}
+
+/// The run as it was after the checkpoint's step.
+fn restore(request: &Request<'_>, resumed: &Resumed, trainer: &mut Trainer<'_>, timetable: Timetable<'_>) -> Result<Recorder, TrainError> {
+    let Request { config, folder, .. } = *request;
+    let window = resumed.window(trainer.scalars())?;
+    trainer.restore(&resumed.checkpoint, window).map_err(|e| e.of_file(&resumed.path))?;
+    // It may have been prolonged.
+    write_config(&folder.path().join("config.toml"), config)?;
+    let (step, ended) = (resumed.step, resumed.step == timetable.total);
+    Recorder::resume(folder, step, |r| r.step < step || (r.step == step && (ended || timetable.due(step, &r.split))))
+}
+
+/// What a checkpoint says of its run, besides the settings.
+struct Identity {
+    /// Fingerprint of the images and labels.
+    data: String,
+    device: String,
+}
+
+/// A run in progress.
+struct Run<'a> {
+    config: &'a RunConfig,
+    timetable: Timetable<'a>,
+    trainer: Trainer<'a>,
+    recorder: Recorder,
+    saver: Saver,
+    progress: Progress,
+    pace: Pace,
+    identity: Identity,
+    start: u64,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        request: &Request<'a>,
+        trainer: Trainer<'a>,
+        recorder: Recorder,
+        timetable: Timetable<'a>,
+        identity: Identity,
+        start: u64,
+    ) -> Result<Self, TrainError> {
+        let Request { config, folder, .. } = *request;
+        let (layout, params) = trainer.tensors();
+        let writer = Writer { store: folder.store(), keep: config.keep, layout, params };
+        let progress = Progress::new(timetable.total, config.images_per_step(), start).with_epochs(timetable.per_epoch);
+        Ok(Self {
+            config,
+            timetable,
+            trainer,
+            recorder,
+            saver: Saver::new(writer, config.save_interval()),
+            progress: progress.with_log(folder.path().join("train.log"))?,
+            pace: Pace::new(start),
+            identity,
+            start,
+        })
     }
 
-    /// Continues from the latest whole checkpoint, or from nothing if the run was killed before the first.
-    fn resume(&mut self, session: &mut Session, per_epoch: u64, total: u64) -> Result<u64, TrainError> {
-        let (config, out) = (self.request.config, self.request.out);
-        let latest = self.store.latest();
-        self.warnings = latest.skipped.iter().map(|error| format!("warning: skipped a checkpoint: {error}")).collect();
-        let Some((path, checkpoint)) = latest.found else {
-            // Training from nothing would bury what is there.
-            return match latest.skipped.first() {
-                Some(error) => {
-                    let message = format!("no checkpoint of {} is whole: {error}", out.display());
-                    Err(TrainError::config(message, Some("bring one back from a backup, or start another run with another --out")))
-                }
-                None => self.begin(session),
-            };
-        };
-        let step =
-            checkpoint.meta.get("step").and_then(|s| s.parse().ok()).ok_or_else(|| {
-                TrainError::config(format!("{} does not say its step; it is no checkpoint of a run", path.display()), None)
-            })?;
-        let here = env!("CARGO_PKG_VERSION");
-        if let Some(version) = checkpoint.meta.get("version").filter(|version| *version != here) {
-            let message = format!("{} is of version {version}, this is {here}: the bits could differ", path.display());
-            return Err(TrainError::config(
-                message,
-                Some("resume it with that version, or start another run from its weights with --init-from"),
-            ));
+    fn greet(&mut self, why: &str, notes: &[String], resumed: Option<&Resumed>) {
+        notes.iter().for_each(|note| self.progress.message(note));
+        self.progress.message(&format!("device: {} ({why})", self.identity.device));
+        self.progress.message(&self.trainer.describe());
+        if let Some(resumed) = resumed {
+            self.progress.message(&format!("resumed at step {} of {}", resumed.step, self.timetable.total));
         }
-        if step > total {
-            let message = format!("{} has taken {step} steps already, more than the {total} asked for", out.display());
-            return Err(TrainError::config(message, Some("raise --epochs or --max-steps to continue")));
-        }
-        state::import(session, &self.layout, &self.params, &checkpoint, config.update().moments()).map_err(|e| e.of_file(&path))?;
-        self.digest = checkpoint.digest();
-        if let Some(text) = checkpoint.meta.get("window") {
-            let metrics = self.names(session, self.train).len();
-            let window = serde_json::from_str(text).ok().filter(|w: &Vec<(u32, Vec<u32>)>| w.iter().all(|s| s.1.len() == metrics));
-            let window =
-                window.ok_or_else(|| TrainError::config(format!("`{}`: the metadata `window` cannot be read", path.display()), None))?;
-            self.window = window.into_iter().map(|(step, bits)| (step, bits.into_iter().map(f32::from_bits).collect())).collect();
-        }
-        // It may have been prolonged.
-        write_config(&out.join("config.toml"), config)?;
-        let log = out.join("metrics.jsonl");
-        let stays = |r: &Record| r.step < step || (r.step == step && (step == total || due(config, per_epoch, step, &r.split)));
-        self.metrics = Some(MetricsLog::resume_where(&log, stays)?);
-        for record in metrics::read(&log)? {
-            match record.split.as_str() {
-                "train" => self.last = Some(record),
-                "val" => self.validation = Some(record),
-                "eval" => self.evaluation = Some(record),
-                _ => {}
-            }
-        }
-        // Points of this step that were not due are drawn again.
-        let drawn = if step == total || due(config, per_epoch, step, "train") { step } else { step - 1 };
-        self.events = Some(EventWriter::resume(out, drawn).map_err(TrainError::io("create event files in", out))?);
-        Ok(step)
     }
 
-    /// Names of the metrics among a plan's scalars; [`method::FINITE`], which is none, is the last.
-    fn names(&self, session: &Session, plan: PlanId) -> Vec<String> {
-        session.plan(plan).ring.scalars.iter().filter(|name| *name != method::FINITE).cloned().collect()
-    }
-
-    /// Adds the scalars of the batches since the last call, all of whole steps, to the window. Stops the run if one is not finite, or
-    /// a gradient was not.
-    fn drain(&mut self, session: &mut Session, train: &View, order: Order) -> Result<(), TrainError> {
-        let mut batches = session.drain(self.train)?;
-        let updates = self.update.map_or(Ok(vec![]), |update| session.drain(update))?;
-        let failed = |(_, values): &&(u32, Vec<f32>)| values.iter().any(|x| !x.is_finite());
-        let first = [(self.train, batches.iter().find(failed)), (self.update.unwrap_or(self.train), updates.iter().find(failed))];
-        // In the step of an update that failed a batch may have failed first.
-        if let Some((plan, (step, values))) = first.into_iter().filter_map(|(plan, row)| Some((plan, row?))).min_by_key(|f| f.1.0) {
-            let what = TrainError::what(&session.plan(plan).ring.scalars, values);
-            let tensor = self.find_failure(session, train, order, u64::from(*step))?;
-            return Err(TrainError::NotFinite { split: "training", step: u64::from(*step) + 1, what, tensor });
+    /// Writes the records of the step: of its views, and of training if one is due or the run
+    /// stops.
+    fn log(&mut self, step: &Step, interrupted: bool) -> Result<(), TrainError> {
+        if self.timetable.due(step.number, "view") {
+            let values = self.trainer.views(step)?;
+            self.recorder.record(record(step, "view", &values))?;
         }
-        let metrics = self.names(session, self.train).len();
-        batches.iter_mut().for_each(|(_, values)| values.truncate(metrics));
-        self.window.extend(batches);
-        Ok(())
-    }
-
-    /// Runs a step again, op by op, for the first tensor that is not finite. Since that step nothing has been updated, so the weights
-    /// are still those that made it.
-    fn find_failure(&self, session: &mut Session, train: &View, order: Order, step: u64) -> Result<String, TrainError> {
-        let (config, per_epoch) = (self.request.config, order.steps_per_epoch());
-        for (part, batch) in Loader::in_parts(train, order, config.accumulate, step..step + 1)?.enumerate() {
-            feed(session, self.train, &batch?)?;
-            let uniform = part_uniforms(config, per_epoch, step, part);
-            if let Some(tensor) = session.first_non_finite(self.train, &uniform)? {
-                return Ok(tensor);
-            }
-        }
-        let update = self.update.map_or(Ok(None), |plan| session.first_non_finite(plan, &uniforms(config, per_epoch, step)))?;
-        Ok(update.unwrap_or_else(|| "loss".into()))
-    }
-
-    /// Means over the held-out images. Stops the run if they are not finite: the weights that made them are not worth keeping.
-    fn validate(&self, session: &mut Session, val: &View, step: u64) -> Result<Vec<(String, f32)>, TrainError> {
-        let Some((plan, size)) = self.validation_plan else { return Ok(vec![]) };
-        let names = self.names(session, plan);
-        for batch in Loader::eval_batches(val, size)? {
-            let batch = batch?;
-            if batch.valid == size {
-                feed(session, plan, &batch)?;
-                session.run(plan, &evaluation_uniforms(self.request.config.seed, batch.step))?;
-            }
-        }
-        let batches = session.drain(plan)?;
-        if let Some((batch, (_, values))) = batches.iter().enumerate().find(|(_, (_, v))| v.iter().any(|x| !x.is_finite())) {
-            if let Some(again) = Loader::eval_batches(val, size)?.nth(batch) {
-                feed(session, plan, &again?)?;
-            }
-            let uniform = evaluation_uniforms(self.request.config.seed, batch as u64);
-            let tensor = session.first_non_finite(plan, &uniform)?.unwrap_or_else(|| "loss".into());
-            let what = TrainError::what(&session.plan(plan).ring.scalars, values);
-            return Err(TrainError::NotFinite { split: "validation", step, what, tensor });
-        }
-        let mut means = means(names, &batches);
-        measure::add_bound(&self.model, &mut means);
-        Ok(means)
-    }
-
-    fn log(&mut self, record: &Record) -> Result<(), TrainError> {
-        if let Some(log) = &mut self.metrics {
-            log.write(record)?;
-        }
-        if let Some(events) = &mut self.events {
-            let write = |events: &mut EventWriter| -> std::io::Result<()> {
-                for (name, value) in &record.values {
-                    events.scalar(record.step, &format!("{}/{name}", record.split), *value)?;
-                }
-                events.flush()
-            };
-            write(events).map_err(TrainError::io("write event files in", self.request.out))?;
-        }
-        Ok(())
-    }
-
-    /// Pictures of what is trained: originals, views and, where the method has them, reconstructions of the first held-out images.
-    fn figures(&mut self, session: &mut Session, splits: &Splits, step: u64) -> Result<(), TrainError> {
-        let view = if splits.val.len() >= self.figure_batch { &splits.val } else { &splits.train };
-        let (method, uniform) = (self.model.objective.method, evaluation_uniforms(self.request.config.seed, 0));
-        let views = self.request.out.join("images/augmentation.png");
-        if method.augments() && !views.exists() {
-            let png = evaluate::augmentation_grid(session, self.figure_plan, &self.model, view, self.figure_batch, &uniform)?;
-            write_whole(&views, &png.bytes)?;
-        }
-        if !method.reconstructs() {
+        let due = self.timetable.due(step.number, "train");
+        if !(due || interrupted || step.number == self.timetable.total) {
             return Ok(());
         }
-        let png = evaluate::reconstruction_grid(session, self.figure_plan, &self.model, view, self.figure_batch, &uniform)?;
-        let path = self.request.out.join(format!("images/reconstruction-{step:06}.png"));
-        write_whole(&path, &png.bytes)?;
-        if let Some(events) = &mut self.events {
-            let failed = TrainError::io("write event files in", self.request.out);
-            events.image(step, "reconstruction", png.width, png.height, &png.bytes).map_err(failed)?;
+        let means = self.trainer.means(due)?;
+        let rate = self.pace.rate(step.number) * self.config.images_per_step() as f64;
+        let record = record(step, "train", &means).with("lr", step.uniform.learning_rate);
+        self.recorder.record(record.with("images_per_second", rate as f32))?;
+        self.progress.update(step.number, means.first().map_or(f32::NAN, |mean| mean.1));
+        Ok(())
+    }
+
+    /// Measures the held-out images where that is due, and at the end.
+    fn measure(&mut self, step: &Step) -> Result<(), TrainError> {
+        let (number, last) = (step.number, step.number == self.timetable.total);
+        if last || self.timetable.due(number, "val") {
+            if let Some(means) = self.trainer.validate(number)? {
+                self.recorder.record(record(step, "val", &means))?;
+            }
+        }
+        if last || self.timetable.due(number, "eval") {
+            let values = self.trainer.evaluate()?;
+            if !values.is_empty() {
+                let text: Vec<_> = values.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+                self.progress.message(&format!("evaluation at step {number}: {}", text.join(", ")));
+                self.recorder.record(record(step, "eval", &values))?;
+            }
         }
         Ok(())
     }
 
-    fn save(&mut self, session: &mut Session, step: u64, milestone: Option<usize>) -> Result<(), TrainError> {
-        let config = self.request.config;
-        let batches = step * config.accumulate as u64;
-        let tensors = state::export(session, &self.layout, &self.params, batches, config.update().moments())?;
-        let bad = |t: &NamedTensor| matches!(&t.data, TensorData::F32(x) if x.iter().any(|x| !x.is_finite()));
-        if let Some((tensor, _)) = tensors.iter().find(|(_, t)| bad(t)) {
-            return Err(TrainError::NotFiniteState { step, tensor: tensor.clone() });
+    /// Draws what is trained, where that is due.
+    fn draw(&mut self, step: u64) -> Result<(), TrainError> {
+        if !self.timetable.picture(step) {
+            return Ok(());
         }
+        if !self.recorder.has_views()
+            && let Some(picture) = self.trainer.picture_views()?
+        {
+            self.recorder.views(&picture)?;
+        }
+        if let Some(picture) = self.trainer.picture_reconstructions()? {
+            self.recorder.reconstruction(step, &picture)?;
+        }
+        Ok(())
+    }
+
+    /// Hands the state over to be saved: at the end, at a milestone, if the run `stops` here, or if
+    /// enough time has gone by.
+    fn save(&mut self, step: u64, stops: bool) -> Result<(), TrainError> {
+        let milestone = self.timetable.milestone(step);
+        if !(stops || milestone.is_some() || step == self.timetable.total || self.saver.due()) {
+            return Ok(());
+        }
+        let config = self.config;
         let mut meta = vec![("step", step.to_string()), ("seed", config.seed.to_string()), ("config", config_text(config)?)];
         meta.push(("version", env!("CARGO_PKG_VERSION").to_owned()));
-        if !self.window.is_empty() {
-            let bits: Vec<(u32, Vec<u32>)> = self.window.iter().map(|(s, v)| (*s, v.iter().map(|x| x.to_bits()).collect())).collect();
-            meta.push(("window", serde_json::to_string(&bits).expect("numbers")));
+        meta.push(("data", self.identity.data.clone()));
+        meta.push(("device", self.identity.device.clone()));
+        if !self.trainer.window().is_empty() {
+            meta.push(("window", window_text(self.trainer.window())));
         }
-        let checkpoint = Checkpoint { tensors, meta: meta.into_iter().map(|(k, v)| (k.to_owned(), v)).collect() };
-        self.digest = checkpoint.digest();
-        // Metrics first: a run killed between the two is resumed with every record of the steps that its checkpoint holds.
-        if let Some(log) = &self.metrics {
-            log.sync()?;
-        }
-        if let Some(epoch) = milestone {
-            let mut weights = checkpoint.clone();
-            weights.tensors.retain(|name, _| !name.starts_with("optim."));
-            self.store.save_milestone(epoch, &weights)?;
-        }
-        self.store.save(step, &checkpoint, config.keep)?;
+        let meta = meta.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let (snapshot, logs) = (self.trainer.snapshot(step)?, self.recorder.logs()?);
+        self.saver.save(State { step, milestone, snapshot, meta, logs })
+    }
+
+    /// Stops the run if a state could not be saved.
+    fn see_to_saves(&mut self) -> Result<(), TrainError> {
+        self.saver.check()?;
+        self.saver.warnings().iter().for_each(|warning| self.progress.message(warning));
         Ok(())
+    }
+
+    /// Does what is not training: no rate counts its time.
+    fn pause(&mut self, work: impl FnOnce(&mut Self) -> Result<(), TrainError>) -> Result<(), TrainError> {
+        let began = Instant::now();
+        work(self)?;
+        self.pace.pause(began.elapsed());
+        Ok(())
+    }
+
+    /// Waits until the last state is saved.
+    fn end(mut self, steps: u64, interrupted: bool) -> Result<Outcome, TrainError> {
+        let seconds = self.pace.began.elapsed();
+        self.saver.wait()?;
+        self.see_to_saves()?;
+        if interrupted {
+            let total = self.timetable.total;
+            self.progress.message(&format!("interrupted: saved at step {steps} of {total}; `--resume` continues"));
+        }
+        self.progress.finish();
+        let saved = self.saver.saved().expect("the end of a run is saved");
+        let trained = (steps - self.start) as f64 * self.config.images_per_step() as f64;
+        let last = |split| self.recorder.last(split).cloned();
+        Ok(Outcome {
+            steps,
+            resumed_at: self.start,
+            interrupted,
+            seconds: seconds.as_secs_f64(),
+            images_per_second: trained / seconds.saturating_sub(self.pace.paused).as_secs_f64().max(1e-9),
+            device: self.identity.device,
+            last: last("train"),
+            validation: last("val"),
+            evaluation: last("eval"),
+            digest: saved.digest.clone(),
+            checkpoint: saved.path.clone(),
+        })
     }
 }
 
-fn record(step: u64, epoch: u32, split: &str, values: &[(String, f32)]) -> Record {
-    values.iter().fold(Record::new(step, u64::from(epoch), split), |r, (name, value)| r.with(name, *value))
+/// How fast steps are taken.
+struct Pace {
+    began: Instant,
+    /// Time that was not spent on training.
+    paused: Duration,
+    /// When the rate was last asked for, less what was not spent on training since; after which
+    /// step.
+    since: Instant,
+    step: u64,
 }
 
-fn means(names: Vec<String>, steps: &[(u32, Vec<f32>)]) -> Vec<(String, f32)> {
-    let mean = |k: usize| steps.iter().map(|(_, v)| f64::from(v[k])).sum::<f64>() / steps.len() as f64;
-    if steps.is_empty() { vec![] } else { names.into_iter().enumerate().map(|(k, name)| (name, mean(k) as f32)).collect() }
+impl Pace {
+    fn new(step: u64) -> Self {
+        let now = Instant::now();
+        Self { began: now, paused: Duration::ZERO, since: now, step }
+    }
+
+    /// Steps a second since the last call.
+    fn rate(&mut self, step: u64) -> f64 {
+        let rate = (step - self.step) as f64 / self.since.elapsed().as_secs_f64().max(1e-9);
+        (self.since, self.step) = (Instant::now(), step);
+        rate
+    }
+
+    fn pause(&mut self, time: Duration) {
+        self.paused += time;
+        self.since += time;
+    }
+}
+
+fn record(step: &Step, split: &str, values: &Values) -> Record {
+    let empty = Record::new(step.number, u64::from(step.batch.epoch), split);
+    values.iter().fold(empty, |record, (name, value)| record.with(name, *value))
 }

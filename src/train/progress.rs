@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::disk::DiskError;
 use crate::text::{clean, understands_escapes};
 
 /// Time between two lines where stderr is not a terminal.
@@ -61,12 +62,11 @@ impl Progress {
     /// Appends messages and the lines to a file, each with the time (UTC).
     ///
     /// # Errors
-    /// If the file cannot be opened; the message names it.
-    pub fn with_log(mut self, path: impl AsRef<Path>) -> io::Result<Self> {
+    /// If the file cannot be opened.
+    pub fn with_log(mut self, path: impl AsRef<Path>) -> Result<Self, DiskError> {
         let path = path.as_ref();
         let open = OpenOptions::new().append(true).create(true).open(path);
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot open `{}`: {error}", path.display()));
-        self.log = Some(open.map_err(named)?);
+        self.log = Some(open.map_err(DiskError::of("open", path))?);
         Ok(self)
     }
 

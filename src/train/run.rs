@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::TrainError;
-use super::checkpoint::{Checkpoint, CheckpointError, replace};
+use super::checkpoint::{Checkpoint, CheckpointError};
 use super::config::{DataKind, RunConfig};
 use crate::data::{self, Kind, OpenOptions, Splits};
+use crate::disk;
 use crate::method::ModelConfig;
 
 /// Opens the data set of a configuration.
@@ -63,7 +64,7 @@ pub fn read_config(path: &Path) -> Result<RunConfig, TrainError> {
 }
 
 /// A configuration from the text of `path`, or of its metadata.
-fn parse_config(path: &Path, text: &str) -> Result<RunConfig, TrainError> {
+pub(super) fn parse_config(path: &Path, text: &str) -> Result<RunConfig, TrainError> {
     toml::from_str(text).map_err(|e| {
         let number = e.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count());
         let line = text.lines().nth(number).unwrap_or_default();
@@ -77,8 +78,7 @@ fn parse_config(path: &Path, text: &str) -> Result<RunConfig, TrainError> {
 /// # Errors
 /// If it cannot be written.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    use std::io::Write;
-    Ok(replace(path, |temporary, mut file| file.write_all(bytes).map_err(CheckpointError::io("write", temporary)))?)
+    Ok(disk::write(path, bytes)?)
 }
 
 /// Writes `config.toml`.
@@ -137,7 +137,7 @@ impl Trained {
             }
             let config = read_config(&path.join("config.toml"))?;
             plannable(&path.join("config.toml"), &config)?;
-            let latest = super::store::Store::new(path.join("checkpoints")).latest();
+            let latest = super::store::Store::of_run(path).latest();
             let Some((file, checkpoint)) = latest.found else {
                 if let Some(error) = latest.skipped.into_iter().next() {
                     return Err(error.into());

@@ -39,8 +39,50 @@ fn write(session: &mut Session, layout: &Layout, p: &Param, group: Group, data: 
     Ok(session.write_state(group, range.offset, data)?)
 }
 
-/// Reads the model and these of the optimiser's moments under PyTorch's names and shapes. `batches` is the number of training batches
-/// taken, which BatchNorm counts too.
+/// What a model and its optimiser were after a step: the flat buffers as the device had them.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    flats: Vec<(Group, Vec<f32>)>,
+    batches: u64,
+}
+
+/// Reads the model and these of the optimiser's moments. `batches` is the number of training batches taken, which BatchNorm counts
+/// too.
+///
+/// # Errors
+/// If the device fails.
+pub fn snapshot(session: &mut Session, batches: u64, moments: &[Group]) -> Result<Snapshot, TrainError> {
+    let groups = [Group::Param, Group::Buffer].iter().chain(moments);
+    let flats = groups.map(|&group| Ok((group, session.read_state(group)?))).collect::<Result<_, TrainError>>()?;
+    Ok(Snapshot { flats, batches })
+}
+
+impl Snapshot {
+    /// The tensors under PyTorch's names and shapes.
+    pub fn tensors(&self, layout: &Layout, params: &Params) -> BTreeMap<String, NamedTensor> {
+        let mut tensors = BTreeMap::new();
+        for (group, flat) in &self.flats {
+            // The moments are those of the parameters.
+            let (prefix, of) = match group {
+                Group::Param | Group::Buffer => ("", *group),
+                moment => (prefix(*moment), Group::Param),
+            };
+            for p in params.all.iter().filter(|p| p.group == of) {
+                let range = layout.get(&p.name).unwrap_or_else(|| panic!("{} is not laid out", p.name)).range;
+                let data = p.file.to_file(&flat[range.offset..range.offset + range.len], p.shape);
+                let tensor = NamedTensor { shape: p.file.shape(), data: TensorData::F32(data) };
+                tensors.insert(format!("{prefix}{}", p.name), tensor);
+            }
+        }
+        for name in counters(params) {
+            let count = i64::try_from(self.batches).unwrap_or(i64::MAX);
+            tensors.insert(name, NamedTensor { shape: vec![], data: TensorData::I64(vec![count]) });
+        }
+        tensors
+    }
+}
+
+/// [`snapshot`] under PyTorch's names and shapes.
 ///
 /// # Errors
 /// If the device fails.
@@ -51,26 +93,7 @@ pub fn export(
     batches: u64,
     moments: &[Group],
 ) -> Result<BTreeMap<String, NamedTensor>, TrainError> {
-    let mut tensors = BTreeMap::new();
-    let mut read = |group: Group, prefix: &str, only: Group| -> Result<(), TrainError> {
-        let flat = session.read_state(group)?;
-        for p in params.all.iter().filter(|p| p.group == only) {
-            let range = layout.get(&p.name).unwrap_or_else(|| panic!("{} is not laid out", p.name)).range;
-            let data = p.file.to_file(&flat[range.offset..range.offset + range.len], p.shape);
-            tensors.insert(format!("{prefix}{}", p.name), NamedTensor { shape: p.file.shape(), data: TensorData::F32(data) });
-        }
-        Ok(())
-    };
-    read(Group::Param, "", Group::Param)?;
-    read(Group::Buffer, "", Group::Buffer)?;
-    for &group in moments {
-        read(group, prefix(group), Group::Param)?;
-    }
-    for name in counters(params) {
-        let count = i64::try_from(batches).unwrap_or(i64::MAX);
-        tensors.insert(name, NamedTensor { shape: vec![], data: TensorData::I64(vec![count]) });
-    }
-    Ok(tensors)
+    Ok(snapshot(session, batches, moments)?.tensors(layout, params))
 }
 
 /// Writes a checkpoint's tensors to the device, of the optimiser's moments these, and clears the flag that guards updates. Tensors that

@@ -1,21 +1,41 @@
 //! The checkpoints of a run, and which of them to resume from.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::checkpoint::{Checkpoint, CheckpointError, replace, sync_folder};
+use super::checkpoint::{Checkpoint, CheckpointError};
+use crate::disk::{self, DiskError};
 
 /// File name of the newest checkpoint in a [`Store`].
 pub const LAST: &str = "last.safetensors";
 
-/// The checkpoints of a run: `step-N.safetensors`, and `last.safetensors`, a copy of the newest; `epoch-N.safetensors`, the weights
-/// at a milestone, which are kept for good.
+/// Name of the folder of checkpoints in a run folder.
+pub const CHECKPOINTS: &str = "checkpoints";
+
+/// File name that says that no checkpoint has been saved yet. Without it and without a checkpoint
+/// somebody removed them.
+const UNSAVED: &str = "unsaved";
+
+/// The checkpoints of a run: `step-N.safetensors`; `last.safetensors`, another name of the newest;
+/// `epoch-N.safetensors`, the weights at a milestone, which are kept for good.
 ///
-/// A copy, not a link: what damages one file does not damage the other.
+/// Where the file system has no links `last` is a copy. Either way a checkpoint is written once,
+/// and what damages the newest leaves the ones before it.
 #[derive(Clone, Debug)]
 pub struct Store {
     dir: PathBuf,
+}
+
+/// What [`Store::save`] has written.
+#[derive(Debug)]
+pub struct Saved {
+    /// [`Checkpoint::digest`].
+    pub digest: String,
+    /// The file: [`LAST`], or that of the step if `last` could not be replaced.
+    pub path: PathBuf,
+    /// Why `last` could not be replaced: another program holds it. It is an older checkpoint then.
+    pub held: Option<DiskError>,
 }
 
 /// What [`Store::latest`] found.
@@ -33,6 +53,11 @@ impl Store {
         Self { dir: dir.into() }
     }
 
+    /// Those of a run folder.
+    pub fn of_run(folder: &Path) -> Self {
+        Self::new(folder.join(CHECKPOINTS))
+    }
+
     /// The file of a step.
     pub fn path(&self, step: u64) -> PathBuf {
         self.dir.join(format!("step-{step}.safetensors"))
@@ -48,75 +73,121 @@ impl Store {
         self.dir.join(format!("epoch-{epoch}.safetensors"))
     }
 
-    /// Writes the weights at a milestone. Before [`Store::save`] of the same step: whatever is resumed from that has the milestone.
+    /// Whether a file name is one of those above.
+    pub fn owns(name: &str) -> bool {
+        let number = |prefix: &str| name.strip_prefix(prefix)?.strip_suffix(".safetensors")?.parse::<u64>().ok();
+        name == LAST || name == UNSAVED || number("step-").is_some() || number("epoch-").is_some()
+    }
+
+    /// Whether a file is the note that nothing has been saved yet.
+    pub fn is_note(path: &Path) -> bool {
+        path.file_name().is_some_and(|name| name == UNSAVED)
+    }
+
+    /// Makes the folder and notes in it that nothing has been saved yet.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn begin(&self) -> Result<(), DiskError> {
+        disk::create_folder(&self.dir)?;
+        disk::write(&self.dir.join(UNSAVED), b"The run has begun and no checkpoint of it is whole yet.\n")
+    }
+
+    /// Whether the run has begun and nothing has been saved yet.
+    pub fn is_unsaved(&self) -> bool {
+        self.dir.join(UNSAVED).exists()
+    }
+
+    /// Writes the weights at a milestone. Before [`Store::save`] of the same step: whatever is
+    /// resumed from that has the milestone.
     ///
     /// # Errors
     /// [`CheckpointError::Io`]; nothing has changed then.
     pub fn save_milestone(&self, epoch: usize, weights: &Checkpoint) -> Result<(), CheckpointError> {
-        fs::create_dir_all(&self.dir).map_err(CheckpointError::io("create", &self.dir))?;
-        weights.save(self.milestone(epoch))
+        disk::create_folder(&self.dir)?;
+        weights.save(self.milestone(epoch)).map(drop)
     }
 
-    /// Writes `step-N`, then `last`; then removes all but the `keep` newest (at least one) of the files up to this step,
-    /// and temporary files that an earlier run left.
+    /// Writes `step-N`, makes it `last`, and removes all but the `keep` newest (at least one) of
+    /// the files up to this step. A file that another program holds open stays, to be replaced or
+    /// removed by a later call.
     ///
     /// # Errors
-    /// [`CheckpointError::Io`]. The files of earlier steps are then still there, and `last` is whole.
-    pub fn save(&self, step: u64, checkpoint: &Checkpoint, keep: usize) -> Result<(), CheckpointError> {
-        fs::create_dir_all(&self.dir).map_err(CheckpointError::io("create", &self.dir))?;
+    /// [`CheckpointError::Io`]. The files of earlier steps are then still there, and `last` is
+    /// whole.
+    pub fn save(&self, step: u64, checkpoint: &Checkpoint, keep: usize) -> Result<Saved, CheckpointError> {
+        disk::create_folder(&self.dir)?;
         let path = self.path(step);
-        checkpoint.save(&path)?;
-        replace(&self.last(), |temporary, mut file| {
-            let mut source = File::open(&path).map_err(CheckpointError::io("open", &path))?;
-            io::copy(&mut source, &mut file).map(drop).map_err(CheckpointError::io("write", temporary))
-        })?;
-        let (steps, leftovers) = self.list()?;
-        // Steps beyond this one are of a future that a damaged `last` made us leave; training will write them again.
-        let old = steps.into_iter().filter(|s| *s <= step).skip(keep.max(1)).map(|s| self.path(s));
-        for path in old.chain(leftovers) {
-            fs::remove_file(&path).map_err(CheckpointError::io("remove", &path))?;
+        let digest = checkpoint.save(&path)?;
+        let saved = match disk::link(&path, &self.last()) {
+            Ok(()) => Saved { digest, path: self.last(), held: None },
+            Err(error) if error.is_busy() => Saved { digest, path, held: Some(error) },
+            Err(error) => return Err(error.into()),
+        };
+        // Steps beyond this one are damaged, or `latest` would have found them; training will write
+        // them again.
+        let old = self.steps()?.into_iter().filter(|s| *s <= step).skip(keep.max(1)).map(|s| self.path(s));
+        for path in old.chain([self.dir.join(UNSAVED)]) {
+            match fs::remove_file(&path).map_err(DiskError::of("remove", &path)) {
+                Err(error) if !error.is_busy() && error.source.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+                _ => {}
+            }
         }
-        sync_folder(&self.dir)
+        disk::sync_folder(&self.dir)?;
+        Ok(saved)
     }
 
-    /// Loads the newest checkpoint that is whole: `last`, or else the highest step.
+    /// Loads the newest checkpoint that is whole: the highest step, whichever file has it.
     pub fn latest(&self) -> Latest {
         let mut latest = Latest::default();
-        let steps = match self.list() {
-            Ok((steps, _)) => steps,
-            Err(CheckpointError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return latest,
+        let steps = match self.steps() {
+            Ok(steps) => steps,
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => return latest,
             Err(error) => {
-                latest.skipped.push(error);
+                latest.skipped.push(error.into());
                 return latest;
             }
         };
-        let nothing = steps.is_empty();
-        for path in [self.last()].into_iter().chain(steps.into_iter().map(|step| self.path(step))) {
+        match Checkpoint::load(self.last()) {
+            Ok(checkpoint) => latest.found = Some((self.last(), checkpoint)),
+            Err(CheckpointError::Missing { .. }) if steps.is_empty() => {}
+            Err(error) => latest.skipped.push(error),
+        }
+        // A foreign checkpoint does not say its step, and has no others beside it.
+        let known = latest.found.as_ref().map(|(_, last)| last.step().unwrap_or(u64::MAX));
+        for path in steps.into_iter().filter(|step| known.is_none_or(|known| *step > known)).map(|step| self.path(step)) {
             match Checkpoint::load(&path) {
                 Ok(checkpoint) => {
                     latest.found = Some((path, checkpoint));
                     break;
                 }
-                Err(CheckpointError::Missing { .. }) if nothing => {}
                 Err(error) => latest.skipped.push(error),
             }
         }
         latest
     }
 
-    /// Steps that have a file, highest first, and temporary files.
-    fn list(&self) -> Result<(Vec<u64>, Vec<PathBuf>), CheckpointError> {
-        let (mut steps, mut leftovers) = (Vec::new(), Vec::new());
-        for entry in fs::read_dir(&self.dir).map_err(CheckpointError::io("read", &self.dir))? {
-            let name = entry.map_err(CheckpointError::io("read", &self.dir))?.file_name();
-            let Some(name) = name.to_str() else { continue };
-            if name.ends_with(".safetensors.tmp") {
-                leftovers.push(self.dir.join(name));
-            } else if let Some(step) = name.strip_prefix("step-").and_then(|n| n.strip_suffix(".safetensors")?.parse().ok()) {
-                steps.push(step);
-            }
+    /// Whether there is any checkpoint, whole or not.
+    ///
+    /// # Errors
+    /// If there is something, but no folder that can be read.
+    pub fn holds_any(&self) -> Result<bool, DiskError> {
+        match self.steps() {
+            Ok(steps) => Ok(!steps.is_empty() || self.last().exists()),
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Steps that have a file, highest first.
+    fn steps(&self) -> Result<Vec<u64>, DiskError> {
+        let mut steps = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(DiskError::of("read", &self.dir))? {
+            let name = entry.map_err(DiskError::of("read", &self.dir))?.file_name();
+            let number = name.to_str().and_then(|name| name.strip_prefix("step-")?.strip_suffix(".safetensors"));
+            steps.extend(number.and_then(|number| number.parse::<u64>().ok()));
         }
         steps.sort_unstable_by_key(|step| std::cmp::Reverse(*step));
-        Ok((steps, leftovers))
+        Ok(steps)
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk;
 use crate::ops::Variant;
 use crate::rng::fnv1a;
 use crate::shader::FILES;
@@ -84,12 +85,9 @@ impl Memory {
         let Some(path) = self.path.as_ref().filter(|_| self.changed) else { return };
         let contents = Contents { kernels: kernels(), devices: self.devices.clone() };
         let Ok(text) = serde_json::to_vec_pretty(&contents) else { return };
-        let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-        let folder = path.parent().map_or(Ok(()), std::fs::create_dir_all);
-        let written = folder.and_then(|()| std::fs::write(&temporary, &text)).and_then(|()| std::fs::rename(&temporary, path));
-        match written {
-            Ok(()) => self.changed = false,
-            Err(_) => drop(std::fs::remove_file(&temporary)),
+        let folder = path.parent().map_or(Ok(()), disk::create_folder);
+        if folder.and_then(|()| disk::write(path, &text)).is_ok() {
+            self.changed = false;
         }
     }
 }

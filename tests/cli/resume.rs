@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use aavae::train::checkpoint::{Checkpoint, TensorData};
 
-use crate::support::{Ran, TINY, copy, digest, folder, image_folder, measured, metrics, pretrain, sh, spawn, trained};
+use crate::support::{Ran, TINY, copy, digest, folder, image_folder, leftovers, measured, metrics, pretrain, sh, spawn, trained};
 
 fn wait_for(path: &Path) {
     let start = Instant::now();
@@ -192,8 +192,7 @@ fn a_killed_run_resumes() {
     let line = format!("pretrain {TINY} --no-eval --max-steps 41 --log-every 3 --out {} --resume", out.display());
     assert_eq!(digest(&sh(&line).ok().json()), want);
     assert_eq!(metrics(&out), metrics(&straight));
-    let left: Vec<_> = fs::read_dir(out.join("checkpoints")).expect("a folder").map(|e| e.expect("an entry").file_name()).collect();
-    assert!(left.iter().all(|name| !name.to_string_lossy().ends_with(".tmp")), "{left:?}");
+    assert_eq!(leftovers(&out), Vec::<String>::new());
 }
 
 /// What a kill leaves at each place where it could strike, made by hand.
@@ -206,17 +205,22 @@ fn resume_after_a_kill_at_an_awkward_moment() {
     let damages: [(&str, Damage); 4] = [
         ("before the configuration", |out| {
             fs::remove_dir_all(out).expect("gone");
-            fs::create_dir_all(out.join("images")).expect("a folder");
-            fs::write(out.join("config.toml.tmp"), "dataset = \"sha").expect("a file");
+            fs::create_dir_all(out.join("checkpoints")).expect("a folder");
+            fs::write(out.join("checkpoints/unsaved"), "").expect("a file");
+            fs::write(out.join("metrics.jsonl"), "").expect("a file");
+            fs::write(out.join("config.toml.0123456789abcdef.tmp"), "dataset = \"sha").expect("a file");
+            fs::write(out.join(".lock"), "4194305 aavae pretrain\n").expect("a file");
         }),
         ("within the first checkpoint", |out| {
             fs::remove_dir_all(out.join("checkpoints")).expect("gone");
             fs::create_dir(out.join("checkpoints")).expect("a folder");
-            fs::write(out.join("checkpoints/step-4.safetensors.tmp"), "half").expect("a file");
+            fs::write(out.join("checkpoints/unsaved"), "").expect("a file");
+            fs::write(out.join("checkpoints/step-4.safetensors.0123456789abcdef.tmp"), "half").expect("a file");
         }),
         ("between step-N and last", |out| {
             fs::remove_file(out.join("checkpoints/last.safetensors")).expect("gone");
-            fs::write(out.join("checkpoints/last.safetensors.tmp"), "half").expect("a file");
+            fs::hard_link(out.join("checkpoints/step-5.safetensors"), out.join("checkpoints/last.safetensors.0123456789abcdef.tmp"))
+                .expect("a link");
         }),
         ("with a torn line and a damaged last", |out| {
             let path = out.join("metrics.jsonl");
@@ -232,6 +236,7 @@ fn resume_after_a_kill_at_an_awkward_moment() {
         let resumed = pretrain(&out, "--max-steps 9 --resume");
         assert_eq!(digest(&resumed), want, "{name}");
         assert_eq!(metrics(&out), metrics(&straight), "{name}");
+        assert_eq!(leftovers(&out), Vec::<String>::new(), "{name}");
     }
 }
 
@@ -267,7 +272,8 @@ fn a_resumed_run_is_the_run_that_was_started() {
         ("--dataset folder --data-dir x", "--dataset", "\"folder\"", "\"shapes\""),
         ("--preset quick", "--batch-size", "128", "16"),
     ] {
-        let says = [format!("error: {flag} is {here} here, but {there} in "), out.join("config.toml").display().to_string()];
+        let says =
+            [format!("error: {flag} is {here} here, but {there} in "), out.join("checkpoints/last.safetensors").display().to_string()];
         resume(flags).fails(1, &[&says[0], &says[1]]).hints("--max-steps");
     }
     resume("--max-steps 4").fails(1, &["5 steps already", "the 4 asked for"]).hints("--max-steps");

@@ -82,8 +82,8 @@ impl std::fmt::Debug for Ran {
     }
 }
 
-/// Flags of a run that takes about a second: 4 steps an epoch.
-pub(crate) const TINY: &str = "--device cpu --width 8 --limit-train 64 --batch-size 16 --importance-samples 0";
+/// Flags of a run that takes about a second: 4 steps an epoch, saved after every one.
+pub(crate) const TINY: &str = "--device cpu --width 8 --limit-train 64 --batch-size 16 --importance-samples 0 --save-minutes 0";
 /// A new run on the [`image_folder`] `data` of 80 images, of which 8 are held out: 4 steps an epoch, cheap evaluations. Returns the summary.
 #[track_caller]
 pub(crate) fn measured(data: &Path, out: &Path, more: &str) -> serde_json::Value {
@@ -127,6 +127,14 @@ pub(crate) fn trained() -> &'static Path {
         (dir, path)
     });
     path
+}
+
+/// What a run folder holds that a run leaves only when it is killed.
+pub(crate) fn leftovers(out: &Path) -> Vec<String> {
+    let folders = [out.to_owned(), out.join("checkpoints"), out.join("images")];
+    let entries = folders.iter().flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten());
+    let names = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text"));
+    names.filter(|name| name.ends_with(".tmp") || name == ".lock" || name == "unsaved").collect()
 }
 
 pub(crate) fn folder() -> tempfile::TempDir {

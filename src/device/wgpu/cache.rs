@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use crate::disk;
+
 /// Compiled pipelines of one adapter.
 pub(super) struct PipelineCache {
     cache: wgpu::PipelineCache,
@@ -33,13 +35,9 @@ impl PipelineCache {
     /// nothing else.
     pub(super) fn store(&mut self) {
         let Some(data) = self.cache.get_data().filter(|d| d.len() != self.written) else { return };
-        let temporary = self.path.with_extension(format!("{}.tmp", std::process::id()));
-        let folder = self.path.parent().map_or(Ok(()), std::fs::create_dir_all);
-        let written = folder.and_then(|()| std::fs::write(&temporary, &data)).and_then(|()| std::fs::rename(&temporary, &self.path));
-        if written.is_ok() {
+        let folder = self.path.parent().map_or(Ok(()), disk::create_folder);
+        if folder.and_then(|()| disk::write(&self.path, &data)).is_ok() {
             self.written = data.len();
-        } else {
-            std::fs::remove_file(&temporary).ok();
         }
     }
 }

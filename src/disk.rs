@@ -1,0 +1,506 @@
+//! Files that are whole or absent, folders that belong to one process, and errors that name what
+//! could not be done.
+//!
+//! Every file that a command writes at once goes through [`replace`]: it is filled beside its place
+//! as `<name>.<16 hexadecimal digits>.tmp`, synced, renamed, and the folder synced. A process
+//! killed at any instant leaves the previous file. Temporary files are new files with random names,
+//! so no link is followed, and their writer holds a lock on them: one that nobody has locked was
+//! left by a killed process, and the next write to the same place removes it.
+//!
+//! Locks are advisory and end with their process. Where a file system has none, the work goes on
+//! without.
+
+use std::collections::hash_map::RandomState;
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::hash::{BuildHasher, Hasher};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+/// The operating system refused an operation on a file or folder.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} `{}`: {source}", path.display())]
+pub struct DiskError {
+    /// What was tried, as a verb: "write", "replace".
+    pub action: &'static str,
+    /// On which file or folder.
+    pub path: PathBuf,
+    /// The operating system's answer.
+    pub source: io::Error,
+}
+
+impl DiskError {
+    /// Names what was tried, and on what, when an operation fails.
+    pub fn of(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self { action, path, source }
+    }
+
+    /// Whether there is no room: on the disk, within a quota, or within the longest file allowed.
+    pub fn is_full(&self) -> bool {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        matches!(self.source.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+    }
+
+    /// Whether something else holds the file, so that it cannot be replaced for now.
+    pub fn is_busy(&self) -> bool {
+        is_busy(&self.source)
+    }
+
+    /// What the user can do about it, as one sentence without a full stop.
+    pub fn hint(&self) -> Option<String> {
+        if let Some(rest) = unexpanded(&self.path) {
+            return Some(format!("write `$HOME/{}`, or leave out the quotes or the `=`", rest.display()));
+        }
+        self.is_full().then(|| "free some space, or name a place on another disk".into())
+    }
+}
+
+fn is_busy(error: &io::Error) -> bool {
+    // Windows: access denied, sharing violation, lock violation. Unix: a mount point.
+    let held = cfg!(windows) && matches!(error.raw_os_error(), Some(5 | 32 | 33));
+    held || error.kind() == io::ErrorKind::ResourceBusy
+}
+
+/// What follows a `~` that the shell was to replace by the home folder.
+fn unexpanded(path: &Path) -> Option<&Path> {
+    let mut parts = path.components();
+    (parts.next() == Some(Component::Normal("~".as_ref()))).then(|| parts.as_path())
+}
+
+/// Refuses a place that begins with `~`: a folder of that name is not what anyone means.
+///
+/// # Errors
+/// If it does.
+pub fn refuse_tilde(path: &Path) -> Result<(), DiskError> {
+    match unexpanded(path) {
+        Some(_) => Err(DiskError::of("create", path)(io::Error::other("the shell did not expand `~`"))),
+        None => Ok(()),
+    }
+}
+
+/// Makes a folder and those it lies in.
+///
+/// # Errors
+/// If that is not possible.
+pub fn create_folder(path: &Path) -> Result<(), DiskError> {
+    refuse_tilde(path)?;
+    fs::create_dir_all(path).map_err(DiskError::of("create", path))
+}
+
+/// Writes a file that is whole or what it was before, whatever happens meanwhile.
+///
+/// # Errors
+/// As [`replace`].
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+    replace(path, |file| file.write_all(bytes))
+}
+
+/// Fills a file beside its place with `fill`, syncs it, and renames it to `path`.
+///
+/// # Errors
+/// If that is not possible; `path` is then what it was, and nothing else is left behind.
+pub fn replace(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), DiskError> {
+    refuse_tilde(path)?;
+    let name = path.file_name();
+    sweep(folder_of(path), |target| name.is_some_and(|name| name == target));
+    let (temporary, mut file) = temporary_file(path)?;
+    let done = fill(&mut file)
+        .map_err(DiskError::of("write", path))
+        .and_then(|()| file.sync_all().map_err(DiskError::of("sync", path)))
+        .and_then(|()| rename(&temporary, path));
+    drop(file);
+    if done.is_err() {
+        // Its space may be what is missing; the error to report is the first one.
+        drop(fs::remove_file(&temporary));
+        return done;
+    }
+    sync_folder(folder_of(path))
+}
+
+/// Makes `path` another name of the file `from`, or a copy where there are no links.
+///
+/// # Errors
+/// If neither is possible; `path` is then what it was.
+pub fn link(from: &Path, path: &Path) -> Result<(), DiskError> {
+    let temporary = temporary_name(path);
+    if fs::hard_link(from, &temporary).is_ok() {
+        let renamed = rename(&temporary, path);
+        // It is still there on failure, and where `path` was this very file.
+        drop(fs::remove_file(&temporary));
+        renamed?;
+        return sync_folder(folder_of(path));
+    }
+    let mut source = File::open(from).map_err(DiskError::of("open", from))?;
+    replace(path, |file| io::copy(&mut source, file).map(drop))
+}
+
+/// Makes renames and removals in a folder last beyond a power cut.
+///
+/// # Errors
+/// If the operating system refuses.
+pub fn sync_folder(folder: &Path) -> Result<(), DiskError> {
+    // Elsewhere a folder cannot be opened like a file.
+    if cfg!(unix) {
+        File::open(folder).and_then(|f| f.sync_all()).map_err(DiskError::of("sync", folder))?;
+    }
+    Ok(())
+}
+
+/// Removes the temporary files in a folder that killed processes left of files that `ours` names.
+/// One that cannot be removed stays.
+pub fn sweep(folder: &Path, ours: impl Fn(&str) -> bool) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let left = name.to_str().and_then(target).is_some_and(&ours);
+        // A link is none of ours, and opening it would follow it.
+        if left && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            let path = entry.path();
+            if File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
+                drop(fs::remove_file(path));
+            }
+        }
+    }
+}
+
+/// Whether a name is that of a temporary file that was to become `name`.
+pub fn is_temporary(temporary: &str, name: &str) -> bool {
+    target(temporary) == Some(name)
+}
+
+/// The name of the file that a temporary file was to become.
+fn target(name: &str) -> Option<&str> {
+    let (target, random) = name.strip_suffix(".tmp")?.rsplit_once('.')?;
+    let hexadecimal = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    (random.len() == 16 && random.bytes().all(hexadecimal)).then_some(target)
+}
+
+fn temporary_name(path: &Path) -> PathBuf {
+    let random = RandomState::new().build_hasher().finish();
+    let mut name = path.file_name().map(OsString::from).unwrap_or_default();
+    name.push(format!(".{random:016x}.tmp"));
+    path.with_file_name(name)
+}
+
+/// A new file, locked, to become `path`.
+fn temporary_file(path: &Path) -> Result<(PathBuf, File), DiskError> {
+    loop {
+        let temporary = temporary_name(path);
+        let file = match OpenOptions::new().write(true).create_new(true).open(&temporary) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            made => made.map_err(DiskError::of("create", path))?,
+        };
+        // Another process may have swept it away before it was locked.
+        let ours = !matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+        if ours && temporary.exists() {
+            return Ok((temporary, file));
+        }
+    }
+}
+
+/// Renames, and waits a little for another program that has the old file open.
+fn rename(from: &Path, to: &Path) -> Result<(), DiskError> {
+    patiently(|| fs::rename(from, to)).map_err(DiskError::of("replace", to))
+}
+
+/// Tries again for about a second while something else holds the file.
+fn patiently(mut attempt: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    for milliseconds in [10, 40, 160, 640] {
+        match attempt() {
+            Err(error) if is_busy(&error) => std::thread::sleep(Duration::from_millis(milliseconds)),
+            done => return done,
+        }
+    }
+    attempt()
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// What stands in the way of a [`Lock`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError {
+    /// A living process holds it.
+    #[error("another process works in `{}`: {}", folder.display(), holder.as_deref().unwrap_or("it does not say which"))]
+    Held {
+        /// The folder.
+        folder: PathBuf,
+        /// Its number and name, where it can be read.
+        holder: Option<String>,
+    },
+    /// The file of the lock cannot be made.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+/// Makes a folder belong to this process until it is dropped, or the process ends, however it ends.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// Name of the file that is locked. It says which process locked it; without a lock it means
+    /// nothing.
+    pub const FILE: &str = ".lock";
+
+    /// Locks a folder, which must be there. `name` is what the process calls itself.
+    ///
+    /// # Errors
+    /// [`LockError::Held`], or if the file cannot be written.
+    pub fn take(folder: &Path, name: &str) -> Result<Self, LockError> {
+        let path = folder.join(Self::FILE);
+        loop {
+            let Some(mut file) = Self::open(&path).map_err(DiskError::of("create", &path))? else { continue };
+            match file.try_lock() {
+                Ok(()) if !same_file(&file, &path) => continue, // whoever held it took it away
+                Err(TryLockError::WouldBlock) => {
+                    return Err(LockError::Held { folder: folder.into(), holder: holder(&mut file) });
+                }
+                Ok(()) | Err(TryLockError::Error(_)) => {}
+            }
+            let text = format!("{} {name}\n", std::process::id());
+            file.set_len(0)
+                .and_then(|()| file.rewind())
+                .and_then(|()| file.write_all(text.as_bytes()))
+                .map_err(DiskError::of("write", &path))?;
+            return Ok(Self { file, path });
+        }
+    }
+
+    /// A new file, or the one that is there; what a link points to is not touched. `None` if the
+    /// one that was there is gone.
+    fn open(path: &Path) -> io::Result<Option<File>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        match options.clone().create_new(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return made.map(Some),
+        }
+        let found = match fs::symlink_metadata(path) {
+            Ok(found) if !found.is_file() => return Err(io::Error::other("something else has this name")),
+            Ok(_) => options.open(path).map(Some),
+            Err(error) => Err(error),
+        };
+        found.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(error) })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Before it is unlocked, so that nobody's is removed. One that stays is free.
+        drop(fs::remove_file(&self.path));
+        drop(self.file.unlock());
+    }
+}
+
+/// Whether a file is still the one that its name stands for.
+#[cfg(unix)]
+fn same_file(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let place = |data: fs::Metadata| (data.dev(), data.ino());
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(file), Ok(path)) => place(file) == place(path),
+        _ => false,
+    }
+}
+
+#[cfg(not(unix))]
+fn same_file(_file: &File, path: &Path) -> bool {
+    path.exists()
+}
+
+/// Who wrote a lock's file: "process 4711 (aavae pretrain)". It is text from a file: only plain
+/// characters are taken.
+fn holder(file: &mut File) -> Option<String> {
+    let mut text = String::new();
+    file.take(200).read_to_string(&mut text).ok()?;
+    let (process, name) = text.trim_end().split_once(' ')?;
+    let process: u32 = process.parse().ok()?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, ' ' | '-');
+    name.chars().all(plain).then(|| format!("process {process} ({name})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).expect("a folder");
+        let mut names: Vec<_> = entries.map(|e| e.expect("an entry").file_name().into_string().expect("text")).collect();
+        names.sort();
+        names
+    }
+
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a folder")
+    }
+
+    #[test]
+    fn a_file_is_the_old_or_the_new_one() {
+        let dir = folder();
+        let path = dir.path().join("file");
+        write(&path, b"old").expect("written");
+        let error = replace(&path, |file| {
+            file.write_all(b"half of the new")?;
+            Err(io::ErrorKind::StorageFull.into())
+        });
+        let error = error.expect_err("a full disk");
+        assert_eq!((error.action, &error.path), ("write", &path), "the error names the file, not its stand-in");
+        assert!(error.is_full() && error.hint().is_some_and(|hint| hint.contains("free some space")));
+        assert_eq!((names(dir.path()), fs::read(&path).expect("bytes")), (vec!["file".into()], b"old".to_vec()));
+        write(&path, b"new").expect("written");
+        assert_eq!((names(dir.path()), fs::read(&path).expect("bytes")), (vec!["file".into()], b"new".to_vec()));
+    }
+
+    /// Of a file's stand-ins, those that no process holds go; whatever else looks like one stays.
+    #[test]
+    fn what_killed_processes_left_is_swept() {
+        let dir = folder();
+        let put = |name: &str| fs::write(dir.path().join(name), "half").expect("a file");
+        let stay = ["b.0123456789abcdef.tmp", "a.tmp", "a.0123456789abcde.tmp", "a.0123456789ABCDEF.tmp", "a.x.tmp"];
+        stay.iter().for_each(|name| put(name));
+        for name in ["a.0123456789abcdef.tmp", "a.ffffffffffffffff.tmp", "a.00000000000000ff.tmp"] {
+            put(name);
+        }
+        let held = File::open(dir.path().join("a.00000000000000ff.tmp")).expect("a file");
+        held.lock().expect("a lock");
+        write(&dir.path().join("a"), b"whole").expect("written");
+        let mut expected = [&stay[..], &["a", "a.00000000000000ff.tmp"]].concat();
+        expected.sort_unstable();
+        assert_eq!(names(dir.path()), expected);
+        drop(held);
+        sweep(dir.path(), |name| name == "a");
+        assert!(!names(dir.path()).contains(&"a.00000000000000ff.tmp".to_owned()));
+    }
+
+    /// Two processes that write one file at once: one of the two is the file, and neither fails.
+    #[test]
+    fn writers_do_not_sweep_each_other() {
+        let dir = folder();
+        let path = dir.path().join("file");
+        std::thread::scope(|scope| {
+            for byte in [b'a', b'b', b'c', b'd'] {
+                let path = &path;
+                scope.spawn(move || (0..50).for_each(|_| write(path, &[byte; 1000]).expect("written")));
+            }
+        });
+        let bytes = fs::read(&path).expect("bytes");
+        assert!(bytes.len() == 1000 && bytes.iter().all(|byte| *byte == bytes[0]));
+        assert_eq!(names(dir.path()), ["file"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_not_followed() {
+        let dir = folder();
+        let [victim, link] = ["victim", "link"].map(|name| dir.path().join(name));
+        fs::write(&victim, "mine").expect("a file");
+        std::os::unix::fs::symlink(&victim, &link).expect("a link");
+        write(&link, b"new").expect("written");
+        assert_eq!(fs::read(&victim).expect("bytes"), b"mine");
+        assert_eq!(fs::read(&link).expect("bytes"), b"new");
+        std::os::unix::fs::symlink(&victim, dir.path().join(Lock::FILE)).expect("a link");
+        let error = Lock::take(dir.path(), "test").expect_err("a link is no lock");
+        assert!(error.to_string().contains("something else has this name"), "{error}");
+        // Even one that looks as if a killed process had left it.
+        let left = dir.path().join("link.0123456789abcdef.tmp");
+        std::os::unix::fs::symlink(&victim, &left).expect("a link");
+        write(&link, b"newer").expect("written");
+        assert!(fs::symlink_metadata(&left).is_ok());
+        assert_eq!(fs::read(&victim).expect("bytes"), b"mine");
+    }
+
+    #[test]
+    fn a_link_is_the_same_file_and_survives_its_source() {
+        let dir = folder();
+        let [from, to] = ["from", "to"].map(|name| dir.path().join(name));
+        fs::write(&from, "content").expect("a file");
+        fs::write(&to, "before").expect("a file");
+        link(&from, &to).expect("linked");
+        link(&from, &to).expect("linked again: a rename between two names of one file does nothing");
+        assert_eq!(names(dir.path()), ["from", "to"]);
+        write(&from, b"other").expect("written");
+        assert_eq!(fs::read(&to).expect("bytes"), b"content");
+        // A folder cannot be replaced by a file.
+        fs::remove_file(&to).expect("gone");
+        fs::create_dir(&to).expect("a folder");
+        let error = link(&from, &to).expect_err("a folder is in the way");
+        assert_eq!((error.action, names(dir.path())), ("replace", vec!["from".into(), "to".into()]));
+    }
+
+    #[test]
+    fn what_is_held_is_waited_for() {
+        let busy = || io::Error::from(io::ErrorKind::ResourceBusy);
+        let mut attempts = 0;
+        let mut third = || {
+            attempts += 1;
+            if attempts < 3 { Err(busy()) } else { Ok(()) }
+        };
+        patiently(&mut third).expect("the third attempt");
+        assert_eq!(attempts, 3);
+        assert!(patiently(|| Err(busy())).is_err_and(|error| is_busy(&error)));
+        let mut attempts = 0;
+        let denied = patiently(|| {
+            attempts += 1;
+            Err(io::ErrorKind::NotFound.into())
+        });
+        assert!(denied.is_err() && attempts == 1, "what is not held is an error at once");
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let dir = folder();
+        let lock = Lock::take(dir.path(), "aavae pretrain").expect("a free folder");
+        let error = Lock::take(dir.path(), "aavae pretrain").expect_err("a held one").to_string();
+        assert!(error.contains(&format!("process {} (aavae pretrain)", std::process::id())), "{error}");
+        drop(lock);
+        assert!(names(dir.path()).is_empty(), "a lock leaves nothing");
+        // What a killed process left is free, whatever it says.
+        fs::write(dir.path().join(Lock::FILE), "1 \u{1b}[31m").expect("a file");
+        let lock = Lock::take(dir.path(), "x").expect("a free folder");
+        fs::write(dir.path().join(Lock::FILE), "1 \u{1b}[31m").expect("a file");
+        let error = Lock::take(dir.path(), "x").expect_err("a held one").to_string();
+        assert!(error.contains("it does not say which") && !error.contains('\u{1b}'), "{error}");
+        drop(lock);
+        Lock::take(dir.path(), "x").expect("free again");
+    }
+
+    /// Whoever gets the lock is alone, also while others take it and give it back.
+    #[test]
+    fn a_lock_that_comes_and_goes() {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        let dir = folder();
+        let (inside, taken) = (AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        if let Ok(lock) = Lock::take(dir.path(), "test") {
+                            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two are inside");
+                            taken.fetch_add(1, Ordering::SeqCst);
+                            inside.fetch_sub(1, Ordering::SeqCst);
+                            drop(lock);
+                        }
+                    }
+                });
+            }
+        });
+        assert!(taken.load(Ordering::SeqCst) > 10);
+    }
+
+    #[test]
+    fn a_tilde_is_no_folder() {
+        for path in ["~/x", "~", "~/a/b"].map(Path::new) {
+            let error = create_folder(path).expect_err("an unexpanded tilde");
+            assert!(error.hint().is_some_and(|hint| hint.contains("$HOME")), "{error}");
+            assert!(write(path, b"x").is_err());
+        }
+        refuse_tilde(Path::new("./~/x")).expect("a folder of that name, if anyone means it");
+        refuse_tilde(Path::new("a~/x~")).expect("an ordinary name");
+    }
+}

@@ -1,0 +1,262 @@
+//! The folder of a run: whose it is, and what is in it.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `config.toml` | the settings, written when everything else has begun |
+//! | `metrics.jsonl`, `events.out.tfevents.*` | what was measured ([`super::metrics`], [`super::events`]) |
+//! | `checkpoints/` | states to resume from and weights to keep ([`super::store`]) |
+//! | `images/` | views and reconstructions |
+//! | `train.log`, `summary.json` | what was said, and what came out |
+//! | `.lock` | the process that works here now ([`crate::disk::Lock`]) |
+//!
+//! A folder that holds any of these holds a run, and nothing of a run is overwritten unasked.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::TrainError;
+use super::config::DataKind;
+use super::events;
+use super::metrics::Record;
+use super::run::read_config;
+use super::store::{CHECKPOINTS, Store};
+use crate::disk::{self, DiskError, Lock};
+
+/// A run folder that belongs to this process until it is dropped.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    lock: Option<Lock>,
+    /// Folders that were made for it, the outermost first.
+    made: Vec<PathBuf>,
+}
+
+/// What a run folder holds.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// Nothing of a run.
+    Nothing,
+    /// A run that was killed before its first checkpoint.
+    Unsaved,
+    /// A run with checkpoints.
+    Saved,
+    /// These files of a run, but none of its checkpoints: somebody removed them.
+    Stripped(Vec<String>),
+}
+
+impl RunFolder {
+    /// Takes a folder, which is made if it is not there, and removes what a killed process left
+    /// half-written in it. `name` is what the process calls itself.
+    ///
+    /// # Errors
+    /// If another process has it, or it cannot be written.
+    pub fn claim(path: &Path, name: &str) -> Result<Self, TrainError> {
+        disk::refuse_tilde(path)?;
+        let missing = path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+        let mut made: Vec<PathBuf> = missing.map(Path::to_owned).collect();
+        made.reverse();
+        let mut folder = Self { path: path.to_owned(), lock: None, made };
+        disk::create_folder(path)?;
+        folder.lock = Some(Lock::take(path, name)?);
+        disk::sweep(path, |name| FILES.contains(&name));
+        disk::sweep(&path.join(CHECKPOINTS), Store::owns);
+        disk::sweep(&path.join(IMAGES), is_picture);
+        Ok(folder)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether a process was killed here before it had written anything: the folder was there, and
+    /// there is nothing in it.
+    pub fn is_unborn(&self) -> bool {
+        let entries = || fs::read_dir(&self.path).into_iter().flatten().flatten();
+        self.made.is_empty() && entries().all(|entry| entry.file_name() == Lock::FILE)
+    }
+
+    /// Its checkpoints.
+    pub fn store(&self) -> Store {
+        Store::of_run(&self.path)
+    }
+
+    /// Its pictures.
+    pub fn images(&self) -> PathBuf {
+        self.path.join(IMAGES)
+    }
+
+    /// What is in it.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn contents(&self) -> Result<Contents, TrainError> {
+        let store = self.store();
+        if store.holds_any()? {
+            return Ok(Contents::Saved);
+        }
+        if store.is_unsaved() {
+            return Ok(Contents::Unsaved);
+        }
+        let files = self.files()?;
+        Ok(if files.is_empty() { Contents::Nothing } else { Contents::Stripped(files) })
+    }
+
+    /// Refuses to begin a run where there is one.
+    ///
+    /// # Errors
+    /// If there is any file of a run.
+    pub fn refuse_run(&self) -> Result<(), TrainError> {
+        let files = self.files()?;
+        if files.is_empty() {
+            return Ok(());
+        }
+        let message = format!("{} already holds a run: {}", self.path.display(), files.join(", "));
+        let hint = "continue it with --resume, replace it with --overwrite, or name another folder with --out";
+        Err(TrainError::config(message, Some(hint)))
+    }
+
+    /// Whether there is a checkpoint to resume from; if not, the run begins.
+    ///
+    /// # Errors
+    /// If there was one: a run is not begun over what is left of another.
+    pub fn resumes(&self) -> Result<bool, TrainError> {
+        match self.contents()? {
+            Contents::Saved => Ok(true),
+            Contents::Nothing | Contents::Unsaved => Ok(false),
+            Contents::Stripped(files) => {
+                let message = format!("{} holds a run without checkpoints: {}", self.path.display(), files.join(", "));
+                let hint = "bring `checkpoints/` back from a backup; without --resume, --overwrite begins anew and removes the rest";
+                Err(TrainError::config(message, Some(hint)))
+            }
+        }
+    }
+
+    /// Removes the files of a run, and nothing else.
+    ///
+    /// # Errors
+    /// If a file has the name of one of a run's and is something else; nothing is removed then. If
+    /// a file cannot be removed.
+    pub fn clear(&self) -> Result<(), TrainError> {
+        self.refuse_foreign()?;
+        let files = FILES.iter().map(|name| self.path.join(name));
+        let (checkpoints, images) = (self.path.join(CHECKPOINTS), self.images());
+        let (notes, states): (Vec<_>, Vec<_>) = listed(&checkpoints, Store::owns).into_iter().partition(|path| Store::is_note(path));
+        // First what a run is resumed from, so that what is left if this is cut short is not taken
+        // for a whole run; last the note that there was nothing to lose.
+        remove(states.into_iter().chain(listed(&images, is_picture)).chain(files))?;
+        events::retire(&events::files(&self.path))?;
+        remove(notes)?;
+        // Folders with files of others stay.
+        drop(fs::remove_dir(images));
+        drop(fs::remove_dir(checkpoints));
+        Ok(disk::sync_folder(&self.path)?)
+    }
+
+    /// The files of a run that are there, by name.
+    fn files(&self) -> Result<Vec<String>, TrainError> {
+        let mut found: Vec<String> = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(TrainError::io("read", &self.path))? {
+            let entry = entry.map_err(TrainError::io("read", &self.path))?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            let own = FILES.contains(&name) && name != FAILURE || [CHECKPOINTS, IMAGES].contains(&name);
+            // An empty one has been retired.
+            let points = || entry.metadata().is_ok_and(|found| found.len() > 0);
+            if own || events::owns(name) && points() {
+                found.push(name.to_owned());
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    fn refuse_foreign(&self) -> Result<(), TrainError> {
+        type Own = fn(&Path) -> bool;
+        let checks: [(&str, Own); 4] = [
+            ("config.toml", |path| read_config(path).is_ok()),
+            ("metrics.jsonl", |path| first_line(path).is_none_or(|line| Record::parse(&line).is_some())),
+            ("train.log", |path| first_line(path).is_none_or(|line| line.get(19..21) == Some(b"Z "))),
+            ("summary.json", |path| {
+                let value = fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+                value.is_some_and(|value| value["run"].is_string())
+            }),
+        ];
+        for (name, own) in checks {
+            let path = self.path.join(name);
+            if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file() || !own(&path)) {
+                let message = format!("{} is no file of a run; nothing was removed", path.display());
+                return Err(TrainError::config(message, Some("move it away, or name another folder with --out")));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for RunFolder {
+    fn drop(&mut self) {
+        drop(self.lock.take());
+        // An empty folder is no run. One that was there before stays, as does one with anything in
+        // it.
+        self.made.iter().rev().for_each(|folder| drop(fs::remove_dir(folder)));
+    }
+}
+
+const IMAGES: &str = "images";
+/// Why a run of a grid failed: not a file of a run, but gone with it.
+const FAILURE: &str = "failure.json";
+/// The last one says that a run has begun.
+const FILES: [&str; 6] = ["metrics.jsonl", "train.log", "summary.json", "views.json", FAILURE, "config.toml"];
+
+fn is_picture(name: &str) -> bool {
+    let numbered = |prefix: &str| name.strip_prefix(prefix)?.strip_suffix(".png")?.parse::<u64>().ok();
+    name == "augmentation.png" || numbered("reconstruction-").is_some() || numbered("views-").is_some()
+}
+
+fn remove(files: impl IntoIterator<Item = PathBuf>) -> Result<(), DiskError> {
+    files.into_iter().try_for_each(|path| match fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(DiskError::of("remove", path)(error)),
+        _ => Ok(()),
+    })
+}
+
+/// Files of a folder with names like these.
+fn listed(folder: &Path, named: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.filter(|name| name.to_str().is_some_and(&named)).map(|name| folder.join(name)).collect()
+}
+
+/// The first line of a file that ends.
+fn first_line(path: &Path) -> Option<Vec<u8>> {
+    use std::io::{BufRead, BufReader, Read};
+    let mut line = Vec::new();
+    let reader = BufReader::new(fs::File::open(path).ok()?);
+    reader.take(1 << 16).read_until(b'\n', &mut line).ok()?;
+    (line.pop() == Some(b'\n')).then_some(line)
+}
+
+/// Refuses an output folder among the images of a data set, where it would become a class.
+///
+/// # Errors
+/// If it is one of the folders that the data set reads, or in one.
+pub fn refuse_inside_data(out: &Path, dataset: DataKind, data_dir: Option<&Path>) -> Result<(), TrainError> {
+    let Some(dir) = data_dir.filter(|_| dataset == DataKind::Folder) else { return Ok(()) };
+    let out = real(out);
+    let splits = ["train", "val", "test"].map(|split| dir.join(split));
+    let Some(split) = splits.iter().find(|split| split.exists() && out.starts_with(real(split))) else { return Ok(()) };
+    let message = format!("{} lies in {}, whose folders are the classes of the data set", out.display(), split.display());
+    Err(TrainError::config(message, Some("name a folder outside the data with --out")))
+}
+
+/// A path without links, as far as it exists.
+fn real(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let found = absolute.ancestors().find_map(|folder| Some((folder.canonicalize().ok()?, folder)));
+    let rest = found.as_ref().and_then(|(_, folder)| absolute.strip_prefix(folder).ok());
+    match (&found, rest) {
+        // Joining nothing would add a slash.
+        (Some((real, _)), Some(rest)) if rest.as_os_str().is_empty() => real.clone(),
+        (Some((real, _)), Some(rest)) => real.join(rest),
+        _ => absolute,
+    }
+}

@@ -1,0 +1,187 @@
+//! What a run is resumed from, and whether what is asked for is that run.
+//!
+//! A checkpoint carries what its run is: the settings, a fingerprint of the images and labels, the
+//! device, the version. `config.toml` and the data lie where people edit them; where these, or the
+//! flags, say something else in what a run may not change, nothing is resumed.
+
+use std::path::{Path, PathBuf};
+
+use super::TrainError;
+use super::checkpoint::Checkpoint;
+use super::config::{Difference, Fixed, RunConfig, flag};
+use super::folder::RunFolder;
+use super::run::{parse_config, read_config};
+
+/// Scalars of the batches since the last record that was due, by step.
+pub type Window = Vec<(u32, Vec<f32>)>;
+
+/// The newest checkpoint of a run.
+#[derive(Debug)]
+pub struct Resumed {
+    /// Its file.
+    pub path: PathBuf,
+    /// Steps taken.
+    pub step: u64,
+    /// Its tensors.
+    pub checkpoint: Checkpoint,
+    /// Why newer ones were passed over.
+    pub warnings: Vec<String>,
+}
+
+impl Resumed {
+    /// Loads the newest checkpoint that is whole and checks that `asked` is the configuration of
+    /// its run.
+    ///
+    /// # Errors
+    /// If none is whole, if it is no run's or another version's, or if `asked` changes what may not
+    /// change.
+    pub fn load(folder: &RunFolder, asked: &RunConfig) -> Result<Self, TrainError> {
+        let resumed = Self::newest(folder)?;
+        resumed.same_version()?;
+        resumed.same_settings(folder, asked)?;
+        Ok(resumed)
+    }
+
+    /// The settings of a run whose `config.toml` is gone.
+    ///
+    /// # Errors
+    /// If no checkpoint is whole, or it is no run's.
+    pub fn settings(folder: &RunFolder) -> Result<RunConfig, TrainError> {
+        folder.resumes()?;
+        let resumed = Self::newest(folder)?;
+        parse_config(&resumed.path, resumed.says("config")?)
+    }
+
+    fn newest(folder: &RunFolder) -> Result<Self, TrainError> {
+        let latest = folder.store().latest();
+        let Some((path, checkpoint)) = latest.found else {
+            let why = latest.skipped.first().map_or_else(String::new, |error| format!(": {error}"));
+            let message = format!("no checkpoint of {} is whole{why}", folder.path().display());
+            return Err(TrainError::config(message, Some("bring one back from a backup, or start another run with another --out")));
+        };
+        let warnings = latest.skipped.iter().map(|error| format!("warning: skipped a checkpoint: {error}")).collect();
+        let step = checkpoint
+            .step()
+            .ok_or_else(|| TrainError::config(format!("{} does not say its step; it is no checkpoint of a run", path.display()), None))?;
+        Ok(Self { path, step, checkpoint, warnings })
+    }
+
+    /// What a resumed run says of itself, by the name of its metadata.
+    fn says(&self, key: &str) -> Result<&str, TrainError> {
+        self.checkpoint.meta.get(key).map(String::as_str).ok_or_else(|| {
+            TrainError::config(format!("{} does not say its {key}; it cannot be resumed", self.path.display()), Some(ANOTHER))
+        })
+    }
+
+    fn same_version(&self) -> Result<(), TrainError> {
+        let (there, here) = (self.says("version")?, env!("CARGO_PKG_VERSION"));
+        if there == here {
+            return Ok(());
+        }
+        let message = format!("{} is of version {there}, this is {here}: the bits could differ", self.path.display());
+        Err(TrainError::config(message, Some("resume it with that version, or start another run from its weights with --init-from")))
+    }
+
+    fn same_settings(&self, folder: &RunFolder, asked: &RunConfig) -> Result<(), TrainError> {
+        let saved = parse_config(&self.path, self.says("config")?)?;
+        refuse_changes(folder, asked, &saved, &self.path)
+    }
+
+    /// Checks that the images and labels are those of the run.
+    ///
+    /// # Errors
+    /// If they are not.
+    pub fn same_data(&self, fingerprint: &str, config: &RunConfig) -> Result<(), TrainError> {
+        if self.says("data")? == fingerprint {
+            return Ok(());
+        }
+        let message =
+            format!("the images or labels of `{}` are not those that {} was trained on", config.dataset.name(), self.path.display());
+        Err(TrainError::config(message, Some("give --data-dir the same data, or start another run from its weights with --init-from")))
+    }
+
+    /// Checks that the device is that of the run, unless another one is allowed.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn same_device(&self, device: &str, another: bool) -> Result<(), TrainError> {
+        let there = self.says("device")?;
+        if another || there == device {
+            return Ok(());
+        }
+        let message = format!("{} was trained on `{there}`, this is `{device}`: the bits would differ", self.path.display());
+        Err(TrainError::config(message, Some("name its device with --device, or go on all the same with --allow-device-change")))
+    }
+
+    /// Checks that the run has not gone beyond the steps that are asked for.
+    ///
+    /// # Errors
+    /// If it has.
+    pub fn fits(&self, total: u64) -> Result<(), TrainError> {
+        if self.step <= total {
+            return Ok(());
+        }
+        let message = format!("{} has taken {} steps already, more than the {total} asked for", self.path.display(), self.step);
+        Err(TrainError::config(message, Some("raise --epochs or --max-steps to continue")))
+    }
+
+    /// Scalars of the steps before it that no record holds yet, `scalars` a batch.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn window(&self, scalars: usize) -> Result<Window, TrainError> {
+        let Some(text) = self.checkpoint.meta.get("window") else { return Ok(Window::new()) };
+        let window = serde_json::from_str(text).ok();
+        let window = window.filter(|w: &Vec<(u32, Vec<u32>)>| w.iter().all(|(_, bits)| bits.len() == scalars));
+        let window =
+            window.ok_or_else(|| TrainError::config(format!("`{}`: the metadata `window` cannot be read", self.path.display()), None))?;
+        Ok(window.into_iter().map(|(step, bits)| (step, bits.into_iter().map(f32::from_bits).collect())).collect())
+    }
+}
+
+/// Checks that `asked` is the configuration of a run that was killed before its first checkpoint,
+/// which begins again.
+///
+/// # Errors
+/// If it changes what may not change.
+pub fn same_beginning(folder: &RunFolder, asked: &RunConfig) -> Result<(), TrainError> {
+    let file = folder.path().join("config.toml");
+    if !file.exists() {
+        return Ok(()); // killed even before that
+    }
+    refuse_changes(folder, asked, &read_config(&file)?, &file)
+}
+
+/// Refuses to resume a run with other settings than those that `path` says it has.
+fn refuse_changes(folder: &RunFolder, asked: &RunConfig, saved: &RunConfig, path: &Path) -> Result<(), TrainError> {
+    let changes = asked.differences(saved);
+    let Some((change, why)) = asked.refuses(&changes) else { return Ok(()) };
+    // Where the value comes from: the file, or else the command line.
+    let file = folder.path().join("config.toml");
+    let edited = read_config(&file).is_ok_and(|stored| stored.differences(saved).contains(change));
+    let Difference { key, here, there } = change;
+    let path = path.display();
+    let message = if edited {
+        format!("{key} is {here} in {}, but {there} in {path}", file.display())
+    } else {
+        format!("{} is {here} here, but {there} in {path}", change.flag())
+    };
+    Err(match why {
+        Fixed::Always => {
+            let flags = RunConfig::MAY_CHANGE.map(flag).join(", ");
+            TrainError::config(message, Some(&format!("a run is resumed as it was started; what may change is {flags}")))
+        }
+        Fixed::BySchedule => TrainError::config(
+            format!("{message}: the learning rate of a run with a schedule depends on its length"),
+            Some("resume it as it was started, or start another run from its weights with --init-from"),
+        ),
+    })
+}
+
+/// The text of [`Resumed::window`].
+pub fn window_text(window: &Window) -> String {
+    let bits: Vec<(u32, Vec<u32>)> = window.iter().map(|(s, v)| (*s, v.iter().map(|x| x.to_bits()).collect())).collect();
+    serde_json::to_string(&bits).expect("numbers")
+}
+
+const ANOTHER: &str = "start another run from its weights with --init-from";

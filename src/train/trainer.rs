@@ -1,0 +1,307 @@
+//! A model on its device while it trains. Knows no file.
+
+use std::sync::Arc;
+
+use super::checkpoint::Checkpoint;
+use super::config::RunConfig;
+use super::evaluate::Picture;
+use super::measure::{self, Measures, Values};
+use super::plans::{self, Sizes};
+use super::resume::Window;
+use super::run::model_config;
+use super::schedule::{Timetable, evaluation_uniforms, part_uniforms, uniforms};
+use super::state::Snapshot;
+use super::{TrainError, evaluate, state};
+use crate::data::{Batch, DataError, Loader, Splits, View};
+use crate::device::{Data, PlanId, Session};
+use crate::ir::Layout;
+use crate::method::{self, ModelConfig};
+use crate::nn::Params;
+use crate::ops::StepUniforms;
+
+/// A model, its plans, and the images that it sees.
+pub(super) struct Trainer<'a> {
+    config: &'a RunConfig,
+    timetable: Timetable<'a>,
+    splits: &'a Splits,
+    session: Session,
+    model: ModelConfig,
+    layout: Arc<Layout>,
+    params: Arc<Params>,
+    /// A step, or one of its batches.
+    train: PlanId,
+    /// The update from several batches.
+    update: Option<PlanId>,
+    /// With the images of its batch.
+    validation: Option<(PlanId, usize)>,
+    /// With the images of its batch.
+    figures: (PlanId, usize),
+    measures: Measures,
+    /// Scalars of the batches since the last record that was due.
+    window: Window,
+}
+
+/// A step that was taken.
+pub(super) struct Step {
+    /// Its number, counted from 1: the steps taken so far.
+    pub(super) number: u64,
+    /// What it was given.
+    pub(super) uniform: StepUniforms,
+    /// Its last batch.
+    pub(super) batch: Batch,
+}
+
+impl<'a> Trainer<'a> {
+    /// Loads the plans of a run; the weights are still to be set.
+    pub(super) fn new(
+        config: &'a RunConfig,
+        timetable: Timetable<'a>,
+        splits: &'a Splits,
+        mut session: Session,
+    ) -> Result<Self, TrainError> {
+        let on = &mut session;
+        let model = model_config(config, splits);
+        Measures::check(config, splits)?;
+        let held_out = splits.val.len();
+        let plans = plans::load(on, config, &model, held_out)?;
+        let sizes = Sizes::new(config, model.batch, held_out);
+        let (graphs, params) = plans::graphs(config, &model, sizes);
+        Ok(Self {
+            config,
+            timetable,
+            splits,
+            measures: Measures::new(&plans, sizes, config, &model),
+            session,
+            model,
+            layout: Arc::new(graphs.train.layout),
+            params: Arc::new(params),
+            train: plans.train,
+            update: plans.update,
+            validation: plans.validation.map(|plan| (plan, sizes.validation)),
+            figures: (plans.figures, sizes.figures),
+            window: Window::new(),
+        })
+    }
+
+    /// Where its tensors lie in a [`Snapshot`], and their names and shapes.
+    pub(super) fn tensors(&self) -> (Arc<Layout>, Arc<Params>) {
+        (Arc::clone(&self.layout), Arc::clone(&self.params))
+    }
+
+    /// What is trained, for people.
+    pub(super) fn describe(&self) -> String {
+        let config = self.config;
+        format!(
+            "{} on {:?}: {:?} encoder of width {}, {} parameters, {} training images, {} steps per epoch, seed {}",
+            config.method.name(),
+            config.dataset,
+            config.encoder,
+            config.width,
+            self.params.count(),
+            self.splits.train.len(),
+            self.timetable.per_epoch,
+            config.seed
+        )
+    }
+
+    /// Sets the initial weights: drawn from the seed, or given ones.
+    pub(super) fn initialise(&mut self, given: Option<&Checkpoint>) -> Result<(), TrainError> {
+        let session = &mut self.session;
+        state::initialise(session, &self.layout, &self.params, self.config.seed)?;
+        let Some(given) = given else { return Ok(()) };
+        // A classifier that is trained along starts anew, whether the file has one or not.
+        let params = self.params.all.iter().filter(|p| !p.name.starts_with(method::ONLINE_PROBE)).cloned();
+        state::import(session, &self.layout, &Params { all: params.collect() }, given, &[])
+    }
+
+    /// Sets weights, moments and the scalars that no record holds yet to those of a checkpoint.
+    pub(super) fn restore(&mut self, checkpoint: &Checkpoint, window: Window) -> Result<(), TrainError> {
+        let moments = self.config.update().moments();
+        state::import(&mut self.session, &self.layout, &self.params, checkpoint, moments)?;
+        self.window = window;
+        Ok(())
+    }
+
+    /// Reads weights and moments after so many steps.
+    pub(super) fn snapshot(&mut self, steps: u64) -> Result<Snapshot, TrainError> {
+        let batches = steps * self.config.accumulate as u64;
+        state::snapshot(&mut self.session, batches, self.config.update().moments())
+    }
+
+    /// Queues the next step; `None` if the batches end before it is whole.
+    pub(super) fn step(&mut self, batches: &mut impl Iterator<Item = Result<Batch, DataError>>) -> Result<Option<Step>, TrainError> {
+        let parts = self.config.accumulate;
+        for part in 0..parts {
+            let Some(batch) = batches.next() else { break };
+            let batch = batch?;
+            let uniform = part_uniforms(self.config, self.timetable.per_epoch, batch.step, part);
+            feed(&mut self.session, self.train, &batch)?;
+            self.session.run(self.train, &uniform)?;
+            if part + 1 == parts {
+                if let Some(update) = self.update {
+                    self.session.run(update, &uniform)?;
+                }
+                return Ok(Some(Step { number: batch.step + 1, uniform, batch }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Means of the scalars of the steps since the last call that closed the window; `close` it if
+    /// the record is due. Stops the run if a scalar is not finite.
+    pub(super) fn means(&mut self, close: bool) -> Result<Values, TrainError> {
+        self.drain()?;
+        let mut means = means(self.names(self.train), &self.window);
+        measure::add_bound(&self.model, &mut means);
+        if close {
+            self.window.clear();
+        }
+        Ok(means)
+    }
+
+    /// Forgets the scalars of a step that was begun after so many: nothing of it counts.
+    pub(super) fn abandon(&mut self, steps: u64) -> Result<(), TrainError> {
+        self.drain()?;
+        self.window.retain(|(of, _)| u64::from(*of) < steps);
+        Ok(())
+    }
+
+    /// The scalars of the steps that no record holds yet; all of them have been read.
+    pub(super) fn window(&self) -> &Window {
+        &self.window
+    }
+
+    /// Scalars that a training step gives.
+    pub(super) fn scalars(&self) -> usize {
+        self.names(self.train).len()
+    }
+
+    /// Names of the metrics among a plan's scalars; [`method::FINITE`], which is none, is the last.
+    fn names(&self, plan: PlanId) -> Vec<String> {
+        let scalars = &self.session.plan(plan).ring.scalars;
+        scalars.iter().filter(|name| *name != method::FINITE).cloned().collect()
+    }
+
+    /// Adds the scalars of the batches since the last call, all of whole steps, to the window. Stops
+    /// the run if one is not finite, or a gradient was not.
+    fn drain(&mut self) -> Result<(), TrainError> {
+        let mut batches = self.session.drain(self.train)?;
+        let updates = match self.update {
+            Some(update) => self.session.drain(update)?,
+            None => vec![],
+        };
+        let failed = |(_, values): &&(u32, Vec<f32>)| !finite(values);
+        let of_update = (self.update.unwrap_or(self.train), updates.iter().find(failed));
+        let first = [(self.train, batches.iter().find(failed)), of_update].into_iter();
+        // In the step of an update that failed a batch may have failed first.
+        let first = first.filter_map(|(plan, row)| Some((plan, row?))).min_by_key(|f| f.1.0);
+        if let Some((plan, (step, values))) = first {
+            let what = TrainError::what(&self.session.plan(plan).ring.scalars, values);
+            let tensor = self.find_failure(u64::from(*step))?;
+            return Err(TrainError::NotFinite { split: "training", step: u64::from(*step) + 1, what, tensor });
+        }
+        let metrics = self.names(self.train).len();
+        batches.iter_mut().for_each(|(_, values)| values.truncate(metrics));
+        self.window.extend(batches);
+        Ok(())
+    }
+
+    /// Runs a step again, op by op, for the first tensor that is not finite. Since that step nothing
+    /// has been updated, so the weights are still those that made it.
+    fn find_failure(&mut self, step: u64) -> Result<String, TrainError> {
+        let (parts, order) = (self.config.accumulate, self.timetable.order);
+        let per_epoch = order.steps_per_epoch();
+        let batches = Loader::in_parts(&self.splits.train, order, parts, step..step + 1)?;
+        for (part, batch) in batches.enumerate() {
+            feed(&mut self.session, self.train, &batch?)?;
+            let uniform = part_uniforms(self.config, per_epoch, step, part);
+            if let Some(tensor) = self.session.first_non_finite(self.train, &uniform)? {
+                return Ok(tensor);
+            }
+        }
+        let uniform = uniforms(self.config, per_epoch, step);
+        let update = match self.update {
+            Some(update) => self.session.first_non_finite(update, &uniform)?,
+            None => None,
+        };
+        Ok(update.unwrap_or_else(|| "loss".into()))
+    }
+
+    /// How alike views and originals of a step are; empty if nobody asks.
+    pub(super) fn views(&mut self, step: &Step) -> Result<Values, TrainError> {
+        self.measures.views(&mut self.session, &step.batch.pixels, &step.uniform)
+    }
+
+    /// Means over the held-out images, if there are any. Stops the run if they are not finite: the
+    /// weights that made them are not worth keeping.
+    pub(super) fn validate(&mut self, step: u64) -> Result<Option<Values>, TrainError> {
+        let Some((plan, size)) = self.validation else { return Ok(None) };
+        let (names, seed) = (self.names(plan), self.config.seed);
+        let (session, val) = (&mut self.session, &self.splits.val);
+        for batch in Loader::eval_batches(val, size)? {
+            let batch = batch?;
+            if batch.valid == size {
+                feed(session, plan, &batch)?;
+                session.run(plan, &evaluation_uniforms(seed, batch.step))?;
+            }
+        }
+        let batches = session.drain(plan)?;
+        if let Some((batch, (_, values))) = batches.iter().enumerate().find(|(_, (_, v))| !finite(v)) {
+            if let Some(again) = Loader::eval_batches(val, size)?.nth(batch) {
+                feed(session, plan, &again?)?;
+            }
+            let tensor = session.first_non_finite(plan, &evaluation_uniforms(seed, batch as u64))?;
+            let tensor = tensor.unwrap_or_else(|| "loss".into());
+            let what = TrainError::what(&session.plan(plan).ring.scalars, values);
+            return Err(TrainError::NotFinite { split: "validation", step, what, tensor });
+        }
+        let mut means = means(names, &batches);
+        measure::add_bound(&self.model, &mut means);
+        Ok(Some(means))
+    }
+
+    /// Likelihood and kNN of the held-out images; empty if nobody asks.
+    pub(super) fn evaluate(&mut self) -> Result<Values, TrainError> {
+        self.measures.evaluate(&mut self.session, self.splits)
+    }
+
+    /// A picture of views of the first held-out images, where the method sees views.
+    pub(super) fn picture_views(&mut self) -> Result<Option<Picture>, TrainError> {
+        self.model.objective.method.augments().then(|| self.picture(evaluate::augmentation_grid)).transpose()
+    }
+
+    /// A picture of the first held-out images and their reconstructions, where the method
+    /// reconstructs.
+    pub(super) fn picture_reconstructions(&mut self) -> Result<Option<Picture>, TrainError> {
+        self.model.objective.method.reconstructs().then(|| self.picture(evaluate::reconstruction_grid)).transpose()
+    }
+
+    fn picture(&mut self, draw: Draw) -> Result<Picture, TrainError> {
+        let (plan, batch) = self.figures;
+        let splits = self.splits;
+        let view = if splits.val.len() >= batch { &splits.val } else { &splits.train };
+        draw(&mut self.session, plan, &self.model, view, batch, &evaluation_uniforms(self.config.seed, 0))
+    }
+}
+
+type Draw = fn(&mut Session, PlanId, &ModelConfig, &View, usize, &StepUniforms) -> Result<Picture, TrainError>;
+
+fn finite(values: &[f32]) -> bool {
+    values.iter().all(|x| x.is_finite())
+}
+
+/// Uploads a batch: the images, and the labels to a plan that reads them (once for each view of the
+/// images).
+fn feed(session: &mut Session, plan: PlanId, batch: &Batch) -> Result<(), TrainError> {
+    session.upload(plan, 0, Data::U32(&batch.pixels))?;
+    if let Some((input, port)) = session.plan(plan).input("labels") {
+        let views = port.ty.shape.n / batch.labels.len();
+        session.upload(plan, input, Data::U32(&batch.labels.repeat(views)))?;
+    }
+    Ok(())
+}
+
+fn means(names: Vec<String>, steps: &[(u32, Vec<f32>)]) -> Values {
+    let mean = |k: usize| steps.iter().map(|(_, v)| f64::from(v[k])).sum::<f64>() / steps.len() as f64;
+    if steps.is_empty() { vec![] } else { names.into_iter().enumerate().map(|(k, name)| (name, mean(k) as f32)).collect() }
+}
