@@ -17,6 +17,7 @@ use aavae::plan::{Options, held_bytes, lower};
 use aavae::train::checkpoint::Checkpoint;
 use aavae::train::config::RunConfig;
 use aavae::train::measure::{Measures, bits_per_dim, log_mean_exp};
+use aavae::train::plans::{self, Sizes};
 use aavae::train::run::model_config;
 use aavae::train::state;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -390,9 +391,11 @@ fn every_image_once() -> Result<(), Failed> {
     let model = method::training(&config, Training::default());
     let layout = &model.graph.layout;
     let mut host = Session::from(Host::<f32>::new());
-    host.allocate(layout);
+    let held_out = splits.val.len();
+    let plans = plans::load(&mut host, &run, &config, held_out)?;
     reset(&mut host, &model, 4)?;
-    let got = Measures::new(&mut host, &run, &config, layout, &splits)?.evaluate(&mut host, &splits)?;
+    let sizes = Sizes::new(&run, config.batch, held_out);
+    let got = Measures::new(&plans, sizes, &run, &config).evaluate(&mut host, &splits)?;
 
     let one = method::importance(&ModelConfig { batch: 1, ..config }, layout, samples, View::Augmented).graph;
     let plan = host.load(lower("importance", &one, Options::default()))?;

@@ -142,6 +142,9 @@ pub(super) struct Args {
     /// Resume on another device than the run was trained on: its bits differ from there on
     #[arg(long, requires = "resume")]
     allow_device_change: bool,
+    /// Do not measure which kernels are the fastest on this device (at most 10 s at a start): take a table of defaults
+    #[arg(long)]
+    no_tune: bool,
     /// Remove the run in --out, and begin anew
     #[arg(long, conflicts_with = "resume")]
     overwrite: bool,
@@ -263,6 +266,7 @@ pub(super) fn run(args: Args) -> Outcome {
         config: &config,
         device: choice,
         another_device: args.allow_device_change,
+        tune: !args.no_tune,
         folder: &folder,
         present,
         evaluate,

@@ -154,6 +154,10 @@ impl Choices {
     pub fn set(&mut self, key: String, variant: Variant) {
         self.chosen.insert(key, variant);
     }
+    /// What is chosen for a [`key`].
+    pub fn get(&self, key: &str) -> Option<Variant> {
+        self.chosen.get(key).copied()
+    }
     /// The variant of an op; one that the op does not offer on this device is no choice, whoever made it.
     pub fn variant(&self, op: &Op, io: &Io, target: &Target) -> Variant {
         let offered = op.variants(io, target);
@@ -164,6 +168,14 @@ impl Choices {
             Some(chosen) if offered.contains(chosen) => *chosen,
             _ => op.preferred(io, target),
         }
+    }
+    /// As text, for a checkpoint.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(&self.chosen).unwrap_or_else(|e| unreachable!("text and numbers: {e}"))
+    }
+    /// From such text; what cannot be read is no choice.
+    pub fn from_json(text: &str) -> Self {
+        Self { chosen: serde_json::from_str(text).unwrap_or_default() }
     }
     /// Choices by key.
     pub fn iter(&self) -> impl Iterator<Item = (&String, &Variant)> {

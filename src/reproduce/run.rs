@@ -167,6 +167,7 @@ fn carry_out(request: &Request<'_>, run: &Run<'_>, say: &mut dyn FnMut(&str)) ->
         config: &config,
         device: request.device.clone(),
         another_device: request.another_device,
+        tune: true,
         folder: &claimed,
         present: Present::Resume,
         evaluate,

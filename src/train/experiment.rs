@@ -56,6 +56,8 @@ pub struct Request<'a> {
     pub device: Choice,
     /// Resume on another device than the run was trained on.
     pub another_device: bool,
+    /// Measure which kernels are the fastest, where that is not remembered.
+    pub tune: bool,
     /// Run folder.
     pub folder: &'a RunFolder,
     /// What it may hold.
@@ -86,8 +88,14 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Tr
     let (mut summary, newest) = match (stored, &resumed) {
         (Some(summary), Some(resumed)) => (summary, resumed.path.clone()),
         _ => {
-            let asked =
-                pretrain::Request { config, device: request.device.clone(), another_device: request.another_device, folder, interrupt };
+            let asked = pretrain::Request {
+                config,
+                device: request.device.clone(),
+                another_device: request.another_device,
+                tune: request.tune,
+                folder,
+                interrupt,
+            };
             let outcome = pretrain::pretrain(&asked, resumed.as_ref())?;
             let summary = summary_of(config, out, &outcome, outcome.interrupted || interrupt.asked())?;
             write(out, &summary)?;

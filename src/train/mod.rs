@@ -18,6 +18,7 @@ pub mod pretrain;
 pub mod probe;
 pub mod progress;
 pub mod recorder;
+pub mod recover;
 pub mod resume;
 pub mod run;
 pub mod saver;

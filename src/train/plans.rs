@@ -8,6 +8,7 @@ use crate::device::{DeviceError, PlanId, Session};
 use crate::ir::Graph;
 use crate::method::{self, ModelConfig, Training, View};
 use crate::nn::Params;
+use crate::ops::Choices;
 use crate::plan::{Plan, held_bytes};
 use crate::tune;
 
@@ -167,4 +168,24 @@ pub fn tune(session: &mut Session, config: &RunConfig, model: &ModelConfig, held
     let all: Vec<&Graph> = graphs.iter().map(|(_, graph)| graph).collect();
     let effort = tune::Effort { budget: tune::BUDGET, sweep: false };
     Ok(Some(tune::tune(session, &all, &mut tune::Memory::of_user(), effort)?))
+}
+
+/// Sets the kernels of a run that is resumed, on an empty session, after comparing each with the portable one.
+/// Returns the products whose kernel is refused; they have the default.
+///
+/// # Errors
+/// If the device fails or has no room.
+pub fn trust(
+    session: &mut Session,
+    config: &RunConfig,
+    model: &ModelConfig,
+    held_out: usize,
+    choices: &Choices,
+) -> Result<Vec<String>, TrainError> {
+    if choices.is_empty() || !session.capabilities().dispatches {
+        return Ok(vec![]);
+    }
+    let plans = plan(session, config, model, held_out)?;
+    let products = tune::products(plans.iter().map(|(_, plan)| plan));
+    Ok(tune::trust(session, &products, choices)?)
 }

@@ -10,16 +10,18 @@ use super::folder::RunFolder;
 use super::interrupt::Interrupt;
 use super::measure::Values;
 use super::metrics::Record;
-use super::progress::Progress;
+use super::plans;
+use super::progress::{Progress, on_compile};
 use super::recorder::Recorder;
+use super::recover;
 use super::resume::{Resumed, window_text};
-use super::run::{config_text, open_data, write_config};
+use super::run::{config_text, model_config, open_data, write_config};
 use super::saver::{Saver, State, Writer};
 use super::schedule::Timetable;
 use super::trainer::{Step, Trainer};
 use super::{TrainError, foreign};
-use crate::data::Loader;
-use crate::device::{self, Choice};
+use crate::data::{Loader, Splits};
+use crate::device::{self, Choice, Session};
 use crate::text;
 
 /// What a run is asked to do.
@@ -31,6 +33,8 @@ pub struct Request<'a> {
     pub device: Choice,
     /// Resume on another device than the run was trained on.
     pub another_device: bool,
+    /// Measure which kernels are the fastest, where that is not remembered.
+    pub tune: bool,
     /// Run folder. What is in it makes way, unless it is resumed.
     pub folder: &'a RunFolder,
     /// Ctrl-C and `kill`: save and stop.
@@ -69,24 +73,36 @@ pub struct Outcome {
 /// # Errors
 /// Whatever stops it; the checkpoints written before stay whole.
 pub fn pretrain(request: &Request<'_>, resumed: Option<&Resumed>) -> Result<Outcome, TrainError> {
-    train(request, resumed).map_err(TrainError::of_run)
+    let mut open = || {
+        let (mut session, why) = device::open(&request.device)?;
+        session.on_compile(on_compile());
+        Ok((session, why))
+    };
+    recover::pretrain(request, resumed, &mut open).map_err(TrainError::of_run)
 }
 
-fn train(request: &Request<'_>, resumed: Option<&Resumed>) -> Result<Outcome, TrainError> {
+/// Pretrains on a device that was opened, until the end or until something stops it. `notes` are for the user.
+pub(super) fn train(
+    request: &Request<'_>,
+    resumed: Option<&Resumed>,
+    (mut session, why): (Session, String),
+    notes: &[String],
+) -> Result<Outcome, TrainError> {
     let config = request.config;
     let splits = open_data(config)?;
     let timetable = Timetable::new(config, splits.train.len())?;
     timetable.refuse_endless()?;
     let data = splits.fingerprint();
-    let (session, why) = device::open(&request.device)?;
     let device = session.device();
     if let Some(resumed) = resumed {
         resumed.same_data(&data, config)?;
         resumed.same_device(&device, request.another_device)?;
         resumed.fits(timetable.total)?;
     }
+    let mut notes: Vec<String> = notes.to_vec();
+    notes.extend(splits.notes.iter().map(|note| format!("note: {note}")));
+    notes.extend(kernels(request, resumed, &mut session, &splits)?);
     let mut trainer = Trainer::new(config, timetable, &splits, session)?;
-    let mut notes: Vec<String> = splits.notes.iter().map(|note| format!("note: {note}")).collect();
     let recorder = match resumed {
         Some(resumed) => restore(request, resumed, &mut trainer, timetable)?,
         None => begin(request, &mut trainer, &mut notes)?,
@@ -127,6 +143,24 @@ fn train(request: &Request<'_>, resumed: Option<&Resumed>) -> Result<Outcome, Tr
         run.save(steps, true)?; // nothing to do, but the run folder is whole
     }
     run.end(steps, interrupted)
+}
+
+/// Chooses the kernels: those of the run that is resumed, since others sum in another order and give other bits;
+/// else the fastest, or the table of defaults. Returns what there is to say about it.
+fn kernels(request: &Request<'_>, resumed: Option<&Resumed>, session: &mut Session, splits: &Splits) -> Result<Option<String>, TrainError> {
+    let config = request.config;
+    let (model, held_out) = (model_config(config, splits), splits.val.len());
+    if let Some(resumed) = resumed {
+        let refused = plans::trust(session, config, &model, held_out, &resumed.kernels())?;
+        if refused.is_empty() || request.another_device {
+            return Ok(None);
+        }
+        let message = format!("{} was trained with kernels that are wrong here: {}", resumed.path.display(), refused[0]);
+        let hint = "a driver may have changed; `--allow-device-change` goes on with other kernels and other bits";
+        return Err(TrainError::config(message, Some(hint)));
+    }
+    let report = if request.tune { plans::tune(session, config, &model, held_out)? } else { None };
+    Ok(report.map(|report| report.to_string()))
 }
 
 /// A new run: initial weights, fresh logs. What was in the folder makes way only now that nothing
@@ -283,6 +317,7 @@ impl<'a> Run<'a> {
         meta.push(("version", env!("CARGO_PKG_VERSION").to_owned()));
         meta.push(("data", self.identity.data.clone()));
         meta.push(("device", self.identity.device.clone()));
+        meta.push(("kernels", self.trainer.kernels()));
         if !self.trainer.window().is_empty() {
             meta.push(("window", window_text(self.trainer.window())));
         }

@@ -6,10 +6,12 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::device::OnCompile;
 use crate::disk::DiskError;
 use crate::text::{clean, understands_escapes};
 
@@ -17,6 +19,31 @@ use crate::text::{clean, understands_escapes};
 pub const INTERVAL: Duration = Duration::from_secs(10);
 /// Shortest stretch that a rate is taken over.
 const WINDOW: Duration = Duration::from_secs(5);
+
+/// Kernels that compile for less than this are not worth a line.
+const COMPILING: Duration = Duration::from_secs(2);
+
+/// Says how far compiling the kernels of a plan is, a line every two seconds.
+pub fn on_compile() -> OnCompile {
+    // When the first kernel of the plan was done, and when the last line was written.
+    let state: Mutex<Option<(Instant, Instant)>> = Mutex::new(None);
+    Box::new(move |ready, of| {
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let (began, said) = *state.get_or_insert((now, now));
+        let last = ready == of;
+        if now - said >= COMPILING || (last && now - began >= COMPILING) {
+            let seconds = (now - began).as_secs();
+            let line = format!("kernels: {ready} of {of} compiled after {seconds} s\n");
+            // Nothing depends on whether anybody reads it.
+            io::stderr().write_all(line.as_bytes()).ok();
+            *state = Some((began, now));
+        }
+        if last {
+            *state = None;
+        }
+    })
+}
 
 /// Shows how far training is.
 pub struct Progress {

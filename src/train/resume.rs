@@ -11,6 +11,7 @@ use super::checkpoint::Checkpoint;
 use super::config::{Difference, Fixed, RunConfig, flag};
 use super::folder::RunFolder;
 use super::run::{parse_config, read_config};
+use crate::ops::Choices;
 
 /// Scalars of the batches since the last record that was due, by step.
 pub type Window = Vec<(u32, Vec<f32>)>;
@@ -123,6 +124,11 @@ impl Resumed {
         }
         let message = format!("{} has taken {} steps already, more than the {total} asked for", self.path.display(), self.step);
         Err(TrainError::config(message, Some("raise --epochs or --max-steps to continue")))
+    }
+
+    /// Which kernels the run was trained with; none for the table of defaults.
+    pub fn kernels(&self) -> Choices {
+        self.checkpoint.meta.get("kernels").map(|text| Choices::from_json(text)).unwrap_or_default()
     }
 
     /// Scalars of the steps before it that no record holds yet, `scalars` a batch.

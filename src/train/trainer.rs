@@ -88,6 +88,11 @@ impl<'a> Trainer<'a> {
         (Arc::clone(&self.layout), Arc::clone(&self.params))
     }
 
+    /// Which kernels it runs, for its checkpoints: those that are not of the table of defaults.
+    pub(super) fn kernels(&self) -> String {
+        self.session.choices().to_json()
+    }
+
     /// What is trained, for people.
     pub(super) fn describe(&self) -> String {
         let config = self.config;

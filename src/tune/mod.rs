@@ -166,6 +166,25 @@ pub fn tune_products(session: &mut Session, products: &[Product], memory: &mut M
     Ok(report)
 }
 
+/// Sets choices on an empty session after comparing each with the portable kernel once more. Returns the keys of
+/// those that are refused; they have the default.
+///
+/// # Errors
+/// If the driver fails.
+pub fn trust(session: &mut Session, products: &[Product], choices: &Choices) -> Result<Vec<String>, DeviceError> {
+    let (mut right, mut refused) = (Choices::default(), Vec::new());
+    for product in products {
+        let Some(variant) = choices.get(&product.key) else { continue };
+        match is_right(session, product, variant)? {
+            true => right.set(product.key.clone(), variant),
+            false => refused.push(product.key.clone()),
+        }
+    }
+    session.reset();
+    session.set_choices(right);
+    Ok(refused)
+}
+
 /// Whether a remembered variant is offered here and agrees with the portable kernel.
 fn is_right(session: &mut Session, product: &Product, variant: Variant) -> Result<bool, DeviceError> {
     let offered = product.op.variants(&product.io, &session.target());

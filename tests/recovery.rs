@@ -1,0 +1,124 @@
+//! A run whose device is lost goes on with the bits of an undisturbed one, loudly or silently lost, and gives up
+//! where there is no progress. Memory that does not suffice is one error before training.
+
+mod support;
+
+use std::path::Path;
+
+use aavae::device::{Choice, DeviceError, Session};
+use aavae::method::Method;
+use aavae::train::config::{DataKind, RunConfig};
+use aavae::train::folder::RunFolder;
+use aavae::train::interrupt::Interrupt;
+use aavae::train::metrics;
+use aavae::train::pretrain::{Outcome, Request};
+use aavae::train::{TrainError, recover};
+use support::faulty::{Fault, Faulty, Temper};
+
+/// Four epochs of five steps, each epoch saved.
+fn settings() -> RunConfig {
+    RunConfig {
+        dataset: DataKind::Shapes,
+        method: Method::Vae,
+        width: 8,
+        latent_dim: 16,
+        batch_size: 8,
+        epochs: 4,
+        limit_train: Some(40),
+        log_every: 2,
+        save_minutes: 0.0,
+        ..RunConfig::default()
+    }
+}
+
+/// Pretrains on a device that meets each of the faults in turn, one at each opening.
+fn pretrain(config: &RunConfig, out: &Path, faults: &[Fault]) -> (Result<Outcome, TrainError>, usize) {
+    let folder = RunFolder::claim(out, "test").expect("an empty folder");
+    let interrupt = Interrupt::default();
+    let request = Request { config, device: Choice::Cpu, another_device: false, tune: true, folder: &folder, interrupt: &interrupt };
+    let mut opened = 0;
+    let mut open = || {
+        let temper = Temper::default();
+        temper.fault.set(faults.get(opened).copied().unwrap_or_default());
+        opened += 1;
+        Ok((Session::from(Faulty::new(temper, true)), "as the test asked".into()))
+    };
+    let outcome = recover::pretrain(&request, None, &mut open);
+    (outcome, opened)
+}
+
+/// What a run leaves that may not depend on what happened to its device.
+fn results(out: &Path, outcome: &Outcome) -> (String, u64, Vec<String>) {
+    let records = metrics::read(&out.join("metrics.jsonl")).expect("whole records");
+    let kept = |record: &metrics::Record| {
+        let values: Vec<_> = record.values.iter().filter(|v| v.0 != "images_per_second").collect();
+        format!("{} {} {values:?}", record.step, record.split)
+    };
+    (outcome.digest.clone(), outcome.steps, records.iter().map(kept).collect())
+}
+
+#[test]
+fn a_lost_device_costs_time_and_no_bit() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (config, straight) = (settings(), dir.path().join("straight"));
+    let (outcome, opened) = pretrain(&config, &straight, &[]);
+    let want = results(&straight, &outcome.expect("a whole device"));
+    assert_eq!((opened, want.1), (1, 20));
+    assert!(want.2.len() > 10, "{:?}", want.2);
+
+    let cases: [(&str, &[Fault]); 4] = [
+        ("before the first checkpoint", &[Fault::Loud(3)]),
+        ("loudly", &[Fault::Loud(12)]),
+        ("silently", &[Fault::Silent(11)]),
+        ("again and again", &[Fault::Silent(6), Fault::Loud(11), Fault::Loud(17), Fault::Silent(19)]),
+    ];
+    for (what, faults) in cases {
+        let out = dir.path().join(what);
+        let (outcome, opened) = pretrain(&config, &out, faults);
+        let outcome = outcome.unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert_eq!(opened, faults.len() + 1, "{what}");
+        assert_eq!(results(&out, &outcome), want, "{what}");
+        let log = std::fs::read_to_string(out.join("train.log")).expect("a log");
+        assert!(log.contains("was lost") && log.contains("opening it anew and going on from step"), "{log}");
+    }
+}
+
+#[test]
+fn a_device_that_is_lost_without_progress_is_given_up() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (outcome, opened) = pretrain(&settings(), dir.path(), &[Fault::Loud(7); 9]);
+    let error = outcome.expect_err("the seventh step never ends");
+    assert!(matches!(error, TrainError::Device(DeviceError::Lost { .. })), "{error}");
+    assert!(error.hint().is_some());
+    // The first loss, and three more at the same checkpoint.
+    assert_eq!(opened, 4);
+}
+
+/// Memory that does not suffice, seen only when buffers are made, is one error that names a batch of which
+/// everything fits; and that batch does fit.
+#[test]
+fn no_memory_is_one_error_with_a_batch_that_fits() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let train = |batch_size: usize, memory: Option<usize>, out: &str| {
+        let config = RunConfig { batch_size, epochs: 1, limit_train: Some(80), ..settings() };
+        let folder = RunFolder::claim(&dir.path().join(out), "test").expect("an empty folder");
+        let interrupt = Interrupt::default();
+        let request =
+            Request { config: &config, device: Choice::Cpu, another_device: false, tune: true, folder: &folder, interrupt: &interrupt };
+        let mut open = || {
+            let temper = Temper::default();
+            temper.memory.set(memory);
+            Ok((Session::from(Faulty::new(temper, true)), String::new()))
+        };
+        recover::pretrain(&request, None, &mut open)
+    };
+    train(40, None, "enough").expect("all the memory there is");
+    // Room for a batch of about 16 of this network.
+    let error = train(40, Some(16 << 20), "short").expect_err("16 MiB");
+    let hint = error.hint().unwrap_or_default();
+    let fitting = hint.split('`').nth(1).and_then(|h| h.strip_prefix("--batch-size ")).and_then(|n| n.parse().ok());
+    let fitting: usize = fitting.unwrap_or_else(|| panic!("{error}\nhint: {hint}"));
+    assert!((2..40).contains(&fitting), "{fitting}");
+    assert!(error.to_string().contains("16"), "{error}");
+    train(fitting, Some(16 << 20), "fits").expect("the batch of the hint");
+}
