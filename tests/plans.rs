@@ -469,6 +469,18 @@ fn fusion(method: Method) -> Result<(), Failed> {
     check(moved > 50, || format!("only {moved} parameters have a gradient"))
 }
 
+/// A device that cannot fuse gets the ops one by one.
+fn fusion_asks_the_device() -> Result<(), Failed> {
+    let graph = method::training(&config(Method::Vae, 16, 2), Training::default()).graph;
+    let count = |epilogues| {
+        let target = Target { epilogues, ..Target::default() };
+        let plan = lower("train", &graph, Options::new(target));
+        plan.steps.iter().filter(|s| s.op.name() == "relu").count()
+    };
+    let (fused, apart) = (count(true), count(false));
+    check(fused < apart && apart > 10, || format!("{fused} ReLUs are left where they can be fused, {apart} where not"))
+}
+
 /// What an input holds before its first upload is zero on a host and unknown elsewhere; this says that `fill` covers every input.
 fn uploads_are_checked() -> Result<(), Failed> {
     let model = method::training(&config(Method::Ae, 8, 2), Training::default());
@@ -495,6 +507,7 @@ fn main() -> ExitCode {
         Trial::test("limits are errors with the numbers", limits),
         Trial::test("scratch fits", scratch_fits),
         Trial::test("random graphs: aliased, unaliased and fused agree", random_graphs),
+        Trial::test("fusion asks the device", fusion_asks_the_device),
         Trial::test("an upload of another size is refused", uploads_are_checked),
     ];
     for method in METHODS {

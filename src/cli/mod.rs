@@ -1,6 +1,7 @@
 //! The command line: what was typed (clap) becomes a validated configuration; data goes to stdout, everything for people to stderr.
 //! Exit codes: 0 ok, 1 failed, 2 usage, 130 and 143 ended by Ctrl-C and `kill` (what a run has done is saved).
 
+mod bench;
 mod evaluate;
 mod inspect;
 mod interop;
@@ -56,9 +57,9 @@ enum Command {
     /// Run every kernel of this build on a device against the reference
     Check(inspect::CheckArgs),
     /// Time kernels and training steps
-    Bench(inspect::BenchArgs),
+    Bench(bench::BenchArgs),
     /// Choose the fastest right kernel for each product of a training step
-    Tune(inspect::TuneArgs),
+    Tune(bench::TuneArgs),
 }
 
 /// Parses the process's arguments and runs the command.
@@ -106,8 +107,8 @@ fn run(command: Command) -> Outcome {
         Command::Devices(args) => inspect::devices(&args),
         Command::Plan(args) => inspect::plan(&args),
         Command::Check(args) => inspect::check(&args),
-        Command::Bench(args) => inspect::bench(&args),
-        Command::Tune(args) => inspect::tune(&args),
+        Command::Bench(args) => bench::bench(&args),
+        Command::Tune(args) => bench::tune(&args),
     }
 }
 

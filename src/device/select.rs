@@ -139,3 +139,30 @@ pub fn open(choice: &Choice) -> Result<(Session, String), DeviceError> {
         Choice::Wgpu(pick) => Ok((Gpu::pick(pick, OpenOptions::default())?.into(), "as asked".into())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_takes_the_faster_one() {
+        let gpu = Choice::Wgpu(Pick::Index(1));
+        let lost = || Err(DeviceError::Lost { device: "GPU".into(), message: "reset".into() });
+        let choose = |g, c| faster("GPU", gpu.clone(), g, c);
+        let (choice, why) = choose(Ok(3e11), Ok(2e11));
+        assert_eq!(choice, gpu);
+        assert!(why.contains("300 GFLOP/s") && why.contains("200 GFLOP/s"), "{why}");
+        let (choice, why) = choose(Ok(1e11), Ok(2e11));
+        assert_eq!(choice, Choice::Cpu, "an integrated GPU can be the slower one");
+        assert!(why.contains("100 GFLOP/s") && why.contains("200 GFLOP/s"), "{why}");
+        assert_eq!(choose(lost(), Ok(1e9)).0, Choice::Cpu);
+        assert_eq!(choose(Ok(f64::NAN), Ok(1e9)).0, Choice::Cpu);
+    }
+
+    #[test]
+    fn the_race_gives_a_rate() {
+        let mut session = Session::from(Host::<f32>::new());
+        let rate = convolution_rate(&mut session).expect("the processor does not fail");
+        assert!(rate > 1e7 && rate.is_finite(), "{rate} FLOP/s");
+    }
+}

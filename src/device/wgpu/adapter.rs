@@ -36,6 +36,8 @@ pub(crate) fn instance() -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
     descriptor.flags = wgpu::InstanceFlags::empty();
+    // Where the driver tells its budget (Vulkan, DX12), a buffer beyond it is an error instead of a machine that swaps.
+    descriptor.memory_budget_thresholds.for_resource_creation = Some(95);
     wgpu::Instance::new(descriptor)
 }
 
