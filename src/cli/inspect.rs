@@ -17,7 +17,7 @@ use crate::ops::{Conv2d, Emit, Scale, StepUniforms};
 use crate::plan::{Plan, held_bytes, summary};
 use crate::rng::{Philox, Stream};
 use crate::tensor::{DType, Shape, TensorType};
-use crate::train::config::RunConfig;
+use crate::train::config::{RunConfig, can_accumulate};
 use crate::train::fit::{self, Fit};
 use crate::train::{TrainError, state};
 use crate::tune;
@@ -154,6 +154,7 @@ pub(super) fn plan(args: &PlanArgs) -> Outcome {
     if args.accumulate == 0 {
         return Err(usage("--accumulate is 0; it must be positive", None));
     }
+    can_accumulate(config.objective.method, config.batch, args.accumulate).map_err(|message| usage(message, None))?;
     let (session, _) = device::open(&choice(&args.model.device)?)?;
     let how = Training { rule: args.model.update(), accumulate: args.accumulate, ..Training::default() };
     let graph = |batch| method::training(&ModelConfig { batch, ..config }, how).graph;

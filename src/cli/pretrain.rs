@@ -166,6 +166,11 @@ const PROLONGS: [&str; 10] = [
 const LENGTHS: [&str; 2] = ["epochs", "max_steps"];
 
 impl Args {
+    /// Whether the flags make a configuration and name a device.
+    pub(super) fn is_understood(&self) -> bool {
+        choice(&self.device).is_ok() && self.resolve(None).is_ok()
+    }
+
     /// The configuration that was asked for. `stored` is that of the run to resume, which the flags then start from.
     fn resolve(&self, stored: Option<&RunConfig>) -> Result<RunConfig, Failure> {
         let mut c = match (&self.config, self.preset, stored) {

@@ -274,7 +274,7 @@ impl Checkpoint {
     /// Any [`CheckpointError`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let path = path.as_ref();
-        let file = File::open(path).map_err(|source| match source.kind() {
+        let file = crate::data::open_regular(path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => CheckpointError::Missing { path: path.to_owned() },
             _ => CheckpointError::Io { action: "open", path: path.to_owned(), source },
         })?;

@@ -142,7 +142,9 @@ fn weights_of_other_programs() {
     };
     let knn = |path: &Path| sh(&format!("knn {} --device cpu --dataset shapes --limit-train 64 --json", path.display()));
     let expected = sh(&format!("knn {} --device cpu --json", trained().display())).ok().json();
-    for (name, prefix) in [("bare", ""), ("parallel", "module."), ("compiled", "_orig_mod."), ("lightning", "model."), ("both", "module._orig_mod.")] {
+    for (name, prefix) in
+        [("bare", ""), ("parallel", "module."), ("compiled", "_orig_mod."), ("lightning", "model."), ("both", "module._orig_mod.")]
+    {
         let path = write(&format!("{name}.safetensors"), prefix);
         let ran = knn(&path).ok();
         assert_eq!(ran.json()["knn"], expected["knn"], "{name}: {ran:?}");
@@ -158,7 +160,9 @@ fn weights_of_other_programs() {
     sh(&format!("pretrain {TINY} --out {} --init-from {}", out.display(), other.display())).fails(1, &["begin with `backbone.`"]);
     sh(&format!("import {} --out {}", other.display(), out.display())).fails(1, &["begin with `backbone.`"]);
 
-    for (name, bytes) in [("a.pth", &b"PK\x03\x04\x00\x00\x08\x08\x00\x00"[..]), ("old.ckpt", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")] {
+    for (name, bytes) in
+        [("a.pth", &b"PK\x03\x04\x00\x00\x08\x08\x00\x00"[..]), ("old.ckpt", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")]
+    {
         let path = dir.path().join(name);
         fs::write(&path, bytes).expect("a file");
         for line in [format!("knn {}", path.display()), format!("import {} --out {}", path.display(), out.display())] {
