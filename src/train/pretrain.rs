@@ -86,7 +86,9 @@ pub fn pretrain(request: &Request<'_>) -> Result<Outcome, TrainError> {
     let log = request.out.join("train.log");
     let mut progress =
         Progress::new(total, config.images_per_step(), start).with_epochs(per_epoch).with_log(&log).map_err(TrainError::io("open", log))?;
-    let notes = splits.notes.iter().map(|note| format!("note: {note}"));
+    let asked = (config.eval_every > 0).then_some(splits.labelled_train.len());
+    let left_out = asked.and_then(evaluate::knn_left_out);
+    let notes = splits.notes.iter().chain(&left_out).map(|note| format!("note: {note}"));
     for warning in notes.chain(std::mem::take(&mut run.warnings)) {
         progress.message(&warning);
     }
