@@ -13,7 +13,7 @@ use crate::method::{Method, ModelConfig, Optimizer, Update};
 use crate::model::{Depth, Stem};
 use crate::plan::{Plan, held_bytes, summary};
 use crate::tensor::TensorType;
-use crate::train::config::RunConfig;
+use crate::train::config::{RunConfig, can_accumulate};
 use crate::train::{TrainError, plans};
 
 #[derive(Debug, clap::Args)]
@@ -148,6 +148,7 @@ pub(super) fn plan(args: &PlanArgs) -> Outcome {
     }
     let config = RunConfig { accumulate: args.accumulate, ..args.model.config()? };
     let model = config.model([0.5; 3], [0.25; 3]);
+    can_accumulate(config.method, config.batch_size, args.accumulate).map_err(|message| usage(message, None))?;
     let (session, _) = device::open(&choice(&args.model.device)?)?;
     // As many held-out images as a batch takes: what a run on a whole data set has.
     let plans = plans::plan(&session, &config, &model, model.batch)?;

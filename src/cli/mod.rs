@@ -11,6 +11,7 @@ mod pretrain;
 mod reproduce;
 mod signals;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -85,6 +86,18 @@ pub fn main() -> ExitCode {
             }
             ExitCode::from(if usage { 2 } else { 1 })
         }
+    }
+}
+
+/// Whether a command line is one of this program: its flags are parsed and, of `pretrain`, become a configuration. Nothing
+/// is done. For tests of whatever people may type.
+#[doc(hidden)]
+pub fn understands(line: impl IntoIterator<Item = OsString>) -> bool {
+    let command = Cli::command().mut_subcommands(|c| c.allow_negative_numbers(true));
+    let matches = command.try_get_matches_from(line);
+    match matches.and_then(|matches| Cli::from_arg_matches(&matches)).map(|cli| cli.command) {
+        Ok(Command::Pretrain(args)) => args.is_understood(),
+        parsed => parsed.is_ok(),
     }
 }
 

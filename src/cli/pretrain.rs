@@ -163,6 +163,11 @@ pub(super) struct Args {
 pub(super) const SHAPES_HAS_NO_FILES: &str = "--dataset shapes is embedded; --data-dir means nothing for it";
 
 impl Args {
+    /// Whether the flags make a configuration and name a device.
+    pub(super) fn is_understood(&self) -> bool {
+        choice(&self.device).is_ok() && self.resolve(None).is_ok()
+    }
+
     /// The configuration that was asked for. `stored` is that of the run to resume, which the flags then start from.
     fn resolve(&self, stored: Option<&RunConfig>) -> Result<RunConfig, Failure> {
         let mut c = match (&self.config, self.preset, stored) {

@@ -34,7 +34,7 @@ pub(super) fn is_folder(path: &Path) -> Result<bool, DataError> {
 }
 
 /// Whether anything lies at a path. What cannot be looked at does: opening it says why.
-pub(super) fn is_there(path: &Path) -> bool {
+pub(crate) fn is_there(path: &Path) -> bool {
     !matches!(look(path), Ok(None))
 }
 

@@ -31,7 +31,7 @@ use sha2::{Digest, Sha256};
 
 pub use cifar10::Cifar10;
 pub use error::DataError;
-pub(crate) use files::open_regular;
+pub(crate) use files::{is_there, open_regular};
 pub use folder::Folder;
 pub use loader::{Batch, Loader};
 pub use shapes::Shapes;

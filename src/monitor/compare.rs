@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::chart::{self, Curve, number};
 use super::run::{RunView, State};
+use crate::data::is_there;
 use crate::train::TrainError;
 
 /// Step and value, by step.
@@ -51,7 +52,7 @@ impl Comparison {
         for path in paths {
             match RunView::open(path) {
                 Ok(run) => found.runs.push(run),
-                Err(error) if path.exists() && !path.join("config.toml").exists() => {
+                Err(error) if is_there(path) && !is_there(&path.join("config.toml")) => {
                     found.skipped.push(error.to_string());
                     first.get_or_insert(error);
                 }

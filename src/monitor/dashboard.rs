@@ -11,6 +11,7 @@ use ratatui::widgets::{LineGauge, Paragraph, Widget, Wrap};
 
 use super::chart::{self, Curve, number};
 use super::run::{RunView, State};
+use crate::text::{clean, name};
 use crate::train::metrics::Record;
 use crate::train::progress::clock;
 
@@ -22,7 +23,7 @@ fn headline(view: &RunView) -> String {
     let (dataset, encoder) = (c.dataset.name(), format!("{:?}", c.encoder).to_lowercase());
     format!(
         "{}: {} on {dataset}, {encoder} of width {}, batch {}, seed {}",
-        view.dir.display(),
+        name(&view.dir),
         c.method.name(),
         c.width,
         c.batch_size,
@@ -60,13 +61,14 @@ fn numbers(view: &RunView) -> Vec<String> {
     if !measured.is_empty() {
         lines.push(format!("test      {}", measured.join("  ")));
     }
-    lines
+    // Keys are text from a file.
+    lines.iter().map(|line| clean(line).into_owned()).collect()
 }
 
 /// Loss, and the accuracies that were measured on the way.
 fn charts(view: &RunView, markers: [Marker; 2]) -> Vec<(&'static str, Vec<Curve>)> {
     let curve = |name: &str, at: usize, points| Curve {
-        name: name.into(),
+        name: clean(name).into_owned(),
         marker: markers[at % 2],
         colour: [Color::Cyan, Color::Yellow, Color::Magenta, Color::Green][at % 4],
         points,
@@ -150,7 +152,7 @@ pub fn snapshot(view: &RunView) -> String {
         }
     }
     if let Some(path) = &view.picture {
-        text += &format!("\nnewest reconstruction: {}\n", path.display());
+        text += &format!("\nnewest reconstruction: {}\n", name(path));
     }
     text
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::data::open_regular;
+use crate::data::{is_there, open_regular};
 use crate::train::TrainError;
 use crate::train::config::RunConfig;
 use crate::train::metrics::Record;
@@ -134,7 +134,7 @@ impl RunView {
     /// If it is none, or cannot be read.
     pub fn open(dir: &Path) -> Result<Self, TrainError> {
         let path = dir.join("config.toml");
-        if !path.exists() {
+        if !is_there(&path) {
             let message = if dir.exists() { "is no run folder: it has no config.toml" } else { "does not exist" };
             let hint = if dir.join("grid.json").exists() {
                 format!("it is a grid of `reproduce`: name run folders in it, such as {}", dir.join("*-s0").display())

@@ -13,7 +13,6 @@
 //! bf16 tensors become f32.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -272,7 +271,7 @@ impl Checkpoint {
     /// Any [`CheckpointError`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let path = path.as_ref();
-        let file = File::open(path).map_err(|source| match source.kind() {
+        let file = crate::data::open_regular(path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => CheckpointError::Missing { path: path.to_owned() },
             _ => CheckpointError::io("open", path)(source),
         })?;

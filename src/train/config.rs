@@ -30,7 +30,7 @@ pub enum DataKind {
     Shapes,
     /// Official binary files.
     Cifar10,
-    /// `<split>/<class>/*.{jpg,png}`.
+    /// `<split>/<class>/<image>`.
     Folder,
     /// Official binary files: pretraining on the images without labels, evaluation on those with.
     Stl10,
@@ -184,6 +184,21 @@ pub fn flag(key: &str) -> String {
     }
 }
 
+/// Refuses a sum over batches that is not the gradient of the large batch: a contrastive loss compares the images of a batch.
+///
+/// # Errors
+/// Why, with the numbers.
+pub fn can_accumulate(method: Method, batch: usize, batches: usize) -> Result<(), String> {
+    if method == Method::Simclr && batches > 1 {
+        let all = batch.saturating_mul(batches);
+        return Err(format!(
+            "--accumulate {batches} with --method simclr would find the negatives of a view among {batch} images, not among the \
+             {all} of the step: raise --batch-size instead"
+        ));
+    }
+    Ok(())
+}
+
 impl Default for RunConfig {
     /// The paper's CIFAR-10 optimisation (section 4) with ResNet-18.
     fn default() -> Self {
@@ -308,7 +323,7 @@ impl RunConfig {
 
     /// Images that an update is made from.
     pub fn images_per_step(&self) -> usize {
-        self.batch_size * self.accumulate
+        self.batch_size.saturating_mul(self.accumulate)
     }
 
     /// Steps of the whole run.
@@ -446,14 +461,7 @@ impl RunConfig {
         if self.view_metrics_every > 0 && self.method == Method::Simclr {
             return Err("--view-metrics-every means nothing for --method simclr, which encodes no original".into());
         }
-        if self.method == Method::Simclr && self.accumulate > 1 {
-            let (batch, all) = (self.batch_size, self.images_per_step());
-            return Err(format!(
-                "--accumulate {} with --method simclr would find the negatives of a view among {batch} images, not among the {all} \
-                 of the step: raise --batch-size instead",
-                self.accumulate
-            ));
-        }
+        can_accumulate(self.method, self.batch_size, self.accumulate)?;
         if self.eval_every > 0 && !self.shuffle {
             return Err("--eval-every needs held-out images, of which --no-shuffle leaves none".into());
         }

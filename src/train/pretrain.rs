@@ -19,7 +19,7 @@ use super::run::{config_text, model_config, open_data, write_config};
 use super::saver::{Saver, State, Writer};
 use super::schedule::Timetable;
 use super::trainer::{Step, Trainer};
-use super::{TrainError, foreign};
+use super::{TrainError, evaluate, foreign};
 use crate::data::{Loader, Splits};
 use crate::device::{self, Choice, Session};
 use crate::text;
@@ -100,7 +100,9 @@ pub(super) fn train(
         resumed.fits(timetable.total)?;
     }
     let mut notes: Vec<String> = notes.to_vec();
-    notes.extend(splits.notes.iter().map(|note| format!("note: {note}")));
+    let asked = (config.eval_every > 0).then_some(splits.labelled_train.len());
+    let left_out = asked.and_then(evaluate::knn_left_out);
+    notes.extend(splits.notes.iter().chain(&left_out).map(|note| format!("note: {note}")));
     notes.extend(kernels(request, resumed, &mut session, &splits)?);
     let mut trainer = Trainer::new(config, timetable, &splits, session)?;
     let recorder = match resumed {

@@ -1,5 +1,7 @@
 //! The folder of a run: `config.toml`, `metrics.jsonl`, event files, `train.log`, `checkpoints/`, `images/`, `summary.json`.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -53,7 +55,14 @@ pub fn model_config(config: &RunConfig, splits: &Splits) -> ModelConfig {
 /// # Errors
 /// If it is missing, not TOML (JSON), or names an unknown key.
 pub fn read_config(path: &Path) -> Result<RunConfig, TrainError> {
-    let text = std::fs::read_to_string(path).map_err(TrainError::io("read", path))?;
+    /// Far more than any configuration has, and soon read: a device never ends.
+    const MOST: u64 = 1 << 20;
+    let read = || TrainError::io("read", path);
+    let mut text = String::new();
+    File::open(path).map_err(read())?.take(MOST).read_to_string(&mut text).map_err(read())?;
+    if text.len() as u64 == MOST {
+        return Err(TrainError::config(format!("{} is longer than any configuration", crate::text::name(path)), None));
+    }
     if path.extension().is_none_or(|extension| extension != "json") {
         return parse_config(path, &text);
     }

@@ -365,6 +365,24 @@ fn the_machine_is_described() {
     assert!(text.stdout.contains("images/s"), "{text:?}");
 }
 
+/// A likelihood of K samples has K samples, also where a batch has fewer images.
+#[test]
+fn samples_are_as_many_as_asked_for() {
+    let dir = folder();
+    let data = dir.path().join("data");
+    image_folder(&data, 2, 40, 4);
+    let log_px = |name: &str, more: &str| {
+        let summary = measured(&data, &dir.path().join(name), &format!("--max-steps 2 {more}"));
+        summary["evaluation"]["log_px"].as_f64().unwrap_or_else(|| panic!("no likelihood: {summary}"))
+    };
+    // The batch is 8.
+    let default = log_px("default", "");
+    assert_eq!(default, log_px("sixteen", "--importance-samples 16"));
+    let [few, many] = [("few", 8), ("many", 40)].map(|(name, k)| log_px(name, &format!("--importance-samples {k}")));
+    // More samples bound it from below more tightly, and the noise of the first ones is the same.
+    assert!(few < default && default < many, "{few} {default} {many}");
+}
+
 /// Adapters are looked at in every environment without a word from the driver.
 #[test]
 fn drivers_keep_quiet() {

@@ -70,6 +70,7 @@ fn sizes() {
         (format!("reconstruct {run} --count 0"), "--count is 0"),
         ("bench --steps 0".into(), "--steps is 0"),
         ("plan --accumulate 0".into(), "--accumulate is 0"),
+        ("plan --method simclr --batch-size 8 --accumulate 4".into(), "among 8 images, not among the 32"),
         ("plan --image-size 33".into(), "image size 33 is not a positive multiple of 8"),
         ("plan --stem imagenet --image-size 40".into(), "image size 40 is not a positive multiple of 16"),
         ("plan --image-size 80000000".into(), "--image-size 80000000 is more than"),
@@ -143,6 +144,10 @@ fn configuration_files() {
     let file = dir.path().join("c.toml");
     let pretrain = || sh(&format!("pretrain --device cpu --config {} --out {}/run", file.display(), dir.path().display()));
     pretrain().fails(1, &["c.toml", "No such file"]);
+    if cfg!(unix) {
+        sh(&format!("pretrain --device cpu --config /dev/zero --out {}/run", dir.path().display())).fails(1, &["/dev/zero is longer than"]);
+        sh("knn /dev/zero --device cpu").fails(1, &["/dev/zero", "it is a device, not a file"]);
+    }
     for (text, code, says) in [
         ("width = \"wide\"", 1, "width"),
         ("colour = 3", 1, "colour"),

@@ -99,6 +99,24 @@ fn waiting_for_a_server_ends() {
     }
 }
 
+/// While kernels are compiled nothing is there to save.
+#[test]
+fn compiling_ends() {
+    let adapters = crate::support::sh("devices --json").ok().json();
+    let Some(adapter) = adapters["adapters"][0]["name"].as_str() else {
+        assert!(std::env::var_os("REQUIRE_GPU").is_none(), "no adapter");
+        return;
+    };
+    let device = format!("wgpu:{}", adapter.split(' ').next().expect("a word"));
+    let dir = folder();
+    let out = dir.path().join("run");
+    let line = format!("pretrain {TINY} --no-eval --out {}", out.display()).replace("--device cpu", &format!("--device {device}"));
+    let child = spawn(&line);
+    std::thread::sleep(Duration::from_millis(1500));
+    signal(&child, "TERM");
+    assert_eq!(ends_within(child, 5).code, Some(143));
+}
+
 /// A step of many seconds: the first signal waits for it, the second one does not.
 #[test]
 fn a_second_signal_ends_a_step() {

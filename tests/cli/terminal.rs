@@ -1,16 +1,17 @@
 //! What is printed: to a terminal, a pipe, a full disk; text from files that a terminal would obey.
 
 use std::fs;
-use std::process::{Command, Stdio};
 
-use crate::support::{Ran, command, copy, folder, sh, trained};
+use crate::support::{Ran, copy, folder, sh, trained};
 
+#[cfg(target_os = "linux")]
 fn shell(script: &str) -> Ran {
-    let mut shell = Command::new("sh");
-    shell.args(["-c", script]).stdin(Stdio::null()).env("NODEVICE_SELECT", "1");
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", script]).stdin(std::process::Stdio::null()).env("NODEVICE_SELECT", "1");
     Ran::new(script.into(), shell.output().expect("a shell"))
 }
 
+#[cfg(target_os = "linux")]
 const BINARY: &str = env!("CARGO_BIN_EXE_aavae");
 
 /// Only a closed pipe is silent.
@@ -32,7 +33,7 @@ fn output_that_does_not_arrive_is_an_error() {
         "--version".into(),
     ] {
         shell(&format!("{BINARY} {line} > /dev/full")).fails(1, &["cannot write to", "standard output", "No space left"]);
-        let mut child = command(&line.split(' ').collect::<Vec<_>>()).spawn().expect("the binary starts");
+        let mut child = crate::support::command(&line.split(' ').collect::<Vec<_>>()).spawn().expect("the binary starts");
         drop(child.stdout.take());
         let ran = Ran::new(line, child.wait_with_output().expect("it ends")).ok();
         assert!(!ran.stderr.contains("standard output"), "{ran:?}");

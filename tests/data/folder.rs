@@ -1,6 +1,6 @@
 //! Trees of image files: which are read, which are refused, and what is said of the others.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::io::Cursor;
 use std::path::Path;
@@ -279,6 +279,7 @@ fn only_files_are_opened_and_no_entry_vanishes() {
 #[cfg(target_os = "linux")]
 #[test]
 fn names_are_bytes() {
+    use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     let dir = temp();
     let (one, two) = (OsStr::from_bytes(b"caf\xe9"), OsStr::from_bytes(b"caf\xe8"));

@@ -268,3 +268,25 @@ fn times_of_a_resumed_run_are_left_out() {
     let seconds = |cell: &str| csv.lines().filter(|l| l.contains(&format!(",{cell},0,done,,seconds,"))).count();
     assert_eq!((seconds("vae"), seconds("aavae")), (1, 0), "{csv}");
 }
+
+/// Whatever somebody has written into the files of a run, there is a report.
+#[test]
+fn edited_summaries_are_reported() {
+    for experiment in Experiment::ALL {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut results = results(experiment, Scale::Ci, dir.path());
+        for (i, run) in results.runs.iter_mut().enumerate() {
+            let State::Done(summary) = &mut run.state else { continue };
+            summary["sha256"] = json!("é猫".repeat(8));
+            summary["device"] = json!("a|b `c` <d>\u{1b}[2J");
+            summary["steps"] = json!(-1);
+            summary["probe"]["accuracy"] = json!([1e308, -1e308, 5e-324, 0.5][i % 4]);
+            summary["knn"][0]["accuracy"] = json!(1e308);
+        }
+        write_all(&results, dir.path());
+        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).expect("a file");
+        assert!(read("report.md").contains(r"a\|b `c` \<d\>\\u{1b}\[2J"), "{}", read("report.md"));
+        assert!(read("report.md").contains("é猫é猫é猫é猫é猫é猫 "), "{}", read("report.md"));
+        assert!(!read("report.html").contains("<d>"));
+    }
+}
