@@ -7,16 +7,24 @@
 //!
 //! ```text
 //! flags -> RunConfig -> method (one file = one equation) -> ir::Graph
-//!                                                              | ir::autodiff   calls OpDef::gradient, knows no op
-//!                                                              | ir::fuse       elementwise tails into convolutions
-//!                                                              v
-//!            plan::lower -> steps (kernel, constants, grid, bindings) -> lives -> buffers -> plan::verify
-//!                                                              |
-//!                                      Plan: plain data, printable, knows no GPU type
-//!                   +------------------------------------------+------------------------------------------+
-//!             Host<f64>  `reference`                     Host<f32>  `cpu`                           Gpu  `wgpu`
-//!             naive, poisons dead buffers: the oracle    SIMD and threads                   WGSL -> Vulkan, Metal, DX12
+//!                                                  | ir::autodiff   calls OpDef::gradient, knows no op
+//!                                                  v
+//!   plan::lower: ir::fuse (what the device can) -> a variant of each op -> steps (kernel, constants,
+//!                grid, bindings) -> lives -> buffers -> plan::verify
+//!                                                  |
+//!                          Plan: plain data, printable, knows no GPU type
+//!                                                  |
+//!       Session: one model on one device: checks, ring of scalars, short submissions, timing, recovery
+//!                    +-----------------------------+-----------------------------+
+//!              Host<f64> `reference`         Host<f32> `cpu`               Gpu `wgpu`
+//!              naive, poisons dead           SIMD and threads              WGSL -> Vulkan, Metal,
+//!              buffers: the oracle                                         DX12
 //! ```
+//!
+//! A device is about eight primitives ([`device::Device`]): capabilities, allocate, write, load, run some of a
+//! plan's steps, ask for a read, poll, free. Everything that devices would do alike stands in
+//! [`device::Session`], once. Which variant of a product a device runs is plain data
+//! ([`ops::Choices`]): [`tune`] measures it, a file remembers it, a checkpoint carries it.
 //!
 //! # Layers
 //!
@@ -34,7 +42,8 @@
 //! * **Plan**: one step: ops in order, where each tensor lives, the dispatches. Made once; a step allocates nothing and decides nothing.
 //! * **State**: what outlives a step: flat buffers of parameters, gradients, moments and running statistics.
 //! * **Batch**: what a plan takes at once. A step has one, or with `--accumulate` several and a plan of its own for the update.
-//! * **Session**: one model on one device.
+//! * **Variant**: one of several kernels that an op could be lowered to; **product**: an op that has several, at a shape.
+//! * **Device**: what carries out plans. **Session**: one model on one device, and all that devices do alike.
 //! * **Run**: one model trained into one folder. **Grid**: an experiment of the paper: runs of its cells and seeds, and their report.
 //!
 //! # Invariants
@@ -47,7 +56,10 @@
 //! * A buffer is never read and written by one dispatch, and values share whole buffers, not ranges: WebGPU tracks hazards per buffer.
 //! * All parameters live in one flat buffer, their gradients and moments at the same offsets: the optimiser is one op. What kernels must
 //!   know of single tensors comes as a constant table (`ops::Lowering::table`).
-//! * Every op's reference is independent of its kernels, and every kernel is reached by a trial case.
+//! * Every op's reference is independent of its kernels, and every kernel is reached by a trial case. A variant is used on a
+//!   device only after it agreed with the portable one there, at that shape.
+//! * The last op of every plan writes the number of its run into the plan's ring ([`ops::Record`]): what the host reads of a step
+//!   proves that the step was carried out.
 //! * A user's mistake is a `Result` that names the thing, the numbers and a hint; a bug of ours is a panic with a message.
 //!
 //! # Where building proved the design wrong
@@ -56,8 +68,11 @@
 //!   as the crates' products alone (`shaders/README.md`), need no column buffer, and cost a dependency less (`ops/conv2d/native.rs`).
 //! * *`subgroupBroadcast` carries the barrier-free GEMM.* naga wants its index to be a constant expression, which a loop counter is not
 //!   before unrolling; the kernels use `subgroupShuffle`, which llvmpipe compiles to the same permutation.
-//! * *Nothing blocks inside the library.* Scalars are ring-buffered on the device and read back together, so a step never waits; reading
-//!   a whole tensor does wait (`device::wgpu::readback`). A browser build will need that one function to be async.
+//! * *Nothing blocks inside the library.* A device never waits unless `poll` is told to, and scalars are ring-buffered, so a step
+//!   never waits either. But [`device::Session`] tells it to where a whole tensor is read (`Session::wait`, one line): callers
+//!   above it are plain functions. A browser build has to make that line, and them, `async`.
+//! * *One GEMM variant per device, chosen by one convolution.* The fastest tile differs by shape, and so does the wrong one.
+//! * *A step is one command buffer.* It is one where that is short; a slow device gets pieces, cut between ops.
 
 pub mod check;
 pub mod cli;

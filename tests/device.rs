@@ -193,6 +193,9 @@ fn no_room_names_the_buffer_and_the_bytes() {
     let error = session.load(plan).expect_err("one byte is missing");
     assert!(matches!(error, DeviceError::OutOfMemory { .. }), "{error}");
     assert!(error.hint().is_some_and(|h| h.contains("--batch-size")), "{:?}", error.hint());
+    // Only the flat buffers stay, and the session knows now how much there is.
+    assert!(session.allocated_bytes() < session.memory().expect("it has turned out"));
+    assert!(session.memory() < temper.memory.get());
 }
 
 fn adapter(name: &str, backend: &str, software: bool) -> AdapterInfo {

@@ -122,3 +122,23 @@ fn no_memory_is_one_error_with_a_batch_that_fits() {
     assert!(error.to_string().contains("16"), "{error}");
     train(fitting, Some(16 << 20), "fits").expect("the batch of the hint");
 }
+
+/// A picture of more images than fit is an error that names how many do.
+#[test]
+fn reconstructions_obey_the_memory() {
+    use aavae::train::evaluate::Evaluator;
+    let config = settings();
+    let splits = aavae::train::run::open_data(&config).expect("embedded images");
+    let model = aavae::train::run::model_config(&config, &splits);
+    let temper = Temper::default();
+    temper.memory.set(Some(8 << 20));
+    let session = Session::from(Faulty::new(temper, true));
+    let mut evaluator = Evaluator::new(session, model, config.protocol(), None, 0).expect("room for the weights");
+    let step = aavae::ops::StepUniforms::default();
+    let error = evaluator.reconstruct(&splits.train, 10_000, &step).expect_err("more than 8 MiB");
+    let hint = error.hint().unwrap_or_default();
+    let fitting = hint.split('`').nth(1).and_then(|h| h.strip_prefix("--count ")).and_then(|n| n.parse().ok());
+    let fitting: usize = fitting.unwrap_or_else(|| panic!("{error}\nhint: {hint}"));
+    assert!(fitting < 40, "{fitting}");
+    evaluator.reconstruct(&splits.train, fitting, &step).expect("the number of the hint");
+}

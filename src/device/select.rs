@@ -56,7 +56,9 @@ impl std::str::FromStr for Pick {
 fn unknown(text: &str) -> DeviceError {
     DeviceError::NotFound {
         message: format!("unknown device `{text}`"),
-        hint: Some("auto, cpu, wgpu, wgpu:INDEX, wgpu:NAME, wgpu:BACKEND:NAME and reference are devices".into()),
+        hint: Some(
+            "auto, cpu, reference, wgpu, wgpu:INDEX, wgpu:NAME and wgpu:BACKEND:NAME are devices; `aavae devices` lists adapters".into(),
+        ),
     }
 }
 

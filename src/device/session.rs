@@ -221,6 +221,27 @@ impl Session {
     fn load_verified(&mut self, plan: Plan) -> Result<PlanId, DeviceError> {
         assert_eq!(plan.layout, self.layout, "plan `{}` was made for another model", plan.name);
         let mut bound = Bound::default();
+        if let Err(error) = self.bind(&plan, &mut bound) {
+            // What was made for a plan that has no room is in nobody's way.
+            let tables = bound.tables.iter().flatten();
+            let made: Vec<BufferId> = bound.buffers.iter().chain(tables).copied().collect();
+            self.device.free(&[], &made);
+            return Err(error);
+        }
+        let plan = Rc::new(plan);
+        let quiet = |_, _| ();
+        let progress: super::Progress<'_> = match &self.on_compile {
+            Some(call) => call.as_ref(),
+            None => &quiet,
+        };
+        let program = self.device.load(&plan, bound.clone(), progress)?;
+        let pace = Pace::new(&plan);
+        self.plans.push(Loaded { plan, program, bound, pace, serial: 0, pending: vec![], log: vec![] });
+        Ok(PlanId(self.plans.len() - 1))
+    }
+
+    /// Allocates what a plan works on and fills its tables.
+    fn bind(&mut self, plan: &Plan, bound: &mut Bound) -> Result<(), DeviceError> {
         for &group in &plan.groups {
             bound.states.insert(group, self.state(group)?);
         }
@@ -236,25 +257,15 @@ impl Session {
             bound.buffers.push(self.device.allocate(&label, ty, buffer.bytes / ty.bytes())?);
         }
         for step in &plan.steps {
-            let mut tables = Vec::new();
+            bound.tables.push(Vec::new());
             for table in &step.tables {
                 let label = format!("{} (table)", step.label);
                 let buffer = self.device.allocate(&label, DType::U32, table.len())?;
+                bound.tables.last_mut().unwrap_or_else(|| unreachable!("pushed above")).push(buffer);
                 self.device.write(buffer, 0, Data::U32(table))?;
-                tables.push(buffer);
             }
-            bound.tables.push(tables);
         }
-        let plan = Rc::new(plan);
-        let quiet = |_, _| ();
-        let progress: super::Progress<'_> = match &self.on_compile {
-            Some(call) => call.as_ref(),
-            None => &quiet,
-        };
-        let program = self.device.load(&plan, bound.clone(), progress)?;
-        let pace = Pace::new(&plan);
-        self.plans.push(Loaded { plan, program, bound, pace, serial: 0, pending: vec![], log: vec![] });
-        Ok(PlanId(self.plans.len() - 1))
+        Ok(())
     }
 
     /// The loaded plan.

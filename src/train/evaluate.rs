@@ -89,8 +89,7 @@ impl Evaluator {
         let protocol = self.protocol;
         let graph = |batch| method::features(&ModelConfig { batch, ..self.model }, &self.layout, protocol, augment).graph;
         let fit = Fit { option: "--batch-size", asked: self.model.batch, least: 1 };
-        let plan = fit::plan(&self.session, "the features plan", fit, &graph)?;
-        let plan = self.session.load(plan)?;
+        let plan = fit::load(&mut self.session, "the features plan", fit, &graph)?;
         self.plans[usize::from(augment)] = Some(plan);
         Ok(plan)
     }
@@ -166,8 +165,7 @@ impl Evaluator {
         let count = count.min(view.len());
         let graph = |n| method::figures(&ModelConfig { batch: n, ..self.model }, &self.layout).graph;
         let fit = Fit { option: "--count", asked: count, least: 1 };
-        let plan = fit::plan(&self.session, "the reconstruction plan", fit, &graph)?;
-        let plan = self.session.load(plan)?;
+        let plan = fit::load(&mut self.session, "the reconstruction plan", fit, &graph)?;
         reconstruction_grid(&mut self.session, plan, &self.model, view, count, step)
     }
 }

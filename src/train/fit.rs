@@ -1,7 +1,7 @@
 //! Plans that a device has room for, or what would fit.
 
 use super::TrainError;
-use crate::device::Session;
+use crate::device::{DeviceError, PlanId, Session};
 use crate::ir::{Graph, Group, Layout};
 use crate::plan::{Plan, PlanError, verify};
 use crate::tensor::DType;
@@ -60,6 +60,19 @@ pub fn plan(session: &Session, name: &str, fit: Fit, graph: &dyn Fn(usize) -> Gr
         check_memory(session, name, held + state + plan.buffer_bytes() + reads)?;
         Ok(plan)
     })
+}
+
+/// Plans a graph beside what a session holds already, and loads it.
+///
+/// # Errors
+/// Like [`plan`], also where the driver finds only now that there is no room; whatever else the device says.
+pub fn load(session: &mut Session, name: &str, fit: Fit, graph: &dyn Fn(usize) -> Graph) -> Result<PlanId, TrainError> {
+    let planned = plan(session, name, fit, graph)?;
+    match session.load(planned) {
+        // The session knows now how much there is, so the same question has another answer.
+        Err(error @ DeviceError::OutOfMemory { .. }) => Err(plan(session, name, fit, graph).err().unwrap_or(error.into())),
+        loaded => Ok(loaded?),
+    }
 }
 
 /// Checks that a model's flat buffers fit on a device, before they are allocated.

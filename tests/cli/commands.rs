@@ -341,15 +341,28 @@ fn the_machine_is_described() {
     assert!(wgsl.stdout.contains("@compute"), "{wgsl:?}");
     let two = sh("plan --device cpu --width 8 --batch-size 4 --accumulate 3 --optimizer lamb --json").ok().json();
     let names = |steps: &serde_json::Value| steps.as_array().expect("steps").iter().map(|s| s["op"].clone()).collect::<Vec<_>>();
-    assert_eq!(names(&two["update"]["steps"]), ["lamb"]);
-    assert!(names(&two["steps"]).ends_with(&["accumulate".into(), "accumulate".into()]) && !names(&two["steps"]).contains(&"adam".into()));
+    let update = names(&two["update"]["steps"]);
+    assert!(update.contains(&"lamb".into()) && update.last() == Some(&"record".into()), "{update:?}");
+    let steps = names(&two["steps"]);
+    assert_eq!(steps.iter().filter(|op| **op == "accumulate").count(), 2, "{steps:?}");
+    assert!(!steps.contains(&"adam".into()) && steps.last() == Some(&"record".into()), "{steps:?}");
+    // The whole run: more than both, since it validates and draws, and its parts are its sum.
+    let run = &two["pretrain"];
+    let parts: u64 = run["plans"].as_object().expect("plans").values().filter_map(serde_json::Value::as_u64).sum();
+    let whole = run["bytes"].as_u64().expect("bytes");
+    assert_eq!(whole, parts + run["state"].as_u64().expect("bytes") + run["device"].as_u64().expect("bytes"));
+    let kinds: Vec<_> = run["plans"].as_object().expect("plans").keys().cloned().collect();
+    assert_eq!(kinds, ["figures", "importance", "train", "update", "validation"]);
+    assert!(whole > two["peak_bytes"].as_u64().expect("bytes"), "{run}");
     // The gradient's sum counts, and what both plans use only once.
     let bytes = |value: &serde_json::Value| value["summary"]["peak_bytes"].as_u64().expect("bytes");
     let peak = two["peak_bytes"].as_u64().expect("bytes");
     assert!(bytes(&plan) < peak && bytes(&two) < peak && peak < bytes(&two) + bytes(&two["update"]), "{peak}");
     let text = sh("plan --device cpu --width 8 --batch-size 4 --accumulate 3").ok();
     assert!(text.stdout.contains("plan train") && text.stdout.contains("plan update"), "{text:?}");
-    assert!(text.stdout.trim_end().lines().last().expect("a line").starts_with("3 x train, then update: peak memory "), "{text:?}");
+    let lines: Vec<_> = text.stdout.trim_end().lines().rev().take(2).collect();
+    assert!(lines[1].starts_with("3 x train, then update: peak memory "), "{text:?}");
+    assert!(lines[0].starts_with("pretrain holds at most ") && lines[0].contains("validation "), "{text:?}");
     sh("plan --device cpu --kernel nonsense").fails(1, &["`nonsense`"]).hints("aavae plan");
 
     let check = sh("check --device cpu --only relu --json").ok().json();

@@ -106,7 +106,7 @@ pub fn find(pick: &Pick, all: &[AdapterInfo]) -> Result<usize, DeviceError> {
         Pick::Any => {
             return all.iter().position(|a| !a.software).ok_or_else(|| {
                 let message = format!("there is no GPU adapter (found {list})");
-                missing(message, "software adapters are used only when named, e.g. `--device wgpu:llvmpipe`")
+                missing(message, "`aavae devices` lists adapters; a software one is used only when named, as `--device wgpu:llvmpipe`")
             });
         }
         Pick::Index(i) if *i < all.len() => return Ok(*i),
