@@ -86,7 +86,7 @@ impl<T: Precision> Host<T> {
         Self {
             capabilities: Capabilities {
                 name: T::NAME.into(),
-                target: Target { gemm: Gemm::Tile, max_groups: u32::MAX },
+                target: Target { gemm: Gemm::Tile, max_groups: u32::MAX, max_binding: Target::LARGEST_BINDING },
                 limits: Limits::NONE,
                 memory: machine_memory(),
                 overhead: 0,

@@ -6,7 +6,7 @@
 //! conv2d_input_grad -> weighted_sum(1, 1) -> relu_grad        gradients that meet, and the ReLU of the producer
 //! ```
 
-use super::{Graph, Source};
+use super::Graph;
 use crate::ops::{Epilogue, Op, ValueId, WeightedSum};
 
 /// Absorbs what can be absorbed.
@@ -28,13 +28,11 @@ pub fn fuse(g: &mut Graph) {
         g.nodes[i].inputs.clear();
         removed[i] = true;
     }
-    let kept: Vec<_> = std::mem::take(&mut g.nodes).into_iter().zip(&removed).filter(|(_, gone)| !**gone).map(|(n, _)| n).collect();
-    for (index, node) in kept.iter().enumerate() {
-        for (output, y) in node.outputs.iter().enumerate() {
-            g.values[y.0 as usize].source = Source::Node { node: index, output };
+    for (node, gone) in std::mem::take(&mut g.nodes).into_iter().zip(removed) {
+        if !gone {
+            g.push(node);
         }
     }
-    g.nodes = kept;
 }
 
 fn epilogue(op: &mut Op) -> Option<&mut Epilogue> {

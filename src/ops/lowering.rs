@@ -25,11 +25,14 @@ pub struct Target {
     pub gemm: Gemm,
     /// Workgroups along one grid axis.
     pub max_groups: u32,
+    /// Bytes of one storage binding, at most [`Target::LARGEST_BINDING`].
+    pub max_binding: usize,
 }
 
 impl Default for Target {
+    /// Baseline WebGPU.
     fn default() -> Self {
-        Self { gemm: Gemm::Tile, max_groups: 65_535 }
+        Self { gemm: Gemm::Tile, max_groups: 65_535, max_binding: 128 << 20 }
     }
 }
 
@@ -169,6 +172,9 @@ pub struct Io {
 }
 
 impl Target {
+    /// Bytes that any device binds at most: kernels index with 32 bits, and scratch may be a few times as long as what it is for.
+    pub const LARGEST_BINDING: usize = 1 << 31;
+
     /// Grid of `items` invocations in workgroups of [`WORKGROUP`], folded to two axes
     /// (`lib/grid.wgsl` `global_index` undoes the folding).
     pub fn grid_1d(&self, items: usize) -> [u32; 3] {

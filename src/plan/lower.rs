@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::slots::{Life, assign};
 use super::{Buffer, Place, Plan, Port, Ring, Step, StepIo};
-use crate::ir::{Graph, Group, Source};
+use crate::ir::{Graph, Group, Source, cut};
 use crate::ops::{Emit, Io, Op, Record, Target, ValueId};
 use crate::tensor::TensorType;
 
@@ -38,8 +38,9 @@ fn live_nodes(g: &Graph) -> Vec<usize> {
     (0..g.nodes.len()).filter(|&i| live[i]).collect()
 }
 
-/// Plans a graph.
+/// Plans a graph, ops on whole flat buffers cut to what the target binds.
 pub fn lower(name: &str, g: &Graph, options: Options) -> Plan {
+    let g = &*cut::cut(g, options.target.max_binding);
     let nodes = live_nodes(g);
     let io: Vec<Io> = nodes
         .iter()

@@ -2,11 +2,10 @@
 
 use super::TrainError;
 use crate::device::Session;
-use crate::ir::{Graph, Group, Layout};
+use crate::ir::{Graph, Group, Layout, Source, State, Value};
+use crate::ops::Target;
 use crate::plan::{Limits, Options, Plan, PlanError, lower, verify};
-
-/// Most elements of a tensor: kernels index with 32 bits, and scratch may be a few times as long as what it is for.
-const MAX_ELEMENTS: usize = 1 << 29;
+use crate::tensor::DType;
 
 /// Plans a graph for a device.
 ///
@@ -37,29 +36,43 @@ pub fn plan(session: &Session, name: &str, batch: usize, graph: &dyn Fn(usize) -
 /// # Errors
 /// If they do not.
 pub fn check_state(session: &Session, layout: &Layout) -> Result<(), TrainError> {
-    let sizes = Group::ALL.map(|group| layout.size(group) * 4);
-    let limit = session.limits().max_binding.min(MAX_ELEMENTS * 4);
-    let message = match sizes.into_iter().max().filter(|&bytes| bytes > limit) {
-        Some(bytes) => Err(PlanError::TooLarge { tensor: "parameters".into(), bytes, limit }.to_string()),
-        None => check_memory(session, "state", sizes.iter().sum()),
-    };
+    let message = check_tensors(session, layout).and_then(|()| {
+        let bytes = Group::ALL.iter().map(|&group| layout.bytes(group)).sum();
+        check_memory(session, "state", bytes)
+    });
     let hint = "use a smaller --width, or another adapter of `aavae devices`";
     message.map_err(|message| TrainError::config(message, Some(hint)))
+}
+
+/// Checks that a device can bind each tensor; what works on all of them at once is cut to size ([`crate::ir::cut`]).
+fn check_tensors(session: &Session, layout: &Layout) -> Result<(), String> {
+    let bytes = |s: &State| s.shape.len() * DType::F32.bytes();
+    let largest = layout.states.iter().max_by_key(|s| bytes(s));
+    largest.map_or(Ok(()), |s| check_binding(session, &s.name, bytes(s)))
+}
+
+fn check_binding(session: &Session, tensor: &str, bytes: usize) -> Result<(), String> {
+    let limit = session.limits().max_binding.min(Target::LARGEST_BINDING);
+    if bytes <= limit {
+        return Ok(());
+    }
+    Err(PlanError::TooLarge { tensor: tensor.into(), bytes, limit }.to_string())
 }
 
 /// The plan, or why the device has no room for it.
 fn attempt(session: &Session, name: &str, graph: &Graph) -> Result<Plan, String> {
     let limits = session.limits();
     // Before lowering, which counts in 32 bits.
-    let limit = limits.max_binding.min(MAX_ELEMENTS * 4);
-    if let Some(value) = graph.values.iter().max_by_key(|v| v.ty.bytes()).filter(|v| v.ty.bytes() > limit) {
-        return Err(PlanError::TooLarge { tensor: value.name.clone(), bytes: value.ty.bytes(), limit }.to_string());
+    check_tensors(session, &graph.layout)?;
+    let made = |v: &&Value| !matches!(v.source, Source::State(_));
+    if let Some(value) = graph.values.iter().filter(made).filter(|v| v.pin.is_none()).max_by_key(|v| v.ty.bytes()) {
+        check_binding(session, &value.name, value.ty.bytes())?;
     }
     let plan = lower(name, graph, Options { target: session.target(), alias: true });
     verify(&plan, &limits).map_err(|e| e.to_string())?;
     // What other plans of the model use counts too, but few accumulate.
     let used = |group: &&Group| **group != Group::Accumulated || plan.groups.contains(group);
-    let state: usize = Group::ALL.iter().filter(used).map(|&group| plan.layout.size(group) * 4).sum();
+    let state: usize = Group::ALL.iter().filter(used).map(|&group| plan.layout.bytes(group)).sum();
     check_memory(session, name, state + plan.buffer_bytes())?;
     Ok(plan)
 }
