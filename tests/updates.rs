@@ -1,18 +1,21 @@
-//! Updates of the weights, on every device: they stop at the first gradient that is not finite.
+//! Updates of the weights, on every device: they stop at the first gradient that is not finite, and are the same where flat buffers are
+//! cut to what a device binds.
 //!
 //! Without a Vulkan, Metal or DX12 adapter the wgpu trials show as *ignored*; `REQUIRE_GPU=1` turns that into a failure.
 
 mod support;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use aavae::device::{Data, PlanId, Session};
-use aavae::ir::{Graph, Group, autodiff};
-use aavae::method::{self, FINITE, Optimizer, Update};
-use aavae::ops::{Dot, Emit, Scale, WeightedSum};
+use aavae::ir::{Graph, Group, Range, autodiff};
+use aavae::method::{self, FINITE, Method, Optimizer, Training, Update, View};
+use aavae::ops::{Dot, Emit, Scale, StepUniforms, Target, WeightedSum};
+use aavae::plan::{Limits, Options, Place, Plan, Step, lower, verify};
 use aavae::tensor::{Shape, TensorType};
 use libtest_mimic::{Arguments, Failed, Trial};
-use support::{Device, check, on_devices, uniforms};
+use support::{Device, check, config, fill, on_devices, reset, uniforms};
 
 const OPTIMIZERS: [Optimizer; 4] = [Optimizer::Adam, Optimizer::Sgd, Optimizer::Lars, Optimizer::Lamb];
 /// What an update may change.
@@ -129,12 +132,131 @@ fn accumulated_gradients(device: &Device) -> Result<(), Failed> {
     Ok(())
 }
 
+/// The State operands of a plan's steps that exceed `bytes`, though they are more than one tensor.
+fn too_large(plan: &Plan, bytes: usize) -> Vec<String> {
+    // A single tensor, padding included, or a scalar.
+    let tensor = |r: Range| plan.layout.states.iter().any(|s| s.range.offset == r.offset && r.len < s.range.len + 64);
+    let single = |r: Range| r.len == 1 || tensor(r);
+    let operands = plan.steps.iter().flat_map(|s| s.inputs.iter().chain(&s.outputs).map(move |x| (&s.label, x.1)));
+    let large = operands.filter(|(_, place)| matches!(place, Place::State(r) if r.len * 4 > bytes && !single(*r)));
+    large.map(|(label, place)| format!("{label} at {place}")).take(3).collect()
+}
+
+/// Three steps of a network whose flat buffers are whole, cut to some tensors, and cut to single ones: the same bits, also where
+/// gradients are accumulated and some tensors do not decay.
+fn cut_updates(device: &Device) -> Result<(), Failed> {
+    for (optimizer, weight_decay, accumulate) in
+        OPTIMIZERS.into_iter().flat_map(|o| [(o, 0.1, 1), (o, 0.1, 2)]).chain([(Optimizer::Adam, 0.0, 1)])
+    {
+        let rule = Update { optimizer, weight_decay };
+        let how = Training { view: View::Given, accumulate, rule, ..Training::default() };
+        let model = method::training(&config(Method::Ae, 16, 2), how);
+        let mut session = device.open()?;
+        session.allocate(&model.graph.layout);
+        let mut want: Option<Vec<Vec<u32>>> = None;
+        for (max_binding, least_parts) in [(usize::MAX, 1), (256 << 10, 4), (1, 60)] {
+            let what = format!("{optimizer:?}, decay {weight_decay}, {accumulate} batches, {max_binding} bytes");
+            let options = Options::new(Target { max_binding, ..session.target() });
+            let mut plans = vec![lower("train", &model.graph, options)];
+            if accumulate > 1 {
+                plans.push(lower("update", &method::update(&model.graph.layout, rule), options));
+            }
+            let updates = plans.iter().flat_map(|p| &p.steps).filter(|s| s.label.starts_with("optimizer")).count();
+            check(updates >= least_parts && (max_binding < usize::MAX || updates == 1), || format!("{what}: {updates} parts"))?;
+            for plan in &plans {
+                let large = too_large(plan, max_binding);
+                check(large.is_empty(), || format!("{what}: {large:?}"))?;
+            }
+            let ids = plans.into_iter().map(|plan| session.load(plan)).collect::<Result<Vec<_>, _>>()?;
+            reset(&mut session, &model, 5)?;
+            fill(&mut session, ids[0])?;
+            let mut scalars = Vec::new();
+            for step in 0..3 {
+                for part in 0..accumulate {
+                    session.run(ids[0], &StepUniforms { first_sample: 2 * part as u32, ..uniforms(5, step, 1e-2) })?;
+                }
+                if accumulate > 1 {
+                    session.run(ids[1], &uniforms(5, step, 1e-2))?;
+                }
+            }
+            for &id in &ids {
+                scalars.extend(session.drain(id)?.into_iter().flat_map(|row| row.1).map(f32::to_bits));
+            }
+            let mut got = kept(&mut session)?;
+            got.push(scalars);
+            match &want {
+                None => want = Some(got),
+                Some(want) => check(*want == got, || format!("{what}: other bits than uncut"))?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The same of the update alone, from gradients that are given.
+fn cut_update_plans(device: &Device) -> Result<(), Failed> {
+    let model = method::training(&config(Method::Ae, 16, 2), Training::default());
+    let layout = &model.graph.layout;
+    for optimizer in OPTIMIZERS {
+        let g = method::update(layout, Update { optimizer, weight_decay: 0.1 });
+        let mut session = device.open()?;
+        session.allocate(layout);
+        let mut want: Option<Vec<Vec<u32>>> = None;
+        for max_binding in [usize::MAX, 256 << 10, 1] {
+            let options = Options::new(Target { max_binding, ..session.target() });
+            let id = session.load(lower("update", &g, options))?;
+            // What stands between tensors is updated too.
+            session.write_state(Group::Param, 0, &vec![0.0; layout.size(Group::Param)])?;
+            reset(&mut session, &model, 5)?;
+            let gradient: Vec<f32> = (0..layout.size(Group::Accumulated)).map(|i| ((i * 37 + 11) % 101) as f32 * 0.01 - 0.5).collect();
+            session.write_state(Group::Accumulated, 0, &gradient)?;
+            for step in 0..2 {
+                session.run(id, &uniforms(5, step, 1e-2))?;
+            }
+            let flags = session.drain(id)?;
+            check(flags.iter().all(|f| f.1 == [0.0]), || format!("{optimizer:?}, {max_binding} bytes: {flags:?}"))?;
+            let got = kept(&mut session)?;
+            match &want {
+                None => want = Some(got),
+                Some(want) => check(*want == got, || format!("{optimizer:?}, {max_binding} bytes: other bits than uncut"))?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A tensor that is read after a part of it, or all, was updated in place is a bug of the planner.
+fn stale_reads() -> Result<(), Failed> {
+    let g = linear(Update::default());
+    for max_binding in [usize::MAX, 1] {
+        let options = Options { alias: false, ..Options::new(Target { max_binding, ..Target::default() }) };
+        let plan = lower("linear", &g, options);
+        verify(&plan, &Limits::NONE)?;
+        let updates = plan.steps.iter().filter(|s| s.op.name() == "adam").count();
+        check(updates == if max_binding == 1 { 2 } else { 1 }, || format!("{updates} updates"))?;
+        for name in ["v", "w"] {
+            let mut bad = plan.clone();
+            let reads = |s: &Step| s.op.name() == "dot" && s.inputs.iter().any(|x| plan.names[x.0.0 as usize] == name);
+            let at = bad.steps.iter().position(reads).ok_or("no step reads it")?;
+            // Only its place in the order changes, so no buffer is to blame.
+            let late = bad.steps[at].clone();
+            bad.steps.insert(bad.steps.len() - 1, Step { outputs: vec![], ..late });
+            let refused = catch_unwind(AssertUnwindSafe(|| verify(&bad, &Limits::NONE)));
+            check(refused.is_err(), || format!("`{name}` is read after its update ({max_binding} bytes)"))?;
+        }
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
     let args = Arguments::from_args();
     let hosts = [Device::Reference, Device::Cpu];
     let trials: Vec<Trial> = [
         on_devices("a gradient that overflows stops the updates", &hosts, overflowing_gradient),
         on_devices("an accumulated gradient that is not finite stops the update", &hosts, accumulated_gradients),
+        vec![Trial::test("cut flat buffers give the same bits/cpu", || cut_updates(&Device::Cpu))],
+        on_devices("a cut update gives the same bits", &[Device::Reference], cut_update_plans),
+        vec![Trial::test("a read after an update in place is refused", stale_reads)],
     ]
     .into_iter()
     .flatten()

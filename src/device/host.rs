@@ -86,7 +86,7 @@ impl<T: Precision> Host<T> {
         Self {
             capabilities: Capabilities {
                 name: T::NAME.into(),
-                target: Target { max_groups: u32::MAX, ..Target::WEBGPU },
+                target: Target { max_groups: u32::MAX, max_binding: Target::LARGEST_BINDING, ..Target::WEBGPU },
                 dispatches: false,
                 limits: Limits::NONE,
                 memory: machine_memory(),

@@ -31,13 +31,11 @@ pub fn fuse(g: &mut Graph, target: &Target) {
         g.nodes[i].inputs.clear();
         removed[i] = true;
     }
-    let kept: Vec<_> = std::mem::take(&mut g.nodes).into_iter().zip(&removed).filter(|(_, gone)| !**gone).map(|(n, _)| n).collect();
-    for (index, node) in kept.iter().enumerate() {
-        for (output, y) in node.outputs.iter().enumerate() {
-            g.values[y.0 as usize].source = Source::Node { node: index, output };
+    for (node, gone) in std::mem::take(&mut g.nodes).into_iter().zip(removed) {
+        if !gone {
+            g.push(node);
         }
     }
-    g.nodes = kept;
 }
 
 fn epilogue(op: &mut Op) -> Option<&mut Epilogue> {

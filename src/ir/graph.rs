@@ -192,10 +192,11 @@ impl Graph {
         let range = self.layout.register(name, shape, group).range;
         self.at(name, shape, range)
     }
-    /// A persistent range as a value (one value per range).
+    /// A persistent range as a value (one value per range and shape).
     pub fn at(&mut self, name: &str, shape: Shape, range: Range) -> ValueId {
         assert_eq!(shape.len(), range.len, "{name}: a view must cover its range");
-        if let Some(i) = self.values.iter().position(|v| v.source == Source::State(range)) {
+        let same = |v: &Value| v.source == Source::State(range) && v.ty == TensorType::f32(shape);
+        if let Some(i) = self.values.iter().position(same) {
             return ValueId(i as u32);
         }
         self.value(Value { ty: TensorType::f32(shape), name: name.into(), source: Source::State(range), pin: None })
@@ -230,6 +231,13 @@ impl Graph {
             .collect();
         self.nodes.push(Node { op, name, inputs: inputs.to_vec(), outputs: outputs.clone() });
         Ok(outputs)
+    }
+    /// Adds a node of another graph over the same values, behind the others.
+    pub(super) fn push(&mut self, node: Node) {
+        for (output, y) in node.outputs.iter().enumerate() {
+            self.values[y.0 as usize].source = Source::Node { node: self.nodes.len(), output };
+        }
+        self.nodes.push(node);
     }
     /// Marks a value to be read back.
     pub fn output(&mut self, name: &str, value: ValueId) {

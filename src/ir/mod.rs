@@ -1,6 +1,7 @@
-//! The graph of one step: typed nodes over values, built by `nn` and `method`, extended by [`autodiff`] and rewritten by [`fuse`].
+//! The graph of one step: typed nodes over values, built by `nn` and `method`, extended by [`autodiff`] and rewritten by [`fuse`] and [`cut`].
 
 pub mod autodiff;
+pub mod cut;
 pub mod fuse;
 mod graph;
 

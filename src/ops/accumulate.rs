@@ -1,9 +1,11 @@
 //! Mean over the batches of an accumulated step: `acc = scale x` in the first batch, whose first sample is 0, and `acc + scale x` in the
 //! others. The first batch replaces what was there, so nothing is cleared between steps, and a NaN does not outlive its step.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, arity, same};
+use super::{Binding, Case, Fill, Io, Kernel, Lowering, Op, OpDef, Real, Run, ShapeError, Target, arity, same};
 use crate::tensor::{Shape, TensorType};
 use Fill::Normal;
 
@@ -27,6 +29,9 @@ impl OpDef for Accumulate {
     }
     fn in_place(&self) -> &'static [(usize, usize)] {
         &[(0, 0)]
+    }
+    fn part(&self, _elements: Range<usize>) -> Option<Op> {
+        Some(self.clone().into())
     }
     fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
         let (x, first) = (run.inputs[1].f(), run.step.first_sample == 0);

@@ -12,12 +12,14 @@
 //! while `lr` is constant). LAMB is You et al. 2019 (arXiv 1904.00962), algorithm 2 with the identity as `phi`. `lr`, `bias1`, `bias2` and
 //! `guard` are those of `optimizer.rs`.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::native::simd;
 use super::optimizer::flat;
 use super::segments::{self, Chunk, Segment, chunk_table, chunks, pieces, segment_table};
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target};
+use super::{Binding, Case, Fill, Io, Kernel, Lowering, Op, OpDef, Real, Run, ShapeError, Target};
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};
 
@@ -102,6 +104,9 @@ impl OpDef for Lars {
     }
     fn in_place(&self) -> &'static [(usize, usize)] {
         &[(0, 0), (2, 1)]
+    }
+    fn part(&self, elements: Range<usize>) -> Option<Op> {
+        Some(Self { segments: segments::part(&self.segments, &elements), ..self.clone() }.into())
     }
     fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
         let (grad, guard, lr) = (run.inputs[1].f(), run.inputs[3].f()[0].get(), f64::from(run.step.learning_rate));
@@ -198,6 +203,9 @@ impl OpDef for Lamb {
     }
     fn in_place(&self) -> &'static [(usize, usize)] {
         &[(0, 0), (2, 1), (3, 2)]
+    }
+    fn part(&self, elements: Range<usize>) -> Option<Op> {
+        Some(Self { segments: segments::part(&self.segments, &elements), ..self.clone() }.into())
     }
     fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
         let (grad, guard) = (run.inputs[1].f(), run.inputs[4].f()[0].get());

@@ -142,6 +142,9 @@ pub struct Io {
 }
 
 impl Target {
+    /// Bytes that any device binds at most: kernels index with 32 bits, and scratch may be a few times as long as what it is for.
+    pub const LARGEST_BINDING: usize = 1 << 31;
+
     /// Grid of `items` invocations in workgroups of [`WORKGROUP`], folded to two axes
     /// (`lib/grid.wgsl` `global_index` undoes the folding).
     pub fn grid_1d(&self, items: usize) -> [u32; 3] {

@@ -3,6 +3,8 @@
 //!
 //! Backward kernels are ops too, so they have a reference, cases and trials of their own.
 
+use std::ops::Range;
+
 use crate::tensor::{DType, Shape, TensorType};
 
 mod lowering;
@@ -92,6 +94,11 @@ pub trait OpDef: Clone + PartialEq + std::fmt::Debug {
     /// Pairs (input, output) that are one buffer, updated in place.
     fn in_place(&self) -> &'static [(usize, usize)] {
         &[]
+    }
+    /// The op on these elements of its flat operands, for one that works on whole flat buffers, which a device may not bind at once
+    /// (`ir::cut`). The elements are those of whole tensors.
+    fn part(&self, _elements: Range<usize>) -> Option<Op> {
+        None
     }
     /// Naive loops with f64 accumulation, independent of every kernel's decomposition: the oracle. Writes (=) every element.
     fn reference<T: Real>(&self, run: &mut Run<'_, T>);
@@ -222,6 +229,8 @@ macro_rules! ops {
             pub fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> { match self { $($(Self::$variant(op) => op.outputs(inputs)),+),+ } }
             /// See [`OpDef::in_place`].
             pub fn in_place(&self) -> &'static [(usize, usize)] { match self { $($(Self::$variant(op) => op.in_place()),+),+ } }
+            /// See [`OpDef::part`].
+            pub fn part(&self, elements: Range<usize>) -> Option<Op> { match self { $($(Self::$variant(op) => op.part(elements)),+),+ } }
             /// See [`OpDef::reference`].
             pub fn reference<T: Real>(&self, run: &mut Run<'_, T>) { match self { $($(Self::$variant(op) => op.reference(run)),+),+ } }
             /// See [`OpDef::native`].

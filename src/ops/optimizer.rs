@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, arity, same};
+use super::{Binding, Case, Fill, Io, Kernel, Lowering, Op, OpDef, Real, Run, ShapeError, Target, arity, same};
 use crate::tensor::{Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};
 
@@ -44,6 +44,12 @@ fn check_plain(op: &'static str, plain: &[Range<usize>], len: usize) -> Result<(
         Some(r) => Err(ShapeError::new(op, format!("the range {r:?} without decay is not whole blocks of {BLOCK} within {len}"))),
         None => Ok(()),
     }
+}
+
+/// What of the ranges without decay lies within these elements, counted from their first.
+fn plain_part(plain: &[Range<usize>], elements: &Range<usize>) -> Vec<Range<usize>> {
+    let part = |r: &Range<usize>| r.start.max(elements.start)..r.end.min(elements.end);
+    plain.iter().map(part).filter(|r| !r.is_empty()).map(|r| r.start - elements.start..r.end - elements.start).collect()
 }
 
 /// A bit for each block: 1 where it does not decay. Empty if every block decays.
@@ -98,6 +104,9 @@ impl OpDef for Adam {
     }
     fn in_place(&self) -> &'static [(usize, usize)] {
         &[(0, 0), (2, 1), (3, 2)]
+    }
+    fn part(&self, elements: Range<usize>) -> Option<Op> {
+        Some(Self { plain: plain_part(&self.plain, &elements), ..self.clone() }.into())
     }
     fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
         let (grad, guard) = (run.inputs[1].f(), run.inputs[4].f()[0].get());
@@ -198,6 +207,9 @@ impl OpDef for Sgd {
     }
     fn in_place(&self) -> &'static [(usize, usize)] {
         &[(0, 0), (2, 1)]
+    }
+    fn part(&self, elements: Range<usize>) -> Option<Op> {
+        Some(Self { plain: plain_part(&self.plain, &elements), ..self.clone() }.into())
     }
     fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
         let (grad, guard, lr) = (run.inputs[1].f(), run.inputs[3].f()[0].get(), f64::from(run.step.learning_rate));

@@ -1,5 +1,7 @@
 //! The tensors of the flat parameter buffer, for updates that take a norm per tensor: tables for the kernels, slices for the processor.
 
+use std::ops::Range;
+
 use super::{ShapeError, WORKGROUP};
 
 /// Elements that one workgroup, or one task of the native versions, takes: 16 `vec4`s an invocation.
@@ -38,6 +40,12 @@ pub(super) fn check(op: &'static str, segments: &[Segment], len: usize) -> Resul
         end = s.offset + s.len;
     }
     if segments.is_empty() { Err(ShapeError::new(op, "no segments")) } else { Ok(()) }
+}
+
+/// The segments within these elements, counted from their first.
+pub(super) fn part(segments: &[Segment], elements: &Range<usize>) -> Vec<Segment> {
+    let within = segments.iter().filter(|s| elements.contains(&s.offset));
+    within.map(|s| Segment { offset: s.offset - elements.start, ..*s }).collect()
 }
 
 /// The chunks of every segment, in order.

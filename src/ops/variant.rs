@@ -11,6 +11,8 @@ use super::{Io, Op};
 pub struct Target {
     /// Workgroups along one grid axis.
     pub max_groups: u32,
+    /// Bytes of one storage binding, at most [`Target::LARGEST_BINDING`].
+    pub max_binding: usize,
     /// Invocations of a workgroup.
     pub max_invocations: u32,
     /// Bytes of workgroup memory.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::slots::{Life, assign};
 use super::{Buffer, Place, Plan, Port, Ring, Step, StepIo};
-use crate::ir::{Graph, Group, Source, fuse};
+use crate::ir::{Graph, Group, Source, cut, fuse};
 use crate::ops::{Choices, DEFAULTS, Emit, Io, Op, Record, Target, ValueId, Variant};
 use crate::tensor::TensorType;
 
@@ -56,7 +56,7 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
     if options.fuse {
         fuse::fuse(&mut g, &options.target);
     }
-    let g = &g;
+    let g = &*cut::cut(&g, options.target.max_binding);
     let nodes = live_nodes(g);
     let io: Vec<Io> = nodes
         .iter()

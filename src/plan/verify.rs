@@ -48,7 +48,8 @@ pub fn verify(plan: &Plan, limits: &Limits) -> Result<(), PlanError> {
     assert!(stamped, "{}: the last step does not record that the others are done", plan.name);
     let written = plan.steps.iter().flat_map(|s| &s.outputs).filter(|y| y.1 == ring).count();
     assert!(written == 1, "{}: a step writes into the ring", plan.name);
-    let mut updated: Vec<(Range, ValueId)> = Vec::new();
+    // What was written so far, and whether in place.
+    let mut updated: Vec<(Range, ValueId, bool)> = Vec::new();
     let mut read: Vec<Range> = Vec::new();
     for step in &plan.steps {
         let label = &step.label;
@@ -62,8 +63,8 @@ pub fn verify(plan: &Plan, limits: &Limits) -> Result<(), PlanError> {
                     plan.names[value.0 as usize]
                 ),
                 Place::State(range) => {
-                    // A gradient is read as part of the whole buffer, so only a later write of an *unrelated* value is wrong.
-                    let stale = updated.iter().any(|(r, v)| r.overlaps(range) && v != value && r.len >= range.len);
+                    // What is written for the first time, a gradient, is read as part of a larger range too.
+                    let stale = updated.iter().any(|(r, v, in_place)| *in_place && r.overlaps(range) && v != value);
                     assert!(!stale, "{label}: input {i} reads `{}` after its update in place", plan.names[value.0 as usize]);
                     read.push(*range);
                 }
@@ -87,12 +88,12 @@ pub fn verify(plan: &Plan, limits: &Limits) -> Result<(), PlanError> {
                     owner[*b] = Some(*value);
                 }
                 Place::State(range) => {
-                    let twice = updated.iter().any(|(r, _)| r.overlaps(range));
+                    let twice = updated.iter().any(|(r, ..)| r.overlaps(range));
                     assert!(!twice, "{label}: output {i} overwrites what an earlier op wrote");
                     // A gradient that was read before it is written was the last step's.
                     let in_place = step.op.in_place().iter().any(|p| p.1 == i);
                     assert!(in_place || !read.iter().any(|r| r.overlaps(range)), "{label}: output {i} was read before it is written");
-                    updated.push((*range, *value));
+                    updated.push((*range, *value, in_place));
                 }
             }
         }

@@ -2,12 +2,10 @@
 
 use super::TrainError;
 use crate::device::{DeviceError, PlanId, Session};
-use crate::ir::{Graph, Group, Layout};
+use crate::ir::{Graph, Group, Layout, Source, State, Value};
+use crate::ops::Target;
 use crate::plan::{Plan, PlanError, verify};
 use crate::tensor::DType;
-
-/// Most elements of a tensor: kernels index with 32 bits, and scratch may be a few times as long as what it is for.
-const MAX_ELEMENTS: usize = 1 << 29;
 
 /// A number that a user may lower until something fits.
 #[derive(Clone, Copy, Debug)]
@@ -80,25 +78,37 @@ pub fn load(session: &mut Session, name: &str, fit: Fit, graph: &dyn Fn(usize) -
 /// # Errors
 /// If they do not.
 pub fn check_state(session: &Session, layout: &Layout) -> Result<(), TrainError> {
-    let sizes = Group::ALL.map(|group| layout.bytes(group));
-    let limit = session.limits().max_binding.min(MAX_ELEMENTS * DType::F32.bytes());
-    let message = match sizes.into_iter().max().filter(|&bytes| bytes > limit) {
-        Some(bytes) => Err(PlanError::TooLarge { tensor: "parameters".into(), bytes, limit }.to_string()),
-        None => check_memory(session, "the state", sizes.iter().sum()),
-    };
+    let message = check_tensors(session, layout).and_then(|()| {
+        let bytes = Group::ALL.iter().map(|&group| layout.bytes(group)).sum();
+        check_memory(session, "the state", bytes)
+    });
     let hint = "use a smaller --width, or another adapter of `aavae devices`";
     message.map_err(|message| TrainError::config(message, Some(hint)))
+}
+
+/// Checks that a device can bind each tensor; what works on all of them at once is cut to size ([`crate::ir::cut`]).
+fn check_tensors(session: &Session, layout: &Layout) -> Result<(), String> {
+    let bytes = |s: &State| s.shape.len() * DType::F32.bytes();
+    let largest = layout.states.iter().max_by_key(|s| bytes(s));
+    largest.map_or(Ok(()), |s| check_binding(session, &s.name, bytes(s)))
+}
+
+fn check_binding(session: &Session, tensor: &str, bytes: usize) -> Result<(), String> {
+    let limit = session.limits().max_binding.min(Target::LARGEST_BINDING);
+    if bytes <= limit {
+        return Ok(());
+    }
+    Err(PlanError::TooLarge { tensor: tensor.into(), bytes, limit }.to_string())
 }
 
 /// The plan of a graph, or which limit of the device it exceeds.
 pub(super) fn fits(session: &Session, name: &str, graph: &Graph) -> Result<Plan, String> {
     let limits = session.limits();
     // Before lowering, which counts in 32 bits.
-    let limit = limits.max_binding.min(MAX_ELEMENTS * DType::F32.bytes());
-    let largest = graph.values.iter().max_by_key(|v| v.ty.bytes());
-    if let Some(value) = largest.filter(|v| v.ty.bytes() > limit) {
-        let (tensor, bytes) = (value.name.clone(), value.ty.bytes());
-        return Err(PlanError::TooLarge { tensor, bytes, limit }.to_string());
+    check_tensors(session, &graph.layout)?;
+    let made = |v: &&Value| !matches!(v.source, Source::State(_));
+    if let Some(value) = graph.values.iter().filter(made).filter(|v| v.pin.is_none()).max_by_key(|v| v.ty.bytes()) {
+        check_binding(session, &value.name, value.ty.bytes())?;
     }
     let plan = session.lower(name, graph);
     verify(&plan, &limits).map_err(|e| e.to_string())?;

@@ -129,10 +129,12 @@ impl Gpu {
         let cached = features.contains(wgpu::Features::PIPELINE_CACHE) && !info.software && !options.checked;
         let max_groups = limits.max_compute_workgroups_per_dimension;
         let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        let max_binding = usize::try_from(max_binding).unwrap_or(usize::MAX);
         let capabilities = Capabilities {
             name: format!("wgpu:{} ({}, {})", info.name, info.backend, info.driver),
             target: Target {
                 max_groups: max_groups.min(65_535),
+                max_binding: max_binding.min(Target::LARGEST_BINDING),
                 max_invocations: limits.max_compute_invocations_per_workgroup,
                 workgroup_memory: limits.max_compute_workgroup_storage_size,
                 subgroup: info.subgroup.filter(|[least, most]| least == most).map(|s| s[0]),
@@ -141,7 +143,7 @@ impl Gpu {
             },
             dispatches: true,
             limits: Limits {
-                max_binding: usize::try_from(max_binding).unwrap_or(usize::MAX),
+                max_binding,
                 max_groups,
                 max_storage_buffers: limits.max_storage_buffers_per_shader_stage as usize,
             },
