@@ -6,7 +6,7 @@
 //! conv2d_input_grad -> weighted_sum(1, 1) -> relu_grad        gradients that meet, and the ReLU of the producer
 //! ```
 
-use super::{Graph, Source};
+use super::Graph;
 use crate::ops::{Epilogue, Op, Target, ValueId, WeightedSum};
 
 /// Absorbs what can be absorbed on a device.

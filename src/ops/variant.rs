@@ -28,8 +28,15 @@ pub struct Target {
 
 impl Target {
     /// Baseline WebGPU.
-    pub const WEBGPU: Self =
-        Self { max_groups: 65_535, max_invocations: 256, workgroup_memory: 16 << 10, subgroup: None, software: false, epilogues: true };
+    pub const WEBGPU: Self = Self {
+        max_groups: 65_535,
+        max_binding: 128 << 20,
+        max_invocations: 256,
+        workgroup_memory: 16 << 10,
+        subgroup: None,
+        software: false,
+        epilogues: true,
+    };
 
     /// Whether the device can run what a variant requires.
     pub fn can(&self, needs: &Requirements) -> bool {

@@ -142,11 +142,7 @@ impl Gpu {
                 epilogues: true,
             },
             dispatches: true,
-            limits: Limits {
-                max_binding,
-                max_groups,
-                max_storage_buffers: limits.max_storage_buffers_per_shader_stage as usize,
-            },
+            limits: Limits { max_binding, max_groups, max_storage_buffers: limits.max_storage_buffers_per_shader_stage as usize },
             memory: None,
             overhead: size_of::<StepUniforms>() + if queries.is_some() { Queries::BYTES } else { 0 },
             read_bytes: Some(READ_BYTES),
