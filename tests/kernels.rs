@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use aavae::check::{Contents, STEP, contents, graph, io, trial, variants};
 use aavae::device::{Data, Session};
 use aavae::ops::{
-    AllFinite, BatchNorm, BatchNormEval, BatchNormGrad, Case, Conv2d, Conv2dInputGrad, Epilogue, Fill, L2Normalize, MaxPool2d, MaxPool2dGrad, Op,
-    Relu, ReluGrad, Target, all_cases,
+    AllFinite, BatchNorm, BatchNormEval, BatchNormGrad, Case, Conv2d, Conv2dInputGrad, Epilogue, Fill, L2Normalize, MaxPool2d,
+    MaxPool2dGrad, Op, Relu, ReluGrad, Target, all_cases,
 };
 use aavae::plan::{Options, lower};
 use aavae::tensor::{Shape, TensorType};

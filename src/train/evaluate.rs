@@ -1,11 +1,11 @@
 //! Running a trained encoder over a data set: features, kNN, reconstruction grids.
 
 use super::TrainError;
+use super::fit::{self, Fit};
+use super::grid;
 use super::knn::{Features, knn};
 use super::run::Trained;
 use super::state;
-use super::fit::{self, Fit};
-use super::grid;
 use crate::data::{Loader, View};
 use crate::device::{Data, PlanId, Session};
 use crate::ir::Layout;

@@ -51,12 +51,7 @@ impl Fit {
 /// # Errors
 /// If a tensor exceeds a limit of the device, or the whole plan its memory; the hint names the largest number
 /// that fits.
-pub fn plan(
-    session: &Session,
-    name: &str,
-    fit: Fit,
-    graph: &dyn Fn(usize) -> Graph,
-) -> Result<Plan, TrainError> {
+pub fn plan(session: &Session, name: &str, fit: Fit, graph: &dyn Fn(usize) -> Graph) -> Result<Plan, TrainError> {
     fit.largest(|n| {
         let plan = fits(session, name, &graph(n))?;
         let held = session.allocated_bytes();

@@ -23,9 +23,9 @@
 //! mean of `ln w_k`. An image has the view and, as its first sample, the noise that validation gives it. kNN (temperatures 0.07 and
 //! 0.1) asks the first [`KNN_IMAGES`] training images about every held-out one.
 
-use super::plans::{RunSet, Sizes};
 use super::config::RunConfig;
 use super::knn::knn;
+use super::plans::{RunSet, Sizes};
 use super::schedule::evaluation_uniforms;
 use super::{TrainError, evaluate};
 use crate::data::{Loader, Splits, View};
@@ -94,12 +94,7 @@ struct Importance {
 
 impl Measures {
     /// Measures with the plans of a run.
-    pub fn new(
-        plans: &RunSet<PlanId>,
-        sizes: Sizes,
-        config: &RunConfig,
-        model: &ModelConfig,
-    ) -> Self {
+    pub fn new(plans: &RunSet<PlanId>, sizes: Sizes, config: &RunConfig, model: &ModelConfig) -> Self {
         let (samples, images, batch) = (sizes.samples, sizes.sampled, sizes.validation);
         let importance = plans.importance.map(|plan| Importance { plan, samples, images, batch });
         let (views, features) = (plans.views, plans.features);
@@ -114,8 +109,7 @@ impl Measures {
         needs_labels(config, splits)?;
         let (fewest, train, val) = (KNN[0].1, splits.labelled_train.len(), splits.labelled_val.len());
         if config.eval_every > 0 && (train < fewest || val < 2) {
-            let message =
-                format!("--eval-every needs {fewest} training and 2 held-out images, there are {train} and {val}");
+            let message = format!("--eval-every needs {fewest} training and 2 held-out images, there are {train} and {val}");
             return Err(TrainError::config(message, None));
         }
         Ok(())

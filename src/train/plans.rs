@@ -1,9 +1,9 @@
 //! What pretraining runs on a device, in one place: for the run itself, for the figure of its memory, and for a
 //! forecast of its cost.
 
+use super::TrainError;
 use super::config::RunConfig;
 use super::fit::{self, Fit};
-use super::TrainError;
 use crate::device::{DeviceError, PlanId, Session};
 use crate::ir::Graph;
 use crate::method::{self, ModelConfig, Training, View};
@@ -105,10 +105,8 @@ pub fn graphs(config: &RunConfig, model: &ModelConfig, sizes: Sizes) -> (RunSet<
         validation: (sizes.validation >= 2).then(|| validation(sizes.validation)),
         figures: method::figures(&of(sizes.figures), &layout).graph,
         importance: (sizes.samples > 0).then(importance),
-        views: (config.view_metrics_every > 0)
-            .then(|| method::views(&of(sizes.batch), &layout, View::Augmented).graph),
-        features: (config.eval_every > 0)
-            .then(|| method::features(&of(sizes.batch), &layout, config.protocol(), false).graph),
+        views: (config.view_metrics_every > 0).then(|| method::views(&of(sizes.batch), &layout, View::Augmented).graph),
+        features: (config.eval_every > 0).then(|| method::features(&of(sizes.batch), &layout, config.protocol(), false).graph),
         train: training.graph,
     };
     (set, training.params)
@@ -119,12 +117,7 @@ pub fn graphs(config: &RunConfig, model: &ModelConfig, sizes: Sizes) -> (RunSet<
 /// # Errors
 /// If a tensor exceeds a limit of the device, or all plans its memory; the hint names the largest batch of which
 /// everything fits.
-pub fn plan(
-    session: &Session,
-    config: &RunConfig,
-    model: &ModelConfig,
-    held_out: usize,
-) -> Result<RunSet<Plan>, TrainError> {
+pub fn plan(session: &Session, config: &RunConfig, model: &ModelConfig, held_out: usize) -> Result<RunSet<Plan>, TrainError> {
     let attempt = |batch: usize| {
         let (graphs, _) = graphs(config, model, Sizes::new(config, batch, held_out));
         let plans = graphs.try_map(|name, graph| fit::fits(session, name, &graph))?;
@@ -146,12 +139,7 @@ pub fn device_bytes(session: &Session, plans: &[Plan]) -> usize {
 ///
 /// # Errors
 /// Like [`plan`], also where the driver finds only now that there is no room; whatever else the device says.
-pub fn load(
-    session: &mut Session,
-    config: &RunConfig,
-    model: &ModelConfig,
-    held_out: usize,
-) -> Result<RunSet<PlanId>, TrainError> {
+pub fn load(session: &mut Session, config: &RunConfig, model: &ModelConfig, held_out: usize) -> Result<RunSet<PlanId>, TrainError> {
     let plans = plan(session, config, model, held_out)?;
     session.allocate(&plans.train.layout);
     match plans.try_map(|_, plan| session.load(plan)) {
@@ -170,12 +158,7 @@ pub fn load(
 ///
 /// # Errors
 /// If the device fails or has no room.
-pub fn tune(
-    session: &mut Session,
-    config: &RunConfig,
-    model: &ModelConfig,
-    held_out: usize,
-) -> Result<Option<tune::Report>, TrainError> {
+pub fn tune(session: &mut Session, config: &RunConfig, model: &ModelConfig, held_out: usize) -> Result<Option<tune::Report>, TrainError> {
     if session.target().software || !session.capabilities().dispatches {
         return Ok(None);
     }
