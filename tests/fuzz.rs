@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use aavae::data::folder::Folder;
 use aavae::data::{Cifar10, Dataset, Stl10, cifar10, jpeg};
@@ -129,9 +130,12 @@ fn edits() -> impl Strategy<Value = Vec<(u16, u8)>> {
     prop::collection::vec((0u16..60, any::<u8>()), 1..5)
 }
 
-/// A folder that a property uses for all of its inputs.
-fn place() -> tempfile::TempDir {
-    tempfile::tempdir().expect("a folder")
+/// A folder of a property, the same for all of its inputs: they write the same files.
+fn place(property: &str) -> PathBuf {
+    static ALL: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a folder"));
+    let folder = ALL.path().join(property);
+    fs::create_dir_all(&folder).expect("a folder");
+    folder
 }
 
 fn written(path: &Path, bytes: &[u8]) -> PathBuf {
@@ -207,8 +211,8 @@ proptest! {
 
     #[test]
     fn configuration_files(changes in changes()) {
-        let dir = place();
-        let path = written(&dir.path().join("config.toml"), &changed(CONFIG.as_bytes(), &changes));
+        let dir = place("configuration_files");
+        let path = written(&dir.join("config.toml"), &changed(CONFIG.as_bytes(), &changes));
         if let Ok(config) = read_config(&path) {
             let valid = config.validate().is_ok();
             // What is read is written, and read again as the same.
@@ -217,7 +221,7 @@ proptest! {
             prop_assert!(again.differences(&config).is_empty() && again.validate().is_ok() == valid);
         }
         let training = json!({ "training": serde_json::to_value(RunConfig::default()).expect("a table") }).to_string();
-        read_config(&written(&dir.path().join("config.json"), &changed(training.as_bytes(), &changes))).ok();
+        read_config(&written(&dir.join("config.json"), &changed(training.as_bytes(), &changes))).ok();
     }
 
     #[test]
@@ -257,33 +261,33 @@ proptest! {
 
 // ---- Weights ----
 
-fn weights() -> Vec<u8> {
+static WEIGHTS: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let tensors = BTreeMap::from([
         ("encoder.conv1.weight".to_owned(), NamedTensor::f32(&[2, 3, 1, 1], vec![0.5; 6])),
         ("steps".to_owned(), NamedTensor::i64(&[], vec![3])),
     ]);
-    let dir = place();
+    let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("x.safetensors");
     Checkpoint { tensors, meta: [("config".to_owned(), CONFIG.to_owned())].into() }.save(&path).expect("a file");
     fs::read(path).expect("a file")
-}
+});
 
 proptest! {
     #![proptest_config(inputs(1))]
 
     #[test]
     fn safetensors(changes in changes(), within_header in any::<bool>()) {
-        let dir = place();
-        let bytes = weights();
+        let dir = place("safetensors");
+        let bytes = &*WEIGHTS;
         // With an intact length the header itself is read; a digest is left out, or nothing would get past it.
         let bytes = if within_header {
             let end = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
             let header = String::from_utf8(changed(&bytes[8..end], &changes)).unwrap_or_default().replace("sha256", "sha");
             [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes[end..]].concat()
         } else {
-            changed(&bytes, &changes)
+            changed(bytes, &changes)
         };
-        let path = written(&dir.path().join("x.safetensors"), &bytes);
+        let path = written(&dir.join("x.safetensors"), &bytes);
         if let Ok(file) = Checkpoint::load(&path) {
             import::understand(file, &import::Options::default()).ok();
         }
@@ -335,11 +339,11 @@ proptest! {
 
     #[test]
     fn metrics_files(changes in changes(), step in 0u64..8) {
-        let dir = place();
+        let dir = place("metrics_files");
         let bytes = changed(METRICS.as_bytes(), &changes);
         bytes.split(|byte| *byte == b'\n').for_each(|line| drop(Record::parse(line)));
         LogEnd::of(&String::from_utf8_lossy(&bytes));
-        let path = written(&dir.path().join("metrics.jsonl"), &bytes);
+        let path = written(&dir.join("metrics.jsonl"), &bytes);
         metrics::read(&path).ok();
         if let Ok(mut log) = MetricsLog::resume(&path, step) {
             log.write(&Record::new(step + 1, 0, "train")).expect("a line");
@@ -350,7 +354,7 @@ proptest! {
     /// A run folder with any of its files changed is looked at.
     #[test]
     fn run_folders(which in 0usize..4, changes in changes(), edits in edits()) {
-        let dir = place();
+        let dir = place("run_folders");
         let texts = [
             ("config.toml", CONFIG.replace("simclr", "aavae").replace("temperature = 0.5\n", "")),
             ("metrics.jsonl", METRICS.into()),
@@ -359,13 +363,13 @@ proptest! {
         ];
         for (i, (name, text)) in texts.iter().enumerate() {
             let bytes = if i == which && i < 3 { changed(text.as_bytes(), &changes) } else { text.clone().into_bytes() };
-            written(&dir.path().join(name), &bytes);
+            written(&dir.join(name), &bytes);
         }
-        if let Ok(view) = RunView::open(dir.path()) {
+        if let Ok(view) = RunView::open(&dir) {
             let area = ratatui::layout::Rect::new(0, 0, 80, 30);
             dashboard::draw(&view, Err("none"), area, &mut ratatui::buffer::Buffer::empty(area));
             dashboard::snapshot(&view);
-            let comparison = Comparison::open(&[dir.path().to_owned(), dir.path().to_owned()]).expect("a run");
+            let comparison = Comparison::open(&[dir.clone(), dir.clone()]).expect("a run");
             comparison.text();
             serde_json::to_string(&comparison.json()).expect("JSON");
         }
@@ -378,7 +382,7 @@ proptest! {
     /// A report is written of whatever the runs of a grid say.
     #[test]
     fn reports(experiment in 0usize..6, edits in edits(), changes in changes(), run in any::<prop::sample::Index>()) {
-        let dir = place();
+        let dir = tempfile::tempdir().expect("a folder");
         let setup = Setup {
             experiment: Experiment::ALL[experiment], scale: Scale::Smoke, dataset: DataKind::Shapes, data_dir: None, seeds: 2,
             overrides: Overrides::default(),
@@ -442,36 +446,36 @@ proptest! {
 
     #[test]
     fn images(changes in changes(), format in 0usize..4, header in any::<bool>()) {
-        let dir = place();
+        let dir = place("images");
         let format = [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Tiff][format];
         let whole = picture(format);
         let bytes = if header { in_header(&whole, &changes, 60) } else { changed(&whole, &changes) };
-        fs::create_dir(dir.path().join("class")).expect("a folder");
-        written(&dir.path().join("class/a.png"), &bytes);
-        let set = Folder::open(dir.path(), 8, 0).expect("a file");
+        fs::create_dir_all(dir.join("class")).expect("a folder");
+        written(&dir.join("class/a.png"), &bytes);
+        let set = Folder::open(&dir, 8, 0).expect("a file");
         set.read(0, &mut [0; 192]).ok();
     }
 
     #[test]
     fn cifar_and_stl_files(changes in changes(), records in 1usize..4, names in ".{0,40}") {
-        let dir = place();
+        let dir = place("cifar_and_stl_files");
         let whole: Vec<u8> = (0..records).flat_map(|r| std::iter::once(r as u8).chain([7; 3072])).collect();
-        let path = written(&dir.path().join("a.bin"), &changed(&whole, &changes));
+        let path = written(&dir.join("a.bin"), &changed(&whole, &changes));
         if let Ok(set) = Cifar10::from_files(&[path], records, Cifar10::class_names()) {
             prop_assert!((0..set.len()).all(|i| set.label(i) < 10));
         }
         for name in cifar10::TRAIN_FILES {
-            written(&dir.path().join(name), &[]);
+            written(&dir.join(name), &[]);
         }
-        written(&dir.path().join(cifar10::META_FILE), names.as_bytes());
-        prop_assert!(Cifar10::open(dir.path()).is_err());
+        written(&dir.join(cifar10::META_FILE), names.as_bytes());
+        prop_assert!(Cifar10::open(&dir).is_err());
         let images = 1 + usize::from(changes[0].0) % 2;
         for part in ["train", "test", "unlabeled"] {
             let labels = changed(&vec![1; images], &changes[..1]);
-            written(&dir.path().join(format!("{part}_X.bin")), &vec![9; images * 27_648 - usize::from(changes[0].3 % 16 == 0)]);
-            written(&dir.path().join(format!("{part}_y.bin")), &labels);
+            written(&dir.join(format!("{part}_X.bin")), &vec![9; images * 27_648 - usize::from(changes[0].3 % 16 == 0)]);
+            written(&dir.join(format!("{part}_y.bin")), &labels);
         }
-        if let Ok(sets) = Stl10::open(dir.path()) {
+        if let Ok(sets) = Stl10::open(&dir) {
             prop_assert!((0..sets.train.len()).all(|i| sets.train.label(i) < 10));
             sets.test.read(0, &mut vec![0; 27_648]).expect("an image");
         }
