@@ -1,5 +1,10 @@
 //! One model on one device: what every device does alike.
 
+mod hunt;
+mod timing;
+
+pub use timing::Timing;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
@@ -9,31 +14,14 @@ use super::pace::Pace;
 use super::{Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Ticket, Values};
 use crate::ir::{Graph, Group, Layout};
 use crate::ops::{Choices, STAMP, StepUniforms, Target};
-use crate::plan::{Limits, Options, Place, Plan, RING, Step, lower, verify};
+use crate::plan::{Limits, Options, Place, Plan, RING, lower, verify};
 use crate::tensor::DType;
 
 /// Pieces queued ahead of the device: it always has work, and a read does not wait long.
 const IN_FLIGHT: usize = 2;
-/// Wall-clock samples of a device without timestamps are at least this long, so that a submission's latency
-/// does not count.
-const SAMPLE: Duration = Duration::from_millis(20);
-/// Samples whose median counts.
-const SAMPLES: usize = 5;
-
 /// A plan loaded on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlanId(pub usize);
-
-/// How long steps take.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Timing {
-    /// Median seconds of one execution.
-    pub seconds: f64,
-    /// Executions that were timed.
-    pub runs: usize,
-    /// The device measured, not the host's clock.
-    pub by_device: bool,
-}
 
 /// A run whose scalars are in the ring.
 #[derive(Clone, Copy, Debug)]
@@ -477,106 +465,6 @@ impl Session {
     /// Bytes of device memory that are held now, counted from the buffers.
     pub fn allocated_bytes(&self) -> usize {
         self.device.held_bytes()
-    }
-
-    /// Runs a step op by op and reports the first tensor that holds a NaN or an infinity. What an op only updates, like running
-    /// statistics in training, is not to blame for what it held before.
-    ///
-    /// # Errors
-    /// If the driver fails.
-    pub fn first_non_finite(&mut self, id: PlanId, step: &StepUniforms) -> Result<Option<String>, DeviceError> {
-        let (plan, program) = (Rc::clone(&self.plans[id.0].plan), self.plans[id.0].program);
-        let updates = |op: &Step, input: usize| op.op.in_place().iter().any(|pair| pair.0 == input);
-        for state in &plan.layout.states {
-            let reads = |op: &Step| {
-                let inputs = op.inputs.iter().enumerate();
-                inputs.into_iter().any(|(i, x)| matches!(x.1, Place::State(r) if r.overlaps(&state.range)) && !updates(op, i))
-            };
-            let read = plan.steps.iter().any(reads);
-            let buffer = self.state(state.range.group)?;
-            if read && self.is_bad(buffer, state.range.offset, state.range.len)? {
-                return Ok(Some(state.name.clone()));
-            }
-        }
-        for (i, op) in plan.steps.iter().enumerate() {
-            let mut before = Vec::new();
-            for &(_, output) in op.op.in_place() {
-                let (buffer, offset) = self.plans[id.0].bound.place(op.outputs[output].1);
-                if self.is_bad(buffer, offset, op.io.outputs[output].shape.len())? {
-                    before.push(output);
-                }
-            }
-            self.device.run(program, i..i + 1, step, false)?;
-            for (output, ((value, place), ty)) in op.outputs.iter().zip(&op.io.outputs).enumerate() {
-                // What nobody reads is nobody's fault, and `reference` poisons it at once.
-                let read = plan.steps[i + 1..].iter().any(|s| s.inputs.iter().any(|x| x.0 == *value))
-                    || plan.outputs.iter().any(|y| y.value == *value)
-                    || matches!(place, Place::State(_));
-                let (buffer, offset) = self.plans[id.0].bound.place(*place);
-                if read && !before.contains(&output) && self.is_bad(buffer, offset, ty.shape.len())? {
-                    return Ok(Some(op.label.clone()));
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    fn is_bad(&mut self, buffer: BufferId, offset: usize, len: usize) -> Result<bool, DeviceError> {
-        Ok(match self.fetch(buffer, offset, len)? {
-            Values::F32(x) => x.iter().any(|x| !x.is_finite()),
-            Values::F64(x) => x.iter().any(|x| !x.is_finite()),
-        })
-    }
-
-    /// How long one op of a plan takes: by the device's own clock where it has one, else by samples so long that
-    /// a submission's latency does not count.
-    ///
-    /// # Errors
-    /// If the driver fails.
-    pub fn time_op(&mut self, id: PlanId, op: usize) -> Result<Timing, DeviceError> {
-        let program = self.plans[id.0].program;
-        let step = StepUniforms::default();
-        let once = |s: &mut Self, timed| {
-            let ticket = s.device.run(program, op..op + 1, &step, timed)?;
-            s.wait(ticket)
-        };
-        // The first compiles and fills caches.
-        once(self, false)?;
-        let mut seconds = Vec::new();
-        if self.device.capabilities().timestamps {
-            for _ in 0..SAMPLES {
-                seconds.extend(once(self, true)?.seconds);
-            }
-        }
-        let by_device = seconds.len() == SAMPLES && seconds.iter().all(|s| *s > 0.0);
-        let mut runs = SAMPLES;
-        if !by_device {
-            (seconds, runs) = self.time_by_clock(program, op)?;
-        }
-        seconds.sort_by(f64::total_cmp);
-        Ok(Timing { seconds: seconds[seconds.len() / 2], runs, by_device })
-    }
-
-    fn time_by_clock(&mut self, program: ProgramId, op: usize) -> Result<(Vec<f64>, usize), DeviceError> {
-        let step = StepUniforms::default();
-        let (mut times, mut seconds) = (1u32, Vec::new());
-        while seconds.len() < SAMPLES {
-            let began = (self.clock)();
-            let mut last = None;
-            for _ in 0..times {
-                last = Some(self.device.run(program, op..op + 1, &step, false)?);
-            }
-            if let Some(last) = last {
-                self.wait(last)?;
-            }
-            let spent = (self.clock)().saturating_sub(began);
-            if spent >= SAMPLE || times >= 1 << 12 {
-                seconds.push(spent.as_secs_f64() / f64::from(times));
-            } else {
-                times *= 2;
-            }
-        }
-        Ok((seconds, SAMPLES * times as usize))
     }
 
     /// Seconds spent on queueing steps so far, waiting for the device excluded.
