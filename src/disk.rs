@@ -66,7 +66,7 @@ fn is_busy(error: &io::Error) -> bool {
 /// What follows a `~` that the shell was to replace by the home folder.
 fn unexpanded(path: &Path) -> Option<&Path> {
     let mut parts = path.components();
-    (parts.next() == Some(Component::Normal("~".as_ref()))).then(|| parts.as_path())
+    (parts.next() == Some(Component::Normal("~".as_ref()))).then_some(parts.as_path())
 }
 
 /// Refuses a place that begins with `~`: a folder of that name is not what anyone means.

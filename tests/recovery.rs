@@ -49,7 +49,7 @@ fn pretrain(config: &RunConfig, out: &Path, faults: &[Fault]) -> (Result<Outcome
 
 /// What a run leaves that may not depend on what happened to its device.
 fn results(out: &Path, outcome: &Outcome) -> (String, u64, Vec<String>) {
-    let records = metrics::read(&out.join("metrics.jsonl")).expect("whole records");
+    let records = metrics::read(out.join("metrics.jsonl")).expect("whole records");
     let kept = |record: &metrics::Record| {
         let values: Vec<_> = record.values.iter().filter(|v| v.0 != "images_per_second").collect();
         format!("{} {} {values:?}", record.step, record.split)
@@ -135,7 +135,7 @@ fn reconstructions_obey_the_memory() {
     let session = Session::from(Faulty::new(temper, true));
     let mut evaluator = Evaluator::new(session, model, config.protocol(), None, 0).expect("room for the weights");
     let step = aavae::ops::StepUniforms::default();
-    let error = evaluator.reconstruct(&splits.train, 5_000, &step).err().expect("more than 8 MiB");
+    let error = evaluator.reconstruct(&splits.train, 5_000, &step).expect_err("more than 8 MiB");
     let hint = error.hint().unwrap_or_default();
     let fitting = hint.split('`').nth(1).and_then(|h| h.strip_prefix("--count ")).and_then(|n| n.parse().ok());
     let fitting: usize = fitting.unwrap_or_else(|| panic!("{error}\nhint: {hint}"));

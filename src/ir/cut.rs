@@ -100,7 +100,8 @@ mod tests {
         }
         layout.register("statistics", Shape::vector(64), Group::Buffer);
         // They begin at 0, 64, 192, 256, 768 and 832, and end at 896.
-        assert_eq!(parts(&layout, 10_000), [0..896]);
+        let all = parts(&layout, 10_000);
+        assert!(all.len() == 1 && all[0] == (0..896), "{all:?}");
         assert_eq!(parts(&layout, 300), [0..256, 256..768, 768..896]);
         assert_eq!(parts(&layout, 64), [0..64, 64..192, 192..256, 256..768, 768..832, 832..896]);
     }

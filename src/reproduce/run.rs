@@ -193,7 +193,7 @@ mod tests {
         assert!(caught(|| Ok(())).is_ok());
         let error = caught(|| Err(TrainError::config("a reason", None))).expect_err("an error");
         assert_eq!(error.to_string(), "a reason");
-        let numbers = vec![1, 2];
+        let numbers = [1, 2];
         let error = caught(|| panic!("index {}", numbers.len())).expect_err("a panic");
         assert_eq!(error.to_string(), "a bug stopped it: index 2");
         let error = caught(|| std::panic::panic_any(3)).expect_err("a panic without a text");

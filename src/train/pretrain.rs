@@ -275,10 +275,10 @@ impl<'a> Run<'a> {
     /// Measures the held-out images where that is due, and at the end.
     fn measure(&mut self, step: &Step) -> Result<(), TrainError> {
         let (number, last) = (step.number, step.number == self.timetable.total);
-        if last || self.timetable.due(number, "val") {
-            if let Some(means) = self.trainer.validate(number)? {
-                self.recorder.record(record(step, "val", &means))?;
-            }
+        if (last || self.timetable.due(number, "val"))
+            && let Some(means) = self.trainer.validate(number)?
+        {
+            self.recorder.record(record(step, "val", &means))?;
         }
         if last || self.timetable.due(number, "eval") {
             let values = self.trainer.evaluate()?;
