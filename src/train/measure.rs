@@ -3,7 +3,7 @@
 //! | records | when | values |
 //! |---|---|---|
 //! | `train`, `val` | as the loss | `elbo`, `bits_per_dim_elbo` |
-//! | `view` | every `view_metrics_every` steps, on the step's images, after its update | `cosine`, `kl` ([`method::views`]) |
+//! | `view` | every `view_metrics_every` steps, on the step's images, after its update | `cosine`, `kl` ([`views`](crate::method::views)) |
 //! | `eval` | every `eval_every` epochs, and after the last step | `log_px`, `elbo`, their bits; with `eval_every` `knn20`, `knn200` |
 //!
 //! `q(z|input)` is of what the method encodes: the image for a VAE, a view of it for AAVAE. Means over images x of
