@@ -64,8 +64,9 @@ fn text_from_files_commands_no_terminal() {
     }
     // Names of files and of flags.
     tidy(crate::support::run(&["watch", &format!("/nowhere/{evil}")]).fails(1, &[]), r"\u{1b}[2J");
-    tidy(crate::support::run(&[&format!("--{evil}")]).fails(2, &[]), r"\u{9b}31m\u{7f}");
-    tidy(crate::support::run(&["pretrain", "--width", evil]).fails(2, &[]), r"\u{9b}31m\u{7f}");
+    // The parser of flags takes some of it away itself.
+    tidy(crate::support::run(&[&format!("--{evil}")]).fails(2, &[]), r"\u{9b}31m");
+    tidy(crate::support::run(&["pretrain", "--width", evil]).fails(2, &[]), r"\u{9b}31m");
     // JSON is the same value.
     let odd = dir.path().join(evil);
     copy(trained(), &odd);
