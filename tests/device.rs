@@ -195,7 +195,8 @@ fn no_room_names_the_buffer_and_the_bytes() {
     assert!(error.hint().is_some_and(|h| h.contains("--batch-size")), "{:?}", error.hint());
     // Only the flat buffers stay, and the session knows now how much there is.
     assert!(session.allocated_bytes() < session.memory().expect("it has turned out"));
-    assert!(session.memory() < temper.memory.get());
+    let (found, real) = (session.memory().expect("found"), temper.memory.get().expect("set"));
+    assert!(found <= real && found * 10 > real * 9, "{found} of {real} bytes were found");
 }
 
 fn adapter(name: &str, backend: &str, software: bool) -> AdapterInfo {

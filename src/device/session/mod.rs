@@ -19,6 +19,9 @@ use crate::tensor::DType;
 
 /// Pieces queued ahead of the device: it always has work, and a read does not wait long.
 const IN_FLIGHT: usize = 2;
+/// Bytes to which the memory that is left is measured.
+const LEAST: usize = 64 << 10;
+
 /// A plan loaded on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlanId(pub usize);
@@ -199,11 +202,30 @@ impl Session {
     /// If a limit is exceeded, the device has no room, or its driver refuses a kernel.
     pub fn load(&mut self, plan: Plan) -> Result<PlanId, DeviceError> {
         verify(&plan, &self.limits())?;
+        let needed = plan.peak_bytes();
         let loaded = self.load_verified(plan);
-        if let Err(DeviceError::OutOfMemory { held, .. }) = &loaded {
-            self.room = Some(*held);
+        if matches!(loaded, Err(DeviceError::OutOfMemory { .. })) {
+            self.room = Some(self.find_room(needed));
         }
         loaded
+    }
+
+    /// Bytes that there are in all, of which at most so many more are of interest: by taking them piece by piece
+    /// and giving them back.
+    fn find_room(&mut self, more: usize) -> usize {
+        let (mut taken, mut piece, mut left) = (Vec::new(), more, more);
+        while piece > LEAST && left > 0 {
+            match self.device.allocate("room", DType::F32, piece.min(left).div_ceil(DType::F32.bytes())) {
+                Ok(buffer) => {
+                    taken.push(buffer);
+                    left = left.saturating_sub(piece);
+                }
+                Err(_) => piece /= 2,
+            }
+        }
+        let room = self.device.held_bytes();
+        self.device.free(&[], &taken);
+        room
     }
 
     fn load_verified(&mut self, plan: Plan) -> Result<PlanId, DeviceError> {
