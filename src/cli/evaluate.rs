@@ -55,7 +55,7 @@ struct Common {
     /// Seed of a random network, of the probe and of the views (default: the run's)
     #[arg(long)]
     seed: Option<u64>,
-    /// auto, cpu, wgpu or wgpu:NAME
+    /// auto, cpu, wgpu, wgpu:NAME or cuda
     #[arg(long, default_value = "auto")]
     device: String,
     /// Print JSON on stdout

@@ -28,11 +28,14 @@ pub(super) fn devices(args: &DevicesArgs) -> Outcome {
     let (taken, why) = device::auto();
     let taken = match &taken {
         Choice::Wgpu(Pick::Index(index)) => format!("wgpu:{index}"),
+        Choice::Cuda(index) => format!("cuda:{index}"),
         _ => "cpu".into(),
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     if args.json {
-        print_json(&json!({ "auto": taken, "why": why, "cpu": { "threads": threads }, "adapters": found }))?;
+        let cuda = cuda_report();
+        let cpu = json!({ "threads": threads });
+        print_json(&json!({ "auto": taken, "why": why, "cpu": cpu, "adapters": found, "cuda": cuda }))?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut text = format!("cpu: {threads} threads\n");
@@ -57,8 +60,45 @@ pub(super) fn devices(args: &DevicesArgs) -> Outcome {
             a.workgroup_memory_bytes / 1024,
         );
     }
+    text += &cuda_text();
     print_text(&format!("{text}auto takes {taken}: {why}"))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What there is of CUDA; null in a program without it.
+fn cuda_report() -> Value {
+    #[cfg(feature = "cuda")]
+    return json!(device::cuda::report());
+    #[cfg(not(feature = "cuda"))]
+    Value::Null
+}
+
+/// What there is of CUDA, in lines; none in a program without it.
+fn cuda_text() -> String {
+    #[cfg(feature = "cuda")]
+    {
+        let report = device::cuda::report();
+        let mut text = String::new();
+        for (index, gpu) in report.gpus.iter().enumerate() {
+            let gib = gpu.memory_bytes as f64 / f64::from(1 << 30);
+            text += &format!(
+                "cuda:{index} = {}\n  compute capability {}, {} multiprocessors, {gib:.1} GiB\n",
+                gpu.name, gpu.capability, gpu.processors,
+            );
+        }
+        let libraries = [("driver", report.driver), ("run-time compiler", report.compiler)];
+        for (what, library) in libraries {
+            if let Some([version, path]) = library {
+                text += &format!("cuda: {what} for CUDA {version} ({path})\n");
+            }
+        }
+        if let Some([what, hint]) = report.missing {
+            text += &format!("cuda: {what}\n  hint: {hint}\n");
+        }
+        text
+    }
+    #[cfg(not(feature = "cuda"))]
+    String::new()
 }
 
 /// The model a plan or a benchmark is of.
@@ -94,7 +134,7 @@ pub(super) struct ModelArgs {
     /// Its weight decay
     #[arg(long, default_value_t = 0.0)]
     weight_decay: f32,
-    /// auto, cpu, wgpu or wgpu:NAME
+    /// auto, cpu, wgpu, wgpu:NAME or cuda
     #[arg(long, default_value = "auto")]
     pub(super) device: String,
     /// Print JSON on stdout
@@ -217,7 +257,7 @@ fn plan_json(plan: &Plan) -> Value {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckArgs {
-    /// auto, cpu, wgpu or wgpu:NAME
+    /// auto, cpu, wgpu, wgpu:NAME or cuda
     #[arg(long, default_value = "auto")]
     device: String,
     /// Only cases whose name contains this

@@ -127,7 +127,7 @@ pub(super) struct Args {
     /// Train a linear classifier along on the features, which it does not move
     #[arg(long)]
     online_probe: bool,
-    /// auto, cpu, wgpu or wgpu:NAME
+    /// auto, cpu, wgpu, wgpu:NAME or cuda
     #[arg(long, default_value = "auto")]
     device: String,
     /// Least minutes between checkpoints, saved at the end of an epoch (default: 1; 0: every epoch)

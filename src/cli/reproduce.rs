@@ -34,7 +34,7 @@ pub(super) struct Args {
     /// Run only these cells; --dry-run names them
     #[arg(long, value_name = "NAME", num_args = 1..)]
     only: Vec<String>,
-    /// auto, cpu, wgpu or wgpu:NAME
+    /// auto, cpu, wgpu, wgpu:NAME or cuda
     #[arg(long, default_value = "auto")]
     device: String,
     /// Resume runs on another device than they were trained on: their bits differ from there on

@@ -3,8 +3,11 @@
 //! A [`Device`] is narrow: capabilities, memory, a plan's steps, asynchronous reads. What every device would do
 //! alike stands once, in the [`Session`] above it: limits and layout, the ring of scalars, cutting long steps
 //! into short submissions ([`pace`]), the hunt for the first non-finite tensor, timing, poison. There are
-//! `reference` (f64, the oracle) and `cpu` (f32, threads), both [`Host`], and `wgpu` (WGSL).
+//! `reference` (f64, the oracle) and `cpu` (f32, threads), both [`Host`], `wgpu` (WGSL) and, with the feature,
+//! `cuda`.
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod host;
 pub mod pace;
 mod select;

@@ -18,6 +18,8 @@ pub enum Choice {
     Reference,
     /// A wgpu adapter.
     Wgpu(Pick),
+    /// A CUDA device by its index.
+    Cuda(usize),
 }
 
 /// Which wgpu adapter.
@@ -53,13 +55,11 @@ impl std::str::FromStr for Pick {
     }
 }
 
+const DEVICES: &str = "auto, cpu, reference, wgpu, wgpu:INDEX, wgpu:NAME, wgpu:BACKEND:NAME, cuda and \
+                       cuda:INDEX are devices; `aavae devices` lists adapters";
+
 fn unknown(text: &str) -> DeviceError {
-    DeviceError::NotFound {
-        message: format!("unknown device `{text}`"),
-        hint: Some(
-            "auto, cpu, reference, wgpu, wgpu:INDEX, wgpu:NAME and wgpu:BACKEND:NAME are devices; `aavae devices` lists adapters".into(),
-        ),
-    }
+    DeviceError::NotFound { message: format!("unknown device `{text}`"), hint: Some(DEVICES.into()) }
 }
 
 impl std::str::FromStr for Choice {
@@ -70,16 +70,29 @@ impl std::str::FromStr for Choice {
             "cpu" => Ok(Self::Cpu),
             "reference" => Ok(Self::Reference),
             "wgpu" => Ok(Self::Wgpu(Pick::Any)),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ if text.starts_with("cuda:") => {
+                let index = text["cuda:".len()..].parse().map_err(|_| unknown(text))?;
+                Ok(Self::Cuda(index))
+            }
             _ => Ok(Self::Wgpu(text.strip_prefix("wgpu:").ok_or_else(|| unknown(text))?.parse()?)),
         }
     }
 }
 
-/// What `auto` takes, and why: the faster one of the first GPU and the processor, measured on a convolution of
-/// the networks' kind. An integrated GPU, or a software adapter that calls itself a GPU, can be the slower one.
+/// What `auto` takes, and why: the fastest of the first CUDA device, the first other GPU and the processor,
+/// measured on a convolution of the networks' kind. An integrated GPU, or a software adapter that calls itself a
+/// GPU, can be slower than the processor.
 pub fn auto() -> (Choice, String) {
     let found = adapters();
-    let Some(index) = found.iter().position(|a| !a.software) else {
+    let first = found.iter().position(|a| !a.software);
+    let wgpu = first.map(|i| (found[i].name.clone(), Choice::Wgpu(Pick::Index(i))));
+    let rate = |choice: &Choice| open(choice).and_then(|(mut session, _)| convolution_rate(&mut session));
+    let gpus = cuda_gpu().into_iter().chain(wgpu);
+    let raced = gpus.map(|(name, choice)| (name, rate(&choice), choice));
+    // One that fails is the slowest.
+    let speed = |rate: &Result<f64, DeviceError>| *rate.as_ref().unwrap_or(&0.0);
+    let Some((name, gpu_rate, gpu)) = raced.max_by(|a, b| speed(&a.1).total_cmp(&speed(&b.1))) else {
         let why = match found.first() {
             None => "there is no Vulkan, Metal or DX12 adapter".into(),
             Some(a) => {
@@ -88,9 +101,7 @@ pub fn auto() -> (Choice, String) {
         };
         return (Choice::Cpu, why);
     };
-    let gpu = Choice::Wgpu(Pick::Index(index));
-    let rate = |choice: &Choice| open(choice).and_then(|(mut session, _)| convolution_rate(&mut session));
-    faster(&found[index].name, gpu.clone(), rate(&gpu), rate(&Choice::Cpu))
+    faster(&name, gpu, gpu_rate, rate(&Choice::Cpu))
 }
 
 /// The choice between a GPU and the processor from their FLOP/s.
@@ -139,12 +150,50 @@ pub fn open(choice: &Choice) -> Result<(Session, String), DeviceError> {
         Choice::Cpu => Ok((Host::<f32>::new().into(), "as asked".into())),
         Choice::Reference => Ok((Host::<f64>::new().into(), "as asked".into())),
         Choice::Wgpu(pick) => Ok((Gpu::pick(pick, OpenOptions::default())?.into(), "as asked".into())),
+        Choice::Cuda(index) => Ok((cuda(*index)?, "as asked".into())),
     }
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(index: usize) -> Result<Session, DeviceError> {
+    use super::cuda::{Cuda, OpenOptions};
+    Ok(Cuda::open(index, OpenOptions::default())?.into())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: usize) -> Result<Session, DeviceError> {
+    Err(DeviceError::NotFound {
+        message: "this program was built without CUDA".into(),
+        hint: Some("build it with `cargo build --release --features cuda`".into()),
+    })
+}
+
+/// The first CUDA device: its name and how to open it.
+fn cuda_gpu() -> Option<(String, Choice)> {
+    #[cfg(feature = "cuda")]
+    {
+        let report = super::cuda::report();
+        // One that cannot be used is none.
+        report.missing.is_none().then_some(())?;
+        report.gpus.first().map(|gpu| (format!("cuda:{}", gpu.name), Choice::Cuda(0)))
+    }
+    #[cfg(not(feature = "cuda"))]
+    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cuda_devices_are_named_by_index() {
+        assert_eq!("cuda".parse(), Ok(Choice::Cuda(0)));
+        assert_eq!("cuda:3".parse(), Ok(Choice::Cuda(3)));
+        for text in ["cuda:", "cuda:x", "cuda:-1", "cudaa"] {
+            let error = text.parse::<Choice>().expect_err("no device");
+            assert!(error.to_string().contains(text), "{error}");
+        }
+    }
 
     #[test]
     fn auto_takes_the_faster_one() {

@@ -1,6 +1,7 @@
 //! The embedded shaders and their specialisation. A kernel's text is a file of `shaders/` with imports resolved, `// spec` consts
 //! set, guards applied and `// unroll` loops expanded (`spec`); each file is legal WGSL as it stands.
 
+pub mod cuda;
 mod files;
 mod spec;
 

@@ -1,0 +1,480 @@
+//! The `cuda` device: the same WGSL, as CUDA C++ (`shader::cuda`), on NVIDIA's driver. A step is one graph.
+//!
+//! Nothing of CUDA is needed to build it and nothing is linked: the driver and the run-time compiler are opened
+//! when a device is ([`FOLDERS`] names where to look first).
+//!
+//! A plan's first run queues its kernels one by one, so that the driver loads them. The second records the same
+//! launches as a graph, and every whole step from then on is one launch of it. What changes from step to step
+//! lies in the uniform, which is copied to the device before.
+
+mod compile;
+mod driver;
+mod libraries;
+mod nvrtc;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use serde::Serialize;
+
+use super::{Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Progress, Ticket, Values};
+use crate::ops::{Binding, StepUniforms};
+use crate::plan::{Limits, Place, Plan};
+use crate::shader::cuda::TARGET;
+use crate::shader::source;
+use crate::tensor::DType;
+use compile::{Code, CompileError, Compiler};
+use driver::{Address, Context, Description, Event, Failed, Graph, Memory, Pinned};
+pub use libraries::FOLDERS;
+
+/// Bytes that one read takes of pinned memory at most.
+const READ_BYTES: usize = 16 << 20;
+/// Blocks of pinned memory that are kept for later reads.
+const SPARE_BLOCKS: usize = 2;
+
+/// How a device is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Whole steps are graphs; without, every kernel is launched by itself (tests).
+    pub graphs: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { graphs: true }
+    }
+}
+
+/// A GPU, described.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GpuInfo {
+    /// Name, e.g. `NVIDIA H100 80GB HBM3`.
+    pub name: String,
+    /// Compute capability, e.g. `9.0`.
+    pub capability: String,
+    /// Bytes of memory.
+    pub memory_bytes: usize,
+    /// Multiprocessors.
+    pub processors: i32,
+}
+
+/// What there is of CUDA on this machine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Report {
+    /// GPUs by index.
+    pub gpus: Vec<GpuInfo>,
+    /// Version of CUDA that the driver supports, and its library.
+    pub driver: Option<[String; 2]>,
+    /// Version of the run-time compiler, and its library.
+    pub compiler: Option<[String; 2]>,
+    /// What is missing, and what to do about it.
+    pub missing: Option<[String; 2]>,
+}
+
+/// Looks for GPUs and libraries.
+pub fn report() -> Report {
+    let mut report = Report::default();
+    if let Err(e) = look(&mut report) {
+        report.missing = Some([e.to_string(), e.hint().unwrap_or_default().into()]);
+    }
+    report
+}
+
+fn look(report: &mut Report) -> Result<(), DeviceError> {
+    let driver = libraries::driver()?;
+    let [major, minor] = libraries::version(driver.version);
+    report.driver = Some([format!("{major}.{minor}"), driver.path.display().to_string()]);
+    let failed = |e: Failed| error("cuda", "", e);
+    for index in 0..driver.count().map_err(failed)? {
+        let Description { name, memory, capability: [major, minor], processors, .. } = driver.device(index).map_err(failed)?;
+        let capability = format!("{major}.{minor}");
+        report.gpus.push(GpuInfo { name, capability, memory_bytes: memory, processors });
+    }
+    let (nvrtc, path) = libraries::compiler(&driver)?;
+    let (major, minor) = nvrtc.version();
+    report.compiler = Some([format!("{major}.{minor}"), path.display().to_string()]);
+    Ok(())
+}
+
+/// A failure of the driver in the words of devices.
+fn error(device: &str, of: &str, failed: Failed) -> DeviceError {
+    let device = device.to_owned();
+    let message = match of {
+        "" => failed.to_string(),
+        _ => format!("{failed}, of `{of}`"),
+    };
+    match failed.is_lost() {
+        true => DeviceError::Lost { device, message },
+        false => DeviceError::Driver { device, message },
+    }
+}
+
+/// A kernel with its arguments.
+struct Command {
+    /// The op and the kernel, for messages.
+    label: String,
+    code: Code,
+    grid: [u32; 3],
+    arguments: Vec<Address>,
+}
+
+struct Program {
+    name: String,
+    commands: Vec<Command>,
+    /// The commands of each of the plan's steps.
+    steps: Vec<Range<usize>>,
+    /// Whether every kernel has run.
+    warm: bool,
+    graph: Option<Graph>,
+}
+
+/// What a ticket waits for.
+struct Waiting {
+    done: Event,
+    /// When a timed run began.
+    began: Option<Event>,
+    /// Where a read goes, and its floats.
+    reading: Option<(Pinned, usize)>,
+}
+
+/// A CUDA device.
+pub struct Cuda {
+    // What the driver made goes before the context that it was made in.
+    programs: BTreeMap<ProgramId, Program>,
+    waiting: BTreeMap<Ticket, Waiting>,
+    spare_events: Vec<Event>,
+    spare_blocks: Vec<Pinned>,
+    buffers: BTreeMap<BufferId, Memory>,
+    uniform: Memory,
+    compiler: Compiler,
+    context: Rc<Context>,
+    /// What the uniform holds once everything queued is done.
+    uniforms: Option<StepUniforms>,
+    capabilities: Capabilities,
+    options: OpenOptions,
+    libraries: [PathBuf; 2],
+    next_buffer: usize,
+    next_program: usize,
+    next_ticket: u64,
+}
+
+impl std::fmt::Debug for Cuda {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cuda").field("name", &self.capabilities.name).finish_non_exhaustive()
+    }
+}
+
+impl Cuda {
+    /// Opens a GPU by its index.
+    ///
+    /// # Errors
+    /// If the driver, the compiler or the GPU is missing, or the driver fails.
+    pub fn open(index: usize, options: OpenOptions) -> Result<Self, DeviceError> {
+        let driver = libraries::driver()?;
+        let failed = |e: Failed| error(&format!("cuda:{index}"), "", e);
+        let count = driver.count().map_err(failed)?;
+        if index >= count {
+            let message = format!("there is no CUDA device {index} (found {count})");
+            let hint = Some("`aavae devices` lists them".into());
+            return Err(DeviceError::NotFound { message, hint });
+        }
+        let (nvrtc, compiler_path) = libraries::compiler(&driver)?;
+        let gpu = driver.device(index).map_err(failed)?;
+        let ([major, minor], [sm, smaller]) = (libraries::version(driver.version), gpu.capability);
+        let libraries = [driver.path.clone(), compiler_path];
+        let context = Context::new(driver, &gpu).map_err(failed)?;
+        let compiler = Compiler::new(nvrtc, gpu.capability);
+        let (nvrtc_major, nvrtc_minor) = compiler.version();
+        let name = format!("cuda:{} (sm_{sm}{smaller}, driver for CUDA {major}.{minor}, NVRTC {nvrtc_major}.{nvrtc_minor})", gpu.name);
+        let capabilities = Capabilities {
+            name,
+            target: TARGET,
+            dispatches: true,
+            limits: Limits { max_groups: TARGET.max_groups, ..Limits::NONE },
+            memory: Some(context.free_memory().map_err(failed)?),
+            overhead: size_of::<StepUniforms>(),
+            read_bytes: Some(READ_BYTES),
+            watched: false,
+            timestamps: true,
+        };
+        let uniform = Memory::new(&context, size_of::<StepUniforms>()).map_err(failed)?;
+        Ok(Self {
+            programs: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            spare_events: Vec::new(),
+            spare_blocks: Vec::new(),
+            buffers: BTreeMap::new(),
+            uniform,
+            compiler,
+            context,
+            uniforms: None,
+            capabilities,
+            options,
+            libraries,
+            next_buffer: 0,
+            next_program: 0,
+            next_ticket: 0,
+        })
+    }
+
+    /// The libraries of the driver and of the compiler.
+    pub fn libraries(&self) -> &[PathBuf; 2] {
+        &self.libraries
+    }
+
+    fn failed(&self, of: &str, failed: Failed) -> DeviceError {
+        error(&self.capabilities.name, of, failed)
+    }
+
+    /// Makes the device current on this thread.
+    fn enter(&self) -> Result<(), DeviceError> {
+        self.context.enter().map_err(|e| self.failed("", e))
+    }
+
+    /// An event that has been recorded now.
+    fn moment(&mut self) -> Result<Event, DeviceError> {
+        let event = match self.spare_events.pop() {
+            Some(event) => Ok(event),
+            None => Event::new(&self.context),
+        };
+        let recorded = event.and_then(|e| e.record().map(|()| e));
+        recorded.map_err(|e| self.failed("", e))
+    }
+
+    fn ticket(&mut self, waiting: Waiting) -> Ticket {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        self.waiting.insert(ticket, waiting);
+        ticket
+    }
+
+    /// Keeps what a ticket used for the next ones.
+    fn recycle(&mut self, waiting: Waiting) {
+        self.spare_events.push(waiting.done);
+        self.spare_events.extend(waiting.began);
+        if let Some((block, _)) = waiting.reading
+            && self.spare_blocks.len() < SPARE_BLOCKS
+        {
+            self.spare_blocks.push(block);
+        }
+    }
+
+    /// Pinned memory for a read: the smallest spare block that is large enough, or a new one.
+    fn block(&mut self, bytes: usize) -> Result<Pinned, DeviceError> {
+        let spare = self.spare_blocks.iter().enumerate().filter(|b| b.1.bytes >= bytes);
+        if let Some(i) = spare.min_by_key(|b| b.1.bytes).map(|b| b.0) {
+            return Ok(self.spare_blocks.swap_remove(i));
+        }
+        let bytes = bytes.next_power_of_two().max(1 << 16);
+        Pinned::new(&self.context, bytes).map_err(|e| self.failed("a read", e))
+    }
+
+    /// The address of what stands at a binding; `None` if nothing does.
+    fn address(&self, plan: &Plan, bound: &Bound, step: usize, binding: Binding) -> Option<Address> {
+        let s = &plan.steps[step];
+        let place = |place: Place, bytes: usize| {
+            let (buffer, offset) = bound.place(place);
+            let (memory, offset) = (&self.buffers[&buffer], offset * DType::F32.bytes());
+            // Kernels take whole vectors of four.
+            let end = offset + bytes.next_multiple_of(16);
+            assert!(end <= memory.bytes, "{}: a binding exceeds its buffer", s.label);
+            memory.at + offset as Address
+        };
+        Some(match binding {
+            Binding::Input(i) => place(s.inputs[i].1, s.io.inputs[i].bytes()),
+            Binding::Output(i) => place(s.outputs[i].1, s.io.outputs[i].bytes()),
+            Binding::Scratch(i) => {
+                let buffer = s.scratch[i];
+                place(Place::Buffer(buffer), plan.buffers[buffer].bytes)
+            }
+            Binding::Table(i) => self.buffers[&bound.tables[step][i]].at,
+            Binding::Step => self.uniform.at,
+            Binding::Skip => return None,
+        })
+    }
+
+    fn launch(&self, commands: &[Command]) -> Result<(), DeviceError> {
+        for c in commands {
+            let launched = self.context.launch(&c.code.function, c.grid, c.code.block, &c.arguments);
+            launched.map_err(|e| self.failed(&c.label, e))?;
+        }
+        Ok(())
+    }
+
+    /// Queues a whole step as a graph, which is made first if there is none.
+    fn replay(&mut self, id: ProgramId) -> Result<(), DeviceError> {
+        let program = &self.programs[&id];
+        let launched = match &program.graph {
+            Some(graph) => graph.launch(),
+            None => {
+                let launch = || self.launch(&program.commands).map_err(Halted::Device);
+                let graph = self.context.capture(launch).map_err(|e| match e {
+                    Halted::Device(e) => e,
+                    Halted::Driver(e) => self.failed(&program.name, e),
+                })?;
+                let launched = graph.launch();
+                if let Some(program) = self.programs.get_mut(&id) {
+                    program.graph = Some(graph);
+                }
+                launched
+            }
+        };
+        launched.map_err(|e| self.failed(&self.programs[&id].name, e))
+    }
+}
+
+/// Why a capture ended early.
+enum Halted {
+    Device(DeviceError),
+    Driver(Failed),
+}
+
+impl From<Failed> for Halted {
+    fn from(e: Failed) -> Self {
+        Self::Driver(e)
+    }
+}
+
+impl Device for Cuda {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+    fn allocate(&mut self, label: &str, ty: DType, elements: usize) -> Result<BufferId, DeviceError> {
+        self.enter()?;
+        // Kernels take whole vectors of four.
+        let bytes = (elements * ty.bytes()).next_multiple_of(16).max(16);
+        let memory = Memory::new(&self.context, bytes).map_err(|e| match e.is_out_of_memory() {
+            true => {
+                DeviceError::OutOfMemory { device: self.capabilities.name.clone(), buffer: label.into(), bytes, held: self.held_bytes() }
+            }
+            false => self.failed(label, e),
+        })?;
+        self.next_buffer += 1;
+        let id = BufferId(self.next_buffer);
+        self.buffers.insert(id, memory);
+        Ok(id)
+    }
+    fn write(&mut self, buffer: BufferId, offset: usize, data: Data<'_>) -> Result<(), DeviceError> {
+        self.enter()?;
+        let narrow: Vec<f32>;
+        let bytes: &[u8] = match data {
+            Data::F32(x) => bytemuck::cast_slice(x),
+            Data::U32(x) => bytemuck::cast_slice(x),
+            Data::F64(x) => {
+                narrow = x.iter().map(|x| *x as f32).collect();
+                bytemuck::cast_slice(&narrow)
+            }
+        };
+        let (memory, first) = (&self.buffers[&buffer], offset * DType::F32.bytes());
+        assert!(first + bytes.len() <= memory.bytes, "a write beyond its buffer");
+        let written = self.context.upload(memory.at + first as Address, bytes);
+        written.map_err(|e| self.failed("", e))
+    }
+    fn load(&mut self, plan: &Rc<Plan>, bound: Bound, progress: Progress<'_>) -> Result<ProgramId, DeviceError> {
+        self.enter()?;
+        let compiled = self.compiler.compile(&self.context, plan, progress);
+        compiled.map_err(|e| match e {
+            CompileError::Driver(e) => self.failed(&plan.name, e),
+            CompileError::Refused(message) => DeviceError::Driver { device: self.capabilities.name.clone(), message },
+        })?;
+        let (mut commands, mut steps) = (Vec::new(), Vec::new());
+        for (i, step) in plan.steps.iter().enumerate() {
+            let first = commands.len();
+            for dispatch in &step.dispatches {
+                let code = self.compiler.code(&source(&dispatch.kernel));
+                let bindings = dispatch.bindings.iter();
+                let arguments: Vec<Address> = bindings.filter_map(|b| self.address(plan, &bound, i, *b)).collect();
+                let label = format!("{} ({})", step.label, dispatch.kernel.file);
+                assert_eq!(arguments.len(), code.bindings, "{label}: bindings");
+                commands.push(Command { label, code, grid: dispatch.grid, arguments });
+            }
+            steps.push(first..commands.len());
+        }
+        let id = ProgramId(self.next_program);
+        self.next_program += 1;
+        let name = plan.name.clone();
+        self.programs.insert(id, Program { name, commands, steps, warm: false, graph: None });
+        Ok(id)
+    }
+    fn run(&mut self, id: ProgramId, steps: Range<usize>, uniforms: &StepUniforms, timed: bool) -> Result<Ticket, DeviceError> {
+        self.enter()?;
+        if self.uniforms != Some(*uniforms) {
+            let copied = self.context.upload(self.uniform.at, bytemuck::bytes_of(uniforms));
+            copied.map_err(|e| self.failed("the uniform", e))?;
+            self.uniforms = Some(*uniforms);
+        }
+        let began = if timed { Some(self.moment()?) } else { None };
+        let program = &self.programs[&id];
+        let whole = steps == (0..program.steps.len());
+        if whole && program.warm && self.options.graphs {
+            self.replay(id)?;
+        } else {
+            let commands = match program.steps.get(steps) {
+                Some([first, .., last]) => first.start..last.end,
+                Some([only]) => only.clone(),
+                _ => 0..0,
+            };
+            self.launch(&program.commands[commands])?;
+            if let Some(program) = self.programs.get_mut(&id) {
+                program.warm |= whole;
+            }
+        }
+        let done = self.moment()?;
+        Ok(self.ticket(Waiting { done, began, reading: None }))
+    }
+    fn read(&mut self, buffer: BufferId, offset: usize, elements: usize) -> Result<Ticket, DeviceError> {
+        self.enter()?;
+        let (first, bytes) = (offset * DType::F32.bytes(), elements * DType::F32.bytes());
+        let block = self.block(bytes)?;
+        let memory = &self.buffers[&buffer];
+        assert!(first + bytes <= memory.bytes, "a read beyond its buffer");
+        let copied = self.context.download(&block, memory.at + first as Address, bytes);
+        copied.map_err(|e| self.failed("a read", e))?;
+        let done = self.moment()?;
+        Ok(self.ticket(Waiting { done, began: None, reading: Some((block, elements)) }))
+    }
+    fn poll(&mut self, ticket: Ticket, wait: bool) -> Result<Option<Done>, DeviceError> {
+        let Some(waiting) = self.waiting.get(&ticket) else { return Ok(Some(Done::default())) };
+        self.enter()?;
+        if !waiting.done.is_done(wait).map_err(|e| self.failed("", e))? {
+            return Ok(None);
+        }
+        let seconds = match &waiting.began {
+            Some(began) => Some(waiting.done.seconds_since(began).map_err(|e| self.failed("", e))?),
+            None => None,
+        };
+        let values = waiting.reading.as_ref().map(|(block, n)| Values::F32(block.floats(*n)));
+        // Runs before this one are done as well, and nobody may ask after them.
+        let earlier = self.waiting.range(..=ticket);
+        let over = earlier.filter(|(t, w)| **t == ticket || w.reading.is_none());
+        for spent in over.map(|(t, _)| *t).collect::<Vec<_>>() {
+            if let Some(waiting) = self.waiting.remove(&spent) {
+                self.recycle(waiting);
+            }
+        }
+        Ok(Some(Done { values, seconds }))
+    }
+    fn free(&mut self, programs: &[ProgramId], buffers: &[BufferId]) {
+        // Work that uses them may be queued; a device that is lost has none.
+        self.enter().and_then(|()| self.context.synchronize().map_err(|e| self.failed("", e))).ok();
+        self.waiting.clear();
+        for program in programs {
+            self.programs.remove(program);
+        }
+        for buffer in buffers {
+            self.buffers.remove(buffer);
+        }
+    }
+    fn held_bytes(&self) -> usize {
+        self.uniform.bytes + self.buffers.values().map(|m| m.bytes).sum::<usize>()
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        // Memory must not go while a kernel or a copy uses it.
+        self.context.enter().and_then(|()| self.context.synchronize()).ok();
+    }
+}

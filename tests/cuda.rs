@@ -1,0 +1,206 @@
+//! The CUDA path without a GPU.
+//!
+//! * `OP/CASE/cuda-emulated`: every op case through the writer and the system's C++ compiler (`cuda/host.h`)
+//!   against the f64 reference: the portable variant in three orders of threads, every other tile in one.
+//! * `steps/METHOD/cuda-emulated`: three whole steps, fused, beside the reference's.
+//! * `notices ...`: bugs planted into the text of kernels; a trial must fail.
+//! * `nvrtc ...`: the same kernels by NVIDIA's compiler (`cuda/toolkit.rs`).
+//!
+//! Objects are kept below `target/tmp/cuda` by what they are made from. Without a C++ compiler the emulated
+//! trials show as *ignored*; `REQUIRE_CUDA_HOST=1` turns that into a failure.
+
+#[path = "cuda/compiler.rs"]
+mod compiler;
+#[path = "cuda/emulated.rs"]
+mod emulated;
+#[path = "cuda/rules.rs"]
+mod rules;
+mod support;
+#[path = "cuda/toolkit.rs"]
+mod toolkit;
+
+use std::process::{Command, ExitCode};
+
+use aavae::check::{graph, io, name, trial, variants};
+use aavae::device::{Host, Session};
+use aavae::ir::Group;
+use aavae::method::{Method, Training, training};
+use aavae::ops::{Case, Choices, Variant, key};
+use aavae::plan::{Options, Plan, lower};
+use aavae::shader::{cuda, source};
+use compiler::Bug;
+use emulated::{Emulated, Order};
+use libtest_mimic::{Arguments, Failed, Trial};
+use support::{METHODS, check};
+
+/// Largest accepted difference of scalars and of the weights' length after [`STEPS`] steps. Adam turns the sign
+/// of a gradient near zero into a whole step, so that f32 differs from f64 by up to 3e-4.
+const TOLERANCE: f64 = 1e-3;
+const STEPS: u32 = 3;
+
+fn has_compiler() -> bool {
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+    Command::new(compiler).arg("--version").output().is_ok_and(|o| o.status.success())
+}
+
+/// The variants of a case that differ in their kernels' tiles: a weight gradient is split for other numbers of
+/// groups by the same text.
+fn tiles(case: &Case) -> Vec<Variant> {
+    let mut seen = Vec::new();
+    let mut found = variants(case, &cuda::TARGET);
+    found.retain(|v| {
+        let Variant::Tile(t) = v else { return true };
+        let new = !seen.contains(&[t.m, t.n, t.k, t.rows, t.cols]);
+        seen.push([t.m, t.n, t.k, t.rows, t.cols]);
+        new
+    });
+    found
+}
+
+fn op(case: &Case) -> Result<(), Failed> {
+    for (i, variant) in tiles(case).into_iter().enumerate() {
+        let orders = if i == 0 { &Order::ALL[..] } else { &Order::ALL[i % 3..][..1] };
+        for order in orders {
+            trial(case, &mut Emulated::session(*order), variant).map_err(|e| format!("{variant}, threads {order:?}: {e}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The plan of a trial.
+fn plan(case: &Case, variant: Variant) -> Plan {
+    let mut choices = Choices::default();
+    choices.set(key(&case.op, &io(case)), variant);
+    lower("trial", &graph(case), Options { choices: &choices, ..Options::new(cuda::TARGET) })
+}
+
+/// A method's training step on small images.
+fn step(method: Method) -> Plan {
+    let model = training(&support::config(method, 16, 4), Training::default());
+    lower("train", &model.graph, Options::new(cuda::TARGET))
+}
+
+/// Scalars of each step, and the weights and statistics after the last.
+fn train(mut session: Session, method: Method) -> Result<(Vec<Vec<f32>>, Vec<f32>), Failed> {
+    let model = training(&support::config(method, 16, 4), Training::default());
+    session.allocate(&model.graph.layout);
+    let id = support::load(&mut session, &model, true)?;
+    support::reset(&mut session, &model, 7)?;
+    session.poison(id)?;
+    support::fill(&mut session, id)?;
+    let scalars = support::run(&mut session, id, 7, 0..STEPS, 1e-3)?;
+    let mut state = session.read_state(Group::Param)?;
+    state.extend(session.read_state(Group::Buffer)?);
+    let floats = |row: Vec<u32>| row.into_iter().map(f32::from_bits).collect();
+    Ok((scalars.into_iter().map(floats).collect(), state))
+}
+
+fn steps(method: Method) -> Result<(), Failed> {
+    let (want, weights) = train(Host::<f64>::new().into(), method)?;
+    let (got, moved) = train(Emulated::session(Order::Forward), method)?;
+    check(got.len() == STEPS as usize, || format!("{} rows of scalars", got.len()))?;
+    for (step, (want, got)) in want.iter().zip(&got).enumerate() {
+        check(want.len() == got.len(), || format!("{} scalars", got.len()))?;
+        for (want, got) in want.iter().zip(got) {
+            let error = f64::from(want - got).abs() / f64::from(want.abs()).max(1e-3);
+            check(error <= TOLERANCE, || format!("step {step}: {got}, the reference {want}"))?;
+        }
+    }
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    let distance: f64 = weights.iter().zip(&moved).map(|(a, b)| square(a - b)).sum();
+    let error = (distance / weights.iter().map(|x| square(*x)).sum::<f64>()).sqrt();
+    check(error <= TOLERANCE, || format!("the weights differ by {error:.1e} of their length"))?;
+    // What depends on the order of threads is a race.
+    let (shuffled, other) = train(Emulated::session(Order::Shuffled), method)?;
+    let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    let same = shuffled.concat() == got.concat() && bits(&other) == bits(&moved);
+    check(same, || "another order of threads gives other bits".into())
+}
+
+/// Whether some trial of an op notices a bug, in some order of threads.
+fn notices(ops: &str, bug: &Bug) -> Result<(), Failed> {
+    let mut cases = aavae::ops::all_cases();
+    cases.retain(|c| c.op.name() == ops);
+    let portable = |case: &Case| variants(case, &cuda::TARGET)[0];
+    let dispatches = |case: &Case| plan(case, portable(case)).steps.into_iter().flat_map(|s| s.dispatches);
+    let mut planted = false;
+    for dispatch in cases.iter().flat_map(dispatches) {
+        let text = cuda::translate(&source(&dispatch.kernel), "k")?.text;
+        planted |= bug.plant(&text) != text;
+    }
+    check(planted, || format!("no kernel of `{ops}` holds `{}` {} times", bug.from, bug.nth + 1))?;
+    for case in &cases {
+        for order in Order::ALL {
+            let mut session = Session::from(Emulated::new(order, bug.clone()));
+            match trial(case, &mut session, portable(case)) {
+                // A text that does not compile shows nothing.
+                Err(e) if e.contains(compiler::REFUSES) => return Err(e.into()),
+                Err(_) => return Ok(()),
+                Ok(_) => {}
+            }
+        }
+    }
+    Err("every trial passes with the bug".into())
+}
+
+fn bugs() -> Vec<Trial> {
+    let barrier = "__syncthreads();";
+    let list: [(&str, &str, usize, &str, &str); 10] = [
+        ("a missing barrier", "conv2d", 0, barrier, ""),
+        ("a missing barrier", "conv2d", 1, barrier, ""),
+        ("a missing barrier", "conv2d_weight_grad", 0, barrier, ""),
+        ("a missing barrier", "nt_xent", 0, barrier, ""),
+        ("a missing barrier", "gaussian_log_prob", 0, barrier, ""),
+        ("a missing barrier", "lamb", 0, barrier, ""),
+        ("a barrier that some threads miss", "nt_xent", 0, barrier, "if (threadIdx.x) __syncthreads();"),
+        ("a wrong index", "scale", 0, "y_[", "y_[1u + "),
+        ("a wrong sign", "adam", 0, "w_add(", "w_sub("),
+        ("an element too many", "scale", 0, ">=", ">"),
+    ];
+    let trial = |(what, ops, nth, from, to)| {
+        let bug = Bug { nth, from, to };
+        Trial::test(format!("notices {what} in {ops} ({nth})"), move || notices(ops, &bug))
+    };
+    list.into_iter().map(trial).collect()
+}
+
+/// Compiles everything at once: many kernels share a run of the compiler.
+fn prepare() -> Result<(), String> {
+    let mut plans: Vec<Plan> = METHODS.iter().map(|m| step(*m)).collect();
+    for case in aavae::ops::all_cases() {
+        plans.extend(tiles(&case).into_iter().map(|v| plan(&case, v)));
+    }
+    let dispatches = plans.iter().flat_map(|p| &p.steps).flat_map(|s| &s.dispatches);
+    let mut kernels: Vec<_> = dispatches.map(|d| (d.kernel.file, source(&d.kernel))).collect();
+    kernels.sort();
+    kernels.dedup();
+    compiler::load(&kernels, &Bug::default()).map(|_| ())
+}
+
+fn main() -> ExitCode {
+    if let Some(status) = toolkit::worker() {
+        return status;
+    }
+    let args = Arguments::from_args();
+    let able = has_compiler();
+    let mut emulated: Vec<Trial> = rules::trials();
+    for case in aavae::ops::all_cases() {
+        emulated.push(Trial::test(format!("{}/cuda-emulated", name(&case)), move || op(&case)));
+    }
+    for method in METHODS {
+        let name = format!("steps/{}/cuda-emulated", method.name());
+        emulated.push(Trial::test(name, move || steps(method)));
+    }
+    emulated.extend(bugs());
+    let ignored = !able && std::env::var_os("REQUIRE_CUDA_HOST").is_none();
+    let mut trials: Vec<Trial> = emulated.into_iter().map(|t| t.with_ignored_flag(ignored)).collect();
+    trials.extend(rules::unknown());
+    trials.extend(toolkit::trials(&args));
+    if able && args.filter.is_none() && !args.list && !args.ignored {
+        // What fails here fails again in its trial.
+        if let Err(e) = prepare() {
+            eprintln!("{e}");
+        }
+    }
+    libtest_mimic::run(&args, trials).exit_code()
+}

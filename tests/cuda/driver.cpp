@@ -1,0 +1,365 @@
+// A libcuda.so.1 that runs on the processor, for tests of the device `cuda` without a GPU. Modules are the shared
+// objects that the stand-in compiler (compiler.cpp) made of the same CUDA C++.
+//
+// Strict where a driver is lenient: work waits in its stream until something waits for it, memory starts as NaN,
+// every address must lie in memory that is allocated, and while a stream records nothing may be allocated, freed
+// or waited for. An error of queued work stays, as in a real context.
+//
+//   STAND_IN_FAIL=NAME:N:CODE  call N (from 1) of a function returns CODE
+//   STAND_IN_COUNTS=FILE       at the end: calls of each function, and what was not freed
+//   STAND_IN_DRIVER=VERSION    cuDriverGetVersion (13000)
+//   STAND_IN_MEMORY=BYTES      of the device (8 GiB)
+// stand_in_counts, stand_in_fail: the same for a test in this process.
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <dlfcn.h>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <set>
+#include <string>
+#include <unistd.h>
+#include <vector>
+
+typedef int Result;
+typedef uint64_t Address;
+typedef std::function<Result()> Work;
+enum {
+  OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, INVALID_IMAGE = 200, NOT_FOUND = 500,
+  NOT_READY = 600, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALID = 901
+};
+
+static std::recursive_mutex lock;
+static std::map<std::string, unsigned long> calls;
+static std::string fail_name;
+static unsigned long fail_nth;
+static int fail_code;
+
+// Counts a call and says what it must return; 0 to go on.
+static Result enter(const char* name) {
+  std::lock_guard<std::recursive_mutex> guard(lock);
+  static bool first = true;
+  if (first) {
+    first = false;
+    if (const char* text = getenv("STAND_IN_FAIL")) {
+      char function[64];
+      if (sscanf(text, "%63[^:]:%lu:%d", function, &fail_nth, &fail_code) == 3) fail_name = function;
+    }
+  }
+  unsigned long n = ++calls[name];
+  return fail_name == name && n == fail_nth ? fail_code : OK;
+}
+#define API extern "C" __attribute__((visibility("default"))) Result
+#define ENTER if (Result failed = enter(__func__)) return failed; std::lock_guard<std::recursive_mutex> guard(lock)
+
+struct Stream { std::vector<Work> queue; bool recording = false; };
+struct Event { size_t at = 0; };
+struct Graph { std::vector<Work> work; };
+struct Module { void* library; };
+struct Function {
+  const char* (*entry)(void* const*, const size_t*, const unsigned*, size_t, size_t, unsigned);
+  const unsigned* block;
+  unsigned pointers;
+};
+static std::map<Address, size_t> memory;
+static std::set<void*> pinned, streams, events, graphs, execs, modules, functions;
+static size_t used = 0, queued = 0, done = 0;
+static int retained = 0, context, recording = 0;
+static Result sticky = OK;
+
+static size_t capacity() {
+  const char* text = getenv("STAND_IN_MEMORY");
+  return text ? strtoull(text, nullptr, 10) : 8ull << 30;
+}
+// Bytes from an address to the end of its allocation.
+static size_t room(Address at) {
+  auto after = memory.upper_bound(at);
+  if (after == memory.begin()) return 0;
+  --after;
+  return at < after->first + after->second ? after->first + after->second - at : 0;
+}
+static bool is(const std::set<void*>& all, void* one) { return all.count(one) != 0; }
+static Result put(void* stream, Work work) {
+  if (!is(streams, stream)) return INVALID_VALUE;
+  ((Stream*)stream)->queue.push_back(std::move(work));
+  if (!((Stream*)stream)->recording) ++queued;
+  return OK;
+}
+static Result drain() {
+  if (recording) return CAPTURE_UNSUPPORTED;
+  for (void* s : streams) {
+    std::vector<Work> queue = std::move(((Stream*)s)->queue);
+    ((Stream*)s)->queue.clear();
+    for (Work& work : queue) {
+      if (!sticky) sticky = work();
+      ++done;
+    }
+  }
+  return sticky;
+}
+
+API cuInit(unsigned) { ENTER; return OK; }
+API cuDriverGetVersion(int* version) {
+  ENTER;
+  const char* text = getenv("STAND_IN_DRIVER");
+  *version = text ? atoi(text) : 13000;
+  return OK;
+}
+static const char* meaning(Result r) {
+  switch (r) {
+    case OUT_OF_MEMORY: return "CUDA_ERROR_OUT_OF_MEMORY";
+    case ILLEGAL_ADDRESS: return "CUDA_ERROR_ILLEGAL_ADDRESS";
+    case LAUNCH_FAILED: return "CUDA_ERROR_LAUNCH_FAILED";
+    case INVALID_VALUE: return "CUDA_ERROR_INVALID_VALUE";
+    default: return nullptr;
+  }
+}
+API cuGetErrorName(Result r, const char** text) { *text = meaning(r); return OK; }
+API cuGetErrorString(Result, const char** text) { *text = "the stand-in says so"; return OK; }
+API cuDeviceGetCount(int* n) { ENTER; *n = 1; return OK; }
+API cuDeviceGet(int* device, int i) { ENTER; *device = i; return i ? INVALID_DEVICE : OK; }
+API cuDeviceGetName(char* text, int n, int) { ENTER; snprintf(text, n, "stand-in"); return OK; }
+API cuDeviceTotalMem_v2(size_t* n, int) { ENTER; *n = capacity(); return OK; }
+API cuDeviceGetAttribute(int* value, int which, int) {
+  ENTER;
+  *value = which == 75 ? 9 : which == 76 ? 0 : which == 16 ? 132 : 0;
+  return OK;
+}
+API cuDevicePrimaryCtxRetain(void** c, int) { ENTER; ++retained; *c = &context; return OK; }
+API cuDevicePrimaryCtxRelease_v2(int) { ENTER; --retained; return OK; }
+API cuCtxSetCurrent(void* c) { ENTER; return c == &context ? OK : INVALID_VALUE; }
+API cuMemGetInfo_v2(size_t* free, size_t* total) { ENTER; *total = capacity(); *free = *total - used; return OK; }
+
+API cuStreamCreate(void** s, unsigned) { ENTER; *s = new Stream; streams.insert(*s); return OK; }
+API cuStreamDestroy_v2(void* s) {
+  ENTER;
+  if (!streams.erase(s)) return INVALID_VALUE;
+  delete (Stream*)s;
+  return OK;
+}
+API cuStreamSynchronize(void* s) { ENTER; return is(streams, s) ? drain() : (Result)INVALID_VALUE; }
+API cuStreamBeginCapture_v2(void* s, int) {
+  ENTER;
+  if (!is(streams, s) || ((Stream*)s)->recording) return CAPTURE_INVALID;
+  // What was queued before is no part of the graph.
+  if (Result r = drain()) return r;
+  ((Stream*)s)->recording = true;
+  ++recording;
+  return OK;
+}
+// A recording ends even if it fails.
+API cuStreamEndCapture(void* s, void** g) {
+  Result failed = enter(__func__);
+  std::lock_guard<std::recursive_mutex> guard(lock);
+  if (!is(streams, s) || !((Stream*)s)->recording) return CAPTURE_INVALID;
+  ((Stream*)s)->recording = false;
+  --recording;
+  std::vector<Work> work = std::move(((Stream*)s)->queue);
+  ((Stream*)s)->queue.clear();
+  if (failed) return failed;
+  *g = new Graph{std::move(work)};
+  graphs.insert(*g);
+  return OK;
+}
+
+API cuEventCreate(void** e, unsigned) { ENTER; *e = new Event; events.insert(*e); return OK; }
+API cuEventDestroy_v2(void* e) {
+  ENTER;
+  if (!events.erase(e)) return INVALID_VALUE;
+  delete (Event*)e;
+  return OK;
+}
+API cuEventRecord(void* e, void* s) {
+  ENTER;
+  if (!is(events, e) || !is(streams, s)) return INVALID_VALUE;
+  if (recording) return CAPTURE_UNSUPPORTED;
+  ((Event*)e)->at = queued;
+  return sticky;
+}
+API cuEventQuery(void* e) {
+  ENTER;
+  if (!is(events, e)) return INVALID_VALUE;
+  return sticky ? sticky : done >= ((Event*)e)->at ? (Result)OK : (Result)NOT_READY;
+}
+API cuEventSynchronize(void* e) { ENTER; return is(events, e) ? drain() : (Result)INVALID_VALUE; }
+API cuEventElapsedTime(float* ms, void* a, void* b) {
+  ENTER;
+  if (!is(events, a) || !is(events, b)) return INVALID_VALUE;
+  *ms = 0.25f;
+  return done >= ((Event*)a)->at && done >= ((Event*)b)->at ? OK : NOT_READY;
+}
+
+API cuMemAlloc_v2(Address* at, size_t n) {
+  ENTER;
+  if (recording) return CAPTURE_UNSUPPORTED;
+  if (!n) return INVALID_VALUE;
+  if (used + n > capacity()) return OUT_OF_MEMORY;
+  void* m = aligned_alloc(256, (n + 255) / 256 * 256);
+  memset(m, 0xff, n);
+  *at = (Address)m;
+  memory[*at] = n;
+  used += n;
+  return OK;
+}
+API cuMemFree_v2(Address at) {
+  ENTER;
+  if (recording) return CAPTURE_UNSUPPORTED;
+  drain();
+  auto found = memory.find(at);
+  if (found == memory.end()) return INVALID_VALUE;
+  used -= found->second;
+  memory.erase(found);
+  free((void*)at);
+  return OK;
+}
+API cuMemHostAlloc(void** at, size_t n, unsigned) {
+  ENTER;
+  if (recording) return CAPTURE_UNSUPPORTED;
+  *at = aligned_alloc(4096, (n + 4095) / 4096 * 4096);
+  memset(*at, 0xff, n);
+  pinned.insert(*at);
+  return OK;
+}
+API cuMemFreeHost(void* at) {
+  ENTER;
+  if (recording) return CAPTURE_UNSUPPORTED;
+  drain();
+  if (!pinned.erase(at)) return INVALID_VALUE;
+  free(at);
+  return OK;
+}
+API cuMemsetD8Async(Address to, unsigned char value, size_t n, void* s) {
+  ENTER;
+  return put(s, [=] { return room(to) < n ? (Result)ILLEGAL_ADDRESS : (memset((void*)to, value, n), (Result)OK); });
+}
+API cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t n, void* s) {
+  ENTER;
+  std::vector<char> copy((const char*)from, (const char*)from + n);
+  return put(s, [=] {
+    return room(to) < n ? (Result)ILLEGAL_ADDRESS : (memcpy((void*)to, copy.data(), n), (Result)OK);
+  });
+}
+API cuMemcpyDtoHAsync_v2(void* to, Address from, size_t n, void* s) {
+  ENTER;
+  if (!is(pinned, to)) return INVALID_VALUE;
+  return put(s, [=] { return room(from) < n ? (Result)ILLEGAL_ADDRESS : (memcpy(to, (void*)from, n), (Result)OK); });
+}
+
+// The image is "STAND-IN", its length and a shared object.
+API cuModuleLoadData(void** m, const void* image) {
+  ENTER;
+  if (memcmp(image, "STAND-IN", 8)) return INVALID_IMAGE;
+  uint64_t n;
+  memcpy(&n, (const char*)image + 8, 8);
+  std::string path = std::string(getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp") + "/stand-in-XXXXXX";
+  int file = mkstemp(&path[0]);
+  bool written = file >= 0 && write(file, (const char*)image + 16, n) == (ssize_t)n;
+  if (file >= 0) close(file);
+  void* library = written ? dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL) : nullptr;
+  unlink(path.c_str());
+  if (!library) return INVALID_IMAGE;
+  *m = new Module{library};
+  modules.insert(*m);
+  return OK;
+}
+API cuModuleUnload(void* m) {
+  ENTER;
+  // The object stays: a message may still point into it.
+  return modules.erase(m) ? OK : INVALID_VALUE;
+}
+API cuModuleGetFunction(void** f, void* m, const char* name) {
+  ENTER;
+  if (!is(modules, m)) return INVALID_VALUE;
+  void* library = ((Module*)m)->library;
+  std::string n = name;
+  auto entry = (decltype(Function::entry))dlsym(library, ("host_" + n).c_str());
+  auto block = (const unsigned*)dlsym(library, ("host_block_" + n).c_str());
+  auto pointers = (const unsigned*)dlsym(library, ("host_pointers_" + n).c_str());
+  if (!entry || !block || !pointers) return NOT_FOUND;
+  *f = new Function{entry, block, *pointers};
+  functions.insert(*f);
+  return OK;
+}
+API cuLaunchKernel(void* fn, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned,
+                   void* s, void** parameters, void**) {
+  ENTER;
+  if (!is(functions, fn)) return INVALID_VALUE;
+  auto* f = (Function*)fn;
+  bool fits = bx == f->block[0] && by == f->block[1] && bz == f->block[2];
+  if (!fits || !gx || !gy || !gz || gy > 65535 || gz > 65535) return INVALID_VALUE;
+  std::vector<void*> at;
+  for (unsigned i = 0; i < f->pointers; ++i) at.push_back(*(void**)parameters[i]);
+  return put(s, [=]() -> Result {
+    std::vector<size_t> bytes;
+    for (void* p : at) {
+      bytes.push_back(room((Address)p));
+      if (!bytes.back()) return ILLEGAL_ADDRESS;
+    }
+    unsigned grid[3] = {gx, gy, gz};
+    const char* message = f->entry(at.data(), bytes.data(), grid, 0, (size_t)gx * gy * gz, 1);
+    if (message) fprintf(stderr, "stand-in: %s\n", message);
+    return message ? LAUNCH_FAILED : OK;
+  });
+}
+API cuGraphInstantiateWithFlags(void** e, void* g, uint64_t) {
+  ENTER;
+  if (!is(graphs, g)) return INVALID_VALUE;
+  *e = new Graph(*(Graph*)g);
+  execs.insert(*e);
+  return OK;
+}
+API cuGraphLaunch(void* e, void* s) {
+  ENTER;
+  if (!is(execs, e)) return INVALID_VALUE;
+  return put(s, [=]() -> Result {
+    for (Work& work : ((Graph*)e)->work)
+      if (Result r = work()) return r;
+    return OK;
+  });
+}
+API cuGraphDestroy(void* g) {
+  ENTER;
+  if (!graphs.erase(g)) return INVALID_VALUE;
+  delete (Graph*)g;
+  return OK;
+}
+API cuGraphExecDestroy(void* e) {
+  ENTER;
+  drain();
+  if (!execs.erase(e)) return INVALID_VALUE;
+  delete (Graph*)e;
+  return OK;
+}
+
+// `NAME COUNT` a line; `held` is what has not been freed.
+static std::string counts() {
+  std::lock_guard<std::recursive_mutex> guard(lock);
+  std::string text;
+  for (auto& [name, n] : calls) text += name + " " + std::to_string(n) + "\n";
+  size_t held = memory.size() + pinned.size() + streams.size() + events.size() + graphs.size() + execs.size() +
+                modules.size() + (size_t)retained;
+  return text + "held " + std::to_string(held) + "\n";
+}
+extern "C" __attribute__((visibility("default"))) const char* stand_in_counts() {
+  static std::string text;
+  return (text = counts()).c_str();
+}
+// Forgets counts and errors; call `nth` of `name` then returns `code`.
+extern "C" __attribute__((visibility("default"))) void stand_in_fail(const char* name, unsigned long nth, int code) {
+  enter("stand_in_fail");
+  std::lock_guard<std::recursive_mutex> guard(lock);
+  calls.clear();
+  sticky = OK;
+  fail_name = name;
+  fail_nth = nth;
+  fail_code = code;
+}
+__attribute__((destructor)) static void report() {
+  const char* path = getenv("STAND_IN_COUNTS");
+  FILE* file = path ? fopen(path, "w") : nullptr;
+  if (!file) return;
+  fputs(counts().c_str(), file);
+  fclose(file);
+}

@@ -1,0 +1,215 @@
+//! WGSL's rules where C++ has others, and constructs that the writer must refuse.
+
+use aavae::shader::cuda::{CudaError, PRELUDE, translate};
+use libtest_mimic::{Failed, Trial};
+
+use crate::compiler::{Bug, load};
+use crate::support::check;
+
+/// Runs one thread of a kernel on `x` and returns the words it writes.
+fn words(body: &str, x: &[u32], count: usize) -> Result<Vec<u32>, Failed> {
+    let wgsl = format!(
+        "@group(0) @binding(0) var<storage, read> x: array<u32>;\n\
+         @group(0) @binding(1) var<storage, read_write> y: array<u32>;\n\
+         @compute @workgroup_size(1) fn main() {{\n{body}\n}}\n"
+    );
+    let code = load(&[("rules", wgsl)], &Bug::default())?[0];
+    let (mut x, mut y) = (x.to_vec(), vec![0u32; count]);
+    let at = [x.as_mut_ptr().cast::<u8>(), y.as_mut_ptr().cast::<u8>()];
+    let bytes = [size_of_val(&x[..]), size_of_val(&y[..])];
+    #[allow(unsafe_code, reason = "kernels are native code")]
+    // SAFETY: both buffers live here, and `host.h` checks every index.
+    let message = unsafe { (code.entry)(at.as_ptr(), bytes.as_ptr(), [1, 1, 1].as_ptr(), 0, 1, 0) };
+    if message.is_null() {
+        return Ok(y);
+    }
+    #[allow(unsafe_code, reason = "the message is a C string")]
+    // SAFETY: the message is the thread's own and ends in a zero.
+    let message = unsafe { std::ffi::CStr::from_ptr(message) };
+    Err(message.to_string_lossy().into_owned().into())
+}
+
+/// An expression of `a` and `b` and what it must give, in bits.
+type Rule<'a> = (&'a str, Box<dyn Fn(u32, u32) -> u32>);
+
+/// Expressions of two operands of a type, on each pair.
+fn rules(ty: &str, pairs: &[(u32, u32)], rules: &[Rule<'_>]) -> Result<(), Failed> {
+    let x: Vec<u32> = pairs.iter().flat_map(|p| [p.0, p.1]).collect();
+    let (count, each) = (pairs.len(), rules.len());
+    let mut body = format!("for (var i = 0u; i < {count}u; i++) {{\n");
+    body += &format!("let a = bitcast<{ty}>(x[2u * i]); let b = bitcast<{ty}>(x[2u * i + 1u]);\n");
+    for (r, (expression, _)) in rules.iter().enumerate() {
+        body += &format!("y[{each}u * i + {r}u] = bitcast<u32>({expression});\n");
+    }
+    let got = words(&(body + "}"), &x, count * each)?;
+    for (got, (a, b)) in got.chunks(each).zip(pairs) {
+        for (got, (expression, want)) in got.iter().zip(rules) {
+            let want = want(*a, *b);
+            let message = || format!("{ty}: {expression} of {a:#x} and {b:#x}: {got:#x}, not {want:#x}");
+            check(*got == want, message)?;
+        }
+    }
+    Ok(())
+}
+
+fn integers() -> Result<(), Failed> {
+    let min = i32::MIN as u32;
+    let edges = [0, 1, 2, 31, 32, 33, 0x7fff_ffff, min, min + 1, u32::MAX, 0x1234_5678];
+    let pairs: Vec<_> = edges.iter().flat_map(|a| edges.map(|b| (*a, b))).collect();
+    fn signed(f: fn(i32, i32) -> i32) -> Box<dyn Fn(u32, u32) -> u32> {
+        Box::new(move |a, b| f(a as i32, b as i32) as u32)
+    }
+    let divide = |a: i32, b: i32| if b == 0 { a } else { a.wrapping_div(b) };
+    let remain = |a: i32, b: i32| if b == 0 { 0 } else { a.wrapping_rem(b) };
+    let of_signed: [Rule<'_>; 10] = [
+        ("a + b", Box::new(u32::wrapping_add)),
+        ("a - b", Box::new(u32::wrapping_sub)),
+        ("a * b", Box::new(u32::wrapping_mul)),
+        ("-a", Box::new(|a, _| a.wrapping_neg())),
+        ("abs(a)", signed(|a, _| a.wrapping_abs())),
+        ("a / b", signed(divide)),
+        ("a % b", signed(remain)),
+        ("a << bitcast<u32>(b)", Box::new(|a, b| a << (b & 31))),
+        ("a >> bitcast<u32>(b)", Box::new(|a, b| ((a as i32) >> (b & 31)) as u32)),
+        ("clamp(a, -5, b)", signed(|a, b| a.max(-5).min(b))),
+    ];
+    rules("i32", &pairs, &of_signed)?;
+    let of_unsigned: [Rule<'_>; 6] = [
+        ("a / b", Box::new(|a, b| a.checked_div(b).unwrap_or(a))),
+        ("a % b", Box::new(|a, b| a.checked_rem(b).unwrap_or(0))),
+        ("a << b", Box::new(|a, b| a << (b & 31))),
+        ("a >> b", Box::new(|a, b| a >> (b & 31))),
+        // Vectors go through functions of their own.
+        ("(vec2<u32>(a, b) >> vec2<u32>(b, a)).y", Box::new(|a, b| b >> (a & 31))),
+        ("(vec3<u32>(a) / vec3<u32>(b, 1u, 2u)).x", Box::new(|a, b| a.checked_div(b).unwrap_or(a))),
+    ];
+    rules("u32", &pairs, &of_unsigned)
+}
+
+fn floats() -> Result<(), Failed> {
+    let edges = [0.0, 1.5, -1.5, 3e9, -3e9, 5e9, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+    let pairs: Vec<_> = edges.iter().flat_map(|a| edges.map(|b| (a.to_bits(), b.to_bits()))).collect();
+    fn of(f: fn(f32, f32) -> u32) -> Box<dyn Fn(u32, u32) -> u32> {
+        Box::new(move |a, b| f(f32::from_bits(a), f32::from_bits(b)))
+    }
+    let all: [Rule<'_>; 5] = [
+        // Rust's `as` saturates as WGSL's conversions do.
+        ("u32(a)", of(|a, _| a as u32)),
+        ("i32(a)", of(|a, _| a as i32 as u32)),
+        ("select(0u, 1u, a != a)", of(|a, _| u32::from(a.is_nan()))),
+        ("select(0u, 1u, a < b)", of(|a, b| u32::from(a < b))),
+        ("select(0u, 1u, !(a < b))", of(|a, b| u32::from(!(a < b)))),
+    ];
+    rules("f32", &pairs, &all)?;
+    let numbers: Vec<_> = pairs.into_iter().filter(|p| !f32::from_bits(p.0).is_nan()).collect();
+    let of_numbers: [Rule<'_>; 3] = [
+        ("min(a, b)", of(|a, b| a.min(b).to_bits())),
+        ("max(a, b)", of(|a, b| a.max(b).to_bits())),
+        ("clamp(a, -1.0, 1.0)", of(|a, _| a.max(-1.0).min(1.0).to_bits())),
+    ];
+    rules("f32", &numbers, &of_numbers)
+}
+
+/// Statements whose order or jumps C++ could get wrong.
+fn control() -> Result<(), Failed> {
+    let body = "
+        var sum = 0u;
+        for (var i = 0u; i < 10u; i++) {
+            if (i == 3u) { continue; }
+            switch (i) { case 5u: { continue; } case 7u, 8u: { sum += 100u; } default: { sum += i; } }
+            if (i == 8u) { break; }
+        }
+        y[0] = sum;
+        var k = 0u;
+        loop { k++; continuing { k *= 2u; break if k > 20u; } }
+        y[1] = k;
+        // A value is that of the time it was read.
+        var v = x[0];
+        let before = v;
+        v = v + 1u;
+        y[2] = before * 1000u + v;
+        var t = vec4<u32>(1u, 2u, 3u, 4u);
+        let at = x[1];
+        t[at] = 9u;
+        y[3] = t.x * 1000u + t.y * 100u + t[at] * 10u + t.wz.x;
+        y[4] = select(1u, 2u, x[0] > 1u && x[1] > 5u);";
+    let got = words(body, &[41, 2], 5)?;
+    // 0 + 1 + 2 + 4 + 6 + 200; 2, 6, 14, 30.
+    let want = [213, 30, 41_042, 1294, 1];
+    check(got == want, || format!("{got:?}, not {want:?}"))
+}
+
+/// An index beyond a buffer, a workgroup array or a vector is noticed.
+fn bounds() -> Result<(), Failed> {
+    for body in ["y[x[0]] = 1u;", "y[0] = x[2];", "var t = array<u32, 3>(); y[0] = t[x[0]];"] {
+        check(words(body, &[5, 0], 4).is_err(), || format!("`{body}` passed"))?;
+    }
+    words("y[x[0]] = 1u;", &[3, 0], 4).map(|_| ())
+}
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        Trial::test("rules of integers", integers),
+        Trial::test("rules of floats", floats),
+        Trial::test("rules of control flow", control),
+        Trial::test("rules of indices", bounds),
+    ]
+}
+
+/// Each construct is refused by name, not guessed.
+pub(crate) fn unknown() -> Vec<Trial> {
+    let refused = |name: &'static str, wgsl: &'static str, named: &'static str| {
+        Trial::test(format!("the writer refuses {name}"), move || match translate(wgsl, "k") {
+            Err(CudaError::Unknown(what)) if what.contains(named) => Ok(()),
+            other => Err(format!("{other:?}").into()),
+        })
+    };
+    let compiles = Trial::test("the writer is told what naga refuses", || {
+        match translate("@compute @workgroup_size(1) fn main() { let x: u32 = 1.5; }", "k") {
+            Err(CudaError::Wgsl(_)) if PRELUDE.contains("w_add") => Ok(()),
+            other => Err(format!("{other:?}").into()),
+        }
+    });
+    vec![
+        compiles,
+        refused(
+            "an atomic",
+            "@group(0) @binding(0) var<storage, read_write> a: atomic<u32>;\n\
+             @compute @workgroup_size(1) fn main() { atomicAdd(&a, 1u); }",
+            "Atomic",
+        ),
+        refused(
+            "a matrix",
+            "@group(0) @binding(0) var<storage, read_write> a: array<f32>;\n\
+             @compute @workgroup_size(1) fn main() {\n\
+             var m = mat2x2<f32>(1.0, 2.0, 3.0, a[0]); a[0] = m[0][1]; }",
+            "Matrix",
+        ),
+        refused(
+            "a function that no shader uses",
+            "@group(0) @binding(0) var<storage, read_write> a: array<f32>;\n\
+             @compute @workgroup_size(1) fn main() { a[0] = sinh(a[0]); }",
+            "Sinh",
+        ),
+        refused(
+            "a variable of a thread at module scope",
+            "var<private> p: u32;\n@group(0) @binding(0) var<storage, read_write> a: array<u32>;\n\
+             @compute @workgroup_size(1) fn main() { p += 1u; a[0] = p; }",
+            "Private",
+        ),
+        refused(
+            "a buffer that is not used",
+            "@group(0) @binding(0) var<storage, read_write> a: array<u32>;\n\
+             @group(0) @binding(1) var<storage, read> b: array<u32>;\n\
+             @compute @workgroup_size(1) fn main() { a[0] = 1u; }",
+            "not used",
+        ),
+        refused(
+            "a structure with a hole",
+            "struct S { a: u32, @align(16) b: u32 }\n\
+             @group(0) @binding(0) var<storage, read_write> s: S;\n\
+             @compute @workgroup_size(1) fn main() { s.b = 1u; }",
+            "C++ puts",
+        ),
+    ]
+}

@@ -1,0 +1,392 @@
+//! The device `cuda` without a GPU: on a driver and a compiler that run on the processor (`cuda/driver.cpp`,
+//! `cuda/compiler.cpp`), which this test builds and then starts itself with.
+//!
+//! Whole runs of the program, calls of the driver counted, and every call made to fail.
+
+#[path = "cuda/compiler.rs"]
+#[allow(dead_code, reason = "a part is used here")]
+mod compiler;
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use aavae::check::{name, trial, variants};
+use aavae::device::cuda::{Cuda, FOLDERS, OpenOptions};
+use aavae::device::{Data, DeviceError, Session};
+use aavae::ir::Graph;
+use aavae::method::{Method, Training, training};
+use aavae::ops::{Dot, Emit, Relu, Scale, StepUniforms};
+use aavae::shader::cuda::TARGET;
+use aavae::tensor::{Shape, TensorType};
+use aavae::train::checkpoint::Checkpoint;
+use compiler::{HOST, cache, library};
+use libloading::Library;
+use libtest_mimic::{Arguments, Failed, Trial};
+use support::check;
+
+/// The stand-ins, as files of the names that are looked for; `None` for what is left out.
+fn build(folder: &str, driver: bool, compiler: bool) -> Result<PathBuf, String> {
+    let at = cache(folder);
+    std::fs::create_dir_all(&at).map_err(|e| e.to_string())?;
+    let texts = [include_str!("cuda/driver.cpp"), include_str!("cuda/compiler.cpp")];
+    let names = ["libcuda.so.1", "libnvrtc.so.13"];
+    for ((text, name), wanted) in texts.into_iter().zip(names).zip([driver, compiler]) {
+        let made = library("stand-in-objects", text, &["-O1", "-ldl"])?;
+        let path = at.join(name);
+        if wanted && std::fs::read(&made).ok() != std::fs::read(&path).ok() {
+            let part = at.join(format!("{name}.{}", std::process::id()));
+            std::fs::copy(&made, &part).and_then(|_| std::fs::rename(&part, &path)).map_err(|e| e.to_string())?;
+        }
+    }
+    std::fs::write(at.join("host.h"), HOST).map_err(|e| e.to_string())?;
+    Ok(at)
+}
+
+/// A command that finds the stand-ins and nothing else of CUDA.
+fn with_stand_ins(program: &Path, folder: &Path) -> Command {
+    let mut command = Command::new(program);
+    let objects = cache("stand-in-objects");
+    command.env(FOLDERS, folder).env("STAND_IN_INCLUDE", folder).env("STAND_IN_OBJECTS", &objects);
+    command.env("XDG_CACHE_HOME", cache("stand-in-cache")).env("NODEVICE_SELECT", "1");
+    for variable in ["CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// The program with the stand-ins of a folder.
+fn aavae(folder: &Path, line: &str, set: &[(&str, &str)]) -> Result<Output, Failed> {
+    let mut command = with_stand_ins(Path::new(env!("CARGO_BIN_EXE_aavae")), folder);
+    command.args(line.split_whitespace()).envs(set.iter().copied());
+    Ok(command.output()?)
+}
+
+fn succeeded(out: &Output) -> Result<serde_json::Value, Failed> {
+    let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+    check(out.status.success() && !stderr.contains("panicked"), || stderr.clone())?;
+    Ok(serde_json::from_slice(&out.stdout)?)
+}
+
+/// One `error:` line that holds every text, exit code 1, no panic.
+fn failed(out: &Output, says: &[&str], hint: &str) -> Result<(), Failed> {
+    let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+    let errors: Vec<_> = stderr.lines().filter(|l| l.starts_with("error:")).collect();
+    let one = errors.len() == 1 && says.iter().all(|s| errors[0].contains(s));
+    let quiet = out.status.code() == Some(1) && !stderr.contains("panicked") && out.stdout.is_empty();
+    let hinted = stderr.lines().any(|l| l.starts_with("hint:") && l.contains(hint));
+    check(one && quiet && (hint.is_empty() || hinted), || format!("{says:?} and `{hint}` expected of {:?}: {stderr}", out.status))
+}
+
+/// The stand-in driver of this process; its calls are everyone's, so one trial at a time uses it.
+struct StandIn {
+    library: Library,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl StandIn {
+    fn new() -> Result<Self, Failed> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = std::env::var_os(FOLDERS).ok_or("no stand-in")?;
+        let path = Path::new(&folder).join("libcuda.so.1");
+        #[allow(unsafe_code, reason = "a library that this test has built")]
+        // SAFETY: it is loaded already or runs no code when it is.
+        let library = unsafe { Library::new(path) }?;
+        let stand_in = Self { library, _alone: alone };
+        stand_in.fail("", 0, 0)?;
+        Ok(stand_in)
+    }
+
+    /// Forgets all counts; call `nth` of a function then returns `code`.
+    fn fail(&self, name: &str, nth: u64, code: i32) -> Result<(), Failed> {
+        type Fail = unsafe extern "C" fn(*const std::ffi::c_char, u64, i32);
+        let name = std::ffi::CString::new(name)?;
+        #[allow(unsafe_code, reason = "a function of driver.cpp")]
+        // SAFETY: it has this type, and copies the name.
+        unsafe {
+            self.library.get::<Fail>(b"stand_in_fail")?(name.as_ptr(), nth, code);
+        }
+        Ok(())
+    }
+
+    /// Calls of each function since, and `held`: what was not freed.
+    fn counts(&self) -> Result<BTreeMap<String, u64>, Failed> {
+        type Counts = unsafe extern "C" fn() -> *const std::ffi::c_char;
+        #[allow(unsafe_code, reason = "a function of driver.cpp")]
+        // SAFETY: it has this type, and its string lives until the next call.
+        let text = unsafe {
+            let text = self.library.get::<Counts>(b"stand_in_counts")?();
+            std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned()
+        };
+        let pair = |line: &str| Some((line.split_once(' ')?.0.into(), line.split_once(' ')?.1.parse().ok()?));
+        Ok(text.lines().filter_map(pair).collect())
+    }
+}
+
+fn ops() -> Result<(), Failed> {
+    let _alone = StandIn::new()?;
+    let mut session = Session::from(Cuda::open(0, OpenOptions::default())?);
+    let wanted = ["conv2d", "conv2d_weight_grad", "batch_norm", "adam", "decode", "nt_xent"];
+    let mut ran = 0;
+    for op in wanted {
+        let case = aavae::ops::all_cases().into_iter().find(|c| c.op.name() == op);
+        let Some(case) = case else { continue };
+        trial(&case, &mut session, variants(&case, &TARGET)[0]).map_err(|e| format!("{}: {e}", name(&case)))?;
+        ran += 1;
+    }
+    check(ran >= 5, || format!("only {ran} ops"))
+}
+
+/// Four steps of AAVAE: scalars, then all states, as bits.
+fn train(options: OpenOptions) -> Result<(Session, Vec<Vec<u32>>), Failed> {
+    let model = training(&support::config(Method::Aavae, 16, 2), Training::default());
+    let mut session = Session::from(Cuda::open(0, options)?);
+    session.allocate(&model.graph.layout);
+    let id = support::load(&mut session, &model, true)?;
+    support::reset(&mut session, &model, 7)?;
+    support::fill(&mut session, id)?;
+    let mut all = support::run(&mut session, id, 7, 0..4, 1e-3)?;
+    all.extend(support::states(&mut session)?);
+    Ok((session, all))
+}
+
+fn graphs() -> Result<(), Failed> {
+    let stand_in = StandIn::new()?;
+    let (session, eager) = train(OpenOptions { graphs: false })?;
+    drop(session);
+    let counts = stand_in.counts()?;
+    check(!counts.contains_key("cuGraphLaunch"), || "a graph where none was wanted".into())?;
+    check(counts["held"] == 0, || format!("{} objects are left", counts["held"]))?;
+    stand_in.fail("", 0, 0)?;
+    let (session, replayed) = train(OpenOptions::default())?;
+    let counts = stand_in.counts()?;
+    check(counts["cuGraphLaunch"] == 3, || format!("{counts:?}"))?;
+    check(counts["cuGraphInstantiateWithFlags"] == 1, || format!("{counts:?}"))?;
+    check(eager == replayed, || "a graph gives other bits than its kernels one by one".into())?;
+    drop(session);
+    let held = stand_in.counts()?["held"];
+    check(held == 0, || format!("{held} objects are left"))
+}
+
+/// A small graph with an input, a state and a scalar.
+fn small() -> Graph {
+    let mut g = Graph::default();
+    let x = g.input("x", TensorType::f32(Shape::new(2, 3, 5, 4)));
+    g.label("small");
+    let y = g.emit1(Relu.into(), &[x]);
+    let y = g.emit1(Scale { a: 2.0 }.into(), &[y]);
+    g.output("y", y);
+    let dot = g.emit1(Dot.into(), &[y, y]);
+    g.output("sum", dot);
+    g
+}
+
+/// Opens a device, runs a plan in every way, and lets all of it go.
+fn scenario(steps: u32) -> Result<Vec<f32>, DeviceError> {
+    let g = small();
+    let mut session = Session::from(Cuda::open(0, OpenOptions::default())?);
+    session.allocate(&g.layout);
+    let id = session.load(session.lower("small", &g))?;
+    let x: Vec<f32> = (0..120).map(|i| i as f32 - 60.0).collect();
+    for step in 0..steps {
+        session.upload(id, 0, Data::F32(&x))?;
+        session.run(id, &StepUniforms { step, ..StepUniforms::default() })?;
+    }
+    session.time_op(id, 0)?;
+    session.drain(id)?;
+    let y = session.read(id, 0)?;
+    session.reset();
+    Ok(y)
+}
+
+fn steps_do_not_allocate() -> Result<(), Failed> {
+    let stand_in = StandIn::new()?;
+    let mut counts = Vec::new();
+    for steps in [10, 30] {
+        stand_in.fail("", 0, 0)?;
+        let y = scenario(steps)?;
+        check(y[119] == 118.0 && y[0] == 0.0, || format!("{y:?}"))?;
+        counts.push(stand_in.counts()?);
+    }
+    let (few, many) = (&counts[0], &counts[1]);
+    for (name, n) in many {
+        // An upload, a uniform, a graph and an event a step, and waiting for the one before the last.
+        let free = ["cuMemcpyHtoDAsync_v2", "cuEventRecord", "cuCtxSetCurrent", "cuGraphLaunch"];
+        let waits = ["cuEventQuery", "cuEventSynchronize"];
+        if free.contains(&name.as_str()) || waits.contains(&name.as_str()) {
+            continue;
+        }
+        check(few.get(name) == Some(n), || format!("{name}: {n} calls, with 20 steps less {few:?}"))?;
+    }
+    check(many["cuGraphLaunch"] == 29, || format!("{many:?}"))?;
+    check(many["held"] == 0, || format!("{} objects are left", many["held"]))
+}
+
+/// Functions that only clean up: their failure is nobody's loss.
+fn cleans(name: &str) -> bool {
+    ["Destroy", "Free", "Release", "Unload"].iter().any(|part| name.contains(part))
+}
+
+fn every_call_fails_once() -> Result<(), Failed> {
+    let stand_in = StandIn::new()?;
+    scenario(4)?;
+    let counts = stand_in.counts()?;
+    let mut tried = 0;
+    for (name, n) in counts.iter().filter(|c| c.0.starts_with("cu")) {
+        for nth in [1, n.div_ceil(2), *n] {
+            // CUDA_ERROR_INVALID_VALUE: of a call, not of the context.
+            stand_in.fail(name, nth, 1)?;
+            let ran = scenario(4);
+            let held = stand_in.counts()?["held"];
+            match ran {
+                Err(DeviceError::Driver { message, .. } | DeviceError::NotFound { message, .. }) => {
+                    check(message.contains(name.as_str()), || format!("{name} {nth}: {message}"))?;
+                }
+                Err(other) => return Err(format!("{name} {nth}: {other:?}").into()),
+                // Making the device current and waiting also happen while cleaning up.
+                Ok(_) if cleans(name) || matches!(&name[..], "cuCtxSetCurrent" | "cuStreamSynchronize") => {}
+                Ok(_) => return Err(format!("{name} {nth} failed and nobody noticed").into()),
+            }
+            check(held == 0 || cleans(name), || format!("{name} {nth}: {held} objects are left"))?;
+            tried += 1;
+        }
+    }
+    check(tried > 80, || format!("only {tried} failures"))
+}
+
+fn errors_have_kinds() -> Result<(), Failed> {
+    let stand_in = StandIn::new()?;
+    stand_in.fail("cuMemAlloc_v2", 3, 2)?;
+    let ran = scenario(4);
+    check(matches!(ran, Err(DeviceError::OutOfMemory { .. })), || format!("{ran:?}"))?;
+    for (call, nth, code) in [("cuGraphLaunch", 2, 700), ("cuEventSynchronize", 1, 719), ("cuLaunchKernel", 1, 999)] {
+        stand_in.fail(call, nth, code)?;
+        let ran = scenario(4);
+        let lost = matches!(&ran, Err(DeviceError::Lost { message, .. }) if message.contains(call));
+        check(lost, || format!("{call}: {ran:?}"))?;
+    }
+    // Machine code that was kept and is broken is made anew.
+    stand_in.fail("cuModuleLoadData", 1, 200)?;
+    scenario(4)?;
+    stand_in.fail("cuLaunchKernel", 2, 1)?;
+    let said = scenario(4).err().map(|e| e.to_string()).unwrap_or_default();
+    check(said.contains("small:scale (scale)"), || format!("no op and kernel in `{said}`"))?;
+    let other = Cuda::open(7, OpenOptions::default()).err().map(|e| e.to_string());
+    check(other.as_ref().is_some_and(|e| e.contains("no CUDA device 7")), || format!("{other:?}"))
+}
+
+/// Flags of a run of a few small steps.
+const TINY: &str = "--width 8 --limit-train 32 --batch-size 8 --importance-samples 0 --no-tune";
+
+fn pretrain() -> Result<(), Failed> {
+    let folder = build("stand-in", true, true)?;
+    let dir = tempfile::tempdir()?;
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let counts = at("counts");
+    let run = |out: &str, more: &str| {
+        let line = format!("pretrain --device cuda {more} --out {}", at(out));
+        aavae(&folder, &line, &[("STAND_IN_COUNTS", &counts)])
+    };
+    let whole = succeeded(&run("whole", &format!("{TINY} --max-steps 6 --no-eval"))?)?;
+    let device = whole["device"].as_str().unwrap_or_default();
+    check(device.contains("cuda:stand-in (sm_90"), || whole.to_string())?;
+    let text = std::fs::read_to_string(&counts)?;
+    check(text.lines().any(|l| l == "held 0"), || format!("something is left:\n{text}"))?;
+    succeeded(&run("parts", &format!("{TINY} --max-steps 3 --no-eval"))?)?;
+    let resumed = succeeded(&run("parts", "--resume --max-steps 6 --no-eval")?)?;
+    let same = whole["sha256"].is_string() && whole["sha256"] == resumed["sha256"];
+    check(same, || format!("resumed: {resumed}, straight: {whole}"))?;
+    let line = format!("probe {} --device cuda:0 --limit-train 64 --epochs 1", at("whole"));
+    succeeded(&aavae(&folder, &line, &[])?)?;
+    Ok(())
+}
+
+/// A failure in the middle is one error, and what was saved can be gone on from.
+fn a_failing_run_keeps_its_checkpoints() -> Result<(), Failed> {
+    let folder = build("stand-in", true, true)?;
+    let dir = tempfile::tempdir()?;
+    for (i, (fail, says)) in [
+        ("cuGraphLaunch:4:719", "cuGraphLaunch"),
+        ("cuMemcpyDtoHAsync_v2:6:1", "cuMemcpyDtoHAsync_v2"),
+        ("cuEventRecord:9:1", "cuEventRecord"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let out = dir.path().join(format!("run{i}"));
+        let line = format!("pretrain --device cuda {TINY} --save-minutes 0 --max-steps 8 --no-eval --out {}", out.display());
+        let ran = aavae(&folder, &line, &[("STAND_IN_FAIL", fail)])?;
+        let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
+        // A device that is lost is opened anew, once.
+        let recovered = ran.status.success() && stderr.contains("lost");
+        if !recovered {
+            failed(&ran, &[says], "")?;
+        }
+        let mut whole = 0;
+        for file in std::fs::read_dir(out.join("checkpoints")).into_iter().flatten().flatten() {
+            Checkpoint::load(&file.path()).map_err(|e| format!("{}: {e}", file.path().display()))?;
+            whole += 1;
+        }
+        check(whole > 0, || format!("{fail}: no checkpoint\n{stderr}"))?;
+    }
+    Ok(())
+}
+
+fn missing_libraries() -> Result<(), Failed> {
+    let none = build("stand-in-none", false, false)?;
+    let driver = build("stand-in-driver", true, false)?;
+    let both = build("stand-in", true, true)?;
+    let line = "check --device cuda";
+    // The system's own driver, if it has one, is another test's.
+    let ran = aavae(&none, line, &[])?;
+    if !ran.status.success() {
+        failed(&ran, &["no CUDA", "driver"], "nvidia-smi")?;
+    }
+    failed(&aavae(&driver, line, &[])?, &["libnvrtc.so.13"], "pip install 'nvidia-cuda-nvrtc<14'")?;
+    let old = aavae(&both, line, &[("STAND_IN_DRIVER", "11080")])?;
+    failed(&old, &["CUDA 11.8", "12.0"], "525")?;
+    // A compiler of CUDA 13 does not serve a driver of CUDA 12.
+    let older = aavae(&both, line, &[("STAND_IN_DRIVER", "12020")])?;
+    failed(&older, &["libnvrtc.so.12"], "nvidia-cuda-nvrtc-cu12")?;
+    let no_device = aavae(&both, "check --device cuda:3", &[])?;
+    failed(&no_device, &["no CUDA device 3", "found 1"], "devices")?;
+    let listed = succeeded(&aavae(&both, "devices --json", &[])?)?;
+    let gpu = &listed["cuda"]["gpus"][0];
+    let whole = gpu["name"] == "stand-in" && gpu["capability"] == "9.0";
+    check(whole && listed["cuda"]["missing"].is_null(), || listed.to_string())?;
+    let listed = succeeded(&aavae(&driver, "devices --json", &[])?)?;
+    let missing = listed["cuda"]["missing"][1].as_str().unwrap_or_default();
+    check(missing.contains("pip install"), || listed.to_string())
+}
+
+fn main() -> ExitCode {
+    let args = Arguments::from_args();
+    let is_stand_in = std::env::var_os("STAND_IN_INCLUDE").is_some();
+    if !is_stand_in && !args.list {
+        let started = build("stand-in", true, true).map_err(Failed::from).and_then(|folder| {
+            let mut command = with_stand_ins(&std::env::current_exe()?, &folder);
+            Ok(command.args(std::env::args_os().skip(1)).status()?)
+        });
+        return match started {
+            Ok(status) => status.code().map_or(ExitCode::FAILURE, |c| ExitCode::from(c as u8)),
+            Err(e) => {
+                eprintln!("{}", e.message().unwrap_or_default());
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let trials = vec![
+        Trial::test("ops equal the reference", ops),
+        Trial::test("a graph equals its kernels", graphs),
+        Trial::test("steps do not allocate", steps_do_not_allocate),
+        Trial::test("every call fails once", every_call_fails_once),
+        Trial::test("errors have kinds", errors_have_kinds),
+        Trial::test("pretrain, resume and probe", pretrain),
+        Trial::test("a failing run keeps its checkpoints", a_failing_run_keeps_its_checkpoints),
+        Trial::test("missing libraries are errors", missing_libraries),
+    ];
+    libtest_mimic::run(&args, trials).exit_code()
+}
