@@ -327,7 +327,7 @@ fn a_failing_run_keeps_its_checkpoints() -> Result<(), Failed> {
         }
         let mut whole = 0;
         for file in std::fs::read_dir(out.join("checkpoints")).into_iter().flatten().flatten() {
-            Checkpoint::load(&file.path()).map_err(|e| format!("{}: {e}", file.path().display()))?;
+            Checkpoint::load(file.path()).map_err(|e| format!("{}: {e}", file.path().display()))?;
             whole += 1;
         }
         check(whole > 0, || format!("{fail}: no checkpoint\n{stderr}"))?;
