@@ -30,3 +30,5 @@ mod signals;
 mod stl10;
 #[path = "cli/terminal.rs"]
 mod terminal;
+#[path = "cli/weights.rs"]
+mod weights;

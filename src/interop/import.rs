@@ -50,7 +50,7 @@ const NAMES: &str = "the names and shapes are those of the authors' state dict: 
 /// Reads a state dict.
 ///
 /// # Errors
-/// If it is no such network: the message names the tensor and the shapes.
+/// If it is no such network: the message names the tensor and the shapes. If it holds weights that no training makes.
 pub fn read(path: &Path, options: &Options) -> Result<Imported, TrainError> {
     named(path, Checkpoint::load(path)?, options)
 }
@@ -78,22 +78,41 @@ pub fn open(path: &Path, options: &Options) -> Result<(Trained, Vec<String>), Tr
 }
 
 fn named(path: &Path, file: Checkpoint, options: &Options) -> Result<Imported, TrainError> {
-    understand(file, options).map_err(|message| {
-        let hint = if message.contains("--") { "without the flag the file decides" } else { NAMES };
-        TrainError::config(format!("`{}`: {message}", crate::text::name(path)), Some(hint))
+    understand(file, options).map_err(|error| match error {
+        TrainError::Config { message, hint } => TrainError::Config { message: format!("`{}`: {message}", crate::text::name(path)), hint },
+        other => other.of_file(path),
     })
 }
 
 /// Finds the network whose state dict this is.
 ///
 /// # Errors
-/// What does not fit: the tensor and the shapes.
-pub fn understand(mut file: Checkpoint, options: &Options) -> Result<Imported, String> {
+/// What does not fit: the tensor and the shapes. A tensor of the network that holds what no training makes.
+pub fn understand(mut file: Checkpoint, options: &Options) -> Result<Imported, TrainError> {
+    let (config, notes) = network(&mut file, options).map_err(unknown)?;
+    let (mean, std) = normalisation(&config);
+    let params = method::training(&config.model(mean, std), Training::default()).params;
+    let tensors = state::select(&file, &params).map_err(|error| match error {
+        TrainError::Architecture { message } => unknown(message),
+        other => other,
+    })?;
+    let extra = file.tensors.keys().filter(|name| !tensors.contains_key(*name)).cloned().collect();
+    Ok(Imported { config, tensors, extra, notes })
+}
+
+/// Names or shapes that are of no network of the authors'.
+fn unknown(message: String) -> TrainError {
+    let hint = if message.contains("--") { "without the flag the file decides" } else { NAMES };
+    TrainError::config(message, Some(hint))
+}
+
+/// The network, and what the file left open.
+fn network(file: &mut Checkpoint, options: &Options) -> Result<(RunConfig, Vec<String>), String> {
     let mut notes = Vec::new();
-    if let Some(prefix) = foreign::unwrap(&mut file)? {
+    if let Some(prefix) = foreign::unwrap(file)? {
         notes.push(format!("the names of the weights began with `{prefix}`, which was taken off"));
     }
-    let (width, kernel) = match shape(&file, "encoder.conv1.weight")? {
+    let (width, kernel) = match shape(file, "encoder.conv1.weight")? {
         [width, 3, kernel @ (3 | 7), same] if kernel == same => (*width, *kernel),
         other => return Err(format!("`encoder.conv1.weight` has shape {other:?}; a stem has [width, 3, 3, 3] or [width, 3, 7, 7]")),
     };
@@ -122,7 +141,7 @@ pub fn understand(mut file: Checkpoint, options: &Options) -> Result<Imported, S
             default
         }
     };
-    let latent_dim = match shape(&file, head)? {
+    let latent_dim = match shape(file, head)? {
         [latent, _] => *latent,
         other => return Err(format!("`{head}` has shape {other:?}, expected [latent, features]")),
     };
@@ -145,8 +164,8 @@ pub fn understand(mut file: Checkpoint, options: &Options) -> Result<Imported, S
         }),
         data_dir: options.data_dir.clone(),
         method,
-        encoder: depth(&file, "encoder", Depth::encoder_blocks)?,
-        decoder: depth(&file, "decoder", Depth::decoder_blocks)?,
+        encoder: depth(file, "encoder", Depth::encoder_blocks)?,
+        decoder: depth(file, "decoder", Depth::decoder_blocks)?,
         stem,
         width,
         latent_dim,
@@ -155,15 +174,7 @@ pub fn understand(mut file: Checkpoint, options: &Options) -> Result<Imported, S
         ..RunConfig::default()
     };
     config.validate_network()?;
-    let (mean, std) = normalisation(&config);
-    let params = method::training(&config.model(mean, std), Training::default()).params;
-    let tensors = state::select(&file, &params).map_err(|e| e.to_string())?;
-    let bad = |t: &NamedTensor| matches!(&t.data, TensorData::F32(x) if x.iter().any(|x| !x.is_finite()));
-    if let Some((name, _)) = tensors.iter().find(|(_, t)| bad(t)) {
-        return Err(format!("`{name}` is not finite"));
-    }
-    let extra = file.tensors.keys().filter(|name| !tensors.contains_key(*name)).cloned().collect();
-    Ok(Imported { config, tensors, extra, notes })
+    Ok((config, notes))
 }
 
 fn shape<'a>(file: &'a Checkpoint, name: &str) -> Result<&'a [usize], String> {

@@ -77,6 +77,12 @@ pub enum TrainError {
         /// Label of the tensor.
         tensor: String,
     },
+    /// A file with a weight, a statistic or a moment that no training makes.
+    #[error("{message}")]
+    Weights {
+        /// Which element, and what it is.
+        message: String,
+    },
     /// A weight or a moment that is no number: such a checkpoint is not written.
     #[error("after step {step} the first tensor that is not finite is `{tensor}`; it was not saved")]
     NotFiniteState {
@@ -121,6 +127,7 @@ impl TrainError {
     pub(crate) fn of_file(self, path: &std::path::Path) -> Self {
         match self {
             Self::Architecture { message } => Self::Architecture { message: format!("`{}`: {message}", path.display()) },
+            Self::Weights { message } => Self::Weights { message: format!("`{}`: {message}", path.display()) },
             other => other,
         }
     }
@@ -143,6 +150,9 @@ impl TrainError {
                 "use a lower --learning-rate; the checkpoints saved before are whole, and `--init-from` with another --out starts from one"
                     .into(),
             ),
+            Self::Weights { .. } => {
+                Some("the file is damaged, or the training that wrote it had failed; take an earlier checkpoint".into())
+            }
             Self::Architecture { .. } => {
                 Some("use the --encoder, --decoder, --width, --latent-dim and --method the checkpoint was trained with".into())
             }

@@ -100,7 +100,8 @@ pub fn export(
 /// the model does not have are ignored.
 ///
 /// # Errors
-/// If a tensor is missing or has another shape: the checkpoint is of another architecture.
+/// If a tensor is missing or has another shape: the checkpoint is of another architecture. If one holds what no training makes: a
+/// weight that is not finite, a negative variance.
 pub fn import(session: &mut Session, layout: &Layout, params: &Params, file: &Checkpoint, moments: &[Group]) -> Result<(), TrainError> {
     let moments_of = |p: &Param| if p.group == Group::Param { moments } else { &[] };
     // Everything is checked before anything is written.
@@ -111,9 +112,10 @@ pub fn import(session: &mut Session, layout: &Layout, params: &Params, file: &Ch
         }
     }
     for p in &params.all {
-        write(session, layout, p, p.group, &p.file.to_memory(find(file, p, &p.name)?, p.shape))?;
+        write(session, layout, p, p.group, &p.file.to_memory(shaped(file, p, &p.name)?, p.shape))?;
         for &group in moments_of(p) {
-            write(session, layout, p, group, &p.file.to_memory(find(file, p, &format!("{}{}", prefix(group), p.name))?, p.shape))?;
+            let moment = shaped(file, p, &format!("{}{}", prefix(group), p.name))?;
+            write(session, layout, p, group, &p.file.to_memory(moment, p.shape))?;
         }
     }
     clear_guard(session, layout)
@@ -122,7 +124,7 @@ pub fn import(session: &mut Session, layout: &Layout, params: &Params, file: &Ch
 /// The model's tensors out of a file, under PyTorch's names and shapes. A counter of BatchNorm that the file lacks is 0.
 ///
 /// # Errors
-/// If a tensor is missing or has another shape.
+/// As [`import`].
 pub fn select(file: &Checkpoint, params: &Params) -> Result<BTreeMap<String, NamedTensor>, TrainError> {
     let mut tensors = BTreeMap::new();
     for p in &params.all {
@@ -144,7 +146,25 @@ fn counters(params: &Params) -> impl Iterator<Item = String> {
     params.all.iter().filter_map(stem)
 }
 
+/// A tensor of a file that is of this model and holds what a training can make: every file whose weights are used comes through here.
 fn find<'a>(file: &'a Checkpoint, p: &Param, name: &str) -> Result<&'a [f32], TrainError> {
+    let x = shaped(file, p, name)?;
+    let variance = name.ends_with(".running_var") || name.starts_with(prefix(Group::Moment2));
+    let bad = |x: &f32| !x.is_finite() || variance && *x < 0.0;
+    let Some((at, value)) = x.iter().copied().enumerate().find(|(_, x)| bad(x)) else { return Ok(x) };
+    let rule = if value.is_finite() { "a variance is at least 0" } else { "the numbers of a model are finite" };
+    let message = format!("`{name}` holds {value} at {:?}; {rule}", coordinates(at, &p.file.shape()));
+    Err(TrainError::Weights { message })
+}
+
+/// Where element `at` of a tensor is.
+fn coordinates(mut at: usize, shape: &[usize]) -> Vec<usize> {
+    let mut place: Vec<usize> = shape.iter().rev().map(|extent| (at % extent, at /= extent).0).collect();
+    place.reverse();
+    place
+}
+
+fn shaped<'a>(file: &'a Checkpoint, p: &Param, name: &str) -> Result<&'a [f32], TrainError> {
     let wrong = |message: String| Err(TrainError::Architecture { message });
     match file.tensors.get(name) {
         None => wrong(format!("the checkpoint has no tensor `{name}` (this model needs shape {:?})", p.file.shape())),
@@ -153,5 +173,18 @@ fn find<'a>(file: &'a Checkpoint, p: &Param, name: &str) -> Result<&'a [f32], Tr
         }
         Some(NamedTensor { data: TensorData::F32(x), .. }) => Ok(x),
         Some(_) => wrong(format!("`{name}` holds integers in the checkpoint, this model needs floats")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_have_coordinates() {
+        let all: Vec<_> = (0..24).map(|at| coordinates(at, &[2, 3, 4])).collect();
+        let want: Vec<_> = (0..2).flat_map(|i| (0..3).flat_map(move |j| (0..4).map(move |k| vec![i, j, k]))).collect();
+        assert_eq!(all, want);
+        assert!(coordinates(0, &[]).is_empty());
     }
 }
