@@ -44,7 +44,6 @@ fn weights_that_no_training_makes_are_refused_by_every_command() {
             format!("embed {run} --device cpu --out {out}.safetensors"),
             format!("reconstruct {run} --device cpu --out {out}.png"),
             format!("export {run} --format folder --out {out}-export"),
-            format!("export {run} --format torchvision --out {out}-encoder.safetensors"),
             format!("import {weights} --out {out}-import"),
             format!("pretrain {TINY} --no-eval --max-steps 6 --init-from {weights} --out {out}-init"),
             format!("pretrain {TINY} --no-eval --max-steps 6 --log-every 2 --resume --out {run}"),
