@@ -44,7 +44,10 @@
 //! * **Batch**: what a plan takes at once. A step has one, or with `--accumulate` several and a plan of its own for the update.
 //! * **Variant**: one of several kernels that an op could be lowered to; **product**: an op that has several, at a shape.
 //! * **Device**: what carries out plans. **Session**: one model on one device, and all that devices do alike.
-//! * **Run**: one model trained into one folder. **Grid**: an experiment of the paper: runs of its cells and seeds, and their report.
+//! * **Run**: one model trained into one folder, which belongs to one process at a time. A trainer (a
+//!   device, no files) takes its steps, a recorder writes what is measured, a saver keeps states on a
+//!   thread of its own. Its checkpoints, not the files that people edit, say what it is.
+//! * **Grid**: an experiment of the paper: runs of its cells and seeds, and their report.
 //!
 //! # Invariants
 //!
@@ -60,6 +63,8 @@
 //!   device only after it agreed with the portable one there, at that shape.
 //! * The last op of every plan writes the number of its run into the plan's ring ([`ops::Record`]): what the host reads of a step
 //!   proves that the step was carried out.
+//! * A file is written whole or not at all, by one function ([`disk`]); nothing of a run is overwritten
+//!   unasked.
 //! * A user's mistake is a `Result` that names the thing, the numbers and a hint; a bug of ours is a panic with a message.
 //!
 //! # Where building proved the design wrong

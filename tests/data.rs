@@ -98,19 +98,18 @@ fn a_fingerprint_sees_every_label_and_image() {
         data::open(&options).expect("CIFAR-10").fingerprint()
     };
     let first = of(dir.path());
-    for (file, record) in [("data_batch_1.bin", 1234), ("data_batch_5.bin", 9999), ("test_batch.bin", 77)] {
-        // The label, and a byte of the image.
-        for at in [0, 1, RECORD_BYTES - 1] {
-            let path = dir.path().join(file);
-            let change = |value: u8| {
-                let mut file = File::options().write(true).open(&path).expect("a file");
-                file.seek(SeekFrom::Start((record * RECORD_BYTES + at) as u64)).expect("a place in it");
-                file.write_all(&[value]).expect("written");
-            };
-            change(1);
-            assert_ne!(of(dir.path()), first, "byte {at} of record {record} in {file}");
-            change(0);
-        }
+    // A label, and the first and the last byte of an image.
+    let last = RECORD_BYTES - 1;
+    for (file, record, at) in [("data_batch_5.bin", 9999, 0), ("data_batch_1.bin", 1234, 1), ("test_batch.bin", 77, last)] {
+        let path = dir.path().join(file);
+        let change = |value: u8| {
+            let mut file = File::options().write(true).open(&path).expect("a file");
+            file.seek(SeekFrom::Start((record * RECORD_BYTES + at) as u64)).expect("a place in it");
+            file.write_all(&[value]).expect("written");
+        };
+        change(1);
+        assert_ne!(of(dir.path()), first, "byte {at} of record {record} in {file}");
+        change(0);
     }
     assert_eq!(of(dir.path()), first);
 }

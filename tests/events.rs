@@ -43,7 +43,7 @@ fn killed(out: &Path, more: &str, step: u64) -> Result<(), Failed> {
         last.and_then(|record| record["step"].as_u64()) >= Some(step)
     };
     while !reached() {
-        if start.elapsed() > Duration::from_secs(120) || child.try_wait()?.is_some() {
+        if start.elapsed() > Duration::from_secs(300) || child.try_wait()?.is_some() {
             child.kill().ok();
             return Err(format!("step {step} does not come").into());
         }

@@ -2,6 +2,9 @@
 //!
 //! `UPDATE_GOLDENS=1 cargo test --test hygiene` writes the README's op table anew and fails, so that the variable cannot stay set.
 
+#[path = "hygiene/circles.rs"]
+mod circles;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

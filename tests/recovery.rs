@@ -5,7 +5,7 @@ mod support;
 
 use std::path::Path;
 
-use aavae::device::{Choice, DeviceError, Session};
+use aavae::device::{DeviceError, Session};
 use aavae::method::Method;
 use aavae::train::config::{DataKind, RunConfig};
 use aavae::train::folder::RunFolder;
@@ -35,7 +35,7 @@ fn settings() -> RunConfig {
 fn pretrain(config: &RunConfig, out: &Path, faults: &[Fault]) -> (Result<Outcome, TrainError>, usize) {
     let folder = RunFolder::claim(out, "test").expect("an empty folder");
     let interrupt = Interrupt::default();
-    let request = Request { config, device: Choice::Cpu, another_device: false, tune: true, folder: &folder, interrupt: &interrupt };
+    let request = Request { config, another_device: false, tune: true, folder: &folder, interrupt: &interrupt };
     let mut opened = 0;
     let mut open = || {
         let temper = Temper::default();
@@ -103,8 +103,7 @@ fn no_memory_is_one_error_with_a_batch_that_fits() {
         let config = RunConfig { batch_size, epochs: 1, limit_train: Some(80), ..settings() };
         let folder = RunFolder::claim(&dir.path().join(out), "test").expect("an empty folder");
         let interrupt = Interrupt::default();
-        let request =
-            Request { config: &config, device: Choice::Cpu, another_device: false, tune: true, folder: &folder, interrupt: &interrupt };
+        let request = Request { config: &config, another_device: false, tune: true, folder: &folder, interrupt: &interrupt };
         let mut open = || {
             let temper = Temper::default();
             temper.memory.set(memory);

@@ -195,7 +195,7 @@ pub(super) fn mistaken(dir: &Path) -> Option<String> {
     if let Some(found) = cifar100.into_iter().find(|name| there(name)) {
         return Some(format!(
             "`{found}` is of CIFAR-100, which is not read as it is; `--dataset folder` reads its images as files, <split>/<class>/{}",
-            super::folder::PATTERN
+            super::IMAGE_FILES
         ));
     }
     files::is_folder(&dir.join("train")).unwrap_or(false).then(|| "this looks like a tree of image files; use `--dataset folder`".into())

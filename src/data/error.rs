@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Kind, cifar10};
+use super::Kind;
 use crate::text::name;
 
 /// What [`DataError::Io`] tried with a link that leads nowhere.
@@ -43,7 +43,7 @@ pub enum DataError {
         hint: Option<String>,
     },
     /// A CIFAR-10 file has the wrong length.
-    #[error("`{}` has {found} bytes, expected {expected} ({records} records of {} bytes)", name(path), cifar10::RECORD_BYTES)]
+    #[error("`{}` has {found} bytes, expected {expected} ({records} records of {} bytes)", name(path), expected / (*records as u64).max(1))]
     FileSize {
         /// The file.
         path: PathBuf,
@@ -272,7 +272,7 @@ impl DataError {
                 "the file is damaged or is not an official binary file; download it again".into()
             }
             Self::NoClasses { .. } | Self::EmptyClass { .. } => {
-                let images = super::folder::PATTERN;
+                let images = super::IMAGE_FILES;
                 format!("the layout is <DIR>/<split>/<class>/{images} with the splits train, test and (optional) val")
             }
             Self::ClassMismatch { .. } => "every split needs the same class folders".into(),

@@ -1,6 +1,6 @@
 //! A tree of image files, `<DIR>/<split>/<class>/<image>`, with the splits `train`, `test` and, optionally, `val`.
 //!
-//! Images are JPEG, PNG, WebP, BMP and TIFF, by the extensions in [`PATTERN`] in any case. Classes and the files in them are
+//! Images are JPEG, PNG, WebP, BMP and TIFF, by the extensions in [`IMAGE_FILES`] in any case. Classes and the files in them are
 //! sorted by name (bytewise), so labels and indices are the same everywhere. Names that start with a dot are skipped; what
 //! else is not read (files of other kinds, folders in classes, devices) is counted in [`Source::notes`]. With `val` but no
 //! `test` (ImageNet's layout), `val` is the test set. Opening reads folders only; images are decoded when first read and
@@ -22,13 +22,10 @@ use image::{ImageError, ImageFormat, ImageReader, RgbImage};
 
 use super::archive::mistaken;
 use super::files::{self, Unread};
-use super::{DataError, Dataset, Kind, Source, jpeg};
+use super::{DataError, Dataset, IMAGE_FILES, Kind, Source, jpeg};
 
 /// Default limit of the cache of decoded images, per split: 2 GiB.
 pub const CACHE_BYTES: usize = 2 << 30;
-
-/// The names of image files.
-pub const PATTERN: &str = "*.{jpg,jpeg,jfif,png,webp,bmp,tif,tiff}";
 
 /// Longest JPEG that is read, in bytes.
 const MAX_FILE: u64 = 1 << 30;
@@ -264,12 +261,12 @@ fn fit(mut image: RgbImage, size: u32) -> RgbImage {
 
 fn is_image(name: &OsStr) -> bool {
     let extension = Path::new(name).extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
-    let known = PATTERN.trim_matches(|c| "*.{}".contains(c));
+    let known = IMAGE_FILES.trim_matches(|c| "*.{}".contains(c));
     extension.is_some_and(|extension| known.split(',').any(|known| known == extension))
 }
 
 fn layout(split_dir: &Path) -> String {
-    format!("images belong in `{}`", crate::text::name(&split_dir.join("<class>").join(PATTERN)))
+    format!("images belong in `{}`", crate::text::name(&split_dir.join("<class>").join(IMAGE_FILES)))
 }
 
 #[cfg(test)]

@@ -14,8 +14,9 @@ mod select;
 mod session;
 pub mod wgpu;
 
+pub use self::wgpu::Pick;
 pub use host::{Host, Precision};
-pub use select::{Choice, Pick, auto, open};
+pub use select::{Choice, auto, open};
 pub use session::{Clock, OnCompile, PlanId, Session, Timing};
 
 use std::collections::BTreeMap;
@@ -126,6 +127,12 @@ pub enum DeviceError {
 }
 
 impl DeviceError {
+    /// Of a `--device` that means nothing.
+    pub(crate) fn unknown(text: &str) -> Self {
+        const DEVICES: &str = "auto, cpu, reference, wgpu, wgpu:INDEX, wgpu:NAME, wgpu:BACKEND:NAME, cuda and \
+                               cuda:INDEX are devices; `aavae devices` lists adapters";
+        Self::NotFound { message: format!("unknown device `{text}`"), hint: Some(DEVICES.into()) }
+    }
     /// What a user can do about it.
     pub fn hint(&self) -> Option<&str> {
         match self {

@@ -1,6 +1,6 @@
 //! Which device `--device` means, and why.
 
-use super::wgpu::{Gpu, OpenOptions, adapters};
+use super::wgpu::{Gpu, OpenOptions, Pick, adapters};
 use super::{Data, DeviceError, Host, Session};
 use crate::ir::Graph;
 use crate::ops::{Conv2d, Emit};
@@ -22,46 +22,6 @@ pub enum Choice {
     Cuda(usize),
 }
 
-/// Which wgpu adapter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Pick {
-    /// The first real GPU.
-    Any,
-    /// By its position in the list of `aavae devices`.
-    Index(usize),
-    /// The one whose name contains this, of any backend or of one.
-    Name {
-        /// `vulkan`, `metal` or `dx12`.
-        backend: Option<String>,
-        /// Part of the name, whatever the case.
-        name: String,
-    },
-}
-
-const BACKENDS: [&str; 3] = ["vulkan", "metal", "dx12"];
-
-impl std::str::FromStr for Pick {
-    type Err = DeviceError;
-    fn from_str(text: &str) -> Result<Self, DeviceError> {
-        let (backend, name) = match text.split_once(':') {
-            Some((backend, name)) if BACKENDS.contains(&backend.to_lowercase().as_str()) => (Some(backend.to_lowercase()), name),
-            _ => (None, text),
-        };
-        match (backend, name.parse::<usize>()) {
-            (_, _) if name.is_empty() => Err(unknown(&format!("wgpu:{text}"))),
-            (None, Ok(index)) if name.len() < 4 => Ok(Self::Index(index)),
-            (backend, _) => Ok(Self::Name { backend, name: name.into() }),
-        }
-    }
-}
-
-const DEVICES: &str = "auto, cpu, reference, wgpu, wgpu:INDEX, wgpu:NAME, wgpu:BACKEND:NAME, cuda and \
-                       cuda:INDEX are devices; `aavae devices` lists adapters";
-
-fn unknown(text: &str) -> DeviceError {
-    DeviceError::NotFound { message: format!("unknown device `{text}`"), hint: Some(DEVICES.into()) }
-}
-
 impl std::str::FromStr for Choice {
     type Err = DeviceError;
     fn from_str(text: &str) -> Result<Self, DeviceError> {
@@ -72,10 +32,10 @@ impl std::str::FromStr for Choice {
             "wgpu" => Ok(Self::Wgpu(Pick::Any)),
             "cuda" => Ok(Self::Cuda(0)),
             _ if text.starts_with("cuda:") => {
-                let index = text["cuda:".len()..].parse().map_err(|_| unknown(text))?;
+                let index = text["cuda:".len()..].parse().map_err(|_| DeviceError::unknown(text))?;
                 Ok(Self::Cuda(index))
             }
-            _ => Ok(Self::Wgpu(text.strip_prefix("wgpu:").ok_or_else(|| unknown(text))?.parse()?)),
+            _ => Ok(Self::Wgpu(text.strip_prefix("wgpu:").ok_or_else(|| DeviceError::unknown(text))?.parse()?)),
         }
     }
 }

@@ -29,7 +29,8 @@ pub fn write(trained: &Trained, out: &Path) -> Result<Option<Value>, TrainError>
     let mut tensors = trained.checkpoint.tensors.clone();
     tensors.retain(|name, _| !name.starts_with("optim."));
     let mut meta = trained.checkpoint.meta.clone();
-    meta.retain(|key, _| key != "window");
+    // What only a run that is resumed needs.
+    meta.retain(|key, _| !["window", "data", "device"].contains(&key.as_str()));
     meta.insert("config".into(), config_text(&config)?);
     let results = results(trained);
     let settings = settings(&config)?;

@@ -15,11 +15,11 @@ mod variant;
 
 pub use augment_params::{Recipe, sample_augment_params, slot};
 pub use conv2d::Epilogue;
-pub use lowering::{Binding, Const, Dispatch, Io, Kernel, Lowering, WORKGROUP};
+pub use lowering::{Binding, Const, Dispatch, Io, Kernel, Lowering, Requirements, Target, WORKGROUP};
 pub use record::STAMP;
 pub use run::{Input, Output, Real, Run, StepUniforms};
 pub use segments::Segment;
-pub use variant::{Choices, DEFAULTS, Requirements, Target, Tile, Variant, key};
+pub use variant::{Choices, DEFAULTS, Tile, Variant, key};
 
 /// A value of the graph under construction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

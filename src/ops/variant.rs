@@ -4,64 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Io, Op};
-
-/// What the lowering needs to know of a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// Workgroups along one grid axis.
-    pub max_groups: u32,
-    /// Bytes of one storage binding, at most [`Target::LARGEST_BINDING`].
-    pub max_binding: usize,
-    /// Invocations of a workgroup.
-    pub max_invocations: u32,
-    /// Bytes of workgroup memory.
-    pub workgroup_memory: u32,
-    /// Lanes of a subgroup, where every pipeline has the same number.
-    pub subgroup: Option<u32>,
-    /// A processor that calls itself a GPU: a barrier costs it a switch of context, so kernels without any are
-    /// preferred before anything is measured.
-    pub software: bool,
-    /// Convolutions take elementwise ops into their tails ([`super::Epilogue`]).
-    pub epilogues: bool,
-}
-
-impl Target {
-    /// Baseline WebGPU.
-    pub const WEBGPU: Self = Self {
-        max_groups: 65_535,
-        max_binding: 128 << 20,
-        max_invocations: 256,
-        workgroup_memory: 16 << 10,
-        subgroup: None,
-        software: false,
-        epilogues: true,
-    };
-
-    /// Whether the device can run what a variant requires.
-    pub fn can(&self, needs: &Requirements) -> bool {
-        needs.subgroup.is_none_or(|lanes| self.subgroup == Some(lanes))
-            && needs.invocations <= self.max_invocations
-            && needs.workgroup_memory <= self.workgroup_memory
-    }
-}
-
-impl Default for Target {
-    fn default() -> Self {
-        Self::WEBGPU
-    }
-}
-
-/// What a variant requires of a device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Requirements {
-    /// Subgroups of this many lanes.
-    pub subgroup: Option<u32>,
-    /// Invocations of a workgroup.
-    pub invocations: u32,
-    /// Bytes of workgroup memory.
-    pub workgroup_memory: u32,
-}
+use super::{Io, Op, Requirements, Target};
 
 /// A product tiled in workgroup memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

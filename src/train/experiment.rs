@@ -17,10 +17,10 @@ use super::knn::Features;
 use super::metrics::Record;
 use super::pretrain::{self, Outcome};
 use super::probe::{ProbeConfig, ProbeResult, probe};
-use super::progress::timestamp_now;
+use super::progress::{on_compile, timestamp_now};
 use super::resume::{self, Resumed};
 use super::run::{Trained, model_config, open_data, read_config, write_config, write_whole};
-use super::schedule;
+use super::{recover, schedule};
 use crate::data::{Splits, View};
 use crate::device::{self, Choice};
 use crate::method::ModelConfig;
@@ -88,15 +88,13 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Tr
     let (mut summary, newest) = match (stored, &resumed) {
         (Some(summary), Some(resumed)) => (summary, resumed.path.clone()),
         _ => {
-            let asked = pretrain::Request {
-                config,
-                device: request.device.clone(),
-                another_device: request.another_device,
-                tune: request.tune,
-                folder,
-                interrupt,
+            let asked = pretrain::Request { config, another_device: request.another_device, tune: request.tune, folder, interrupt };
+            let mut open = || {
+                let (mut session, why) = device::open(&request.device)?;
+                session.on_compile(on_compile());
+                Ok((session, why))
             };
-            let outcome = pretrain::pretrain(&asked, resumed.as_ref())?;
+            let outcome = recover::pretrain(&asked, resumed.as_ref(), &mut open)?;
             let summary = summary_of(config, out, &outcome, outcome.interrupted || interrupt.asked())?;
             write(out, &summary)?;
             (summary, outcome.checkpoint)
@@ -196,7 +194,7 @@ fn finished(config: &RunConfig, out: &Path, resumed: &Resumed) -> Result<Option<
 }
 
 fn write(out: &Path, summary: &Value) -> Result<(), TrainError> {
-    write_whole(&out.join("summary.json"), format!("{summary:#}\n").as_bytes())
+    write_whole(&out.join("summary.json"), format!("{summary:#}\n").as_bytes()).map_err(TrainError::of_run)
 }
 
 fn summary_of(config: &RunConfig, out: &Path, outcome: &Outcome, interrupted: bool) -> Result<Value, TrainError> {

@@ -11,9 +11,8 @@ use super::interrupt::Interrupt;
 use super::measure::Values;
 use super::metrics::Record;
 use super::plans;
-use super::progress::{Progress, on_compile};
+use super::progress::Progress;
 use super::recorder::Recorder;
-use super::recover;
 use super::resume::{Resumed, window_text};
 use super::run::{config_text, model_config, open_data, write_config};
 use super::saver::{Saver, State, Writer};
@@ -21,7 +20,7 @@ use super::schedule::Timetable;
 use super::trainer::{Step, Trainer};
 use super::{TrainError, evaluate, foreign};
 use crate::data::{Loader, Splits};
-use crate::device::{self, Choice, Session};
+use crate::device::Session;
 use crate::text;
 
 /// What a run is asked to do.
@@ -29,8 +28,6 @@ use crate::text;
 pub struct Request<'a> {
     /// Configuration, validated.
     pub config: &'a RunConfig,
-    /// Device.
-    pub device: Choice,
     /// Resume on another device than the run was trained on.
     pub another_device: bool,
     /// Measure which kernels are the fastest, where that is not remembered.
@@ -68,20 +65,9 @@ pub struct Outcome {
     pub checkpoint: PathBuf,
 }
 
-/// Pretrains a model, from the beginning or from a checkpoint.
-///
-/// # Errors
-/// Whatever stops it; the checkpoints written before stay whole.
-pub fn pretrain(request: &Request<'_>, resumed: Option<&Resumed>) -> Result<Outcome, TrainError> {
-    let mut open = || {
-        let (mut session, why) = device::open(&request.device)?;
-        session.on_compile(on_compile());
-        Ok((session, why))
-    };
-    recover::pretrain(request, resumed, &mut open).map_err(TrainError::of_run)
-}
-
-/// Pretrains on a device that was opened, until the end or until something stops it. `notes` are for the user.
+/// Pretrains a model, from the beginning or from a checkpoint, on a device that was opened, until the
+/// end or until something stops it; the checkpoints written before stay whole. `notes` are for the
+/// user.
 pub(super) fn train(
     request: &Request<'_>,
     resumed: Option<&Resumed>,

@@ -21,6 +21,10 @@ pub type Open<'a> = &'a mut dyn FnMut() -> Result<(Session, String), DeviceError
 /// # Errors
 /// What stops the run otherwise, or the loss if it happens again and again without progress.
 pub fn pretrain(request: &Request<'_>, resumed: Option<&Resumed>, open: Open<'_>) -> Result<Outcome, TrainError> {
+    attempts(request, resumed, open).map_err(TrainError::of_run)
+}
+
+fn attempts(request: &Request<'_>, resumed: Option<&Resumed>, open: Open<'_>) -> Result<Outcome, TrainError> {
     let mut newest: Option<Resumed> = None;
     let mut reached = resumed.map_or(0, |r| r.step);
     let (mut losses, mut notes) = (0, Vec::new());

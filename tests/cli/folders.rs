@@ -11,7 +11,7 @@ use crate::support::{TINY, command, copy, digest, folder, image_folder, leftover
 fn wait_for(path: &Path) {
     let start = Instant::now();
     while fs::read(path).unwrap_or_default().is_empty() {
-        assert!(start.elapsed() < Duration::from_secs(60), "{} does not appear", path.display());
+        assert!(start.elapsed() < Duration::from_secs(300), "{} does not appear", path.display());
         std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -12,7 +12,7 @@ use crate::support::{Ran, TINY, copy, digest, folder, image_folder, leftovers, m
 fn wait_for(path: &Path) {
     let start = Instant::now();
     while !path.exists() {
-        assert!(start.elapsed() < Duration::from_secs(60), "{} does not appear", path.display());
+        assert!(start.elapsed() < Duration::from_secs(300), "{} does not appear", path.display());
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -34,7 +34,7 @@ fn wait_for_step(out: &Path, step: u64) {
         if last.is_some_and(|record| record["step"].as_u64() >= Some(step)) {
             return;
         }
-        assert!(start.elapsed() < Duration::from_secs(60), "step {step} does not come");
+        assert!(start.elapsed() < Duration::from_secs(300), "step {step} does not come");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -110,4 +110,37 @@ fn ctrl_c_saves_whatever_the_clock_says() {
     assert_eq!(checkpoints(&out), ["last".to_owned(), format!("step-{steps}")]);
     let said = format!("saved at step {steps} of");
     assert!(ran.stderr.contains(&said), "{ran:?}");
+}
+
+/// Something holds `last.safetensors`, as Windows has it of a program that reads it, and Linux of a
+/// file that is mounted: the run says so and goes on, and is resumed from the newer file.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_last_that_cannot_be_replaced() {
+    let dir = folder();
+    let straight = dir.path().join("straight");
+    let want = digest(&pretrain(&straight, "--max-steps 11"));
+    let out = dir.path().join("run");
+    pretrain(&out, "--max-steps 5");
+    let last = out.join("checkpoints/last.safetensors");
+    let more = format!("pretrain {TINY} --no-eval --resume --max-steps 9 --out {}", out.display());
+    let script = format!("mount --bind {0} {0} || exit 77; exec {1} {more}", last.display(), env!("CARGO_BIN_EXE_aavae"));
+    let mut unshare = Command::new("unshare");
+    let ran = unshare.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]).env("NODEVICE_SELECT", "1").output();
+    let ran = match ran {
+        Ok(ran) if !matches!(ran.status.code(), Some(1 | 77)) => Ran::new(script, ran).ok(),
+        // Mounting is a privilege that a user may lack.
+        Ok(ran) => return assert!(!String::from_utf8_lossy(&ran.stderr).contains("error:"), "{ran:?}"),
+        Err(error) => return assert_eq!(error.kind(), std::io::ErrorKind::NotFound),
+    };
+    let warned = |step: u64| {
+        let newest = format!("step-{step}.safetensors, and the next one tries again");
+        ran.stderr.lines().any(|l| l.starts_with("warning: cannot replace") && l.contains("last.safetensors") && l.contains(&newest))
+    };
+    assert!(warned(8) && warned(9), "{ran:?}");
+    assert!(ran.json()["checkpoint"].as_str().is_some_and(|path| path.ends_with("step-9.safetensors")), "{ran:?}");
+    let resumed = sh(&format!("pretrain --device cpu --no-eval --resume --max-steps 11 --out {}", out.display())).ok();
+    assert!(resumed.stderr.contains("resumed at step 9 of 11"), "{resumed:?}");
+    assert_eq!(digest(&resumed.json()), want);
+    assert_eq!(leftovers(&out), Vec::<String>::new());
 }

@@ -2,7 +2,40 @@
 
 use serde::Serialize;
 
-use crate::device::{DeviceError, Pick};
+use crate::device::DeviceError;
+
+/// Which wgpu adapter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pick {
+    /// The first real GPU.
+    Any,
+    /// By its position in the list of `aavae devices`.
+    Index(usize),
+    /// The one whose name contains this, of any backend or of one.
+    Name {
+        /// `vulkan`, `metal` or `dx12`.
+        backend: Option<String>,
+        /// Part of the name, whatever the case.
+        name: String,
+    },
+}
+
+const BACKENDS: [&str; 3] = ["vulkan", "metal", "dx12"];
+
+impl std::str::FromStr for Pick {
+    type Err = DeviceError;
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        let (backend, name) = match text.split_once(':') {
+            Some((backend, name)) if BACKENDS.contains(&backend.to_lowercase().as_str()) => (Some(backend.to_lowercase()), name),
+            _ => (None, text),
+        };
+        match (backend, name.parse::<usize>()) {
+            (_, _) if name.is_empty() => Err(DeviceError::unknown(&format!("wgpu:{text}"))),
+            (None, Ok(index)) if name.len() < 4 => Ok(Self::Index(index)),
+            (backend, _) => Ok(Self::Name { backend, name: name.into() }),
+        }
+    }
+}
 
 /// An adapter, described.
 #[derive(Clone, Debug, PartialEq, Serialize)]

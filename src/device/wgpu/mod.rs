@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub(crate) use adapter::select;
-pub use adapter::{AdapterInfo, adapters, find};
+pub use adapter::{AdapterInfo, Pick, adapters, find};
 
 use super::{Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Progress, Ticket};
 use crate::ops::{Binding, StepUniforms, Target};
@@ -175,7 +175,7 @@ impl Gpu {
     ///
     /// # Errors
     /// If there is no such adapter, more than one, or the driver refuses.
-    pub fn pick(pick: &super::Pick, options: OpenOptions) -> Result<Self, DeviceError> {
+    pub fn pick(pick: &Pick, options: OpenOptions) -> Result<Self, DeviceError> {
         let (adapter, info) = select(pick)?;
         Self::open(&adapter, &info, options)
     }
