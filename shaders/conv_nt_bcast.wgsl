@@ -1,10 +1,11 @@
 // Convolution, or its input gradient, as an implicit GEMM; no barriers: a subgroup shares pixels by broadcast.
 //   y[m, n] = sum_k a[m, k] * w[n, k],  m = (image, oy, ox), n = output channel, k = (kh, kw, c)
 //   a[m, k] = what tap (kh, kw) of output pixel (oy, ox) reads, channel c: lib/conv_nt.wgsl
-// Reads x [N, IH, IW, C], w [OC, KH, KW, C] and what lib/epilogue.wgsl names;
-// writes (=) y [N, OH, OW, OC].
+// Reads x [N, IH, IW, C], w [OC, KH, KW, C] and, as lib/epilogue.wgsl has it, bias [OC], add and gate
+// [N, OH, OW, OC]; writes (=) y [N, OH, OW, OC].
 // A subgroup computes TR image rows x TW pixels x SG * COLS channels: lanes own channels, pixels are broadcast.
 // Grid: (NT, GY, ceil(MT / GY) * CLASSES), NT = ceil(OC / (SG * COLS)), MT = ceil(OW / TW) * ceil(N * OHC / TR).
+// Reference: ops/conv2d/mod.rs `Conv2d::reference` and `Conv2dInputGrad::reference`.
 // Needs subgroups; a browser wants `enable subgroups;` in front, which naga 30 does not parse.
 
 #import lib/conv_nt

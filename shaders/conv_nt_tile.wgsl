@@ -1,10 +1,11 @@
 // Convolution, or its input gradient, as an implicit GEMM tiled in workgroup memory.
 //   y[m, n] = sum_k a[m, k] * w[n, k],  m = (image, oy, ox), n = output channel, k = (kh, kw, c)
 //   a[m, k] = what tap (kh, kw) of output pixel (oy, ox) reads, channel c: lib/conv_nt.wgsl
-// Reads x [N, IH, IW, C], w [OC, KH, KW, C] and what lib/epilogue.wgsl names;
-// writes (=) y [N, OH, OW, OC].
+// Reads x [N, IH, IW, C], w [OC, KH, KW, C] and, as lib/epilogue.wgsl has it, bias [OC], add and gate
+// [N, OH, OW, OC]; writes (=) y [N, OH, OW, OC].
 // A group computes BM pixels x BN channels, an invocation RM x RN of them.
 // Grid: (ceil(OC / BN), GY, ceil(MT / GY) * CLASSES * CLASSES), MT = ceil(N * OHC * OWC / BM).
+// Reference: ops/conv2d/mod.rs `Conv2d::reference` and `Conv2dInputGrad::reference`.
 
 #import lib/conv_nt
 const BM: u32 = 64u; // spec: pixels per group

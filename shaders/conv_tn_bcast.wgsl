@@ -5,6 +5,7 @@
 // A lane owns a vec4 of ci, LP lanes own a pixel, so a subgroup holds PP = SG / LP neighbours; NI such groups are a strip.
 // A subgroup computes ROWS output channels x KW taps x 4 * LP input channels, of one kh.
 // Grid: (ceil(OC / ROWS) * ceil(C4 / LP), KH, SPLIT).
+// Reference: ops/conv2d/mod.rs `Conv2dWeightGrad::reference`.
 // Needs subgroups; a browser wants `enable subgroups;` in front, which naga 30 does not parse.
 
 #import lib/conv_tn

@@ -2,6 +2,7 @@
 //   dw[i] = sum_s partial[s, i],  s = 0, 1, .. SPLIT - 1
 // Reads partial [SPLIT, LEN4]; writes (=) dw [LEN4].
 // Grid: ceil(LEN4 / WG) workgroups, folded; one vec4 per invocation.
+// Reference: ops/conv2d/mod.rs `Conv2dWeightGrad::reference`.
 #import lib/grid
 const LEN4: u32 = 576u; // spec: OC * KH * KW * C / 4
 const SPLIT: u32 = 8u; // spec

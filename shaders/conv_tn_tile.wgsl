@@ -4,6 +4,7 @@
 // else conv_tn_reduce.wgsl adds the chunks. A chunk is CHUNK output pixels.
 // A group computes BM output channels x BN columns (kh, kw, ci), an invocation RM x RN of them.
 // Grid: (ceil(KH * KW * C / BN), ceil(OC / BM), SPLIT).
+// Reference: ops/conv2d/mod.rs `Conv2dWeightGrad::reference`.
 
 #import lib/conv_tn
 const BM: u32 = 64u; // spec: output channels per group

@@ -2,6 +2,7 @@
 //   wt[ci, kh, kw, co] = w[co, kh, kw, ci]
 // Reads w [CO, TAPS, CI]; writes (=) wt [CI, TAPS, CO]. CO is a multiple of 4.
 // Grid: ceil(CI * TAPS * CO4 / WG) workgroups, folded; one vec4 of wt per invocation.
+// Reference: ops/conv2d/mod.rs `Conv2dInputGrad::reference`.
 #import lib/grid
 const CO: u32 = 16u; // spec
 const CI: u32 = 16u; // spec

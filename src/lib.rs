@@ -9,8 +9,8 @@
 //! flags -> RunConfig -> method (one file = one equation) -> ir::Graph
 //!                                                  | ir::autodiff   calls OpDef::gradient, knows no op
 //!                                                  v
-//!   plan::lower: ir::fuse (what the device can) -> a variant of each op -> steps (kernel, constants,
-//!                grid, bindings) -> lives -> buffers -> plan::verify
+//!   plan::lower: ir::fuse (what the device can) -> ir::cut (updates to what it binds) -> a variant of each
+//!                op -> steps (kernel, constants, grid, bindings) -> lives -> buffers -> plan::verify
 //!                                                  |
 //!                          Plan: plain data, printable, knows no GPU type
 //!                                                  |
@@ -57,8 +57,11 @@
 //! * No float atomics, fixed summation trees, counter-based randomness ([`rng`]): same device and seed, same bits; a resumed run has the
 //!   bits of a straight one.
 //! * A buffer is never read and written by one dispatch, and values share whole buffers, not ranges: WebGPU tracks hazards per buffer.
-//! * All parameters live in one flat buffer, their gradients and moments at the same offsets: the optimiser is one op. What kernels must
-//!   know of single tensors comes as a constant table (`ops::Lowering::table`).
+//! * All parameters live in one flat buffer, their gradients and moments at the same offsets: the optimiser is one op, cut at tensor
+//!   boundaries where a device binds less ([`ir::cut`]). What kernels must know of single tensors comes as a constant table
+//!   (`ops::Lowering::table`).
+//! * NaN stays NaN on every device, told by its bits. After the first loss or gradient that is not finite nothing is updated
+//!   ([`ops::AllFinite`]), so the weights are those of the step that the error names.
 //! * Every op's reference is independent of its kernels, and every kernel is reached by a trial case. A variant is used on a
 //!   device only after it agreed with the portable one there, at that shape.
 //! * The last op of every plan writes the number of its run into the plan's ring ([`ops::Record`]): what the host reads of a step

@@ -2,7 +2,7 @@
 // Declares the importer's binding 0, the pixels. Requires nothing of the importer.
 #import lib/pixel
 const IN_W: u32 = 1u; // spec
-@group(0) @binding(0) var<storage, read> x: array<u32>; // rows of IN_W packed pixels
+@group(0) @binding(0) var<storage, read> x: array<u32>; // [N, IN_H, IN_W], packed pixels
 
 // Pixel `at` (row, column) of a box of `size` (height, width), resized to `full`; the box begins at x[corner]. In [0, 1].
 fn resample(corner: u32, size: vec2<f32>, full: vec2<f32>, at: vec2<f32>) -> vec3<f32> {
