@@ -74,7 +74,8 @@ fn train(config: &RunConfig, out: &Path, device: &Choice) -> Result<(f64, f64), 
     let (trained, splits) = (Trained::open(out)?, open_data(config)?);
     let (session, _) = device::open(device)?;
     let model = model_config(config, &splits);
-    let mut evaluator = Evaluator::new(session, model, config.protocol(), Some(&trained), config.seed)?;
+    let mut evaluator =
+        Evaluator::new(session, model, config.protocol(), Some(&trained), config.seed)?;
     let mut features = |view: &View| evaluator.features(view, |_| ());
     let (train, test) = (features(&splits.labelled_train)?, features(&splits.test)?);
     let nearest = nearest(&train, &test);
@@ -84,7 +85,11 @@ fn train(config: &RunConfig, out: &Path, device: &Choice) -> Result<(f64, f64), 
         let (is, like) = (class(test.labels[i]), class(train.labels[*j]));
         println!("test image {i} ({is}) is most like training image {j} ({like}): {similarity:.3}");
     }
-    let same = nearest.iter().zip(&test.labels).filter(|((j, _), label)| train.labels[*j] == **label).count();
+    let same = nearest
+        .iter()
+        .zip(&test.labels)
+        .filter(|((j, _), label)| train.labels[*j] == **label)
+        .count();
     Ok((accuracy, same as f64 / test.len() as f64))
 }
 
@@ -123,7 +128,8 @@ mod tests {
                 }
             }
         }
-        let config = RunConfig { width: 8, batch_size: 16, epochs: 3, probe_epochs: 5, ..settings(&data) };
+        let config =
+            RunConfig { width: 8, batch_size: 16, epochs: 3, probe_epochs: 5, ..settings(&data) };
         let (accuracy, same) = train(&config, &out, &Choice::Cpu).expect("a training");
         assert!(accuracy > 0.8 && same > 0.8, "probe {accuracy}, nearest {same}");
         assert!(out.join("summary.json").exists() && out.join("checkpoints").exists());

@@ -7,8 +7,8 @@
 //! `cargo run --release --example own_objective [DEVICE] [STEPS]`
 //!
 //! The forward pass is written as a graph. `autodiff` appends the gradients, an op the update;
-//! `Session::lower` moves biases and ReLUs into the convolutions and turns the graph into a plan for
-//! the device, which the session runs. Blur and decoding are ops too: the host uploads bytes.
+//! `Session::lower` moves biases and ReLUs into the convolutions and turns the graph into a plan
+//! for the device, which the session runs. Blur and decoding are ops too: the host uploads bytes.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -18,7 +18,10 @@ use aavae::data::{Loader, Order, Shapes, View};
 use aavae::device::{self, Data};
 use aavae::ir::{Graph, Group, autodiff};
 use aavae::nn::{Builder, Conv, Init, Params};
-use aavae::ops::{Adam, AugmentParams, CropResize, Decode, Emit, GaussianBlur, Mse, Normalize, Recipe, StepUniforms, ValueId};
+use aavae::ops::{
+    Adam, AugmentParams, CropResize, Decode, Emit, GaussianBlur, Mse, Normalize, Recipe,
+    StepUniforms, ValueId,
+};
 use aavae::rng::Stream;
 use aavae::tensor::{Shape, TensorType};
 use aavae::train::state;
@@ -32,10 +35,18 @@ fn images(b: &mut Builder) -> (ValueId, ValueId) {
     let pixels = b.graph.input("pixels", TensorType::u32(Shape::new(BATCH, SIDE, SIDE, 1)));
     b.graph.label("original");
     let original = b.graph.emit1(Decode { mean: MEAN, std: STD }.into(), &[pixels]);
-    let whole = Recipe { flip_p: 0.0, scale: (1.0, 1.0), ratio: (1.0, 1.0), ..Recipe::crop_and_flip() };
+    let whole =
+        Recipe { flip_p: 0.0, scale: (1.0, 1.0), ratio: (1.0, 1.0), ..Recipe::crop_and_flip() };
     let recipe = Recipe { blur_p: 1.0, sigma: (1.0, 2.0), ..whole };
     b.graph.label("blurred");
-    let draws = AugmentParams { recipe, n: BATCH, views: 1, in_h: SIDE, in_w: SIDE, stream: Stream::Augment };
+    let draws = AugmentParams {
+        recipe,
+        n: BATCH,
+        views: 1,
+        in_h: SIDE,
+        in_w: SIDE,
+        stream: Stream::Augment,
+    };
     let draws = b.graph.emit1(draws.into(), &[]);
     let x = b.graph.emit1(CropResize { out_h: SIDE, out_w: SIDE }.into(), &[pixels, draws]);
     let x = b.graph.emit1(GaussianBlur { kernel: recipe.blur_kernel }.into(), &[x, draws]);
@@ -44,7 +55,15 @@ fn images(b: &mut Builder) -> (ValueId, ValueId) {
 
 /// The network: three convolutions say what is missing in `x`; before training, nothing is.
 fn sharpen(b: &mut Builder, x: ValueId) -> ValueId {
-    let conv = |inputs, outputs, init| Conv { inputs, outputs, kernel: 3, stride: 1, pad: 1, bias: false, init };
+    let conv = |inputs, outputs, init| Conv {
+        inputs,
+        outputs,
+        kernel: 3,
+        stride: 1,
+        pad: 1,
+        bias: false,
+        init,
+    };
     let h = b.conv("conv1", x, conv(3, 32, Init::kaiming_fan_out(32, 3)));
     let h = b.batch_norm("bn1", h, None, true);
     let h = b.conv("conv2", h, conv(32, 32, Init::kaiming_fan_out(32, 3)));
@@ -66,7 +85,8 @@ fn step() -> (Graph, Params) {
 
     autodiff::backward(&mut b.graph, loss);
     let adam = Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, plain: vec![] };
-    let flat = [Group::Param, Group::Grad, Group::Moment1, Group::Moment2].map(|g| b.graph.whole(g));
+    let flat =
+        [Group::Param, Group::Grad, Group::Moment1, Group::Moment2].map(|g| b.graph.whole(g));
     b.graph.label("optimizer");
     // Nothing changes in a step whose loss is not finite.
     b.graph.emit(adam.into(), &[&flat[..], &[loss]].concat());
@@ -105,7 +125,12 @@ fn train(device: &str, steps: u64) -> Result<(f32, f32), Box<dyn Error>> {
             for (_, values) in session.drain(plan)? {
                 last = (values[0], values[1]);
             }
-            println!("step {}: error {:.4}, of the blurred image {:.4}", batch.step + 1, last.0, last.1);
+            println!(
+                "step {}: error {:.4}, of the blurred image {:.4}",
+                batch.step + 1,
+                last.0,
+                last.1
+            );
         }
     }
     Ok(last)

@@ -51,7 +51,10 @@ impl DiskError {
     /// What the user can do about it, as one sentence without a full stop.
     pub fn hint(&self) -> Option<String> {
         if let Some(rest) = unexpanded(&self.path) {
-            return Some(format!("write `$HOME/{}`, or leave out the quotes or the `=`", rest.display()));
+            return Some(format!(
+                "write `$HOME/{}`, or leave out the quotes or the `=`",
+                rest.display()
+            ));
         }
         self.is_full().then(|| "free some space, or name a place on another disk".into())
     }
@@ -75,7 +78,9 @@ fn unexpanded(path: &Path) -> Option<&Path> {
 /// If it does.
 pub fn refuse_tilde(path: &Path) -> Result<(), DiskError> {
     match unexpanded(path) {
-        Some(_) => Err(DiskError::of("create", path)(io::Error::other("the shell did not expand `~`"))),
+        Some(_) => {
+            Err(DiskError::of("create", path)(io::Error::other("the shell did not expand `~`")))
+        }
         None => Ok(()),
     }
 }
@@ -101,7 +106,10 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
 ///
 /// # Errors
 /// If that is not possible; `path` is then what it was, and nothing else is left behind.
-pub fn replace(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), DiskError> {
+pub fn replace(
+    path: &Path,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> Result<(), DiskError> {
     refuse_tilde(path)?;
     let name = path.file_name();
     sweep(folder_of(path), |target| name.is_some_and(|name| name == target));
@@ -208,7 +216,9 @@ fn rename(from: &Path, to: &Path) -> Result<(), DiskError> {
 fn patiently(mut attempt: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     for milliseconds in [10, 40, 160, 640] {
         match attempt() {
-            Err(error) if is_busy(&error) => std::thread::sleep(Duration::from_millis(milliseconds)),
+            Err(error) if is_busy(&error) => {
+                std::thread::sleep(Duration::from_millis(milliseconds))
+            }
             done => return done,
         }
     }
@@ -224,7 +234,8 @@ fn folder_of(path: &Path) -> &Path {
 #[non_exhaustive]
 pub enum LockError {
     /// A living process holds it.
-    #[error("another process works in `{}`: {}", folder.display(), holder.as_deref().unwrap_or("it does not say which"))]
+    #[error("another process works in `{}`: \
+        {}", folder.display(), holder.as_deref().unwrap_or("it does not say which"))]
     Held {
         /// The folder.
         folder: PathBuf,
@@ -255,11 +266,16 @@ impl Lock {
     pub fn take(folder: &Path, name: &str) -> Result<Self, LockError> {
         let path = folder.join(Self::FILE);
         loop {
-            let Some(mut file) = Self::open(&path).map_err(DiskError::of("create", &path))? else { continue };
+            let Some(mut file) = Self::open(&path).map_err(DiskError::of("create", &path))? else {
+                continue;
+            };
             match file.try_lock() {
                 Ok(()) if !same_file(&file, &path) => continue, // whoever held it took it away
                 Err(TryLockError::WouldBlock) => {
-                    return Err(LockError::Held { folder: folder.into(), holder: holder(&mut file) });
+                    return Err(LockError::Held {
+                        folder: folder.into(),
+                        holder: holder(&mut file),
+                    });
                 }
                 Ok(()) | Err(TryLockError::Error(_)) => {}
             }
@@ -282,11 +298,15 @@ impl Lock {
             made => return made.map(Some),
         }
         let found = match fs::symlink_metadata(path) {
-            Ok(found) if !found.is_file() => return Err(io::Error::other("something else has this name")),
+            Ok(found) if !found.is_file() => {
+                return Err(io::Error::other("something else has this name"));
+            }
             Ok(_) => options.open(path).map(Some),
             Err(error) => Err(error),
         };
-        found.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(error) })
+        found.or_else(
+            |error| if error.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(error) },
+        )
     }
 }
 
@@ -331,7 +351,9 @@ mod tests {
 
     fn names(folder: &Path) -> Vec<String> {
         let entries = fs::read_dir(folder).expect("a folder");
-        let mut names: Vec<_> = entries.map(|e| e.expect("an entry").file_name().into_string().expect("text")).collect();
+        let mut names: Vec<_> = entries
+            .map(|e| e.expect("an entry").file_name().into_string().expect("text"))
+            .collect();
         names.sort();
         names
     }
@@ -350,11 +372,23 @@ mod tests {
             Err(io::ErrorKind::StorageFull.into())
         });
         let error = error.expect_err("a full disk");
-        assert_eq!((error.action, &error.path), ("write", &path), "the error names the file, not its stand-in");
-        assert!(error.is_full() && error.hint().is_some_and(|hint| hint.contains("free some space")));
-        assert_eq!((names(dir.path()), fs::read(&path).expect("bytes")), (vec!["file".into()], b"old".to_vec()));
+        assert_eq!(
+            (error.action, &error.path),
+            ("write", &path),
+            "the error names the file, not its stand-in"
+        );
+        assert!(
+            error.is_full() && error.hint().is_some_and(|hint| hint.contains("free some space"))
+        );
+        assert_eq!(
+            (names(dir.path()), fs::read(&path).expect("bytes")),
+            (vec!["file".into()], b"old".to_vec())
+        );
         write(&path, b"new").expect("written");
-        assert_eq!((names(dir.path()), fs::read(&path).expect("bytes")), (vec!["file".into()], b"new".to_vec()));
+        assert_eq!(
+            (names(dir.path()), fs::read(&path).expect("bytes")),
+            (vec!["file".into()], b"new".to_vec())
+        );
     }
 
     /// Of a file's stand-ins, those that no process holds go; whatever else looks like one stays.
@@ -362,7 +396,13 @@ mod tests {
     fn what_killed_processes_left_is_swept() {
         let dir = folder();
         let put = |name: &str| fs::write(dir.path().join(name), "half").expect("a file");
-        let stay = ["b.0123456789abcdef.tmp", "a.tmp", "a.0123456789abcde.tmp", "a.0123456789ABCDEF.tmp", "a.x.tmp"];
+        let stay = [
+            "b.0123456789abcdef.tmp",
+            "a.tmp",
+            "a.0123456789abcde.tmp",
+            "a.0123456789ABCDEF.tmp",
+            "a.x.tmp",
+        ];
         stay.iter().for_each(|name| put(name));
         for name in ["a.0123456789abcdef.tmp", "a.ffffffffffffffff.tmp", "a.00000000000000ff.tmp"] {
             put(name);
@@ -386,7 +426,9 @@ mod tests {
         std::thread::scope(|scope| {
             for byte in [b'a', b'b', b'c', b'd'] {
                 let path = &path;
-                scope.spawn(move || (0..50).for_each(|_| write(path, &[byte; 1000]).expect("written")));
+                scope.spawn(move || {
+                    (0..50).for_each(|_| write(path, &[byte; 1000]).expect("written"))
+                });
             }
         });
         let bytes = fs::read(&path).expect("bytes");
@@ -422,7 +464,8 @@ mod tests {
         fs::write(&from, "content").expect("a file");
         fs::write(&to, "before").expect("a file");
         link(&from, &to).expect("linked");
-        link(&from, &to).expect("linked again: a rename between two names of one file does nothing");
+        link(&from, &to)
+            .expect("linked again: a rename between two names of one file does nothing");
         assert_eq!(names(dir.path()), ["from", "to"]);
         write(&from, b"other").expect("written");
         assert_eq!(fs::read(&to).expect("bytes"), b"content");
@@ -430,7 +473,10 @@ mod tests {
         fs::remove_file(&to).expect("gone");
         fs::create_dir(&to).expect("a folder");
         let error = link(&from, &to).expect_err("a folder is in the way");
-        assert_eq!((error.action, names(dir.path())), ("replace", vec!["from".into(), "to".into()]));
+        assert_eq!(
+            (error.action, names(dir.path())),
+            ("replace", vec!["from".into(), "to".into()])
+        );
     }
 
     #[test]
@@ -457,7 +503,10 @@ mod tests {
         let dir = folder();
         let lock = Lock::take(dir.path(), "aavae pretrain").expect("a free folder");
         let error = Lock::take(dir.path(), "aavae pretrain").expect_err("a held one").to_string();
-        assert!(error.contains(&format!("process {} (aavae pretrain)", std::process::id())), "{error}");
+        assert!(
+            error.contains(&format!("process {} (aavae pretrain)", std::process::id())),
+            "{error}"
+        );
         drop(lock);
         assert!(names(dir.path()).is_empty(), "a lock leaves nothing");
         // What a killed process left is free, whatever it says.

@@ -1,9 +1,10 @@
 //! Augmentation-augmented variational autoencoders, trained by WGSL compute shaders on any GPU.
 //!
-//! AAVAE (Falcon et al., 2021, arXiv 2107.12329) trains a ResNet VAE whose KL term is replaced by augmentation: encode an augmented
-//! view, sample a latent, decode, and score the *original* image under a Gaussian. This crate is that method, its neighbours (AE, VAE,
-//! AAAE), the contrastive SimCLR it is compared with, and everything under them: kernels, gradients, plans, devices, data, training,
-//! evaluation. This page is its architecture.
+//! AAVAE (Falcon et al., 2021, arXiv 2107.12329) trains a ResNet VAE whose KL term is replaced by
+//! augmentation: encode an augmented view, sample a latent, decode, and score the *original* image
+//! under a Gaussian. This crate is that method, its neighbours (AE, VAE, AAAE), the contrastive
+//! SimCLR it is compared with, and everything under them: kernels, gradients, plans, devices, data,
+//! training, evaluation. This page is its architecture.
 //!
 //! ```text
 //! flags -> RunConfig -> method (one file = one equation) -> ir::Graph
@@ -21,66 +22,83 @@
 //!              buffers: the oracle                                         DX12
 //! ```
 //!
-//! A device is about eight primitives ([`device::Device`]): capabilities, allocate, write, load, run some of a
-//! plan's steps, ask for a read, poll, free. Everything that devices would do alike stands in
-//! [`device::Session`], once. Which variant of a product a device runs is plain data
+//! A device is about eight primitives ([`device::Device`]): capabilities, allocate, write, load,
+//! run some of a plan's steps, ask for a read, poll, free. Everything that devices would do alike
+//! stands in [`device::Session`], once. Which variant of a product a device runs is plain data
 //! ([`ops::Choices`]): [`tune`] measures it, a file remembers it, a checkpoint carries it.
 //!
 //! # Layers
 //!
 //! Each uses only those before it (`tests/hygiene.rs` reads the imports):
 //!
-//! [`text`], [`tensor`], [`rng`], [`disk`] → [`ops`] → [`shader`] → [`ir`] → [`plan`] → [`device`] →
-//! [`check`] → [`tune`] → [`nn`] → [`model`] → [`method`] → [`data`] → [`train`] → [`interop`] →
+//! [`text`], [`tensor`], [`rng`], [`disk`] → [`ops`] → [`shader`] → [`ir`] → [`plan`] → [`device`]
+//! → [`check`] → [`tune`] → [`nn`] → [`model`] → [`method`] → [`data`] → [`train`] → [`interop`] →
 //! [`reproduce`] → [`monitor`] → [`cli`].
 //!
 //! # Vocabulary
 //!
-//! * **Op**: one file of [`ops`]: mathematics, shape rule, f64 reference, native version, gradient, lowering, trial cases.
-//! * **Kernel**: a file of `shaders/` and the constants it is specialised with. Every shape is a WGSL constant, so index arithmetic
-//!   is exact and division is cheap.
-//! * **Plan**: one step: ops in order, where each tensor lives, the dispatches. Made once; a step allocates nothing and decides nothing.
-//! * **State**: what outlives a step: flat buffers of parameters, gradients, moments and running statistics.
-//! * **Batch**: what a plan takes at once. A step has one, or with `--accumulate` several and a plan of its own for the update.
-//! * **Variant**: one of several kernels that an op could be lowered to; **product**: an op that has several, at a shape.
-//! * **Device**: what carries out plans. **Session**: one model on one device, and all that devices do alike.
-//! * **Run**: one model trained into one folder, which belongs to one process at a time. A trainer (a
-//!   device, no files) takes its steps, a recorder writes what is measured, a saver keeps states on a
-//!   thread of its own. Its checkpoints, not the files that people edit, say what it is.
+//! * **Op**: one file of [`ops`]: mathematics, shape rule, f64 reference, native version, gradient,
+//!   lowering, trial cases.
+//! * **Kernel**: a file of `shaders/` and the constants it is specialised with. Every shape is a
+//!   WGSL constant, so index arithmetic is exact and division is cheap.
+//! * **Plan**: one step: ops in order, where each tensor lives, the dispatches. Made once; a step
+//!   allocates nothing and decides nothing.
+//! * **State**: what outlives a step: flat buffers of parameters, gradients, moments and running
+//!   statistics.
+//! * **Batch**: what a plan takes at once. A step has one, or with `--accumulate` several and a
+//!   plan of its own for the update.
+//! * **Variant**: one of several kernels that an op could be lowered to; **product**: an op that
+//!   has several, at a shape.
+//! * **Device**: what carries out plans. **Session**: one model on one device, and all that devices
+//!   do alike.
+//! * **Run**: one model trained into one folder, which belongs to one process at a time. A trainer
+//!   (a device, no files) takes its steps, a recorder writes what is measured, a saver keeps states
+//!   on a thread of its own. Its checkpoints, not the files that people edit, say what it is.
 //! * **Grid**: an experiment of the paper: runs of its cells and seeds, and their report.
 //!
 //! # Invariants
 //!
-//! * `ir` and `plan` know no GPU type. A device makes no decision: grid, buffers and variants are in the plan.
-//! * Tensors are NHWC with channels a multiple of 4 (RGB is stored as 4 with a zero channel): the reduction axis of every product is
-//!   contiguous and loads are `vec4`s. Weights are `[Cout, Kh, Kw, Cin]`; files hold PyTorch's layouts ([`nn::FileLayout`]).
-//! * No float atomics, fixed summation trees, counter-based randomness ([`rng`]): same device and seed, same bits; a resumed run has the
-//!   bits of a straight one.
-//! * A buffer is never read and written by one dispatch, and values share whole buffers, not ranges: WebGPU tracks hazards per buffer.
-//! * All parameters live in one flat buffer, their gradients and moments at the same offsets: the optimiser is one op, cut at tensor
-//!   boundaries where a device binds less ([`ir::cut`]). What kernels must know of single tensors comes as a constant table
-//!   (`ops::Lowering::table`).
-//! * NaN stays NaN on every device, told by its bits. After the first loss or gradient that is not finite nothing is updated
-//!   ([`ops::AllFinite`]), so the weights are those of the step that the error names.
-//! * Every op's reference is independent of its kernels, and every kernel is reached by a trial case. A variant is used on a
-//!   device only after it agreed with the portable one there, at that shape.
-//! * The last op of every plan writes the number of its run into the plan's ring ([`ops::Record`]): what the host reads of a step
-//!   proves that the step was carried out.
-//! * A file is written whole or not at all, by one function ([`disk`]); nothing of a run is overwritten
-//!   unasked.
-//! * A user's mistake is a `Result` that names the thing, the numbers and a hint; a bug of ours is a panic with a message.
+//! * `ir` and `plan` know no GPU type. A device makes no decision: grid, buffers and variants are
+//!   in the plan.
+//! * Tensors are NHWC with channels a multiple of 4 (RGB is stored as 4 with a zero channel): the
+//!   reduction axis of every product is contiguous and loads are `vec4`s. Weights are
+//!   `[Cout, Kh, Kw, Cin]`; files hold PyTorch's layouts ([`nn::FileLayout`]).
+//! * No float atomics, fixed summation trees, counter-based randomness ([`rng`]): same device and
+//!   seed, same bits; a resumed run has the bits of a straight one.
+//! * A buffer is never read and written by one dispatch, and values share whole buffers, not
+//!   ranges: WebGPU tracks hazards per buffer.
+//! * All parameters live in one flat buffer, their gradients and moments at the same offsets: the
+//!   optimiser is one op, cut at tensor boundaries where a device binds less ([`ir::cut`]). What
+//!   kernels must know of single tensors comes as a constant table (`ops::Lowering::table`).
+//! * NaN stays NaN on every device, told by its bits. After the first loss or gradient that is not
+//!   finite nothing is updated ([`ops::AllFinite`]), so the weights are those of the step that the
+//!   error names.
+//! * Every op's reference is independent of its kernels, and every kernel is reached by a trial
+//!   case. A variant is used on a device only after it agreed with the portable one there, at that
+//!   shape.
+//! * The last op of every plan writes the number of its run into the plan's ring ([`ops::Record`]):
+//!   what the host reads of a step proves that the step was carried out.
+//! * A file is written whole or not at all, by one function ([`disk`]); nothing of a run is
+//!   overwritten unasked.
+//! * A user's mistake is a `Result` that names the thing, the numbers and a hint; a bug of ours is
+//!   a panic with a message.
 //!
 //! # Where building proved the design wrong
 //!
-//! * *The `cpu` device uses a GEMM crate.* Direct convolutions on `pulp`'s SIMD types run the networks' layers two to six times as fast
-//!   as the crates' products alone (`shaders/README.md`), need no column buffer, and cost a dependency less (`ops/conv2d/native.rs`).
-//! * *`subgroupBroadcast` carries the barrier-free GEMM.* naga wants its index to be a constant expression, which a loop counter is not
-//!   before unrolling; the kernels use `subgroupShuffle`, which llvmpipe compiles to the same permutation.
-//! * *Nothing blocks inside the library.* A device never waits unless `poll` is told to, and scalars are ring-buffered, so a step
-//!   never waits either. But [`device::Session`] tells it to where a whole tensor is read (`Session::wait`, one line): callers
-//!   above it are plain functions. A browser build has to make that line, and them, `async`.
-//! * *One GEMM variant per device, chosen by one convolution.* The fastest tile differs by shape, and so does the wrong one.
-//! * *A step is one command buffer.* It is one where that is short; a slow device gets pieces, cut between ops.
+//! * *The `cpu` device uses a GEMM crate.* Direct convolutions on `pulp`'s SIMD types run the
+//!   networks' layers two to six times as fast as the crates' products alone (`shaders/README.md`),
+//!   need no column buffer, and cost a dependency less (`ops/conv2d/native.rs`).
+//! * *`subgroupBroadcast` carries the barrier-free GEMM.* naga wants its index to be a constant
+//!   expression, which a loop counter is not before unrolling; the kernels use `subgroupShuffle`,
+//!   which llvmpipe compiles to the same permutation.
+//! * *Nothing blocks inside the library.* A device never waits unless `poll` is told to, and
+//!   scalars are ring-buffered, so a step never waits either. But [`device::Session`] tells it to
+//!   where a whole tensor is read (`Session::wait`, one line): callers above it are plain
+//!   functions. A browser build has to make that line, and them, `async`.
+//! * *One GEMM variant per device, chosen by one convolution.* The fastest tile differs by shape,
+//!   and so does the wrong one.
+//! * *A step is one command buffer.* It is one where that is short; a slow device gets pieces, cut
+//!   between ops.
 
 pub mod check;
 pub mod cli;

@@ -1,4 +1,5 @@
-//! All randomness: Philox4x32-10 (Salmon et al. 2011), a counter generator, so that no draw depends on order or device.
+//! All randomness: Philox4x32-10 (Salmon et al. 2011), a counter generator, so that no draw depends
+//! on order or device.
 //!
 //! A draw is `philox(key, counter)`, four 32-bit words, with
 //!
@@ -18,9 +19,10 @@
 //! | [`Stream::Data`] | split | image | 0.. | procedural images |
 //! | [`Stream::Study`] | 0 | 0 | i | values that an experiment draws (`reproduce::cells`) |
 //!
-//! `shaders/lib/rng.wgsl` is the same function in WGSL; the `random_normal` and `augment_params` trials hold the two together.
-//! Uniforms: `(word >> 8) * 2^-24` in `[0, 1)`. Normals: Box-Muller on two words,
-//! `r = sqrt(-2 ln(((a >> 8) + 0.5) * 2^-24))`, `(r cos(2 pi u_b), r sin(2 pi u_b))`: words 0, 1 give normals 0, 1; words 2, 3 give 2, 3.
+//! `shaders/lib/rng.wgsl` is the same function in WGSL; the `random_normal` and `augment_params`
+//! trials hold the two together. Uniforms: `(word >> 8) * 2^-24` in `[0, 1)`. Normals: Box-Muller
+//! on two words, `r = sqrt(-2 ln(((a >> 8) + 0.5) * 2^-24))`, `(r cos(2 pi u_b), r sin(2 pi u_b))`:
+//! words 0, 1 give normals 0, 1; words 2, 3 give 2, 3.
 
 /// What a draw is for; a stream changes the key, so streams never share a draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,7 +69,12 @@ impl Philox {
         while round < 10 {
             let p0 = 0xD251_1F53u64 * c[0] as u64;
             let p1 = 0xCD9E_8D57u64 * c[2] as u64;
-            c = [(p1 >> 32) as u32 ^ c[1] ^ k[0], p1 as u32, (p0 >> 32) as u32 ^ c[3] ^ k[1], p0 as u32];
+            c = [
+                (p1 >> 32) as u32 ^ c[1] ^ k[0],
+                p1 as u32,
+                (p0 >> 32) as u32 ^ c[3] ^ k[1],
+                p0 as u32,
+            ];
             k = [k[0].wrapping_add(0x9E37_79B9), k[1].wrapping_add(0xBB67_AE85)];
             round += 1;
         }

@@ -8,7 +8,8 @@
 //! | per-channel vector | `[1, 1, 1, C]` |
 //! | scalar | `[1, 1, 1, 1]` |
 //!
-//! Channels of activations are a multiple of 4 so that kernels load `vec4`s; RGB is stored as 4 with a zero channel.
+//! Channels of activations are a multiple of 4 so that kernels load `vec4`s; RGB is stored as 4
+//! with a zero channel.
 
 use std::fmt;
 

@@ -1,14 +1,15 @@
-//! Text on its way to people: what a terminal shows and does not obey, and names that stay what they are.
+//! Text on its way to people: what a terminal shows and does not obey, and names that stay what
+//! they are.
 //!
-//! Names of files and classes are strings of bytes, which need not be UTF-8, and may hold anything a terminal takes for a
-//! command. So may whatever was read from a file.
+//! Names of files and classes are strings of bytes, which need not be UTF-8, and may hold anything
+//! a terminal takes for a command. So may whatever was read from a file.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fmt::{self, Write as _};
 
-/// Text with every character that a terminal would obey written out as Rust writes it: escape sequences begin with
-/// `\u{1b}`. Line ends and tabs stay.
+/// Text with every character that a terminal would obey written out as Rust writes it: escape
+/// sequences begin with `\u{1b}`. Line ends and tabs stay.
 ///
 /// # Example
 /// ```
@@ -32,8 +33,8 @@ pub fn clean(text: &str) -> Cow<'_, str> {
 
 /// JSON with every character that a terminal would obey written as `\uXXXX`: the same value.
 ///
-/// Serialisers escape what JSON forbids, which leaves DEL, the controls U+0080 to U+009F and those of direction. Outside of
-/// strings JSON has none of them.
+/// Serialisers escape what JSON forbids, which leaves DEL, the controls U+0080 to U+009F and those
+/// of direction. Outside of strings JSON has none of them.
 pub fn clean_json(json: &str) -> Cow<'_, str> {
     let stays = |c: char| !is_command(c) || c.is_ascii_whitespace();
     if json.chars().all(stays) {
@@ -53,11 +54,12 @@ pub fn clean_json(json: &str) -> Cow<'_, str> {
 
 /// Controls, and the marks that reorder what follows them.
 fn is_command(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The name of a file or class, or a path, in one line: bytes that are not UTF-8 as `\xff`, commands to a terminal and line
-/// ends written out.
+/// The name of a file or class, or a path, in one line: bytes that are not UTF-8 as `\xff`,
+/// commands to a terminal and line ends written out.
 pub fn name<T: AsRef<OsStr> + ?Sized>(name: &T) -> Name<'_> {
     Name(name.as_ref())
 }
@@ -84,8 +86,9 @@ impl fmt::Display for Name<'_> {
     }
 }
 
-/// A name as a string of JSON that loses nothing, in the manner of Python's `surrogateescape` (PEP 383): a byte XX that is
-/// not UTF-8 becomes `\udcXX`. Python's `json.loads` and `os.fsencode` give the bytes back, and `open` takes them as they are.
+/// A name as a string of JSON that loses nothing, in the manner of Python's `surrogateescape` (PEP
+/// 383): a byte XX that is not UTF-8 becomes `\udcXX`. Python's `json.loads` and `os.fsencode` give
+/// the bytes back, and `open` takes them as they are.
 pub fn json_name(name: &OsStr) -> String {
     let mut json = String::from('"');
     for chunk in name.as_encoded_bytes().utf8_chunks() {
@@ -115,7 +118,9 @@ pub fn markdown(text: &str) -> String {
         let word = c == '_' && within && rest.as_str().starts_with(char::is_alphanumeric);
         match c {
             '\n' | '\t' => escaped.push(' '),
-            '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '&' | '~' | '|' | '#' | '!' | '$' if !word => {
+            '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '&' | '~' | '|' | '#' | '!' | '$'
+                if !word =>
+            {
                 escaped.extend(['\\', c]);
             }
             _ => escaped.push(c),
@@ -138,8 +143,8 @@ pub fn longest_fence(text: &str) -> usize {
     text.split(|c| c != '`').map(str::len).max().unwrap_or(0)
 }
 
-/// Whether a stream shows more than lines: it is a terminal, and `TERM` does not say that it understands no escapes. On Unix
-/// it must say something.
+/// Whether a stream shows more than lines: it is a terminal, and `TERM` does not say that it
+/// understands no escapes. On Unix it must say something.
 pub fn understands_escapes(stream: &impl std::io::IsTerminal) -> bool {
     let term = std::env::var_os("TERM");
     let speaks = term.map_or(cfg!(not(unix)), |term| term != "dumb" && !term.is_empty());
@@ -170,7 +175,10 @@ mod tests {
 
     #[test]
     fn markdown_reads_as_the_text() {
-        assert_eq!(markdown("a*b_c _d <x> [y](z) | `w`\n\u{1b}#"), r"a\*b_c \_d \<x\> \[y\](z) \| \`w\` \\u{1b}\#");
+        assert_eq!(
+            markdown("a*b_c _d <x> [y](z) | `w`\n\u{1b}#"),
+            r"a\*b_c \_d \<x\> \[y\](z) \| \`w\` \\u{1b}\#"
+        );
         assert_eq!(markdown_code("plain"), "`plain`");
         assert_eq!(markdown_code("a ``b`` c`"), "``` a ``b`` c` ```");
     }

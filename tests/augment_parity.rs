@@ -1,8 +1,9 @@
-//! Augmentations with given parameters against torchvision's (`tests/golden/augment.*`): every case, by the reference in f64 and by the
-//! `cpu` device's version in f32.
+//! Augmentations with given parameters against torchvision's (`tests/golden/augment.*`): every
+//! case, by the reference in f64 and by the `cpu` device's version in f32.
 
 use aavae::ops::{
-    ColorJitter, CropResize, Decode, GaussianBlur, Input, Normalize, Op, ProbeAugment, ResizeCenter, Run, StepUniforms, slot,
+    ColorJitter, CropResize, Decode, GaussianBlur, Input, Normalize, Op, ProbeAugment,
+    ResizeCenter, Run, StepUniforms, slot,
 };
 use aavae::rng::{Philox, Stream};
 use aavae::tensor::{Shape, TensorType};
@@ -20,9 +21,13 @@ fn golden(file: &str) -> Vec<u8> {
 /// Packed pixels of an image of `images.safetensors`, repeated `tile` times along both axes.
 fn pixels(images: &SafeTensors<'_>, image: usize, tile: usize) -> Vec<u32> {
     let bytes = images.tensor("images").expect("the file holds `images`");
-    let at = |c: usize, y: usize, x: usize| u32::from(bytes.data()[((image * 3 + c) * 32 + y) * 32 + x]);
+    let at =
+        |c: usize, y: usize, x: usize| u32::from(bytes.data()[((image * 3 + c) * 32 + y) * 32 + x]);
     let side = 32 * tile;
-    (0..side * side).map(|i| (i / side % 32, i % 32)).map(|(y, x)| at(0, y, x) | at(1, y, x) << 8 | at(2, y, x) << 16).collect()
+    (0..side * side)
+        .map(|i| (i / side % 32, i % 32))
+        .map(|(y, x)| at(0, y, x) | at(1, y, x) << 8 | at(2, y, x) << 16)
+        .collect()
 }
 
 /// One image on its way through ops, as f64 (reference) or f32 (native).
@@ -34,7 +39,13 @@ struct Chain {
 
 impl Chain {
     /// Runs an op on pixels or on an image; ops that take parameters get those of the chain.
-    fn run(&self, op: impl Into<Op>, pixels: Option<&[u32]>, image: &[f64], side: usize) -> Vec<f64> {
+    fn run(
+        &self,
+        op: impl Into<Op>,
+        pixels: Option<&[u32]>,
+        image: &[f64],
+        side: usize,
+    ) -> Vec<f64> {
         let op = op.into();
         let mut in_types = vec![match pixels {
             Some(_) => TensorType::u32(Shape::new(1, side, side, 1)),
@@ -49,13 +60,25 @@ impl Chain {
         if self.native {
             let mut y = vec![f32::NAN; out_types[0].shape.len()];
             let inputs = vec![pixels.map_or(Input::F(&narrow), Input::U), Input::F(&self.params)];
-            let mut run = Run { inputs, outputs: vec![&mut y], in_types: &in_types, out_types: &out_types, step: &self.step };
+            let mut run = Run {
+                inputs,
+                outputs: vec![&mut y],
+                in_types: &in_types,
+                out_types: &out_types,
+                step: &self.step,
+            };
             op.native(&mut run);
             y.into_iter().map(f64::from).collect()
         } else {
             let mut y = vec![f64::NAN; out_types[0].shape.len()];
             let inputs = vec![pixels.map_or(Input::F(image), Input::U), Input::F(&wide)];
-            let mut run = Run { inputs, outputs: vec![&mut y], in_types: &in_types, out_types: &out_types, step: &self.step };
+            let mut run = Run {
+                inputs,
+                outputs: vec![&mut y],
+                in_types: &in_types,
+                out_types: &out_types,
+                step: &self.step,
+            };
             op.reference(&mut run);
             y
         }
@@ -112,7 +135,10 @@ fn probe_step(dy: usize, dx: usize) -> StepUniforms {
         let [y, x, flip, _] = rng.uniforms(0, *s, 0);
         (y * 9.0) as usize == dy && (x * 9.0) as usize == dx && flip >= 0.5
     };
-    StepUniforms { first_sample: (0..100_000).find(wanted).expect("one in 162 draws fits"), ..StepUniforms::default() }
+    StepUniforms {
+        first_sample: (0..100_000).find(wanted).expect("one in 162 draws fits"),
+        ..StepUniforms::default()
+    }
 }
 
 fn result(case: &Value, pixels: &[u32], native: bool) -> Vec<f64> {
@@ -122,7 +148,9 @@ fn result(case: &Value, pixels: &[u32], native: bool) -> Vec<f64> {
     let out = size(case);
     let crop = || chain.run(CropResize { out_h: out, out_w: out }, Some(pixels), &[], side);
     let jitter = |x: &[f64]| chain.run(ColorJitter { normalize: None }, None, x, out);
-    let blur = |x: &[f64]| chain.run(GaussianBlur { kernel: number(case, "kernel") as usize }, None, x, out);
+    let blur = |x: &[f64]| {
+        chain.run(GaussianBlur { kernel: number(case, "kernel") as usize }, None, x, out)
+    };
     match case["op"].as_str().expect("a case has an op") {
         "resized_crop" | "hflip" => crop(),
         "brightness" | "contrast" | "saturation" | "hue" | "jitter" | "grayscale" => {
@@ -131,9 +159,19 @@ fn result(case: &Value, pixels: &[u32], native: bool) -> Vec<f64> {
         "gaussian_blur" => blur(&chain.run(Decode { mean, std }, Some(pixels), &[], side)),
         "pad_crop" => {
             chain.step = probe_step(number(case, "top") as usize, number(case, "left") as usize);
-            chain.run(ProbeAugment { pad: number(case, "pad") as usize, mean, std }, Some(pixels), &[], side)
+            chain.run(
+                ProbeAugment { pad: number(case, "pad") as usize, mean, std },
+                Some(pixels),
+                &[],
+                side,
+            )
         }
-        "normalise" => chain.run(Decode { mean: channels(case, "mean"), std: channels(case, "std") }, Some(pixels), &[], side),
+        "normalise" => chain.run(
+            Decode { mean: channels(case, "mean"), std: channels(case, "std") },
+            Some(pixels),
+            &[],
+            side,
+        ),
         "pipeline" => {
             let op = Normalize { mean: channels(case, "mean"), std: channels(case, "std") };
             chain.run(op, None, &blur(&jitter(&crop())), out)
@@ -141,7 +179,12 @@ fn result(case: &Value, pixels: &[u32], native: bool) -> Vec<f64> {
         "resize_center" => {
             let full = number(case, "full") as usize;
             let (mean, std) = (channels(case, "mean"), channels(case, "std"));
-            chain.run(ResizeCenter { full_h: full, full_w: full, out_h: out, out_w: out, mean, std }, Some(pixels), &[], side)
+            chain.run(
+                ResizeCenter { full_h: full, full_w: full, out_h: out, out_w: out, mean, std },
+                Some(pixels),
+                &[],
+                side,
+            )
         }
         other => panic!("unknown op `{other}` in augment.json"),
     }
@@ -153,16 +196,22 @@ fn stored(tensor: &safetensors::tensor::TensorView<'_>, i: usize) -> f64 {
     match tensor.dtype() {
         Dtype::U8 => f64::from(bytes(1)[0]) / 255.0,
         Dtype::U16 => f64::from(u16::from_le_bytes([bytes(2)[0], bytes(2)[1]])) / 65535.0,
-        Dtype::F32 => f64::from(f32::from_le_bytes([bytes(4)[0], bytes(4)[1], bytes(4)[2], bytes(4)[3]])),
+        Dtype::F32 => {
+            f64::from(f32::from_le_bytes([bytes(4)[0], bytes(4)[1], bytes(4)[2], bytes(4)[3]]))
+        }
         other => panic!("unexpected dtype {other:?}"),
     }
 }
 
 #[test]
 fn equals_torchvision() {
-    let cases: Value = serde_json::from_slice(&golden("augment.json")).expect("augment.json is JSON");
+    let cases: Value =
+        serde_json::from_slice(&golden("augment.json")).expect("augment.json is JSON");
     let (images, results) = (golden("images.safetensors"), golden("augment.safetensors"));
-    let (images, results) = (SafeTensors::deserialize(&images).expect("images"), SafeTensors::deserialize(&results).expect("results"));
+    let (images, results) = (
+        SafeTensors::deserialize(&images).expect("images"),
+        SafeTensors::deserialize(&results).expect("results"),
+    );
     let cases = cases["cases"].as_array().expect("a list of cases");
     assert_eq!(cases.len(), results.len(), "every stored result has a case");
     let mut failures = Vec::new();
@@ -180,7 +229,10 @@ fn equals_torchvision() {
                 (got[(y * size(case) + x) * 4 + c] - stored(&want, i)).abs()
             };
             let len = c * h * w;
-            let (mean, worst) = ((0..len).map(error).sum::<f64>() / len as f64, (0..len).map(error).fold(0.0, f64::max));
+            let (mean, worst) = (
+                (0..len).map(error).sum::<f64>() / len as f64,
+                (0..len).map(error).fold(0.0, f64::max),
+            );
             let which = if native { "native" } else { "reference" };
             println!("{name:16} {which:9} mean {mean:.1e} worst {worst:.1e}");
             if !(mean <= TOLERANCE / 10.0 && worst <= TOLERANCE) {

@@ -1,4 +1,5 @@
-//! Checkpoints: what is saved comes back, damage is found wherever it is, and a run killed at any moment resumes.
+//! Checkpoints: what is saved comes back, damage is found wherever it is, and a run killed at any
+//! moment resumes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +14,8 @@ fn temp() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-/// Differs from step to step, has odd sizes, a scalar, an empty tensor, and values that arithmetic would lose.
+/// Differs from step to step, has odd sizes, a scalar, an empty tensor, and values that arithmetic
+/// would lose.
 fn sample(step: u64) -> Checkpoint {
     let weights = (0..105).map(|i| (i as f32 - 50.0) * 0.37 + step as f32);
     let odd = vec![f32::from_bits(0x7fc0_1234), -0.0, f32::MIN_POSITIVE / 8.0, f32::NEG_INFINITY];
@@ -23,7 +25,11 @@ fn sample(step: u64) -> Checkpoint {
         ("a.empty", NamedTensor::f32(&[0, 3], vec![])),
         ("log_scale", NamedTensor::f32(&[4], odd)),
     ];
-    let meta = [("step", step.to_string()), ("config", "a = \"é\"\n".to_owned()), ("method", "aavae".to_owned())];
+    let meta = [
+        ("step", step.to_string()),
+        ("config", "a = \"é\"\n".to_owned()),
+        ("method", "aavae".to_owned()),
+    ];
     Checkpoint {
         tensors: tensors.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect(),
         meta: meta.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
@@ -37,14 +43,18 @@ fn assert_same(left: &Checkpoint, right: &Checkpoint) {
 }
 
 fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        fs::read_dir(dir).expect("a folder").map(|e| e.expect("an entry").file_name().into_string().expect("text")).collect();
+    let mut names: Vec<_> = fs::read_dir(dir)
+        .expect("a folder")
+        .map(|e| e.expect("an entry").file_name().into_string().expect("text"))
+        .collect();
     names.sort();
     names
 }
 
 fn write_foreign(path: &Path, tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) {
-    let views = tensors.iter().map(|(name, dtype, shape, data)| (*name, TensorView::new(*dtype, shape.clone(), data).expect("a tensor")));
+    let views = tensors.iter().map(|(name, dtype, shape, data)| {
+        (*name, TensorView::new(*dtype, shape.clone(), data).expect("a tensor"))
+    });
     fs::write(path, safetensors::serialize(views, None).expect("bytes")).expect("a file");
 }
 
@@ -89,9 +99,18 @@ fn digest_covers_names_types_shapes_and_data_only() {
     };
     assert_eq!(digest, changed(&|c| c.meta.clear()));
     assert_ne!(digest, changed(&|c| drop(c.tensors.remove("a.empty"))));
-    assert_ne!(digest, changed(&|c| c.tensors.get_mut("a.empty").expect("a tensor").shape = vec![3, 0]));
-    assert_ne!(digest, changed(&|c| c.tensors.get_mut("log_scale").expect("a tensor").shape = vec![2, 2]));
-    assert_ne!(digest, changed(&|c| c.tensors.get_mut("a.empty").expect("a tensor").data = TensorData::I64(vec![])));
+    assert_ne!(
+        digest,
+        changed(&|c| c.tensors.get_mut("a.empty").expect("a tensor").shape = vec![3, 0])
+    );
+    assert_ne!(
+        digest,
+        changed(&|c| c.tensors.get_mut("log_scale").expect("a tensor").shape = vec![2, 2])
+    );
+    assert_ne!(
+        digest,
+        changed(&|c| c.tensors.get_mut("a.empty").expect("a tensor").data = TensorData::I64(vec![]))
+    );
     assert_ne!(
         digest,
         changed(&|c| {
@@ -111,7 +130,10 @@ fn every_truncation_and_extension_is_found() {
         let length = bytes.len() * part / 7;
         fs::write(&path, &bytes[..length]).expect("a truncated file");
         let error = load_error(&path);
-        assert!(error.contains(&format!("{length} bytes")) && error.contains("c.safetensors"), "{error}");
+        assert!(
+            error.contains(&format!("{length} bytes")) && error.contains("c.safetensors"),
+            "{error}"
+        );
         assert_eq!(error.contains("is truncated"), part > 0, "{error}");
     }
     for length in 0..bytes.len() {
@@ -142,7 +164,10 @@ fn every_flipped_bit_is_found() {
         }
         bytes[bit / 8] ^= 1 << (bit % 8);
     }
-    assert!(digests > 8 * 4 * 105, "flips in the data are told by the digest, but only {digests} were");
+    assert!(
+        digests > 8 * 4 * 105,
+        "flips in the data are told by the digest, but only {digests} were"
+    );
 }
 
 #[test]
@@ -150,7 +175,10 @@ fn what_is_no_checkpoint_is_told_apart() {
     let dir = temp();
     let path = dir.path().join("x.safetensors");
     assert!(matches!(Checkpoint::load(&path), Err(CheckpointError::Missing { .. })));
-    assert!(matches!(Checkpoint::load(dir.path()), Err(CheckpointError::Io { .. } | CheckpointError::NotSafetensors { .. })));
+    assert!(matches!(
+        Checkpoint::load(dir.path()),
+        Err(CheckpointError::Io { .. } | CheckpointError::NotSafetensors { .. })
+    ));
     fs::write(&path, b"PK\x03\x04 a zip file, as torch.save writes").expect("a file");
     let error = Checkpoint::load(&path).expect_err("a zip file");
     assert!(error.to_string().contains("is in PyTorch's own format"), "{error}");
@@ -163,7 +191,9 @@ fn what_is_no_checkpoint_is_told_apart() {
     let mut newer = sample(1);
     newer.save(&path).expect("saved");
     let text = fs::read(&path).expect("bytes");
-    let at = text.windows(22).position(|w| w == b"\"format_version\":\"1\",\"").expect("the version") + 18;
+    let at =
+        text.windows(22).position(|w| w == b"\"format_version\":\"1\",\"").expect("the version")
+            + 18;
     let mut text = text;
     text[at] = b'2';
     fs::write(&path, text).expect("a newer file");
@@ -182,7 +212,12 @@ fn pytorch_files_load_and_half_types_convert() {
     write_foreign(
         &path,
         &[
-            ("f64", Dtype::F64, vec![2], [0.1f64, -1e300].iter().flat_map(|v| v.to_le_bytes()).collect()),
+            (
+                "f64",
+                Dtype::F64,
+                vec![2],
+                [0.1f64, -1e300].iter().flat_map(|v| v.to_le_bytes()).collect(),
+            ),
             ("f16", Dtype::F16, vec![256, 256], halves.clone()),
             ("bf16", Dtype::BF16, vec![65536], halves),
             ("i64", Dtype::I64, vec![], 7i64.to_le_bytes().to_vec()),
@@ -197,7 +232,8 @@ fn pytorch_files_load_and_half_types_convert() {
         let bias = (1 << (exponent_bits - 1)) - 1;
         for (bits, got) in data.iter().enumerate() {
             let exponent = (bits >> fraction_bits) as i32 & ((1 << exponent_bits) - 1);
-            let fraction = (bits & ((1 << fraction_bits) - 1)) as f64 / f64::from(1 << fraction_bits);
+            let fraction =
+                (bits & ((1 << fraction_bits) - 1)) as f64 / f64::from(1 << fraction_bits);
             let size = match exponent {
                 0 => fraction * 2f64.powi(1 - bias),
                 e if e == 2 * bias + 1 => {
@@ -210,8 +246,14 @@ fn pytorch_files_load_and_half_types_convert() {
                 e => (1.0 + fraction) * 2f64.powi(e - bias),
             };
             let want = if bits >> 15 == 1 { -size } else { size };
-            assert!(f64::from(*got) == want || got.is_nan() && want.is_nan(), "{name} {bits:#x}: {got}, expected {want}");
-            assert!(got.is_nan() || got.is_sign_negative() == (bits >> 15 == 1), "{name} {bits:#x}: the sign of {got}");
+            assert!(
+                f64::from(*got) == want || got.is_nan() && want.is_nan(),
+                "{name} {bits:#x}: {got}, expected {want}"
+            );
+            assert!(
+                got.is_nan() || got.is_sign_negative() == (bits >> 15 == 1),
+                "{name} {bits:#x}: the sign of {got}"
+            );
         }
     }
 
@@ -228,7 +270,10 @@ fn store_keeps_the_newest_and_last() {
     for step in [5, 10, 15, 100] {
         store.save(step, &sample(step), 2).expect("saved");
     }
-    assert_eq!(names(&dir.path().join("run/checkpoints")), ["last.safetensors", "step-100.safetensors", "step-15.safetensors"]);
+    assert_eq!(
+        names(&dir.path().join("run/checkpoints")),
+        ["last.safetensors", "step-100.safetensors", "step-15.safetensors"]
+    );
     let latest = store.latest();
     let (path, checkpoint) = latest.found.expect("a checkpoint");
     assert!(path.ends_with(LAST) && latest.skipped.is_empty());
@@ -237,7 +282,10 @@ fn store_keeps_the_newest_and_last() {
     let saved = store.save(101, &sample(101), 0).expect("saved");
     assert_eq!((saved.digest, saved.path), (sample(101).digest(), path));
     assert!(saved.held.is_none());
-    assert_eq!(names(&dir.path().join("run/checkpoints")), ["last.safetensors", "step-101.safetensors"]);
+    assert_eq!(
+        names(&dir.path().join("run/checkpoints")),
+        ["last.safetensors", "step-101.safetensors"]
+    );
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;
@@ -250,7 +298,8 @@ fn store_keeps_the_newest_and_last() {
     assert_same(&store.latest().found.expect("a checkpoint").1, &sample(101));
 }
 
-/// `last` stays what it was while another program holds it open; the run goes on from the newer file.
+/// `last` stays what it was while another program holds it open; the run goes on from the newer
+/// file.
 #[test]
 fn the_highest_step_is_the_newest() {
     let dir = temp();
@@ -265,7 +314,9 @@ fn the_highest_step_is_the_newest() {
     fs::write(store.path(2), "half").expect("damage");
     let latest = store.latest();
     assert_same(&latest.found.expect("a checkpoint").1, &sample(1));
-    assert!(matches!(&latest.skipped[..], [CheckpointError::NotSafetensors { path, .. }] if *path == store.path(2)));
+    assert!(
+        matches!(&latest.skipped[..], [CheckpointError::NotSafetensors { path, .. }] if *path == store.path(2))
+    );
     // Weights from elsewhere say no step, and are the newest.
     let mut foreign = sample(1);
     foreign.meta.clear();
@@ -287,7 +338,9 @@ fn a_store_knows_whether_anything_was_saved() {
     for name in names(&dir.path().join("checkpoints")) {
         assert!(Store::owns(&name), "{name}");
     }
-    for name in ["step-.safetensors", "step-1.safetensors.tmp", "best.safetensors", "epoch-x.safetensors"] {
+    for name in
+        ["step-.safetensors", "step-1.safetensors.tmp", "best.safetensors", "epoch-x.safetensors"]
+    {
         assert!(!Store::owns(name), "{name}");
     }
 }
@@ -307,7 +360,9 @@ fn a_damaged_last_falls_back_and_says_so() {
     let (path, checkpoint) = latest.found.expect("a checkpoint");
     assert_eq!(path, store.path(10));
     assert_same(&checkpoint, &sample(10));
-    let [CheckpointError::Length { path, .. }, CheckpointError::Length { path: linked, .. }] = &latest.skipped[..] else {
+    let [CheckpointError::Length { path, .. }, CheckpointError::Length { path: linked, .. }] =
+        &latest.skipped[..]
+    else {
         panic!("{:?}", latest.skipped)
     };
     assert_eq!((path, linked), (&last, &store.path(11)));
@@ -318,13 +373,20 @@ fn a_damaged_last_falls_back_and_says_so() {
     fs::write(store.path(11), flipped).expect("a damaged file");
     let latest = store.latest();
     assert_same(&latest.found.expect("a checkpoint").1, &sample(10));
-    assert!(matches!(&latest.skipped[..], [CheckpointError::Missing { .. }, CheckpointError::Digest { .. }]));
+    assert!(matches!(
+        &latest.skipped[..],
+        [CheckpointError::Missing { .. }, CheckpointError::Digest { .. }]
+    ));
     // Going on from step 10 does not take the file of step 10 for old because of step 11.
     store.save(10, &sample(10), 1).expect("saved");
-    assert_eq!(names(dir.path()), ["last.safetensors", "step-10.safetensors", "step-11.safetensors"]);
+    assert_eq!(
+        names(dir.path()),
+        ["last.safetensors", "step-10.safetensors", "step-11.safetensors"]
+    );
 }
 
-/// Every state that a kill can leave: before, within and after each of the two files, before the clean-up.
+/// Every state that a kill can leave: before, within and after each of the two files, before the
+/// clean-up.
 #[test]
 fn killed_at_any_moment_resumes() {
     let whole = temp();
@@ -336,23 +398,37 @@ fn killed_at_any_moment_resumes() {
         let store = Store::new(dir.path());
         store.save(1, &sample(1), 1).expect("saved");
         let partial = |name: &str, eighth: usize| {
-            fs::write(dir.path().join(name), &new[..new.len() * eighth / 8]).expect("a partial file");
+            fs::write(dir.path().join(name), &new[..new.len() * eighth / 8])
+                .expect("a partial file");
         };
         if moment < 9 {
             partial("step-2.safetensors.0123456789abcdef.tmp", moment);
         } else {
             partial("step-2.safetensors", 8);
-            fs::hard_link(store.path(2), dir.path().join("last.safetensors.0123456789abcdef.tmp")).expect("a link");
+            fs::hard_link(store.path(2), dir.path().join("last.safetensors.0123456789abcdef.tmp"))
+                .expect("a link");
         }
         let latest = store.latest();
-        assert_same(&latest.found.expect("a checkpoint").1, &sample(if moment < 9 { 1 } else { 2 }));
+        assert_same(
+            &latest.found.expect("a checkpoint").1,
+            &sample(if moment < 9 { 1 } else { 2 }),
+        );
         assert!(latest.skipped.is_empty());
         store.save(2, &sample(2), 1).expect("saved again");
         let left = names(dir.path());
-        let expected = ["last.safetensors", "last.safetensors.0123456789abcdef.tmp", "step-2.safetensors"];
-        assert_eq!(left, if moment < 9 { vec![expected[0], expected[2]] } else { expected.to_vec() }, "moment {moment}");
+        let expected =
+            ["last.safetensors", "last.safetensors.0123456789abcdef.tmp", "step-2.safetensors"];
+        assert_eq!(
+            left,
+            if moment < 9 { vec![expected[0], expected[2]] } else { expected.to_vec() },
+            "moment {moment}"
+        );
         aavae::disk::sweep(dir.path(), Store::owns);
-        assert_eq!(names(dir.path()), ["last.safetensors", "step-2.safetensors"], "moment {moment}");
+        assert_eq!(
+            names(dir.path()),
+            ["last.safetensors", "step-2.safetensors"],
+            "moment {moment}"
+        );
         assert_eq!(fs::read(dir.path().join(LAST)).expect("bytes"), new);
     }
 }
@@ -371,7 +447,11 @@ fn an_obstacle_leaves_the_previous_checkpoint() {
         assert!(error.contains("cannot replace") && error.contains(obstacle), "{error}");
         let newest = if obstacle.starts_with("last") { 2 } else { 1 };
         assert_same(&store.latest().found.expect("a checkpoint").1, &sample(newest));
-        assert!(names(dir.path()).iter().all(|name| !name.ends_with(".tmp")), "{:?}", names(dir.path()));
+        assert!(
+            names(dir.path()).iter().all(|name| !name.ends_with(".tmp")),
+            "{:?}",
+            names(dir.path())
+        );
         fs::remove_dir(&path).expect("the obstacle goes");
         store.save(2, &sample(2), 1).expect("saved");
         assert_eq!(names(dir.path()), ["last.safetensors", "step-2.safetensors"]);
@@ -383,7 +463,10 @@ fn an_unwritable_place_is_named() {
     let dir = temp();
     let file = dir.path().join("file");
     fs::write(&file, "").expect("a file");
-    let error = Store::new(file.join("checkpoints")).save(1, &sample(1), 1).expect_err("a file is no folder").to_string();
+    let error = Store::new(file.join("checkpoints"))
+        .save(1, &sample(1), 1)
+        .expect_err("a file is no folder")
+        .to_string();
     assert!(error.contains("cannot create") && error.contains("checkpoints"), "{error}");
 
     // A folder where the file should go: written, but not to be renamed.

@@ -1,4 +1,5 @@
-//! The command line from outside: stdout, stderr and exit code of every command and of every documented error.
+//! The command line from outside: stdout, stderr and exit code of every command and of every
+//! documented error.
 
 #[path = "cli/support.rs"]
 mod support;

@@ -1,13 +1,14 @@
 //! The CUDA path without a GPU.
 //!
-//! * `OP/CASE/cuda-emulated`: every op case through the writer and the system's C++ compiler (`cuda/host.h`)
-//!   against the f64 reference: the portable variant in three orders of threads, every other tile in one.
+//! * `OP/CASE/cuda-emulated`: every op case through the writer and the system's C++ compiler
+//!   (`cuda/host.h`) against the f64 reference: the portable variant in three orders of threads,
+//!   every other tile in one.
 //! * `steps/METHOD/cuda-emulated`: three whole steps, fused, beside the reference's.
 //! * `notices ...`: bugs planted into the text of kernels; a trial must fail.
 //! * `nvrtc ...`: the same kernels by NVIDIA's compiler (`cuda/toolkit.rs`).
 //!
-//! Objects are kept below `target/tmp/cuda` by what they are made from. Without a C++ compiler the emulated
-//! trials show as *ignored*; `REQUIRE_CUDA_HOST=1` turns that into a failure.
+//! Objects are kept below `target/tmp/cuda` by what they are made from. Without a C++ compiler the
+//! emulated trials show as *ignored*; `REQUIRE_CUDA_HOST=1` turns that into a failure.
 
 #[path = "cuda/compiler.rs"]
 mod compiler;
@@ -33,8 +34,9 @@ use emulated::{Emulated, Order};
 use libtest_mimic::{Arguments, Failed, Trial};
 use support::{METHODS, check};
 
-/// Largest accepted difference of scalars and of the weights' length after [`STEPS`] steps. Adam turns the sign
-/// of a gradient near zero into a whole step, so that f32 differs from f64 by up to 3e-4.
+/// Largest accepted difference of scalars and of the weights' length after [`STEPS`] steps. Adam
+/// turns the sign of a gradient near zero into a whole step, so that f32 differs from f64 by up to
+/// 3e-4.
 const TOLERANCE: f64 = 1e-3;
 const STEPS: u32 = 3;
 
@@ -43,8 +45,8 @@ fn has_compiler() -> bool {
     Command::new(compiler).arg("--version").output().is_ok_and(|o| o.status.success())
 }
 
-/// The variants of a case that differ in their kernels' tiles: a weight gradient is split for other numbers of
-/// groups by the same text.
+/// The variants of a case that differ in their kernels' tiles: a weight gradient is split for other
+/// numbers of groups by the same text.
 fn tiles(case: &Case) -> Vec<Variant> {
     let mut seen = Vec::new();
     let mut found = variants(case, &cuda::TARGET);
@@ -61,7 +63,8 @@ fn op(case: &Case) -> Result<(), Failed> {
     for (i, variant) in tiles(case).into_iter().enumerate() {
         let orders = if i == 0 { &Order::ALL[..] } else { &Order::ALL[i % 3..][..1] };
         for order in orders {
-            trial(case, &mut Emulated::session(*order), variant).map_err(|e| format!("{variant}, threads {order:?}: {e}"))?;
+            trial(case, &mut Emulated::session(*order), variant)
+                .map_err(|e| format!("{variant}, threads {order:?}: {e}"))?;
         }
     }
     Ok(())
@@ -122,7 +125,8 @@ fn notices(ops: &str, bug: &Bug) -> Result<(), Failed> {
     let mut cases = aavae::ops::all_cases();
     cases.retain(|c| c.op.name() == ops);
     let portable = |case: &Case| variants(case, &cuda::TARGET)[0];
-    let dispatches = |case: &Case| plan(case, portable(case)).steps.into_iter().flat_map(|s| s.dispatches);
+    let dispatches =
+        |case: &Case| plan(case, portable(case)).steps.into_iter().flat_map(|s| s.dispatches);
     let mut planted = false;
     for dispatch in cases.iter().flat_map(dispatches) {
         let text = cuda::translate(&source(&dispatch.kernel), "k")?.text;
@@ -152,7 +156,13 @@ fn bugs() -> Vec<Trial> {
         ("a missing barrier", "nt_xent", 0, barrier, ""),
         ("a missing barrier", "gaussian_log_prob", 0, barrier, ""),
         ("a missing barrier", "lamb", 0, barrier, ""),
-        ("a barrier that some threads miss", "nt_xent", 0, barrier, "if (threadIdx.x) __syncthreads();"),
+        (
+            "a barrier that some threads miss",
+            "nt_xent",
+            0,
+            barrier,
+            "if (threadIdx.x) __syncthreads();",
+        ),
         ("a wrong index", "scale", 0, "y_[", "y_[1u + "),
         ("a wrong sign", "adam", 0, "w_add(", "w_sub("),
         ("an element too many", "scale", 0, ">=", ">"),
@@ -193,7 +203,8 @@ fn main() -> ExitCode {
     }
     emulated.extend(bugs());
     let ignored = !able && std::env::var_os("REQUIRE_CUDA_HOST").is_none();
-    let mut trials: Vec<Trial> = emulated.into_iter().map(|t| t.with_ignored_flag(ignored)).collect();
+    let mut trials: Vec<Trial> =
+        emulated.into_iter().map(|t| t.with_ignored_flag(ignored)).collect();
     trials.extend(rules::unknown());
     trials.extend(toolkit::trials(&args));
     if able && args.filter.is_none() && !args.list && !args.ignored {

@@ -1,5 +1,5 @@
-//! The device `cuda` without a GPU: on a driver and a compiler that run on the processor (`cuda/driver.cpp`,
-//! `cuda/compiler.cpp`), which this test builds and then starts itself with.
+//! The device `cuda` without a GPU: on a driver and a compiler that run on the processor
+//! (`cuda/driver.cpp`, `cuda/compiler.cpp`), which this test builds and then starts itself with.
 //!
 //! Whole runs of the program, calls of the driver counted, and every call made to fail.
 
@@ -38,7 +38,9 @@ fn build(folder: &str, driver: bool, compiler: bool) -> Result<PathBuf, String> 
         let path = at.join(name);
         if wanted && std::fs::read(&made).ok() != std::fs::read(&path).ok() {
             let part = at.join(format!("{name}.{}", std::process::id()));
-            std::fs::copy(&made, &part).and_then(|_| std::fs::rename(&part, &path)).map_err(|e| e.to_string())?;
+            std::fs::copy(&made, &part)
+                .and_then(|_| std::fs::rename(&part, &path))
+                .map_err(|e| e.to_string())?;
         }
     }
     std::fs::write(at.join("host.h"), HOST).map_err(|e| e.to_string())?;
@@ -75,9 +77,12 @@ fn failed(out: &Output, says: &[&str], hint: &str) -> Result<(), Failed> {
     let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
     let errors: Vec<_> = stderr.lines().filter(|l| l.starts_with("error:")).collect();
     let one = errors.len() == 1 && says.iter().all(|s| errors[0].contains(s));
-    let quiet = out.status.code() == Some(1) && !stderr.contains("panicked") && out.stdout.is_empty();
+    let quiet =
+        out.status.code() == Some(1) && !stderr.contains("panicked") && out.stdout.is_empty();
     let hinted = stderr.lines().any(|l| l.starts_with("hint:") && l.contains(hint));
-    check(one && quiet && (hint.is_empty() || hinted), || format!("{says:?} and `{hint}` expected of {:?}: {stderr}", out.status))
+    check(one && quiet && (hint.is_empty() || hinted), || {
+        format!("{says:?} and `{hint}` expected of {:?}: {stderr}", out.status)
+    })
 }
 
 /// The stand-in driver of this process; its calls are everyone's, so one trial at a time uses it.
@@ -121,7 +126,9 @@ impl StandIn {
             let text = self.library.get::<Counts>(b"stand_in_counts")?();
             std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned()
         };
-        let pair = |line: &str| Some((line.split_once(' ')?.0.into(), line.split_once(' ')?.1.parse().ok()?));
+        let pair = |line: &str| {
+            Some((line.split_once(' ')?.0.into(), line.split_once(' ')?.1.parse().ok()?))
+        };
         Ok(text.lines().filter_map(pair).collect())
     }
 }
@@ -134,7 +141,8 @@ fn ops() -> Result<(), Failed> {
     for op in wanted {
         let case = aavae::ops::all_cases().into_iter().find(|c| c.op.name() == op);
         let Some(case) = case else { continue };
-        trial(&case, &mut session, variants(&case, &TARGET)[0]).map_err(|e| format!("{}: {e}", name(&case)))?;
+        trial(&case, &mut session, variants(&case, &TARGET)[0])
+            .map_err(|e| format!("{}: {e}", name(&case)))?;
         ran += 1;
     }
     check(ran >= 5, || format!("only {ran} ops"))
@@ -213,13 +221,16 @@ fn steps_do_not_allocate() -> Result<(), Failed> {
     }
     let (few, many) = (&counts[0], &counts[1]);
     for (name, n) in many {
-        // An upload, a uniform, a graph and an event a step, and waiting for the one before the last.
+        // An upload, a uniform, a graph and an event a step, and waiting for the one before the
+        // last.
         let free = ["cuMemcpyHtoDAsync_v2", "cuEventRecord", "cuCtxSetCurrent", "cuGraphLaunch"];
         let waits = ["cuEventQuery", "cuEventSynchronize"];
         if free.contains(&name.as_str()) || waits.contains(&name.as_str()) {
             continue;
         }
-        check(few.get(name) == Some(n), || format!("{name}: {n} calls, with 20 steps less {few:?}"))?;
+        check(few.get(name) == Some(n), || {
+            format!("{name}: {n} calls, with 20 steps less {few:?}")
+        })?;
     }
     check(many["cuGraphLaunch"] == 29, || format!("{many:?}"))?;
     check(many["held"] == 0, || format!("{} objects are left", many["held"]))
@@ -242,12 +253,16 @@ fn every_call_fails_once() -> Result<(), Failed> {
             let ran = scenario(4);
             let held = stand_in.counts()?["held"];
             match ran {
-                Err(DeviceError::Driver { message, .. } | DeviceError::NotFound { message, .. }) => {
+                Err(
+                    DeviceError::Driver { message, .. } | DeviceError::NotFound { message, .. },
+                ) => {
                     check(message.contains(name.as_str()), || format!("{name} {nth}: {message}"))?;
                 }
                 Err(other) => return Err(format!("{name} {nth}: {other:?}").into()),
                 // Making the device current and waiting also happen while cleaning up.
-                Ok(_) if cleans(name) || matches!(&name[..], "cuCtxSetCurrent" | "cuStreamSynchronize") => {}
+                Ok(_)
+                    if cleans(name)
+                        || matches!(&name[..], "cuCtxSetCurrent" | "cuStreamSynchronize") => {}
                 Ok(_) => return Err(format!("{name} {nth} failed and nobody noticed").into()),
             }
             check(held == 0 || cleans(name), || format!("{name} {nth}: {held} objects are left"))?;
@@ -262,7 +277,9 @@ fn errors_have_kinds() -> Result<(), Failed> {
     stand_in.fail("cuMemAlloc_v2", 3, 2)?;
     let ran = scenario(4);
     check(matches!(ran, Err(DeviceError::OutOfMemory { .. })), || format!("{ran:?}"))?;
-    for (call, nth, code) in [("cuGraphLaunch", 2, 700), ("cuEventSynchronize", 1, 719), ("cuLaunchKernel", 1, 999)] {
+    for (call, nth, code) in
+        [("cuGraphLaunch", 2, 700), ("cuEventSynchronize", 1, 719), ("cuLaunchKernel", 1, 999)]
+    {
         stand_in.fail(call, nth, code)?;
         let ran = scenario(4);
         let lost = matches!(&ran, Err(DeviceError::Lost { message, .. }) if message.contains(call));
@@ -317,7 +334,10 @@ fn a_failing_run_keeps_its_checkpoints() -> Result<(), Failed> {
     .enumerate()
     {
         let out = dir.path().join(format!("run{i}"));
-        let line = format!("pretrain --device cuda {TINY} --save-minutes 0 --max-steps 8 --no-eval --out {}", out.display());
+        let line = format!(
+            "pretrain --device cuda {TINY} --save-minutes 0 --max-steps 8 --no-eval --out {}",
+            out.display()
+        );
         let ran = aavae(&folder, &line, &[("STAND_IN_FAIL", fail)])?;
         let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
         // A device that is lost is opened anew, once.

@@ -1,4 +1,5 @@
-//! Data: damaged files give the documented error, orders and drawings are the same everywhere, batches resume exactly.
+//! Data: damaged files give the documented error, orders and drawings are the same everywhere,
+//! batches resume exactly.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -77,18 +78,21 @@ fn sparse_cifar(dir: &Path) {
 #[test]
 fn a_fingerprint_tells_images_apart() {
     let of = |len, seed, limit_train| {
-        let options = OpenOptions { shapes_len: len, seed, limit_train, ..OpenOptions::new(Kind::Shapes) };
+        let options =
+            OpenOptions { shapes_len: len, seed, limit_train, ..OpenOptions::new(Kind::Shapes) };
         data::open(&options).expect("shapes").fingerprint()
     };
     let first = of((300, 40), 0, None);
     assert!(first.len() == 64 && first == of((300, 40), 0, None));
     // As many images of the same classes, in another split.
     let split = of((300, 40), 1, None);
-    let others = [split, of((301, 40), 0, None), of((300, 41), 0, None), of((300, 40), 0, Some(20))];
+    let others =
+        [split, of((301, 40), 0, None), of((300, 41), 0, None), of((300, 40), 0, Some(20))];
     assert!(others.iter().all(|other| *other != first), "{first} {others:?}");
 }
 
-/// One label or one image of many thousands is another data set, wherever it is; another folder is not.
+/// One label or one image of many thousands is another data set, wherever it is; another folder is
+/// not.
 #[test]
 fn a_fingerprint_sees_every_label_and_image() {
     let dir = temp();
@@ -100,7 +104,9 @@ fn a_fingerprint_sees_every_label_and_image() {
     let first = of(dir.path());
     // A label, and the first and the last byte of an image.
     let last = RECORD_BYTES - 1;
-    for (file, record, at) in [("data_batch_5.bin", 9999, 0), ("data_batch_1.bin", 1234, 1), ("test_batch.bin", 77, last)] {
+    for (file, record, at) in
+        [("data_batch_5.bin", 9999, 0), ("data_batch_1.bin", 1234, 1), ("test_batch.bin", 77, last)]
+    {
         let path = dir.path().join(file);
         let change = |value: u8| {
             let mut file = File::options().write(true).open(&path).expect("a file");
@@ -118,7 +124,8 @@ fn a_fingerprint_sees_every_label_and_image() {
 fn a_fingerprint_of_a_folder_sees_names_and_lengths() {
     let dir = temp();
     let (here, there) = (dir.path().join("here"), dir.path().join("there"));
-    let image = |path: &Path, side: u32| image::RgbImage::new(side, side).save(path).expect("a PNG");
+    let image =
+        |path: &Path, side: u32| image::RgbImage::new(side, side).save(path).expect("a PNG");
     for root in [&here, &there] {
         for (split, count) in [("train", 300), ("test", 10)] {
             for class in ["a", "b"] {
@@ -181,14 +188,25 @@ fn cifar_opens_either_folder_and_reads_names() {
     assert_eq!(train.classes()[9], "j");
 
     fs::write(inner.join(cifar10::META_FILE), "a\nb\n").unwrap();
-    assert_says(&open_error(Kind::Cifar10, &inner), &["batches.meta.txt", "2 classes", "expected 10"]);
+    assert_says(
+        &open_error(Kind::Cifar10, &inner),
+        &["batches.meta.txt", "2 classes", "expected 10"],
+    );
     fs::remove_file(inner.join(cifar10::META_FILE)).unwrap();
 
     for length in [30_729_999, 30_730_001, 30_730_000 - 3073, 0] {
-        File::options().write(true).open(inner.join("data_batch_4.bin")).unwrap().set_len(length).unwrap();
+        File::options()
+            .write(true)
+            .open(inner.join("data_batch_4.bin"))
+            .unwrap()
+            .set_len(length)
+            .unwrap();
         let error = open_error(Kind::Cifar10, dir.path());
         assert!(matches!(error, DataError::FileSize { .. }), "{error:?}");
-        assert_says(&error, &["data_batch_4.bin", &format!("has {length} bytes"), "expected 30730000"]);
+        assert_says(
+            &error,
+            &["data_batch_4.bin", &format!("has {length} bytes"), "expected 30730000"],
+        );
     }
     fs::remove_file(inner.join("data_batch_4.bin")).unwrap();
     assert_says(&open_error(Kind::Cifar10, dir.path()), &["not found", "data_batch_4.bin"]);
@@ -214,7 +232,10 @@ fn missing_and_mistaken_folders_have_hints() {
         let error = open_error(kind, &nowhere);
         assert!(matches!(error, DataError::Missing { .. }), "{error:?}");
         assert_says(&error, &["nowhere"]);
-        assert_says(&data::open(&OpenOptions::new(kind)).err().unwrap(), &[kind.name(), "needs a folder"]);
+        assert_says(
+            &data::open(&OpenOptions::new(kind)).err().unwrap(),
+            &[kind.name(), "needs a folder"],
+        );
     }
     fs::create_dir_all(dir.path().join("train/cat")).unwrap();
     assert_says(&open_error(Kind::Cifar10, dir.path()), &["--dataset folder"]);
@@ -222,13 +243,19 @@ fn missing_and_mistaken_folders_have_hints() {
     let other = temp();
     sparse_cifar(other.path());
     assert_says(&open_error(Kind::Folder, other.path()), &["--dataset cifar10"]);
-    assert_says(&open_error(Kind::Stl10, other.path()), &["train_X.bin", "not found", "--dataset cifar10"]);
+    assert_says(
+        &open_error(Kind::Stl10, other.path()),
+        &["train_X.bin", "not found", "--dataset cifar10"],
+    );
     let third = temp();
     stl10_files::stl_folder(third.path(), 1, 1, 1);
     for kind in [Kind::Folder, Kind::Cifar10] {
         assert_says(&open_error(kind, third.path()), &["not found", "--dataset stl10"]);
     }
-    assert_says(&"stl11".parse::<Kind>().unwrap_err(), &["stl11", "cifar10, folder, shapes, stl10"]);
+    assert_says(
+        &"stl11".parse::<Kind>().unwrap_err(),
+        &["stl11", "cifar10, folder, shapes, stl10"],
+    );
     let options = OpenOptions { image_size: Some(64), ..OpenOptions::new(Kind::Shapes) };
     assert_says(&data::open(&options).err().unwrap(), &["64", "shapes", "expected 32"]);
 }
@@ -239,8 +266,14 @@ fn missing_and_mistaken_folders_have_hints() {
 #[test]
 fn orders_replay() {
     assert_eq!(permutation(12, 0, Stream::Split, 0), [7, 11, 0, 9, 6, 2, 1, 8, 5, 3, 4, 10]);
-    assert_eq!(permutation(12, 0x1234_5678_90ab, Stream::Order, 0), [8, 7, 9, 11, 10, 6, 0, 3, 5, 1, 2, 4]);
-    assert_eq!(permutation(12, 0x1234_5678_90ab, Stream::Order, 7), [4, 6, 11, 5, 10, 9, 0, 8, 3, 7, 1, 2]);
+    assert_eq!(
+        permutation(12, 0x1234_5678_90ab, Stream::Order, 0),
+        [8, 7, 9, 11, 10, 6, 0, 3, 5, 1, 2, 4]
+    );
+    assert_eq!(
+        permutation(12, 0x1234_5678_90ab, Stream::Order, 7),
+        [4, 6, 11, 5, 10, 9, 0, 8, 3, 7, 1, 2]
+    );
     let indices = split(50_000, 5_000, 42, None, true).unwrap();
     assert_eq!(indices.train[..4], [40828, 38207, 46187, 34056]);
     assert_eq!(indices.val[4_996..], [46310, 19638, 25119, 42141]);
@@ -248,7 +281,10 @@ fn orders_replay() {
     assert_eq!(order.steps_per_epoch(), 175);
     let (epoch, first) = order.locate(3 * 175 + 174);
     let positions = &order.epoch(epoch)[first..first + 4];
-    assert_eq!(positions.iter().map(|&p| indices.train[p as usize]).collect::<Vec<_>>(), [40008, 41300, 36734, 32211]);
+    assert_eq!(
+        positions.iter().map(|&p| indices.train[p as usize]).collect::<Vec<_>>(),
+        [40008, 41300, 36734, 32211]
+    );
 }
 
 // ---- Shapes ----
@@ -258,7 +294,10 @@ fn shapes_are_the_same_everywhere() {
     let set = Shapes::new(7, Part::Train, 40);
     let all: Vec<u8> = (0..40).flat_map(|i| image_of(&set, i)).collect();
     assert_eq!(hex(&all), "dbfd4b89518dfb1fa192212efd0120913cd01abff4f1fbd817b3318f023fc7a8");
-    assert_eq!(hex(&image_of(&Shapes::new(0, Part::Test, 20), 19)), "e5abeca91e4fbac3615b380d05ade1d86e6031f7740dede517045e63e4d3c9e8");
+    assert_eq!(
+        hex(&image_of(&Shapes::new(0, Part::Test, 20), 19)),
+        "e5abeca91e4fbac3615b380d05ade1d86e6031f7740dede517045e63e4d3c9e8"
+    );
 }
 
 #[test]
@@ -276,7 +315,10 @@ fn shapes_statistics_are_those_declared() {
     for c in 0..3 {
         let m = sum[c] as f64 / n / 255.0;
         let s = (square[c] as f64 / n / 255.0 / 255.0 - m * m).sqrt();
-        assert!((m - f64::from(mean[c])).abs() < 0.002 && (s - f64::from(std[c])).abs() < 0.002, "{c}: {m} {s}");
+        assert!(
+            (m - f64::from(mean[c])).abs() < 0.002 && (s - f64::from(std[c])).abs() < 0.002,
+            "{c}: {m} {s}"
+        );
     }
 }
 
@@ -288,9 +330,16 @@ fn shapes_are_hard_for_nearest_neighbours() {
     let mut right = 0;
     for t in 0..test.len() {
         let image = image_of(&test, t);
-        let apart =
-            |other: &Vec<u8>| -> i64 { other.iter().zip(&image).map(|(a, b)| (i32::from(*a) - i32::from(*b)).pow(2)).map(i64::from).sum() };
-        let mut near: Vec<(i64, u32)> = train_images.iter().enumerate().map(|(i, x)| (apart(x), train.label(i))).collect();
+        let apart = |other: &Vec<u8>| -> i64 {
+            other
+                .iter()
+                .zip(&image)
+                .map(|(a, b)| (i32::from(*a) - i32::from(*b)).pow(2))
+                .map(i64::from)
+                .sum()
+        };
+        let mut near: Vec<(i64, u32)> =
+            train_images.iter().enumerate().map(|(i, x)| (apart(x), train.label(i))).collect();
         near.select_nth_unstable(5);
         let mut votes = [0; 10];
         near[..5].iter().for_each(|(_, label)| votes[*label as usize] += 1);
@@ -320,7 +369,10 @@ fn loader_resumes_exactly_and_packs() {
     let straight = batches(Loader::new(&view, order, 0..13).unwrap());
     assert_eq!(straight.len(), 13);
     for start in [1, 3, 4, 9, 12] {
-        assert_eq!(batches(Loader::new(&view, order, start..13).unwrap()), straight[start as usize..]);
+        assert_eq!(
+            batches(Loader::new(&view, order, start..13).unwrap()),
+            straight[start as usize..]
+        );
     }
     for (k, batch) in straight.iter().enumerate() {
         assert_eq!((batch.step, batch.epoch, batch.valid), (k as u64, k as u32 / 4, 4));
@@ -328,7 +380,12 @@ fn loader_resumes_exactly_and_packs() {
             assert_eq!(batch.labels[row], view.dataset.label(index as usize));
             let image = image_of(&*view.dataset, index as usize);
             let packed = &batch.pixels[row * 1024..][..1024];
-            assert!(packed.iter().zip(image.chunks(3)).all(|(w, rgb)| w.to_le_bytes() == [rgb[0], rgb[1], rgb[2], 0]));
+            assert!(
+                packed
+                    .iter()
+                    .zip(image.chunks(3))
+                    .all(|(w, rgb)| w.to_le_bytes() == [rgb[0], rgb[1], rgb[2], 0])
+            );
         }
     }
     // An epoch uses 16 of the 19 images, each at most once.
@@ -339,7 +396,10 @@ fn loader_resumes_exactly_and_packs() {
     assert!(used.iter().all(|i| i % 7 != 0));
     // Without shuffling: file order, every epoch.
     let plain = batches(Loader::new(&view, Order::new(19, 4, 11, false).unwrap(), 3..5).unwrap());
-    assert_eq!((&plain[0].indices[..], &plain[1].indices[..]), (&view.indices[12..16], &view.indices[..4]));
+    assert_eq!(
+        (&plain[0].indices[..], &plain[1].indices[..]),
+        (&view.indices[12..16], &view.indices[..4])
+    );
 }
 
 #[test]

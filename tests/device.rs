@@ -1,5 +1,5 @@
-//! What the session does for every device, proven on one with a clock and a temper of its own (`support/faulty.rs`);
-//! and which adapter a `--device` means.
+//! What the session does for every device, proven on one with a clock and a temper of its own
+//! (`support/faulty.rs`); and which adapter a `--device` means.
 
 mod support;
 
@@ -20,7 +20,8 @@ fn plan() -> (method::Model, Plan) {
 /// A session on a device of the given speed, ready to train.
 fn session(temper: &Temper, watched: bool) -> (Session, PlanId) {
     let (model, plan) = plan();
-    let mut session = Session::from(Faulty::new(temper.clone(), watched)).with_clock(Faulty::clock(temper));
+    let mut session =
+        Session::from(Faulty::new(temper.clone(), watched)).with_clock(Faulty::clock(temper));
     session.allocate(&model.graph.layout);
     let id = session.load(plan).expect("there is room");
     reset(&mut session, &model, 3).expect("a whole device");
@@ -28,7 +29,8 @@ fn session(temper: &Temper, watched: bool) -> (Session, PlanId) {
     (session, id)
 }
 
-/// Seconds of the submissions of each of `steps` steps, drained after every step as `--log-every 1` does.
+/// Seconds of the submissions of each of `steps` steps, drained after every step as `--log-every 1`
+/// does.
 fn submissions(temper: &Temper, watched: bool, steps: u32) -> Vec<Vec<f64>> {
     let (mut session, id) = session(temper, watched);
     let run = |step: u32| {
@@ -59,14 +61,16 @@ fn no_submission_runs_long_from_the_third_step_on() {
 
     let steps = submissions(&temper, true, 5);
     for (step, pieces) in steps.iter().enumerate().skip(2) {
-        // What a piece took is shared out among its ops by the guess, so a new cut may be somewhat longer.
+        // What a piece took is shared out among its ops by the guess, so a new cut may be somewhat
+        // longer.
         assert!(longest(pieces) <= 2.0 * SUBMISSION, "step {step}: {pieces:?}");
         let total: f64 = pieces.iter().sum();
         assert!((total - 10.0).abs() < 1e-6, "step {step} runs every op once: {total} s");
     }
 }
 
-/// A plan whose guess already exceeds a submission is cut in its very first step, before anything was measured.
+/// A plan whose guess already exceeds a submission is cut in its very first step, before anything
+/// was measured.
 #[test]
 fn the_first_step_is_cut_by_its_cost() {
     let mut config = config(Method::Aavae, 32, 64);
@@ -76,8 +80,11 @@ fn the_first_step_is_cut_by_its_cost() {
     let pace = aavae::device::pace::Pace::new(&plan);
     let pieces = pace.pieces();
     assert!(!pace.is_measured() && pieces.len() > 10, "{} pieces", pieces.len());
-    // On a device five times as fast as the pessimistic guess no piece comes near the two seconds of a reset.
-    let flops = |r: &std::ops::Range<usize>| plan.steps[r.clone()].iter().map(|s| s.flops).sum::<u64>() as f64;
+    // On a device five times as fast as the pessimistic guess no piece comes near the two seconds
+    // of a reset.
+    let flops = |r: &std::ops::Range<usize>| {
+        plan.steps[r.clone()].iter().map(|s| s.flops).sum::<u64>() as f64
+    };
     let worst = pieces.iter().map(|r| flops(r) / 1.5e11).fold(0.0, f64::max);
     assert!(worst < 0.5, "{worst} s");
     let covered: Vec<usize> = pieces.into_iter().flatten().collect();
@@ -136,8 +143,14 @@ fn a_lost_device_is_an_error() {
                 break;
             }
         }
-        let Some((2, DeviceError::Lost { message, .. })) = &failed else { panic!("{fault:?}: {failed:?}") };
-        let says = if loud { "as the test asked" } else { "step 2 of the plan `train` was reported as done" };
+        let Some((2, DeviceError::Lost { message, .. })) = &failed else {
+            panic!("{fault:?}: {failed:?}")
+        };
+        let says = if loud {
+            "as the test asked"
+        } else {
+            "step 2 of the plan `train` was reported as done"
+        };
         assert!(message.contains(says), "{message}");
     }
 }

@@ -23,14 +23,22 @@ fn script() -> String {
 fn aavae(out: &Path, more: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_aavae"));
     command.args(FLAGS.split_whitespace()).args(more.split_whitespace()).arg("--out").arg(out);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).env("NODEVICE_SELECT", "1");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .env("NODEVICE_SELECT", "1");
     command
 }
 
 /// A run, or a part of one, to its end.
 fn train(out: &Path, more: &str) -> Result<(), Failed> {
     let output = aavae(out, more).output()?;
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned().into()) }
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned().into())
+    }
 }
 
 /// A run that is killed once it has logged a step from `step` on.
@@ -39,7 +47,10 @@ fn killed(out: &Path, more: &str, step: u64) -> Result<(), Failed> {
     let start = Instant::now();
     let reached = || {
         let text = fs::read_to_string(out.join("metrics.jsonl")).unwrap_or_default();
-        let last = text.lines().rev().find_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let last = text
+            .lines()
+            .rev()
+            .find_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         last.and_then(|record| record["step"].as_u64()) >= Some(step)
     };
     while !reached() {
@@ -68,7 +79,8 @@ impl Live {
         let mut command = Command::new("python3");
         command.arg(script()).arg(run).arg("--live").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
-        let (ask, answers) = (child.stdin.take().ok_or("no stdin")?, child.stdout.take().ok_or("no stdout")?);
+        let (ask, answers) =
+            (child.stdin.take().ok_or("no stdin")?, child.stdout.take().ok_or("no stdout")?);
         Ok(Self { child, ask, answers: BufReader::new(answers) })
     }
 
@@ -76,7 +88,11 @@ impl Live {
         writeln!(self.ask)?;
         let mut answer = String::new();
         self.answers.read_line(&mut answer)?;
-        if answer == "same\n" { Ok(()) } else { Err(format!("{when}, open all the while: {answer}").into()) }
+        if answer == "same\n" {
+            Ok(())
+        } else {
+            Err(format!("{when}, open all the while: {answer}").into())
+        }
     }
 }
 
@@ -96,8 +112,13 @@ fn compare(run: &Path, when: &str) -> Result<(), Failed> {
 
 /// The names of the event files that are not empty.
 fn files(run: &Path) -> Vec<String> {
-    let entries = fs::read_dir(run).into_iter().flatten().flatten().filter(|e| e.metadata().is_ok_and(|found| found.len() > 0));
-    let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let entries = fs::read_dir(run)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|e| e.metadata().is_ok_and(|found| found.len() > 0));
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.retain(|name| name.contains("tfevents"));
     names.sort();
     names
@@ -145,7 +166,10 @@ fn curves_are_the_log() -> Result<(), Failed> {
     let text = fs::read_to_string(&log)?;
     let first: serde_json::Value = serde_json::from_str(text.lines().next().ok_or("no line")?)?;
     let loss = format!("\"loss\":{}", first["loss"]);
-    for changed in [text.replacen(&loss, "\"loss\":0.5", 1), text.lines().skip(1).map(|l| format!("{l}\n")).collect()] {
+    for changed in [
+        text.replacen(&loss, "\"loss\":0.5", 1),
+        text.lines().skip(1).map(|l| format!("{l}\n")).collect(),
+    ] {
         fs::write(&log, &changed)?;
         if changed == text || compare(&run, "").is_ok() {
             return Err(format!("a log that is another one passed: {changed}").into());
@@ -156,11 +180,18 @@ fn curves_are_the_log() -> Result<(), Failed> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let found = Command::new("python3").args(["-c", "import tensorboard"]).output().is_ok_and(|o| o.status.success());
+    let found = Command::new("python3")
+        .args(["-c", "import tensorboard"])
+        .output()
+        .is_ok_and(|o| o.status.success());
     let skip = !found && std::env::var_os("REQUIRE_TENSORBOARD").is_none();
     let trial = Trial::test("curves_are_the_log/tensorboard", move || {
         if !found {
-            return Err("REQUIRE_TENSORBOARD is set, but python3 has no package `tensorboard`: pip install tensorboard".into());
+            return Err(
+                "REQUIRE_TENSORBOARD is set, but python3 has no package `tensorboard`: pip \
+                install tensorboard"
+                    .into(),
+            );
         }
         curves_are_the_log()
     });

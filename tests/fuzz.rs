@@ -1,8 +1,9 @@
 //! No file and no command line reaches a panic: whatever is read is mutated, and read again.
 //!
-//! The same inputs every time: `PROPTEST_CASES` asks for more of them (CONTRIBUTING.md, "Fuzzing"), `PROPTEST_RNG_SEED` for
-//! others. A failure prints its smallest input and keeps the seed in `tests/fuzz.proptest-regressions`, which is tried first
-//! from then on. What costs more is tried on fewer: each property says by which factor.
+//! The same inputs every time: `PROPTEST_CASES` asks for more of them (CONTRIBUTING.md, "Fuzzing"),
+//! `PROPTEST_RNG_SEED` for others. A failure prints its smallest input and keeps the seed in
+//! `tests/fuzz.proptest-regressions`, which is tried first from then on. What costs more is tried
+//! on fewer: each property says by which factor.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -132,7 +133,8 @@ fn edits() -> impl Strategy<Value = Vec<(u16, u8)>> {
 
 /// A folder of a property, the same for all of its inputs: they write the same files.
 fn place(property: &str) -> PathBuf {
-    static ALL: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a folder"));
+    static ALL: LazyLock<tempfile::TempDir> =
+        LazyLock::new(|| tempfile::tempdir().expect("a folder"));
     let folder = ALL.path().join(property);
     fs::create_dir_all(&folder).expect("a folder");
     folder
@@ -268,7 +270,9 @@ static WEIGHTS: LazyLock<Vec<u8>> = LazyLock::new(|| {
     ]);
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("x.safetensors");
-    Checkpoint { tensors, meta: [("config".to_owned(), CONFIG.to_owned())].into() }.save(&path).expect("a file");
+    Checkpoint { tensors, meta: [("config".to_owned(), CONFIG.to_owned())].into() }
+        .save(&path)
+        .expect("a file");
     fs::read(path).expect("a file")
 });
 
@@ -279,7 +283,8 @@ proptest! {
     fn safetensors(changes in changes(), within_header in any::<bool>()) {
         let dir = place("safetensors");
         let bytes = &*WEIGHTS;
-        // With an intact length the header itself is read; a digest is left out, or nothing would get past it.
+        // With an intact length the header itself is read; a digest is left out, or nothing would
+        // get past it.
         let bytes = if within_header {
             let end = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
             let header = String::from_utf8(changed(&bytes[8..end], &changes)).unwrap_or_default().replace("sha256", "sha");
@@ -320,7 +325,8 @@ const METRICS: &str = "{\"step\":3,\"epoch\":0,\"split\":\"train\",\"loss\":4397
     {\"step\":3,\"epoch\":0,\"split\":\"val\",\"loss\":4400.0,\"bits_per_dim_elbo\":6.5}\n\
     {\"step\":6,\"epoch\":1,\"split\":\"train\",\"loss\":null,\"bits_per_dim_elbo\":1e30}\n";
 
-const LOG: &str = "2026-01-01T00:00:00Z step 6/12 epoch 1 loss 2.0\n2026-01-01T00:00:09Z 6 steps in 0:09\n";
+const LOG: &str =
+    "2026-01-01T00:00:00Z step 6/12 epoch 1 loss 2.0\n2026-01-01T00:00:09Z 6 steps in 0:09\n";
 
 fn summary() -> Value {
     json!({
@@ -420,7 +426,8 @@ proptest! {
 // ---- Images and binary files ----
 
 fn picture(format: ImageFormat) -> Vec<u8> {
-    let image = RgbImage::from_fn(20, 12, |x, y| Rgb([(x * 12) as u8, (y * 20) as u8, (x * y) as u8]));
+    let image =
+        RgbImage::from_fn(20, 12, |x, y| Rgb([(x * 12) as u8, (y * 20) as u8, (x * y) as u8]));
     let mut file = Cursor::new(Vec::new());
     image.write_to(&mut file, format).expect("an encoder");
     file.into_inner()

@@ -1,5 +1,6 @@
-//! Gradients of every differentiable op against central differences in f64: the op stands mid-graph (its inputs are scaled
-//! parameters, its output meets a random cotangent), so a gradient that ignores `dy` fails.
+//! Gradients of every differentiable op against central differences in f64: the op stands mid-graph
+//! (its inputs are scaled parameters, its output meets a random cotangent), so a gradient that
+//! ignores `dy` fails.
 
 use aavae::check::{Contents, contents};
 use aavae::device::{Data, Host, PlanId, Session};
@@ -39,27 +40,44 @@ fn graph(case: &Case, backward: bool) -> Graph {
     g.output("loss", loss);
     if backward {
         let grads = autodiff::backward(&mut g, loss);
-        assert_eq!(grads.len(), differentiable.len(), "{}: every differentiable input has a gradient", case.op.name());
+        assert_eq!(
+            grads.len(),
+            differentiable.len(),
+            "{}: every differentiable input has a gradient",
+            case.op.name()
+        );
     }
     g
 }
 
-fn load(case: &Case, g: &Graph, host: &mut Session, data: &[Vec<f64>], words: &[Vec<u32>]) -> PlanId {
+fn load(
+    case: &Case,
+    g: &Graph,
+    host: &mut Session,
+    data: &[Vec<f64>],
+    words: &[Vec<u32>],
+) -> PlanId {
     host.allocate(&g.layout);
     let id = host.load(lower("gradient", g, Options::default())).expect("no limits");
     for (i, x) in data.iter().enumerate().take(case.inputs.len()) {
         let name = format!("x{i}");
         match host.plan(id).input(&name).map(|p| (p.0, p.1.ty.dtype)) {
-            Some((p, DType::F32)) => host.upload(id, p, Data::F64(x)).expect("the reference device does not fail"),
-            Some((p, DType::U32)) => host.upload(id, p, Data::U32(&words[i])).expect("the reference device does not fail"),
+            Some((p, DType::F32)) => {
+                host.upload(id, p, Data::F64(x)).expect("the reference device does not fail")
+            }
+            Some((p, DType::U32)) => host
+                .upload(id, p, Data::U32(&words[i]))
+                .expect("the reference device does not fail"),
             None => {
                 let range = g.layout.get(&name).expect("persistent").range;
-                host.write_state_of(range.group, range.offset, Data::F64(x)).expect("the reference device does not fail");
+                host.write_state_of(range.group, range.offset, Data::F64(x))
+                    .expect("the reference device does not fail");
             }
         }
     }
     let (p, _) = host.plan(id).input("cotangent").expect("every graph has a cotangent");
-    host.upload(id, p, Data::F64(&data[case.inputs.len()])).expect("the reference device does not fail");
+    host.upload(id, p, Data::F64(&data[case.inputs.len()]))
+        .expect("the reference device does not fail");
     id
 }
 
@@ -83,7 +101,9 @@ fn check(case: &Case) {
     }
     let inputs: Vec<_> = case.inputs.iter().map(|i| i.0).collect();
     let y = case.op.outputs(&inputs).expect("a case has legal inputs")[0];
-    let Contents::F(cotangent) = contents(&name, 99, y, aavae::ops::Fill::Normal) else { unreachable!("normal draws are floats") };
+    let Contents::F(cotangent) = contents(&name, 99, y, aavae::ops::Fill::Normal) else {
+        unreachable!("normal draws are floats")
+    };
     data.push(cotangent.iter().map(|v| f64::from(*v)).collect());
 
     let mut host = Session::from(Host::<f64>::new());
@@ -137,6 +157,7 @@ fn every_differentiable_op_matches_central_differences() {
         check(case);
         checked.insert(case.op.name());
     }
-    let all: std::collections::BTreeSet<_> = cases.iter().filter(|c| !c.op.differentiable().is_empty()).map(|c| c.op.name()).collect();
+    let all: std::collections::BTreeSet<_> =
+        cases.iter().filter(|c| !c.op.differentiable().is_empty()).map(|c| c.op.name()).collect();
     assert_eq!(checked, all, "every differentiable op needs a small case without kinks");
 }

@@ -1,8 +1,10 @@
-//! Weights for and from other programs: names, types and shapes are those that `tests/golden/make_state_dicts.py` found in torchvision and
-//! in the twin of the reference implementation, and imported weights compute what the golden networks computed.
+//! Weights for and from other programs: names, types and shapes are those that
+//! `tests/golden/make_state_dicts.py` found in torchvision and in the twin of the reference
+//! implementation, and imported weights compute what the golden networks computed.
 //!
-//! The README's snippet is run where `python3` has torch, torchvision, safetensors and Pillow; elsewhere its trial shows as *ignored*,
-//! and `REQUIRE_TORCH=1` turns that into a failure. `tests/terminal.py` plays the terminal of `watch` (Unix; `REQUIRE_PYTHON=1`).
+//! The README's snippet is run where `python3` has torch, torchvision, safetensors and Pillow;
+//! elsewhere its trial shows as *ignored*, and `REQUIRE_TORCH=1` turns that into a failure.
+//! `tests/terminal.py` plays the terminal of `watch` (Unix; `REQUIRE_PYTHON=1`).
 
 #[path = "golden/mod.rs"]
 #[allow(dead_code, reason = "each test uses a part of it")]
@@ -43,7 +45,10 @@ fn dict(name: &str) -> Dict {
     let all = ALL.get_or_init(|| golden::json("state_dicts.json"));
     let tensors = all[name].as_object().unwrap_or_else(|| panic!("no state dict `{name}`"));
     let entry = |(name, row): (&String, &Value)| {
-        let shape = row.as_array().expect("a row")[1..].iter().map(|n| n.as_u64().expect("an extent") as usize).collect();
+        let shape = row.as_array().expect("a row")[1..]
+            .iter()
+            .map(|n| n.as_u64().expect("an extent") as usize)
+            .collect();
         (name.clone(), (row[0].as_str().expect("a type").to_owned(), shape))
     };
     tensors.iter().map(entry).collect()
@@ -51,7 +56,10 @@ fn dict(name: &str) -> Dict {
 
 fn described(file: &Checkpoint) -> Dict {
     let dtype = |t: &NamedTensor| if matches!(t.data, TensorData::F32(_)) { "F32" } else { "I64" };
-    file.tensors.iter().map(|(name, t)| (name.clone(), (dtype(t).to_owned(), t.shape.clone()))).collect()
+    file.tensors
+        .iter()
+        .map(|(name, t)| (name.clone(), (dtype(t).to_owned(), t.shape.clone())))
+        .collect()
 }
 
 /// A checkpoint of these names and shapes; `value` fills the floats.
@@ -60,7 +68,10 @@ fn filled(dict: &Dict, value: impl Fn(&str, &[usize]) -> Vec<f32>) -> Checkpoint
         "F32" => NamedTensor::f32(shape, value(name, shape)),
         _ => NamedTensor::i64(shape, vec![7]),
     };
-    let tensors = dict.iter().map(|(name, (dtype, shape))| (name.clone(), tensor(name, dtype, shape))).collect();
+    let tensors = dict
+        .iter()
+        .map(|(name, (dtype, shape))| (name.clone(), tensor(name, dtype, shape)))
+        .collect();
     Checkpoint { tensors, meta: BTreeMap::new() }
 }
 
@@ -79,13 +90,21 @@ fn write_foreign(file: &Checkpoint, path: &Path) {
         })
         .collect();
     let views = bytes.iter().map(|(name, t, bytes)| {
-        let dtype = if matches!(t.data, TensorData::F32(_)) { safetensors::Dtype::F32 } else { safetensors::Dtype::I64 };
-        (name.as_str(), safetensors::tensor::TensorView::new(dtype, t.shape.clone(), bytes).expect("a view"))
+        let dtype = if matches!(t.data, TensorData::F32(_)) {
+            safetensors::Dtype::F32
+        } else {
+            safetensors::Dtype::I64
+        };
+        (
+            name.as_str(),
+            safetensors::tensor::TensorView::new(dtype, t.shape.clone(), bytes).expect("a view"),
+        )
     });
     safetensors::serialize_to_file(views, None, path).expect("a file");
 }
 
-/// Every encoder has exactly the names, types and shapes of torchvision's, so `strict=True` has nothing to say.
+/// Every encoder has exactly the names, types and shapes of torchvision's, so `strict=True` has
+/// nothing to say.
 fn torchvision_names(depth: Depth, stem: Stem) -> Result<(), Failed> {
     let name = format!("{depth:?}").to_lowercase();
     let mut want = dict(&format!("torchvision/{name}"));
@@ -96,12 +115,21 @@ fn torchvision_names(depth: Depth, stem: Stem) -> Result<(), Failed> {
     let mut encoder = Builder::new(Graph::default(), false);
     let image = encoder.graph.input("image", TensorType::f32(Shape::new(1, 32, 32, 4)));
     resnet::encoder(&mut encoder, &config.net(), image);
-    let tensors = encoder.params.all.iter().map(|p| (p.name.clone(), NamedTensor::f32(&p.file.shape(), zeros("", &p.file.shape()))));
+    let tensors =
+        encoder.params.all.iter().map(|p| {
+            (p.name.clone(), NamedTensor::f32(&p.file.shape(), zeros("", &p.file.shape())))
+        });
     let checkpoint = Checkpoint { tensors: tensors.collect(), meta: BTreeMap::new() };
-    let trained = Trained { config, checkpoint, path: "weights.safetensors".into(), skipped: vec![] };
+    let trained =
+        Trained { config, checkpoint, path: "weights.safetensors".into(), skipped: vec![] };
     let got = described(&torchvision::state_dict(&trained)?);
     let odd: Vec<_> = got.iter().filter(|row| !want.iter().any(|w| w == *row)).collect();
-    if got == want { Ok(()) } else { Err(format!("{} tensors, torchvision has {}; not there: {odd:?}", got.len(), want.len()).into()) }
+    if got == want {
+        Ok(())
+    } else {
+        Err(format!("{} tensors, torchvision has {}; not there: {odd:?}", got.len(), want.len())
+            .into())
+    }
 }
 
 /// Reads the network off names and shapes.
@@ -119,12 +147,17 @@ fn understands(case: &str, options: &Options, want: &RunConfig) -> Result<(), Fa
     }
 }
 
-/// What is not in the file is said; what is wrong with it is one sentence with the tensor and the shapes.
+/// What is not in the file is said; what is wrong with it is one sentence with the tensor and the
+/// shapes.
 fn misfits() -> Result<(), Failed> {
     let whole = || filled(&dict("reference/resnet18-w8"), zeros);
     let ae = || filled(&dict("reference/resnet18-w8-ae"), zeros);
-    let fails = |file: Checkpoint, options: &Options, says: &[&str]| match import::understand(file, options) {
-        Ok(imported) => Err(format!("understood as {:?}, not refused with {says:?}", imported.config)),
+    let fails = |file: Checkpoint, options: &Options, says: &[&str]| match import::understand(
+        file, options,
+    ) {
+        Ok(imported) => {
+            Err(format!("understood as {:?}, not refused with {says:?}", imported.config))
+        }
         Err(error) if says.iter().all(|text| error.to_string().contains(text)) => Ok(()),
         Err(error) => Err(format!("`{error}` does not say {says:?}")),
     };
@@ -140,18 +173,42 @@ fn misfits() -> Result<(), Failed> {
     };
     let none = Options::default();
     fails(Checkpoint::default(), &none, &["no tensor `encoder.conv1.weight`"])?;
-    fails(without("projection.logvar.weight"), &none, &["no tensor `projection.logvar.weight`", "[8, 64]"])?;
-    fails(without("projection.mu.weight"), &none, &["projection.mu.weight", "projection.projection_head.3.weight"])?;
-    fails(without("encoder.layer3.1.bn2.running_var"), &none, &["no tensor `encoder.layer3.1.bn2.running_var`", "[32]"])?;
+    fails(
+        without("projection.logvar.weight"),
+        &none,
+        &["no tensor `projection.logvar.weight`", "[8, 64]"],
+    )?;
+    fails(
+        without("projection.mu.weight"),
+        &none,
+        &["projection.mu.weight", "projection.projection_head.3.weight"],
+    )?;
+    fails(
+        without("encoder.layer3.1.bn2.running_var"),
+        &none,
+        &["no tensor `encoder.layer3.1.bn2.running_var`", "[32]"],
+    )?;
     fails(
         with("encoder.layer2.0.conv1.weight", &[16, 16, 3, 3]),
         &none,
         &["encoder.layer2.0.conv1.weight", "[16, 16, 3, 3]", "[16, 8, 3, 3]"],
     )?;
-    fails(with("encoder.conv1.weight", &[8, 3, 5, 5]), &none, &["encoder.conv1.weight", "[8, 3, 5, 5]"])?;
+    fails(
+        with("encoder.conv1.weight", &[8, 3, 5, 5]),
+        &none,
+        &["encoder.conv1.weight", "[8, 3, 5, 5]"],
+    )?;
     fails(with("encoder.conv1.weight", &[12, 3, 3, 3]), &none, &["width 12"])?;
-    fails(with("encoder.layer2.2.conv1.weight", &[1]), &none, &["encoder.layer1", "[2, 3, 2, 2]", "Resnet34 [3, 4, 6, 3]"])?;
-    fails(with("decoder.layer1.0.conv3.weight", &[1]), &none, &["decoder.layer1", "three convolutions"])?;
+    fails(
+        with("encoder.layer2.2.conv1.weight", &[1]),
+        &none,
+        &["encoder.layer1", "[2, 3, 2, 2]", "Resnet34 [3, 4, 6, 3]"],
+    )?;
+    fails(
+        with("decoder.layer1.0.conv3.weight", &[1]),
+        &none,
+        &["decoder.layer1", "three convolutions"],
+    )?;
     fails(with("projection.mu.weight", &[8]), &none, &["projection.mu.weight", "[8]"])?;
     let mut file = whole();
     file.tensors.insert("decoder.conv2.bias".into(), NamedTensor::f32(&[8], vec![f32::NAN; 8]));
@@ -159,8 +216,16 @@ fn misfits() -> Result<(), Failed> {
     let mut file = whole();
     file.tensors = file.tensors.into_iter().map(|(name, t)| (format!("net.{name}"), t)).collect();
     fails(file, &none, &["begin with `net.`", "`encoder.conv1.weight` and so on"])?;
-    fails(whole(), &Options { method: Some(Method::Ae), ..none.clone() }, &["projection.mu.weight", "aavae or vae", "--method ae"])?;
-    fails(ae(), &Options { method: Some(Method::Vae), ..none.clone() }, &["projection_head.3.weight", "--method vae"])?;
+    fails(
+        whole(),
+        &Options { method: Some(Method::Ae), ..none.clone() },
+        &["projection.mu.weight", "aavae or vae", "--method ae"],
+    )?;
+    fails(
+        ae(),
+        &Options { method: Some(Method::Vae), ..none.clone() },
+        &["projection_head.3.weight", "--method vae"],
+    )?;
     fails(whole(), &Options { stem: Some(Stem::Stl), ..none.clone() }, &["3x3", "--stem stl"])?;
     fails(whole(), &Options { image_size: Some(33), ..none.clone() }, &["image size 33"])?;
 
@@ -169,23 +234,36 @@ fn misfits() -> Result<(), Failed> {
     file.tensors.retain(|name, _| !name.ends_with("num_batches_tracked"));
     file.tensors.insert("classifier.weight".into(), NamedTensor::f32(&[10, 64], vec![0.0; 640]));
     let imported = import::understand(file, &none)?;
-    let same = described(&Checkpoint { tensors: imported.tensors, meta: BTreeMap::new() }) == dict("reference/resnet18-w8");
-    if !same || imported.extra != ["classifier.weight"] || !imported.notes.iter().any(|n| n.contains("log_scale")) {
+    let same = described(&Checkpoint { tensors: imported.tensors, meta: BTreeMap::new() })
+        == dict("reference/resnet18-w8");
+    if !same
+        || imported.extra != ["classifier.weight"]
+        || !imported.notes.iter().any(|n| n.contains("log_scale"))
+    {
         return Err(format!("extra {:?}, notes {:?}", imported.extra, imported.notes).into());
     }
     Ok(())
 }
 
-/// The command line from a foreign file to a run folder, and whether its network computes the golden numbers.
+/// The command line from a foreign file to a run folder, and whether its network computes the
+/// golden numbers.
 fn imported_weights_compute_the_golden_numbers(case: &str, method: Method) -> Result<(), Failed> {
     let name = method.name();
     let network = format!("network_{name}_resnet18_w8.safetensors");
     let dir = folder();
     let (file, run) = (dir.path().join("reference.safetensors"), dir.path().join("run"));
     write_foreign(&filled(&dict(&format!("reference/{case}")), fill_parameter), &file);
-    let line = format!("import {} --out {} --method {name} --dataset shapes --json", file.display(), run.display());
+    let line = format!(
+        "import {} --out {} --method {name} --dataset shapes --json",
+        file.display(),
+        run.display()
+    );
     let value = sh(&line).ok().json();
-    assert_eq!((&value["method"], &value["imported_from"]), (&name.into(), &"reference.safetensors".into()), "{value}");
+    assert_eq!(
+        (&value["method"], &value["imported_from"]),
+        (&name.into(), &"reference.safetensors".into()),
+        "{value}"
+    );
 
     let trained = Trained::open(&run)?;
     let golden = Tensors::open(&network);
@@ -193,13 +271,18 @@ fn imported_weights_compute_the_golden_numbers(case: &str, method: Method) -> Re
     let suffix = manifest["files"][&network]["case"]["input_suffix"].as_str().ok_or("no suffix")?;
     let config = RunConfig { batch_size: 4, ..trained.config };
     let (n, side) = (config.batch_size, config.image_size);
-    let model = training(&config.model([0.0; 3], [1.0; 3]), Training { view: View::Given, update: false, ..Training::default() });
+    let model = training(
+        &config.model([0.0; 3], [1.0; 3]),
+        Training { view: View::Given, update: false, ..Training::default() },
+    );
     let mut session = Device::Cpu.open()?;
     let session = &mut session;
     session.allocate(&model.graph.layout);
     state::import(session, &model.graph.layout, &model.params, &trained.checkpoint, &[])?;
     let id = session.load(session.lower("train", &model.graph))?;
-    let image = |name: &str| pixels(&fill(&format!("input.{name}{suffix}"), n * 3 * side * side, 4.0, 0.0), n, side);
+    let image = |name: &str| {
+        pixels(&fill(&format!("input.{name}{suffix}"), n * 3 * side * side, 4.0, 0.0), n, side)
+    };
     let eps = fill(&format!("input.eps{suffix}"), n * config.latent_dim, 2.0 * 3.0_f64.sqrt(), 0.0);
     for (name, data) in [("original", image("original")), ("view", image("view")), ("eps", eps)] {
         if let Some((i, _)) = session.plan(id).input(name) {
@@ -213,7 +296,9 @@ fn imported_weights_compute_the_golden_numbers(case: &str, method: Method) -> Re
     }
     let nhwc = read(session, id, "reconstruction")?;
     let area = side * side;
-    let nchw: Vec<f64> = (0..n * 3 * area).map(|i| nhwc[(i / (3 * area) * area + i % area) * 4 + i / area % 3]).collect();
+    let nchw: Vec<f64> = (0..n * 3 * area)
+        .map(|i| nhwc[(i / (3 * area) * area + i % area) * 4 + i / area % 3])
+        .collect();
     report.sample("reconstruction", &nchw, golden.get("out.sample/reconstruction"));
     report.finish()
 }
@@ -227,14 +312,26 @@ fn imported_runs_are_runs() -> Result<(), Failed> {
     write_foreign(&weights, Path::new(&at("reference.safetensors")));
     let import = format!("import {} --out {}", at("reference.safetensors"), at("run"));
     let ran = sh(&import).ok();
-    assert!(ran.stdout.contains("aavae with a Resnet18 encoder and a Resnet18 decoder of width 8"), "{ran:?}");
-    assert!(ran.stderr.contains("warning: `queue` is no tensor") && ran.stderr.contains("note: weights of aavae and vae"), "{ran:?}");
+    assert!(
+        ran.stdout.contains("aavae with a Resnet18 encoder and a Resnet18 decoder of width 8"),
+        "{ran:?}"
+    );
+    assert!(
+        ran.stderr.contains("warning: `queue` is no tensor")
+            && ran.stderr.contains("note: weights of aavae and vae"),
+        "{ran:?}"
+    );
     sh(&import).fails(1, &["run is not empty"]).hints("--out");
     // CIFAR-10 is what 32 pixels are taken for; it needs its files.
     sh(&format!("knn {} --device cpu", at("run"))).fails(2, &["--data-dir"]);
     let shapes = "--device cpu --dataset shapes --limit-train 64 --batch-size 32 --json";
-    assert_eq!(sh(&format!("knn {} {shapes}", at("run"))).ok().json()["knn"].as_array().map(Vec::len), Some(2));
-    assert!(sh(&format!("probe {} {shapes} --epochs 1", at("run"))).ok().json()["accuracy"].is_number());
+    assert_eq!(
+        sh(&format!("knn {} {shapes}", at("run"))).ok().json()["knn"].as_array().map(Vec::len),
+        Some(2)
+    );
+    assert!(
+        sh(&format!("probe {} {shapes} --epochs 1", at("run"))).ok().json()["accuracy"].is_number()
+    );
     sh(&format!("reconstruct {} {shapes} --count 2 --out {}", at("run"), at("grid.png"))).ok();
     sh(&format!("export {} --format folder --out {}", at("run"), at("export"))).ok();
     let summary = sh(&format!(
@@ -247,24 +344,34 @@ fn imported_runs_are_runs() -> Result<(), Failed> {
     assert_eq!(compared["runs"][0]["state"], "imported", "{compared}");
     sh(&format!("compare {} --out {}", at("run"), at("c.png"))).fails(1, &["no run has a curve"]);
     assert!(sh(&format!("watch {} --once", at("run"))).ok().stdout.contains("imported"));
-    sh(&format!("import {} --out {}", at("grid.png"), at("b"))).fails(1, &["grid.png", "not a safetensors file"]);
+    sh(&format!("import {} --out {}", at("grid.png"), at("b")))
+        .fails(1, &["grid.png", "not a safetensors file"]);
     sh(&format!("import {} --out {}", at("tuned/config.toml"), at("b"))).fails(1, &["config.toml"]);
-    sh(&format!("import {} --out {} --method ae", at("reference.safetensors"), at("b"))).fails(1, &["--method ae"]).hints("flag");
+    sh(&format!("import {} --out {} --method ae", at("reference.safetensors"), at("b")))
+        .fails(1, &["--method ae"])
+        .hints("flag");
     sh(&format!("import {} --out {}/run", at("reference.safetensors"), at("tuned/config.toml")))
         .fails(1, &["cannot create", "config.toml"]);
     assert!(!dir.path().join("b").exists() && dir.path().join("tuned/config.toml").is_file());
     Ok(())
 }
 
-/// The folder is whole, its card's command trains the same weights and measures the same accuracy, and commands take the file.
+/// The folder is whole, its card's command trains the same weights and measures the same accuracy,
+/// and commands take the file.
 fn a_published_folder_is_the_run() -> Result<(), Failed> {
     let dir = folder();
     let at = |name: &str| dir.path().join(name).display().to_string();
-    let flags = "--max-steps 5 --probe-epochs 1 --seed 18446744073709551615 --learn-log-scale --learning-rate 0.0007 --online-probe";
+    let flags = "--max-steps 5 --probe-epochs 1 --seed 18446744073709551615 --learn-log-scale \
+        --learning-rate 0.0007 --online-probe";
     let summary = sh(&format!("pretrain {TINY} {flags} --out {}", at("run"))).ok().json();
-    let exported = sh(&format!("export {} --format folder --out {} --json", at("run"), at("export"))).ok().json();
+    let exported =
+        sh(&format!("export {} --format folder --out {} --json", at("run"), at("export")))
+            .ok()
+            .json();
     assert_eq!(exported["results"], true, "{exported}");
-    let mut names: Vec<_> = fs::read_dir(at("export"))?.map(|e| e.expect("an entry").file_name().into_string().expect("text")).collect();
+    let mut names: Vec<_> = fs::read_dir(at("export"))?
+        .map(|e| e.expect("an entry").file_name().into_string().expect("text"))
+        .collect();
     names.sort_unstable();
     assert_eq!(names, ["README.md", "config.json", "model.safetensors"]);
     assert!(!Path::new(&at("export.tmp")).exists());
@@ -281,16 +388,26 @@ fn a_published_folder_is_the_run() -> Result<(), Failed> {
     }
     let model = Checkpoint::load(at("export/model.safetensors"))?;
     let run = Checkpoint::load(at("run/checkpoints/last.safetensors"))?;
-    let weights: Vec<_> = run.tensors.iter().filter(|(name, _)| !name.starts_with("optim.")).collect();
+    let weights: Vec<_> =
+        run.tensors.iter().filter(|(name, _)| !name.starts_with("optim.")).collect();
     assert!(weights.len() > 100 && weights.into_iter().eq(&model.tensors));
 
     let card = fs::read_to_string(at("export/README.md"))?;
-    let accuracy =
-        format!("| linear probe, 1 epochs, test accuracy | {:.4} |", summary["probe"]["accuracy"].as_f64().expect("an accuracy"));
-    for part in ["n = 1 run (seed 18446744073709551615) on `cpu`", "Resnet18, width 8", "64 training images", &accuracy, "## Licence"] {
+    let accuracy = format!(
+        "| linear probe, 1 epochs, test accuracy | {:.4} |",
+        summary["probe"]["accuracy"].as_f64().expect("an accuracy")
+    );
+    for part in [
+        "n = 1 run (seed 18446744073709551615) on `cpu`",
+        "Resnet18, width 8",
+        "64 training images",
+        &accuracy,
+        "## Licence",
+    ] {
         assert!(card.contains(part), "`{part}` is missing:\n{card}");
     }
-    let command = card.lines().find_map(|line| line.strip_prefix("aavae pretrain ")).ok_or("no command")?;
+    let command =
+        card.lines().find_map(|line| line.strip_prefix("aavae pretrain ")).ok_or("no command")?;
     let line = format!("pretrain {command}")
         .replace("config.json", &at("export/config.json"))
         .replace("--out run", &format!("--out {}", at("again")));
@@ -305,53 +422,88 @@ fn a_published_folder_is_the_run() -> Result<(), Failed> {
     assert_eq!(features("export/model.safetensors"), features("run"));
 
     // Never over anything, never half.
-    sh(&format!("export {} --format folder --out {}", at("run"), at("export"))).fails(1, &["export is not empty"]).hints("--out");
+    sh(&format!("export {} --format folder --out {}", at("run"), at("export")))
+        .fails(1, &["export is not empty"])
+        .hints("--out");
     fs::create_dir(at("empty"))?;
     // The weights of an earlier step have no results.
-    let ran = sh(&format!("export {} --format folder --out {}", at("run/checkpoints/step-4.safetensors"), at("empty"))).ok();
+    let ran = sh(&format!(
+        "export {} --format folder --out {}",
+        at("run/checkpoints/step-4.safetensors"),
+        at("empty")
+    ))
+    .ok();
     assert!(ran.stderr.contains("warning: no summary.json is about these weights"), "{ran:?}");
     let card = fs::read_to_string(at("empty/README.md"))?;
     assert!(card.contains("The run left none") && !card.contains("accuracy"), "{card}");
-    sh(&format!("export {} --format folder --out {}/file/x", at("run"), at("run/config.toml"))).fails(1, &["cannot create"]);
+    sh(&format!("export {} --format folder --out {}/file/x", at("run"), at("run/config.toml")))
+        .fails(1, &["cannot create"]);
     fs::create_dir(at("theirs.tmp"))?;
     fs::write(at("theirs.tmp/kept"), "")?;
-    sh(&format!("export {} --format folder --out {}", at("run"), at("theirs"))).fails(1, &["theirs.tmp is there already"]).hints("killed");
+    sh(&format!("export {} --format folder --out {}", at("run"), at("theirs")))
+        .fails(1, &["theirs.tmp is there already"])
+        .hints("killed");
     assert!(Path::new(&at("theirs.tmp/kept")).exists() && !Path::new(&at("theirs")).exists());
-    sh(&format!("export {} --format folder --out {}", at("run"), at("run/train.log"))).fails(1, &["train.log is no folder"]).hints("--out");
-    assert!(Path::new(&at("run/train.log")).is_file() && !Path::new(&at("run/train.log.tmp")).exists());
+    sh(&format!("export {} --format folder --out {}", at("run"), at("run/train.log")))
+        .fails(1, &["train.log is no folder"])
+        .hints("--out");
+    assert!(
+        Path::new(&at("run/train.log")).is_file() && !Path::new(&at("run/train.log.tmp")).exists()
+    );
     sh(&format!("export {} --format torchvision --out {}", at("run"), at("e.safetensors")))
         .fails(1, &["width 64", "width 8"])
         .hints("folder");
-    sh(&format!("export {} --format torchvision --out {}", at("none"), at("e.safetensors"))).fails(1, &["none"]);
+    sh(&format!("export {} --format torchvision --out {}", at("none"), at("e.safetensors")))
+        .fails(1, &["none"]);
     sh(&format!("export {} --format onnx --out {}", at("run"), at("e"))).fails(2, &["'onnx'"]);
     fs::write(at("bad.json"), "{}")?;
-    sh(&format!("pretrain --config {} --out {}", at("bad.json"), at("x"))).fails(1, &["bad.json", "`training`"]);
+    sh(&format!("pretrain --config {} --out {}", at("bad.json"), at("x")))
+        .fails(1, &["bad.json", "`training`"]);
     assert!(!Path::new(&at("e.safetensors")).exists() && !Path::new(&at("x")).exists());
 
-    // A stored configuration that no network can have, and a card of weights that nobody here trained.
+    // A stored configuration that no network can have, and a card of weights that nobody here
+    // trained.
     let config = fs::read_to_string(at("run/config.toml"))?;
-    for (line, says) in [("width = 12", "width"), ("latent_dim = 0", "--latent-dim is 0"), ("image_size = 33", "33")] {
+    for (line, says) in [
+        ("width = 12", "width"),
+        ("latent_dim = 0", "--latent-dim is 0"),
+        ("image_size = 33", "33"),
+    ] {
         let key = line.split(' ').next().expect("a key");
-        let other = |l: &str| if l.starts_with(&format!("{key} =")) { line.to_owned() } else { l.to_owned() };
+        let other = |l: &str| {
+            if l.starts_with(&format!("{key} =")) { line.to_owned() } else { l.to_owned() }
+        };
         fs::write(at("run/config.toml"), config.lines().map(other).collect::<Vec<_>>().join("\n"))?;
-        sh(&format!("export {} --format folder --out {}", at("run"), at("y"))).fails(1, &["config.toml", says]).hints("metadata");
+        sh(&format!("export {} --format folder --out {}", at("run"), at("y")))
+            .fails(1, &["config.toml", says])
+            .hints("metadata");
     }
     fs::write(at("run/config.toml"), config)?;
     sh(&format!("import {} --out {}", at("export/model.safetensors"), at("imported"))).ok();
     let ran = sh(&format!("export {} --format folder --out {}", at("imported"), at("card"))).ok();
     assert!(ran.stderr.contains("states no results"), "{ran:?}");
     let card = fs::read_to_string(at("card/README.md"))?;
-    assert!(card.contains("imported from `model.safetensors`") && !card.contains("epochs of batch"), "{card}");
+    assert!(
+        card.contains("imported from `model.safetensors`") && !card.contains("epochs of batch"),
+        "{card}"
+    );
     // Nothing of others is removed.
     std::os::unix::fs::symlink("train.log", at("run/link"))?;
-    sh(&format!("import {} --out {}", at("export/model.safetensors"), at("run/link"))).fails(1, &["link is no folder"]).hints("--out");
+    sh(&format!("import {} --out {}", at("export/model.safetensors"), at("run/link")))
+        .fails(1, &["link is no folder"])
+        .hints("--out");
     assert!(fs::symlink_metadata(at("run/link")).is_ok_and(|m| m.is_symlink()));
-    let line = format!("import {} --image-size 4294967296 --out {}", at("export/model.safetensors"), at("z"));
+    let line = format!(
+        "import {} --image-size 4294967296 --out {}",
+        at("export/model.safetensors"),
+        at("z")
+    );
     sh(&line).fails(1, &["--image-size 4294967296"]).hints("flag");
     Ok(())
 }
 
-/// ResNet-18 of the paper's width, imported, and its encoder exported: `run`, `encoder.safetensors`.
+/// ResNet-18 of the paper's width, imported, and its encoder exported: `run`,
+/// `encoder.safetensors`.
 fn paper_width() -> &'static Path {
     static DIR: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
     let (_, path) = DIR.get_or_init(|| {
@@ -360,9 +512,17 @@ fn paper_width() -> &'static Path {
         let file = path.join("reference.safetensors");
         write_foreign(&filled(&wide_names(), fill_parameter), &file);
         let data = path.join("data");
-        let import = format!("import {} --out {}/run --dataset folder --data-dir {}", file.display(), path.display(), data.display());
+        let import = format!(
+            "import {} --out {}/run --dataset folder --data-dir {}",
+            file.display(),
+            path.display(),
+            data.display()
+        );
         sh(&import).ok();
-        let export = format!("export {0}/run --format torchvision --out {0}/encoder.safetensors", path.display());
+        let export = format!(
+            "export {0}/run --format torchvision --out {0}/encoder.safetensors",
+            path.display()
+        );
         sh(&export).ok();
         sh(&export).fails(1, &["encoder.safetensors is there already"]).hints("--out");
         (dir, path)
@@ -370,7 +530,8 @@ fn paper_width() -> &'static Path {
     path
 }
 
-/// Names and shapes of ResNet-18 of width 64 with 8 latent dimensions, from our own parameters: width 8's are golden.
+/// Names and shapes of ResNet-18 of width 64 with 8 latent dimensions, from our own parameters:
+/// width 8's are golden.
 fn wide_names() -> Dict {
     let config = RunConfig { latent_dim: 8, ..RunConfig::default() };
     let params = training(&config.model([0.0; 3], [1.0; 3]), Training::default()).params;
@@ -381,7 +542,10 @@ fn wide_names() -> Dict {
 fn torchvision_values() -> Result<(), Failed> {
     let encoder = Checkpoint::load(paper_width().join("encoder.safetensors"))?;
     assert_eq!(described(&encoder), dict("torchvision/resnet18"));
-    assert_eq!((encoder.meta["architecture"].as_str(), encoder.meta["stem"].as_str()), ("resnet18", "cifar"));
+    assert_eq!(
+        (encoder.meta["architecture"].as_str(), encoder.meta["stem"].as_str()),
+        ("resnet18", "cifar")
+    );
     for (name, tensor) in &encoder.tensors {
         let want = if name.ends_with("num_batches_tracked") {
             TensorData::I64(vec![0])
@@ -401,13 +565,22 @@ fn the_readme_snippet_loads() -> Result<(), Failed> {
             let folder = dir.join(format!("data/{split}/class{class}"));
             fs::create_dir_all(&folder)?;
             for i in 0..count {
-                let pixel =
-                    |x: u32, y: u32| image::Rgb([(x * 9 + class * 80) as u8, (y * 7 + i * 31) as u8, (x * y + class * 60 + i * 5) as u8]);
+                let pixel = |x: u32, y: u32| {
+                    image::Rgb([
+                        (x * 9 + class * 80) as u8,
+                        (y * 7 + i * 31) as u8,
+                        (x * y + class * 60 + i * 5) as u8,
+                    ])
+                };
                 image::RgbImage::from_fn(32, 32, pixel).save(folder.join(format!("{i}.png")))?;
             }
         }
     }
-    sh(&format!("embed {0}/run --device cpu --batch-size 12 --out {0}/features.safetensors", dir.display())).ok();
+    sh(&format!(
+        "embed {0}/run --device cpu --batch-size 12 --out {0}/features.safetensors",
+        dir.display()
+    ))
+    .ok();
     let root = env!("CARGO_MANIFEST_DIR");
     let output = Command::new("python3")
         .arg(format!("{root}/tests/check_torchvision.py"))
@@ -415,7 +588,11 @@ fn the_readme_snippet_loads() -> Result<(), Failed> {
         .current_dir(dir)
         .output()?;
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    if output.status.success() { Ok(()) } else { Err(format!("check_torchvision.py ended with {}:\n{text}", output.status).into()) }
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!("check_torchvision.py ended with {}:\n{text}", output.status).into())
+    }
 }
 
 /// `watch` in a terminal: it follows the run, and gives the screen back however it ends.
@@ -424,9 +601,14 @@ fn watch_gives_the_terminal_back() -> Result<(), Failed> {
     let run = dir.path().join("run");
     support::pretrain(&run, "--max-steps 4 --log-every 2");
     let script = format!("{}/tests/terminal.py", env!("CARGO_MANIFEST_DIR"));
-    let output = Command::new("python3").args([&script, env!("CARGO_BIN_EXE_aavae")]).arg(&run).output()?;
+    let output =
+        Command::new("python3").args([&script, env!("CARGO_BIN_EXE_aavae")]).arg(&run).output()?;
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    if output.status.success() { Ok(()) } else { Err(format!("terminal.py ended with {}:\n{text}", output.status).into()) }
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!("terminal.py ended with {}:\n{text}", output.status).into())
+    }
 }
 
 fn main() -> ExitCode {
@@ -442,40 +624,76 @@ fn main() -> ExitCode {
         let name = format!("torchvision/{depth:?}/{stem:?}").to_lowercase();
         trials.push(Trial::test(name, move || torchvision_names(depth, stem)));
     }
-    let base = RunConfig { dataset: DataKind::Cifar10, width: 8, latent_dim: 8, ..RunConfig::default() };
-    let paper = RunConfig { dataset: DataKind::Cifar10, encoder: Depth::Resnet50, decoder: Depth::Resnet50, ..RunConfig::default() };
-    let stl =
-        RunConfig { dataset: DataKind::Stl10, encoder: Depth::Resnet34, stem: Stem::Stl, image_size: 96, width: 8, ..RunConfig::default() };
-    let asked = Options { method: Some(Method::Vae), dataset: Some(DataKind::Shapes), ..Options::default() };
-    let imagenet = Options { stem: Some(Stem::Imagenet), image_size: Some(64), ..Options::default() };
+    let base =
+        RunConfig { dataset: DataKind::Cifar10, width: 8, latent_dim: 8, ..RunConfig::default() };
+    let paper = RunConfig {
+        dataset: DataKind::Cifar10,
+        encoder: Depth::Resnet50,
+        decoder: Depth::Resnet50,
+        ..RunConfig::default()
+    };
+    let stl = RunConfig {
+        dataset: DataKind::Stl10,
+        encoder: Depth::Resnet34,
+        stem: Stem::Stl,
+        image_size: 96,
+        width: 8,
+        ..RunConfig::default()
+    };
+    let asked = Options {
+        method: Some(Method::Vae),
+        dataset: Some(DataKind::Shapes),
+        ..Options::default()
+    };
+    let imagenet =
+        Options { stem: Some(Stem::Imagenet), image_size: Some(64), ..Options::default() };
     for (case, options, want) in [
         ("resnet18-w8", Options::default(), base.clone()),
-        ("resnet18-w8", asked, RunConfig { method: Method::Vae, dataset: DataKind::Shapes, ..base.clone() }),
+        (
+            "resnet18-w8",
+            asked,
+            RunConfig { method: Method::Vae, dataset: DataKind::Shapes, ..base.clone() },
+        ),
         ("resnet18-w8-ae", Options::default(), RunConfig { method: Method::Ae, ..base.clone() }),
-        ("resnet18-w8-ae", Options { method: Some(Method::Aaae), ..Options::default() }, RunConfig { method: Method::Aaae, ..base }),
+        (
+            "resnet18-w8-ae",
+            Options { method: Some(Method::Aaae), ..Options::default() },
+            RunConfig { method: Method::Aaae, ..base },
+        ),
         ("resnet34-resnet18-w8-stl", Options::default(), stl.clone()),
-        ("resnet34-resnet18-w8-stl", imagenet, RunConfig { stem: Stem::Imagenet, image_size: 64, dataset: DataKind::Folder, ..stl }),
+        (
+            "resnet34-resnet18-w8-stl",
+            imagenet,
+            RunConfig { stem: Stem::Imagenet, image_size: 64, dataset: DataKind::Folder, ..stl },
+        ),
         ("resnet50-w64", Options::default(), paper),
     ] {
         let name = format!("import/{case}/{}/{:?}", want.method.name(), want.stem).to_lowercase();
         trials.push(Trial::test(name, move || understands(case, &options, &want)));
     }
     trials.push(Trial::test("import/misfits", misfits));
-    for (case, method) in [("resnet18-w8", Method::Aavae), ("resnet18-w8", Method::Vae), ("resnet18-w8-ae", Method::Ae)] {
+    for (case, method) in [
+        ("resnet18-w8", Method::Aavae),
+        ("resnet18-w8", Method::Vae),
+        ("resnet18-w8-ae", Method::Ae),
+    ] {
         let test = move || imported_weights_compute_the_golden_numbers(case, method);
         trials.push(Trial::test(format!("import/golden numbers/{}", method.name()), test));
     }
     trials.push(Trial::test("import/a run to every command", imported_runs_are_runs));
     trials.push(Trial::test("export/folder", a_published_folder_is_the_run));
     trials.push(Trial::test("export/torchvision", torchvision_values));
-    let find =
-        "import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in ('torch', 'torchvision', 'safetensors', 'PIL')))";
-    let torch = Command::new("python3").args(["-c", find]).output().is_ok_and(|o| o.status.success());
+    let find = "import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in \
+        ('torch', 'torchvision', 'safetensors', 'PIL')))";
+    let torch =
+        Command::new("python3").args(["-c", find]).output().is_ok_and(|o| o.status.success());
     let skip = !torch && std::env::var_os("REQUIRE_TORCH").is_none();
     let name = if torch { "export/README snippet" } else { "export/README snippet (no torch)" };
     trials.push(Trial::test(name, the_readme_snippet_loads).with_ignored_flag(skip));
-    let python = cfg!(unix) && Command::new("python3").arg("--version").output().is_ok_and(|o| o.status.success());
+    let python = cfg!(unix)
+        && Command::new("python3").arg("--version").output().is_ok_and(|o| o.status.success());
     let skip = !python && std::env::var_os("REQUIRE_PYTHON").is_none();
-    trials.push(Trial::test("watch/terminal", watch_gives_the_terminal_back).with_ignored_flag(skip));
+    trials
+        .push(Trial::test("watch/terminal", watch_gives_the_terminal_back).with_ignored_flag(skip));
     libtest_mimic::run(&args, trials).exit_code()
 }

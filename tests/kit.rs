@@ -1,9 +1,9 @@
 //! The measurement of a GPU: `scripts/pack-gpu` and `scripts/measure-gpu`, from outside.
 //!
-//! Their rules (one whole line a stage, whatever the program does and whenever the machine goes) are
-//! tried on `kit/stand-in`, a shell script that misbehaves in every way; then the real program is
-//! packed and measured at `--size smoke` on `cpu` and on every adapter. The scripts are for x86-64
-//! Linux with bash, coreutils and binutils: elsewhere the trials show as *ignored*, which
+//! Their rules (one whole line a stage, whatever the program does and whenever the machine goes)
+//! are tried on `kit/stand-in`, a shell script that misbehaves in every way; then the real program
+//! is packed and measured at `--size smoke` on `cpu` and on every adapter. The scripts are for
+//! x86-64 Linux with bash, coreutils and binutils: elsewhere the trials show as *ignored*, which
 //! `REQUIRE_KIT=1` turns into failures. Without an adapter that trial shows as *ignored*, unless
 //! `REQUIRE_GPU` is set. The bench of the PyTorch twin shows as *ignored* where `python3` has no
 //! PyTorch, unless `REQUIRE_TORCH` is set.
@@ -62,7 +62,8 @@ fn folder() -> tempfile::TempDir {
 }
 
 fn text(path: &Path) -> String {
-    String::from_utf8_lossy(&fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).into_owned()
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
+        .into_owned()
 }
 
 fn check(ok: bool, message: impl FnOnce() -> String) -> Result<(), Failed> {
@@ -86,7 +87,9 @@ fn script(path: &Path, arguments: &[&str], temporary: &Path) -> Command {
 fn stages(out: &Path) -> Result<Vec<Value>, Failed> {
     let text = text(&out.join("stages.jsonl"));
     check(text.is_empty() || text.ends_with('\n'), || format!("the last line is torn: {text}"))?;
-    text.lines().map(|line| serde_json::from_str(line).map_err(|e| format!("{e}: {line}").into())).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).map_err(|e| format!("{e}: {line}").into()))
+        .collect()
 }
 
 fn named<'a>(stages: &'a [Value], name: &str) -> Result<&'a Value, Failed> {
@@ -99,9 +102,15 @@ fn names(stages: &[Value]) -> Vec<&str> {
 
 /// What `--table` prints, with nothing but bash.
 fn table(out: &Path) -> Result<String, Failed> {
-    let bash = ["/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash"].iter().find(|p| Path::new(p).exists());
+    let bash = ["/bin/bash", "/usr/bin/bash", "/usr/local/bin/bash"]
+        .iter()
+        .find(|p| Path::new(p).exists());
     let mut command = Command::new(bash.ok_or("bash is elsewhere")?);
-    command.arg(root().join("scripts/measure-gpu")).arg("--table").arg(out).env("PATH", "/nonexistent");
+    command
+        .arg(root().join("scripts/measure-gpu"))
+        .arg("--table")
+        .arg(out)
+        .env("PATH", "/nonexistent");
     let ran = command.output()?;
     check(ran.status.success() && ran.stderr.is_empty(), || shown(&ran))?;
     Ok(String::from_utf8(ran.stdout)?)
@@ -129,7 +138,10 @@ fn running(out: &Path) -> Option<(String, String)> {
 
 fn signal(name: &str, process: &str) -> Result<(), Failed> {
     let line = format!("kill -{name} -- {process}");
-    check(Command::new("bash").args(["-c", &line]).stderr(Stdio::null()).status()?.success(), || line)
+    check(
+        Command::new("bash").args(["-c", &line]).stderr(Stdio::null()).status()?.success(),
+        || line,
+    )
 }
 
 fn wait_for(ready: impl Fn() -> bool) -> Result<(), Failed> {
@@ -162,7 +174,9 @@ fn cut(mut command: Command, out: &Path, after: Duration) -> Result<Vec<Value>, 
     let table = table(out)?;
     let rows = table.lines().filter(|l| l.starts_with("| ")).count() - 1;
     check(rows == stages.len(), || format!("{rows} rows of {} stages: {table}", stages.len()))?;
-    if let Some((stage, _)) = running.filter(|(stage, _)| Some(&stage.as_str()) != names(&stages).last()) {
+    if let Some((stage, _)) =
+        running.filter(|(stage, _)| Some(&stage.as_str()) != names(&stages).last())
+    {
         check(table.contains(&format!("; cut during {stage}\n")), || table.clone())?;
     }
     Ok(stages)
@@ -170,7 +184,8 @@ fn cut(mut command: Command, out: &Path, after: Duration) -> Result<Vec<Value>, 
 
 /// A number in [0, 1) from the clock.
 fn random() -> f64 {
-    let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
+    let nanos =
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
     f64::from(nanos % 1_000_003) / 1_000_003.0
 }
 
@@ -181,14 +196,26 @@ fn missing() -> Option<String> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         return Some("not x86-64 Linux".into());
     }
-    let has = |tool: &str| Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-    let lacks = ["bash", "timeout", "objdump", "strip", "ldconfig"].into_iter().find(|tool| !has(tool));
+    let has = |tool: &str| {
+        Command::new(tool)
+            .arg("--version")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok()
+    };
+    let lacks =
+        ["bash", "timeout", "objdump", "strip", "ldconfig"].into_iter().find(|tool| !has(tool));
     lacks.map(|tool| format!("no {tool}"))
 }
 
 fn adapters() -> Vec<String> {
     let arguments = ["devices", "--json"];
-    let ran = Command::new(env!("CARGO_BIN_EXE_aavae")).args(arguments).env("NODEVICE_SELECT", "1").output().expect("the binary starts");
+    let ran = Command::new(env!("CARGO_BIN_EXE_aavae"))
+        .args(arguments)
+        .env("NODEVICE_SELECT", "1")
+        .output()
+        .expect("the binary starts");
     let found: Value = serde_json::from_slice(&ran.stdout).expect("JSON");
     let list = found["adapters"].as_array().expect("a list of adapters");
     list.iter().map(|a| a["name"].as_str().expect("a name").to_owned()).collect()
@@ -199,7 +226,9 @@ fn main() -> ExitCode {
     let missing = missing();
     let skip = missing.is_some() && std::env::var_os("REQUIRE_KIT").is_none();
     let reason = missing.map_or(String::new(), |m| format!(" ({m})"));
-    let trial = |name: &str, test: fn() -> Result<(), Failed>| Trial::test(format!("{name}{reason}"), test).with_ignored_flag(skip);
+    let trial = |name: &str, test: fn() -> Result<(), Failed>| {
+        Trial::test(format!("{name}{reason}"), test).with_ignored_flag(skip)
+    };
     let mut trials = vec![
         trial("every_end_is_recorded", stand_in::every_end_is_recorded),
         trial("hanging_stage_is_ended", stand_in::hanging_stage_is_ended),
@@ -223,7 +252,11 @@ fn main() -> ExitCode {
         let require = std::env::var_os("REQUIRE_GPU").is_some();
         trials.push(Trial::test("measures/wgpu (no adapter)", none).with_ignored_flag(!require));
     }
-    let torch = Command::new("python3").args(["-c", "import torch"]).stderr(Stdio::null()).status().is_ok_and(|s| s.success());
+    let torch = Command::new("python3")
+        .args(["-c", "import torch"])
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|s| s.success());
     let name = if torch { "bench_of_twin" } else { "bench_of_twin (python3 has no PyTorch)" };
     let skip = !torch && std::env::var_os("REQUIRE_TORCH").is_none();
     trials.push(Trial::test(name, real::bench_of_twin).with_ignored_flag(skip));

@@ -1,7 +1,9 @@
-//! Single operations, losses, optimisers and schedules against PyTorch's numbers (`tests/golden/layers.*`), forward and backward, on
-//! every device. Losses are means over the batch here, so per-example numbers are compared by their mean.
+//! Single operations, losses, optimisers and schedules against PyTorch's numbers
+//! (`tests/golden/layers.*`), forward and backward, on every device. Losses are means over the
+//! batch here, so per-example numbers are compared by their mean.
 //!
-//! Without a Vulkan, Metal or DX12 adapter the wgpu trials show as *ignored*; `REQUIRE_GPU=1` turns that into a failure.
+//! Without a Vulkan, Metal or DX12 adapter the wgpu trials show as *ignored*; `REQUIRE_GPU=1` turns
+//! that into a failure.
 
 #[path = "golden/mod.rs"]
 #[allow(dead_code, reason = "each test uses a part of it")]
@@ -13,8 +15,9 @@ use std::process::ExitCode;
 use aavae::device::{Data, PlanId, Session};
 use aavae::ir::{Graph, Group, autodiff};
 use aavae::ops::{
-    Adam, BatchNorm, BatchNormEval, Conv2d, CosineSimilarity, Dot, Emit, Epilogue, GaussianNll, GlobalAvgPool, KlNormal, L2Normalize,
-    MaxPool2d, Mse, NtXent, Reparameterize, Scale, Sgd, SoftmaxCrossEntropy, StepUniforms, UpsampleNearest, ValueId,
+    Adam, BatchNorm, BatchNormEval, Conv2d, CosineSimilarity, Dot, Emit, Epilogue, GaussianNll,
+    GlobalAvgPool, KlNormal, L2Normalize, MaxPool2d, Mse, NtXent, Reparameterize, Scale, Sgd,
+    SoftmaxCrossEntropy, StepUniforms, UpsampleNearest, ValueId,
 };
 use aavae::tensor::{Shape, TensorType};
 use aavae::train::config::{RunConfig, Schedule};
@@ -34,7 +37,8 @@ struct Stored {
     data: Vec<f32>,
 }
 
-/// Shape in memory of PyTorch's dimensions: NCHW and OIHW become NHWC and OHWI, the last axis a multiple of 4; one element is a scalar.
+/// Shape in memory of PyTorch's dimensions: NCHW and OIHW become NHWC and OHWI, the last axis a
+/// multiple of 4; one element is a scalar.
 fn memory(dims: &[usize]) -> Shape {
     let padded = |c: usize| c.next_multiple_of(4);
     match *dims {
@@ -74,7 +78,12 @@ fn from_memory(dims: &[usize], data: &[f64]) -> Vec<f64> {
 }
 
 fn dimensions(value: &Value) -> Vec<usize> {
-    value.as_array().expect("dimensions").iter().map(|d| d.as_u64().expect("a dimension") as usize).collect()
+    value
+        .as_array()
+        .expect("dimensions")
+        .iter()
+        .map(|d| d.as_u64().expect("a dimension") as usize)
+        .collect()
 }
 
 /// A case and its graph under construction.
@@ -91,15 +100,24 @@ impl<'a> Layer<'a> {
         self.case["name"].as_str().expect("a case has a name")
     }
     fn number(&self, key: &str) -> usize {
-        self.case[key].as_u64().unwrap_or_else(|| panic!("{}: no number `{key}`", self.name())) as usize
+        self.case[key].as_u64().unwrap_or_else(|| panic!("{}: no number `{key}`", self.name()))
+            as usize
     }
     /// An input by name: filled by the hash, or stored. Stored ones have the dimensions given.
     fn tensor(&self, name: &str, dims: Option<&[usize]>) -> Stored {
         let full = format!("{}.{name}", self.name());
         let entry = &self.case["inputs"][name];
         if entry.is_null() {
-            let data = self.golden.get(&format!("{}/{name}", self.name())).iter().map(|&x| x as f32).collect();
-            return Stored { dims: dims.unwrap_or_else(|| panic!("{full} is stored")).to_vec(), data };
+            let data = self
+                .golden
+                .get(&format!("{}/{name}", self.name()))
+                .iter()
+                .map(|&x| x as f32)
+                .collect();
+            return Stored {
+                dims: dims.unwrap_or_else(|| panic!("{full} is stored")).to_vec(),
+                data,
+            };
         }
         let number = |key: &str| entry[key].as_f64().expect("a number");
         let dims = dimensions(&entry["shape"]);
@@ -152,18 +170,27 @@ impl<'a> Layer<'a> {
                 if bias {
                     inputs.push(self.param("bias"));
                 }
-                let (stride, pad) = if op == "linear" { (1, 0) } else { (self.number("stride"), self.number("padding")) };
-                let y = self.op(Conv2d { stride, pad, epilogue: Epilogue { bias, ..Epilogue::default() } }, &inputs);
+                let (stride, pad) = if op == "linear" {
+                    (1, 0)
+                } else {
+                    (self.number("stride"), self.number("padding"))
+                };
+                let y = self.op(
+                    Conv2d { stride, pad, epilogue: Epilogue { bias, ..Epilogue::default() } },
+                    &inputs,
+                );
                 Some(self.meet("y", y, "dy"))
             }
             "batch_norm" => {
                 let dims = dimensions(&self.case["inputs"]["dy"]["shape"]);
-                let mut inputs = vec![self.stored_param("x", &dims), self.param("weight"), self.param("bias")];
+                let mut inputs =
+                    vec![self.stored_param("x", &dims), self.param("weight"), self.param("bias")];
                 for name in ["running_mean", "running_var"] {
                     let stored = self.tensor(name, None);
                     inputs.push(self.add(name, stored, Some(Group::Buffer)));
                 }
-                let y = self.op(BatchNorm { eps: 1e-5, momentum: 0.1, add: false, relu: false }, &inputs);
+                let y = self
+                    .op(BatchNorm { eps: 1e-5, momentum: 0.1, add: false, relu: false }, &inputs);
                 Some(self.meet("y", y, "dy"))
             }
             "max_pool" => {
@@ -222,7 +249,8 @@ impl<'a> Layer<'a> {
                 let z = self.stored_param("z", &dims);
                 let unit = self.op(L2Normalize { rows: dims[0].next_multiple_of(4) }, &[z]);
                 let similarities = self.op(Conv2d::new(1, 0), &[unit, unit]);
-                let out = self.g.emit(NtXent { views: dims[0], temperature }.into(), &[similarities]);
+                let out =
+                    self.g.emit(NtXent { views: dims[0], temperature }.into(), &[similarities]);
                 self.g.output("loss", out[0]);
                 self.g.output("accuracy", out[1]);
                 Some(out[0])
@@ -242,12 +270,23 @@ impl<'a> Layer<'a> {
         for (name, (stored, _)) in &self.values {
             match (session.plan(id).input(name).map(|p| p.0), self.g.layout.get(name)) {
                 (Some(i), _) => session.upload(id, i, Data::F32(&stored.to_memory()))?,
-                (None, Some(state)) => session.write_state(state.range.group, state.range.offset, &stored.to_memory())?,
-                (None, None) => return Err(format!("{name} is neither uploaded nor persistent").into()),
+                (None, Some(state)) => session.write_state(
+                    state.range.group,
+                    state.range.offset,
+                    &stored.to_memory(),
+                )?,
+                (None, None) => {
+                    return Err(format!("{name} is neither uploaded nor persistent").into());
+                }
             }
         }
         if let Some(i) = session.plan(id).input("labels").map(|p| p.0) {
-            let labels: Vec<u32> = self.golden.get(&format!("{}/labels", self.name())).iter().map(|&x| x as u32).collect();
+            let labels: Vec<u32> = self
+                .golden
+                .get(&format!("{}/labels", self.name()))
+                .iter()
+                .map(|&x| x as u32)
+                .collect();
             session.upload(id, i, Data::U32(&labels))?;
         }
         Ok(())
@@ -270,18 +309,27 @@ fn layer(case: &Value, device: &Device) -> Result<(), Failed> {
     let mut session = device.open()?;
     let session = &mut session;
     session.allocate(&layer.g.layout);
-    // With x = 100 +- 1, rounding the mean to f32 alone moves x - mean by 1e-5 of a standard deviation.
-    let loss_of_digits = if name == "bn2d_offset" && *device != Device::Reference { 4.0 } else { 1.0 };
-    let mut report = Report::new(&format!("{name} {}", device.name()), tolerance(device) * loss_of_digits);
-    let mut outputs: Vec<&str> = case["outputs"].as_array().ok_or("no outputs")?.iter().filter_map(Value::as_str).collect();
+    // With x = 100 +- 1, rounding the mean to f32 alone moves x - mean by 1e-5 of a standard
+    // deviation.
+    let loss_of_digits =
+        if name == "bn2d_offset" && *device != Device::Reference { 4.0 } else { 1.0 };
+    let mut report =
+        Report::new(&format!("{name} {}", device.name()), tolerance(device) * loss_of_digits);
+    let mut outputs: Vec<&str> =
+        case["outputs"].as_array().ok_or("no outputs")?.iter().filter_map(Value::as_str).collect();
 
     if case["op"] == "batch_norm" {
         let mut g = Graph::with_layout(layer.g.layout.clone());
         let state = |g: &mut Graph, name: &str| {
             let (stored, _) = &layer.values[name];
-            g.state(name, memory(&stored.dims), if name.starts_with("running") { Group::Buffer } else { Group::Param })
+            g.state(
+                name,
+                memory(&stored.dims),
+                if name.starts_with("running") { Group::Buffer } else { Group::Param },
+            )
         };
-        let inputs = ["x", "weight", "bias", "running_mean", "running_var"].map(|name| state(&mut g, name));
+        let inputs =
+            ["x", "weight", "bias", "running_mean", "running_var"].map(|name| state(&mut g, name));
         g.label("eval");
         let y = g.emit1(BatchNormEval { eps: 1e-5, add: false, relu: false }.into(), &inputs);
         g.output("y", y);
@@ -293,7 +341,11 @@ fn layer(case: &Value, device: &Device) -> Result<(), Failed> {
         session.poison(id)?;
         session.run(id, &StepUniforms::default())?;
         let dims = &layer.values["x"].0.dims;
-        report.tensor("y_eval", &from_memory(dims, &read(session, id, "y")?), golden.get(&format!("{name}/y_eval")));
+        report.tensor(
+            "y_eval",
+            &from_memory(dims, &read(session, id, "y")?),
+            golden.get(&format!("{name}/y_eval")),
+        );
         outputs.retain(|o| *o != "y_eval");
     }
 
@@ -302,12 +354,17 @@ fn layer(case: &Value, device: &Device) -> Result<(), Failed> {
     layer.feed(session, id)?;
     session.run(id, &StepUniforms::default())?;
 
-    let (grads, buffers) = (wide(&session.read_state(Group::Grad)?), wide(&session.read_state(Group::Buffer)?));
+    let (grads, buffers) =
+        (wide(&session.read_state(Group::Grad)?), wide(&session.read_state(Group::Buffer)?));
     for output in outputs {
         let want = golden.get(&format!("{name}/{output}"));
         let state = |values: &[f64], of: &str| -> Result<Vec<f64>, Failed> {
-            let range = layer.g.layout.get(of).ok_or_else(|| format!("{of} has no gradient"))?.range;
-            Ok(from_memory(&layer.values[of].0.dims, &values[range.offset..range.offset + range.len]))
+            let range =
+                layer.g.layout.get(of).ok_or_else(|| format!("{of} has no gradient"))?.range;
+            Ok(from_memory(
+                &layer.values[of].0.dims,
+                &values[range.offset..range.offset + range.len],
+            ))
         };
         match output {
             // Ours are means over the batch.
@@ -321,11 +378,22 @@ fn layer(case: &Value, device: &Device) -> Result<(), Failed> {
                 report.tensor(output, &state(&buffers, output.trim_end_matches("_after"))?, want);
             }
             "y" | "z" => {
-                let dims = ["dy", "dz"].iter().find_map(|d| layer.values.get(*d)).map_or(vec![want.len()], |d| d.0.dims.clone());
+                let dims = ["dy", "dz"]
+                    .iter()
+                    .find_map(|d| layer.values.get(*d))
+                    .map_or(vec![want.len()], |d| d.0.dims.clone());
                 let got = read(session, id, output)?;
-                report.tensor(output, &if output == "y" && scalar.is_none() { got } else { from_memory(&dims, &got) }, want);
+                report.tensor(
+                    output,
+                    &if output == "y" && scalar.is_none() { got } else { from_memory(&dims, &got) },
+                    want,
+                );
             }
-            gradient => report.tensor(gradient, &state(&grads, gradient.strip_prefix('d').ok_or("an unknown output")?)?, want),
+            gradient => report.tensor(
+                gradient,
+                &state(&grads, gradient.strip_prefix('d').ok_or("an unknown output")?)?,
+                want,
+            ),
         }
     }
     report.finish()
@@ -337,15 +405,28 @@ fn optimizer(case: &Value, device: &Device) -> Result<(), Failed> {
     let mut layer = Layer { case, golden: &golden, g: Graph::default(), values: BTreeMap::new() };
     layer.param("w");
     let guard = layer.g.input("guard", TensorType::f32(Shape::SCALAR));
-    let [p, grad, m, v] = [Group::Param, Group::Grad, Group::Moment1, Group::Moment2].map(|group| layer.g.whole(group));
+    let [p, grad, m, v] = [Group::Param, Group::Grad, Group::Moment1, Group::Moment2]
+        .map(|group| layer.g.whole(group));
     layer.g.label("optimizer");
     let number = |value: &Value| value.as_f64().expect("a number");
     let weight_decay = number(&case["weight_decay"]);
     if case["op"] == "adam" {
         let (beta1, beta2) = (number(&case["betas"][0]), number(&case["betas"][1]));
-        layer.g.emit(Adam { beta1, beta2, eps: number(&case["eps"]), weight_decay, plain: vec![] }.into(), &[p, grad, m, v, guard]);
+        layer.g.emit(
+            Adam { beta1, beta2, eps: number(&case["eps"]), weight_decay, plain: vec![] }.into(),
+            &[p, grad, m, v, guard],
+        );
     } else {
-        layer.g.emit(Sgd { momentum: number(&case["momentum"]), nesterov: true, weight_decay, plain: vec![] }.into(), &[p, grad, m, guard]);
+        layer.g.emit(
+            Sgd {
+                momentum: number(&case["momentum"]),
+                nesterov: true,
+                weight_decay,
+                plain: vec![],
+            }
+            .into(),
+            &[p, grad, m, guard],
+        );
     }
     let name = layer.name();
     let mut session = device.open()?;
@@ -353,16 +434,22 @@ fn optimizer(case: &Value, device: &Device) -> Result<(), Failed> {
     session.allocate(&layer.g.layout);
     let id = session.load(session.lower("update", &layer.g))?;
     layer.feed(session, id)?;
-    let run = RunConfig { learning_rate: number(&case["lr"]) as f32, warmup_epochs: 0, ..RunConfig::default() };
+    let run = RunConfig {
+        learning_rate: number(&case["lr"]) as f32,
+        warmup_epochs: 0,
+        ..RunConfig::default()
+    };
     let mut report = Report::new(&format!("{name} {}", device.name()), tolerance(device));
     for step in 0..3 {
         let i = session.plan(id).input("guard").ok_or("no guard")?.0;
         session.upload(id, i, Data::F32(&[1.0]))?;
-        let grad: Vec<f32> = golden.get(&format!("{name}/grad.{step}")).iter().map(|&x| x as f32).collect();
+        let grad: Vec<f32> =
+            golden.get(&format!("{name}/grad.{step}")).iter().map(|&x| x as f32).collect();
         session.write_state(Group::Grad, 0, &grad)?;
         session.run(id, &schedule::uniforms(&run, 1, step))?;
         let got = wide(&session.read_state(Group::Param)?[..grad.len()]);
-        let want = &golden.get(&format!("{name}/w_after"))[step as usize * grad.len()..][..grad.len()];
+        let want =
+            &golden.get(&format!("{name}/w_after"))[step as usize * grad.len()..][..grad.len()];
         report.tensor(&format!("step {step}"), &got, want);
     }
     report.finish()
@@ -372,40 +459,75 @@ fn optimizer(case: &Value, device: &Device) -> Result<(), Failed> {
 fn cosine_schedule() -> Result<(), Failed> {
     let golden = Tensors::open("layers.safetensors");
     let want = golden.get("cosine_schedule/lr");
-    let got: Vec<f64> = (0..=90).map(|step| f64::from(probe::learning_rate(256, step, 90))).collect();
+    let got: Vec<f64> =
+        (0..=90).map(|step| f64::from(probe::learning_rate(256, step, 90))).collect();
     let mut report = Report::new("cosine_schedule", F64);
     report.tensor("lr", &got, want);
     report.finish()
 }
 
-/// The schedules of pretraining without warm-up: `CosineAnnealingLR(90)`, and `LinearLR` from 1 to 0 in 90.
+/// The schedules of pretraining without warm-up: `CosineAnnealingLR(90)`, and `LinearLR` from 1 to
+/// 0 in 90.
 fn schedules() -> Result<(), Failed> {
     let golden = Tensors::open("layers.safetensors");
     let straight: Vec<f64> = (0..90).map(|step| 0.1 * (1.0 - f64::from(step) / 90.0)).collect();
     let mut report = Report::new("schedules", F64);
-    for (schedule, want) in [(Schedule::Cosine, &golden.get("cosine_schedule/lr")[..90]), (Schedule::Linear, &straight)] {
-        // 9 epochs of 10 steps, and 90 steps of more epochs: the run's length counts, however it is said.
+    for (schedule, want) in
+        [(Schedule::Cosine, &golden.get("cosine_schedule/lr")[..90]), (Schedule::Linear, &straight)]
+    {
+        // 9 epochs of 10 steps, and 90 steps of more epochs: the run's length counts, however it is
+        // said.
         for (epochs, max_steps) in [(9, None), (20, Some(90))] {
-            let config = RunConfig { learning_rate: 0.1, warmup_epochs: 0, schedule, epochs, max_steps, ..RunConfig::default() };
-            let got: Vec<f64> = (0..90).map(|step| f64::from(schedule::learning_rate(&config, 10, step))).collect();
+            let config = RunConfig {
+                learning_rate: 0.1,
+                warmup_epochs: 0,
+                schedule,
+                epochs,
+                max_steps,
+                ..RunConfig::default()
+            };
+            let got: Vec<f64> =
+                (0..90).map(|step| f64::from(schedule::learning_rate(&config, 10, step))).collect();
             report.tensor(&format!("{schedule:?}"), &got, want);
         }
         // After a warm-up of two epochs the fall takes the remaining seven, from the full rate on.
-        let config = RunConfig { learning_rate: 0.1, warmup_epochs: 2, schedule, epochs: 9, ..RunConfig::default() };
-        let got: Vec<f64> = [0, 10, 20, 55, 89].map(|step| f64::from(schedule::learning_rate(&config, 10, step))).into();
-        let last = if schedule == Schedule::Linear { 0.1 / 70.0 } else { 0.05 * (1.0 - (std::f64::consts::PI / 70.0).cos()) };
-        report.tensor(&format!("{schedule:?} after a warm-up"), &got, &[0.0, 0.05, 0.1, 0.05, last]);
+        let config = RunConfig {
+            learning_rate: 0.1,
+            warmup_epochs: 2,
+            schedule,
+            epochs: 9,
+            ..RunConfig::default()
+        };
+        let got: Vec<f64> = [0, 10, 20, 55, 89]
+            .map(|step| f64::from(schedule::learning_rate(&config, 10, step)))
+            .into();
+        let last = if schedule == Schedule::Linear {
+            0.1 / 70.0
+        } else {
+            0.05 * (1.0 - (std::f64::consts::PI / 70.0).cos())
+        };
+        report.tensor(
+            &format!("{schedule:?} after a warm-up"),
+            &got,
+            &[0.0, 0.05, 0.1, 0.05, last],
+        );
     }
     report.finish()
 }
 
-/// Linear from 0 over the warm-up epochs, per step, then constant (`torch.optim.lr_scheduler.LambdaLR(min(1, step / warm-up))`).
+/// Linear from 0 over the warm-up epochs, per step, then constant
+/// (`torch.optim.lr_scheduler.LambdaLR(min(1, step / warm-up))`).
 fn warm_up() -> Result<(), Failed> {
     let config = RunConfig { learning_rate: 2.5e-4, warmup_epochs: 10, ..RunConfig::default() };
     let mut report = Report::new("warm-up", F64);
     for step in 0..2000_u64 {
         let want = 2.5e-4 * (step as f64 / (10.0 * 39.0)).min(1.0);
-        report.scaled(&format!("step {step}"), &[f64::from(schedule::learning_rate(&config, 39, step))], &[want], 2.5e-4);
+        report.scaled(
+            &format!("step {step}"),
+            &[f64::from(schedule::learning_rate(&config, 39, step))],
+            &[want],
+            2.5e-4,
+        );
     }
     report.finish()
 }
@@ -427,10 +549,15 @@ fn main() -> ExitCode {
             _ => layer,
         };
         // Only products have a second GEMM variant.
-        let variants = if matches!(case["op"].as_str(), Some("conv2d" | "linear")) { gpus.len() } else { 1 };
-        for device in [Device::Reference, Device::Cpu].into_iter().chain(gpus.iter().take(variants).cloned()) {
+        let variants =
+            if matches!(case["op"].as_str(), Some("conv2d" | "linear")) { gpus.len() } else { 1 };
+        for device in
+            [Device::Reference, Device::Cpu].into_iter().chain(gpus.iter().take(variants).cloned())
+        {
             let case = case.clone();
-            trials.push(Trial::test(format!("{name}/{}", device.name()), move || run(&case, &device)));
+            trials.push(Trial::test(format!("{name}/{}", device.name()), move || {
+                run(&case, &device)
+            }));
         }
         if gpus.is_empty() {
             trials.push(no_adapter(name));

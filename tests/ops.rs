@@ -1,7 +1,8 @@
-//! Every op x case on every device against the f64 reference (`aavae::check`): every variant, checked and unchecked shaders.
-//! One trial per (op, case, device).
+//! Every op x case on every device against the f64 reference (`aavae::check`): every variant,
+//! checked and unchecked shaders. One trial per (op, case, device).
 //!
-//! Without a Vulkan, Metal or DX12 adapter the wgpu trials show as *ignored*; `REQUIRE_GPU=1` turns that into a failure.
+//! Without a Vulkan, Metal or DX12 adapter the wgpu trials show as *ignored*; `REQUIRE_GPU=1` turns
+//! that into a failure.
 
 use std::process::ExitCode;
 
@@ -15,7 +16,8 @@ fn gpu_trial(case: &Case, adapter: &Pick, variant: Variant) -> Result<(), Failed
     let small = case.inputs.iter().all(|i| i.0.shape.len() <= 100_000);
     for checked in if small { vec![false, true] } else { vec![false] } {
         let mut session = Session::from(Gpu::pick(adapter, OpenOptions { checked })?);
-        trial(case, &mut session, variant).map_err(|e| format!("{e} ({})", if checked { "checked" } else { "unchecked" }))?;
+        trial(case, &mut session, variant)
+            .map_err(|e| format!("{e} ({})", if checked { "checked" } else { "unchecked" }))?;
     }
     Ok(())
 }
@@ -44,9 +46,12 @@ fn canaries() -> Vec<Trial> {
 
 fn main() -> ExitCode {
     let args = Arguments::from_args();
-    let open = |i: usize| Gpu::pick(&Pick::Index(i), OpenOptions::default()).map(|gpu| gpu.capabilities().target);
+    let open = |i: usize| {
+        Gpu::pick(&Pick::Index(i), OpenOptions::default()).map(|gpu| gpu.capabilities().target)
+    };
     let target = |i: usize| open(i).unwrap_or_else(|e| panic!("{e}"));
-    let found: Vec<_> = adapters().into_iter().enumerate().map(|(i, a)| (a.name, target(i))).collect();
+    let found: Vec<_> =
+        adapters().into_iter().enumerate().map(|(i, a)| (a.name, target(i))).collect();
     let require = std::env::var_os("REQUIRE_GPU").is_some();
     let mut trials = canaries();
     for case in aavae::ops::all_cases() {
@@ -59,13 +64,19 @@ fn main() -> ExitCode {
         }));
         if found.is_empty() {
             let missing = move || Err("no Vulkan, Metal or DX12 adapter".into());
-            trials.push(Trial::test(format!("{name}/wgpu (no adapter)"), missing).with_ignored_flag(!require));
+            trials.push(
+                Trial::test(format!("{name}/wgpu (no adapter)"), missing)
+                    .with_ignored_flag(!require),
+            );
         }
         for (index, (adapter, target)) in found.iter().enumerate() {
             for variant in variants(&case, target) {
                 let (c, a) = (case.clone(), Pick::Index(index));
-                let suffix = if variant == Variant::Only { String::new() } else { format!("/{variant}") };
-                trials.push(Trial::test(format!("{name}/{adapter}{suffix}"), move || gpu_trial(&c, &a, variant)));
+                let suffix =
+                    if variant == Variant::Only { String::new() } else { format!("/{variant}") };
+                trials.push(Trial::test(format!("{name}/{adapter}{suffix}"), move || {
+                    gpu_trial(&c, &a, variant)
+                }));
             }
         }
     }

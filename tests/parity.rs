@@ -1,13 +1,18 @@
-//! Whole networks and whole training runs against PyTorch's numbers (`tests/golden`), on every device.
+//! Whole networks and whole training runs against PyTorch's numbers (`tests/golden`), on every
+//! device.
 //!
-//! * `network_*`: one forward and backward pass from the same weights. Features, posterior, latent, reconstruction, losses, running
-//!   statistics and the gradient of every parameter differ by less than 1e-4 of the largest element of their tensor.
-//! * `measure_*`: what validation reports, in evaluation mode: likelihoods, weights of five samples an image, comparisons of views.
-//! * `curve`: the loss of every step of 20 AE steps, 10 AAVAE steps and 10 SimCLR steps from the same weights.
-//! * `optimizers`: the same for 10 AE steps of each optimiser with weight decay and 5 SimCLR steps of LARS, and the weights they end with.
+//! * `network_*`: one forward and backward pass from the same weights. Features, posterior, latent,
+//!   reconstruction, losses, running statistics and the gradient of every parameter differ by less
+//!   than 1e-4 of the largest element of their tensor.
+//! * `measure_*`: what validation reports, in evaluation mode: likelihoods, weights of five samples
+//!   an image, comparisons of views.
+//! * `curve`: the loss of every step of 20 AE steps, 10 AAVAE steps and 10 SimCLR steps from the
+//!   same weights.
+//! * `optimizers`: the same for 10 AE steps of each optimiser with weight decay and 5 SimCLR steps
+//!   of LARS, and the weights they end with.
 //!
-//! Without a Vulkan, Metal or DX12 adapter the wgpu trials show as *ignored*; `REQUIRE_GPU=1` turns that into a failure.
-//! `SHOW_ERRORS=1` prints the worst error of every trial.
+//! Without a Vulkan, Metal or DX12 adapter the wgpu trials show as *ignored*; `REQUIRE_GPU=1` turns
+//! that into a failure. `SHOW_ERRORS=1` prints the worst error of every trial.
 
 #[path = "golden/mod.rs"]
 #[allow(dead_code, reason = "each test uses a part of it")]
@@ -26,14 +31,19 @@ use aavae::tensor::{Shape, TensorType};
 use aavae::train::config::RunConfig;
 use aavae::train::measure::{add_bound, bits_per_dim, log_mean_exp};
 use aavae::train::schedule::uniforms;
-use golden::{Device, Report, Tensors, fill, fill_parameter, largest, no_adapter, pixels, read, wgpu_devices, wide};
+use golden::{
+    Device, Report, Tensors, fill, fill_parameter, largest, no_adapter, pixels, read, wgpu_devices,
+    wide,
+};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
 
-/// Relative error of a network's outputs and gradients in f32. PyTorch's own f32 run is within 2.2e-5 (`f32_error` in the manifest).
+/// Relative error of a network's outputs and gradients in f32. PyTorch's own f32 run is within
+/// 2.2e-5 (`f32_error` in the manifest).
 const F32: f64 = 1e-4;
-/// Weights after 10 steps: PyTorch's f32 runs are within 3e-3, because Adam's first steps have the size of the rate however small the
-/// gradient. Without the decay, or with one of every tensor, they are 1.5e-2 away and more.
+/// Weights after 10 steps: PyTorch's f32 runs are within 3e-3, because Adam's first steps have the
+/// size of the rate however small the gradient. Without the decay, or with one of every tensor,
+/// they are 1.5e-2 away and more.
 const WEIGHTS: f64 = 5e-3;
 /// The same in f64: the golden numbers are rounded to f32.
 const F64: f64 = 1e-6;
@@ -42,12 +52,14 @@ const F64: f64 = 1e-6;
 fn config(method: &str, case: &Value) -> RunConfig {
     let text = |key: &str| case[key].clone();
     let size = |key: &str| case[key].as_u64().unwrap_or_else(|| panic!("no size `{key}`")) as usize;
-    let parse = |what: Value| serde_json::from_value(what).unwrap_or_else(|e| panic!("{case}: {e}"));
+    let parse =
+        |what: Value| serde_json::from_value(what).unwrap_or_else(|e| panic!("{case}: {e}"));
     RunConfig {
         method: serde_json::from_value(json!(method)).unwrap_or_else(|e| panic!("{method}: {e}")),
         encoder: parse(text("encoder")),
         decoder: parse(text("decoder")),
-        stem: serde_json::from_value(case.get("stem").cloned().unwrap_or(json!("cifar"))).unwrap_or_else(|e| panic!("{case}: {e}")),
+        stem: serde_json::from_value(case.get("stem").cloned().unwrap_or(json!("cifar")))
+            .unwrap_or_else(|e| panic!("{case}: {e}")),
         width: size("width"),
         latent_dim: size("latent"),
         image_size: size("image"),
@@ -60,12 +72,21 @@ fn config(method: &str, case: &Value) -> RunConfig {
 /// The elements of a parameter in the file's order; padding must hold zeros.
 fn in_file_order(p: &Param, memory: &[f32]) -> Result<Vec<f64>, Failed> {
     let file = p.file.to_file(memory, p.shape);
-    let same = p.file.to_memory(&file, p.shape).iter().zip(memory).all(|(a, b)| a.to_bits() == b.to_bits() || (*a == 0.0 && *b == 0.0));
+    let same = p
+        .file
+        .to_memory(&file, p.shape)
+        .iter()
+        .zip(memory)
+        .all(|(a, b)| a.to_bits() == b.to_bits() || (*a == 0.0 && *b == 0.0));
     if same { Ok(wide(&file)) } else { Err(format!("{}: the padding is not 0", p.name).into()) }
 }
 
 /// Allocates the model and fills its weights by the hash.
-fn fill_model(session: &mut Session, model: &Model, value: impl Fn(&Param) -> Vec<f32>) -> Result<(), Failed> {
+fn fill_model(
+    session: &mut Session,
+    model: &Model,
+    value: impl Fn(&Param) -> Vec<f32>,
+) -> Result<(), Failed> {
     session.allocate(&model.graph.layout);
     for p in &model.params.all {
         let range = model.graph.layout.get(&p.name).ok_or("a parameter is not laid out")?.range;
@@ -84,25 +105,35 @@ fn network(file: &str, case: &Value, device: &Device, fused: bool) -> Result<(),
     let config = config(case["method"].as_str().ok_or("no method")?, case);
     let (n, side, latent) = (config.batch_size, config.image_size, config.latent_dim);
     let suffix = case["input_suffix"].as_str().ok_or("no suffix")?;
-    let image = |name: &str, n: usize| pixels(&fill(&format!("input.{name}{suffix}"), n * 3 * side * side, 4.0, 0.0), n, side);
+    let image = |name: &str, n: usize| {
+        pixels(&fill(&format!("input.{name}{suffix}"), n * 3 * side * side, 4.0, 0.0), n, side)
+    };
     let views = config.method.views() * n;
     let (original, view) = (image("original", n), image("view", views));
     let eps = fill(&format!("input.eps{suffix}"), n * latent, 2.0 * 3.0_f64.sqrt(), 0.0);
 
     let model_config = config.model([0.0; 3], [1.0; 3]);
-    let model = training(&model_config, Training { view: View::Given, update: false, ..Training::default() });
+    let model = training(
+        &model_config,
+        Training { view: View::Given, update: false, ..Training::default() },
+    );
     let layout = model.graph.layout.clone();
     let mut session = device.open()?;
     let session = &mut session;
     fill_model(session, &model, |p| fill_parameter(&p.name, &p.file.shape()))?;
-    let mut report = Report::new(&format!("{file} {} {fused}", device.name()), if *device == Device::Reference { F64 } else { F32 });
+    let mut report = Report::new(
+        &format!("{file} {} {fused}", device.name()),
+        if *device == Device::Reference { F64 } else { F32 },
+    );
 
     // The encoder alone in evaluation mode, before the step moves the running statistics.
     let mut b = Builder::new(Graph::with_layout(layout.clone()), false);
     let x = b.graph.input("image", TensorType::f32(Shape::new(views, side, side, 4)));
     let h = resnet::encoder(&mut b, &config.net(), x);
     b.graph.output("h_eval", h);
-    let plan = |session: &Session, name: &str, g: &Graph| lower(name, g, Options { fuse: fused, ..session.options() });
+    let plan = |session: &Session, name: &str, g: &Graph| {
+        lower(name, g, Options { fuse: fused, ..session.options() })
+    };
     let eval = session.load(plan(session, "eval", &b.graph))?;
     let seen = if config.method.augments() { &view } else { &original };
     session.poison(eval)?;
@@ -128,13 +159,19 @@ fn network(file: &str, case: &Value, device: &Device, fused: bool) -> Result<(),
     if config.method.reconstructs() {
         let nhwc = read(session, id, "reconstruction")?;
         let area = side * side;
-        let nchw: Vec<f64> = (0..n * 3 * area).map(|i| nhwc[(i / (3 * area) * area + i % area) * 4 + i / area % 3]).collect();
+        let nchw: Vec<f64> = (0..n * 3 * area)
+            .map(|i| nhwc[(i / (3 * area) * area + i % area) * 4 + i / area % 3])
+            .collect();
         report.sample("reconstruction", &nchw, golden.get("out.sample/reconstruction"));
     }
     for name in ["loss", "log_pxz", "kl", "contrastive_accuracy"] {
         // Ours are means over the batch.
         if let Some(want) = golden.find(&format!("out/{name}")) {
-            report.tensor(name, &read(session, id, name)?, &[want.iter().sum::<f64>() / want.len() as f64]);
+            report.tensor(
+                name,
+                &read(session, id, name)?,
+                &[want.iter().sum::<f64>() / want.len() as f64],
+            );
         }
     }
 
@@ -145,10 +182,15 @@ fn network(file: &str, case: &Value, device: &Device, fused: bool) -> Result<(),
         let part = |flat: &[f32]| in_file_order(p, &flat[range.offset..range.offset + range.len]);
         if p.group == Group::Param {
             gradients += 1;
-            // 0 in exact arithmetic (BatchNorm removes a constant): measured against the gradient of that BatchNorm's own bias.
-            if let Some(layer) = p.name.strip_prefix("projection.").and_then(|rest| rest.strip_suffix(".0.bias")) {
+            // 0 in exact arithmetic (BatchNorm removes a constant): measured against the gradient
+            // of that BatchNorm's own bias.
+            if let Some(layer) =
+                p.name.strip_prefix("projection.").and_then(|rest| rest.strip_suffix(".0.bias"))
+            {
                 let next = format!("projection.{layer}.1.bias");
-                let behind = golden.find(&format!("grad/{next}")).unwrap_or_else(|| golden.get(&format!("grad.sample/{next}")));
+                let behind = golden
+                    .find(&format!("grad/{next}"))
+                    .unwrap_or_else(|| golden.get(&format!("grad.sample/{next}")));
                 let got = part(&grads)?;
                 report.scaled(&p.name, &got, &vec![0.0; got.len()], largest(&behind[..32]));
             } else {
@@ -160,7 +202,10 @@ fn network(file: &str, case: &Value, device: &Device, fused: bool) -> Result<(),
         }
     }
     if (gradients, statistics) != (golden.count("grad"), golden.count("stat")) {
-        return Err(format!("{gradients} gradients and {statistics} statistics, PyTorch has others").into());
+        return Err(format!(
+            "{gradients} gradients and {statistics} statistics, PyTorch has others"
+        )
+        .into());
     }
     report.finish()
 }
@@ -179,9 +224,17 @@ fn measures(file: &str, case: &Value, device: &Device) -> Result<(), Failed> {
     let session = &mut session;
     fill_model(session, &trained, |p| fill_parameter(&p.name, &p.file.shape()))?;
 
-    let image = |name: &str| pixels(&fill(&format!("measure.{name}"), n * 3 * side * side, 4.0, 0.0), n, side);
-    let noise = |name: &str, count: usize| fill(&format!("measure.{name}"), n * count * latent, 2.0 * 3.0_f64.sqrt(), 0.0);
-    let mut run = |graph: &Graph, eps: &str, count: usize, outputs: &[&str]| -> Result<Vec<Vec<f64>>, Failed> {
+    let image = |name: &str| {
+        pixels(&fill(&format!("measure.{name}"), n * 3 * side * side, 4.0, 0.0), n, side)
+    };
+    let noise = |name: &str, count: usize| {
+        fill(&format!("measure.{name}"), n * count * latent, 2.0 * 3.0_f64.sqrt(), 0.0)
+    };
+    let mut run = |graph: &Graph,
+                   eps: &str,
+                   count: usize,
+                   outputs: &[&str]|
+     -> Result<Vec<Vec<f64>>, Failed> {
         let id = session.load(session.lower("measure", graph))?;
         session.poison(id)?;
         let inputs = [
@@ -200,42 +253,83 @@ fn measures(file: &str, case: &Value, device: &Device) -> Result<(), Failed> {
     };
     let tolerance = if *device == Device::Reference { F64 } else { F32 };
     let mut report = Report::new(&format!("{file} {}", device.name()), tolerance);
-    let scalars = run(&method::validation(&model_config, &layout, View::Given).graph, "eps", 1, &["log_pxz", "kl"])?;
-    let mut means = vec![("log_pxz".to_owned(), scalars[0][0] as f32), ("kl".into(), scalars[1][0] as f32)];
+    let scalars = run(
+        &method::validation(&model_config, &layout, View::Given).graph,
+        "eps",
+        1,
+        &["log_pxz", "kl"],
+    )?;
+    let mut means =
+        vec![("log_pxz".to_owned(), scalars[0][0] as f32), ("kl".into(), scalars[1][0] as f32)];
     add_bound(&model_config, &mut means);
     for (name, value) in &means {
         report.tensor(name, &[f64::from(*value)], golden.get(name));
     }
-    let weights = run(&method::importance(&model_config, &layout, samples, View::Given).graph, "eps_samples", samples, &["log_weights"])?;
+    let weights = run(
+        &method::importance(&model_config, &layout, samples, View::Given).graph,
+        "eps_samples",
+        samples,
+        &["log_weights"],
+    )?;
     report.tensor("log_weights", &weights[0], golden.get("log_weights"));
     let rows: Vec<f32> = weights[0].iter().map(|x| *x as f32).collect();
     let log_px = rows.chunks(samples).map(log_mean_exp).sum::<f64>() / n as f64;
     report.tensor("log_px", &[log_px], golden.get("log_px"));
-    report.tensor("bits_per_dim", &[bits_per_dim(&model_config, log_px)], golden.get("bits_per_dim"));
-    let views = run(&method::views(&model_config, &layout, View::Given).graph, "eps", 1, &["cosine", "kl"])?;
+    report.tensor(
+        "bits_per_dim",
+        &[bits_per_dim(&model_config, log_px)],
+        golden.get("bits_per_dim"),
+    );
+    let views = run(
+        &method::views(&model_config, &layout, View::Given).graph,
+        "eps",
+        1,
+        &["cosine", "kl"],
+    )?;
     report.tensor("cosine", &views[0], golden.get("view_cosine"));
     report.tensor("kl of views", &views[1], golden.get("view_kl"));
     report.finish()
 }
 
-/// Steps from the same weights on the same images: the loss before every update, and where they are stored the weights after the last.
-fn curve(file: &str, name: &str, method: &str, case: &Value, tolerance: f64, device: &Device) -> Result<(), Failed> {
+/// Steps from the same weights on the same images: the loss before every update, and where they are
+/// stored the weights after the last.
+fn curve(
+    file: &str,
+    name: &str,
+    method: &str,
+    case: &Value,
+    tolerance: f64,
+    device: &Device,
+) -> Result<(), Failed> {
     let golden = Tensors::open(file);
     let images = Tensors::open("images.safetensors");
     let run = RunConfig {
         learning_rate: case["lr"].as_f64().ok_or("no lr")? as f32,
         warmup_epochs: 0,
-        optimizer: case.get("optimizer").map_or(Ok(Optimizer::Adam), |name| serde_json::from_value(name.clone()))?,
+        optimizer: case
+            .get("optimizer")
+            .map_or(Ok(Optimizer::Adam), |name| serde_json::from_value(name.clone()))?,
         weight_decay: case.get("weight_decay").and_then(Value::as_f64).unwrap_or(0.0) as f32,
         ..config(method, case)
     };
     let (n, side) = (run.batch_size, run.image_size);
     let (mean, std) = ([125.3, 123.0, 113.9], [63.0, 62.1, 66.7]);
-    let normal = |(i, x): (usize, &f64)| ((x - mean[i / (side * side) % 3]) / std[i / (side * side) % 3]) as f32;
-    let original = pixels(&images.get("images").iter().enumerate().map(normal).collect::<Vec<_>>(), n, side);
+    let normal = |(i, x): (usize, &f64)| {
+        ((x - mean[i / (side * side) % 3]) / std[i / (side * side) % 3]) as f32
+    };
+    let original =
+        pixels(&images.get("images").iter().enumerate().map(normal).collect::<Vec<_>>(), n, side);
     // SimCLR's second views are the mirrored images.
-    let column = |i: usize| if i < n * side * side { i } else { i % (n * side * side) / side * side + (side - 1 - i % side) };
-    let view: Vec<f32> = (0..run.method.views() * n * side * side).flat_map(|i| original[column(i) * 4..][..4].to_vec()).collect();
+    let column = |i: usize| {
+        if i < n * side * side {
+            i
+        } else {
+            i % (n * side * side) / side * side + (side - 1 - i % side)
+        }
+    };
+    let view: Vec<f32> = (0..run.method.views() * n * side * side)
+        .flat_map(|i| original[column(i) * 4..][..4].to_vec())
+        .collect();
     let shrink = case["decoder_scale"].as_f64().ok_or("no scale")? as f32;
 
     let how = Training { view: View::Given, rule: run.update(), ..Training::default() };
@@ -261,7 +355,8 @@ fn curve(file: &str, name: &str, method: &str, case: &Value, tolerance: f64, dev
         session.run(id, &uniforms(&run, 1, step as u64))?;
     }
     // The scalars in order of the outputs; the loss is the first.
-    let losses: Vec<f64> = session.drain(id)?.iter().map(|(_, scalars)| f64::from(scalars[0])).collect();
+    let losses: Vec<f64> =
+        session.drain(id)?.iter().map(|(_, scalars)| f64::from(scalars[0])).collect();
     let mut report = Report::new(&format!("{file} {name} {}", device.name()), tolerance);
     if losses.len() != want.len() {
         return Err(format!("{} losses of {} steps", losses.len(), want.len()).into());
@@ -273,15 +368,26 @@ fn curve(file: &str, name: &str, method: &str, case: &Value, tolerance: f64, dev
 
     let mut report = Report::new(&format!("{file} {name} {} (weights)", device.name()), WEIGHTS);
     let (prefix, params) = (format!("{name}/weight"), session.read_state(Group::Param)?);
-    let stored =
-        |p: &&Param| golden.find(&format!("{prefix}/{}", p.name)).or(golden.find(&format!("{prefix}.sample/{}", p.name))).is_some();
+    let stored = |p: &&Param| {
+        golden
+            .find(&format!("{prefix}/{}", p.name))
+            .or(golden.find(&format!("{prefix}.sample/{}", p.name)))
+            .is_some()
+    };
     let kept: Vec<_> = model.params.all.iter().filter(stored).collect();
     for p in &kept {
         let range = model.graph.layout.get(&p.name).ok_or("a parameter is not laid out")?.range;
-        report.stored(&golden, &prefix, &p.name, &in_file_order(p, &params[range.offset..range.offset + range.len])?);
+        report.stored(
+            &golden,
+            &prefix,
+            &p.name,
+            &in_file_order(p, &params[range.offset..range.offset + range.len])?,
+        );
     }
     match golden.count(&prefix) {
-        n if n != kept.len() => Err(format!("{} of {n} stored weights are in the model", kept.len()).into()),
+        n if n != kept.len() => {
+            Err(format!("{} of {n} stored weights are in the model", kept.len()).into())
+        }
         0 => Ok(()),
         _ => report.finish(),
     }
@@ -324,8 +430,10 @@ fn main() -> ExitCode {
     let mut trials = canaries();
     for (file, entry) in files.iter().filter(|(name, _)| name.starts_with("network_")) {
         let name = file.trim_end_matches(".safetensors");
-        let mut devices = vec![(Device::Reference, true), (Device::Cpu, true), (Device::Cpu, false)];
-        // An adapter's other GEMM variant is compared on one network; every op of it is in tests/ops.rs.
+        let mut devices =
+            vec![(Device::Reference, true), (Device::Cpu, true), (Device::Cpu, false)];
+        // An adapter's other GEMM variant is compared on one network; every op of it is in
+        // tests/ops.rs.
         let all = name == "network_aavae_resnet18_w8_learned";
         let mut adapters = Vec::new();
         for gpu in &gpus {
@@ -346,34 +454,43 @@ fn main() -> ExitCode {
     }
     for (file, entry) in files.iter().filter(|(name, _)| name.starts_with("measure_")) {
         let name = file.trim_end_matches(".safetensors");
-        // The methods differ in the encoder's input: on an adapter one of them compiles every kernel.
+        // The methods differ in the encoder's input: on an adapter one of them compiles every
+        // kernel.
         let adapters = gpus.iter().take(usize::from(file.contains("aavae")));
         for device in [Device::Reference, Device::Cpu].into_iter().chain(adapters.cloned()) {
-            let (file, case, title) = (file.clone(), entry["case"].clone(), format!("{name}/{}", device.name()));
+            let (file, case, title) =
+                (file.clone(), entry["case"].clone(), format!("{name}/{}", device.name()));
             trials.push(Trial::test(title, move || measures(&file, &case, &device)));
         }
         if gpus.is_empty() {
             trials.push(no_adapter(name));
         }
     }
-    // PyTorch's f32 runs, in two orders of summation, are within 4e-5 (AE), 2e-7 (AAVAE) and 2e-4 (SimCLR) of f64.
+    // PyTorch's f32 runs, in two orders of summation, are within 4e-5 (AE), 2e-7 (AAVAE) and 2e-4
+    // (SimCLR) of f64.
     for (method, tolerance) in [(Method::Ae, 3e-4), (Method::Aavae, 1e-5), (Method::Simclr, 1e-3)] {
         let case = &files["curve.safetensors"]["case"][method.name()];
         let name = format!("curve/{}", method.name());
         for device in [Device::Cpu].into_iter().chain(gpus.iter().take(1).cloned()) {
             let (case, title) = (case.clone(), format!("{name}/{}", device.name()));
-            let test = move || curve("curve.safetensors", method.name(), method.name(), &case, tolerance, &device);
+            let test = move || {
+                curve("curve.safetensors", method.name(), method.name(), &case, tolerance, &device)
+            };
             trials.push(Trial::test(title, test));
         }
         if gpus.is_empty() {
             trials.push(no_adapter(&name));
         }
     }
-    for (name, case) in files["optimizers.safetensors"]["case"].as_object().expect("a case of each optimiser") {
-        // The kernels of each are in tests/ops.rs; a whole run of the one that has all of them is enough for a slow adapter.
+    for (name, case) in
+        files["optimizers.safetensors"]["case"].as_object().expect("a case of each optimiser")
+    {
+        // The kernels of each are in tests/ops.rs; a whole run of the one that has all of them is
+        // enough for a slow adapter.
         let gpus: Vec<_> = gpus.iter().take(usize::from(name == "lamb")).cloned().collect();
         for device in [Device::Cpu].into_iter().chain(gpus.clone()) {
-            let (name, case, title) = (name.clone(), case.clone(), format!("optimizers/{name}/{}", device.name()));
+            let (name, case, title) =
+                (name.clone(), case.clone(), format!("optimizers/{name}/{}", device.name()));
             let test = move || {
                 let method = case["method"].as_str().ok_or("no method")?;
                 curve("optimizers.safetensors", &name, method, &case, 3e-4, &device)

@@ -1,9 +1,12 @@
-//! Plans: reviewed texts, a verifier that refuses broken ones, and buffer reuse and fusion that change no result.
+//! Plans: reviewed texts, a verifier that refuses broken ones, and buffer reuse and fusion that
+//! change no result.
 //!
-//! The texts are in `tests/golden/plans`. After a deliberate change of a plan, `UPDATE_GOLDENS=1 cargo test --test plans` writes them
-//! anew and fails, so that the variable cannot stay set; review the difference and run again without it.
+//! The texts are in `tests/golden/plans`. After a deliberate change of a plan,
+//! `UPDATE_GOLDENS=1 cargo test --test plans` writes them anew and fails, so that the variable
+//! cannot stay set; review the difference and run again without it.
 //!
-//! Without a Vulkan, Metal or DX12 adapter the wgpu trials show as *ignored*; `REQUIRE_GPU=1` turns that into a failure.
+//! Without a Vulkan, Metal or DX12 adapter the wgpu trials show as *ignored*; `REQUIRE_GPU=1` turns
+//! that into a failure.
 
 mod support;
 
@@ -15,7 +18,9 @@ use std::process::ExitCode;
 use aavae::device::{Data, Host, Session};
 use aavae::ir::{Graph, Group, Range, autodiff, fuse};
 use aavae::method::{self, Method, Optimizer, Protocol, Training, Update, View};
-use aavae::ops::{BatchNorm, Binding, Conv2d, Dot, Emit, Io, Relu, ReluGrad, Scale, Target, ValueId, WeightedSum};
+use aavae::ops::{
+    BatchNorm, Binding, Conv2d, Dot, Emit, Io, Relu, ReluGrad, Scale, Target, ValueId, WeightedSum,
+};
 use aavae::plan::{Limits, Options, Place, Plan, PlanError, lower, summary, verify};
 use aavae::rng::{Philox, Stream};
 use aavae::tensor::{Shape, TensorType};
@@ -25,20 +30,32 @@ use support::{Device, METHODS, check, config, fill, load, reset, run, states, un
 /// The reviewed plans.
 fn reviewed() -> Vec<(String, Plan)> {
     let tile = Target::default();
-    let train =
-        |method: Method, target| lower("train", &method::training(&config(method, 16, 2), Training::default()).graph, Options::new(target));
-    let mut plans: Vec<_> = METHODS.iter().map(|m| (format!("{}_train", m.name()), train(*m, tile))).collect();
+    let train = |method: Method, target| {
+        lower(
+            "train",
+            &method::training(&config(method, 16, 2), Training::default()).graph,
+            Options::new(target),
+        )
+    };
+    let mut plans: Vec<_> =
+        METHODS.iter().map(|m| (format!("{}_train", m.name()), train(*m, tile))).collect();
     let broadcast = Target { subgroup: Some(8), software: true, ..tile };
     plans.push(("aavae_train_broadcast8".into(), train(Method::Aavae, broadcast)));
     let config = config(Method::Aavae, 16, 2);
     let layout = method::training(&config, Training::default()).graph.layout;
-    for (name, optimizer) in [("adam", Optimizer::Adam), ("lars", Optimizer::Lars), ("lamb", Optimizer::Lamb)] {
+    for (name, optimizer) in
+        [("adam", Optimizer::Adam), ("lars", Optimizer::Lars), ("lamb", Optimizer::Lamb)]
+    {
         let update = method::update(&layout, Update { optimizer, weight_decay: 0.1 });
         plans.push((format!("update_{name}"), lower("update", &update, Options::default())));
     }
     plans.push((
         "features".into(),
-        lower("features", &method::features(&config, &layout, Protocol::PadCrop, false).graph, Options::default()),
+        lower(
+            "features",
+            &method::features(&config, &layout, Protocol::PadCrop, false).graph,
+            Options::default(),
+        ),
     ));
     plans
 }
@@ -59,19 +76,24 @@ fn goldens() -> Result<(), Failed> {
             std::fs::write(&path, &text)?;
             continue;
         }
-        let want = std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}; write it with UPDATE_GOLDENS=1", path.display()))?;
+        let want = std::fs::read_to_string(&path)
+            .map_err(|e| format!("{}: {e}; write it with UPDATE_GOLDENS=1", path.display()))?;
         if text != want {
-            let (i, (got, want)) = (text.lines().chain([""]).zip(want.lines().chain([""])).enumerate())
-                .find(|(_, (a, b))| a != b)
-                .unwrap_or((0, ("(the ends differ)", "")));
+            let (i, (got, want)) =
+                (text.lines().chain([""]).zip(want.lines().chain([""])).enumerate())
+                    .find(|(_, (a, b))| a != b)
+                    .unwrap_or((0, ("(the ends differ)", "")));
             return Err(format!(
-                "{name}: line {} is\n  {got}\nthe reviewed text says\n  {want}\nIf the change is meant, run UPDATE_GOLDENS=1 cargo test --test plans and review the difference",
+                "{name}: line {} is\n  {got}\nthe reviewed text says\n  {want}\nIf the change is \
+                 meant, run UPDATE_GOLDENS=1 cargo test --test plans and review the difference",
                 i + 1
             )
             .into());
         }
     }
-    check(!update, || "the plans are written; review them and run again without UPDATE_GOLDENS".into())?;
+    check(!update, || {
+        "the plans are written; review them and run again without UPDATE_GOLDENS".into()
+    })?;
     for entry in std::fs::read_dir(folder())? {
         let path = entry?.path();
         check(names.contains(&path), || format!("{} is no plan's text", path.display()))?;
@@ -91,13 +113,21 @@ fn refused(plan: &Plan) -> bool {
     result.is_err()
 }
 
-/// Breaks a plan in one way at every place that allows it; each must be refused, and there must be such places.
-fn refuses(what: &str, plan: &Plan, at_least: usize, broken: impl Fn(&mut Plan, usize) -> bool) -> Result<(), Failed> {
+/// Breaks a plan in one way at every place that allows it; each must be refused, and there must be
+/// such places.
+fn refuses(
+    what: &str,
+    plan: &Plan,
+    at_least: usize,
+    broken: impl Fn(&mut Plan, usize) -> bool,
+) -> Result<(), Failed> {
     let mut count = 0;
     for i in 0..plan.steps.len() {
         let mut bad = plan.clone();
         if broken(&mut bad, i) {
-            check(refused(&bad), || format!("accepted {what} at step {i}, {}", plan.steps[i].label))?;
+            check(refused(&bad), || {
+                format!("accepted {what} at step {i}, {}", plan.steps[i].label)
+            })?;
             count += 1;
         }
     }
@@ -116,7 +146,8 @@ fn broken_plans() -> Result<(), Failed> {
     })?;
     let upload = plan.inputs[0].place;
     refuses("an input read from an uploaded buffer", &plan, 100, |p, i| {
-        let own = p.steps[i].inputs.iter().position(|x| matches!(x.1, Place::Buffer(_)) && x.1 != upload);
+        let own =
+            p.steps[i].inputs.iter().position(|x| matches!(x.1, Place::Buffer(_)) && x.1 != upload);
         own.is_some_and(|j| {
             p.steps[i].inputs[j].1 = upload;
             true
@@ -125,7 +156,8 @@ fn broken_plans() -> Result<(), Failed> {
     refuses("an output where an input is", &plan, 100, |p, i| {
         let step = &mut p.steps[i];
         let updated = |x: &Place| step.outputs.iter().any(|y| y.1 == *x);
-        let input = step.inputs.iter().map(|x| x.1).find(|x| matches!(x, Place::Buffer(_)) && !updated(x));
+        let input =
+            step.inputs.iter().map(|x| x.1).find(|x| matches!(x, Place::Buffer(_)) && !updated(x));
         let output = step.outputs.iter().position(|y| matches!(y.1, Place::Buffer(_)));
         let (Some(input), Some(output)) = (input, output) else { return false };
         step.outputs[output].1 = input;
@@ -140,7 +172,9 @@ fn broken_plans() -> Result<(), Failed> {
     })?;
     refuses("a step before what it reads", &plan, 50, |p, i| {
         let next = p.steps.get(i + 1).is_some_and(|next| {
-            next.inputs.iter().any(|x| matches!(x.1, Place::Buffer(_)) && p.steps[i].outputs.iter().any(|y| y.0 == x.0))
+            next.inputs.iter().any(|x| {
+                matches!(x.1, Place::Buffer(_)) && p.steps[i].outputs.iter().any(|y| y.0 == x.0)
+            })
         });
         if next {
             p.steps.swap(i, i + 1);
@@ -148,17 +182,19 @@ fn broken_plans() -> Result<(), Failed> {
         next
     })?;
     refuses("a step left out", &plan, 100, |p, i| {
-        let read = p.steps[i]
-            .outputs
-            .iter()
-            .any(|y| matches!(y.1, Place::Buffer(_)) && p.steps.iter().any(|s| s.inputs.iter().any(|x| x.0 == y.0)));
+        let read = p.steps[i].outputs.iter().any(|y| {
+            matches!(y.1, Place::Buffer(_))
+                && p.steps.iter().any(|s| s.inputs.iter().any(|x| x.0 == y.0))
+        });
         if read {
             p.steps.remove(i);
         }
         read
     })?;
     refuses("overlapping outputs", &plan, 20, |p, i| {
-        let states: Vec<usize> = (0..p.steps[i].outputs.len()).filter(|&o| matches!(p.steps[i].outputs[o].1, Place::State(_))).collect();
+        let states: Vec<usize> = (0..p.steps[i].outputs.len())
+            .filter(|&o| matches!(p.steps[i].outputs[o].1, Place::State(_)))
+            .collect();
         let [a, b, ..] = states[..] else { return false };
         let Place::State(r) = p.steps[i].outputs[a].1 else { return false };
         // The last element of one is the first of the other.
@@ -167,10 +203,15 @@ fn broken_plans() -> Result<(), Failed> {
     })?;
     refuses("gradients that overlap", &plan, 30, |p, i| {
         let grad = |s: &aavae::plan::Step| {
-            s.outputs.iter().position(|y| matches!(y.1, Place::State(r) if r.group == Group::Grad)).map(|o| (o, s.outputs[o].1))
+            s.outputs
+                .iter()
+                .position(|y| matches!(y.1, Place::State(r) if r.group == Group::Grad))
+                .map(|o| (o, s.outputs[o].1))
         };
         let Some((o, _)) = grad(&p.steps[i]) else { return false };
-        let Some((_, Place::State(other))) = p.steps[..i].iter().rev().find_map(grad) else { return false };
+        let Some((_, Place::State(other))) = p.steps[..i].iter().rev().find_map(grad) else {
+            return false;
+        };
         let len = p.steps[i].io.outputs[o].shape.len();
         if other.offset + len > p.layout.size(Group::Grad) {
             return false;
@@ -179,7 +220,10 @@ fn broken_plans() -> Result<(), Failed> {
         true
     })?;
     refuses("an optimiser before the gradients", &plan, 30, |p, i| {
-        let gradient = p.steps[i].outputs.iter().any(|y| matches!(y.1, Place::State(r) if r.group == Group::Grad));
+        let gradient = p.steps[i]
+            .outputs
+            .iter()
+            .any(|y| matches!(y.1, Place::State(r) if r.group == Group::Grad));
         let last = p.steps.len() - 1;
         if gradient {
             let step = p.steps.remove(i);
@@ -188,7 +232,10 @@ fn broken_plans() -> Result<(), Failed> {
         gradient
     })?;
     refuses("a range beyond its flat buffer", &plan, 30, |p, i| {
-        let state = p.steps[i].outputs.iter_mut().find_map(|y| if let Place::State(r) = &mut y.1 { Some(r) } else { None });
+        let state = p.steps[i]
+            .outputs
+            .iter_mut()
+            .find_map(|y| if let Place::State(r) = &mut y.1 { Some(r) } else { None });
         state.is_some_and(|r| {
             r.offset = usize::MAX / 8;
             true
@@ -196,15 +243,23 @@ fn broken_plans() -> Result<(), Failed> {
     })?;
     refuses("scratch that is an input", &plan, 20, |p, i| {
         let step = &mut p.steps[i];
-        let input = step.inputs.iter().find_map(|x| if let Place::Buffer(b) = x.1 { Some(b) } else { None });
+        let input = step
+            .inputs
+            .iter()
+            .find_map(|x| if let Place::Buffer(b) = x.1 { Some(b) } else { None });
         let (Some(input), Some(scratch)) = (input, step.scratch.first_mut()) else { return false };
         *scratch = input;
         true
     })?;
     refuses("scratch that is an output", &plan, 20, |p, i| {
         let step = &mut p.steps[i];
-        let output = step.outputs.iter().find_map(|y| if let Place::Buffer(b) = y.1 { Some(b) } else { None });
-        let (Some(output), Some(scratch)) = (output, step.scratch.first_mut()) else { return false };
+        let output = step
+            .outputs
+            .iter()
+            .find_map(|y| if let Place::Buffer(b) = y.1 { Some(b) } else { None });
+        let (Some(output), Some(scratch)) = (output, step.scratch.first_mut()) else {
+            return false;
+        };
         *scratch = output;
         true
     })?;
@@ -236,32 +291,53 @@ fn broken_plans() -> Result<(), Failed> {
 }
 
 fn limits() -> Result<(), Failed> {
-    let plan = lower("train", &method::training(&config(Method::Aavae, 16, 2), Training::default()).graph, Options::default());
-    check(verify(&plan, &Limits::WEBGPU).is_ok(), || "baseline WebGPU does not take a small plan".into())?;
-    let sizes = plan.steps.iter().flat_map(|s| s.io.inputs.iter().chain(&s.io.outputs)).map(TensorType::bytes);
+    let plan = lower(
+        "train",
+        &method::training(&config(Method::Aavae, 16, 2), Training::default()).graph,
+        Options::default(),
+    );
+    check(verify(&plan, &Limits::WEBGPU).is_ok(), || {
+        "baseline WebGPU does not take a small plan".into()
+    })?;
+    let sizes = plan
+        .steps
+        .iter()
+        .flat_map(|s| s.io.inputs.iter().chain(&s.io.outputs))
+        .map(TensorType::bytes);
     let scratch = plan.steps.iter().flat_map(|s| &s.scratch).map(|b| plan.buffers[*b].bytes);
     let largest = sizes.chain(scratch).max().unwrap_or(0);
     let binding = |max_binding| verify(&plan, &Limits { max_binding, ..Limits::NONE });
     check(binding(largest).is_ok(), || "refused a binding of just the limit".into())?;
     let found = binding(largest - 1);
-    check(matches!(&found, Err(PlanError::TooLarge { bytes, limit, .. }) if *bytes == largest && *limit == largest - 1), || {
-        format!("{largest} bytes against a limit of one less: {found:?}")
-    })?;
+    check(
+        matches!(&found, Err(PlanError::TooLarge { bytes, limit, .. }) if *bytes == largest && *limit == largest - 1),
+        || format!("{largest} bytes against a limit of one less: {found:?}"),
+    )?;
     let mut table = plan.clone();
     table.steps[0].tables.push(vec![0; largest / 4 + 1]);
     let found = verify(&table, &Limits { max_binding: largest, ..Limits::NONE });
-    check(matches!(found, Err(PlanError::TooLarge { bytes, .. }) if bytes == largest + 4), || format!("a table: {found:?}"))?;
-    let most = plan.steps.iter().flat_map(|s| &s.dispatches).flat_map(|d| d.grid).max().unwrap_or(0);
+    check(matches!(found, Err(PlanError::TooLarge { bytes, .. }) if bytes == largest + 4), || {
+        format!("a table: {found:?}")
+    })?;
+    let most =
+        plan.steps.iter().flat_map(|s| &s.dispatches).flat_map(|d| d.grid).max().unwrap_or(0);
     let grid = |max_groups| verify(&plan, &Limits { max_groups, ..Limits::NONE });
     check(grid(most).is_ok(), || "refused a grid of just the limit".into())?;
     let found = grid(most - 1);
-    check(matches!(found, Err(PlanError::Grid { groups, .. }) if groups == most), || format!("{most} workgroups: {found:?}"))?;
-    let buffers = |d: &aavae::ops::Dispatch| d.bindings.iter().filter(|b| !matches!(b, Binding::Step | Binding::Skip)).count();
+    check(matches!(found, Err(PlanError::Grid { groups, .. }) if groups == most), || {
+        format!("{most} workgroups: {found:?}")
+    })?;
+    let buffers = |d: &aavae::ops::Dispatch| {
+        d.bindings.iter().filter(|b| !matches!(b, Binding::Step | Binding::Skip)).count()
+    };
     let most = plan.steps.iter().flat_map(|s| &s.dispatches).map(buffers).max().unwrap_or(0);
-    let bound = |max_storage_buffers| verify(&plan, &Limits { max_storage_buffers, ..Limits::NONE });
+    let bound =
+        |max_storage_buffers| verify(&plan, &Limits { max_storage_buffers, ..Limits::NONE });
     check(bound(most).is_ok(), || "refused just as many bindings as the limit".into())?;
     let found = bound(most - 1);
-    check(matches!(found, Err(PlanError::Bindings { bindings, .. }) if bindings == most), || format!("{most} bindings: {found:?}"))
+    check(matches!(found, Err(PlanError::Bindings { bindings, .. }) if bindings == most), || {
+        format!("{most} bindings: {found:?}")
+    })
 }
 
 /// A plan does not say how much scratch a dispatch touches; the op does.
@@ -270,10 +346,16 @@ fn scratch_fits() -> Result<(), Failed> {
     for (name, plan) in reviewed() {
         for step in &plan.steps {
             let lowering = step.op.lower_as(&Io::from(&step.io), &plan.target, step.variant);
-            check(lowering.dispatches == step.dispatches, || format!("{name}: {} lowers to something else", step.label))?;
-            check(lowering.scratch.len() == step.scratch.len(), || format!("{name}: {} has other scratch", step.label))?;
+            check(lowering.dispatches == step.dispatches, || {
+                format!("{name}: {} lowers to something else", step.label)
+            })?;
+            check(lowering.scratch.len() == step.scratch.len(), || {
+                format!("{name}: {} has other scratch", step.label)
+            })?;
             for (b, bytes) in step.scratch.iter().zip(&lowering.scratch) {
-                check(plan.buffers[*b].bytes >= *bytes, || format!("{name}: the scratch of {} is too small", step.label))?;
+                check(plan.buffers[*b].bytes >= *bytes, || {
+                    format!("{name}: the scratch of {} is too small", step.label)
+                })?;
                 count += 1;
             }
         }
@@ -281,7 +363,8 @@ fn scratch_fits() -> Result<(), Failed> {
     check(count > 100, || format!("only {count} scratch buffers"))
 }
 
-/// Two steps of training from the same state on the aliased and on the unaliased plan give the same bits, and a step allocates nothing.
+/// Two steps of training from the same state on the aliased and on the unaliased plan give the same
+/// bits, and a step allocates nothing.
 fn aliasing(device: &Device, method: Method) -> Result<(), Failed> {
     // Naive f64 takes a smaller image.
     let image = if matches!(device, Device::Reference) { 8 } else { 16 };
@@ -304,7 +387,9 @@ fn aliasing(device: &Device, method: Method) -> Result<(), Failed> {
 
     let unaliased = load(session, &model, false)?;
     let summary = summary(session.plan(aliased));
-    check(session.plan(unaliased).peak_bytes() == summary.peak_bytes_unaliased, || "the summary's unaliased peak is another".into())?;
+    check(session.plan(unaliased).peak_bytes() == summary.peak_bytes_unaliased, || {
+        "the summary's unaliased peak is another".into()
+    })?;
     check(summary.peak_bytes < summary.peak_bytes_unaliased, || "aliasing saves nothing".into())?;
     reset(session, &model, 11)?;
     session.poison(unaliased)?;
@@ -318,7 +403,12 @@ fn aliasing(device: &Device, method: Method) -> Result<(), Failed> {
 }
 
 /// What a graph gives in f64: its outputs and its gradients.
-fn results(g: &Graph, alias: bool, uploads: &[Vec<f64>], weights: &[f64]) -> Result<Vec<Vec<f64>>, Failed> {
+fn results(
+    g: &Graph,
+    alias: bool,
+    uploads: &[Vec<f64>],
+    weights: &[f64],
+) -> Result<Vec<Vec<f64>>, Failed> {
     let mut host = Session::from(Host::<f64>::new());
     host.allocate(&g.layout);
     let id = host.load(lower("random", g, Options { alias, ..Options::default() }))?;
@@ -343,7 +433,8 @@ fn results(g: &Graph, alias: bool, uploads: &[Vec<f64>], weights: &[f64]) -> Res
 
 const TENSOR: TensorType = TensorType::f32(Shape::new(2, 5, 3, 8));
 
-/// A random DAG of elementwise ops, convolutions and batch norms on tensors of one type, its loss and the gradient.
+/// A random DAG of elementwise ops, convolutions and batch norms on tensors of one type, its loss
+/// and the gradient.
 fn random_graph(seed: u64) -> Graph {
     let rng = Philox::new(seed, Stream::Test);
     let mut draws = 0;
@@ -357,13 +448,15 @@ fn random_graph(seed: u64) -> Graph {
     for i in 0..nodes {
         g.label(format!("n{i}"));
         // Recent values more often than old ones, so that lives differ.
-        let mut pick = |n: usize| values[if draw(3) > 0 { n - 1 - draw(n.min(4)) } else { draw(n) }];
+        let mut pick =
+            |n: usize| values[if draw(3) > 0 { n - 1 - draw(n.min(4)) } else { draw(n) }];
         let n = values.len();
         let (p, q) = (pick(n), pick(n));
         let y = match draw(8) {
             0 | 1 => {
                 let channels = TENSOR.shape.c;
-                let w = g.state(&format!("w{i}"), Shape::new(channels, 3, 3, channels), Group::Param);
+                let w =
+                    g.state(&format!("w{i}"), Shape::new(channels, 3, 3, channels), Group::Param);
                 g.emit1(Conv2d::new(1, 1).into(), &[p, w])
             }
             2 => {
@@ -376,7 +469,10 @@ fn random_graph(seed: u64) -> Graph {
                     state("mean", Group::Buffer),
                     state("var", Group::Buffer),
                 ];
-                g.emit1(BatchNorm { eps: 1e-5, momentum: 0.1, add: false, relu: draw(2) == 0 }.into(), &inputs)
+                g.emit1(
+                    BatchNorm { eps: 1e-5, momentum: 0.1, add: false, relu: draw(2) == 0 }.into(),
+                    &inputs,
+                )
             }
             3 => g.emit1(Relu.into(), &[p]),
             4 => g.emit1(ReluGrad.into(), &[p, q]),
@@ -406,18 +502,27 @@ fn random_graph(seed: u64) -> Graph {
 fn random_graphs() -> Result<(), Failed> {
     let (mut reused, mut gradients, mut fused_nodes) = (0, 0, 0);
     let rng = Philox::new(5, Stream::Test);
-    let noise = |stream: u32, len: usize| -> Vec<f64> { (0..len).map(|i| 0.3 * rng.normals(stream, 0, i as u32)[0]).collect() };
+    let noise = |stream: u32, len: usize| -> Vec<f64> {
+        (0..len).map(|i| 0.3 * rng.normals(stream, 0, i as u32)[0]).collect()
+    };
     for seed in 0..50 {
         let mut g = random_graph(seed);
         let uploads: Vec<_> = (0..3).map(|i| noise(i, TENSOR.shape.len())).collect();
         // Positive, so that they serve as variances too.
         let weights: Vec<f64> =
-            noise(9, g.layout.size(Group::Param).max(g.layout.size(Group::Buffer))).iter().map(|x| x.abs() + 0.01).collect();
+            noise(9, g.layout.size(Group::Param).max(g.layout.size(Group::Buffer)))
+                .iter()
+                .map(|x| x.abs() + 0.01)
+                .collect();
         let want = results(&g, false, &uploads, &weights)?;
         let got = results(&g, true, &uploads, &weights)?;
         let same = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(x, y)| x.to_bits() == y.to_bits());
-        check(want.iter().zip(&got).all(|(a, b)| same(a, b)), || format!("seed {seed}: the aliased plan gives another result"))?;
-        check(want.iter().flatten().all(|x| x.is_finite()), || format!("seed {seed}: a result is not finite"))?;
+        check(want.iter().zip(&got).all(|(a, b)| same(a, b)), || {
+            format!("seed {seed}: the aliased plan gives another result")
+        })?;
+        check(want.iter().flatten().all(|x| x.is_finite()), || {
+            format!("seed {seed}: a result is not finite")
+        })?;
         let plan = |g: &Graph, alias| lower("random", g, Options { alias, ..Options::default() });
         reused += plan(&g, false).buffers.len() - plan(&g, true).buffers.len();
         gradients += usize::from(want[3].iter().any(|x| *x != 0.0));
@@ -428,12 +533,19 @@ fn random_graphs() -> Result<(), Failed> {
         for (a, b) in want.iter().zip(&fused) {
             let largest = a.iter().fold(1e-3f64, |m, x| m.max(x.abs()));
             let far = a.iter().zip(b).position(|(x, y)| !((x - y).abs() <= 1e-6 * largest));
-            check(far.is_none(), || format!("seed {seed}: the fused graph gives another result at {far:?}"))?;
+            check(far.is_none(), || {
+                format!("seed {seed}: the fused graph gives another result at {far:?}")
+            })?;
         }
     }
-    eprintln!("50 graphs: {reused} buffers saved, {gradients} with gradients, {fused_nodes} nodes fused");
+    eprintln!(
+        "50 graphs: {reused} buffers saved, {gradients} with gradients, {fused_nodes} nodes fused"
+    );
     check(reused > 500 && gradients >= 20 && fused_nodes > 30, || {
-        format!("the graphs are too tame: {reused} buffers saved, {gradients} with gradients, {fused_nodes} nodes fused")
+        format!(
+            "the graphs are too tame: {reused} buffers saved, {gradients} with gradients, \
+             {fused_nodes} nodes fused"
+        )
     })
 }
 
@@ -442,7 +554,10 @@ fn fusion(method: Method) -> Result<(), Failed> {
     let config = config(method, 8, 2);
     let mut found = Vec::new();
     for fuse in [false, true] {
-        let model = method::training(&config, Training { view: View::Given, update: false, ..Training::default() });
+        let model = method::training(
+            &config,
+            Training { view: View::Given, update: false, ..Training::default() },
+        );
         let mut host = Session::from(Host::<f64>::new());
         host.allocate(&model.graph.layout);
         let id = host.load(lower("train", &model.graph, Options { fuse, ..host.options() }))?;
@@ -450,10 +565,16 @@ fn fusion(method: Method) -> Result<(), Failed> {
         fill(&mut host, id)?;
         host.run(id, &uniforms(4, 0, 0.0))?;
         let outputs = 0..model.graph.outputs.len();
-        let mut values: Vec<Vec<f64>> = outputs.map(|o| host.read_f64(id, o)).collect::<Result<_, _>>()?;
+        let mut values: Vec<Vec<f64>> =
+            outputs.map(|o| host.read_f64(id, o)).collect::<Result<_, _>>()?;
         let grad = host.read_state(Group::Grad)?;
         for s in model.graph.layout.states.iter().filter(|s| s.range.group == Group::Param) {
-            values.push(grad[s.range.offset..s.range.offset + s.range.len].iter().map(|x| f64::from(*x)).collect());
+            values.push(
+                grad[s.range.offset..s.range.offset + s.range.len]
+                    .iter()
+                    .map(|x| f64::from(*x))
+                    .collect(),
+            );
         }
         found.push((values, host.plan(id).steps.len()));
     }
@@ -478,17 +599,22 @@ fn fusion_asks_the_device() -> Result<(), Failed> {
         plan.steps.iter().filter(|s| s.op.name() == "relu").count()
     };
     let (fused, apart) = (count(true), count(false));
-    check(fused < apart && apart > 10, || format!("{fused} ReLUs are left where they can be fused, {apart} where not"))
+    check(fused < apart && apart > 10, || {
+        format!("{fused} ReLUs are left where they can be fused, {apart} where not")
+    })
 }
 
-/// What an input holds before its first upload is zero on a host and unknown elsewhere; this says that `fill` covers every input.
+/// What an input holds before its first upload is zero on a host and unknown elsewhere; this says
+/// that `fill` covers every input.
 fn uploads_are_checked() -> Result<(), Failed> {
     let model = method::training(&config(Method::Ae, 8, 2), Training::default());
     let mut host = Session::from(Host::<f32>::new());
     host.allocate(&model.graph.layout);
     let id = load(&mut host, &model, true)?;
     QUIET.set(true);
-    let short = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| host.upload(id, 0, Data::U32(&[0; 3]))));
+    let short = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        host.upload(id, 0, Data::U32(&[0; 3]))
+    }));
     QUIET.set(false);
     check(short.is_err(), || "accepted an upload of another size".into())
 }
@@ -511,9 +637,16 @@ fn main() -> ExitCode {
         Trial::test("an upload of another size is refused", uploads_are_checked),
     ];
     for method in METHODS {
-        trials.push(Trial::test(format!("fusion changes nothing/{}/reference", method.name()), move || fusion(method)));
+        trials.push(Trial::test(
+            format!("fusion changes nothing/{}/reference", method.name()),
+            move || fusion(method),
+        ));
         let name = format!("aliasing changes nothing/{}", method.name());
-        trials.extend(support::on_devices(&name, &[Device::Reference, Device::Cpu], move |device| aliasing(device, method)));
+        trials.extend(support::on_devices(
+            &name,
+            &[Device::Reference, Device::Cpu],
+            move |device| aliasing(device, method),
+        ));
     }
     libtest_mimic::run(&args, trials).exit_code()
 }

@@ -1,5 +1,6 @@
-//! A run whose device is lost goes on with the bits of an undisturbed one, loudly or silently lost, and gives up
-//! where there is no progress. Memory that does not suffice is one error before training.
+//! A run whose device is lost goes on with the bits of an undisturbed one, loudly or silently lost,
+//! and gives up where there is no progress. Memory that does not suffice is one error before
+//! training.
 
 mod support;
 
@@ -32,10 +33,20 @@ fn settings() -> RunConfig {
 }
 
 /// Pretrains on a device that meets each of the faults in turn, one at each opening.
-fn pretrain(config: &RunConfig, out: &Path, faults: &[Fault]) -> (Result<Outcome, TrainError>, usize) {
+fn pretrain(
+    config: &RunConfig,
+    out: &Path,
+    faults: &[Fault],
+) -> (Result<Outcome, TrainError>, usize) {
     let folder = RunFolder::claim(out, "test").expect("an empty folder");
     let interrupt = Interrupt::default();
-    let request = Request { config, another_device: false, tune: true, folder: &folder, interrupt: &interrupt };
+    let request = Request {
+        config,
+        another_device: false,
+        tune: true,
+        folder: &folder,
+        interrupt: &interrupt,
+    };
     let mut opened = 0;
     let mut open = || {
         let temper = Temper::default();
@@ -70,7 +81,10 @@ fn a_lost_device_costs_time_and_no_bit() {
         ("before the first checkpoint", &[Fault::Loud(3)]),
         ("loudly", &[Fault::Loud(12)]),
         ("silently", &[Fault::Silent(11)]),
-        ("again and again", &[Fault::Silent(6), Fault::Loud(11), Fault::Loud(17), Fault::Silent(19)]),
+        (
+            "again and again",
+            &[Fault::Silent(6), Fault::Loud(11), Fault::Loud(17), Fault::Silent(19)],
+        ),
     ];
     for (what, faults) in cases {
         let out = dir.path().join(what);
@@ -79,7 +93,10 @@ fn a_lost_device_costs_time_and_no_bit() {
         assert_eq!(opened, faults.len() + 1, "{what}");
         assert_eq!(results(&out, &outcome), want, "{what}");
         let log = std::fs::read_to_string(out.join("train.log")).expect("a log");
-        assert!(log.contains("was lost") && log.contains("opening it anew and going on from step"), "{log}");
+        assert!(
+            log.contains("was lost") && log.contains("opening it anew and going on from step"),
+            "{log}"
+        );
     }
 }
 
@@ -94,8 +111,8 @@ fn a_device_that_is_lost_without_progress_is_given_up() {
     assert_eq!(opened, 4);
 }
 
-/// Memory that does not suffice, seen only when buffers are made, is one error that names a batch of which
-/// everything fits; and that batch does fit.
+/// Memory that does not suffice, seen only when buffers are made, is one error that names a batch
+/// of which everything fits; and that batch does fit.
 #[test]
 fn no_memory_is_one_error_with_a_batch_that_fits() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -103,7 +120,13 @@ fn no_memory_is_one_error_with_a_batch_that_fits() {
         let config = RunConfig { batch_size, epochs: 1, limit_train: Some(80), ..settings() };
         let folder = RunFolder::claim(&dir.path().join(out), "test").expect("an empty folder");
         let interrupt = Interrupt::default();
-        let request = Request { config: &config, another_device: false, tune: true, folder: &folder, interrupt: &interrupt };
+        let request = Request {
+            config: &config,
+            another_device: false,
+            tune: true,
+            folder: &folder,
+            interrupt: &interrupt,
+        };
         let mut open = || {
             let temper = Temper::default();
             temper.memory.set(memory);
@@ -115,7 +138,11 @@ fn no_memory_is_one_error_with_a_batch_that_fits() {
     // Room for a batch of about 16 of this network.
     let error = train(40, Some(16 << 20), "short").expect_err("16 MiB");
     let hint = error.hint().unwrap_or_default();
-    let fitting = hint.split('`').nth(1).and_then(|h| h.strip_prefix("--batch-size ")).and_then(|n| n.parse().ok());
+    let fitting = hint
+        .split('`')
+        .nth(1)
+        .and_then(|h| h.strip_prefix("--batch-size "))
+        .and_then(|n| n.parse().ok());
     let fitting: usize = fitting.unwrap_or_else(|| panic!("{error}\nhint: {hint}"));
     assert!((2..40).contains(&fitting), "{fitting}");
     assert!(error.to_string().contains("16"), "{error}");
@@ -132,12 +159,20 @@ fn reconstructions_obey_the_memory() {
     let temper = Temper::default();
     temper.memory.set(Some(8 << 20));
     let session = Session::from(Faulty::new(temper, true));
-    let mut evaluator = Evaluator::new(session, model, config.protocol(), None, 0).expect("room for the weights");
+    let mut evaluator =
+        Evaluator::new(session, model, config.protocol(), None, 0).expect("room for the weights");
     let step = aavae::ops::StepUniforms::default();
     let error = evaluator.reconstruct(&splits.train, 5_000, &step).expect_err("more than 8 MiB");
     let hint = error.hint().unwrap_or_default();
-    let fitting = hint.split('`').nth(1).and_then(|h| h.strip_prefix("--count ")).and_then(|n| n.parse().ok());
+    let fitting = hint
+        .split('`')
+        .nth(1)
+        .and_then(|h| h.strip_prefix("--count "))
+        .and_then(|n| n.parse().ok());
     let fitting: usize = fitting.unwrap_or_else(|| panic!("{error}\nhint: {hint}"));
     assert!((1..1000).contains(&fitting), "{fitting}");
-    assert!(evaluator.reconstruct(&splits.train, fitting, &step).is_ok(), "{fitting}, the number of the hint");
+    assert!(
+        evaluator.reconstruct(&splits.train, fitting, &step).is_ok(),
+        "{fitting}, the number of the hint"
+    );
 }

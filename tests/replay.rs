@@ -1,10 +1,12 @@
-//! The randomness is specified: `tests/replay.py` computes one AAVAE step's batch, augmentation, views, noise and initial weights from the
-//! seed (and the pixels) alone (Python's standard library), and finds the numbers that each device drew. Altered dumps must be refused.
+//! The randomness is specified: `tests/replay.py` computes one AAVAE step's batch, augmentation,
+//! views, noise and initial weights from the seed (and the pixels) alone (Python's standard
+//! library), and finds the numbers that each device drew. Altered dumps must be refused.
 //!
-//! Without `python3` the trials show as *ignored*; `REQUIRE_PYTHON=1` turns that into a failure. Without an adapter the wgpu trial shows
-//! as *ignored*; `REQUIRE_GPU=1` turns that into a failure.
+//! Without `python3` the trials show as *ignored*; `REQUIRE_PYTHON=1` turns that into a failure.
+//! Without an adapter the wgpu trial shows as *ignored*; `REQUIRE_GPU=1` turns that into a failure.
 //!
-//! To replay by hand: `KEEP_DUMP=dump.json cargo test --test replay -- cpu`, then `python3 tests/replay.py dump.json`.
+//! To replay by hand: `KEEP_DUMP=dump.json cargo test --test replay -- cpu`, then
+//! `python3 tests/replay.py dump.json`.
 
 #[path = "golden/mod.rs"]
 #[allow(dead_code, reason = "each test uses a part of it")]
@@ -35,7 +37,8 @@ const STEP: u64 = 100;
 
 /// What a device drew in one step of the graph that `pretrain` runs.
 fn dump(device: &Device) -> Result<Value, Failed> {
-    let config = RunConfig { width: 8, latent_dim: 12, batch_size: 4, seed: SEED, ..RunConfig::default() };
+    let config =
+        RunConfig { width: 8, latent_dim: 12, batch_size: 4, seed: SEED, ..RunConfig::default() };
     let (mean, std) = ([0.5, 0.45, 0.4], [0.25; 3]);
     let mut model = training(&config.model(mean, std), Training::default());
     // The draws are values of the graph like any other.
@@ -51,7 +54,8 @@ fn dump(device: &Device) -> Result<Value, Failed> {
             _ => {}
         }
     }
-    let Recipe { strength, jitter_p, grey_p, blur_p, flip_p, sigma, scale, ratio, .. } = recipe.ok_or("the graph draws no augmentation")?;
+    let Recipe { strength, jitter_p, grey_p, blur_p, flip_p, sigma, scale, ratio, .. } =
+        recipe.ok_or("the graph draws no augmentation")?;
 
     let layout = model.graph.layout.clone();
     let mut session = device.open()?;
@@ -60,7 +64,12 @@ fn dump(device: &Device) -> Result<Value, Failed> {
     state::initialise(session, &layout, &model.params, SEED)?;
     let initial = session.read_state(Group::Param)?;
     let weight = |name: &str, init: &str| -> Result<Value, Failed> {
-        let p = model.params.all.iter().find(|p| p.name == name).ok_or_else(|| format!("no parameter {name}"))?;
+        let p = model
+            .params
+            .all
+            .iter()
+            .find(|p| p.name == name)
+            .ok_or_else(|| format!("no parameter {name}"))?;
         let range = layout.get(name).ok_or("not laid out")?.range;
         let values = p.file.to_file(&initial[range.offset..range.offset + range.len], p.shape);
         Ok(json!({ "name": name, "shape": p.file.shape(), "init": init, "values": values }))
@@ -77,14 +86,22 @@ fn dump(device: &Device) -> Result<Value, Failed> {
     let order = Order::new(indices.train.len(), config.batch_size, SEED, true)?;
     let uniforms: StepUniforms = schedule::uniforms(&config, order.steps_per_epoch(), STEP);
     let (side, rng) = (config.image_size, Philox::new(SEED, Stream::Test));
-    let pixels: Vec<u32> = (0..(config.batch_size * side * side) as u32).map(|i| rng.words(0, 0, i)[0] & 0x00ff_ffff).collect();
+    let pixels: Vec<u32> = (0..(config.batch_size * side * side) as u32)
+        .map(|i| rng.words(0, 0, i)[0] & 0x00ff_ffff)
+        .collect();
     session.upload(id, 0, Data::U32(&pixels))?;
     session.run(id, &uniforms)?;
     let mut rows = |name: &str, width: usize| -> Result<Vec<Vec<f32>>, Failed> {
-        let position = session.plan(id).outputs.iter().position(|p| p.name == name).ok_or_else(|| format!("no output {name}"))?;
+        let position = session
+            .plan(id)
+            .outputs
+            .iter()
+            .position(|p| p.name == name)
+            .ok_or_else(|| format!("no output {name}"))?;
         Ok(session.read(id, position)?.chunks(width).map(<[f32]>::to_vec).collect())
     };
-    let (augmentation, noise) = (rows("augmentation", slot::COUNT)?, rows("noise", config.latent_dim)?);
+    let (augmentation, noise) =
+        (rows("augmentation", slot::COUNT)?, rows("noise", config.latent_dim)?);
     // RGB without the fourth channel.
     let mut view = rows("view", side * side * 4)?;
     view.iter_mut().for_each(|v| *v = v.chunks(4).flat_map(|p| p[..3].to_vec()).collect());
@@ -92,7 +109,8 @@ fn dump(device: &Device) -> Result<Value, Failed> {
     let (epoch, first) = order.locate(STEP);
     let positions = &order.epoch(epoch)[first..first + config.batch_size];
     let batch_images: Vec<u32> = positions.iter().map(|&p| indices.train[p as usize]).collect();
-    let orders: BTreeMap<String, Vec<u32>> = [0, epoch].map(|e| (e.to_string(), order.epoch(e))).into();
+    let orders: BTreeMap<String, Vec<u32>> =
+        [0, epoch].map(|e| (e.to_string(), order.epoch(e))).into();
     Ok(json!({
         "seed": SEED, "step": STEP, "batch": config.batch_size, "image": config.image_size, "latent": config.latent_dim,
         "images": IMAGES, "held_out": HELD_OUT, "train": indices.train, "val": indices.val, "order": orders, "batch_images": batch_images,
@@ -140,12 +158,16 @@ fn refuses(pointer: &str, change: f64) -> Result<(), Failed> {
 
 fn main() -> ExitCode {
     let args = Arguments::from_args();
-    let python = Command::new("python3").arg("--version").output().is_ok_and(|o| o.status.success());
+    let python =
+        Command::new("python3").arg("--version").output().is_ok_and(|o| o.status.success());
     let skip = !python && std::env::var_os("REQUIRE_PYTHON").is_none();
     let mut trials = Vec::new();
     let gpus = wgpu_devices();
     for device in [Device::Reference, Device::Cpu].into_iter().chain(gpus.iter().take(1).cloned()) {
-        trials.push(Trial::test(format!("replay/{}", device.name()), move || agrees(&device)).with_ignored_flag(skip));
+        trials.push(
+            Trial::test(format!("replay/{}", device.name()), move || agrees(&device))
+                .with_ignored_flag(skip),
+        );
     }
     if gpus.is_empty() {
         trials.push(no_adapter("replay"));
@@ -162,7 +184,12 @@ fn main() -> ExitCode {
         ("/weights/2/values/3", -1e-5),
     ];
     for (pointer, change) in altered {
-        trials.push(Trial::test(format!("replay refuses an altered {pointer}"), move || refuses(pointer, change)).with_ignored_flag(skip));
+        trials.push(
+            Trial::test(format!("replay refuses an altered {pointer}"), move || {
+                refuses(pointer, change)
+            })
+            .with_ignored_flag(skip),
+        );
     }
     libtest_mimic::run(&args, trials).exit_code()
 }

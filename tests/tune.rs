@@ -1,6 +1,7 @@
-//! The tuner: a variant that is wrong at one shape is refused there and nowhere else, the fastest right one is
-//! taken, and what a file remembers is never trusted blindly. On a device whose results and times are a test's
-//! (`support/faulty.rs`), and with the real kernels on every adapter.
+//! The tuner: a variant that is wrong at one shape is refused there and nowhere else, the fastest
+//! right one is taken, and what a file remembers is never trusted blindly. On a device whose
+//! results and times are a test's (`support/faulty.rs`), and with the real kernels on every
+//! adapter.
 
 mod support;
 
@@ -23,19 +24,27 @@ const ALL: Effort = Effort { budget: Duration::from_secs(600), sweep: false };
 /// A 1x1 convolution of 2x3 pixels.
 fn product(from: usize, to: usize) -> Product {
     let io = Io {
-        inputs: vec![TensorType::f32(Shape::new(2, 2, 3, from)), TensorType::f32(Shape::new(to, 1, 1, from))],
+        inputs: vec![
+            TensorType::f32(Shape::new(2, 2, 3, from)),
+            TensorType::f32(Shape::new(to, 1, 1, from)),
+        ],
         outputs: vec![TensorType::f32(Shape::new(2, 2, 3, to))],
     };
     let op: Op = Conv2d::new(1, 0).into();
     Product { key: key(&op, &io), op, flops: 1, io }
 }
 
-/// The shapes at which another project's tuner picked a wrong 1x1 kernel, and two at which it did not.
+/// The shapes at which another project's tuner picked a wrong 1x1 kernel, and two at which it did
+/// not.
 fn shapes() -> Vec<Product> {
     [(104, 208), (208, 104), (440, 440), (64, 64)].map(|(from, to)| product(from, to)).into()
 }
 
-fn tuned(temper: &Temper, memory: &mut Memory, effort: Effort) -> Result<(Session, aavae::tune::Report), Failed> {
+fn tuned(
+    temper: &Temper,
+    memory: &mut Memory,
+    effort: Effort,
+) -> Result<(Session, aavae::tune::Report), Failed> {
     let mut session = Session::from(Faulty::with_variants(temper.clone()));
     let report = tune_products(&mut session, &shapes(), memory, effort)?;
     Ok((session, report))
@@ -59,10 +68,15 @@ fn wrong_at_one_shape() -> Result<(), Failed> {
     temper.crooked.borrow_mut().extend(wrong.iter().map(|key| (BROADCAST, key.clone())));
     let (session, report) = tuned(&temper, &mut Memory::nowhere(), ALL)?;
     for (key, variant) in chosen(&session) {
-        check((variant != BROADCAST) == wrong.contains(&key), || format!("{variant} was taken for {key}"))?;
+        check((variant != BROADCAST) == wrong.contains(&key), || {
+            format!("{variant} was taken for {key}")
+        })?;
     }
-    let refused: Vec<_> = report.trials.iter().filter(|t| t.refused.is_some()).map(|t| &t.key).collect();
-    check(refused.len() == 2 && refused.iter().all(|k| wrong.contains(k)), || format!("refused {refused:?}"))?;
+    let refused: Vec<_> =
+        report.trials.iter().filter(|t| t.refused.is_some()).map(|t| &t.key).collect();
+    check(refused.len() == 2 && refused.iter().all(|k| wrong.contains(k)), || {
+        format!("refused {refused:?}")
+    })?;
     // The plan that is lowered with the choices says them.
     let mut g = Graph::default();
     let shape = &shapes()[0].io;
@@ -70,7 +84,9 @@ fn wrong_at_one_shape() -> Result<(), Failed> {
     let y = g.emit1(Conv2d::new(1, 0).into(), &inputs);
     g.output("y", y);
     let plan = session.lower("tuned", &g);
-    check(plan.steps[0].variant != BROADCAST && plan.to_string().contains("tile "), || plan.to_string())
+    check(plan.steps[0].variant != BROADCAST && plan.to_string().contains("tile "), || {
+        plan.to_string()
+    })
 }
 
 /// Each tile in turn is made the fastest, and then the portable kernel.
@@ -90,7 +106,8 @@ fn the_fastest_is_taken() -> Result<(), Failed> {
     Ok(())
 }
 
-/// A file is used, compared once more, and ignored where it is of another device, of other kernels or edited.
+/// A file is used, compared once more, and ignored where it is of another device, of other kernels
+/// or edited.
 fn memory_is_not_trusted() -> Result<(), Failed> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("variants.json");
@@ -107,7 +124,9 @@ fn memory_is_not_trusted() -> Result<(), Failed> {
     // What was right is wrong now: a driver was updated in place.
     temper.crooked.borrow_mut().push((BROADCAST, product(64, 64).key));
     let (session, report) = tuned(&temper, &mut Memory::open(&path), ALL)?;
-    check(report.remembered == 3 && chosen(&session)[&product(64, 64).key] != BROADCAST, || format!("{report:?}"))?;
+    check(report.remembered == 3 && chosen(&session)[&product(64, 64).key] != BROADCAST, || {
+        format!("{report:?}")
+    })?;
     temper.crooked.borrow_mut().clear();
 
     let edits = [
@@ -129,11 +148,14 @@ fn memory_is_not_trusted() -> Result<(), Failed> {
     Ok(())
 }
 
-/// Without time the table of defaults holds, and says so; a little time is not spent on half the truth.
+/// Without time the table of defaults holds, and says so; a little time is not spent on half the
+/// truth.
 fn budget_holds() -> Result<(), Failed> {
     let none = Effort { budget: Duration::ZERO, sweep: false };
     let (session, report) = tuned(&Temper::default(), &mut Memory::nowhere(), none)?;
-    check(session.choices().is_empty() && report.left == 4 && report.trials.is_empty(), || format!("{report:?}"))?;
+    check(session.choices().is_empty() && report.left == 4 && report.trials.is_empty(), || {
+        format!("{report:?}")
+    })?;
     check(report.to_string().contains("4 left to the defaults"), || report.to_string())
 }
 
@@ -141,7 +163,12 @@ fn budget_holds() -> Result<(), Failed> {
 fn foreign_choices_are_ignored() -> Result<(), Failed> {
     let one = product(64, 64);
     let zero = Tile { m: 0, n: 0, k: 0, rows: 1, cols: 1, groups: 0 };
-    for foreign in [Variant::Broadcast { subgroup: 0 }, Variant::Broadcast { subgroup: 32 }, Variant::Tile(zero), Variant::Only] {
+    for foreign in [
+        Variant::Broadcast { subgroup: 0 },
+        Variant::Broadcast { subgroup: 32 },
+        Variant::Tile(zero),
+        Variant::Only,
+    ] {
         let mut choices = aavae::ops::Choices::default();
         choices.set(one.key.clone(), foreign);
         let mut g = Graph::default();
@@ -155,7 +182,8 @@ fn foreign_choices_are_ignored() -> Result<(), Failed> {
     Ok(())
 }
 
-/// Every variant of the real kernels at a small network's shapes is right, and the choice is one of them.
+/// Every variant of the real kernels at a small network's shapes is right, and the choice is one of
+/// them.
 fn real_kernels(device: &Device) -> Result<(), Failed> {
     let mut session = device.open()?;
     let model = support::config(aavae::method::Method::Vae, 8, 2);
@@ -164,7 +192,9 @@ fn real_kernels(device: &Device) -> Result<(), Failed> {
     let mut found = products([&plan]);
     if matches!(device, Device::Cpu) {
         let report = tune_products(&mut session, &found, &mut Memory::nowhere(), ALL)?;
-        return check(report.trials.is_empty() && session.choices().is_empty(), || format!("the processor runs no kernels: {report:?}"));
+        return check(report.trials.is_empty() && session.choices().is_empty(), || {
+            format!("the processor runs no kernels: {report:?}")
+        });
     }
     check(found.len() > 20, || format!("only {} products", found.len()))?;
     // One of each pass.

@@ -1,7 +1,8 @@
-//! Updates of the weights, on every device: they stop at the first gradient that is not finite, and are the same where flat buffers are
-//! cut to what a device binds.
+//! Updates of the weights, on every device: they stop at the first gradient that is not finite, and
+//! are the same where flat buffers are cut to what a device binds.
 //!
-//! Without a Vulkan, Metal or DX12 adapter the wgpu trials show as *ignored*; `REQUIRE_GPU=1` turns that into a failure.
+//! Without a Vulkan, Metal or DX12 adapter the wgpu trials show as *ignored*; `REQUIRE_GPU=1` turns
+//! that into a failure.
 
 mod support;
 
@@ -17,7 +18,8 @@ use aavae::tensor::{Shape, TensorType};
 use libtest_mimic::{Arguments, Failed, Trial};
 use support::{Device, check, config, fill, on_devices, reset, uniforms};
 
-const OPTIMIZERS: [Optimizer; 4] = [Optimizer::Adam, Optimizer::Sgd, Optimizer::Lars, Optimizer::Lamb];
+const OPTIMIZERS: [Optimizer; 4] =
+    [Optimizer::Adam, Optimizer::Sgd, Optimizer::Lars, Optimizer::Lamb];
 /// What an update may change.
 const KEPT: [Group; 3] = [Group::Param, Group::Moment1, Group::Moment2];
 /// A vector, which is plain, and a matrix.
@@ -40,15 +42,24 @@ fn linear(rule: Update) -> Graph {
 }
 
 fn kept(session: &mut Session) -> Result<Vec<Vec<u32>>, Failed> {
-    KEPT.iter().map(|&g| Ok(session.read_state(g)?.into_iter().map(f32::to_bits).collect())).collect()
+    KEPT.iter()
+        .map(|&g| Ok(session.read_state(g)?.into_iter().map(f32::to_bits).collect()))
+        .collect()
 }
 
 /// One step on `x0` and `x1`, of which element `at` of the latter is `value`; the scalars.
-fn step(session: &mut Session, id: PlanId, step: u32, at: usize, value: f32) -> Result<Vec<f32>, Failed> {
+fn step(
+    session: &mut Session,
+    id: PlanId,
+    step: u32,
+    at: usize,
+    value: f32,
+) -> Result<Vec<f32>, Failed> {
     // Buffers begin with NaN, also behind the one element of the loss.
     session.poison(id)?;
     for (i, shape) in SHAPES.iter().enumerate() {
-        let mut x: Vec<f32> = (0..shape.len()).map(|k| ((k * 7 + 3) % 11) as f32 * 0.1 - 0.4).collect();
+        let mut x: Vec<f32> =
+            (0..shape.len()).map(|k| ((k * 7 + 3) % 11) as f32 * 0.1 - 0.4).collect();
         if i == 1 {
             x[at] = value;
         }
@@ -61,7 +72,8 @@ fn step(session: &mut Session, id: PlanId, step: u32, at: usize, value: f32) -> 
     Ok(rows[0].1.clone())
 }
 
-/// A gradient that overflows while the loss stays finite changes no weight and no moment, in that step and in later ones.
+/// A gradient that overflows while the loss stays finite changes no weight and no moment, in that
+/// step and in later ones.
 fn overflowing_gradient(device: &Device) -> Result<(), Failed> {
     for optimizer in OPTIMIZERS {
         for at in [0, 77, SHAPES[1].len() - 1] {
@@ -76,21 +88,44 @@ fn overflowing_gradient(device: &Device) -> Result<(), Failed> {
             let what = |message: &str| format!("{optimizer:?}, element {at}: {message}");
             let good = step(&mut session, id, 0, at, 0.0)?;
             let first = kept(&mut session)?;
-            check(good[0].is_finite() && good[1] == 0.0, || what(&format!("a good step gives {good:?}")))?;
-            check(first[0].iter().any(|&x| f32::from_bits(x) != 0.5), || what("a good step changes nothing"))?;
-            // 10 * 3e38 overflows; the reference computes in f64, so there it takes an infinity, which 0 makes NaN.
-            let bad = step(&mut session, id, 1, at, if matches!(device, Device::Reference) { f32::INFINITY } else { 3e38 })?;
+            check(good[0].is_finite() && good[1] == 0.0, || {
+                what(&format!("a good step gives {good:?}"))
+            })?;
+            check(first[0].iter().any(|&x| f32::from_bits(x) != 0.5), || {
+                what("a good step changes nothing")
+            })?;
+            // 10 * 3e38 overflows; the reference computes in f64, so there it takes an infinity,
+            // which 0 makes NaN.
+            let bad = step(
+                &mut session,
+                id,
+                1,
+                at,
+                if matches!(device, Device::Reference) { f32::INFINITY } else { 3e38 },
+            )?;
             let wide = matches!(device, Device::Reference);
             check(wide || bad[0].is_finite(), || what(&format!("the loss is {}", bad[0])))?;
-            check(bad[1].is_nan(), || what(&format!("the flag is {} after a gradient that overflowed", bad[1])))?;
-            check(kept(&mut session)? == first, || what("updated by a gradient that is not finite"))?;
+            check(bad[1].is_nan(), || {
+                what(&format!("the flag is {} after a gradient that overflowed", bad[1]))
+            })?;
+            check(kept(&mut session)? == first, || {
+                what("updated by a gradient that is not finite")
+            })?;
             let after = step(&mut session, id, 2, at, 0.0)?;
-            check(after[0].is_finite() && after[1].is_nan(), || what(&format!("a later step gives {after:?}")))?;
-            check(kept(&mut session)? == first, || what("updated after a gradient that is not finite"))?;
+            check(after[0].is_finite() && after[1].is_nan(), || {
+                what(&format!("a later step gives {after:?}"))
+            })?;
+            check(kept(&mut session)? == first, || {
+                what("updated after a gradient that is not finite")
+            })?;
             session.write_state(guard.group, guard.offset, &[0.0])?;
             let again = step(&mut session, id, 2, at, 0.0)?;
-            check(again[1] == 0.0 && kept(&mut session)? != first, || what("stays still although the flag is cleared"))?;
-            check(again[0].to_bits() == after[0].to_bits(), || what("the weights have moved meanwhile"))?;
+            check(again[1] == 0.0 && kept(&mut session)? != first, || {
+                what("stays still although the flag is cleared")
+            })?;
+            check(again[0].to_bits() == after[0].to_bits(), || {
+                what("the weights have moved meanwhile")
+            })?;
         }
     }
     Ok(())
@@ -123,11 +158,15 @@ fn accumulated_gradients(device: &Device) -> Result<(), Failed> {
         for at in [0, 1, 63, 100, len - 1, loss] {
             for value in [f32::NAN, f32::from_bits(0xffc0_0000), f32::INFINITY, f32::NEG_INFINITY] {
                 let (flag, after) = run(Some((at, value)))?;
-                check(flag.is_nan() && after == before, || format!("{optimizer:?}: {value} at element {at} is not noticed"))?;
+                check(flag.is_nan() && after == before, || {
+                    format!("{optimizer:?}: {value} at element {at} is not noticed")
+                })?;
             }
         }
         let (flag, after) = run(Some((1, -f32::MAX)))?;
-        check(flag == 0.0 && after != before, || format!("{optimizer:?}: a large gradient counts as infinite"))?;
+        check(flag == 0.0 && after != before, || {
+            format!("{optimizer:?}: a large gradient counts as infinite")
+        })?;
     }
     Ok(())
 }
@@ -135,18 +174,26 @@ fn accumulated_gradients(device: &Device) -> Result<(), Failed> {
 /// The State operands of a plan's steps that exceed `bytes`, though they are more than one tensor.
 fn too_large(plan: &Plan, bytes: usize) -> Vec<String> {
     // A single tensor, padding included, or a scalar.
-    let tensor = |r: Range| plan.layout.states.iter().any(|s| s.range.offset == r.offset && r.len < s.range.len + 64);
+    let tensor = |r: Range| {
+        plan.layout.states.iter().any(|s| s.range.offset == r.offset && r.len < s.range.len + 64)
+    };
     let single = |r: Range| r.len == 1 || tensor(r);
-    let operands = plan.steps.iter().flat_map(|s| s.inputs.iter().chain(&s.outputs).map(move |x| (&s.label, x.1)));
-    let large = operands.filter(|(_, place)| matches!(place, Place::State(r) if r.len * 4 > bytes && !single(*r)));
+    let operands = plan
+        .steps
+        .iter()
+        .flat_map(|s| s.inputs.iter().chain(&s.outputs).map(move |x| (&s.label, x.1)));
+    let large = operands
+        .filter(|(_, place)| matches!(place, Place::State(r) if r.len * 4 > bytes && !single(*r)));
     large.map(|(label, place)| format!("{label} at {place}")).take(3).collect()
 }
 
-/// Three steps of a network whose flat buffers are whole, cut to some tensors, and cut to single ones: the same bits, also where
-/// gradients are accumulated and some tensors do not decay.
+/// Three steps of a network whose flat buffers are whole, cut to some tensors, and cut to single
+/// ones: the same bits, also where gradients are accumulated and some tensors do not decay.
 fn cut_updates(device: &Device) -> Result<(), Failed> {
-    for (optimizer, weight_decay, accumulate) in
-        OPTIMIZERS.into_iter().flat_map(|o| [(o, 0.1, 1), (o, 0.1, 2)]).chain([(Optimizer::Adam, 0.0, 1)])
+    for (optimizer, weight_decay, accumulate) in OPTIMIZERS
+        .into_iter()
+        .flat_map(|o| [(o, 0.1, 1), (o, 0.1, 2)])
+        .chain([(Optimizer::Adam, 0.0, 1)])
     {
         let rule = Update { optimizer, weight_decay };
         let how = Training { view: View::Given, accumulate, rule, ..Training::default() };
@@ -155,32 +202,45 @@ fn cut_updates(device: &Device) -> Result<(), Failed> {
         session.allocate(&model.graph.layout);
         let mut want: Option<Vec<Vec<u32>>> = None;
         for (max_binding, least_parts) in [(usize::MAX, 1), (256 << 10, 4), (1, 60)] {
-            let what = format!("{optimizer:?}, decay {weight_decay}, {accumulate} batches, {max_binding} bytes");
+            let what = format!(
+                "{optimizer:?}, decay {weight_decay}, {accumulate} batches, {max_binding} bytes"
+            );
             let options = Options::new(Target { max_binding, ..session.target() });
             let mut plans = vec![lower("train", &model.graph, options)];
             if accumulate > 1 {
                 plans.push(lower("update", &method::update(&model.graph.layout, rule), options));
             }
-            let updates = plans.iter().flat_map(|p| &p.steps).filter(|s| s.label.starts_with("optimizer")).count();
-            check(updates >= least_parts && (max_binding < usize::MAX || updates == 1), || format!("{what}: {updates} parts"))?;
+            let updates = plans
+                .iter()
+                .flat_map(|p| &p.steps)
+                .filter(|s| s.label.starts_with("optimizer"))
+                .count();
+            check(updates >= least_parts && (max_binding < usize::MAX || updates == 1), || {
+                format!("{what}: {updates} parts")
+            })?;
             for plan in &plans {
                 let large = too_large(plan, max_binding);
                 check(large.is_empty(), || format!("{what}: {large:?}"))?;
             }
-            let ids = plans.into_iter().map(|plan| session.load(plan)).collect::<Result<Vec<_>, _>>()?;
+            let ids =
+                plans.into_iter().map(|plan| session.load(plan)).collect::<Result<Vec<_>, _>>()?;
             reset(&mut session, &model, 5)?;
             fill(&mut session, ids[0])?;
             let mut scalars = Vec::new();
             for step in 0..3 {
                 for part in 0..accumulate {
-                    session.run(ids[0], &StepUniforms { first_sample: 2 * part as u32, ..uniforms(5, step, 1e-2) })?;
+                    session.run(
+                        ids[0],
+                        &StepUniforms { first_sample: 2 * part as u32, ..uniforms(5, step, 1e-2) },
+                    )?;
                 }
                 if accumulate > 1 {
                     session.run(ids[1], &uniforms(5, step, 1e-2))?;
                 }
             }
             for &id in &ids {
-                scalars.extend(session.drain(id)?.into_iter().flat_map(|row| row.1).map(f32::to_bits));
+                scalars
+                    .extend(session.drain(id)?.into_iter().flat_map(|row| row.1).map(f32::to_bits));
             }
             let mut got = kept(&mut session)?;
             got.push(scalars);
@@ -208,17 +268,23 @@ fn cut_update_plans(device: &Device) -> Result<(), Failed> {
             // What stands between tensors is updated too.
             session.write_state(Group::Param, 0, &vec![0.0; layout.size(Group::Param)])?;
             reset(&mut session, &model, 5)?;
-            let gradient: Vec<f32> = (0..layout.size(Group::Accumulated)).map(|i| ((i * 37 + 11) % 101) as f32 * 0.01 - 0.5).collect();
+            let gradient: Vec<f32> = (0..layout.size(Group::Accumulated))
+                .map(|i| ((i * 37 + 11) % 101) as f32 * 0.01 - 0.5)
+                .collect();
             session.write_state(Group::Accumulated, 0, &gradient)?;
             for step in 0..2 {
                 session.run(id, &uniforms(5, step, 1e-2))?;
             }
             let flags = session.drain(id)?;
-            check(flags.iter().all(|f| f.1 == [0.0]), || format!("{optimizer:?}, {max_binding} bytes: {flags:?}"))?;
+            check(flags.iter().all(|f| f.1 == [0.0]), || {
+                format!("{optimizer:?}, {max_binding} bytes: {flags:?}")
+            })?;
             let got = kept(&mut session)?;
             match &want {
                 None => want = Some(got),
-                Some(want) => check(*want == got, || format!("{optimizer:?}, {max_binding} bytes: other bits than uncut"))?,
+                Some(want) => check(*want == got, || {
+                    format!("{optimizer:?}, {max_binding} bytes: other bits than uncut")
+                })?,
             }
         }
     }
@@ -229,20 +295,25 @@ fn cut_update_plans(device: &Device) -> Result<(), Failed> {
 fn stale_reads() -> Result<(), Failed> {
     let g = linear(Update::default());
     for max_binding in [usize::MAX, 1] {
-        let options = Options { alias: false, ..Options::new(Target { max_binding, ..Target::default() }) };
+        let options =
+            Options { alias: false, ..Options::new(Target { max_binding, ..Target::default() }) };
         let plan = lower("linear", &g, options);
         verify(&plan, &Limits::NONE)?;
         let updates = plan.steps.iter().filter(|s| s.op.name() == "adam").count();
         check(updates == if max_binding == 1 { 2 } else { 1 }, || format!("{updates} updates"))?;
         for name in ["v", "w"] {
             let mut bad = plan.clone();
-            let reads = |s: &Step| s.op.name() == "dot" && s.inputs.iter().any(|x| plan.names[x.0.0 as usize] == name);
+            let reads = |s: &Step| {
+                s.op.name() == "dot" && s.inputs.iter().any(|x| plan.names[x.0.0 as usize] == name)
+            };
             let at = bad.steps.iter().position(reads).ok_or("no step reads it")?;
             // Only its place in the order changes, so no buffer is to blame.
             let late = bad.steps[at].clone();
             bad.steps.insert(bad.steps.len() - 1, Step { outputs: vec![], ..late });
             let refused = catch_unwind(AssertUnwindSafe(|| verify(&bad, &Limits::NONE)));
-            check(refused.is_err(), || format!("`{name}` is read after its update ({max_binding} bytes)"))?;
+            check(refused.is_err(), || {
+                format!("`{name}` is read after its update ({max_binding} bytes)")
+            })?;
         }
     }
     Ok(())
@@ -253,7 +324,11 @@ fn main() -> ExitCode {
     let hosts = [Device::Reference, Device::Cpu];
     let trials: Vec<Trial> = [
         on_devices("a gradient that overflows stops the updates", &hosts, overflowing_gradient),
-        on_devices("an accumulated gradient that is not finite stops the update", &hosts, accumulated_gradients),
+        on_devices(
+            "an accumulated gradient that is not finite stops the update",
+            &hosts,
+            accumulated_gradients,
+        ),
         vec![Trial::test("cut flat buffers give the same bits/cpu", || cut_updates(&Device::Cpu))],
         on_devices("a cut update gives the same bits", &[Device::Reference], cut_update_plans),
         vec![Trial::test("a read after an update in place is refused", stale_reads)],

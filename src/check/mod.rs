@@ -1,5 +1,5 @@
-//! Trials: one op, one case, one device against the f64 reference. `tests/ops.rs` runs them all, and `aavae check` runs them on a
-//! user's device.
+//! Trials: one op, one case, one device against the f64 reference. `tests/ops.rs` runs them all,
+//! and `aavae check` runs them on a user's device.
 
 mod compare;
 mod pair;
@@ -15,8 +15,16 @@ use crate::rng::{Philox, Stream, fnv1a, uniform};
 use crate::tensor::TensorType;
 
 /// The per-step values of every trial: not the first batch of its step.
-pub const STEP: StepUniforms =
-    StepUniforms { seed_lo: 1234, seed_hi: 0, step: 5, first_sample: 3, learning_rate: 0.01, bias1: 2.0, bias2: 3.0, serial: 3 << 16 | 70 };
+pub const STEP: StepUniforms = StepUniforms {
+    seed_lo: 1234,
+    seed_hi: 0,
+    step: 5,
+    first_sample: 3,
+    learning_rate: 0.01,
+    bias1: 2.0,
+    bias2: 3.0,
+    serial: 3 << 16 | 70,
+};
 
 /// An input of a trial.
 #[derive(Clone, Debug)]
@@ -33,13 +41,24 @@ pub fn contents(trial: &str, input: usize, ty: TensorType, fill: Fill) -> Conten
     let len = ty.shape.len();
     let word = |i: usize| rng.words(input as u32, (i / 4) as u32, 0)[i % 4];
     match fill {
-        Fill::Normal => Contents::F((0..len).map(|i| rng.normals(input as u32, (i / 4) as u32, 0)[i % 4] as f32).collect()),
-        Fill::Uniform(a, b) => Contents::F((0..len).map(|i| a + (b - a) * uniform(word(i))).collect()),
+        Fill::Normal => Contents::F(
+            (0..len).map(|i| rng.normals(input as u32, (i / 4) as u32, 0)[i % 4] as f32).collect(),
+        ),
+        Fill::Uniform(a, b) => {
+            Contents::F((0..len).map(|i| a + (b - a) * uniform(word(i))).collect())
+        }
         Fill::Constant(x) => Contents::F(vec![x; len]),
-        Fill::Alternate(a, b) => Contents::F((0..len).map(|i| if i % 2 == 0 { a } else { b }).collect()),
+        Fill::Alternate(a, b) => {
+            Contents::F((0..len).map(|i| if i % 2 == 0 { a } else { b }).collect())
+        }
         Fill::Ties => Contents::F((0..len).map(|i| (word(i) % 3) as f32).collect()),
         Fill::Below(n) => Contents::U((0..len).map(|i| word(i) % n).collect()),
-        Fill::AugmentParams(h, w) => Contents::F(crate::ops::sample_augment_params(ty.shape.n, h, w, u64::from(fnv1a(trial)))),
+        Fill::AugmentParams(h, w) => Contents::F(crate::ops::sample_augment_params(
+            ty.shape.n,
+            h,
+            w,
+            u64::from(fnv1a(trial)),
+        )),
         Fill::Pixels => Contents::U((0..len).map(|i| word(i) & 0x00ff_ffff).collect()),
     }
 }
@@ -60,9 +79,14 @@ pub fn graph(case: &Case) -> Graph {
     let in_place = case.op.in_place();
     let input = |g: &mut Graph, i: usize, ty: TensorType| {
         let name = format!("x{i}");
-        if in_place.iter().any(|p| p.0 == i) { g.state(&name, ty.shape, Group::Buffer) } else { g.input(&name, ty) }
+        if in_place.iter().any(|p| p.0 == i) {
+            g.state(&name, ty.shape, Group::Buffer)
+        } else {
+            g.input(&name, ty)
+        }
     };
-    let ids: Vec<ValueId> = case.inputs.iter().enumerate().map(|(i, (ty, _))| input(&mut g, i, *ty)).collect();
+    let ids: Vec<ValueId> =
+        case.inputs.iter().enumerate().map(|(i, (ty, _))| input(&mut g, i, *ty)).collect();
     g.label("trial");
     for (i, y) in g.emit(case.op.clone(), &ids).into_iter().enumerate() {
         g.output(&format!("y{i}"), y);
@@ -70,7 +94,12 @@ pub fn graph(case: &Case) -> Graph {
     g
 }
 
-fn feed(session: &mut Session, id: PlanId, g: &Graph, data: &[Contents]) -> Result<(), DeviceError> {
+fn feed(
+    session: &mut Session,
+    id: PlanId,
+    g: &Graph,
+    data: &[Contents],
+) -> Result<(), DeviceError> {
     for (i, data) in data.iter().enumerate() {
         let name = format!("x{i}");
         let input = session.plan(id).input(&name).map(|p| p.0);
@@ -78,7 +107,11 @@ fn feed(session: &mut Session, id: PlanId, g: &Graph, data: &[Contents]) -> Resu
             (Some(p), Contents::F(x)) => session.upload(id, p, Data::F32(x))?,
             (Some(p), Contents::U(x)) => session.upload(id, p, Data::U32(x))?,
             (None, Contents::F(x)) => {
-                let range = g.layout.get(&name).unwrap_or_else(|| panic!("{name} is neither uploaded nor persistent")).range;
+                let range = g
+                    .layout
+                    .get(&name)
+                    .unwrap_or_else(|| panic!("{name} is neither uploaded nor persistent"))
+                    .range;
                 session.write_state(range.group, range.offset, x)?;
             }
             (None, Contents::U(_)) => unreachable!("no op updates integers in place"),
@@ -114,9 +147,9 @@ pub fn variants(case: &Case, target: &Target) -> Vec<Variant> {
     case.op.variants(&io(case), target)
 }
 
-/// Runs a case twice on a session that is emptied first, in one of its [`variants`], outputs poisoned, and compares
-/// with the reference. The second run must give the same bits: an op writes (=), and is deterministic. Returns the
-/// worst ratio of error to tolerance.
+/// Runs a case twice on a session that is emptied first, in one of its [`variants`], outputs
+/// poisoned, and compares with the reference. The second run must give the same bits: an op writes
+/// (=), and is deterministic. Returns the worst ratio of error to tolerance.
 ///
 /// # Errors
 /// What differs, or what the device said.
@@ -129,7 +162,12 @@ pub fn trial(case: &Case, session: &mut Session, variant: Variant) -> Result<f64
     let mut choices = Choices::default();
     choices.set(key(&case.op, &io(case)), variant);
     let plan = lower("trial", &g, Options { choices: &choices, ..Options::new(session.target()) });
-    assert_eq!(plan.steps[0].variant, variant, "{}: a variant that this device cannot run", name(case));
+    assert_eq!(
+        plan.steps[0].variant,
+        variant,
+        "{}: a variant that this device cannot run",
+        name(case)
+    );
     let id = session.load(plan).map_err(device)?;
     let data = inputs(case);
     let terms = case.inputs.iter().map(|i| i.0.shape.len()).sum();
@@ -142,14 +180,27 @@ pub fn trial(case: &Case, session: &mut Session, variant: Variant) -> Result<f64
         feed(session, id, &g, &data).map_err(device)?;
         session.count_from(id, STEP.serial);
         session.run(id, &STEP).map_err(device)?;
-        let got = (0..want.len()).map(|o| session.read(id, o)).collect::<Result<Vec<_>, _>>().map_err(device)?;
+        let got = (0..want.len())
+            .map(|o| session.read(id, o))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(device)?;
         for (o, (got, want)) in got.iter().zip(&want).enumerate() {
-            let ratio = close(got, want, terms, case.slack).map_err(|e| format!("output {o}, run {run}: {e}"))?;
+            let ratio = close(got, want, terms, case.slack)
+                .map_err(|e| format!("output {o}, run {run}: {e}"))?;
             worst = worst.max(ratio);
         }
-        let same = run == 0 || first.iter().flatten().zip(got.iter().flatten()).all(|(a, b)| a.to_bits() == b.to_bits());
+        let same = run == 0
+            || first
+                .iter()
+                .flatten()
+                .zip(got.iter().flatten())
+                .all(|(a, b)| a.to_bits() == b.to_bits());
         if !same {
-            return Err("the second run gave other bits: the op adds where it should write, or is not deterministic".into());
+            return Err(
+                "the second run gave other bits: the op adds where it should write, or is \
+                not deterministic"
+                    .into(),
+            );
         }
         first = got;
     }

@@ -1,5 +1,5 @@
-//! Two variants of one op on one device, at one shape: whether they agree. Used where an output is too large to
-//! be read back for every candidate of a tuner.
+//! Two variants of one op on one device, at one shape: whether they agree. Used where an output is
+//! too large to be read back for every candidate of a tuner.
 
 use crate::device::{Data, DeviceError, PlanId, Session};
 use crate::ir::Graph;
@@ -8,8 +8,9 @@ use crate::plan::{Options, Plan, lower};
 use crate::rng::{Philox, Stream};
 use crate::tensor::{DType, TensorType};
 
-/// Largest accepted `|a - b| / |a|` over whole outputs (L2). Orders of summation differ by about 3e-7 of the
-/// length, and one element that is wrong by its own size shows in an output of up to 1e9 elements.
+/// Largest accepted `|a - b| / |a|` over whole outputs (L2). Orders of summation differ by about
+/// 3e-7 of the length, and one element that is wrong by its own size shows in an output of up to
+/// 1e9 elements.
 const TOLERANCE: f64 = 1e-5;
 
 /// An op loaded twice: step 0 in the variant to be trusted, step 1 in the candidate.
@@ -35,7 +36,11 @@ fn plan(session: &Session, op: &Op, io: &Io, trusted: Variant, candidate: Varian
     let planned = |variant| {
         let mut choices = Choices::default();
         choices.set(key(op, io), variant);
-        lower("pair", &g, Options { choices: &choices, fuse: false, ..Options::new(session.target()) })
+        lower(
+            "pair",
+            &g,
+            Options { choices: &choices, fuse: false, ..Options::new(session.target()) },
+        )
     };
     let (mut plan, mut other) = (planned(trusted), planned(candidate));
     // The two plans are the same but for the products and their scratch.
@@ -54,7 +59,13 @@ impl Pair {
     ///
     /// # Errors
     /// If the device has no room or its driver refuses a kernel.
-    pub fn load(session: &mut Session, op: &Op, io: &Io, trusted: Variant, candidate: Variant) -> Result<Self, DeviceError> {
+    pub fn load(
+        session: &mut Session,
+        op: &Op,
+        io: &Io,
+        trusted: Variant,
+        candidate: Variant,
+    ) -> Result<Self, DeviceError> {
         session.reset();
         let plan = plan(session, op, io, trusted, candidate);
         let types: Vec<TensorType> = plan.inputs.iter().map(|p| p.ty).collect();
@@ -88,7 +99,9 @@ impl Pair {
             return Ok(Some(format!("the portable kernel gives a length of {trusted}")));
         }
         if !(error <= TOLERANCE) {
-            return Ok(Some(format!("it differs from the portable kernel by {error:.1e} of its length")));
+            return Ok(Some(format!(
+                "it differs from the portable kernel by {error:.1e} of its length"
+            )));
         }
         if self.first.is_some_and(|bits| bits != candidate.to_bits()) {
             return Ok(Some("two runs on the same data differ".into()));

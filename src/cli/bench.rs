@@ -31,7 +31,8 @@ pub(super) struct TuneArgs {
     /// Seconds for new measurements
     #[arg(long, default_value_t = tune::BUDGET.as_secs_f64(), value_name = "SECONDS")]
     budget: f64,
-    /// Try every candidate of every product, whatever is remembered, and print each; remembers the result
+    /// Try every candidate of every product, whatever is remembered, and print each; remembers the
+    /// result
     #[arg(long)]
     sweep: bool,
     /// Only products whose name contains this
@@ -52,19 +53,23 @@ pub(super) fn tune(args: &TuneArgs) -> Outcome {
     products.retain(|p| args.only.as_ref().is_none_or(|text| p.key.contains(text)));
     if products.is_empty() || !session.capabilities().dispatches {
         let hint = "`cpu` has none; `--only` takes part of a product's name, e.g. `conv2d `";
-        let message = format!("no product with several variants is there to tune on {}", session.device());
+        let message =
+            format!("no product with several variants is there to tune on {}", session.device());
         return Err(TrainError::config(message, Some(hint)).into());
     }
     let effort = tune::Effort { budget, sweep: args.sweep };
-    let report = tune::tune_products(&mut session, &products, &mut tune::Memory::of_user(), effort)?;
+    let report =
+        tune::tune_products(&mut session, &products, &mut tune::Memory::of_user(), effort)?;
     if args.model.json {
-        let chosen: BTreeMap<_, _> = session.choices().iter().map(|(k, v)| (k.clone(), v.to_string())).collect();
+        let chosen: BTreeMap<_, _> =
+            session.choices().iter().map(|(k, v)| (k.clone(), v.to_string())).collect();
         print_json(&json!({ "device": session.device(), "chosen": chosen, "report": report }))?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut text = String::from("        ms   GFLOP/s  variant, product\n");
     for t in &report.trials {
-        let number = |x: Option<f64>, scale: f64| x.map_or("-".into(), |x| format!("{:.3}", x * scale));
+        let number =
+            |x: Option<f64>, scale: f64| x.map_or("-".into(), |x| format!("{:.3}", x * scale));
         let (ms, rate) = (number(t.seconds, 1e3), number(t.flops_per_second, 1e-9));
         let refused = t.refused.as_ref().map_or(String::new(), |why| format!(", refused: {why}"));
         text += &format!("{ms:>10} {rate:>9}  {}, {}{refused}\n", t.variant, t.key);
@@ -107,9 +112,14 @@ pub(super) fn bench(args: &BenchArgs) -> Outcome {
     let session = &mut session;
     say(&format!("device: {} ({why})", session.device()));
     let view = if args.augment { View::Augmented } else { View::Given };
-    let model =
-        |batch| method::training(&ModelConfig { batch, ..config }, Training { view, rule: args.model.update(), ..Training::default() });
-    let plan = fit::plan(session, "the train plan", batch(config.batch), &|batch| model(batch).graph)?;
+    let model = |batch| {
+        method::training(
+            &ModelConfig { batch, ..config },
+            Training { view, rule: args.model.update(), ..Training::default() },
+        )
+    };
+    let plan =
+        fit::plan(session, "the train plan", batch(config.batch), &|batch| model(batch).graph)?;
     let training = model(config.batch);
     // A software adapter takes seconds to compile a candidate and keeps its table of defaults.
     let plan = if args.no_tune || session.target().software || !session.capabilities().dispatches {
@@ -128,7 +138,13 @@ pub(super) fn bench(args: &BenchArgs) -> Outcome {
         "device": session.device(), "method": config.objective.method.name(), "width": config.net.width, "batch_size": config.batch,
         "parameters": training.params.count(), "plan": summary(session.plan(id)),
     });
-    let uniforms = |step: usize| StepUniforms { step: step as u32, learning_rate: 1e-4, bias1: 1.0, bias2: 1.0, ..StepUniforms::default() };
+    let uniforms = |step: usize| StepUniforms {
+        step: step as u32,
+        learning_rate: 1e-4,
+        bias1: 1.0,
+        bias2: 1.0,
+        ..StepUniforms::default()
+    };
     session.run(id, &uniforms(0))?;
     session.drain(id)?;
     result["ready_seconds"] = json!(opened.elapsed().as_secs_f64());
@@ -161,12 +177,22 @@ fn fill(session: &mut Session, id: PlanId) -> Result<(), Failure> {
             DType::U32 => session.upload(
                 id,
                 i,
-                Data::U32(&(0..len).map(|e| rng.words(0, i as u32, e as u32)[0] & 0x00ff_ffff).collect::<Vec<_>>()),
+                Data::U32(
+                    &(0..len)
+                        .map(|e| rng.words(0, i as u32, e as u32)[0] & 0x00ff_ffff)
+                        .collect::<Vec<_>>(),
+                ),
             )?,
             DType::F32 => {
                 // The fourth channel of an image is zero.
                 let image = port.ty.shape.h > 1;
-                let value = |e: usize| if image && e % 4 == 3 { 0.0 } else { rng.uniforms(0, i as u32, e as u32)[0] * 2.0 - 1.0 };
+                let value = |e: usize| {
+                    if image && e % 4 == 3 {
+                        0.0
+                    } else {
+                        rng.uniforms(0, i as u32, e as u32)[0] * 2.0 - 1.0
+                    }
+                };
                 session.upload(id, i, Data::F32(&(0..len).map(value).collect::<Vec<_>>()))?;
             }
         }
@@ -177,7 +203,8 @@ fn fill(session: &mut Session, id: PlanId) -> Result<(), Failure> {
 /// Samples of a timing of whole steps; their median counts.
 const SAMPLES: usize = 5;
 
-/// Steps are queued one behind the other, as in training: the host reads their scalars once a sample.
+/// Steps are queued one behind the other, as in training: the host reads their scalars once a
+/// sample.
 fn time_steps(
     session: &mut Session,
     id: PlanId,
@@ -185,7 +212,8 @@ fn time_steps(
     batch: usize,
     uniforms: impl Fn(usize) -> StepUniforms,
 ) -> Result<Value, Failure> {
-    // Two more steps than the first: after them a watched device is no longer measured piece by piece.
+    // Two more steps than the first: after them a watched device is no longer measured piece by
+    // piece.
     for step in 1..3 {
         session.run(id, &uniforms(step))?;
     }
@@ -214,8 +242,8 @@ fn time_steps(
     }))
 }
 
-/// The peaks that ops are compared with: the better GFLOP/s of a 1024^3 product and of a convolution whose operands stay in caches,
-/// and GB/s of an elementwise op over 64 MB.
+/// The peaks that ops are compared with: the better GFLOP/s of a 1024^3 product and of a
+/// convolution whose operands stay in caches, and GB/s of an elementwise op over 64 MB.
 fn peaks(device: &str) -> Result<(f64, f64), Failure> {
     let (mut session, _) = device::open(&choice(device)?)?;
     let mut g = Graph::default();
@@ -246,7 +274,8 @@ fn peaks(device: &str) -> Result<(f64, f64), Failure> {
     Ok((gflops(0).max(gflops(2)), steps[1].bytes() as f64 / best[1] / 1e9))
 }
 
-/// Every distinct op of the plan: median milliseconds, rates, share of the peak that bounds it, how often it occurs.
+/// Every distinct op of the plan: median milliseconds, rates, share of the peak that bounds it, how
+/// often it occurs.
 fn time_ops(session: &mut Session, id: PlanId, peak: (f64, f64)) -> Result<Value, Failure> {
     let mut distinct: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for (i, step) in session.plan(id).steps.iter().enumerate() {
@@ -263,7 +292,9 @@ fn time_ops(session: &mut Session, id: PlanId, peak: (f64, f64)) -> Result<Value
             "gflops": gflops, "gigabytes_per_second": gbs, "share_of_peak": share,
             "n": timing.runs, "clock": if timing.by_device { "device" } else { "host" } }));
     }
-    rows.sort_by(|a, b| b["total_ms"].as_f64().unwrap_or(0.0).total_cmp(&a["total_ms"].as_f64().unwrap_or(0.0)));
+    rows.sort_by(|a, b| {
+        b["total_ms"].as_f64().unwrap_or(0.0).total_cmp(&a["total_ms"].as_f64().unwrap_or(0.0))
+    });
     Ok(Value::Array(rows))
 }
 
@@ -278,7 +309,8 @@ fn text(result: &Value) -> String {
     );
     if let Some(s) = result.get("step") {
         out += &format!(
-            "step: median {:.1} ms ({:.1}..{:.1}, n = {}), {:.1} images/s, {:.1} GFLOP/s, host {:.1} %, memory {:.1} MB (plan {:.1} MB)\n",
+            "step: median {:.1} ms ({:.1}..{:.1}, n = {}), {:.1} images/s, {:.1} GFLOP/s, host \
+             {:.1} %, memory {:.1} MB (plan {:.1} MB)\n",
             number(&s["median_ms"]),
             number(&s["best_ms"]),
             number(&s["worst_ms"]),

@@ -73,7 +73,11 @@ struct Opened {
 impl Common {
     fn open(&self) -> Result<Opened, Failure> {
         let choice = choice(&self.device)?;
-        let options = import::Options { dataset: self.dataset, data_dir: self.data_dir.clone(), ..import::Options::default() };
+        let options = import::Options {
+            dataset: self.dataset,
+            data_dir: self.data_dir.clone(),
+            ..import::Options::default()
+        };
         let (trained, notes) = import::open(&self.model, &options)?;
         notes.iter().for_each(|note| say(&format!("note: {note}")));
         for error in &trained.skipped {
@@ -100,7 +104,8 @@ impl Common {
         let splits = open_data(&config)?;
         splits.notes.iter().for_each(|note| say(&format!("note: {note}")));
         let (session, why) = device::open(&choice)?;
-        let weights = if self.random_init { "random".into() } else { trained.path.display().to_string() };
+        let weights =
+            if self.random_init { "random".into() } else { trained.path.display().to_string() };
         say(&format!("device: {} ({why}); weights: {weights}", session.device()));
         let evaluator = Evaluator::new(
             session,
@@ -155,7 +160,15 @@ pub(super) fn probe(args: &ProbeArgs) -> Outcome {
     let view = o.view(args.common.split, true)?;
     let test = o.evaluator.features(&view, |_| ())?;
     let train = o.splits.labelled_train.clone();
-    let result = probe_view(&mut o.evaluator, &o.choice, o.config.seed, args.epochs, &train, &test, &mut |line| say(line))?;
+    let result = probe_view(
+        &mut o.evaluator,
+        &o.choice,
+        o.config.seed,
+        args.epochs,
+        &train,
+        &test,
+        &mut |line| say(line),
+    )?;
     let value = json!({
         "accuracy": result.test, "train_accuracy": result.train, "epochs": args.epochs, "seed": o.config.seed,
         "train_images": train.len(), "test_images": view.len(), "random_init": args.common.random_init,
@@ -180,11 +193,18 @@ pub(super) fn knn(args: &KnnArgs) -> Outcome {
     let test = o.evaluator.features(&view, |_| ())?;
     let table = knn_table(&train, &test, view.dataset.classes().len())?;
     if table.is_empty() {
-        let message = format!("kNN needs at least {} training images, the set has {}", KNN[0].0, train_view.len());
+        let message = format!(
+            "kNN needs at least {} training images, the set has {}",
+            KNN[0].0,
+            train_view.len()
+        );
         return Err(TrainError::config(message, Some("raise --limit-train")).into());
     }
     knn_left_out(train_view.len()).inspect(|text| say(&format!("note: {text}")));
-    let text: Vec<_> = table.iter().map(|(k, t, a)| format!("k {k:3}  temperature {t:.2}  accuracy {a:.4}")).collect();
+    let text: Vec<_> = table
+        .iter()
+        .map(|(k, t, a)| format!("k {k:3}  temperature {t:.2}  accuracy {a:.4}"))
+        .collect();
     let value = json!({ "knn": knn_rows(&table), "train_images": train_view.len(), "test_images": view.len(), "random_init": args.common.random_init });
     report(&value, args.common.json, args.out.as_ref(), &text.join("\n"))
 }
@@ -200,7 +220,8 @@ pub(super) struct EmbedArgs {
 
 pub(super) fn embed(args: &EmbedArgs) -> Outcome {
     let mut o = args.common.open()?;
-    // File order, whatever order training used: of the whole training file unless a part was asked for.
+    // File order, whatever order training used: of the whole training file unless a part was asked
+    // for.
     let view = match (args.common.split, args.common.limit_train) {
         (Split::Train, None) => View::full(o.splits.labelled_train.dataset.clone()),
         (split, _) => {
@@ -215,25 +236,45 @@ pub(super) fn embed(args: &EmbedArgs) -> Outcome {
     let rows = features.labels.len();
     let labels = features.labels.iter().map(|&l| i64::from(l)).collect();
     let tensors = BTreeMap::from([
-        ("features".to_owned(), NamedTensor { shape: vec![rows, features.dim], data: TensorData::F32(features.data) }),
+        (
+            "features".to_owned(),
+            NamedTensor { shape: vec![rows, features.dim], data: TensorData::F32(features.data) },
+        ),
         ("labels".to_owned(), NamedTensor { shape: vec![rows], data: TensorData::I64(labels) }),
     ]);
-    let meta = names(&view).inspect_err(|note| say(&format!("warning: {note}"))).unwrap_or_default();
+    let meta =
+        names(&view).inspect_err(|note| say(&format!("warning: {note}"))).unwrap_or_default();
     Checkpoint { tensors, meta }.save(&args.out)?;
-    let value = json!({ "file": args.out.display().to_string(), "images": rows, "features": features.dim });
-    report(&value, args.common.json, None, &format!("{rows} x {} features in {}", features.dim, args.out.display()))
+    let value =
+        json!({ "file": args.out.display().to_string(), "images": rows, "features": features.dim });
+    report(
+        &value,
+        args.common.json,
+        None,
+        &format!("{rows} x {} features in {}", features.dim, args.out.display()),
+    )
 }
 
-/// What the rows of an embedding are: `classes`, by label, and `files`, by row, where images have files, each an array of JSON
-/// as [`json_names`] writes it. Files are relative to the folder of the data set.
+/// What the rows of an embedding are: `classes`, by label, and `files`, by row, where images have
+/// files, each an array of JSON as [`json_names`] writes it. Files are relative to the folder of
+/// the data set.
 fn names(view: &View) -> Result<BTreeMap<String, String>, String> {
-    /// Most bytes of names: with quotes and backslashes escaped they fit in a header, which has 100 MB.
+    /// Most bytes of names: with quotes and backslashes escaped they fit in a header, which has 100
+    /// MB.
     const MOST: usize = 45_000_000;
-    let files: Option<Vec<PathBuf>> = view.indices.iter().map(|&index| view.dataset.file(index as usize)).collect();
-    let mut names = BTreeMap::from([("classes", json_names(view.dataset.classes().iter().map(OsString::as_os_str)))]);
-    names.extend(files.map(|files| ("files", json_names(files.iter().map(|file| file.as_os_str())))));
+    let files: Option<Vec<PathBuf>> =
+        view.indices.iter().map(|&index| view.dataset.file(index as usize)).collect();
+    let mut names = BTreeMap::from([(
+        "classes",
+        json_names(view.dataset.classes().iter().map(OsString::as_os_str)),
+    )]);
+    names.extend(
+        files.map(|files| ("files", json_names(files.iter().map(|file| file.as_os_str())))),
+    );
     match names.values().map(String::len).sum::<usize>() {
-        bytes if bytes > MOST => Err(format!("{bytes} bytes of names are too many for a safetensors file; they are left out")),
+        bytes if bytes > MOST => Err(format!(
+            "{bytes} bytes of names are too many for a safetensors file; they are left out"
+        )),
         _ => Ok(names.into_iter().map(|(key, names)| (key.to_owned(), names)).collect()),
     }
 }
@@ -256,13 +297,21 @@ pub(super) fn reconstruct(args: &ReconstructArgs) -> Outcome {
     }
     let mut o = args.common.open()?;
     let view = o.view(args.common.split, false)?;
-    let step =
-        StepUniforms { seed_lo: o.config.seed as u32, seed_hi: (o.config.seed >> 32) as u32, step: 1 << 31, ..StepUniforms::default() };
+    let step = StepUniforms {
+        seed_lo: o.config.seed as u32,
+        seed_hi: (o.config.seed >> 32) as u32,
+        step: 1 << 31,
+        ..StepUniforms::default()
+    };
     let png = o.evaluator.reconstruct(&view, args.count, &step)?;
     write_whole(&args.out, &png.bytes)?;
-    let value =
-        json!({ "file": args.out.display().to_string(), "images": args.count.min(view.len()), "width": png.width, "height": png.height });
-    report(&value, args.common.json, None, &format!("{} ({}x{})", args.out.display(), png.width, png.height))
+    let value = json!({ "file": args.out.display().to_string(), "images": args.count.min(view.len()), "width": png.width, "height": png.height });
+    report(
+        &value,
+        args.common.json,
+        None,
+        &format!("{} ({}x{})", args.out.display(), png.width, png.height),
+    )
 }
 
 fn report(value: &serde_json::Value, as_json: bool, out: Option<&PathBuf>, text: &str) -> Outcome {

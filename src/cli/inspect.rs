@@ -35,7 +35,9 @@ pub(super) fn devices(args: &DevicesArgs) -> Outcome {
     if args.json {
         let cuda = cuda_report();
         let cpu = json!({ "threads": threads });
-        print_json(&json!({ "auto": taken, "why": why, "cpu": cpu, "adapters": found, "cuda": cuda }))?;
+        print_json(
+            &json!({ "auto": taken, "why": why, "cpu": cpu, "adapters": found, "cuda": cuda }),
+        )?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut text = format!("cpu: {threads} threads\n");
@@ -188,7 +190,8 @@ pub(super) fn plan(args: &PlanArgs) -> Outcome {
     }
     let config = RunConfig { accumulate: args.accumulate, ..args.model.config()? };
     let model = config.model([0.5; 3], [0.25; 3]);
-    can_accumulate(config.method, config.batch_size, args.accumulate).map_err(|message| usage(message, None))?;
+    can_accumulate(config.method, config.batch_size, args.accumulate)
+        .map_err(|message| usage(message, None))?;
     let (session, _) = device::open(&choice(&args.model.device)?)?;
     // As many held-out images as a batch takes: what a run on a whole data set has.
     let plans = plans::plan(&session, &config, &model, model.batch)?;
@@ -210,7 +213,8 @@ pub(super) fn plan(args: &PlanArgs) -> Outcome {
             value["peak_bytes"] = json!(held_bytes(&all[..2]));
         }
         let parts: BTreeMap<_, _> = parts.into_iter().collect();
-        value["pretrain"] = json!({ "bytes": total, "state": state, "device": own, "plans": parts });
+        value["pretrain"] =
+            json!({ "bytes": total, "state": state, "device": own, "plans": parts });
         print_json(&value)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -221,7 +225,8 @@ pub(super) fn plan(args: &PlanArgs) -> Outcome {
         text += &format!("\n\n{update}\n\n{times} x train, then update: peak memory {peak:.3} MB");
     }
     let mb = |bytes: usize| format!("{:.3}", bytes as f64 / 1e6);
-    let parts: Vec<_> = parts.iter().map(|(name, bytes)| format!("{name} {}", mb(*bytes))).collect();
+    let parts: Vec<_> =
+        parts.iter().map(|(name, bytes)| format!("{name} {}", mb(*bytes))).collect();
     print_text(&format!(
         "{text}\npretrain holds at most {} MB: state {}, {}, reads and the device itself {}",
         mb(total),
@@ -245,10 +250,15 @@ fn kernel_texts(plans: &[&Plan], file: &str) -> Result<String, Failure> {
 }
 
 fn plan_json(plan: &Plan) -> Value {
-    let shapes = |types: &[TensorType]| types.iter().map(|t| vec![t.shape.n, t.shape.h, t.shape.w, t.shape.c]).collect::<Vec<_>>();
-    let places = |x: &[(crate::ops::ValueId, crate::plan::Place)]| x.iter().map(|p| p.1.to_string()).collect::<Vec<_>>();
+    let shapes = |types: &[TensorType]| {
+        types.iter().map(|t| vec![t.shape.n, t.shape.h, t.shape.w, t.shape.c]).collect::<Vec<_>>()
+    };
+    let places = |x: &[(crate::ops::ValueId, crate::plan::Place)]| {
+        x.iter().map(|p| p.1.to_string()).collect::<Vec<_>>()
+    };
     let step = |s: &crate::plan::Step| {
-        let kernels: Vec<_> = s.dispatches.iter().map(|d| json!({ "file": d.kernel.file, "grid": d.grid })).collect();
+        let kernels: Vec<_> =
+            s.dispatches.iter().map(|d| json!({ "file": d.kernel.file, "grid": d.grid })).collect();
         json!({ "label": s.label, "op": s.op.name(), "inputs": shapes(&s.io.inputs), "outputs": shapes(&s.io.outputs), "reads": places(&s.inputs),
             "writes": places(&s.outputs), "kernels": kernels, "flops": s.flops, "bytes": s.bytes() })
     };
@@ -292,7 +302,8 @@ pub(super) fn check(args: &CheckArgs) -> Outcome {
                 }
                 Err(message) => {
                     say(&format!("FAILED {name} ({variant}): {message}"));
-                    let failure = json!({ "case": name, "variant": variant.to_string(), "message": message });
+                    let failure =
+                        json!({ "case": name, "variant": variant.to_string(), "message": message });
                     failures.push(failure);
                 }
             }
@@ -301,13 +312,18 @@ pub(super) fn check(args: &CheckArgs) -> Outcome {
     let failed = failures.len();
     if passed + failed == 0 {
         let asked = args.only.as_deref().unwrap_or("");
-        return Err(usage(format!("no case is named like `{asked}`"), Some("`--only relu` is an example")));
+        return Err(usage(
+            format!("no case is named like `{asked}`"),
+            Some("`--only relu` is an example"),
+        ));
     }
     if args.json {
         let row = |(op, (trials, worst)): (&&str, &(usize, f64))| json!({ "op": op, "trials": trials, "worst": worst });
         let accuracy: Vec<_> = accuracy.iter().map(row).collect();
-        print_json(&json!({ "device": session.device(), "passed": passed, "failed": failed, "accuracy": accuracy,
-            "failures": failures }))?;
+        print_json(
+            &json!({ "device": session.device(), "passed": passed, "failed": failed, "accuracy": accuracy,
+            "failures": failures }),
+        )?;
     } else {
         let mut text = String::from("trials  worst error / tolerance  op\n");
         for (op, (trials, worst)) in &accuracy {

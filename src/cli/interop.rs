@@ -50,19 +50,32 @@ pub(super) fn export(args: &ExportArgs) -> Outcome {
             let file = torchvision::state_dict(&trained)?;
             if args.out.exists() {
                 let message = format!("{} is there already", args.out.display());
-                return Err(TrainError::config(message, Some("remove it, or name another file with --out")).into());
+                return Err(TrainError::config(
+                    message,
+                    Some("remove it, or name another file with --out"),
+                )
+                .into());
             }
             file.save(&args.out)?;
-            let normalise = format!("images are normalised with mean {mean:?} and deviation {std:?}");
-            let text = format!("{} tensors in {}; {normalise}", file.tensors.len(), args.out.display());
-            (json!({ "file": args.out.display().to_string(), "tensors": file.tensors.len(), "metadata": file.meta }), text)
+            let normalise =
+                format!("images are normalised with mean {mean:?} and deviation {std:?}");
+            let text =
+                format!("{} tensors in {}; {normalise}", file.tensors.len(), args.out.display());
+            (
+                json!({ "file": args.out.display().to_string(), "tensors": file.tensors.len(), "metadata": file.meta }),
+                text,
+            )
         }
         Format::Folder => {
             let results = folder::write(&trained, &args.out)?;
             if results.is_none() {
-                say("warning: no summary.json is about these weights; the model card states no results");
+                say("warning: no summary.json is about these weights; the model card states no \
+                     results");
             }
-            (json!({ "folder": args.out.display().to_string(), "results": results.is_some() }), format!("{}", args.out.display()))
+            (
+                json!({ "folder": args.out.display().to_string(), "results": results.is_some() }),
+                format!("{}", args.out.display()),
+            )
         }
     };
     if args.json {
@@ -130,7 +143,8 @@ pub(super) fn import(args: &ImportArgs) -> Outcome {
     let mut value = import::write(imported, &args.file, &args.out)?;
     value["extra"] = json!(extra);
     let text = format!(
-        "{}: {} with a {:?} encoder and a {:?} decoder of width {}, {:?} stem, {} latent dimensions",
+        "{}: {} with a {:?} encoder and a {:?} decoder of width {}, {:?} stem, {} latent \
+         dimensions",
         args.out.display(),
         config.method.name(),
         config.encoder,

@@ -1,5 +1,6 @@
-//! The command line: what was typed (clap) becomes a validated configuration; data goes to stdout, everything for people to stderr.
-//! Exit codes: 0 ok, 1 failed, 2 usage, 130 and 143 ended by Ctrl-C and `kill` (what a run has done is saved).
+//! The command line: what was typed (clap) becomes a validated configuration; data goes to stdout,
+//! everything for people to stderr. Exit codes: 0 ok, 1 failed, 2 usage, 130 and 143 ended by
+//! Ctrl-C and `kill` (what a run has done is saved).
 
 mod bench;
 mod evaluate;
@@ -68,7 +69,8 @@ pub fn main() -> ExitCode {
     signals::limits_are_errors();
     // `--width -1` is a bad value of --width, not an unknown flag.
     let command = Cli::command().mut_subcommands(|c| c.allow_negative_numbers(true));
-    let result = match command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
+    let result = match command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches))
+    {
         Ok(cli) => run(cli.command),
         Err(e) if e.use_stderr() => {
             say(e.render().to_string().trim_end());
@@ -89,8 +91,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Whether a command line is one of this program: its flags are parsed and, of `pretrain`, become a configuration. Nothing
-/// is done. For tests of whatever people may type.
+/// Whether a command line is one of this program: its flags are parsed and, of `pretrain`, become a
+/// configuration. Nothing is done. For tests of whatever people may type.
 #[doc(hidden)]
 pub fn understands(line: impl IntoIterator<Item = OsString>) -> bool {
     let command = Cli::command().mut_subcommands(|c| c.allow_negative_numbers(true));
@@ -125,10 +127,12 @@ fn run(command: Command) -> Outcome {
     }
 }
 
-/// Starts the threads that work is shared among. Left to itself, rayon starts them at the first use and panics if it cannot.
+/// Starts the threads that work is shared among. Left to itself, rayon starts them at the first use
+/// and panics if it cannot.
 fn start_threads() -> Result<(), Failure> {
     rayon::ThreadPoolBuilder::new().build_global().map_err(|e| {
-        let hint = "the limit on processes and threads (`ulimit -u`) is too low; RAYON_NUM_THREADS=1 in the environment takes fewer";
+        let hint = "the limit on processes and threads (`ulimit -u`) is too low; \
+            RAYON_NUM_THREADS=1 in the environment takes fewer";
         TrainError::config(format!("cannot start the worker threads: {e}"), Some(hint)).into()
     })
 }

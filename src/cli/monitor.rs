@@ -30,7 +30,8 @@ pub(super) struct CompareArgs {
 
 pub(super) fn compare(args: &CompareArgs) -> Outcome {
     let kind = |path: &PathBuf| {
-        let odd = || usage(format!("--out {} is no .svg, .png or .html file", path.display()), None);
+        let odd =
+            || usage(format!("--out {} is no .svg, .png or .html file", path.display()), None);
         Kind::of(path).map(|kind| (path.clone(), kind)).ok_or_else(odd)
     };
     let file = args.out.as_ref().map(kind).transpose()?;
@@ -62,7 +63,10 @@ pub(super) struct WatchArgs {
 
 pub(super) fn watch(args: &WatchArgs) -> Outcome {
     if !(0.01..=86_400.0).contains(&args.every) {
-        return Err(usage(format!("--every {} is not between 0.01 and 86400 seconds", args.every), None));
+        return Err(usage(
+            format!("--every {} is not between 0.01 and 86400 seconds", args.every),
+            None,
+        ));
     }
     let mut view = RunView::open(&args.run)?;
     let live = understands_escapes(&std::io::stdout()) && std::io::stdin().is_terminal();
@@ -78,7 +82,8 @@ pub(super) fn watch(args: &WatchArgs) -> Outcome {
         })?;
         let watching = interrupt.saving(); // the screen is given back
         let variable = |name: &str| std::env::var(name).ok();
-        let no_pictures = watch::no_pictures(variable("COLORTERM").as_deref(), variable("NO_COLOR").as_deref());
+        let no_pictures =
+            watch::no_pictures(variable("COLORTERM").as_deref(), variable("NO_COLOR").as_deref());
         watch::follow(&mut view, Duration::from_secs_f64(args.every), no_pictures, &interrupt)?;
         drop(watching);
         if let Some(signal) = interrupt.signal() {

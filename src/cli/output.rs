@@ -1,4 +1,5 @@
-//! What commands print: data on stdout, all else on stderr. Text may come from files, so none of it commands the terminal.
+//! What commands print: data on stdout, all else on stderr. Text may come from files, so none of it
+//! commands the terminal.
 
 use std::io::{self, ErrorKind, Write};
 
@@ -6,7 +7,8 @@ use super::Failure;
 use crate::text::{clean, clean_json};
 use crate::train::TrainError;
 
-/// Prints a line for people on stderr. Where `eprintln!` would panic (a closed pipe), the work goes on.
+/// Prints a line for people on stderr. Where `eprintln!` would panic (a closed pipe), the work goes
+/// on.
 pub(super) fn say(text: &str) {
     // Nobody is listening.
     writeln!(io::stderr(), "{}", clean(text)).ok();
@@ -36,7 +38,9 @@ fn print(text: &str) -> Result<(), Failure> {
 /// What became of something that was printed.
 pub(super) fn arrived(printed: io::Result<()>) -> Result<(), Failure> {
     match printed {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(TrainError::io("write to", "standard output")(e).into()),
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+            Err(TrainError::io("write to", "standard output")(e).into())
+        }
         _ => Ok(()),
     }
 }

@@ -64,13 +64,15 @@ pub(super) struct Args {
     /// Images per batch
     #[arg(long)]
     batch_size: Option<usize>,
-    /// Batches per step: their gradients are averaged, in the memory of one (BatchNorm normalises and counts each by itself)
+    /// Batches per step: their gradients are averaged, in the memory of one (BatchNorm normalises
+    /// and counts each by itself)
     #[arg(long, value_name = "N")]
     accumulate: Option<usize>,
     /// Optimiser
     #[arg(long, value_enum)]
     optimizer: Option<Optimizer>,
-    /// Weight decay of all but BatchNorm's parameters, biases and the log-scale; L2, with lamb decoupled
+    /// Weight decay of all but BatchNorm's parameters, biases and the log-scale; L2, with lamb
+    /// decoupled
     #[arg(long, value_name = "W")]
     weight_decay: Option<f32>,
     /// Learning rate after the warm-up
@@ -118,7 +120,8 @@ pub(super) struct Args {
     /// Epochs between evaluations on the held-out images: importance-sampled likelihood and kNN
     #[arg(long, value_name = "N")]
     eval_every: Option<usize>,
-    /// Samples an image of the importance-sampled likelihood (default: 16 for vae and aavae; 0 leaves it out)
+    /// Samples an image of the importance-sampled likelihood (default: 16 for vae and aavae; 0
+    /// leaves it out)
     #[arg(long, value_name = "K")]
     importance_samples: Option<usize>,
     /// Steps between comparisons of the latents of views and originals (default: 0, never)
@@ -142,7 +145,8 @@ pub(super) struct Args {
     /// Resume on another device than the run was trained on: its bits differ from there on
     #[arg(long, requires = "resume")]
     allow_device_change: bool,
-    /// Do not measure which kernels are the fastest on this device (at most 10 s at a start): take a table of defaults
+    /// Do not measure which kernels are the fastest on this device (at most 10 s at a start): take
+    /// a table of defaults
     #[arg(long)]
     no_tune: bool,
     /// Remove the run in --out, and begin anew
@@ -154,13 +158,15 @@ pub(super) struct Args {
     /// Epochs of the linear probe at the end
     #[arg(long, value_name = "N")]
     probe_epochs: Option<usize>,
-    /// Images per batch of the probe (default: those of --batch-size); its learning rate is proportional
+    /// Images per batch of the probe (default: those of --batch-size); its learning rate is
+    /// proportional
     #[arg(long, value_name = "N")]
     probe_batch_size: Option<usize>,
 }
 
 /// Why `--data-dir` is refused.
-pub(super) const SHAPES_HAS_NO_FILES: &str = "--dataset shapes is embedded; --data-dir means nothing for it";
+pub(super) const SHAPES_HAS_NO_FILES: &str =
+    "--dataset shapes is embedded; --data-dir means nothing for it";
 
 impl Args {
     /// Whether the flags make a configuration and name a device.
@@ -168,7 +174,8 @@ impl Args {
         choice(&self.device).is_ok() && self.resolve(None).is_ok()
     }
 
-    /// The configuration that was asked for. `stored` is that of the run to resume, which the flags then start from.
+    /// The configuration that was asked for. `stored` is that of the run to resume, which the flags
+    /// then start from.
     fn resolve(&self, stored: Option<&RunConfig>) -> Result<RunConfig, Failure> {
         let mut c = match (&self.config, self.preset, stored) {
             (Some(path), _, _) => read_config(path)?,
@@ -210,7 +217,16 @@ impl Args {
             save_minutes,
             milestones
         );
-        set_some!(data_dir, max_steps, kl_coeff, temperature, limit_train, init_from, importance_samples, probe_batch_size);
+        set_some!(
+            data_dir,
+            max_steps,
+            kl_coeff,
+            temperature,
+            limit_train,
+            init_from,
+            importance_samples,
+            probe_batch_size
+        );
         if let Some(decoder) = self.decoder.or(self.encoder) {
             c.decoder = decoder;
         }
@@ -221,11 +237,17 @@ impl Args {
             c.max_steps = None; // so many epochs, wherever the run was stopped before
         }
         if self.download && archive(c.dataset).is_none() {
-            return Err(usage("--download fetches CIFAR-10 or STL-10; it needs --dataset cifar10 or stl10", None));
+            return Err(usage(
+                "--download fetches CIFAR-10 or STL-10; it needs --dataset cifar10 or stl10",
+                None,
+            ));
         }
         if c.dataset == DataKind::Shapes {
             if self.data_dir.is_some() {
-                return Err(usage(SHAPES_HAS_NO_FILES, Some("--dataset cifar10, stl10 and folder read files")));
+                return Err(usage(
+                    SHAPES_HAS_NO_FILES,
+                    Some("--dataset cifar10, stl10 and folder read files"),
+                ));
             }
             c.data_dir = None;
         }
@@ -239,7 +261,8 @@ const PROCESS: &str = "aavae pretrain";
 
 pub(super) fn run(args: Args) -> Outcome {
     let choice = choice(&args.device)?;
-    // Nothing is read from a folder that another process is at work in, and none is made for flags that are refused.
+    // Nothing is read from a folder that another process is at work in, and none is made for flags
+    // that are refused.
     let (config, folder) = match &args.out {
         Some(out) if args.resume => {
             let folder = RunFolder::claim(out, PROCESS)?;
@@ -292,10 +315,16 @@ fn archive(dataset: DataKind) -> Option<Archive<'static>> {
 }
 
 fn default_out(config: &RunConfig) -> PathBuf {
-    PathBuf::from(format!("runs/{}-{}-seed{}", config.method.name(), config.dataset.name(), config.seed))
+    PathBuf::from(format!(
+        "runs/{}-{}-seed{}",
+        config.method.name(),
+        config.dataset.name(),
+        config.seed
+    ))
 }
 
-/// The configuration of the run that is resumed, with what was typed. Whether it may change is for the checkpoint to say.
+/// The configuration of the run that is resumed, with what was typed. Whether it may change is for
+/// the checkpoint to say.
 fn resumed(folder: &RunFolder, args: &Args) -> Result<RunConfig, Failure> {
     let file = folder.path().join("config.toml");
     if file.exists() {

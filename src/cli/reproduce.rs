@@ -64,11 +64,15 @@ pub(super) fn run(args: &Args) -> Outcome {
     let device = choice(&args.device)?;
     match (args.dataset, &args.data_dir) {
         (DataKind::Shapes, Some(_)) => {
-            return Err(usage(SHAPES_HAS_NO_FILES, Some("--dataset cifar10 and --dataset folder read files")));
+            return Err(usage(
+                SHAPES_HAS_NO_FILES,
+                Some("--dataset cifar10 and --dataset folder read files"),
+            ));
         }
         (DataKind::Shapes, None) | (_, Some(_)) => {}
         (other, None) => {
-            let hint = "--data-dir names the folder of its files; `aavae pretrain --help` says which, and --download there fetches them";
+            let hint = "--data-dir names the folder of its files; `aavae pretrain --help` says \
+                which, and --download there fetches them";
             return Err(usage(format!("--dataset {} needs --data-dir", other.name()), Some(hint)));
         }
     }
@@ -81,11 +85,20 @@ pub(super) fn run(args: &Args) -> Outcome {
         dataset: args.dataset,
         data_dir: args.data_dir.clone(),
         seeds: args.seeds.unwrap_or(args.scale.budget(args.experiment, args.dataset).seeds),
-        overrides: Overrides { max_steps: args.max_steps, limit_train: args.limit_train, probe_epochs: args.probe_epochs },
+        overrides: Overrides {
+            max_steps: args.max_steps,
+            limit_train: args.limit_train,
+            probe_epochs: args.probe_epochs,
+        },
     };
-    let (experiment, scale, dataset) = (args.experiment.name(), args.scale.name(), args.dataset.name());
-    let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("reproduce/{experiment}-{scale}-{dataset}")));
-    let typed: Vec<String> = std::env::args_os().skip(1).map(|word| quoted(&word.to_string_lossy())).collect();
+    let (experiment, scale, dataset) =
+        (args.experiment.name(), args.scale.name(), args.dataset.name());
+    let out = args
+        .out
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(format!("reproduce/{experiment}-{scale}-{dataset}")));
+    let typed: Vec<String> =
+        std::env::args_os().skip(1).map(|word| quoted(&word.to_string_lossy())).collect();
     let command = format!("aavae {}", typed.join(" "));
     let interrupt = if args.dry_run { Arc::default() } else { interrupt()? };
     let request = Request {
@@ -117,7 +130,11 @@ pub(super) fn run(args: &Args) -> Outcome {
         out.join("report.html").display()
     ));
     for run in failed {
-        say(&format!("failed: {}: {}", run["run"].as_str().unwrap_or(""), run["error"].as_str().unwrap_or("")));
+        say(&format!(
+            "failed: {}: {}",
+            run["run"].as_str().unwrap_or(""),
+            run["error"].as_str().unwrap_or("")
+        ));
     }
     print_json(&summary)?;
     Ok(match interrupt.signal() {

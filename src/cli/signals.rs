@@ -8,7 +8,8 @@ use super::{Failure, say};
 use crate::train::TrainError;
 use crate::train::interrupt::Interrupt;
 
-/// Exit code of a process that a signal ended, as shells have it: 130 after Ctrl-C, 143 after `kill`.
+/// Exit code of a process that a signal ended, as shells have it: 130 after Ctrl-C, 143 after
+/// `kill`.
 pub(super) fn exit_code(signal: i32) -> ExitCode {
     ExitCode::from(code(signal))
 }
@@ -17,7 +18,8 @@ fn code(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(u8::MAX)
 }
 
-/// Ends the process as a signal would, without the destructors of libraries: threads still work with what those take away.
+/// Ends the process as a signal would, without the destructors of libraries: threads still work
+/// with what those take away.
 pub(super) fn end(signal: i32) -> ! {
     #[cfg(unix)]
     signal_hook::low_level::exit(code(signal).into());
@@ -38,8 +40,8 @@ pub(super) fn interrupt() -> Result<Arc<Interrupt>, Failure> {
     Ok(interrupt)
 }
 
-/// Calls `heard` with the number of each signal that asks the program to end. One that whoever started the program wants it
-/// to ignore (`nohup`, a script with `&`) stays ignored.
+/// Calls `heard` with the number of each signal that asks the program to end. One that whoever
+/// started the program wants it to ignore (`nohup`, a script with `&`) stays ignored.
 pub(super) fn listen(heard: impl Fn(i32) + Send + 'static) -> Result<(), Failure> {
     system::listen(heard).map_err(|e| {
         let hint = "the limit on processes and threads (`ulimit -u`) may be too low";
@@ -53,7 +55,8 @@ mod system {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
     pub(super) fn listen(heard: impl Fn(i32) + Send + 'static) -> io::Result<()> {
-        let asked: Vec<i32> = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !ignored(*signal)).collect();
+        let asked: Vec<i32> =
+            [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| !ignored(*signal)).collect();
         if asked.is_empty() {
             return Ok(());
         }
@@ -66,11 +69,16 @@ mod system {
     #[allow(unsafe_code, reason = "no safe interface asks what a signal does")]
     fn ignored(signal: i32) -> bool {
         let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
-        // SAFETY: with no new action given, the call only writes the present one to the place that is given for it.
-        unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0 && action.assume_init().sa_sigaction == libc::SIG_IGN }
+        // SAFETY: with no new action given, the call only writes the present one to the place that
+        // is given for it.
+        unsafe {
+            libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0
+                && action.assume_init().sa_sigaction == libc::SIG_IGN
+        }
     }
 
-    /// Makes a file that grows beyond the limit on its length an error of that write: by default it ends the process.
+    /// Makes a file that grows beyond the limit on its length an error of that write: by default it
+    /// ends the process.
     #[allow(unsafe_code, reason = "no safe interface ignores a signal")]
     pub(in crate::cli) fn limits_are_errors() {
         // SAFETY: ignoring a signal runs no code when it comes.

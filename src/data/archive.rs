@@ -1,4 +1,5 @@
-//! Official archives of binary files: what they hold, what proves a download, where their files lie on disk.
+//! Official archives of binary files: what they hold, what proves a download, where their files lie
+//! on disk.
 
 use std::ffi::OsString;
 use std::fs;
@@ -73,7 +74,8 @@ pub struct Archive<'a> {
 impl Archive<'_> {
     /// The folder that holds any of the data files: `dir`, or the archive's own folder in it.
     pub(super) fn locate(&self, dir: &Path) -> Option<PathBuf> {
-        let holds = |dir: &PathBuf| self.files.iter().any(|(name, _)| files::is_there(&dir.join(name)));
+        let holds =
+            |dir: &PathBuf| self.files.iter().any(|(name, _)| files::is_there(&dir.join(name)));
         [dir.to_owned(), dir.join(self.folder)].into_iter().find(holds)
     }
 
@@ -84,15 +86,24 @@ impl Archive<'_> {
     pub(super) fn find(&self, dir: &Path) -> Result<PathBuf, DataError> {
         let Some(found) = self.locate(dir) else {
             if !files::is_folder(dir)? {
-                let hint = Some(format!("name the folder that holds the {} binary files, or `--download` them to it", self.title));
+                let hint = Some(format!(
+                    "name the folder that holds the {} binary files, or `--download` them to it",
+                    self.title
+                ));
                 if files::look(dir)?.is_some() {
                     return Err(DataError::NoFolderThere { path: dir.to_owned(), hint });
                 }
                 return Err(DataError::Missing { what: "data folder", path: dir.to_owned(), hint });
             }
             let inner = name(&dir.join(self.folder)).to_string();
-            let hint = mistaken(dir).unwrap_or_else(|| format!("expected it there or in `{inner}`; the archive is {}", self.url));
-            return Err(DataError::Missing { what: "data file", path: dir.join(self.files[0].0), hint: Some(hint) });
+            let hint = mistaken(dir).unwrap_or_else(|| {
+                format!("expected it there or in `{inner}`; the archive is {}", self.url)
+            });
+            return Err(DataError::Missing {
+                what: "data file",
+                path: dir.join(self.files[0].0),
+                hint: Some(hint),
+            });
         };
         match self.files.iter().find(|(name, _)| !files::is_there(&found.join(name))) {
             None => Ok(found),
@@ -111,7 +122,9 @@ impl Archive<'_> {
 
     /// Whether `dir` holds all data files at their official lengths.
     pub(super) fn is_complete(&self, dir: &Path) -> bool {
-        self.files.iter().all(|(name, length)| fs::metadata(dir.join(name)).is_ok_and(|file| file.len() == *length))
+        self.files.iter().all(|(name, length)| {
+            fs::metadata(dir.join(name)).is_ok_and(|file| file.len() == *length)
+        })
     }
 }
 
@@ -120,7 +133,8 @@ impl Archive<'_> {
 pub enum Checksum<'a> {
     /// SHA-256.
     Sha256(&'a str),
-    /// MD5: enough against damage, and no second file with a given digest is known; where nothing better is published.
+    /// MD5: enough against damage, and no second file with a given digest is known; where nothing
+    /// better is published.
     Md5(&'a str),
 }
 
@@ -176,29 +190,46 @@ fn digest<D: Digest>(path: &Path) -> Result<(u64, String), DataError> {
 pub(super) fn mistaken(dir: &Path) -> Option<String> {
     let there = |name: &str| files::is_there(&dir.join(name));
     if let Some(archive) = ALL.iter().find(|archive| archive.locate(dir).is_some()) {
-        return Some(format!("these are {} binary files; use `--dataset {}`", archive.title, archive.dataset));
+        return Some(format!(
+            "these are {} binary files; use `--dataset {}`",
+            archive.title, archive.dataset
+        ));
     }
     if let Some(archive) = ALL.iter().find(|archive| there(archive.file_name())) {
         return Some(format!(
-            "`{}` lies there, still packed: `--dataset {} --download` unpacks it, without fetching it again if it is whole",
+            "`{}` lies there, still packed: `--dataset {} --download` unpacks it, without fetching \
+             it again if it is whole",
             archive.file_name(),
             archive.dataset
         ));
     }
-    if let Some(found) = ["cifar-10-batches-py", "data_batch_1", "cifar-10-python.tar.gz"].into_iter().find(|name| there(name)) {
+    if let Some(found) = ["cifar-10-batches-py", "data_batch_1", "cifar-10-python.tar.gz"]
+        .into_iter()
+        .find(|name| there(name))
+    {
         return Some(format!(
-            "`{found}` is of CIFAR-10's Python version; `--dataset cifar10` reads the binary version: `--download` fetches it"
+            "`{found}` is of CIFAR-10's Python version; `--dataset cifar10` reads the binary \
+             version: `--download` fetches it"
         ));
     }
-    let cifar100 =
-        ["cifar-100-binary", "cifar-100-python", "cifar-100-binary.tar.gz", "cifar-100-python.tar.gz", "fine_label_names.txt", "meta"];
+    let cifar100 = [
+        "cifar-100-binary",
+        "cifar-100-python",
+        "cifar-100-binary.tar.gz",
+        "cifar-100-python.tar.gz",
+        "fine_label_names.txt",
+        "meta",
+    ];
     if let Some(found) = cifar100.into_iter().find(|name| there(name)) {
         return Some(format!(
-            "`{found}` is of CIFAR-100, which is not read as it is; `--dataset folder` reads its images as files, <split>/<class>/{}",
+            "`{found}` is of CIFAR-100, which is not read as it is; `--dataset folder` reads its \
+             images as files, <split>/<class>/{}",
             super::IMAGE_FILES
         ));
     }
-    files::is_folder(&dir.join("train")).unwrap_or(false).then(|| "this looks like a tree of image files; use `--dataset folder`".into())
+    files::is_folder(&dir.join("train"))
+        .unwrap_or(false)
+        .then(|| "this looks like a tree of image files; use `--dataset folder`".into())
 }
 
 /// The class names in a file of one name a line; the official ones where there is no such file.
@@ -209,10 +240,18 @@ pub(super) fn class_names(path: &Path, official: &[&str]) -> Result<Vec<OsString
         return Ok(official.iter().map(|&name| name.into()).collect());
     }
     let mut text = String::new();
-    files::open(path)?.take(MAX_BYTES).read_to_string(&mut text).map_err(DataError::io("read", path))?;
-    let names: Vec<OsString> = text.lines().map(str::trim).filter(|s| !s.is_empty()).map(OsString::from).collect();
+    files::open(path)?
+        .take(MAX_BYTES)
+        .read_to_string(&mut text)
+        .map_err(DataError::io("read", path))?;
+    let names: Vec<OsString> =
+        text.lines().map(str::trim).filter(|s| !s.is_empty()).map(OsString::from).collect();
     if names.len() != official.len() {
-        return Err(DataError::ClassNames { path: path.to_owned(), expected: official.len(), found: names.len() });
+        return Err(DataError::ClassNames {
+            path: path.to_owned(),
+            expected: official.len(),
+            found: names.len(),
+        });
     }
     Ok(names)
 }
@@ -225,13 +264,17 @@ mod tests {
     #[test]
     fn digests_are_the_published_ones() {
         let md5 = Checksum::Md5("900150983CD24FB0D6963F7D28E17F72");
-        let sha = Checksum::Sha256("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        let sha =
+            Checksum::Sha256("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("abc");
         fs::write(&path, "abc").expect("written");
         for checksum in [md5, sha] {
             let (length, found) = checksum.of(&path).expect("a readable file");
-            assert!(length == 3 && checksum.matches(&found) && found == found.to_ascii_lowercase(), "{checksum:?}: {found}");
+            assert!(
+                length == 3 && checksum.matches(&found) && found == found.to_ascii_lowercase(),
+                "{checksum:?}: {found}"
+            );
             assert!(!checksum.matches(&found[1..]));
         }
     }

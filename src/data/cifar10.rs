@@ -1,8 +1,9 @@
 //! CIFAR-10 in its official binary layout.
 //!
-//! A file holds 10,000 records of 3,073 bytes: the label, then 1,024 red, 1,024 green and 1,024 blue bytes, row by row.
-//! `data_batch_1.bin` to `data_batch_5.bin` are the training set in this order, `test_batch.bin` is the test set. Images
-//! are turned to HWC on opening and kept in memory (150 MiB).
+//! A file holds 10,000 records of 3,073 bytes: the label, then 1,024 red, 1,024 green and 1,024
+//! blue bytes, row by row. `data_batch_1.bin` to `data_batch_5.bin` are the training set in this
+//! order, `test_batch.bin` is the test set. Images are turned to HWC on opening and kept in memory
+//! (150 MiB).
 
 use std::ffi::OsString;
 use std::fs;
@@ -19,7 +20,13 @@ pub const FILE_RECORDS: usize = 10_000;
 /// Name of the folder inside the official archive.
 pub const FOLDER: &str = CIFAR10.folder;
 /// The training files, in order.
-pub const TRAIN_FILES: [&str; 5] = [CIFAR10.files[0].0, CIFAR10.files[1].0, CIFAR10.files[2].0, CIFAR10.files[3].0, CIFAR10.files[4].0];
+pub const TRAIN_FILES: [&str; 5] = [
+    CIFAR10.files[0].0,
+    CIFAR10.files[1].0,
+    CIFAR10.files[2].0,
+    CIFAR10.files[3].0,
+    CIFAR10.files[4].0,
+];
 /// The test file.
 pub const TEST_FILE: &str = CIFAR10.files[5].0;
 /// The optional list of class names.
@@ -34,7 +41,8 @@ const SIZE: usize = 32;
 const PLANE: usize = SIZE * SIZE;
 const IMAGE_BYTES: usize = 3 * PLANE;
 const _: () = assert!(CIFAR10.files[0].1 == (FILE_RECORDS * RECORD_BYTES) as u64);
-const CLASSES: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+const CLASSES: [&str; 10] =
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
 /// One of the two sets, in memory.
 pub struct Cifar10 {
@@ -47,8 +55,8 @@ impl Cifar10 {
     /// Opens the training and the test set in `dir` or in `dir/cifar-10-batches-bin`.
     ///
     /// # Errors
-    /// [`DataError::Missing`] names the file that is not there, [`DataError::FileSize`] a file that is not exactly 10,000
-    /// records long, [`DataError::Label`] a record whose label is above 9.
+    /// [`DataError::Missing`] names the file that is not there, [`DataError::FileSize`] a file that
+    /// is not exactly 10,000 records long, [`DataError::Label`] a record whose label is above 9.
     pub fn open(dir: &Path) -> Result<(Self, Self), DataError> {
         let dir = CIFAR10.find(dir)?;
         let classes = class_names(&dir.join(META_FILE), &CLASSES)?;
@@ -58,17 +66,25 @@ impl Cifar10 {
         for path in train.iter().chain(&test) {
             check_size(path, FILE_RECORDS)?;
         }
-        Ok((Self::from_files(&train, FILE_RECORDS, classes.clone())?, Self::from_files(&test, FILE_RECORDS, classes)?))
+        Ok((
+            Self::from_files(&train, FILE_RECORDS, classes.clone())?,
+            Self::from_files(&test, FILE_RECORDS, classes)?,
+        ))
     }
 
-    /// Reads files of `records` records each. [`Cifar10::open`] is this with 10,000; tests write smaller files.
+    /// Reads files of `records` records each. [`Cifar10::open`] is this with 10,000; tests write
+    /// smaller files.
     ///
     /// # Errors
     /// As [`Cifar10::open`].
     ///
     /// # Panics
     /// If there are not ten class names.
-    pub fn from_files(paths: &[PathBuf], records: usize, classes: Vec<OsString>) -> Result<Self, DataError> {
+    pub fn from_files(
+        paths: &[PathBuf],
+        records: usize,
+        classes: Vec<OsString>,
+    ) -> Result<Self, DataError> {
         assert_eq!(classes.len(), CLASSES.len(), "CIFAR-10 has ten classes");
         let mut labels = Vec::with_capacity(paths.len() * records);
         let mut pixels = vec![0; paths.len() * records * IMAGE_BYTES];
@@ -85,7 +101,13 @@ impl Cifar10 {
                 let (label, planes) = (record[0], &record[1..]);
                 if usize::from(label) >= CLASSES.len() {
                     let record = labels.len() % records;
-                    return Err(DataError::Label { path: path.clone(), record, label, first: 0, last: CLASSES.len() as u8 - 1 });
+                    return Err(DataError::Label {
+                        path: path.clone(),
+                        record,
+                        label,
+                        first: 0,
+                        last: CLASSES.len() as u8 - 1,
+                    });
                 }
                 labels.push(label);
                 for (i, rgb) in image.chunks_exact_mut(3).enumerate() {
@@ -139,9 +161,18 @@ impl Dataset for Cifar10 {
 
 fn check_size(path: &Path, records: usize) -> Result<(), DataError> {
     let found = fs::metadata(path).map_err(DataError::io("read", path))?.len();
-    if found == (records * RECORD_BYTES) as u64 { Ok(()) } else { Err(wrong_size(path, records, found)) }
+    if found == (records * RECORD_BYTES) as u64 {
+        Ok(())
+    } else {
+        Err(wrong_size(path, records, found))
+    }
 }
 
 fn wrong_size(path: &Path, records: usize, found: u64) -> DataError {
-    DataError::FileSize { path: path.to_owned(), expected: (records * RECORD_BYTES) as u64, found, records }
+    DataError::FileSize {
+        path: path.to_owned(),
+        expected: (records * RECORD_BYTES) as u64,
+        found,
+        records,
+    }
 }

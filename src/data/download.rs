@@ -1,8 +1,9 @@
 //! Fetches official archives.
 //!
-//! An archive goes to `<DIR>/<name>.part`, which a later run continues; only a file whose checksum is right is renamed and
-//! unpacked. Unpacking takes the known files out of the archive's folder and nothing else, first into a folder aside, then
-//! renamed: at every instant each file of the data set is whole or absent.
+//! An archive goes to `<DIR>/<name>.part`, which a later run continues; only a file whose checksum
+//! is right is renamed and unpacked. Unpacking takes the known files out of the archive's folder
+//! and nothing else, first into a folder aside, then renamed: at every instant each file of the
+//! data set is whole or absent.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
@@ -23,13 +24,14 @@ const TEXT_BYTES: u64 = 1 << 20;
 /// Longest pause of a server before the download counts as interrupted.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Downloads an archive and unpacks it to the folder in `dir` that has its name, which is returned; does nothing if all files are
-/// there, or in `dir`, already. A progress bar goes to stderr if that is a terminal and `progress` is set.
+/// Downloads an archive and unpacks it to the folder in `dir` that has its name, which is returned;
+/// does nothing if all files are there, or in `dir`, already. A progress bar goes to stderr if that
+/// is a terminal and `progress` is set.
 ///
 /// # Errors
-/// [`DataError::HttpStatus`], [`DataError::Connect`], [`DataError::Interrupted`] (call again to continue),
-/// [`DataError::Checksum`] (the download is kept as `*.bad`), [`DataError::Archive`], [`DataError::Busy`], or
-/// [`DataError::Io`].
+/// [`DataError::HttpStatus`], [`DataError::Connect`], [`DataError::Interrupted`] (call again to
+/// continue), [`DataError::Checksum`] (the download is kept as `*.bad`), [`DataError::Archive`],
+/// [`DataError::Busy`], or [`DataError::Io`].
 pub fn download(archive: &Archive<'_>, dir: &Path, progress: bool) -> Result<PathBuf, DataError> {
     let folder = dir.join(archive.folder);
     for complete in [dir, &folder] {
@@ -48,14 +50,25 @@ pub fn download(archive: &Archive<'_>, dir: &Path, progress: bool) -> Result<Pat
     Ok(folder)
 }
 
-/// Downloads a file, continuing `<path>.part` where there is one, and renames it to `path` once its checksum is right.
+/// Downloads a file, continuing `<path>.part` where there is one, and renames it to `path` once its
+/// checksum is right.
 ///
 /// # Errors
 /// As [`download`].
-pub fn fetch(url: &str, checksum: Checksum<'_>, path: &Path, progress: bool) -> Result<(), DataError> {
+pub fn fetch(
+    url: &str,
+    checksum: Checksum<'_>,
+    path: &Path,
+    progress: bool,
+) -> Result<(), DataError> {
     let part = suffixed(path, "part");
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&part).map_err(DataError::io("create", &part))?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&part)
+        .map_err(DataError::io("create", &part))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(DataError::Busy { path: part }),
@@ -92,18 +105,23 @@ fn transfer(url: &str, file: &mut File, part: &Path, progress: bool) -> Result<(
         if from > 0 {
             request = request.header(header::RANGE, format!("bytes={from}-"));
         }
-        request.call().map_err(|source| DataError::Connect { url: url.to_owned(), source: Box::new(source) })
+        request
+            .call()
+            .map_err(|source| DataError::Connect { url: url.to_owned(), source: Box::new(source) })
     };
 
     let mut received = file.metadata().map_err(DataError::io("read", part))?.len();
     let mut response = get(received)?;
-    let resumed = response.status() == 206 && content_range(&response).is_some_and(|(from, _)| from == received);
+    let resumed = response.status() == 206
+        && content_range(&response).is_some_and(|(from, _)| from == received);
     if received > 0 && !resumed && matches!(response.status().as_u16(), 200 | 206 | 416) {
-        if response.status() == 416 && content_range(&response).is_some_and(|(_, total)| total == Some(received)) {
+        if response.status() == 416
+            && content_range(&response).is_some_and(|(_, total)| total == Some(received))
+        {
             return Ok(()); // nothing is missing
         }
-        // The server ignores ranges (200), or sent another range (206), or its file is shorter than ours (416). Any other
-        // answer says nothing about our part, which stays.
+        // The server ignores ranges (200), or sent another range (206), or its file is shorter than
+        // ours (416). Any other answer says nothing about our part, which stays.
         file.set_len(0).map_err(DataError::io("truncate", part))?;
         received = 0;
         if response.status() != 200 {
@@ -111,7 +129,10 @@ fn transfer(url: &str, file: &mut File, part: &Path, progress: bool) -> Result<(
         }
     }
     if !(response.status() == 200 || resumed) {
-        return Err(DataError::HttpStatus { url: url.to_owned(), status: response.status().as_u16() });
+        return Err(DataError::HttpStatus {
+            url: url.to_owned(),
+            status: response.status().as_u16(),
+        });
     }
     let expected = response.body().content_length().map(|rest| received + rest);
 
@@ -132,7 +153,12 @@ fn transfer(url: &str, file: &mut File, part: &Path, progress: bool) -> Result<(
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => {
                 bar.abandon();
-                return Err(DataError::Interrupted { url: url.to_owned(), received, expected, reason: e.to_string() });
+                return Err(DataError::Interrupted {
+                    url: url.to_owned(),
+                    received,
+                    expected,
+                    reason: e.to_string(),
+                });
             }
         }
     };
@@ -143,7 +169,8 @@ fn transfer(url: &str, file: &mut File, part: &Path, progress: bool) -> Result<(
     Ok(())
 }
 
-/// First byte and total length in `Content-Range: bytes 10-99/100` or `bytes */100`; `*` is 0 or `None`.
+/// First byte and total length in `Content-Range: bytes 10-99/100` or `bytes */100`; `*` is 0 or
+/// `None`.
 fn content_range(response: &Response<Body>) -> Option<(u64, Option<u64>)> {
     let value = response.headers().get(header::CONTENT_RANGE)?.to_str().ok()?;
     let (range, total) = value.trim().strip_prefix("bytes ")?.split_once('/')?;
@@ -156,16 +183,21 @@ fn content_range(response: &Response<Body>) -> Option<(u64, Option<u64>)> {
 
 fn progress_bar(length: Option<u64>) -> ProgressBar {
     let (bar, template) = match length {
-        Some(length) => (ProgressBar::new(length), "{wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}"),
+        Some(length) => (
+            ProgressBar::new(length),
+            "{wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
+        ),
         None => (ProgressBar::no_length(), "{spinner} {binary_bytes} {binary_bytes_per_sec}"),
     };
     bar.with_style(ProgressStyle::with_template(template).expect("the templates above are valid"))
 }
 
-/// Unpacks the known files of an archive, which lies in `file`, into `folder`; whatever else it holds is skipped.
+/// Unpacks the known files of an archive, which lies in `file`, into `folder`; whatever else it
+/// holds is skipped.
 ///
 /// # Errors
-/// [`DataError::Archive`] if the archive is damaged, a data file is missing from it or a file longer than it can be.
+/// [`DataError::Archive`] if the archive is damaged, a data file is missing from it or a file
+/// longer than it can be.
 pub fn unpack(archive: &Archive<'_>, file: &Path, folder: &Path) -> Result<(), DataError> {
     let aside = suffixed(folder, "part");
     fs::create_dir_all(&aside).map_err(DataError::io("create", &aside))?;
@@ -177,12 +209,17 @@ pub fn unpack(archive: &Archive<'_>, file: &Path, folder: &Path) -> Result<(), D
         }
         Ok(())
     });
-    // Half a data set is of no use to anyone; the archive is still there. The first error is the one to report.
+    // Half a data set is of no use to anyone; the archive is still there. The first error is the
+    // one to report.
     let removed = fs::remove_dir_all(&aside).map_err(DataError::io("remove", &aside));
     result.and(removed)
 }
 
-fn unpack_aside(archive: &Archive<'_>, path: &Path, aside: &Path) -> Result<Vec<&'static str>, DataError> {
+fn unpack_aside(
+    archive: &Archive<'_>,
+    path: &Path,
+    aside: &Path,
+) -> Result<Vec<&'static str>, DataError> {
     let damaged = |reason: String| DataError::Archive { path: path.to_owned(), reason };
     let file = File::open(path).map_err(DataError::io("read", path))?;
     let mut tar = tar::Archive::new(GzDecoder::new(BufReader::new(file)));
@@ -191,13 +228,21 @@ fn unpack_aside(archive: &Archive<'_>, path: &Path, aside: &Path) -> Result<Vec<
         let entry = entry.map_err(|e| damaged(e.to_string()))?;
         let inside = entry.path().map_err(|e| damaged(e.to_string()))?.into_owned();
         // The name written to is one of ours, never one from the archive.
-        let mut known = archive.files.iter().copied().chain(archive.texts.iter().map(|&name| (name, TEXT_BYTES)));
-        let Some((name, limit)) = known.find(|(name, _)| Path::new(archive.folder).join(name) == inside) else {
+        let mut known = archive
+            .files
+            .iter()
+            .copied()
+            .chain(archive.texts.iter().map(|&name| (name, TEXT_BYTES)));
+        let Some((name, limit)) =
+            known.find(|(name, _)| Path::new(archive.folder).join(name) == inside)
+        else {
             continue;
         };
         if !entry.header().entry_type().is_file() || entry.size() > limit {
             let size = entry.size();
-            return Err(damaged(format!("`{name}` has {size} bytes, expected a file of at most {limit}")));
+            return Err(damaged(format!(
+                "`{name}` has {size} bytes, expected a file of at most {limit}"
+            )));
         }
         let to = aside.join(name);
         let mut out = File::create(&to).map_err(DataError::io("create", &to))?;
@@ -259,7 +304,8 @@ mod tests {
         Status(u16),
     }
 
-    /// Serves `body` once per manner; returns its URL and, for each request, the first byte asked for.
+    /// Serves `body` once per manner; returns its URL and, for each request, the first byte asked
+    /// for.
     fn serve(body: Vec<u8>, manners: &[Manner]) -> (String, Arc<Mutex<Vec<usize>>>) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}/images.tar.gz", listener.local_addr().expect("an address"));
@@ -284,7 +330,8 @@ mod tests {
             head.push(byte[0]);
         }
         let head = String::from_utf8(head).expect("text").to_ascii_lowercase();
-        let range = head.lines().find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-'));
+        let range =
+            head.lines().find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-'));
         range.map_or(0, |from| from.parse().expect("a number"))
     }
 
@@ -292,23 +339,34 @@ mod tests {
         let n = body.len();
         match manner {
             Manner::Ranges if from >= n && from > 0 => {
-                write!(stream, "HTTP/1.1 416 No\r\nContent-Range: bytes */{n}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                write!(
+                    stream,
+                    "HTTP/1.1 416 No\r\nContent-Range: bytes */{n}\r\nContent-Length: \
+                     0\r\nConnection: close\r\n\r\n"
+                )
             }
             Manner::Ranges | Manner::DiesAfter(_) if from > 0 => {
                 let rest = n - from;
                 write!(
                     stream,
-                    "HTTP/1.1 206 Part\r\nContent-Range: bytes {from}-{}/{n}\r\nContent-Length: {rest}\r\nConnection: close\r\n\r\n",
+                    "HTTP/1.1 206 Part\r\nContent-Range: bytes {from}-{}/{n}\r\nContent-Length: \
+                     {rest}\r\nConnection: close\r\n\r\n",
                     n - 1
                 )?;
                 let sent = if let Manner::DiesAfter(sent) = manner { sent } else { rest };
                 stream.write_all(&body[from..from + sent])
             }
             Manner::Status(status) => {
-                write!(stream, "HTTP/1.1 {status} No\r\nContent-Length: 5\r\nConnection: close\r\n\r\nsorry")
+                write!(
+                    stream,
+                    "HTTP/1.1 {status} No\r\nContent-Length: 5\r\nConnection: close\r\n\r\nsorry"
+                )
             }
             _ => {
-                write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {n}\r\nConnection: close\r\n\r\n")?;
+                write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\nContent-Length: {n}\r\nConnection: close\r\n\r\n"
+                )?;
                 let sent = if let Manner::DiesAfter(sent) = manner { sent } else { n };
                 stream.write_all(&body[..sent])
             }
@@ -361,11 +419,17 @@ mod tests {
     #[test]
     fn a_dying_server_leaves_a_part_to_continue() {
         let (place, body) = (place(), body());
-        let (url, log) = serve(body.clone(), &[Manner::DiesAfter(70_000), Manner::DiesAfter(50_000), Manner::Ranges]);
+        let (url, log) = serve(
+            body.clone(),
+            &[Manner::DiesAfter(70_000), Manner::DiesAfter(50_000), Manner::Ranges],
+        );
         for received in [70_000, 120_000] {
             let error = get(&url, &body, &place.path).unwrap_err();
             let text = error.to_string();
-            assert!(text.contains(&format!("stopped after {received} bytes, expected 200000")), "{text}");
+            assert!(
+                text.contains(&format!("stopped after {received} bytes, expected 200000")),
+                "{text}"
+            );
             assert!(error.hint().unwrap().contains(&format!("continues after byte {received}")));
             assert!(!place.path.exists());
         }
@@ -440,7 +504,10 @@ mod tests {
 
     /// An archive of the given files, with names as they are.
     fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
-        let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+        let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(
+            Vec::new(),
+            flate2::Compression::fast(),
+        ));
         for (name, bytes) in files {
             let mut header = tar::Header::new_gnu();
             // Not `set_path`: it refuses what an attacker would write.
@@ -471,7 +538,8 @@ mod tests {
                 format!("{folder}/other.bin"),
                 known.files[0].0.into(),
             ];
-            let mut files: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &b"data"[..])).collect();
+            let mut files: Vec<(&str, &[u8])> =
+                names.iter().map(|name| (name.as_str(), &b"data"[..])).collect();
             files.extend(strangers.iter().map(|name| (name.as_str(), &b"x"[..])));
             let bytes = archive(&files);
             let (url, _) = serve(bytes.clone(), &[Manner::Ranges]);
@@ -480,13 +548,15 @@ mod tests {
             let unpacked = download(&served, &target, false).unwrap();
             assert_eq!(unpacked, target.join(folder));
             let listed = fs::read_dir(&unpacked).unwrap();
-            let mut found: Vec<String> = listed.map(|e| format!("{folder}/{}", e.unwrap().file_name().display())).collect();
+            let mut found: Vec<String> =
+                listed.map(|e| format!("{folder}/{}", e.unwrap().file_name().display())).collect();
             found.sort();
             let mut want = names.clone();
             want.sort();
             assert_eq!(found, want);
             assert_eq!(fs::read(unpacked.join(known.files[0].0)).unwrap(), b"data");
-            let left: Vec<_> = fs::read_dir(&target).unwrap().map(|e| e.unwrap().file_name()).collect();
+            let left: Vec<_> =
+                fs::read_dir(&target).unwrap().map(|e| e.unwrap().file_name()).collect();
             assert_eq!(left, [folder]);
             assert!(!dir.join("evil").exists() && !dir.join("a/evil").exists());
         }
@@ -498,14 +568,21 @@ mod tests {
             let place = place();
             let folder = place.path.with_file_name("out");
             let names = data_files(&known);
-            let whole: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &b"data"[..])).collect();
-            let (at, limit) = (0..names.len()).map(|i| (i, known.files[i].1)).min_by_key(|(_, limit)| *limit).unwrap();
+            let whole: Vec<(&str, &[u8])> =
+                names.iter().map(|name| (name.as_str(), &b"data"[..])).collect();
+            let (at, limit) = (0..names.len())
+                .map(|i| (i, known.files[i].1))
+                .min_by_key(|(_, limit)| *limit)
+                .unwrap();
             let long = vec![0; limit as usize + 1];
             let too_long = [whole.clone(), vec![(names[at].as_str(), &long[..])]].concat();
             let bytes = archive(&whole);
             let cases = [
                 (archive(&whole[1..]), format!("{}` is not in it", names[0])),
-                (archive(&too_long), format!("{} bytes, expected a file of at most {limit}", limit + 1)),
+                (
+                    archive(&too_long),
+                    format!("{} bytes, expected a file of at most {limit}", limit + 1),
+                ),
                 (bytes[..bytes.len() / 2].to_vec(), "cannot unpack".into()),
                 (b"no archive".to_vec(), "cannot unpack".into()),
             ];

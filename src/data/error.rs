@@ -10,7 +10,8 @@ use crate::text::name;
 /// What [`DataError::Io`] tried with a link that leads nowhere.
 pub(super) const FOLLOW: &str = "follow the link";
 
-/// What can go wrong with data. The message names the file and the numbers; [`DataError::hint`] says what to do.
+/// What can go wrong with data. The message names the file and the numbers; [`DataError::hint`]
+/// says what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
@@ -43,7 +44,8 @@ pub enum DataError {
         hint: Option<String>,
     },
     /// A CIFAR-10 file has the wrong length.
-    #[error("`{}` has {found} bytes, expected {expected} ({records} records of {} bytes)", name(path), expected / (*records as u64).max(1))]
+    #[error("`{}` has {found} bytes, expected {expected} ({records} records of {} \
+        bytes)", name(path), expected / (*records as u64).max(1))]
     FileSize {
         /// The file.
         path: PathBuf,
@@ -55,7 +57,11 @@ pub enum DataError {
         records: usize,
     },
     /// A file of STL-10 images ends within an image, or holds none.
-    #[error("`{}` has {found} bytes, expected a multiple of {image} (one image); the official file has {official}", name(path))]
+    #[error(
+        "`{}` has {found} bytes, expected a multiple of {image} (one image); the official file has \
+         {official}",
+        name(path)
+    )]
     PartialImages {
         /// The file.
         path: PathBuf,
@@ -204,7 +210,8 @@ pub enum DataError {
         source: Box<ureq::Error>,
     },
     /// The connection ended before the file did.
-    #[error("download of {url} stopped after {received} bytes, expected {}: {reason}", known(*expected))]
+    #[error("download of {url} stopped after {received} bytes, expected {}: \
+        {reason}", known(*expected))]
     Interrupted {
         /// What was asked for.
         url: String,
@@ -267,26 +274,42 @@ impl DataError {
                 "only regular files and links to them are read".into()
             }
             Self::Io { .. } | Self::ClassNames { .. } => return None,
-            Self::Thread { .. } => "the limit on processes and threads (`ulimit -u`) may be too low".into(),
-            Self::FileSize { .. } | Self::PartialImages { .. } | Self::LabelCount { .. } | Self::Label { .. } => {
+            Self::Thread { .. } => "the limit on processes and threads (`ulimit -u`) may be too \
+                low"
+            .into(),
+            Self::FileSize { .. }
+            | Self::PartialImages { .. }
+            | Self::LabelCount { .. }
+            | Self::Label { .. } => {
                 "the file is damaged or is not an official binary file; download it again".into()
             }
             Self::NoClasses { .. } | Self::EmptyClass { .. } => {
                 let images = super::IMAGE_FILES;
-                format!("the layout is <DIR>/<split>/<class>/{images} with the splits train, test and (optional) val")
+                format!(
+                    "the layout is <DIR>/<split>/<class>/{images} with the splits train, test \
+                    and (optional) val"
+                )
             }
             Self::ClassMismatch { .. } => "every split needs the same class folders".into(),
             Self::Decode { path, .. } => format!("replace or remove `{}`", name(path)),
             Self::ImageSize { dataset: "stl10", .. } => {
-                "`pretrain --dataset stl10` sets the size; a network keeps the size it was trained with".into()
+                "`pretrain --dataset stl10` sets the size; a network keeps the size it was trained \
+                 with"
+                    .into()
             }
             Self::ImageSize { .. } => "`--dataset folder` resizes images to any side".into(),
             Self::NoFolder { dataset } => {
-                format!("name the folder of `{dataset}` with `--data-dir`, or use `--dataset shapes`, which needs no files")
+                format!(
+                    "name the folder of `{dataset}` with `--data-dir`, or use `--dataset \
+                    shapes`, which needs no files"
+                )
             }
             Self::UnknownKind { .. } => "`--dataset shapes` needs no files".into(),
             Self::BatchTooLarge { available: 0, .. } => "the set is empty".into(),
-            Self::BatchTooLarge { available, .. } => format!("`--batch-size {available}` is the largest that fits"),
+            Self::BatchTooLarge { available, .. } => format!(
+                "`--batch-size {available}` is the \
+                largest that fits"
+            ),
             Self::BatchZero => "`--batch-size 1` is the smallest".into(),
             Self::TooFew { available, .. } => format!("{available} is the most that fits"),
             Self::HttpStatus { .. } | Self::Connect { .. } => {
@@ -296,7 +319,9 @@ impl DataError {
                 format!("run the same command again: it continues after byte {received}")
             }
             Self::Checksum { .. } | Self::Archive { .. } => {
-                "run the same command again to download afresh; if it happens twice, the server's file has changed".into()
+                "run the same command again to download afresh; if it happens twice, the server's \
+                 file has changed"
+                    .into()
             }
             Self::Busy { .. } => "wait for the other download to end".into(),
         })

@@ -38,7 +38,8 @@ pub(crate) fn is_there(path: &Path) -> bool {
     !matches!(look(path), Ok(None))
 }
 
-/// Opens a regular file, or a link to one. A folder, a device or a pipe is an error: reading it could wait or go on forever.
+/// Opens a regular file, or a link to one. A folder, a device or a pipe is an error: reading it
+/// could wait or go on forever.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidInput`] if it is none of these; those of the system.
@@ -46,7 +47,10 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     // Before it is opened: opening a pipe waits until somebody writes to it.
     let kind = fs::metadata(path)?.file_type();
     if !kind.is_file() {
-        return Err(io::Error::new(ErrorKind::InvalidInput, format!("it is {}, not a file", describe(kind))));
+        return Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            format!("it is {}, not a file", describe(kind)),
+        ));
     }
     File::open(path)
 }
@@ -130,7 +134,8 @@ impl Unread {
     pub(super) fn add(&mut self, name: &OsStr, kind: FileType) {
         let [one, many] = if kind.is_file() {
             match Path::new(name).extension().map(OsStr::to_ascii_lowercase) {
-                Some(extension) => ["file", "files"].map(|what| format!(".{} {what}", crate::text::name(&extension))),
+                Some(extension) => ["file", "files"]
+                    .map(|what| format!(".{} {what}", crate::text::name(&extension))),
                 None => ["file", "files"].map(|what| format!("{what} without an extension")),
             }
         } else {
@@ -154,7 +159,8 @@ impl Unread {
         }
     }
 
-    /// "3 folders (first ant/old), 1 .gif file (ant/a.gif)", the most first; `None` if all was read.
+    /// "3 folders (first ant/old), 1 .gif file (ant/a.gif)", the most first; `None` if all was
+    /// read.
     pub(super) fn text(&self) -> Option<String> {
         /// Kinds that are named one by one.
         const NAMED: usize = 8;
@@ -167,7 +173,10 @@ impl Unread {
         };
         let mut parts: Vec<String> = named.iter().map(part).collect();
         if !more.is_empty() {
-            parts.push(format!("{} of other kinds", more.iter().map(|kind| kind.count).sum::<usize>()));
+            parts.push(format!(
+                "{} of other kinds",
+                more.iter().map(|kind| kind.count).sum::<usize>()
+            ));
         }
         (!parts.is_empty()).then(|| parts.join(", "))
     }

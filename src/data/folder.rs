@@ -1,14 +1,17 @@
-//! A tree of image files, `<DIR>/<split>/<class>/<image>`, with the splits `train`, `test` and, optionally, `val`.
+//! A tree of image files, `<DIR>/<split>/<class>/<image>`, with the splits `train`, `test` and,
+//! optionally, `val`.
 //!
-//! Images are JPEG, PNG, WebP, BMP and TIFF, by the extensions in [`IMAGE_FILES`] in any case. Classes and the files in them are
-//! sorted by name (bytewise), so labels and indices are the same everywhere. Names that start with a dot are skipped; what
-//! else is not read (files of other kinds, folders in classes, devices) is counted in [`Source::notes`]. With `val` but no
-//! `test` (ImageNet's layout), `val` is the test set. Opening reads folders only; images are decoded when first read and
-//! stay in memory up to a byte limit.
+//! Images are JPEG, PNG, WebP, BMP and TIFF, by the extensions in [`IMAGE_FILES`] in any case.
+//! Classes and the files in them are sorted by name (bytewise), so labels and indices are the same
+//! everywhere. Names that start with a dot are skipped; what else is not read (files of other
+//! kinds, folders in classes, devices) is counted in [`Source::notes`]. With `val` but no `test`
+//! (ImageNet's layout), `val` is the test set. Opening reads folders only; images are decoded when
+//! first read and stay in memory up to a byte limit.
 //!
-//! An image is scaled so that its short side fits (triangle filter, antialiased), then its centre is cut out. Alpha is
-//! ignored, 16-bit images are rounded to 8 bits, grey becomes RGB, EXIF orientation is not applied. Of several pictures in a
-//! file (animations, pages) the first one counts. A file that ends before its image does is refused.
+//! An image is scaled so that its short side fits (triangle filter, antialiased), then its centre
+//! is cut out. Alpha is ignored, 16-bit images are rounded to 8 bits, grey becomes RGB, EXIF
+//! orientation is not applied. Of several pictures in a file (animations, pages) the first one
+//! counts. A file that ends before its image does is refused.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufReader, Read};
@@ -38,23 +41,33 @@ pub struct Folder {
     unread: Unread,
     size: usize,
     cache: Vec<OnceLock<Box<[u8]>>>,
-    // Images are never evicted: an epoch reads each once, and under that pattern least-recently-used never hits.
+    // Images are never evicted: an epoch reads each once, and under that pattern
+    // least-recently-used never hits.
     cache_images: usize,
     cached: AtomicUsize,
 }
 
 impl Folder {
-    /// Lists the classes and files of one split folder. Images will be `size` x `size`, at most `cache_bytes` of them kept.
+    /// Lists the classes and files of one split folder. Images will be `size` x `size`, at most
+    /// `cache_bytes` of them kept.
     ///
     /// # Errors
-    /// [`DataError::Missing`], [`DataError::NoClasses`], [`DataError::EmptyClass`], or [`DataError::Io`], also if an entry
-    /// cannot be looked at.
+    /// [`DataError::Missing`], [`DataError::NoClasses`], [`DataError::EmptyClass`], or
+    /// [`DataError::Io`], also if an entry cannot be looked at.
     pub fn open(dir: &Path, size: usize, cache_bytes: usize) -> Result<Self, DataError> {
         if size == 0 {
-            return Err(DataError::ImageSize { dataset: "folder", expected: "1 or more", found: size });
+            return Err(DataError::ImageSize {
+                dataset: "folder",
+                expected: "1 or more",
+                found: size,
+            });
         }
         if !files::is_folder(dir)? {
-            return Err(DataError::Missing { what: "data folder", path: dir.to_owned(), hint: Some(layout(dir)) });
+            return Err(DataError::Missing {
+                what: "data folder",
+                path: dir.to_owned(),
+                hint: Some(layout(dir)),
+            });
         }
         let (mut classes, mut images, mut unread) = (Vec::new(), Vec::new(), Unread::default());
         for (name, kind) in files::list(dir)? {
@@ -94,7 +107,8 @@ impl Folder {
         })
     }
 
-    /// Opens `train`, `test` and, where present, `val` below `dir`, all with the classes of `train`.
+    /// Opens `train`, `test` and, where present, `val` below `dir`, all with the classes of
+    /// `train`.
     ///
     /// # Errors
     /// As [`Folder::open`], and [`DataError::ClassMismatch`].
@@ -126,11 +140,19 @@ impl Folder {
             }
         }
         for split in [&train, &test].into_iter().chain(&val) {
-            unread.merge(split.unread.clone(), Path::new(split.dir.file_name().unwrap_or_default()));
+            unread
+                .merge(split.unread.clone(), Path::new(split.dir.file_name().unwrap_or_default()));
         }
-        let line = |text| format!("`{}` holds entries that are not read: {text}", crate::text::name(dir));
+        let line =
+            |text| format!("`{}` holds entries that are not read: {text}", crate::text::name(dir));
         let notes = unread.text().map(line).into_iter().collect();
-        Ok(Source { train: Arc::new(train), val: val.map(|val| Arc::new(val) as _), test: Arc::new(test), labelled: None, notes })
+        Ok(Source {
+            train: Arc::new(train),
+            val: val.map(|val| Arc::new(val) as _),
+            test: Arc::new(test),
+            labelled: None,
+            notes,
+        })
     }
 
     /// The file of an image.
@@ -145,7 +167,8 @@ impl Folder {
     fn check_classes(&self, other: &Self) -> Result<(), DataError> {
         // Both are sorted.
         let missing = |from: &Self, to: &Self| {
-            let class = from.classes.iter().find(|class| to.classes.binary_search(class).is_err())?;
+            let class =
+                from.classes.iter().find(|class| to.classes.binary_search(class).is_err())?;
             Some((class.clone(), from.dir.clone()))
         };
         match missing(self, other).or_else(|| missing(other, self)) {
@@ -170,7 +193,12 @@ impl Folder {
         let image = if reader.format() == Some(ImageFormat::Jpeg) {
             let mut bytes = Vec::new();
             reader.into_inner().take(MAX_FILE).read_to_end(&mut bytes).map_err(io())?;
-            jpeg::decode(&bytes).map_err(|why| ImageError::Decoding(DecodingError::new(ImageFormatHint::Exact(ImageFormat::Jpeg), why)))
+            jpeg::decode(&bytes).map_err(|why| {
+                ImageError::Decoding(DecodingError::new(
+                    ImageFormatHint::Exact(ImageFormat::Jpeg),
+                    why,
+                ))
+            })
         } else {
             reader.decode().map(image::DynamicImage::into_rgb8)
         };
@@ -246,27 +274,34 @@ fn fit(mut image: RgbImage, size: u32) -> RgbImage {
         return image;
     }
     let short = w.min(h).max(1);
-    // A strip of 1 x 65,535 pixels would be scaled to gigabytes before the cut: drop what the cut drops anyway.
+    // A strip of 1 x 65,535 pixels would be scaled to gigabytes before the cut: drop what the cut
+    // drops anyway.
     let long = short.saturating_mul(8);
     if w > long || h > long {
         let (cut_w, cut_h) = (w.min(long), h.min(long));
-        image = imageops::crop_imm(&image, (w - cut_w) / 2, (h - cut_h) / 2, cut_w, cut_h).to_image();
+        image =
+            imageops::crop_imm(&image, (w - cut_w) / 2, (h - cut_h) / 2, cut_w, cut_h).to_image();
         (w, h) = (cut_w, cut_h);
     }
-    let scaled = |side: u32| (u64::from(side) * u64::from(size) + u64::from(short) / 2) / u64::from(short);
+    let scaled =
+        |side: u32| (u64::from(side) * u64::from(size) + u64::from(short) / 2) / u64::from(short);
     let (new_w, new_h) = (scaled(w).max(size.into()) as u32, scaled(h).max(size.into()) as u32);
     let image = imageops::resize(&image, new_w, new_h, FilterType::Triangle);
     imageops::crop_imm(&image, (new_w - size) / 2, (new_h - size) / 2, size, size).to_image()
 }
 
 fn is_image(name: &OsStr) -> bool {
-    let extension = Path::new(name).extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
+    let extension =
+        Path::new(name).extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
     let known = IMAGE_FILES.trim_matches(|c| "*.{}".contains(c));
     extension.is_some_and(|extension| known.split(',').any(|known| known == extension))
 }
 
 fn layout(split_dir: &Path) -> String {
-    format!("images belong in `{}`", crate::text::name(&split_dir.join("<class>").join(IMAGE_FILES)))
+    format!(
+        "images belong in `{}`",
+        crate::text::name(&split_dir.join("<class>").join(IMAGE_FILES))
+    )
 }
 
 #[cfg(test)]
@@ -277,12 +312,17 @@ mod tests {
     #[test]
     fn fit_scales_and_cuts_the_centre() {
         for (w, h) in [(64, 64), (128, 64), (64, 128), (65, 40), (31, 200), (2000, 3), (1, 1)] {
-            let ramp = RgbImage::from_fn(w, h, |x, _| image::Rgb([(x * 255 / w.max(2)) as u8, 7, 200]));
+            let ramp =
+                RgbImage::from_fn(w, h, |x, _| image::Rgb([(x * 255 / w.max(2)) as u8, 7, 200]));
             let out = fit(ramp, 32);
             assert_eq!(out.dimensions(), (32, 32), "{w}x{h}");
             assert!(out.pixels().all(|p| p[1] == 7 && p[2] == 200), "{w}x{h}");
-            assert!((0..31).all(|x| out.get_pixel(x, 5)[0] <= out.get_pixel(x + 1, 5)[0]), "{w}x{h}");
-            let middle = (f32::from(out.get_pixel(15, 9)[0]) + f32::from(out.get_pixel(16, 9)[0])) / 2.0;
+            assert!(
+                (0..31).all(|x| out.get_pixel(x, 5)[0] <= out.get_pixel(x + 1, 5)[0]),
+                "{w}x{h}"
+            );
+            let middle =
+                (f32::from(out.get_pixel(15, 9)[0]) + f32::from(out.get_pixel(16, 9)[0])) / 2.0;
             assert!(w == 1 || (middle - 127.0).abs() < 6.0 + 255.0 / w as f32, "{w}x{h}: {middle}");
         }
     }

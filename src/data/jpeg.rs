@@ -1,9 +1,10 @@
 //! JPEGs that are whole.
 //!
-//! Decoders are made to show what they can of a broken picture: of a file that was cut they return what there is above grey,
-//! and call it a success. Training on that is worse than an error. So a file must reach its end-of-image marker, and
-//! everything between a start of scan and its end must decode as the standard has it. What stands before the scans is taken
-//! as leniently as viewers take it, and whatever follows the end of the image (previews, a second picture of a camera,
+//! Decoders are made to show what they can of a broken picture: of a file that was cut they return
+//! what there is above grey, and call it a success. Training on that is worse than an error. So a
+//! file must reach its end-of-image marker, and everything between a start of scan and its end must
+//! decode as the standard has it. What stands before the scans is taken as leniently as viewers
+//! take it, and whatever follows the end of the image (previews, a second picture of a camera,
 //! garbage) is not looked at.
 
 use image::{DynamicImage, GrayImage, RgbImage};
@@ -24,11 +25,15 @@ pub fn decode(file: &[u8]) -> Result<RgbImage, String> {
         return Err("the file ends before the image does (it has no end-of-image marker)".into());
     }
     let options = DecoderOptions::default().set_max_width(usize::MAX).set_max_height(usize::MAX);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file), options.set_strict_mode(false));
+    let mut decoder =
+        JpegDecoder::new_with_options(ZCursor::new(file), options.set_strict_mode(false));
     decoder.decode_headers().map_err(|e| e.to_string())?;
     let (width, height) = decoder.dimensions().ok_or("it has no size")?;
     if width.saturating_mul(height).saturating_mul(3) > MAX_BYTES {
-        return Err(format!("{width} x {height} pixels are more than {} million", MAX_BYTES / 3_000_000));
+        return Err(format!(
+            "{width} x {height} pixels are more than {} million",
+            MAX_BYTES / 3_000_000
+        ));
     }
     let grey = decoder.input_colorspace() == Some(ColorSpace::Luma);
     let colours = if grey { ColorSpace::Luma } else { ColorSpace::RGB };
@@ -46,12 +51,16 @@ pub fn decode(file: &[u8]) -> Result<RgbImage, String> {
     image.ok_or_else(|| "its pixels do not fill its size".into())
 }
 
-/// Whether the image ends within the file: an end-of-image marker outside of segments, which may hold pictures of their own.
+/// Whether the image ends within the file: an end-of-image marker outside of segments, which may
+/// hold pictures of their own.
 fn reaches_its_end(file: &[u8]) -> bool {
     let mut at = 0;
     loop {
         // Data of a scan, or garbage between segments.
-        let Some(next) = file.get(at..).and_then(|rest| rest.iter().position(|byte| *byte == 0xff)) else { return false };
+        let Some(next) = file.get(at..).and_then(|rest| rest.iter().position(|byte| *byte == 0xff))
+        else {
+            return false;
+        };
         at += next;
         while file.get(at) == Some(&0xff) {
             at += 1; // a marker may be preceded by any number of these
@@ -59,7 +68,8 @@ fn reaches_its_end(file: &[u8]) -> bool {
         match file.get(at) {
             None => return false,
             Some(0xd9) => return true,
-            // A byte 0xff of a scan, a temporary marker, a restart, the start of the image: no segment follows.
+            // A byte 0xff of a scan, a temporary marker, a restart, the start of the image: no
+            // segment follows.
             Some(0x00 | 0x01 | 0xd0..=0xd8) => at += 1,
             Some(_) => match file.get(at + 1..at + 3) {
                 Some(length) => at += 1 + usize::from(u16::from_be_bytes([length[0], length[1]])),

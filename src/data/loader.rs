@@ -1,8 +1,9 @@
 //! Batches from a prefetch thread.
 //!
-//! Batch `k` of a training loader is a pure function of the view, the [`Order`] and `k`: a loader that starts at step `k`
-//! yields exactly what one started at 0 yields from there on. Images are read and packed in parallel on rayon's pool;
-//! at most `DEPTH` batches wait in the channel. Dropping a loader ends its thread, unless that hangs.
+//! Batch `k` of a training loader is a pure function of the view, the [`Order`] and `k`: a loader
+//! that starts at step `k` yields exactly what one started at 0 yields from there on. Images are
+//! read and packed in parallel on rayon's pool; at most `DEPTH` batches wait in the channel.
+//! Dropping a loader ends its thread, unless that hangs.
 
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -37,7 +38,8 @@ pub struct Batch {
     pub labels: Vec<u32>,
     /// `[N]`, the index of each image in its data set.
     pub indices: Vec<u32>,
-    /// Images that count: N, except in the last batch of an evaluation, which repeats its last image up to N.
+    /// Images that count: N, except in the last batch of an evaluation, which repeats its last
+    /// image up to N.
     pub valid: usize,
 }
 
@@ -59,17 +61,26 @@ impl Loader {
         Self::in_parts(view, order, 1, steps)
     }
 
-    /// Starts the batches of `steps` (global steps; `start..u64::MAX` never ends) of an order over the view, each step's batch in so many
-    /// equal parts, one after the other.
+    /// Starts the batches of `steps` (global steps; `start..u64::MAX` never ends) of an order over
+    /// the view, each step's batch in so many equal parts, one after the other.
     ///
     /// # Errors
     /// If no thread can be started. Errors in reading images arrive in place of the batch.
     ///
     /// # Panics
     /// If `order` is for a view of another length, or its batches cannot be cut into `parts`.
-    pub fn in_parts(view: &View, order: Order, parts: usize, steps: Range<u64>) -> Result<Self, DataError> {
+    pub fn in_parts(
+        view: &View,
+        order: Order,
+        parts: usize,
+        steps: Range<u64>,
+    ) -> Result<Self, DataError> {
         assert_eq!(order.len(), view.len(), "the order is for another view");
-        assert!(order.batch_size().is_multiple_of(parts), "batches of {} in {parts} parts", order.batch_size());
+        assert!(
+            order.batch_size().is_multiple_of(parts),
+            "batches of {} in {parts} parts",
+            order.batch_size()
+        );
         let view = view.clone();
         Self::spawn(move |out| {
             let mut current = None;
@@ -93,7 +104,8 @@ impl Loader {
         })
     }
 
-    /// Starts one pass over the view in its own order, every image once; the last batch is padded to `batch_size`.
+    /// Starts one pass over the view in its own order, every image once; the last batch is padded
+    /// to `batch_size`.
     ///
     /// # Errors
     /// [`DataError::BatchZero`], or if no thread can be started.
@@ -104,7 +116,8 @@ impl Loader {
         let view = view.clone();
         Self::spawn(move |out| {
             for (step, indices) in view.indices.chunks(batch_size).enumerate() {
-                let batch = read_batch(&*view.dataset, step as u64, 0, indices.to_vec(), batch_size);
+                let batch =
+                    read_batch(&*view.dataset, step as u64, 0, indices.to_vec(), batch_size);
                 let failed = batch.is_err();
                 if out.send(batch).is_err() || failed {
                     return;
@@ -113,17 +126,25 @@ impl Loader {
         })
     }
 
-    fn spawn(run: impl FnOnce(SyncSender<Result<Batch, DataError>>) + Send + 'static) -> Result<Self, DataError> {
+    fn spawn(
+        run: impl FnOnce(SyncSender<Result<Batch, DataError>>) + Send + 'static,
+    ) -> Result<Self, DataError> {
         let (out, batches) = sync_channel(DEPTH);
-        let thread =
-            Builder::new().name(THREAD.into()).spawn(move || run(out)).map_err(|source| DataError::Thread { name: THREAD, source })?;
+        let thread = Builder::new()
+            .name(THREAD.into())
+            .spawn(move || run(out))
+            .map_err(|source| DataError::Thread { name: THREAD, source })?;
         Ok(Self { batches: Some(batches), thread: Some(thread) })
     }
 }
 
 impl Loader {
-    /// The batches until `stop` says so, which is asked while a batch is waited for too: a disk may never answer.
-    pub fn until(mut self, stop: impl Fn() -> bool) -> impl Iterator<Item = Result<Batch, DataError>> {
+    /// The batches until `stop` says so, which is asked while a batch is waited for too: a disk may
+    /// never answer.
+    pub fn until(
+        mut self,
+        stop: impl Fn() -> bool,
+    ) -> impl Iterator<Item = Result<Batch, DataError>> {
         std::iter::from_fn(move || {
             loop {
                 if stop() {
@@ -138,7 +159,8 @@ impl Loader {
         })
     }
 
-    /// No batch follows, because none is left or because of a bug, which must not look like the end of the data.
+    /// No batch follows, because none is left or because of a bug, which must not look like the end
+    /// of the data.
     fn end<T>(&mut self) -> Option<T> {
         if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join) {
             std::panic::resume_unwind(panic);
@@ -174,7 +196,13 @@ impl Drop for Loader {
 }
 
 /// Reads and packs `indices`, then repeats the last image until there are `n`.
-fn read_batch(dataset: &dyn Dataset, step: u64, epoch: u32, mut indices: Vec<u32>, n: usize) -> Result<Batch, DataError> {
+fn read_batch(
+    dataset: &dyn Dataset,
+    step: u64,
+    epoch: u32,
+    mut indices: Vec<u32>,
+    n: usize,
+) -> Result<Batch, DataError> {
     let area = dataset.image_size() * dataset.image_size();
     let valid = indices.len();
     let mut pixels = vec![0_u32; n * area];

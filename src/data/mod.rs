@@ -1,14 +1,16 @@
 //! Data sets: where images come from, how they are split, and how batches reach the trainer.
 //!
-//! - [`cifar10`] and [`stl10`] read the official binary files, [`folder`] any `<split>/<class>/<image>` tree, [`shapes`] draws
-//!   its own images from a seed; [`archive`] knows the official archives, [`download`] fetches them.
+//! - [`cifar10`] and [`stl10`] read the official binary files, [`folder`] any
+//!   `<split>/<class>/<image>` tree, [`shapes`] draws its own images from a seed; [`archive`] knows
+//!   the official archives, [`download`] fetches them.
 //! - [`split`] turns a seed into the train / validation split and into the order of every epoch.
 //! - [`loader`] prefetches batches on a thread; batch `k` is a pure function of `(seed, k)`.
 //!
 //! [`open`] ties these together.
 //!
 //! # Shapes
-//! One image is HWC, three bytes a pixel (R, G, B), square. A batch packs a pixel into one `u32`: `R | G << 8 | B << 16`.
+//! One image is HWC, three bytes a pixel (R, G, B), square. A batch packs a pixel into one `u32`:
+//! `R | G << 8 | B << 16`.
 
 pub mod archive;
 pub mod cifar10;
@@ -60,7 +62,8 @@ pub trait Dataset: Send + Sync {
     /// # Panics
     /// If `index >= len()`.
     fn label(&self, index: usize) -> u32;
-    /// The file that an image is read from, below the folder of the data set; `None` where an image has no file of its own.
+    /// The file that an image is read from, below the folder of the data set; `None` where an image
+    /// has no file of its own.
     ///
     /// # Panics
     /// If `index >= len()`.
@@ -135,7 +138,8 @@ impl FromStr for Kind {
     }
 }
 
-/// The data sets that a run reads: `val` only where it is a set of its own and not split off `train`.
+/// The data sets that a run reads: `val` only where it is a set of its own and not split off
+/// `train`.
 #[derive(Clone)]
 pub struct Source {
     /// Training images, before the validation split.
@@ -161,13 +165,16 @@ pub struct OpenOptions {
     pub image_size: Option<usize>,
     /// Seed of the split and of the order.
     pub seed: u64,
-    /// Seed of the drawn images. Kept apart from `seed`, so that runs with different seeds share one data set.
+    /// Seed of the drawn images. Kept apart from `seed`, so that runs with different seeds share
+    /// one data set.
     pub shapes_seed: u64,
     /// Training and test images that `shapes` draws.
     pub shapes_len: (usize, usize),
-    /// Images held out of the training set; `None` is a twentieth of STL-10's unlabelled images and a tenth otherwise.
+    /// Images held out of the training set; `None` is a twentieth of STL-10's unlabelled images and
+    /// a tenth otherwise.
     pub n_val: Option<usize>,
-    /// Keep only the first so many training images; of images with labels that are a set of their own, at most so many.
+    /// Keep only the first so many training images; of images with labels that are a set of their
+    /// own, at most so many.
     pub limit_train: Option<usize>,
     /// Whether the training images are permuted before the split; see [`split::split`].
     pub shuffle: bool,
@@ -268,20 +275,32 @@ pub fn open(options: &OpenOptions) -> Result<Splits, DataError> {
         // 5,000 of CIFAR-10's 50,000.
         (None, None) => n / 10,
     };
-    let part = |dataset: &Arc<dyn Dataset>, indices: Vec<u32>| View { dataset: dataset.clone(), indices: indices.into() };
+    let part = |dataset: &Arc<dyn Dataset>, indices: Vec<u32>| View {
+        dataset: dataset.clone(),
+        indices: indices.into(),
+    };
     let indices = split::split(n, n_val, options.seed, options.limit_train, options.shuffle)?;
     let val = source.val.map_or_else(|| part(&source.train, indices.val), View::full);
     let train = part(&source.train, indices.train);
     let (labelled_train, labelled_val) = match &source.labelled {
         None => (train.clone(), val.clone()),
         Some(set) => {
-            // 500 of STL-10's 5,000. A limit above what is left is one for the many images without labels.
-            let mut indices = split::split(set.len(), set.len() / 10, options.seed, None, options.shuffle)?;
+            // 500 of STL-10's 5,000. A limit above what is left is one for the many images without
+            // labels.
+            let mut indices =
+                split::split(set.len(), set.len() / 10, options.seed, None, options.shuffle)?;
             indices.train.truncate(options.limit_train.unwrap_or(usize::MAX));
             (part(set, indices.train), part(set, indices.val))
         }
     };
-    Ok(Splits { train, val, labelled_train, labelled_val, test: View::full(source.test), notes: source.notes })
+    Ok(Splits {
+        train,
+        val,
+        labelled_train,
+        labelled_val,
+        test: View::full(source.test),
+        notes: source.notes,
+    })
 }
 
 /// Opens a data set without splitting it.
@@ -291,7 +310,8 @@ pub fn open(options: &OpenOptions) -> Result<Splits, DataError> {
 pub fn open_source(options: &OpenOptions) -> Result<Source, DataError> {
     let dataset = options.kind.name();
     let dir = options.dir.as_deref().ok_or(DataError::NoFolder { dataset });
-    let (native, expected) = if options.kind == Kind::Stl10 { (stl10::SIZE, "96") } else { (32, "32") };
+    let (native, expected) =
+        if options.kind == Kind::Stl10 { (stl10::SIZE, "96") } else { (32, "32") };
     let size = options.image_size.unwrap_or(native);
     if options.kind != Kind::Folder && size != native {
         return Err(DataError::ImageSize { dataset, expected, found: size });
@@ -299,7 +319,13 @@ pub fn open_source(options: &OpenOptions) -> Result<Source, DataError> {
     match options.kind {
         Kind::Cifar10 => {
             let (train, test) = Cifar10::open(dir?)?;
-            Ok(Source { train: Arc::new(train), val: None, test: Arc::new(test), labelled: None, notes: vec![] })
+            Ok(Source {
+                train: Arc::new(train),
+                val: None,
+                test: Arc::new(test),
+                labelled: None,
+                notes: vec![],
+            })
         }
         Kind::Folder => Folder::open_source(dir?, size, options.cache_bytes),
         Kind::Shapes => {
@@ -315,7 +341,13 @@ pub fn open_source(options: &OpenOptions) -> Result<Source, DataError> {
         Kind::Stl10 => {
             let sets = Stl10::open(dir?)?;
             let (train, labelled) = (Arc::new(sets.unlabelled), Arc::new(sets.train));
-            Ok(Source { train, val: None, test: Arc::new(sets.test), labelled: Some(labelled), notes: vec![] })
+            Ok(Source {
+                train,
+                val: None,
+                test: Arc::new(sets.test),
+                labelled: Some(labelled),
+                notes: vec![],
+            })
         }
     }
 }

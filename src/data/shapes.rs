@@ -1,13 +1,14 @@
 //! Ten classes of shapes, drawn from a seed: a data set that needs no files and no network.
 //!
-//! Image `i` of a part is a pure function of `(seed, part, i)`: all draws come from the stream [`Stream::Data`] with
-//! the counter `(part, i, block)`, and the drawing uses only `+ - * /` on `f32`, which every machine rounds alike.
-//! Its class is `i % 10`, so every prefix is balanced.
+//! Image `i` of a part is a pure function of `(seed, part, i)`: all draws come from the stream
+//! [`Stream::Data`] with the counter `(part, i, block)`, and the drawing uses only `+ - * /` on
+//! `f32`, which every machine rounds alike. Its class is `i % 10`, so every prefix is balanced.
 //!
-//! Colour, place, scale (0.6 to 0.95 of the frame), rotation (up to 23 degrees), squeeze, background gradient and texture,
-//! a blot behind and pixel noise vary independently of the class, and half of the images, by chance, are negatives: neither
-//! brightness nor colour says anything. A classifier on raw pixels therefore does poorly (nearest neighbour: see
-//! `tests/data.rs`), while the class survives crops, flips and colour changes, and fills enough of the frame that a
+//! Colour, place, scale (0.6 to 0.95 of the frame), rotation (up to 23 degrees), squeeze,
+//! background gradient and texture, a blot behind and pixel noise vary independently of the class,
+//! and half of the images, by chance, are negatives: neither brightness nor colour says anything. A
+//! classifier on raw pixels therefore does poorly (nearest neighbour: see `tests/data.rs`), while
+//! the class survives crops, flips and colour changes, and fills enough of the frame that a
 //! likelihood of pixels rewards knowing it.
 
 use std::ffi::OsString;
@@ -83,7 +84,12 @@ impl Shapes {
     /// If `len` is above `u32::MAX`.
     pub fn new(seed: u64, part: Part, len: usize) -> Self {
         assert!(u32::try_from(len).is_ok(), "image numbers are 32 bits");
-        Self { classes: CLASSES.map(OsString::from).to_vec(), seed, part, images: vec![OnceLock::new(); len] }
+        Self {
+            classes: CLASSES.map(OsString::from).to_vec(),
+            seed,
+            part,
+            images: vec![OnceLock::new(); len],
+        }
     }
 }
 
@@ -178,7 +184,8 @@ fn distance_squared(a: Rgb, b: Rgb) -> f32 {
     [0, 1, 2].map(|c| (a[c] - b[c]) * (a[c] - b[c])).iter().sum()
 }
 
-/// A place in the frame: `x`, `y` of the centre and the half extents in frame units, and a rotation.
+/// A place in the frame: `x`, `y` of the centre and the half extents in frame units, and a
+/// rotation.
 struct Pose {
     x: f32,
     y: f32,
@@ -189,7 +196,8 @@ struct Pose {
 }
 
 impl Pose {
-    /// `t` is the tangent of half the angle: a rational rotation, exact on every machine where `sin` is not.
+    /// `t` is the tangent of half the angle: a rational rotation, exact on every machine where
+    /// `sin` is not.
     fn new(x: f32, y: f32, half_u: f32, half_v: f32, t: f32) -> Self {
         let q = 1.0 / (1.0 + t * t);
         Self { x, y, half_u, half_v, cos: (1.0 - t * t) * q, sin: 2.0 * t * q }
@@ -218,7 +226,12 @@ fn draw(seed: u64, part: Part, image: u32, out: &mut [u8]) {
     let room = 0.6 * half;
     let (x, y) = (d.uniform(room, 1.0 - room), d.uniform(room, 1.0 - room));
     let pose = Pose::new(x, y, half * squeeze, half / squeeze, d.uniform(-0.2, 0.2));
-    paint(&mut canvas, &pose, |u, v| inside(class, u, v), |u, v| mix(front, rim, (u + v + 2.0) * 0.25));
+    paint(
+        &mut canvas,
+        &pose,
+        |u, v| inside(class, u, v),
+        |u, v| mix(front, rim, (u + v + 2.0) * 0.25),
+    );
 
     if d.below(2) == 1 {
         canvas.iter_mut().flatten().for_each(|value| *value = 1.0 - *value);
@@ -264,15 +277,28 @@ fn blot(d: &mut Draws, canvas: &mut [Rgb]) {
     let colour = d.colour(0.0, 1.0);
     let half = d.uniform(0.04, 0.11);
     let stretch = d.uniform(1.0, 3.0);
-    let pose = Pose::new(d.uniform(0.0, 1.0), d.uniform(0.0, 1.0), half * stretch, half, d.uniform(-1.0, 1.0));
+    let pose = Pose::new(
+        d.uniform(0.0, 1.0),
+        d.uniform(0.0, 1.0),
+        half * stretch,
+        half,
+        d.uniform(-1.0, 1.0),
+    );
     let round = d.below(2) == 0;
-    let inside = move |u: f32, v: f32| if round { u * u + v * v < 1.0 } else { u.abs() < 1.0 && v.abs() < 1.0 };
+    let inside = move |u: f32, v: f32| {
+        if round { u * u + v * v < 1.0 } else { u.abs() < 1.0 && v.abs() < 1.0 }
+    };
     paint(canvas, &pose, inside, |_, _| colour);
 }
 
-/// Blends a shape over the canvas by its coverage of each pixel. `inside` and `colour` take coordinates in which the
-/// shape's box is [-1, 1] squared, v down.
-fn paint(canvas: &mut [Rgb], pose: &Pose, inside: impl Fn(f32, f32) -> bool, colour: impl Fn(f32, f32) -> Rgb) {
+/// Blends a shape over the canvas by its coverage of each pixel. `inside` and `colour` take
+/// coordinates in which the shape's box is [-1, 1] squared, v down.
+fn paint(
+    canvas: &mut [Rgb],
+    pose: &Pose,
+    inside: impl Fn(f32, f32) -> bool,
+    colour: impl Fn(f32, f32) -> Rgb,
+) {
     // Nothing is painted outside the box, which reaches this far from the centre in any rotation.
     let reach = pose.half_u + pose.half_v;
     let range = |centre: f32| {
@@ -291,7 +317,8 @@ fn paint(canvas: &mut [Rgb], pose: &Pose, inside: impl Fn(f32, f32) -> bool, col
             for s in 0..SAMPLES * SAMPLES {
                 let sx = (s % SAMPLES) as f32 + 0.5;
                 let sy = (s / SAMPLES) as f32 + 0.5;
-                let (u, v) = local(px as f32 + sx / SAMPLES as f32, py as f32 + sy / SAMPLES as f32);
+                let (u, v) =
+                    local(px as f32 + sx / SAMPLES as f32, py as f32 + sy / SAMPLES as f32);
                 hits += u32::from(u.abs() <= 1.0 && v.abs() <= 1.0 && inside(u, v));
             }
             if hits > 0 {
@@ -315,10 +342,15 @@ fn inside(class: usize, u: f32, v: f32) -> bool {
         SQUARE => u.abs() < 0.76 && v.abs() < 0.76,
         CROSS => (u.abs() < 0.28 && v.abs() < 0.92) || (v.abs() < 0.28 && u.abs() < 0.92),
         STAR => {
-            // A pentagram is where at most one of its five lines has the point on its far side. The lines pass the
-            // centre at cos 72 degrees; their normals are 72 degrees apart.
-            const NORMALS: [(f32, f32); 5] =
-                [(0.0, 1.0), (0.951_056_5, 0.309_017), (0.587_785_24, -0.809_017), (-0.587_785_24, -0.809_017), (-0.951_056_5, 0.309_017)];
+            // A pentagram is where at most one of its five lines has the point on its far side. The
+            // lines pass the centre at cos 72 degrees; their normals are 72 degrees apart.
+            const NORMALS: [(f32, f32); 5] = [
+                (0.0, 1.0),
+                (0.951_056_5, 0.309_017),
+                (0.587_785_24, -0.809_017),
+                (-0.587_785_24, -0.809_017),
+                (-0.951_056_5, 0.309_017),
+            ];
             NORMALS.iter().filter(|(a, b)| a * u - b * v < 0.309_017).count() >= 4
         }
         HEART => {
@@ -346,7 +378,8 @@ mod tests {
             .collect()
     }
 
-    /// A flip, and any rotation in steps of 15 degrees, leaves two classes at least a tenth of their area apart.
+    /// A flip, and any rotation in steps of 15 degrees, leaves two classes at least a tenth of
+    /// their area apart.
     #[test]
     fn classes_differ_under_rotation_and_flip() {
         for a in 0..CLASSES.len() {
@@ -358,7 +391,12 @@ mod tests {
                     let other = points(b, |u, v| (flip * (cos * u - sin * v), sin * u + cos * v));
                     let union = fixed.iter().zip(&other).filter(|(x, y)| **x || **y).count();
                     let apart = fixed.iter().zip(&other).filter(|(x, y)| x != y).count();
-                    assert!(apart * 10 > union, "{} and {} differ in {apart} of {union}", CLASSES[a], CLASSES[b]);
+                    assert!(
+                        apart * 10 > union,
+                        "{} and {} differ in {apart} of {union}",
+                        CLASSES[a],
+                        CLASSES[b]
+                    );
                 }
             }
         }

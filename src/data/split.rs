@@ -17,8 +17,8 @@
 //! epoch e:  q = permutation(len(train), ORDER, e); batch b holds train[q[b * batch]] .. train[q[(b + 1) * batch - 1]]
 //! ```
 //!
-//! with `SPLIT` = 3 and `ORDER` = 2 ([`Stream`]). `draw * (i + 1) >> 32` is biased by at most `n / 2^32`, which no training
-//! run can see. A last partial batch is dropped.
+//! with `SPLIT` = 3 and `ORDER` = 2 ([`Stream`]). `draw * (i + 1) >> 32` is biased by at most
+//! `n / 2^32`, which no training run can see. A last partial batch is dropped.
 
 use std::sync::Arc;
 
@@ -61,13 +61,21 @@ pub struct Indices {
     pub val: Vec<u32>,
 }
 
-/// Splits `n` images: the seed permutes them, the last `n_val` are held out, and the first `limit` of the others stay.
+/// Splits `n` images: the seed permutes them, the last `n_val` are held out, and the first `limit`
+/// of the others stay.
 ///
-/// With `shuffle == false` the training images are the first `limit` in file order and none are held out.
+/// With `shuffle == false` the training images are the first `limit` in file order and none are
+/// held out.
 ///
 /// # Errors
 /// [`DataError::TooFew`] if `n_val` leaves no image to train on, or `limit` is more than is left.
-pub fn split(n: usize, n_val: usize, seed: u64, limit: Option<usize>, shuffle: bool) -> Result<Indices, DataError> {
+pub fn split(
+    n: usize,
+    n_val: usize,
+    seed: u64,
+    limit: Option<usize>,
+    shuffle: bool,
+) -> Result<Indices, DataError> {
     let n_val = if shuffle { n_val } else { 0 };
     if n_val > 0 && n_val >= n {
         let available = n.saturating_sub(1);
@@ -77,7 +85,11 @@ pub fn split(n: usize, n_val: usize, seed: u64, limit: Option<usize>, shuffle: b
     let val = train.split_off(n - n_val);
     if let Some(limit) = limit {
         if limit > train.len() {
-            return Err(DataError::TooFew { what: "--limit-train", asked: limit, available: train.len() });
+            return Err(DataError::TooFew {
+                what: "--limit-train",
+                asked: limit,
+                available: train.len(),
+            });
         }
         train.truncate(limit);
     }
@@ -94,7 +106,8 @@ pub struct Order {
 }
 
 impl Order {
-    /// The order of `len` images in batches of `batch`; without `shuffle` every epoch is in the view's own order.
+    /// The order of `len` images in batches of `batch`; without `shuffle` every epoch is in the
+    /// view's own order.
     ///
     /// # Errors
     /// [`DataError::BatchTooLarge`] if not even one batch fits, [`DataError::BatchZero`].
@@ -109,7 +122,10 @@ impl Order {
     }
 
     /// Images in the view that the order is for.
-    #[expect(clippy::len_without_is_empty, reason = "an order holds at least one batch, so it is never empty")]
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "an order holds at least one batch, so it is never empty"
+    )]
     pub fn len(&self) -> usize {
         self.len
     }
@@ -136,7 +152,11 @@ impl Order {
 
     /// The positions of one epoch in the order they are used, `len` of them.
     pub fn epoch(&self, epoch: u32) -> Vec<u32> {
-        if self.shuffle { permutation(self.len, self.seed, Stream::Order, epoch) } else { iota(self.len) }
+        if self.shuffle {
+            permutation(self.len, self.seed, Stream::Order, epoch)
+        } else {
+            iota(self.len)
+        }
     }
 }
 
@@ -193,7 +213,10 @@ mod tests {
         assert_eq!((&few.train[..], &few.val), (&all.train[..7], &all.val));
         let files = split(100, 10, 1, Some(7), false).unwrap();
         assert_eq!(files, Indices { train: iota(7), val: vec![] });
-        assert!(matches!(split(100, 10, 1, Some(91), true), Err(DataError::TooFew { asked: 91, available: 90, .. })));
+        assert!(matches!(
+            split(100, 10, 1, Some(91), true),
+            Err(DataError::TooFew { asked: 91, available: 90, .. })
+        ));
         assert!(matches!(split(100, 100, 1, None, true), Err(DataError::TooFew { .. })));
     }
 

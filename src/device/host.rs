@@ -1,13 +1,16 @@
-//! Devices that run ops on the host. `Host<f64>` is `reference`: naive, slow, exact, and it fills every buffer with NaN once its
-//! value is dead, so that a planner's mistake becomes a wrong answer at once. `Host<f32>` is `cpu`: the native versions of the hot
-//! ops, rayon threads.
+//! Devices that run ops on the host. `Host<f64>` is `reference`: naive, slow, exact, and it fills
+//! every buffer with NaN once its value is dead, so that a planner's mistake becomes a wrong answer
+//! at once. `Host<f32>` is `cpu`: the native versions of the hot ops, rayon threads.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::{Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Progress, Ticket, Values};
+use super::{
+    Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Progress, Ticket,
+    Values,
+};
 use crate::ops::{Input, Output, Real, Run, StepUniforms, Target};
 use crate::plan::{Limits, Place, Plan};
 use crate::tensor::DType;
@@ -86,7 +89,11 @@ impl<T: Precision> Host<T> {
         Self {
             capabilities: Capabilities {
                 name: T::NAME.into(),
-                target: Target { max_groups: u32::MAX, max_binding: Target::LARGEST_BINDING, ..Target::WEBGPU },
+                target: Target {
+                    max_groups: u32::MAX,
+                    max_binding: Target::LARGEST_BINDING,
+                    ..Target::WEBGPU
+                },
                 dispatches: false,
                 limits: Limits::NONE,
                 memory: machine_memory(),
@@ -113,8 +120,14 @@ impl<T: Precision> Host<T> {
     }
 }
 
-/// Runs one step. Written storage is taken out of the device while the op runs, so that plain borrows suffice.
-fn execute<T: Precision>(buffers: &mut [Memory<T>], program: &Program, step: &crate::plan::Step, uniforms: &StepUniforms) {
+/// Runs one step. Written storage is taken out of the device while the op runs, so that plain
+/// borrows suffice.
+fn execute<T: Precision>(
+    buffers: &mut [Memory<T>],
+    program: &Program,
+    step: &crate::plan::Step,
+    uniforms: &StepUniforms,
+) {
     let in_place = step.op.in_place();
     let locate = |place: Place| program.bound.place(place);
     let mut taken: Vec<(BufferId, Vec<T>)> = Vec::new();
@@ -201,7 +214,12 @@ impl<T: Precision> Device for Host<T> {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
-    fn allocate(&mut self, _label: &str, ty: DType, elements: usize) -> Result<BufferId, DeviceError> {
+    fn allocate(
+        &mut self,
+        _label: &str,
+        ty: DType,
+        elements: usize,
+    ) -> Result<BufferId, DeviceError> {
         let memory = match ty {
             DType::F32 => Memory { floats: vec![T::default(); elements], words: vec![] },
             DType::U32 => Memory { floats: vec![], words: vec![0; elements] },
@@ -209,17 +227,31 @@ impl<T: Precision> Device for Host<T> {
         self.buffers.push(memory);
         Ok(BufferId(self.buffers.len() - 1))
     }
-    fn write(&mut self, buffer: BufferId, offset: usize, data: Data<'_>) -> Result<(), DeviceError> {
+    fn write(
+        &mut self,
+        buffer: BufferId,
+        offset: usize,
+        data: Data<'_>,
+    ) -> Result<(), DeviceError> {
         let memory = &mut self.buffers[buffer.0];
         let range = offset..offset + data.len();
         match data {
-            Data::F32(x) => memory.floats[range].iter_mut().zip(x).for_each(|(y, x)| *y = T::of(f64::from(*x))),
-            Data::F64(x) => memory.floats[range].iter_mut().zip(x).for_each(|(y, x)| *y = T::of(*x)),
+            Data::F32(x) => {
+                memory.floats[range].iter_mut().zip(x).for_each(|(y, x)| *y = T::of(f64::from(*x)))
+            }
+            Data::F64(x) => {
+                memory.floats[range].iter_mut().zip(x).for_each(|(y, x)| *y = T::of(*x))
+            }
             Data::U32(x) => memory.words[range].copy_from_slice(x),
         }
         Ok(())
     }
-    fn load(&mut self, plan: &Rc<Plan>, bound: Bound, _progress: Progress<'_>) -> Result<ProgramId, DeviceError> {
+    fn load(
+        &mut self,
+        plan: &Rc<Plan>,
+        bound: Bound,
+        _progress: Progress<'_>,
+    ) -> Result<ProgramId, DeviceError> {
         if let Some(poison) = T::POISON {
             for (b, buffer) in bound.buffers.iter().enumerate() {
                 if b != plan.ring.buffer {
@@ -232,7 +264,13 @@ impl<T: Precision> Device for Host<T> {
         self.programs.insert(id, Program { plan: Rc::clone(plan), bound, dead: dead_after(plan) });
         Ok(id)
     }
-    fn run(&mut self, program: ProgramId, steps: Range<usize>, uniforms: &StepUniforms, timed: bool) -> Result<Ticket, DeviceError> {
+    fn run(
+        &mut self,
+        program: ProgramId,
+        steps: Range<usize>,
+        uniforms: &StepUniforms,
+        timed: bool,
+    ) -> Result<Ticket, DeviceError> {
         let program = &self.programs[&program];
         let start = Instant::now();
         for i in steps {
@@ -246,7 +284,12 @@ impl<T: Precision> Device for Host<T> {
         let seconds = timed.then(|| start.elapsed().as_secs_f64());
         Ok(self.ticket(Done { values: None, seconds }))
     }
-    fn read(&mut self, buffer: BufferId, offset: usize, elements: usize) -> Result<Ticket, DeviceError> {
+    fn read(
+        &mut self,
+        buffer: BufferId,
+        offset: usize,
+        elements: usize,
+    ) -> Result<Ticket, DeviceError> {
         let values = T::values(&self.buffers[buffer.0].floats[offset..offset + elements]);
         Ok(self.ticket(Done { values: Some(values), seconds: None }))
     }
@@ -270,7 +313,8 @@ impl<T: Precision> Device for Host<T> {
 /// Bytes of memory that this process may use at most; `None` where the system does not say.
 fn machine_memory() -> Option<usize> {
     let read = |path: &str| std::fs::read_to_string(path).ok();
-    let group: Option<usize> = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
+    let group: Option<usize> =
+        read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
     let total: Option<usize> = read("/proc/meminfo").and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
         Some(line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()? * 1024)

@@ -1,10 +1,10 @@
 //! Devices carry out plans and decide nothing.
 //!
-//! A [`Device`] is narrow: capabilities, memory, a plan's steps, asynchronous reads. What every device would do
-//! alike stands once, in the [`Session`] above it: limits and layout, the ring of scalars, cutting long steps
-//! into short submissions ([`pace`]), the hunt for the first non-finite tensor, timing, poison. There are
-//! `reference` (f64, the oracle) and `cpu` (f32, threads), both [`Host`], `wgpu` (WGSL) and, with the feature,
-//! `cuda`.
+//! A [`Device`] is narrow: capabilities, memory, a plan's steps, asynchronous reads. What every
+//! device would do alike stands once, in the [`Session`] above it: limits and layout, the ring of
+//! scalars, cutting long steps into short submissions ([`pace`]), the hunt for the first non-finite
+//! tensor, timing, poison. There are `reference` (f64, the oracle) and `cpu` (f32, threads), both
+//! [`Host`], `wgpu` (WGSL) and, with the feature, `cuda`.
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -96,7 +96,10 @@ pub enum DeviceError {
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// There is no room for a buffer.
-    #[error("`{buffer}` needs {bytes} bytes, but `{device}` has no memory left beside the {held} bytes held there")]
+    #[error(
+        "`{buffer}` needs {bytes} bytes, but `{device}` has no memory left beside the {held} bytes \
+         held there"
+    )]
     OutOfMemory {
         /// Device.
         device: String,
@@ -107,8 +110,9 @@ pub enum DeviceError {
         /// What the session holds there.
         held: usize,
     },
-    /// The device is gone: reset by the system, unplugged, or it did not do what it reported as done. What it
-    /// held is lost; another session on a device opened anew can go on from a checkpoint.
+    /// The device is gone: reset by the system, unplugged, or it did not do what it reported as
+    /// done. What it held is lost; another session on a device opened anew can go on from a
+    /// checkpoint.
     #[error("device `{device}` was lost: {message}")]
     Lost {
         /// Device.
@@ -137,9 +141,16 @@ impl DeviceError {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::NotFound { hint, .. } => hint.as_deref(),
-            Self::Plan(_) => Some("a smaller --batch-size or --width fits; `aavae devices` lists other adapters"),
-            Self::Lost { .. } => Some("a driver that resets often may be out of date; `aavae check` shows whether the device works"),
-            Self::OutOfMemory { .. } => Some("use a smaller --batch-size or --width, or close what else uses the device"),
+            Self::Plan(_) => {
+                Some("a smaller --batch-size or --width fits; `aavae devices` lists other adapters")
+            }
+            Self::Lost { .. } => Some(
+                "a driver that resets often may be out of date; `aavae check` shows whether the \
+                 device works",
+            ),
+            Self::OutOfMemory { .. } => {
+                Some("use a smaller --batch-size or --width, or close what else uses the device")
+            }
             _ => None,
         }
     }
@@ -153,7 +164,8 @@ pub struct BufferId(pub usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProgramId(pub usize);
 
-/// Something that a device will have done: asked for by [`Device::run`] or [`Device::read`], in order.
+/// Something that a device will have done: asked for by [`Device::run`] or [`Device::read`], in
+/// order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
@@ -173,13 +185,15 @@ pub struct Capabilities {
     pub name: String,
     /// What plans for it are lowered to.
     pub target: Target,
-    /// It carries out a plan's dispatches. A host runs the ops as they are, so variants mean nothing to it.
+    /// It carries out a plan's dispatches. A host runs the ops as they are, so variants mean
+    /// nothing to it.
     pub dispatches: bool,
     /// Limits that plans must respect.
     pub limits: Limits,
     /// Bytes that buffers may take in all, where that is known before they are allocated.
     pub memory: Option<usize>,
-    /// Bytes that the device itself holds beside the buffers it was asked for and what a read takes.
+    /// Bytes that the device itself holds beside the buffers it was asked for and what a read
+    /// takes.
     pub overhead: usize,
     /// Bytes that a read takes at most: larger ones are cut. `None` where reading takes no memory.
     pub read_bytes: Option<usize>,
@@ -213,8 +227,8 @@ impl Bound {
 /// Called while kernels are compiled, with how many are ready and how many there are.
 pub type Progress<'a> = &'a (dyn Fn(usize, usize) + Sync);
 
-/// What a device must be able to do. It is asked in order and carries out in order; nothing here waits for it
-/// except [`Device::poll`], if told to.
+/// What a device must be able to do. It is asked in order and carries out in order; nothing here
+/// waits for it except [`Device::poll`], if told to.
 pub trait Device {
     /// What it can do.
     fn capabilities(&self) -> &Capabilities;
@@ -222,29 +236,52 @@ pub trait Device {
     ///
     /// # Errors
     /// If there is no room.
-    fn allocate(&mut self, label: &str, ty: DType, elements: usize) -> Result<BufferId, DeviceError>;
+    fn allocate(
+        &mut self,
+        label: &str,
+        ty: DType,
+        elements: usize,
+    ) -> Result<BufferId, DeviceError>;
     /// Writes elements of a buffer.
     ///
     /// # Errors
     /// If the driver fails.
-    fn write(&mut self, buffer: BufferId, offset: usize, data: Data<'_>) -> Result<(), DeviceError>;
+    fn write(&mut self, buffer: BufferId, offset: usize, data: Data<'_>)
+    -> Result<(), DeviceError>;
     /// Compiles a verified plan.
     ///
     /// # Errors
     /// If the driver refuses a kernel.
-    fn load(&mut self, plan: &Rc<Plan>, bound: Bound, progress: Progress<'_>) -> Result<ProgramId, DeviceError>;
-    /// Queues some of the plan's steps; `timed` asks for the seconds they take, where the device can tell.
+    fn load(
+        &mut self,
+        plan: &Rc<Plan>,
+        bound: Bound,
+        progress: Progress<'_>,
+    ) -> Result<ProgramId, DeviceError>;
+    /// Queues some of the plan's steps; `timed` asks for the seconds they take, where the device
+    /// can tell.
     ///
     /// # Errors
     /// If the driver fails.
-    fn run(&mut self, program: ProgramId, steps: Range<usize>, uniforms: &StepUniforms, timed: bool) -> Result<Ticket, DeviceError>;
+    fn run(
+        &mut self,
+        program: ProgramId,
+        steps: Range<usize>,
+        uniforms: &StepUniforms,
+        timed: bool,
+    ) -> Result<Ticket, DeviceError>;
     /// Asks for floats of a buffer, as they are once everything queued so far is done.
     ///
     /// # Errors
     /// If the driver fails.
-    fn read(&mut self, buffer: BufferId, offset: usize, elements: usize) -> Result<Ticket, DeviceError>;
-    /// What became of a ticket; `None` if it is not done, which it is after a poll that may `wait`. A ticket
-    /// that was found done is spent.
+    fn read(
+        &mut self,
+        buffer: BufferId,
+        offset: usize,
+        elements: usize,
+    ) -> Result<Ticket, DeviceError>;
+    /// What became of a ticket; `None` if it is not done, which it is after a poll that may `wait`.
+    /// A ticket that was found done is spent.
     ///
     /// # Errors
     /// If the driver fails or the device is lost.

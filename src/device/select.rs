@@ -32,31 +32,39 @@ impl std::str::FromStr for Choice {
             "wgpu" => Ok(Self::Wgpu(Pick::Any)),
             "cuda" => Ok(Self::Cuda(0)),
             _ if text.starts_with("cuda:") => {
-                let index = text["cuda:".len()..].parse().map_err(|_| DeviceError::unknown(text))?;
+                let index =
+                    text["cuda:".len()..].parse().map_err(|_| DeviceError::unknown(text))?;
                 Ok(Self::Cuda(index))
             }
-            _ => Ok(Self::Wgpu(text.strip_prefix("wgpu:").ok_or_else(|| DeviceError::unknown(text))?.parse()?)),
+            _ => Ok(Self::Wgpu(
+                text.strip_prefix("wgpu:").ok_or_else(|| DeviceError::unknown(text))?.parse()?,
+            )),
         }
     }
 }
 
-/// What `auto` takes, and why: the fastest of the first CUDA device, the first other GPU and the processor,
-/// measured on a convolution of the networks' kind. An integrated GPU, or a software adapter that calls itself a
-/// GPU, can be slower than the processor.
+/// What `auto` takes, and why: the fastest of the first CUDA device, the first other GPU and the
+/// processor, measured on a convolution of the networks' kind. An integrated GPU, or a software
+/// adapter that calls itself a GPU, can be slower than the processor.
 pub fn auto() -> (Choice, String) {
     let found = adapters();
     let first = found.iter().position(|a| !a.software);
     let wgpu = first.map(|i| (found[i].name.clone(), Choice::Wgpu(Pick::Index(i))));
-    let rate = |choice: &Choice| open(choice).and_then(|(mut session, _)| convolution_rate(&mut session));
+    let rate =
+        |choice: &Choice| open(choice).and_then(|(mut session, _)| convolution_rate(&mut session));
     let gpus = cuda_gpu().into_iter().chain(wgpu);
     let raced = gpus.map(|(name, choice)| (name, rate(&choice), choice));
     // One that fails is the slowest.
     let speed = |rate: &Result<f64, DeviceError>| *rate.as_ref().unwrap_or(&0.0);
-    let Some((name, gpu_rate, gpu)) = raced.max_by(|a, b| speed(&a.1).total_cmp(&speed(&b.1))) else {
+    let Some((name, gpu_rate, gpu)) = raced.max_by(|a, b| speed(&a.1).total_cmp(&speed(&b.1)))
+    else {
         let why = match found.first() {
             None => "there is no Vulkan, Metal or DX12 adapter".into(),
             Some(a) => {
-                format!("`{}` is a software adapter; native code is faster on this processor", a.name)
+                format!(
+                    "`{}` is a software adapter; native code is faster on this processor",
+                    a.name
+                )
             }
         };
         return (Choice::Cpu, why);
@@ -65,11 +73,17 @@ pub fn auto() -> (Choice, String) {
 }
 
 /// The choice between a GPU and the processor from their FLOP/s.
-fn faster(name: &str, gpu: Choice, gpu_rate: Result<f64, DeviceError>, cpu_rate: Result<f64, DeviceError>) -> (Choice, String) {
+fn faster(
+    name: &str,
+    gpu: Choice,
+    gpu_rate: Result<f64, DeviceError>,
+    cpu_rate: Result<f64, DeviceError>,
+) -> (Choice, String) {
     let giga = |rate: f64| format!("{:.0} GFLOP/s", rate / 1e9);
     match (gpu_rate, cpu_rate) {
         (Ok(g), Ok(c)) => {
-            let why = format!("on a convolution `{name}` does {}, the processor {}", giga(g), giga(c));
+            let why =
+                format!("on a convolution `{name}` does {}, the processor {}", giga(g), giga(c));
             (if g > c { gpu } else { Choice::Cpu }, why)
         }
         (Ok(_), Err(error)) => (gpu, format!("the processor failed: {error}")),
@@ -109,7 +123,9 @@ pub fn open(choice: &Choice) -> Result<(Session, String), DeviceError> {
         }
         Choice::Cpu => Ok((Host::<f32>::new().into(), "as asked".into())),
         Choice::Reference => Ok((Host::<f64>::new().into(), "as asked".into())),
-        Choice::Wgpu(pick) => Ok((Gpu::pick(pick, OpenOptions::default())?.into(), "as asked".into())),
+        Choice::Wgpu(pick) => {
+            Ok((Gpu::pick(pick, OpenOptions::default())?.into(), "as asked".into()))
+        }
         Choice::Cuda(index) => Ok((cuda(*index)?, "as asked".into())),
     }
 }

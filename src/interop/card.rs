@@ -13,29 +13,46 @@ fn method(config: &RunConfig) -> String {
         Method::Simclr => {
             let temperature = objective.temperature;
             return format!(
-                "The encoder of [SimCLR](https://arxiv.org/abs/2002.05709). It minimises NT-Xent at temperature {temperature} between two views."
+                "The encoder of [SimCLR](https://arxiv.org/abs/2002.05709). It minimises NT-Xent \
+                 at temperature {temperature} between two views."
             );
         }
         Method::Ae => ("autoencoder (AE)", "squared error of the reconstruction".to_owned()),
-        Method::Aaae => {
-            ("augmentation-augmented autoencoder (AAAE)", "squared error of the reconstruction from an augmented view".to_owned())
+        Method::Aaae => (
+            "augmentation-augmented autoencoder (AAAE)",
+            "squared error of the reconstruction from an augmented view".to_owned(),
+        ),
+        Method::Vae => {
+            ("variational autoencoder (VAE)", format!("`{} KL - log p(x|z)`", objective.kl_coeff))
         }
-        Method::Vae => ("variational autoencoder (VAE)", format!("`{} KL - log p(x|z)`", objective.kl_coeff)),
         Method::Aavae => (
             "augmentation-augmented variational autoencoder (AAVAE)",
-            format!("`{} KL - log p(x|z)`, z encoded from an augmented view of x", objective.kl_coeff),
+            format!(
+                "`{} KL - log p(x|z)`, z encoded from an augmented view of x",
+                objective.kl_coeff
+            ),
         ),
     };
-    format!("The encoder of an {name}, [arXiv 2107.12329](https://arxiv.org/abs/2107.12329). It minimises {what}.")
-        .replace("an variational", "a variational")
+    format!(
+        "The encoder of an {name}, [arXiv 2107.12329](https://arxiv.org/abs/2107.12329). It \
+        minimises {what}."
+    )
+    .replace("an variational", "a variational")
 }
 
-/// The command that trains these weights: on the device they were trained on its result is the same to the bit.
+/// The command that trains these weights: on the device they were trained on its result is the same
+/// to the bit.
 fn command(config: &RunConfig, results: Option<&Value>) -> String {
-    let plain = |device: &&str| device.chars().all(|c| c.is_ascii_alphanumeric() || ":-_.".contains(c));
-    let device = results.and_then(|r| r["device"].as_str()).and_then(|text| text.split(' ').next()).filter(plain).unwrap_or("auto");
+    let plain =
+        |device: &&str| device.chars().all(|c| c.is_ascii_alphanumeric() || ":-_.".contains(c));
+    let device = results
+        .and_then(|r| r["device"].as_str())
+        .and_then(|text| text.split(' ').next())
+        .filter(plain)
+        .unwrap_or("auto");
     let data = if config.dataset == DataKind::Shapes { "" } else { " --data-dir DIR" };
-    let evaluation = if results.is_some_and(|r| r["probe"].is_object()) { "" } else { " --no-eval" };
+    let evaluation =
+        if results.is_some_and(|r| r["probe"].is_object()) { "" } else { " --no-eval" };
     format!("aavae pretrain --config config.json --device {device}{data}{evaluation} --out run")
 }
 
@@ -43,13 +60,24 @@ fn command(config: &RunConfig, results: Option<&Value>) -> String {
 fn rows(results: &Value) -> Vec<(String, String)> {
     let number = |value: &Value| value.as_f64().map(|x| format!("{x:.4}"));
     let mut rows = Vec::new();
-    let mut add = |name: String, value: Option<String>| rows.extend(value.map(|value| (name, value)));
+    let mut add =
+        |name: String, value: Option<String>| rows.extend(value.map(|value| (name, value)));
     add("loss, training".into(), number(&results["train"]["loss"]));
     add("loss, held out".into(), number(&results["validation"]["loss"]));
     let word = |value: &Value| markdown(&value.to_string());
-    add(format!("linear probe, {} epochs, test accuracy", word(&results["probe"]["epochs"])), number(&results["probe"]["accuracy"]));
+    add(
+        format!("linear probe, {} epochs, test accuracy", word(&results["probe"]["epochs"])),
+        number(&results["probe"]["accuracy"]),
+    );
     for knn in results["knn"].as_array().into_iter().flatten() {
-        add(format!("kNN, k = {}, temperature {}, test accuracy", word(&knn["k"]), word(&knn["temperature"])), number(&knn["accuracy"]));
+        add(
+            format!(
+                "kNN, k = {}, temperature {}, test accuracy",
+                word(&knn["k"]),
+                word(&knn["temperature"])
+            ),
+            number(&knn["accuracy"]),
+        );
     }
     rows
 }
@@ -57,20 +85,30 @@ fn rows(results: &Value) -> Vec<(String, String)> {
 /// The card, as Markdown with the header that model hubs read. The licence is the user's to choose.
 ///
 /// Of weights that were imported only the network is known, not what trained it.
-pub(super) fn text(config: &RunConfig, parameters: usize, imported: Option<&str>, results: Option<&Value>) -> String {
+pub(super) fn text(
+    config: &RunConfig,
+    parameters: usize,
+    imported: Option<&str>,
+    results: Option<&Value>,
+) -> String {
     let encoder = format!("{:?}", config.encoder);
     let head = match config.method.reconstructs() {
-        true => format!("| decoder | {:?}, {} latent dimensions |", config.decoder, config.latent_dim),
+        true => {
+            format!("| decoder | {:?}, {} latent dimensions |", config.decoder, config.latent_dim)
+        }
         false => format!("| projection | {} dimensions |", config.latent_dim),
     };
     let dataset = config.dataset.name();
-    let images = config.limit_train.map_or("all training images".into(), |n| format!("{n} training images"));
+    let images =
+        config.limit_train.map_or("all training images".into(), |n| format!("{n} training images"));
     let images = format!("{dataset}, {side} x {side}, {images}", side = config.image_size);
-    let steps = results.map_or(String::new(), |r| format!(", {} steps in all", markdown(&r["steps"].to_string())));
+    let steps = results
+        .map_or(String::new(), |r| format!(", {} steps in all", markdown(&r["steps"].to_string())));
     let (training, again) = match imported {
         None => (
             format!(
-                "| images | {images} |\n| training | {epochs} epochs of batch {batch}, {optimizer}, learning rate {rate}, seed {seed}{steps} |",
+                "| images | {images} |\n| training | {epochs} epochs of batch {batch}, \
+                 {optimizer}, learning rate {rate}, seed {seed}{steps} |",
                 epochs = config.epochs,
                 batch = config.images_per_step(),
                 optimizer = config.optimizer.name(),
@@ -81,16 +119,26 @@ pub(super) fn text(config: &RunConfig, parameters: usize, imported: Option<&str>
         ),
         Some(file) => (
             format!("| training | imported from {}, which does not say |", markdown_code(file)),
-            "## Training it again\n\nHow these weights were trained is not known here; `training` in `config.json` holds defaults.".into(),
+            "## Training it again\n\nHow these weights were trained is not known here; `training` \
+             in `config.json` holds defaults."
+                .into(),
         ),
     };
     let results_text = match results {
         None => "The run left none for these weights.".to_owned(),
         Some(r) => {
-            let table: String = rows(r).into_iter().map(|(name, value)| format!("| {name} | {value} |\n")).collect();
-            let (device, seed) = (r["device"].as_str().unwrap_or("unknown"), markdown(&r["seed"].to_string()));
+            let table: String = rows(r)
+                .into_iter()
+                .map(|(name, value)| format!("| {name} | {value} |\n"))
+                .collect();
+            let (device, seed) =
+                (r["device"].as_str().unwrap_or("unknown"), markdown(&r["seed"].to_string()));
             let device = markdown_code(device);
-            format!("n = 1 run (seed {seed}) on {device}.\n\n| measured | value |\n|---|---|\n{table}").trim_end().to_owned()
+            format!(
+                "n = 1 run (seed {seed}) on {device}.\n\n| measured | value |\n|---|---|\n{table}"
+            )
+            .trim_end()
+            .to_owned()
         }
     };
     format!(

@@ -1,7 +1,8 @@
 //! A folder to publish: `config.json`, `model.safetensors`, and a model card in `README.md`.
 //!
-//! `model.safetensors` is a checkpoint without the optimiser's tensors: every command that takes a checkpoint takes it. The card's
-//! command trains the same weights again, from the configuration in `config.json`.
+//! `model.safetensors` is a checkpoint without the optimiser's tensors: every command that takes a
+//! checkpoint takes it. The card's command trains the same weights again, from the configuration in
+//! `config.json`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,8 @@ use crate::train::config::RunConfig;
 use crate::train::run::{Trained, config_text, normalisation, write_whole};
 use crate::train::state;
 
-/// Writes the folder: all of it or nothing. Returns the results that the card states, if there are any.
+/// Writes the folder: all of it or nothing. Returns the results that the card states, if there are
+/// any.
 ///
 /// # Errors
 /// If `out` holds anything already, or cannot be written.
@@ -49,23 +51,33 @@ pub fn write(trained: &Trained, out: &Path) -> Result<Option<Value>, TrainError>
 /// Without the folders of the machine that trained it.
 fn public(config: &RunConfig) -> RunConfig {
     let name = |path: &PathBuf| path.file_name().map(PathBuf::from);
-    RunConfig { data_dir: None, init_from: config.init_from.as_ref().and_then(name), ..config.clone() }
+    RunConfig {
+        data_dir: None,
+        init_from: config.init_from.as_ref().and_then(name),
+        ..config.clone()
+    }
 }
 
 /// `config.json`: what the network is, and all that trained it.
 fn settings(config: &RunConfig) -> Result<Value, TrainError> {
     // By way of text: f32 0.1 stays 0.1.
-    let json = |value: serde_json::Result<String>| value.and_then(|text| serde_json::from_str::<Value>(&text));
+    let json = |value: serde_json::Result<String>| {
+        value.and_then(|text| serde_json::from_str::<Value>(&text))
+    };
     let failed = |e| TrainError::config(format!("the configuration cannot be written: {e}"), None);
     let training = json(serde_json::to_string(config)).map_err(failed)?;
     let (mean, std) = normalisation(config);
-    let (mean, std) = (json(serde_json::to_string(&mean)).map_err(failed)?, json(serde_json::to_string(&std)).map_err(failed)?);
-    let shape: serde_json::Map<String, Value> = ["method", "encoder", "decoder", "stem", "width", "latent_dim", "image_size"]
-        .into_iter()
-        .filter(|key| *key != "decoder" || config.method.reconstructs())
-        .map(|key| (key.to_owned(), training[key].clone()))
-        .chain([("features".to_owned(), json!(config.net().features()))])
-        .collect();
+    let (mean, std) = (
+        json(serde_json::to_string(&mean)).map_err(failed)?,
+        json(serde_json::to_string(&std)).map_err(failed)?,
+    );
+    let shape: serde_json::Map<String, Value> =
+        ["method", "encoder", "decoder", "stem", "width", "latent_dim", "image_size"]
+            .into_iter()
+            .filter(|key| *key != "decoder" || config.method.reconstructs())
+            .map(|key| (key.to_owned(), training[key].clone()))
+            .chain([("features".to_owned(), json!(config.net().features()))])
+            .collect();
     Ok(json!({
         "library": "aavae", "version": env!("CARGO_PKG_VERSION"),
         "architecture": shape, "normalisation": { "mean": mean, "std": std }, "training": training,

@@ -1,5 +1,6 @@
-//! Runs from the authors' checkpoints: a PyTorch state dict as safetensors, names `encoder.*`, `projection.*`, `decoder.*` and
-//! `log_scale`. What network it is follows from names and shapes; what they do not say is asked for, or taken as the paper has it.
+//! Runs from the authors' checkpoints: a PyTorch state dict as safetensors, names `encoder.*`,
+//! `projection.*`, `decoder.*` and `log_scale`. What network it is follows from names and shapes;
+//! what they do not say is asked for, or taken as the paper has it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,8 @@ pub struct Options {
     pub stem: Option<Stem>,
     /// Side of the images (default: 32, or 96 behind a 7x7 stem).
     pub image_size: Option<usize>,
-    /// Data set that the run's commands take (default: CIFAR-10 for 32 pixels, STL-10 for 96, otherwise a folder).
+    /// Data set that the run's commands take (default: CIFAR-10 for 32 pixels, STL-10 for 96,
+    /// otherwise a folder).
     pub dataset: Option<DataKind>,
     /// Its folder.
     pub data_dir: Option<PathBuf>,
@@ -45,18 +47,21 @@ pub struct Imported {
     pub notes: Vec<String>,
 }
 
-const NAMES: &str = "the names and shapes are those of the authors' state dict: encoder.*, projection.*, decoder.*, log_scale";
+const NAMES: &str = "the names and shapes are those of the authors' state dict: encoder.*, \
+    projection.*, decoder.*, log_scale";
 
 /// Reads a state dict.
 ///
 /// # Errors
-/// If it is no such network: the message names the tensor and the shapes. If it holds weights that no training makes.
+/// If it is no such network: the message names the tensor and the shapes. If it holds weights that
+/// no training makes.
 pub fn read(path: &Path, options: &Options) -> Result<Imported, TrainError> {
     named(path, Checkpoint::load(path)?, options)
 }
 
-/// Opens a run folder or a checkpoint of one, or else weights that say nothing of their network, which is then found as
-/// [`read`] finds it. The notes say what was decided; there are none of a run.
+/// Opens a run folder or a checkpoint of one, or else weights that say nothing of their network,
+/// which is then found as [`read`] finds it. The notes say what was decided; there are none of a
+/// run.
 ///
 /// # Errors
 /// If it is none of these.
@@ -70,16 +75,34 @@ pub fn open(path: &Path, options: &Options) -> Result<(Trained, Vec<String>), Tr
     }
     let meta = file.meta.clone();
     let Imported { config, tensors, extra, mut notes } = named(path, file, options)?;
-    notes.insert(0, "the weights do not say of which network they are; `aavae import` may be told more".into());
+    notes.insert(
+        0,
+        "the weights do not say of which network they are; `aavae import` may be told more".into(),
+    );
     if !extra.is_empty() {
-        notes.push(format!("{} tensors are not of this network, such as `{}`", extra.len(), extra[0]));
+        notes.push(format!(
+            "{} tensors are not of this network, such as `{}`",
+            extra.len(),
+            extra[0]
+        ));
     }
-    Ok((Trained { config, checkpoint: Checkpoint { tensors, meta }, path: path.into(), skipped: vec![] }, notes))
+    Ok((
+        Trained {
+            config,
+            checkpoint: Checkpoint { tensors, meta },
+            path: path.into(),
+            skipped: vec![],
+        },
+        notes,
+    ))
 }
 
 fn named(path: &Path, file: Checkpoint, options: &Options) -> Result<Imported, TrainError> {
     understand(file, options).map_err(|error| match error {
-        TrainError::Config { message, hint } => TrainError::Config { message: format!("`{}`: {message}", crate::text::name(path)), hint },
+        TrainError::Config { message, hint } => TrainError::Config {
+            message: format!("`{}`: {message}", crate::text::name(path)),
+            hint,
+        },
         other => other.of_file(path),
     })
 }
@@ -87,7 +110,8 @@ fn named(path: &Path, file: Checkpoint, options: &Options) -> Result<Imported, T
 /// Finds the network whose state dict this is.
 ///
 /// # Errors
-/// What does not fit: the tensor and the shapes. A tensor of the network that holds what no training makes.
+/// What does not fit: the tensor and the shapes. A tensor of the network that holds what no
+/// training makes.
 pub fn understand(mut file: Checkpoint, options: &Options) -> Result<Imported, TrainError> {
     let (config, notes) = network(&mut file, options).map_err(unknown)?;
     let (mean, std) = normalisation(&config);
@@ -114,30 +138,62 @@ fn network(file: &mut Checkpoint, options: &Options) -> Result<(RunConfig, Vec<S
     }
     let (width, kernel) = match shape(file, "encoder.conv1.weight")? {
         [width, 3, kernel @ (3 | 7), same] if kernel == same => (*width, *kernel),
-        other => return Err(format!("`encoder.conv1.weight` has shape {other:?}; a stem has [width, 3, 3, 3] or [width, 3, 7, 7]")),
+        other => {
+            return Err(format!(
+                "`encoder.conv1.weight` has shape {other:?}; a stem has [width, 3, 3, 3] or \
+                 [width, 3, 7, 7]"
+            ));
+        }
     };
     let stem = match (kernel, options.stem) {
         (3, None | Some(Stem::Cifar)) => Stem::Cifar,
         (7, Some(stem @ (Stem::Stl | Stem::Imagenet))) => stem,
         (7, None) => {
-            notes.push("a 7x7 stem: taken as STL's, without max pooling; --stem imagenet is the one with it".to_owned());
+            notes.push(
+                "a 7x7 stem: taken as STL's, without max pooling; --stem imagenet is the \
+                one with it"
+                    .to_owned(),
+            );
             Stem::Stl
         }
-        (_, Some(stem)) => return Err(format!("`encoder.conv1.weight` is {kernel}x{kernel}, --stem {stem:?} is not").to_lowercase()),
+        (_, Some(stem)) => {
+            return Err(format!(
+                "`encoder.conv1.weight` is {kernel}x{kernel}, --stem {stem:?} is not"
+            )
+            .to_lowercase());
+        }
         _ => unreachable!("a kernel of 3 or 7"),
     };
-    let (samples, head) = match ["projection.mu.weight", "projection.projection_head.3.weight"].map(|name| file.tensors.contains_key(name))
+    let (samples, head) = match ["projection.mu.weight", "projection.projection_head.3.weight"]
+        .map(|name| file.tensors.contains_key(name))
     {
         [true, _] => (true, "projection.mu.weight"),
         [false, true] => (false, "projection.projection_head.3.weight"),
-        [false, false] => return Err("no tensor `projection.mu.weight` and no `projection.projection_head.3.weight`".into()),
+        [false, false] => {
+            return Err(
+                "no tensor `projection.mu.weight` and no `projection.projection_head.3.weight`"
+                    .into(),
+            );
+        }
     };
-    let (default, other) = if samples { (Method::Aavae, Method::Vae) } else { (Method::Ae, Method::Aaae) };
+    let (default, other) =
+        if samples { (Method::Aavae, Method::Vae) } else { (Method::Ae, Method::Aaae) };
     let method = match options.method {
         Some(method) if method == default || method == other => method,
-        Some(method) => return Err(format!("`{head}` is of {} or {}, not of --method {}", default.name(), other.name(), method.name())),
+        Some(method) => {
+            return Err(format!(
+                "`{head}` is of {} or {}, not of --method {}",
+                default.name(),
+                other.name(),
+                method.name()
+            ));
+        }
         None => {
-            notes.push(format!("weights of {0} and {1} look alike: taken as {0}; --method {1} is the other", default.name(), other.name()));
+            notes.push(format!(
+                "weights of {0} and {1} look alike: taken as {0}; --method {1} is the other",
+                default.name(),
+                other.name()
+            ));
             default
         }
     };
@@ -178,27 +234,42 @@ fn network(file: &mut Checkpoint, options: &Options) -> Result<(RunConfig, Vec<S
 }
 
 fn shape<'a>(file: &'a Checkpoint, name: &str) -> Result<&'a [usize], String> {
-    file.tensors.get(name).map(|tensor| &tensor.shape[..]).ok_or_else(|| format!("no tensor `{name}`"))
+    file.tensors
+        .get(name)
+        .map(|tensor| &tensor.shape[..])
+        .ok_or_else(|| format!("no tensor `{name}`"))
 }
 
 /// The network whose stages have the blocks that the names count.
-fn depth(file: &Checkpoint, part: &str, blocks: impl Fn(Depth) -> [usize; 4]) -> Result<Depth, String> {
+fn depth(
+    file: &Checkpoint,
+    part: &str,
+    blocks: impl Fn(Depth) -> [usize; 4],
+) -> Result<Depth, String> {
     let count = |stage: usize| {
         let prefix = format!("{part}.layer{stage}.");
-        let block = |name: &String| name.strip_prefix(&prefix)?.split('.').next()?.parse::<usize>().ok();
+        let block =
+            |name: &String| name.strip_prefix(&prefix)?.split('.').next()?.parse::<usize>().ok();
         file.tensors.keys().filter_map(block).max().map_or(0, |last| last.saturating_add(1))
     };
     let found = [1, 2, 3, 4].map(count);
     let bottleneck = file.tensors.contains_key(&format!("{part}.layer1.0.conv3.weight"));
     let depths = [Depth::Resnet18, Depth::Resnet34, Depth::Resnet50];
-    depths.into_iter().find(|d| blocks(*d) == found && (d.expansion() > 1) == bottleneck).ok_or_else(|| {
-        let known: Vec<_> = depths.iter().map(|d| format!("{d:?} {:?}", blocks(*d))).collect();
-        let kind = if bottleneck { "three convolutions" } else { "two convolutions" };
-        format!("`{part}.layer1` to `4` have {found:?} blocks of {kind}; known are {}", known.join(", "))
-    })
+    depths
+        .into_iter()
+        .find(|d| blocks(*d) == found && (d.expansion() > 1) == bottleneck)
+        .ok_or_else(|| {
+            let known: Vec<_> = depths.iter().map(|d| format!("{d:?} {:?}", blocks(*d))).collect();
+            let kind = if bottleneck { "three convolutions" } else { "two convolutions" };
+            format!(
+                "`{part}.layer1` to `4` have {found:?} blocks of {kind}; known are {}",
+                known.join(", ")
+            )
+        })
 }
 
-/// Writes the run folder that `probe`, `knn`, `embed`, `reconstruct` and `export` take: all of it or nothing. Returns its summary.
+/// Writes the run folder that `probe`, `knn`, `embed`, `reconstruct` and `export` take: all of it
+/// or nothing. Returns its summary.
 ///
 /// # Errors
 /// If `out` holds anything already, or cannot be written.
@@ -206,8 +277,13 @@ pub fn write(imported: Imported, from: &Path, out: &Path) -> Result<Value, Train
     const FOLDER: &str = "checkpoints";
     let Imported { config, tensors, .. } = imported;
     let source = from.file_name().unwrap_or(from.as_os_str()).to_string_lossy().into_owned();
-    let meta = [("config", config_text(&config)?), ("imported_from", source.clone()), ("version", env!("CARGO_PKG_VERSION").into())];
-    let checkpoint = Checkpoint { tensors, meta: meta.map(|(key, value)| (key.to_owned(), value)).into() };
+    let meta = [
+        ("config", config_text(&config)?),
+        ("imported_from", source.clone()),
+        ("version", env!("CARGO_PKG_VERSION").into()),
+    ];
+    let checkpoint =
+        Checkpoint { tensors, meta: meta.map(|(key, value)| (key.to_owned(), value)).into() };
     let summary = json!({
         "run": out.display().to_string(),
         "method": config.method.name(),

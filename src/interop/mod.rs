@@ -1,5 +1,6 @@
-//! Weights that come from and go to other programs: [`torchvision`]'s ResNets, a [`folder`] to publish, the authors' checkpoints
-//! ([`import`]). Files are safetensors with PyTorch's names and shapes.
+//! Weights that come from and go to other programs: [`torchvision`]'s ResNets, a [`folder`] to
+//! publish, the authors' checkpoints ([`import`]). Files are safetensors with PyTorch's names and
+//! shapes.
 
 mod card;
 pub mod folder;
@@ -13,22 +14,37 @@ use std::path::Path;
 use crate::disk;
 use crate::train::TrainError;
 
-/// Makes a folder whose contents `fill` writes: all of it or nothing, and nothing of others is removed. The folder may be there if it
-/// is empty.
-fn new_folder(out: &Path, fill: impl FnOnce(&Path) -> Result<(), TrainError>) -> Result<(), TrainError> {
-    let refused = |what: &str| Err(TrainError::config(format!("{} {what}", out.display()), Some("name another folder with --out")));
+/// Makes a folder whose contents `fill` writes: all of it or nothing, and nothing of others is
+/// removed. The folder may be there if it is empty.
+fn new_folder(
+    out: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), TrainError>,
+) -> Result<(), TrainError> {
+    let refused = |what: &str| {
+        Err(TrainError::config(
+            format!("{} {what}", out.display()),
+            Some("name another folder with --out"),
+        ))
+    };
     let empty = match fs::symlink_metadata(out) {
         // Nothing there, or nothing that can be: making it says why.
         Err(_) => false,
         Ok(found) if !found.is_dir() => return refused("is no folder"),
-        _ if fs::read_dir(out).map_err(TrainError::io("read", out))?.next().is_some() => return refused("is not empty"),
+        _ if fs::read_dir(out).map_err(TrainError::io("read", out))?.next().is_some() => {
+            return refused("is not empty");
+        }
         _ => true,
     };
     // A name that can be replaced by another: not `.`, `..` or a root.
-    let Some(name) = out.components().next_back().filter(|part| matches!(part, std::path::Component::Normal(_))) else {
+    let Some(name) =
+        out.components().next_back().filter(|part| matches!(part, std::path::Component::Normal(_)))
+    else {
         return refused("has no name of its own");
     };
-    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let parent = out
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or_else(|| Path::new("."));
     disk::refuse_tilde(out)?;
     disk::create_folder(parent)?;
     let mut staging = name.as_os_str().to_owned();
@@ -36,10 +52,17 @@ fn new_folder(out: &Path, fill: impl FnOnce(&Path) -> Result<(), TrainError>) ->
     let staging = parent.join(staging);
     match fs::create_dir(&staging) {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {
-            let message = format!("{} is there already, where {} is to be prepared", staging.display(), out.display());
+            let message = format!(
+                "{} is there already, where {} is to be prepared",
+                staging.display(),
+                out.display()
+            );
             return Err(TrainError::config(
                 message,
-                Some("if a killed command left it, remove it; otherwise name another folder with --out"),
+                Some(
+                    "if a killed command left it, remove it; otherwise name another folder with \
+                     --out",
+                ),
             ));
         }
         made => made.map_err(TrainError::io("create", &staging))?,

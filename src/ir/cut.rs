@@ -1,8 +1,9 @@
-//! Cuts ops on whole flat buffers into ops on ranges that a device can bind. A pure rewrite, before lowering: the tensors of a model
-//! are bound one by one anyway, so only its update and what looks at all gradients at once are affected.
+//! Cuts ops on whole flat buffers into ops on ranges that a device can bind. A pure rewrite, before
+//! lowering: the tensors of a model are bound one by one anyway, so only its update and what looks
+//! at all gradients at once are affected.
 //!
-//! Ranges end where a tensor begins: an update may take a norm of each tensor, and offsets stay aligned. `tests/updates.rs` compares
-//! the bits of cut and uncut graphs.
+//! Ranges end where a tensor begins: an update may take a norm of each tensor, and offsets stay
+//! aligned. `tests/updates.rs` compares the bits of cut and uncut graphs.
 
 use std::borrow::Cow;
 
@@ -10,7 +11,8 @@ use super::{Graph, Group, Layout, Node, Range, Source};
 use crate::ops::{Emit, Op, ValueId};
 use crate::tensor::{DType, Shape};
 
-/// The graph with no flat operand of more than `max_bytes`, but for ranges of a single tensor that is larger.
+/// The graph with no flat operand of more than `max_bytes`, but for ranges of a single tensor that
+/// is larger.
 pub fn cut(g: &Graph, max_bytes: usize) -> Cow<'_, Graph> {
     let large = |node: &Node| !flat_operands(g, node, max_bytes).is_empty();
     if !g.nodes.iter().any(large) {
@@ -25,7 +27,9 @@ pub fn cut(g: &Graph, max_bytes: usize) -> Cow<'_, Graph> {
             cut.push(node.clone());
         } else if matches!(node.op, Op::AllFinite(_)) {
             // It takes any number of tensors, and its one output is no flat buffer.
-            let whole = |x: &ValueId| if flat.contains(x) { ranges(&mut cut, *x, &parts) } else { vec![*x] };
+            let whole = |x: &ValueId| {
+                if flat.contains(x) { ranges(&mut cut, *x, &parts) } else { vec![*x] }
+            };
             let inputs = node.inputs.iter().flat_map(whole).collect();
             cut.push(Node { inputs, ..node.clone() });
         } else {
@@ -35,18 +39,28 @@ pub fn cut(g: &Graph, max_bytes: usize) -> Cow<'_, Graph> {
     Cow::Owned(cut)
 }
 
-/// The operands of a node that are all of a flat buffer, or of one's gradients, and exceed the limit.
+/// The operands of a node that are all of a flat buffer, or of one's gradients, and exceed the
+/// limit.
 fn flat_operands(g: &Graph, node: &Node, max_bytes: usize) -> Vec<ValueId> {
     let whole = |x: &ValueId| {
-        let all = |r: Range| r.group != Group::Buffer && r.offset == 0 && r.len == g.layout.size(Group::Param);
-        g.ty(*x).bytes() > max_bytes && matches!(g.values[x.0 as usize].source, Source::State(r) if all(r))
+        let all = |r: Range| {
+            r.group != Group::Buffer && r.offset == 0 && r.len == g.layout.size(Group::Param)
+        };
+        g.ty(*x).bytes() > max_bytes
+            && matches!(g.values[x.0 as usize].source, Source::State(r) if all(r))
     };
     node.inputs.iter().copied().filter(whole).collect()
 }
 
-/// Whole tensors in ranges of at most `most` elements, in order; a larger tensor is a range of its own.
+/// Whole tensors in ranges of at most `most` elements, in order; a larger tensor is a range of its
+/// own.
 fn parts(layout: &Layout, most: usize) -> Vec<std::ops::Range<usize>> {
-    let mut starts: Vec<usize> = layout.states.iter().filter(|s| s.range.group == Group::Param).map(|s| s.range.offset).collect();
+    let mut starts: Vec<usize> = layout
+        .states
+        .iter()
+        .filter(|s| s.range.group == Group::Param)
+        .map(|s| s.range.offset)
+        .collect();
     starts.sort_unstable();
     let mut parts: Vec<std::ops::Range<usize>> = Vec::new();
     let ends = starts.iter().copied().skip(1).chain([layout.size(Group::Param)]);
@@ -65,7 +79,9 @@ fn ranges(g: &mut Graph, whole: ValueId, parts: &[std::ops::Range<usize>]) -> Ve
 }
 
 fn range(g: &mut Graph, whole: ValueId, part: &std::ops::Range<usize>) -> ValueId {
-    let Source::State(Range { group, .. }) = g.values[whole.0 as usize].source else { unreachable!("a flat buffer is persistent") };
+    let Source::State(Range { group, .. }) = g.values[whole.0 as usize].source else {
+        unreachable!("a flat buffer is persistent")
+    };
     let range = Range { group, offset: part.start, len: part.len() };
     let name = format!("{}[{}..{}]", g.values[whole.0 as usize].name, part.start, part.end);
     g.at(&name, Shape::vector(range.len), range)
@@ -74,17 +90,27 @@ fn range(g: &mut Graph, whole: ValueId, part: &std::ops::Range<usize>) -> ValueI
 /// Appends an op that updates flat buffers in place, part by part.
 ///
 /// # Panics
-/// If its op cannot be cut, or somebody reads what it writes: neither is so of an update of the weights.
+/// If its op cannot be cut, or somebody reads what it writes: neither is so of an update of the
+/// weights.
 fn apart(g: &mut Graph, node: &Node, flat: &[ValueId], parts: &[std::ops::Range<usize>]) {
     g.label(node.name.clone());
     for part in parts {
-        let op = node.op.part(part.clone()).unwrap_or_else(|| panic!("`{}` takes a flat buffer whole", node.op.name()));
-        let inputs: Vec<_> = node.inputs.iter().map(|x| if flat.contains(x) { range(g, *x, part) } else { *x }).collect();
+        let op = node
+            .op
+            .part(part.clone())
+            .unwrap_or_else(|| panic!("`{}` takes a flat buffer whole", node.op.name()));
+        let inputs: Vec<_> = node
+            .inputs
+            .iter()
+            .map(|x| if flat.contains(x) { range(g, *x, part) } else { *x })
+            .collect();
         g.emit(op, &inputs);
     }
     for y in &node.outputs {
         let value = &mut g.values[y.0 as usize];
-        value.source = Source::State(value.pin.unwrap_or_else(|| panic!("`{}` is no flat buffer", value.name)));
+        value.source = Source::State(
+            value.pin.unwrap_or_else(|| panic!("`{}` is no flat buffer", value.name)),
+        );
     }
 }
 

@@ -1,5 +1,6 @@
-//! Moves elementwise work into the tail of the convolution that produces its operand: one pass over memory instead of several.
-//! A pure rewrite, after differentiation: `tests/plans.rs` compares fused and unfused graphs.
+//! Moves elementwise work into the tail of the convolution that produces its operand: one pass over
+//! memory instead of several. A pure rewrite, after differentiation: `tests/plans.rs` compares
+//! fused and unfused graphs.
 //!
 //! ```text
 //! conv2d -> weighted_sum(1, 1) -> relu                        forward residual block
@@ -17,12 +18,19 @@ pub fn fuse(g: &mut Graph, target: &Target) {
     let mut removed = vec![false; g.nodes.len()];
     for i in 0..g.nodes.len() {
         let Some(&y) = g.nodes[i].outputs.first() else { continue };
-        if epilogue(&mut g.nodes[i].op).is_none() || g.uses(y) != 1 || g.values[y.0 as usize].pin.is_some() {
+        if epilogue(&mut g.nodes[i].op).is_none()
+            || g.uses(y) != 1
+            || g.values[y.0 as usize].pin.is_some()
+        {
             continue;
         }
         let Some(j) = g.nodes.iter().position(|n| n.inputs.contains(&y)) else { continue };
-        let Some((op, extra)) = absorb(&g.nodes[i].op, &g.nodes[j].op, &g.nodes[j].inputs, y) else { continue };
-        // The fused node stands where its consumer stood, when every operand is there; it is looked at again when the loop comes to `j`.
+        let Some((op, extra)) = absorb(&g.nodes[i].op, &g.nodes[j].op, &g.nodes[j].inputs, y)
+        else {
+            continue;
+        };
+        // The fused node stands where its consumer stood, when every operand is there; it is looked
+        // at again when the loop comes to `j`.
         let mut inputs = g.nodes[i].inputs.clone();
         inputs.extend(extra);
         g.nodes[j].name = std::mem::take(&mut g.nodes[i].name);
@@ -46,12 +54,20 @@ fn epilogue(op: &mut Op) -> Option<&mut Epilogue> {
     }
 }
 
-/// The producer with the consumer in its tail, and the inputs that adds; `None` if the order of the tail forbids it.
-fn absorb(producer: &Op, consumer: &Op, inputs: &[ValueId], y: ValueId) -> Option<(Op, Option<ValueId>)> {
+/// The producer with the consumer in its tail, and the inputs that adds; `None` if the order of the
+/// tail forbids it.
+fn absorb(
+    producer: &Op,
+    consumer: &Op,
+    inputs: &[ValueId],
+    y: ValueId,
+) -> Option<(Op, Option<ValueId>)> {
     let mut op = producer.clone();
     let tail = epilogue(&mut op)?;
     let extra = match consumer {
-        Op::WeightedSum(WeightedSum { a: 1.0, b: 1.0 }) if !(tail.add || tail.relu || tail.mask) => {
+        Op::WeightedSum(WeightedSum { a: 1.0, b: 1.0 })
+            if !(tail.add || tail.relu || tail.mask) =>
+        {
             tail.add = true;
             Some(*inputs.iter().find(|&&x| x != y)?)
         }

@@ -3,7 +3,8 @@
 use crate::ops::{Emit, Op, ShapeError, ValueId};
 use crate::tensor::{DType, Shape, TensorType};
 
-/// The flat buffers that outlive a step. Parameter `p` has the same offset in `Param`, `Grad`, `Moment1`, `Moment2` and `Accumulated`.
+/// The flat buffers that outlive a step. Parameter `p` has the same offset in `Param`, `Grad`,
+/// `Moment1`, `Moment2` and `Accumulated`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Group {
     /// Trained weights.
@@ -16,14 +17,15 @@ pub enum Group {
     Moment1,
     /// Second moment (Adam).
     Moment2,
-    /// Mean gradient of the batches of a step so far, then their mean loss ([`Layout::accumulated_loss`]); only where gradients are
-    /// accumulated.
+    /// Mean gradient of the batches of a step so far, then their mean loss
+    /// ([`Layout::accumulated_loss`]); only where gradients are accumulated.
     Accumulated,
 }
 
 impl Group {
     /// Every group.
-    pub const ALL: [Self; 6] = [Self::Param, Self::Buffer, Self::Grad, Self::Moment1, Self::Moment2, Self::Accumulated];
+    pub const ALL: [Self; 6] =
+        [Self::Param, Self::Buffer, Self::Grad, Self::Moment1, Self::Moment2, Self::Accumulated];
 }
 
 /// Part of a flat buffer, in elements.
@@ -40,7 +42,9 @@ pub struct Range {
 impl Range {
     /// True if two ranges share an element.
     pub fn overlaps(&self, other: &Self) -> bool {
-        self.group == other.group && self.offset < other.offset + other.len && other.offset < self.offset + self.len
+        self.group == other.group
+            && self.offset < other.offset + other.len
+            && other.offset < self.offset + self.len
     }
 }
 
@@ -62,7 +66,8 @@ pub struct Layout {
     pub states: Vec<State>,
 }
 
-/// Ranges start at multiples of this many elements: 256 bytes, WebGPU's default `min_storage_buffer_offset_alignment`.
+/// Ranges start at multiples of this many elements: 256 bytes, WebGPU's default
+/// `min_storage_buffer_offset_alignment`.
 pub(super) const ALIGN: usize = 64;
 
 impl Layout {
@@ -75,10 +80,17 @@ impl Layout {
     /// # Panics
     /// If the name is taken by another shape or group: two layers share a name.
     pub fn register(&mut self, name: &str, shape: Shape, group: Group) -> &State {
-        assert!(matches!(group, Group::Param | Group::Buffer), "{name}: gradients and moments follow their parameter");
+        assert!(
+            matches!(group, Group::Param | Group::Buffer),
+            "{name}: gradients and moments follow their parameter"
+        );
         if let Some(i) = self.states.iter().position(|s| s.name == name) {
             let s = &self.states[i];
-            assert!(s.shape == shape && s.range.group == group, "{name} is registered as {} and as {shape}", s.shape);
+            assert!(
+                s.shape == shape && s.range.group == group,
+                "{name} is registered as {} and as {shape}",
+                s.shape
+            );
             return s;
         }
         let range = Range { group, offset: self.end(group), len: shape.len() };
@@ -88,7 +100,13 @@ impl Layout {
     /// Where the next state of a group would be.
     fn end(&self, group: Group) -> usize {
         let kept = if group == Group::Buffer { Group::Buffer } else { Group::Param };
-        let end = self.states.iter().filter(|s| s.range.group == kept).map(|s| s.range.offset + s.range.len).max().unwrap_or(0);
+        let end = self
+            .states
+            .iter()
+            .filter(|s| s.range.group == kept)
+            .map(|s| s.range.offset + s.range.len)
+            .max()
+            .unwrap_or(0);
         end.next_multiple_of(ALIGN)
     }
     /// Elements of a flat buffer, padding and what stands behind the tensors included.
@@ -179,7 +197,10 @@ impl Graph {
     }
     fn value(&mut self, value: Value) -> ValueId {
         self.values.push(value);
-        ValueId(u32::try_from(self.values.len() - 1).unwrap_or_else(|_| panic!("a graph of {} values", self.values.len())))
+        ValueId(
+            u32::try_from(self.values.len() - 1)
+                .unwrap_or_else(|_| panic!("a graph of {} values", self.values.len())),
+        )
     }
     /// A tensor uploaded before each step.
     pub fn input(&mut self, name: &str, ty: TensorType) -> ValueId {
@@ -199,12 +220,21 @@ impl Graph {
         if let Some(i) = self.values.iter().position(same) {
             return ValueId(i as u32);
         }
-        self.value(Value { ty: TensorType::f32(shape), name: name.into(), source: Source::State(range), pin: None })
+        self.value(Value {
+            ty: TensorType::f32(shape),
+            name: name.into(),
+            source: Source::State(range),
+            pin: None,
+        })
     }
     /// A whole flat buffer as a vector.
     pub fn whole(&mut self, group: Group) -> ValueId {
         let len = self.layout.size(group);
-        self.at(&format!("{group:?}").to_lowercase(), Shape::vector(len), Range { group, offset: 0, len })
+        self.at(
+            &format!("{group:?}").to_lowercase(),
+            Shape::vector(len),
+            Range { group, offset: 0, len },
+        )
     }
     /// Adds a node.
     ///
@@ -221,11 +251,20 @@ impl Graph {
             .enumerate()
             .map(|(output, ty)| {
                 let pin =
-                    op.in_place().iter().find(|p| p.1 == output).map(|&(input, _)| match self.values[inputs[input].0 as usize].source {
-                        Source::State(range) => range,
-                        ref other => panic!("{}: `{name}` updates a value that is not persistent ({other:?})", op.name()),
+                    op.in_place().iter().find(|p| p.1 == output).map(|&(input, _)| {
+                        match self.values[inputs[input].0 as usize].source {
+                            Source::State(range) => range,
+                            ref other => panic!(
+                                "{}: `{name}` updates a value that is not persistent ({other:?})",
+                                op.name()
+                            ),
+                        }
                     });
-                let name = if output == 0 { format!("{name}:{}", op.name()) } else { format!("{name}:{}.{output}", op.name()) };
+                let name = if output == 0 {
+                    format!("{name}:{}", op.name())
+                } else {
+                    format!("{name}:{}.{output}", op.name())
+                };
                 self.value(Value { ty, name, source: Source::Node { node, output }, pin })
             })
             .collect();
@@ -253,13 +292,15 @@ impl Graph {
     }
     /// Number of nodes that read a value, plus one if it is an output of the graph.
     pub fn uses(&self, value: ValueId) -> usize {
-        self.nodes.iter().flat_map(|n| &n.inputs).filter(|&&i| i == value).count() + self.outputs.iter().filter(|o| o.1 == value).count()
+        self.nodes.iter().flat_map(|n| &n.inputs).filter(|&&i| i == value).count()
+            + self.outputs.iter().filter(|o| o.1 == value).count()
     }
 }
 
 impl Emit for Graph {
     /// # Panics
-    /// If the op refuses the inputs: shapes that users choose are validated before a graph is built.
+    /// If the op refuses the inputs: shapes that users choose are validated before a graph is
+    /// built.
     fn emit(&mut self, op: Op, inputs: &[ValueId]) -> Vec<ValueId> {
         self.try_emit(op, inputs).unwrap_or_else(|e| panic!("{e}"))
     }

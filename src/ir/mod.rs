@@ -1,4 +1,5 @@
-//! The graph of one step: typed nodes over values, built by `nn` and `method`, extended by [`autodiff`] and rewritten by [`fuse`] and [`cut`].
+//! The graph of one step: typed nodes over values, built by `nn` and `method`, extended by
+//! [`autodiff`] and rewritten by [`fuse`] and [`cut`].
 
 pub mod autodiff;
 pub mod cut;

@@ -1,4 +1,5 @@
-//! AAVAE: `min - E_q(z|x+) log p(x|z)` with `x+` an augmented view of `x`: augmentation in place of the KL term (`beta = 0`).
+//! AAVAE: `min - E_q(z|x+) log p(x|z)` with `x+` an augmented view of `x`: augmentation in place of
+//! the KL term (`beta = 0`).
 
 use super::{Images, ModelConfig, Outcome, vae};
 use crate::nn::Builder;

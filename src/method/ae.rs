@@ -9,7 +9,12 @@ pub(super) fn objective(b: &mut Builder, config: &ModelConfig, images: Images) -
 }
 
 /// Reconstructs `target` from the deterministic latent of `input`.
-pub(super) fn autoencoder(b: &mut Builder, config: &ModelConfig, input: ValueId, target: ValueId) -> Outcome {
+pub(super) fn autoencoder(
+    b: &mut Builder,
+    config: &ModelConfig,
+    input: ValueId,
+    target: ValueId,
+) -> Outcome {
     use crate::model::{decoder::decoder, projection::deterministic, resnet::encoder};
     use crate::ops::{Emit, Mse};
     let h = encoder(b, &config.net, input);
@@ -17,5 +22,10 @@ pub(super) fn autoencoder(b: &mut Builder, config: &ModelConfig, input: ValueId,
     let reconstruction = decoder(b, &config.net, z);
     b.graph.label("loss");
     let loss = b.graph.emit1(Mse { channels: 3 }.into(), &[reconstruction, target]);
-    Outcome { loss, reconstruction: Some(reconstruction), latent: vec![("h", h), ("z", z)], metrics: vec![("loss", loss)] }
+    Outcome {
+        loss,
+        reconstruction: Some(reconstruction),
+        latent: vec![("h", h), ("z", z)],
+        metrics: vec![("loss", loss)],
+    }
 }

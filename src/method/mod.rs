@@ -1,5 +1,5 @@
-//! The methods of the paper's Table 1 and SimCLR, with which it compares: each file is one equation. This file assembles the graph of a
-//! step around them.
+//! The methods of the paper's Table 1 and SimCLR, with which it compares: each file is one
+//! equation. This file assembles the graph of a step around them.
 
 mod aaae;
 mod aavae;
@@ -18,8 +18,9 @@ use crate::ir::{Graph, Group, Layout, autodiff};
 use crate::model::NetConfig;
 use crate::nn::{Builder, FileLayout, Init, Params};
 use crate::ops::{
-    Accumulate, AugmentParams, ColorJitter, CropResize, Decode, Emit, GaussianBlur, Normalize, ProbeAugment, RandomNormal, Recipe,
-    Reparameterize, ResizeCenter, Scale, SoftmaxCrossEntropy, ValueId,
+    Accumulate, AugmentParams, ColorJitter, CropResize, Decode, Emit, GaussianBlur, Normalize,
+    ProbeAugment, RandomNormal, Recipe, Reparameterize, ResizeCenter, Scale, SoftmaxCrossEntropy,
+    ValueId,
 };
 use crate::rng::Stream;
 use crate::tensor::{Shape, TensorType};
@@ -57,7 +58,8 @@ impl Method {
     pub const fn samples(self) -> bool {
         matches!(self, Self::Vae | Self::Aavae)
     }
-    /// Weight of the KL term where none is given: 1 for the VAE, 0 for AAVAE (its augmentation takes the KL's place).
+    /// Weight of the KL term where none is given: 1 for the VAE, 0 for AAVAE (its augmentation
+    /// takes the KL's place).
     pub const fn default_kl_coeff(self) -> f32 {
         if matches!(self, Self::Vae) { 1.0 } else { 0.0 }
     }
@@ -152,8 +154,9 @@ pub struct Model {
 pub enum View {
     /// Drawn on the device, as in pretraining.
     Augmented,
-    /// Uploaded, what the method reads of: `original` `[N, H, W, 4]` and `view` `[views * N, H, W, 4]`, normalised, `eps`
-    /// `[N, samples, 1, latent]` (replays and parity tests).
+    /// Uploaded, what the method reads of: `original` `[N, H, W, 4]` and `view`
+    /// `[views * N, H, W, 4]`, normalised, `eps` `[N, samples, 1, latent]` (replays and parity
+    /// tests).
     Given,
 }
 
@@ -163,11 +166,13 @@ fn images(b: &mut Builder, config: &ModelConfig, view: View, samples: usize) -> 
     let method = config.objective.method;
     let (original, view, eps) = match view {
         View::Given => {
-            let mut input = |name, n| b.graph.input(name, TensorType::f32(Shape::new(n, side, side, 4)));
+            let mut input =
+                |name, n| b.graph.input(name, TensorType::f32(Shape::new(n, side, side, 4)));
             let original = method.reconstructs().then(|| input("original", config.batch));
             let view = method.augments().then(|| input("view", config.batch * method.views()));
             // A method that reads only one of them gets it as both.
-            let [original, view] = [original.or(view), view.or(original)].map(|x| x.expect("every method sees images"));
+            let [original, view] = [original.or(view), view.or(original)]
+                .map(|x| x.expect("every method sees images"));
             let noise = TensorType::f32(Shape::new(config.batch, samples, 1, config.net.latent));
             let eps = method.samples().then(|| b.graph.input("eps", noise));
             (original, view, eps)
@@ -199,11 +204,24 @@ fn augment(b: &mut Builder, config: &ModelConfig, pixels: ValueId) -> ValueId {
     };
     b.graph.label("augment");
     let views = config.objective.method.views();
-    let params =
-        b.graph.emit1(AugmentParams { recipe, n: config.batch, views, in_h: side, in_w: side, stream: Stream::Augment }.into(), &[]);
+    let params = b.graph.emit1(
+        AugmentParams {
+            recipe,
+            n: config.batch,
+            views,
+            in_h: side,
+            in_w: side,
+            stream: Stream::Augment,
+        }
+        .into(),
+        &[],
+    );
     let x = b.graph.emit1(CropResize { out_h: side, out_w: side }.into(), &[pixels, params]);
     if recipe.blur_p == 0.0 {
-        return b.graph.emit1(ColorJitter { normalize: Some((config.mean, config.std)) }.into(), &[x, params]);
+        return b.graph.emit1(
+            ColorJitter { normalize: Some((config.mean, config.std)) }.into(),
+            &[x, params],
+        );
     }
     let x = b.graph.emit1(ColorJitter { normalize: None }.into(), &[x, params]);
     let x = b.graph.emit1(GaussianBlur { kernel: recipe.blur_kernel }.into(), &[x, params]);
@@ -213,7 +231,13 @@ fn augment(b: &mut Builder, config: &ModelConfig, pixels: ValueId) -> ValueId {
 /// The width of the likelihood: a parameter where it is learned, otherwise a stored constant.
 fn log_scale(b: &mut Builder, objective: &Objective) -> ValueId {
     let group = if objective.learn_log_scale { Group::Param } else { Group::Buffer };
-    b.param("log_scale", Shape::SCALAR, group, Init::Constant(objective.log_scale), FileLayout::Vector { len: 1 })
+    b.param(
+        "log_scale",
+        Shape::SCALAR,
+        group,
+        Init::Constant(objective.log_scale),
+        FileLayout::Vector { len: 1 },
+    )
 }
 
 fn outcome(b: &mut Builder, config: &ModelConfig, images: Images) -> Outcome {
@@ -226,10 +250,20 @@ fn outcome(b: &mut Builder, config: &ModelConfig, images: Images) -> Outcome {
     }
 }
 
-/// The classifier that is trained along: `min -ln softmax(W h + b)[label]` in W and b alone, the features being constants. Its scalars.
-fn online_probe(b: &mut Builder, config: &ModelConfig, outcome: &Outcome) -> Vec<(&'static str, ValueId)> {
+/// The classifier that is trained along: `min -ln softmax(W h + b)[label]` in W and b alone, the
+/// features being constants. Its scalars.
+fn online_probe(
+    b: &mut Builder,
+    config: &ModelConfig,
+    outcome: &Outcome,
+) -> Vec<(&'static str, ValueId)> {
     let Some(classes) = config.online_probe else { return vec![] };
-    let features = outcome.latent.iter().find(|(name, _)| *name == "h").expect("every method names its features").1;
+    let features = outcome
+        .latent
+        .iter()
+        .find(|(name, _)| *name == "h")
+        .expect("every method names its features")
+        .1;
     let rows = b.graph.ty(features).shape.n;
     let labels = b.graph.input("labels", TensorType::u32(Shape::rows(rows, 1)));
     let logits = b.linear(ONLINE_PROBE, features, classes, true);
@@ -242,7 +276,8 @@ fn online_probe(b: &mut Builder, config: &ModelConfig, outcome: &Outcome) -> Vec
     vec![("online_loss", out[0]), ("online_accuracy", accuracy)]
 }
 
-/// Begins the names of the parameters of the classifier that is trained along; they are the last of the layout.
+/// Begins the names of the parameters of the classifier that is trained along; they are the last of
+/// the layout.
 pub const ONLINE_PROBE: &str = "online_probe";
 
 /// Options of the training graph.
@@ -254,21 +289,29 @@ pub struct Training {
     pub update: bool,
     /// The optimiser.
     pub rule: Update,
-    /// Batches of an update. If it is more than 1, a graph adds its part to the mean gradient in place of the optimiser, and
-    /// [`update()`] follows the last.
+    /// Batches of an update. If it is more than 1, a graph adds its part to the mean gradient in
+    /// place of the optimiser, and [`update()`] follows the last.
     pub accumulate: usize,
-    /// BatchNorm with running statistics as constants: the mean gradient of several batches is then that of the large one.
+    /// BatchNorm with running statistics as constants: the mean gradient of several batches is then
+    /// that of the large one.
     pub freeze_statistics: bool,
 }
 
 impl Default for Training {
     fn default() -> Self {
-        Self { view: View::Augmented, update: true, rule: Update::default(), accumulate: 1, freeze_statistics: false }
+        Self {
+            view: View::Augmented,
+            update: true,
+            rule: Update::default(),
+            accumulate: 1,
+            freeze_statistics: false,
+        }
     }
 }
 
-/// Forward, backward and update of one step, or one batch of it. Outputs: the scalars `loss`, `log_pxz`, `kl`, … of the method and those
-/// of the online probe; with the update then [`FINITE`], without it the features `h`, the posterior's `mu` and `logvar`, the latent `z`, and the
+/// Forward, backward and update of one step, or one batch of it. Outputs: the scalars `loss`,
+/// `log_pxz`, `kl`, … of the method and those of the online probe; with the update then [`FINITE`],
+/// without it the features `h`, the posterior's `mu` and `logvar`, the latent `z`, and the
 /// `reconstruction`, where there is one.
 pub fn training(config: &ModelConfig, options: Training) -> Model {
     let mut b = Builder::new(Graph::default(), !options.freeze_statistics);
@@ -281,7 +324,9 @@ pub fn training(config: &ModelConfig, options: Training) -> Model {
         g.output(name, *value);
     }
     if !options.update {
-        for (name, value) in outcome.latent.into_iter().chain(outcome.reconstruction.map(|r| ("reconstruction", r))) {
+        for (name, value) in
+            outcome.latent.into_iter().chain(outcome.reconstruction.map(|r| ("reconstruction", r)))
+        {
             g.output(name, value);
         }
     }
@@ -309,7 +354,8 @@ fn accumulated_loss(g: &mut Graph) -> ValueId {
     g.at("accumulated_loss", Shape::SCALAR, range)
 }
 
-/// The update from the gradient that several batches have accumulated ([`Training::accumulate`]). Its output is [`FINITE`].
+/// The update from the gradient that several batches have accumulated ([`Training::accumulate`]).
+/// Its output is [`FINITE`].
 pub fn update(layout: &Layout, rule: Update) -> Graph {
     let mut g = Graph::with_layout(layout.clone());
     let loss = accumulated_loss(&mut g);
@@ -317,7 +363,8 @@ pub fn update(layout: &Layout, rule: Update) -> Graph {
     g
 }
 
-/// The objective in evaluation mode (running statistics, no update). Outputs: the scalars of the method and of the online probe.
+/// The objective in evaluation mode (running statistics, no update). Outputs: the scalars of the
+/// method and of the online probe.
 pub fn validation(config: &ModelConfig, layout: &Layout, view: View) -> Model {
     evaluation(layout, |b| {
         let images = images(b, config, view, 1);
@@ -329,8 +376,8 @@ pub fn validation(config: &ModelConfig, layout: &Layout, view: View) -> Model {
     })
 }
 
-/// What is drawn of a method, normalised, in evaluation mode: `original` `[N, H, W, 4]`, `view` `[views * N, H, W, 4]`, and
-/// `reconstruction` `[N, H, W, 4]`, where there is one.
+/// What is drawn of a method, normalised, in evaluation mode: `original` `[N, H, W, 4]`, `view`
+/// `[views * N, H, W, 4]`, and `reconstruction` `[N, H, W, 4]`, where there is one.
 pub fn figures(config: &ModelConfig, layout: &Layout) -> Model {
     evaluation(layout, |b| {
         let images = images(b, config, View::Augmented, 1);
@@ -345,32 +392,58 @@ pub fn figures(config: &ModelConfig, layout: &Layout) -> Model {
 /// What images go through before a frozen encoder (the paper's section 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// A probe trains on crops of the image padded by 4 pixels, flipped at random, and is tested on the image itself.
+    /// A probe trains on crops of the image padded by 4 pixels, flipped at random, and is tested on
+    /// the image itself.
     PadCrop,
-    /// STL-10: a probe trains on random resized crops, flipped at random, and is tested on the centre of the image resized by 105 / 96.
+    /// STL-10: a probe trains on random resized crops, flipped at random, and is tested on the
+    /// centre of the image resized by 105 / 96.
     ResizedCrop,
 }
 
-/// Encoder features `[N, 1, 1, h]` in evaluation mode; `augment` asks for the images that a probe trains on.
+/// Encoder features `[N, 1, 1, h]` in evaluation mode; `augment` asks for the images that a probe
+/// trains on.
 pub fn features(config: &ModelConfig, layout: &Layout, protocol: Protocol, augment: bool) -> Model {
     evaluation(layout, |b| {
         let side = config.net.image;
-        let pixels = b.graph.input("pixels", TensorType::u32(Shape::new(config.batch, side, side, 1)));
+        let pixels =
+            b.graph.input("pixels", TensorType::u32(Shape::new(config.batch, side, side, 1)));
         b.graph.label("images");
         let (mean, std) = (config.mean, config.std);
         let x = match (protocol, augment) {
-            (Protocol::PadCrop, true) => b.graph.emit1(ProbeAugment { pad: 4, mean, std }.into(), &[pixels]),
+            (Protocol::PadCrop, true) => {
+                b.graph.emit1(ProbeAugment { pad: 4, mean, std }.into(), &[pixels])
+            }
             (Protocol::PadCrop, false) => b.graph.emit1(Decode { mean, std }.into(), &[pixels]),
             (Protocol::ResizedCrop, true) => {
                 let recipe = Recipe::crop_and_flip();
-                let draws = AugmentParams { recipe, n: config.batch, views: 1, in_h: side, in_w: side, stream: Stream::Probe };
+                let draws = AugmentParams {
+                    recipe,
+                    n: config.batch,
+                    views: 1,
+                    in_h: side,
+                    in_w: side,
+                    stream: Stream::Probe,
+                };
                 let params = b.graph.emit1(draws.into(), &[]);
-                let x = b.graph.emit1(CropResize { out_h: side, out_w: side }.into(), &[pixels, params]);
+                let x = b
+                    .graph
+                    .emit1(CropResize { out_h: side, out_w: side }.into(), &[pixels, params]);
                 b.graph.emit1(Normalize { mean, std }.into(), &[x])
             }
             (Protocol::ResizedCrop, false) => {
                 let full = side * 105 / 96;
-                b.graph.emit1(ResizeCenter { full_h: full, full_w: full, out_h: side, out_w: side, mean, std }.into(), &[pixels])
+                b.graph.emit1(
+                    ResizeCenter {
+                        full_h: full,
+                        full_w: full,
+                        out_h: side,
+                        out_w: side,
+                        mean,
+                        std,
+                    }
+                    .into(),
+                    &[pixels],
+                )
             }
         };
         let h = crate::model::resnet::encoder(b, &config.net, x);
@@ -378,13 +451,15 @@ pub fn features(config: &ModelConfig, layout: &Layout, protocol: Protocol, augme
     })
 }
 
-/// An augmented view of every image, whatever the method trains on, and what the network makes of it in evaluation mode. Outputs: `view`
-/// `[N, H, W, 4]`, normalised; features `h`; for methods that sample the posterior's mean `mu`; the latent `z`, `[N, 1, 1, latent]`.
+/// An augmented view of every image, whatever the method trains on, and what the network makes of
+/// it in evaluation mode. Outputs: `view` `[N, H, W, 4]`, normalised; features `h`; for methods
+/// that sample the posterior's mean `mu`; the latent `z`, `[N, 1, 1, latent]`.
 pub fn embedding(config: &ModelConfig, layout: &Layout) -> Model {
     use crate::model::{projection, resnet};
     evaluation(layout, |b| {
         let side = config.net.image;
-        let pixels = b.graph.input("pixels", TensorType::u32(Shape::new(config.batch, side, side, 1)));
+        let pixels =
+            b.graph.input("pixels", TensorType::u32(Shape::new(config.batch, side, side, 1)));
         let view = augment(b, config, pixels);
         let h = resnet::encoder(b, &config.net, view);
         b.graph.output("view", view);
@@ -419,7 +494,14 @@ mod tests {
 
     /// The ops before the encoder.
     fn transforms(protocol: Protocol, augment: bool) -> Vec<Op> {
-        let net = NetConfig { encoder: Depth::Resnet18, decoder: Depth::Resnet18, width: 8, latent: 16, stem: Stem::Stl, image: 96 };
+        let net = NetConfig {
+            encoder: Depth::Resnet18,
+            decoder: Depth::Resnet18,
+            width: 8,
+            latent: 16,
+            stem: Stem::Stl,
+            image: 96,
+        };
         let objective = Objective {
             method: Method::Ae,
             kl_coeff: 0.0,
@@ -428,19 +510,37 @@ mod tests {
             target: Compare::Original,
             temperature: 0.5,
         };
-        let config = ModelConfig { net, objective, mean: [0.5; 3], std: [0.25; 3], batch: 2, online_probe: None };
+        let config = ModelConfig {
+            net,
+            objective,
+            mean: [0.5; 3],
+            std: [0.25; 3],
+            batch: 2,
+            online_probe: None,
+        };
         let layout = training(&config, Training::default()).graph.layout;
         let nodes = features(&config, &layout, protocol, augment).graph.nodes;
-        nodes.into_iter().map(|node| node.op).take_while(|op| !matches!(op, Op::Conv2d(_))).collect()
+        nodes
+            .into_iter()
+            .map(|node| node.op)
+            .take_while(|op| !matches!(op, Op::Conv2d(_)))
+            .collect()
     }
 
     #[test]
     fn frozen_encoders_see_the_images_of_the_paper() {
-        let names = |protocol, augment| transforms(protocol, augment).iter().map(Op::name).collect::<Vec<_>>();
+        let names = |protocol, augment| {
+            transforms(protocol, augment).iter().map(Op::name).collect::<Vec<_>>()
+        };
         assert_eq!(names(Protocol::PadCrop, true), ["probe_augment"]);
         assert_eq!(names(Protocol::PadCrop, false), ["decode"]);
-        assert_eq!(names(Protocol::ResizedCrop, true), ["augment_params", "crop_resize", "normalize"]);
-        let [Op::ResizeCenter(op)] = &transforms(Protocol::ResizedCrop, false)[..] else { panic!("one op resizes and cuts") };
+        assert_eq!(
+            names(Protocol::ResizedCrop, true),
+            ["augment_params", "crop_resize", "normalize"]
+        );
+        let [Op::ResizeCenter(op)] = &transforms(Protocol::ResizedCrop, false)[..] else {
+            panic!("one op resizes and cuts")
+        };
         assert_eq!([op.full_h, op.full_w, op.out_h, op.out_w], [105, 105, 96, 96]);
     }
 }

@@ -1,5 +1,6 @@
-//! SimCLR: `min - mean_i ln(exp(s_ij / T) / sum_{k != i} exp(s_ik / T))` over two views of each of `N` images, with `j` the other view
-//! of `i`'s image and `s` the cosine similarities of `P(E(x_i))` for the `2N` views `x_i`.
+//! SimCLR: `min - mean_i ln(exp(s_ij / T) / sum_{k != i} exp(s_ik / T))` over two views of each of
+//! `N` images, with `j` the other view of `i`'s image and `s` the cosine similarities of
+//! `P(E(x_i))` for the `2N` views `x_i`.
 //!
 //! The encoder and the projection run once, on both views: BatchNorm averages over all `2N`.
 
@@ -16,7 +17,9 @@ pub(super) fn objective(b: &mut Builder, config: &ModelConfig, images: Images) -
     // A product has a multiple of 4 columns: rows of zeros fill it up, and NT-Xent leaves them out.
     let unit = b.graph.emit1(L2Normalize { rows: padded(views) }.into(), &[z]);
     let similarities = b.graph.emit1(Conv2d::new(1, 0).into(), &[unit, unit]);
-    let out = b.graph.emit(NtXent { views, temperature: config.objective.temperature }.into(), &[similarities]);
+    let out = b
+        .graph
+        .emit(NtXent { views, temperature: config.objective.temperature }.into(), &[similarities]);
     let metrics = vec![("loss", out[0]), ("contrastive_accuracy", out[1])];
     Outcome { loss: out[0], reconstruction: None, latent: vec![("h", h), ("z", z)], metrics }
 }

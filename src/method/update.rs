@@ -26,7 +26,8 @@ pub enum Optimizer {
 pub struct Update {
     /// Optimiser.
     pub optimizer: Optimizer,
-    /// Weight decay; one-dimensional tensors (BatchNorm's parameters, biases, the log-scale) have none.
+    /// Weight decay; one-dimensional tensors (BatchNorm's parameters, biases, the log-scale) have
+    /// none.
     pub weight_decay: f32,
 }
 
@@ -51,22 +52,33 @@ impl Update {
         }
     }
 
-    /// Appends the update of all parameters from the gradients in `gradients`, which are those of `loss`, and an output
-    /// [`FINITE`]. Nothing changes from the step on in which one of them was not finite.
+    /// Appends the update of all parameters from the gradients in `gradients`, which are those of
+    /// `loss`, and an output [`FINITE`]. Nothing changes from the step on in which one of them was
+    /// not finite.
     pub fn emit(&self, g: &mut Graph, gradients: Group, loss: ValueId) {
         let guard = guard(g, gradients, loss);
         g.output(FINITE, guard);
         let (weight_decay, segments) = (f64::from(self.weight_decay), segments(&g.layout));
         // Without decay there is nothing to leave out.
-        let plain = if weight_decay == 0.0 { vec![] } else { plain_ranges(&segments, g.layout.size(Group::Param)) };
+        let plain = if weight_decay == 0.0 {
+            vec![]
+        } else {
+            plain_ranges(&segments, g.layout.size(Group::Param))
+        };
         let op: Op = match self.optimizer {
             // PyTorch's defaults.
-            Optimizer::Adam => Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, plain }.into(),
+            Optimizer::Adam => {
+                Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, plain }.into()
+            }
             Optimizer::Sgd => Sgd { momentum: 0.9, nesterov: false, weight_decay, plain }.into(),
             // The trust coefficient and eps of the common SimCLR implementations.
-            Optimizer::Lars => Lars { momentum: 0.9, weight_decay, trust: 1e-3, eps: 1e-8, segments }.into(),
+            Optimizer::Lars => {
+                Lars { momentum: 0.9, weight_decay, trust: 1e-3, eps: 1e-8, segments }.into()
+            }
             // The paper's section 4.
-            Optimizer::Lamb => Lamb { beta1: 0.9, beta2: 0.999, eps: 1e-6, weight_decay, segments }.into(),
+            Optimizer::Lamb => {
+                Lamb { beta1: 0.9, beta2: 0.999, eps: 1e-6, weight_decay, segments }.into()
+            }
         };
         let mut inputs = vec![g.whole(Group::Param), gradient(g, gradients)];
         inputs.extend(self.moments().iter().map(|&group| g.whole(group)));
@@ -76,11 +88,12 @@ impl Update {
     }
 }
 
-/// The scalar output of a graph that updates: 0, or NaN from the step on in which the loss or a gradient was not finite. It is the
-/// last scalar, and no metric.
+/// The scalar output of a graph that updates: 0, or NaN from the step on in which the loss or a
+/// gradient was not finite. It is the last scalar, and no metric.
 pub const FINITE: &str = "finite";
 
-/// Appends the check of a loss and its gradients, and returns the flag for an optimiser to take as its guard.
+/// Appends the check of a loss and its gradients, and returns the flag for an optimiser to take as
+/// its guard.
 pub fn guard(g: &mut Graph, gradients: Group, loss: ValueId) -> ValueId {
     let (flag, gradient) = (g.layout.guard(), gradient(g, gradients));
     let flag = g.at("guard", Shape::SCALAR, flag);
@@ -100,7 +113,11 @@ fn segments(layout: &Layout) -> Vec<Segment> {
         .states
         .iter()
         .filter(|s| s.range.group == Group::Param)
-        .map(|s| Segment { offset: s.range.offset, len: s.range.len, plain: s.shape == Shape::vector(s.shape.c) })
+        .map(|s| Segment {
+            offset: s.range.offset,
+            len: s.range.len,
+            plain: s.shape == Shape::vector(s.shape.c),
+        })
         .collect();
     segments.sort_by_key(|s| s.offset);
     segments

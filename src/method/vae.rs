@@ -9,9 +9,17 @@ pub(super) fn objective(b: &mut Builder, config: &ModelConfig, images: Images) -
 }
 
 /// `beta * KL(q(z|input)) - log p(target|z)`, one sample of z per image, mean over the batch.
-pub(super) fn variational(b: &mut Builder, config: &ModelConfig, images: Images, input: ValueId, target: ValueId) -> Outcome {
+pub(super) fn variational(
+    b: &mut Builder,
+    config: &ModelConfig,
+    images: Images,
+    input: ValueId,
+    target: ValueId,
+) -> Outcome {
     use crate::model::{decoder::decoder, projection::gaussian, resnet::encoder};
-    use crate::ops::{Emit, GaussianNll, KlNormal, RandomNormal, Reparameterize, Scale, WeightedSum};
+    use crate::ops::{
+        Emit, GaussianNll, KlNormal, RandomNormal, Reparameterize, Scale, WeightedSum,
+    };
     let h = encoder(b, &config.net, input);
     let (mu, logvar) = gaussian(b, &config.net, h);
     b.graph.label("latent");
@@ -21,13 +29,20 @@ pub(super) fn variational(b: &mut Builder, config: &ModelConfig, images: Images,
     let reconstruction = decoder(b, &config.net, z);
     let log_scale = log_scale(b, &config.objective);
     b.graph.label("loss");
-    let log_pxz = b.graph.emit1(GaussianNll { channels: 3 }.into(), &[reconstruction, target, log_scale]);
+    let log_pxz =
+        b.graph.emit1(GaussianNll { channels: 3 }.into(), &[reconstruction, target, log_scale]);
     let kl = b.graph.emit1(KlNormal.into(), &[mu, logvar]);
-    // Without weight the KL is logged, not differentiated: 0 times its gradient would still be a NaN where it overflows.
+    // Without weight the KL is logged, not differentiated: 0 times its gradient would still be a
+    // NaN where it overflows.
     let loss = match config.objective.kl_coeff {
         0.0 => b.graph.emit1(Scale { a: -1.0 }.into(), &[log_pxz]),
         beta => b.graph.emit1(WeightedSum { a: beta, b: -1.0 }.into(), &[kl, log_pxz]),
     };
     let latent = vec![("h", h), ("mu", mu), ("logvar", logvar), ("z", z)];
-    Outcome { loss, reconstruction: Some(reconstruction), latent, metrics: vec![("loss", loss), ("log_pxz", log_pxz), ("kl", kl)] }
+    Outcome {
+        loss,
+        reconstruction: Some(reconstruction),
+        latent,
+        metrics: vec![("loss", loss), ("log_pxz", log_pxz), ("kl", kl)],
+    }
 }

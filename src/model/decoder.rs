@@ -1,7 +1,8 @@
 //! Mirrored ResNet decoder: `[N, 1, 1, latent]` to `[N, H, W, 4]` images. Biases, no BatchNorm.
 //!
-//! The shortcut of a block is `upsample -> 1x1` in the authors' network. A 1x1 convolution commutes with nearest upsampling
-//! (each output pixel is the same function of the same input pixel), so here it runs before: up to 4 times fewer products.
+//! The shortcut of a block is `upsample -> 1x1` in the authors' network. A 1x1 convolution commutes
+//! with nearest upsampling (each output pixel is the same function of the same input pixel), so
+//! here it runs before: up to 4 times fewer products.
 
 use super::{Depth, NetConfig, Stem};
 use crate::nn::{Builder, Conv, Init, padded};
@@ -12,7 +13,15 @@ use crate::tensor::Shape;
 const SEED: usize = 4;
 
 fn conv(inputs: usize, outputs: usize, kernel: usize) -> Conv {
-    Conv { inputs, outputs, kernel, stride: 1, pad: kernel / 2, bias: true, init: Init::pytorch_uniform(inputs * kernel * kernel) }
+    Conv {
+        inputs,
+        outputs,
+        kernel,
+        stride: 1,
+        pad: kernel / 2,
+        bias: true,
+        init: Init::pytorch_uniform(inputs * kernel * kernel),
+    }
 }
 
 /// Reconstruction of a batch of latents.
@@ -42,11 +51,23 @@ pub fn decoder(b: &mut Builder, config: &NetConfig, z: ValueId) -> ValueId {
     let x = b.conv("decoder.conv2", x, conv(channels, config.width, 3));
     let x = b.relu("decoder.conv2", x);
     let x = b.upsample("decoder.upsample", x, config.image);
-    debug_assert_eq!(b.graph.ty(x).shape.h, config.image, "the decoder ends at the size of the images");
+    debug_assert_eq!(
+        b.graph.ty(x).shape.h,
+        config.image,
+        "the decoder ends at the size of the images"
+    );
     b.conv("decoder.final_conv", x, Conv { outputs: 3, ..conv(padded(config.width), 3, 3) })
 }
 
-fn residual(b: &mut Builder, name: &str, x: ValueId, depth: Depth, inputs: usize, planes: usize, side: Option<usize>) -> ValueId {
+fn residual(
+    b: &mut Builder,
+    name: &str,
+    x: ValueId,
+    depth: Depth,
+    inputs: usize,
+    planes: usize,
+    side: Option<usize>,
+) -> ValueId {
     let outputs = planes * depth.expansion();
     let up = |b: &mut Builder, part: &str, x: ValueId| match side {
         Some(side) => b.upsample(&format!("{name}.{part}"), x, side),
@@ -70,7 +91,11 @@ fn residual(b: &mut Builder, name: &str, x: ValueId, depth: Depth, inputs: usize
     };
     let shortcut = if side.is_some() || inputs != outputs {
         // Named by its place after the upsampling module, 1, or alone, 0.
-        let s = b.conv(&format!("{name}.upsample.{}", usize::from(side.is_some())), x, conv(inputs, outputs, 1));
+        let s = b.conv(
+            &format!("{name}.upsample.{}", usize::from(side.is_some())),
+            x,
+            conv(inputs, outputs, 1),
+        );
         up(b, "shortcut", s)
     } else {
         x
@@ -96,12 +121,19 @@ mod tests {
                 (Stem::Cifar, 32, &[4, 8, 16, 32]),
             ];
             for (stem, image, want) in cases {
-                let config = NetConfig { encoder: depth, decoder: depth, width: 8, latent: 16, stem, image };
+                let config =
+                    NetConfig { encoder: depth, decoder: depth, width: 8, latent: 16, stem, image };
                 let mut b = Builder::new(Graph::default(), true);
                 let z = b.graph.input("z", TensorType::f32(Shape::rows(2, 16)));
                 let y = decoder(&mut b, &config, z);
                 assert_eq!(b.graph.ty(y), TensorType::f32(Shape::new(2, image, image, 4)));
-                let sides: BTreeSet<usize> = b.graph.values.iter().filter(|v| v.ty.shape.n == 2).map(|v| v.ty.shape.h).collect();
+                let sides: BTreeSet<usize> = b
+                    .graph
+                    .values
+                    .iter()
+                    .filter(|v| v.ty.shape.n == 2)
+                    .map(|v| v.ty.shape.h)
+                    .collect();
                 let maps: Vec<usize> = sides.into_iter().filter(|side| *side > 1).collect();
                 assert_eq!(maps, want, "{stem:?} {depth:?}");
             }

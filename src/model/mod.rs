@@ -1,4 +1,5 @@
-//! The paper's networks: ResNet encoder, projection, mirrored decoder. Parameter names are those of the authors' checkpoints.
+//! The paper's networks: ResNet encoder, projection, mirrored decoder. Parameter names are those of
+//! the authors' checkpoints.
 
 pub mod decoder;
 pub mod projection;
@@ -86,7 +87,10 @@ impl NetConfig {
             return Err(format!("width {} is not a positive multiple of 8", self.width));
         }
         if self.latent == 0 || !self.latent.is_multiple_of(4) {
-            return Err(format!("latent dimension {} is not a positive multiple of 4", self.latent));
+            return Err(format!(
+                "latent dimension {} is not a positive multiple of 4",
+                self.latent
+            ));
         }
         if self.image == 0 || !self.image.is_multiple_of(multiple) {
             return Err(format!(

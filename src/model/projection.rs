@@ -8,7 +8,10 @@ use crate::ops::ValueId;
 pub fn gaussian(b: &mut Builder, config: &NetConfig, features: ValueId) -> (ValueId, ValueId) {
     let x = b.linear("projection.first_layer.0", features, config.features(), true);
     let x = b.batch_norm("projection.first_layer.1", x, None, true);
-    (b.linear("projection.mu", x, config.latent, false), b.linear("projection.logvar", x, config.latent, false))
+    (
+        b.linear("projection.mu", x, config.latent, false),
+        b.linear("projection.logvar", x, config.latent, false),
+    )
 }
 
 /// A deterministic latent (AE, AAAE; SimCLR's projection head).

@@ -1,11 +1,20 @@
-//! ResNet encoder: `[N, H, W, 4]` images to `[N, 1, 1, h]` features. BatchNorm after every convolution, no biases.
+//! ResNet encoder: `[N, H, W, 4]` images to `[N, 1, 1, h]` features. BatchNorm after every
+//! convolution, no biases.
 
 use super::{Depth, NetConfig, Stem};
 use crate::nn::{Builder, Conv, Init};
 use crate::ops::ValueId;
 
 fn conv(inputs: usize, outputs: usize, kernel: usize, stride: usize) -> Conv {
-    Conv { inputs, outputs, kernel, stride, pad: kernel / 2, bias: false, init: Init::kaiming_fan_out(outputs, kernel) }
+    Conv {
+        inputs,
+        outputs,
+        kernel,
+        stride,
+        pad: kernel / 2,
+        bias: false,
+        init: Init::kaiming_fan_out(outputs, kernel),
+    }
 }
 
 /// Features of a batch of normalised images.
@@ -29,11 +38,25 @@ pub fn encoder(b: &mut Builder, config: &NetConfig, image: ValueId) -> ValueId {
     b.global_avg_pool("encoder.avgpool", x)
 }
 
-fn residual(b: &mut Builder, name: &str, x: ValueId, depth: Depth, inputs: usize, planes: usize, stride: usize) -> ValueId {
+fn residual(
+    b: &mut Builder,
+    name: &str,
+    x: ValueId,
+    depth: Depth,
+    inputs: usize,
+    planes: usize,
+    stride: usize,
+) -> ValueId {
     let outputs = planes * depth.expansion();
     let layers = match depth {
-        Depth::Resnet18 | Depth::Resnet34 => vec![conv(inputs, planes, 3, stride), conv(planes, planes, 3, 1)],
-        Depth::Resnet50 => vec![conv(inputs, planes, 1, 1), conv(planes, planes, 3, stride), conv(planes, outputs, 1, 1)],
+        Depth::Resnet18 | Depth::Resnet34 => {
+            vec![conv(inputs, planes, 3, stride), conv(planes, planes, 3, 1)]
+        }
+        Depth::Resnet50 => vec![
+            conv(inputs, planes, 1, 1),
+            conv(planes, planes, 3, stride),
+            conv(planes, outputs, 1, 1),
+        ],
     };
     let last = layers.len();
     let mut y = x;

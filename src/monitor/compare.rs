@@ -1,4 +1,5 @@
-//! Several runs side by side: what they reached, in which settings they differ, their curves over each other.
+//! Several runs side by side: what they reached, in which settings they differ, their curves over
+//! each other.
 
 use std::path::PathBuf;
 
@@ -42,7 +43,8 @@ fn letter(index: usize) -> char {
 }
 
 impl Comparison {
-    /// Reads run folders. What is there and is no run folder is skipped: `runs/*` names whatever lies beside them.
+    /// Reads run folders. What is there and is no run folder is skipped: `runs/*` names whatever
+    /// lies beside them.
     ///
     /// # Errors
     /// If one is missing or cannot be read, or if there is none.
@@ -68,12 +70,17 @@ impl Comparison {
     /// Settings that differ: the key, and its value in each run.
     pub fn differences(&self) -> Vec<(String, Vec<String>)> {
         let Some(first) = self.runs.first() else { return vec![] };
-        let differences: Vec<_> = self.runs.iter().map(|run| run.config.differences(&first.config)).collect();
-        let mut keys: Vec<_> = differences.iter().flatten().map(|d| (d.key.clone(), d.there.clone())).collect();
+        let differences: Vec<_> =
+            self.runs.iter().map(|run| run.config.differences(&first.config)).collect();
+        let mut keys: Vec<_> =
+            differences.iter().flatten().map(|d| (d.key.clone(), d.there.clone())).collect();
         keys.sort_unstable();
         keys.dedup();
         let value = |key: &str, same: &String, of: usize| {
-            differences[of].iter().find(|d| d.key == key).map_or_else(|| same.clone(), |d| d.here.clone())
+            differences[of]
+                .iter()
+                .find(|d| d.key == key)
+                .map_or_else(|| same.clone(), |d| d.here.clone())
         };
         let row = |(key, same): (String, String)| {
             let values = (0..self.runs.len()).map(|of| value(&key, &same, of)).collect();
@@ -94,7 +101,8 @@ impl Comparison {
             })
         };
         let differ = |(key, values): (String, Vec<String>)| {
-            let value = |text: &String| serde_json::from_str(text).unwrap_or_else(|_| json!(null)); // "unset" is null
+            // "unset" is null
+            let value = |text: &String| serde_json::from_str(text).unwrap_or_else(|_| json!(null));
             json!({ "key": key, "values": values.iter().map(value).collect::<Vec<Value>>() })
         };
         json!({
@@ -103,8 +111,9 @@ impl Comparison {
         })
     }
 
-    /// Training and held-out losses of the runs of each method, over each other: losses of different methods are different
-    /// quantities. A title, and the points of each run by its place.
+    /// Training and held-out losses of the runs of each method, over each other: losses of
+    /// different methods are different quantities. A title, and the points of each run by its
+    /// place.
     pub fn overlays(&self) -> Vec<(String, Vec<(usize, Points)>)> {
         let mut methods: Vec<&str> = Vec::new();
         for run in &self.runs {
@@ -116,7 +125,11 @@ impl Comparison {
         let mut overlays = Vec::new();
         for method in methods {
             for (split, title) in [("train", "loss"), ("val", "held-out loss")] {
-                let of_method = self.runs.iter().enumerate().filter(|(_, run)| run.config.method.name() == method);
+                let of_method = self
+                    .runs
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, run)| run.config.method.name() == method);
                 let points = of_method.map(|(place, run)| (place, run.curve(split, "loss")));
                 let curves: Vec<_> = points.filter(|(_, points)| !points.is_empty()).collect();
                 if !curves.is_empty() {
@@ -135,7 +148,10 @@ impl Comparison {
 
     /// What the runs have reached: a head, and a row for each.
     pub fn table(&self) -> Vec<Vec<String>> {
-        let head = ["", "run", "state", "method", "dataset", "seed", "steps", "loss", "held-out", "probe", "kNN-20", "kNN-200", "images/s"];
+        let head = [
+            "", "run", "state", "method", "dataset", "seed", "steps", "loss", "held-out", "probe",
+            "kNN-20", "kNN-200", "images/s",
+        ];
         let mut table = vec![head.map(str::to_owned).to_vec()];
         for (index, run) in self.runs.iter().enumerate() {
             let cell = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), number);
@@ -167,13 +183,18 @@ impl Comparison {
         }
         let letters = (0..self.runs.len()).map(|run| letter(run).to_string());
         let mut table = vec![std::iter::once("differ in".to_owned()).chain(letters).collect()];
-        table.extend(differences.into_iter().map(|(key, values)| std::iter::once(key).chain(values).collect()));
+        table.extend(
+            differences
+                .into_iter()
+                .map(|(key, values)| std::iter::once(key).chain(values).collect()),
+        );
         table
     }
 
     /// Tables and curves as text.
     pub fn text(&self) -> String {
-        const COLOURS: [Color; 6] = [Color::Blue, Color::Red, Color::Green, Color::Magenta, Color::Yellow, Color::Cyan];
+        const COLOURS: [Color; 6] =
+            [Color::Blue, Color::Red, Color::Green, Color::Magenta, Color::Yellow, Color::Cyan];
         let mut text = aligned(&self.table());
         let settings = self.settings();
         if !settings.is_empty() {
@@ -186,7 +207,10 @@ impl Comparison {
                 colour: COLOURS[run % COLOURS.len()],
                 points,
             };
-            text += &format!("\n{}", chart::text(&title, &curves.into_iter().map(curve).collect::<Vec<_>>()));
+            text += &format!(
+                "\n{}",
+                chart::text(&title, &curves.into_iter().map(curve).collect::<Vec<_>>())
+            );
         }
         text
     }
@@ -199,9 +223,17 @@ fn short(x: f32) -> Option<f64> {
 
 /// Rows with columns as wide as their widest cell, two blanks between.
 fn aligned(table: &[Vec<String>]) -> String {
-    let width = |column: usize| table.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        table
+            .iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let line = |row: &Vec<String>| -> String {
-        let cells: Vec<String> = row.iter().enumerate().map(|(i, cell)| format!("{cell:<0$}", width(i))).collect();
+        let cells: Vec<String> =
+            row.iter().enumerate().map(|(i, cell)| format!("{cell:<0$}", width(i))).collect();
         format!("{}\n", cells.join("  ").trim_end())
     };
     table.iter().map(line).collect()

@@ -51,13 +51,22 @@ fn status(view: &RunView) -> String {
 
 /// The newest values: training, held out, accuracies.
 fn numbers(view: &RunView) -> Vec<String> {
-    let values =
-        |record: &Record| record.values.iter().map(|(key, x)| format!("{key} {}", number(f64::from(*x)))).collect::<Vec<_>>().join("  ");
+    let values = |record: &Record| {
+        record
+            .values
+            .iter()
+            .map(|(key, x)| format!("{key} {}", number(f64::from(*x))))
+            .collect::<Vec<_>>()
+            .join("  ")
+    };
     let mut lines = Vec::new();
     lines.extend(view.last("train").map(|record| format!("training  {}", values(record))));
     lines.extend(view.last("val").map(|record| format!("held out  {}", values(record))));
     let measured = [("probe", view.probe()), ("kNN-20", view.knn(20)), ("kNN-200", view.knn(200))];
-    let measured: Vec<_> = measured.into_iter().filter_map(|(name, x)| Some(format!("{name} {}", number(x?)))).collect();
+    let measured: Vec<_> = measured
+        .into_iter()
+        .filter_map(|(name, x)| Some(format!("{name} {}", number(x?))))
+        .collect();
     if !measured.is_empty() {
         lines.push(format!("test      {}", measured.join("  ")));
     }
@@ -74,18 +83,29 @@ fn charts(view: &RunView, markers: [Marker; 2]) -> Vec<(&'static str, Vec<Curve>
         points,
     };
     let losses = [("training", "train"), ("held out", "val")];
-    let losses = losses.into_iter().enumerate().map(|(i, (name, split))| curve(name, i, view.curve(split, "loss")));
-    let mut charts = vec![("loss", losses.filter(|curve| !curve.points.is_empty()).collect::<Vec<_>>())];
+    let losses = losses
+        .into_iter()
+        .enumerate()
+        .map(|(i, (name, split))| curve(name, i, view.curve(split, "loss")));
+    let mut charts =
+        vec![("loss", losses.filter(|curve| !curve.points.is_empty()).collect::<Vec<_>>())];
     let mut names: Vec<(&str, &str)> = Vec::new();
     for record in view.records() {
-        for (key, _) in record.values.iter().filter(|(key, _)| key.starts_with("knn") || key.contains("accuracy")) {
+        for (key, _) in record
+            .values
+            .iter()
+            .filter(|(key, _)| key.starts_with("knn") || key.contains("accuracy"))
+        {
             if !names.contains(&(&record.split, key)) {
                 names.push((&record.split, key));
             }
         }
     }
     if !names.is_empty() {
-        let curves = names.into_iter().enumerate().map(|(i, (split, key))| curve(&format!("{key} ({split})"), i, view.curve(split, key)));
+        let curves = names
+            .into_iter()
+            .enumerate()
+            .map(|(i, (split, key))| curve(&format!("{key} ({split})"), i, view.curve(split, key)));
         charts.push(("accuracy", curves.collect()));
     }
     charts
@@ -96,7 +116,11 @@ pub fn draw(view: &RunView, picture: Result<&RgbImage, &str>, area: Rect, buffer
     let numbers = numbers(view);
     let rows = if picture.is_ok() { (area.height / 3).min(PICTURE) } else { 1 };
     let parts = [1, 1, 1, numbers.len() as u16].map(Constraint::Length);
-    let parts = parts.into_iter().chain([Constraint::Min(6), Constraint::Length(rows), Constraint::Length(1)]);
+    let parts = parts.into_iter().chain([
+        Constraint::Min(6),
+        Constraint::Length(rows),
+        Constraint::Length(1),
+    ]);
     let [head, state, gauge, values, curves, images, foot] = Layout::vertical(parts).areas(area);
 
     Line::from(headline(view)).bold().render(head, buffer);
@@ -105,7 +129,9 @@ pub fn draw(view: &RunView, picture: Result<&RgbImage, &str>, area: Rect, buffer
         let ratio = (view.steps() as f64 / total as f64).clamp(0.0, 1.0);
         LineGauge::default().ratio(ratio).filled_style(Style::new().cyan()).render(gauge, buffer);
     }
-    Paragraph::new(numbers.into_iter().map(Line::from).collect::<Vec<_>>()).wrap(Wrap { trim: false }).render(values, buffer);
+    Paragraph::new(numbers.into_iter().map(Line::from).collect::<Vec<_>>())
+        .wrap(Wrap { trim: false })
+        .render(values, buffer);
     let charts = charts(view, [Marker::Braille, Marker::Dot]);
     let columns = Layout::horizontal(charts.iter().map(|_| Constraint::Fill(1))).split(curves);
     for ((title, curves), area) in charts.iter().zip(columns.iter()) {
@@ -127,7 +153,12 @@ fn half_blocks(picture: &RgbImage, area: Rect, buffer: &mut Buffer) {
     let high = u32::from(area.height) * 2;
     let shown = width.min((u32::from(area.width) * height / high).max(1));
     let wide = (shown * high / height).clamp(1, u32::from(area.width));
-    let small = imageops::resize(&imageops::crop_imm(picture, 0, 0, shown, height).to_image(), wide, high, FilterType::Triangle);
+    let small = imageops::resize(
+        &imageops::crop_imm(picture, 0, 0, shown, height).to_image(),
+        wide,
+        high,
+        FilterType::Triangle,
+    );
     let colour = |x: u32, y: u32| {
         let [r, g, b] = small.get_pixel(x, y).0;
         Color::Rgb(r, g, b)
@@ -135,7 +166,10 @@ fn half_blocks(picture: &RgbImage, area: Rect, buffer: &mut Buffer) {
     for y in 0..area.height {
         for x in 0..wide as u16 {
             let (column, row) = (u32::from(x), u32::from(y) * 2);
-            buffer[(area.x + x, area.y + y)].set_char('▀').set_fg(colour(column, row)).set_bg(colour(column, row + 1));
+            buffer[(area.x + x, area.y + y)]
+                .set_char('▀')
+                .set_fg(colour(column, row))
+                .set_bg(colour(column, row + 1));
         }
     }
 }
@@ -173,7 +207,10 @@ mod tests {
         put("config.toml", "width = 8\nbatch_size = 16\nseed = 5\n");
         put("train.log", "2026-01-01T00:00:00Z step 8/12 epoch 1 loss 2.0\n");
         let record = |step: u64, split: &str, loss: f32, more: &str| {
-            format!("{{\"step\":{step},\"epoch\":{},\"split\":\"{split}\",\"loss\":{loss}{more}}}\n", (step - 1) / 4)
+            format!(
+                "{{\"step\":{step},\"epoch\":{},\"split\":\"{split}\",\"loss\":{loss}{more}}}\n",
+                (step - 1) / 4
+            )
         };
         let lines = [
             record(4, "train", 4.0, ",\"images_per_second\":30.0"),
@@ -188,7 +225,9 @@ mod tests {
 
     fn screen(view: &RunView, picture: Result<&RgbImage, &str>, width: u16, height: u16) -> Buffer {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a terminal");
-        terminal.draw(|frame| draw(view, picture, frame.area(), frame.buffer_mut())).expect("a frame");
+        terminal
+            .draw(|frame| draw(view, picture, frame.area(), frame.buffer_mut()))
+            .expect("a frame");
         terminal.backend().buffer().clone()
     }
 
@@ -211,7 +250,12 @@ mod tests {
             assert!(text.contains(part), "`{part}` is missing:\n{text}");
         }
         // Both curves are drawn: the legend has them, and there are dots of each kind.
-        assert!(text.contains("held out") && text.contains('•') && text.chars().any(|c| ('\u{2801}'..='\u{28ff}').contains(&c)), "{text}");
+        assert!(
+            text.contains("held out")
+                && text.contains('•')
+                && text.chars().any(|c| ('\u{2801}'..='\u{28ff}').contains(&c)),
+            "{text}"
+        );
     }
 
     #[test]
@@ -239,7 +283,13 @@ mod tests {
         });
         let buffer = screen(&view, Ok(&picture), 120, 36);
         // 12 rows of cells above the last line: 24 pixels high, 96 wide.
-        let cell = |x: u16, y: u16| (buffer[(x, 23 + y)].symbol().to_owned(), buffer[(x, 23 + y)].fg, buffer[(x, 23 + y)].bg);
+        let cell = |x: u16, y: u16| {
+            (
+                buffer[(x, 23 + y)].symbol().to_owned(),
+                buffer[(x, 23 + y)].fg,
+                buffer[(x, 23 + y)].bg,
+            )
+        };
         let half = "▀".to_owned();
         assert_eq!(cell(3, 0), (half.clone(), Color::Rgb(255, 0, 0), Color::Rgb(255, 0, 0)));
         assert_eq!(cell(3, 11), (half.clone(), Color::Rgb(0, 0, 255), Color::Rgb(0, 0, 255)));
@@ -257,7 +307,12 @@ mod tests {
         fs::write(dir.path().join("images/reconstruction-000008.png"), "").expect("a file");
         view.refresh().expect("a run");
         let text = snapshot(&view);
-        assert!(text.contains("step 8/12") && text.contains("reconstruction-000008.png") && text.contains('o'), "{text}");
+        assert!(
+            text.contains("step 8/12")
+                && text.contains("reconstruction-000008.png")
+                && text.contains('o'),
+            "{text}"
+        );
         assert!(!text.contains('\u{1b}'), "{text}");
     }
 }

@@ -43,7 +43,9 @@ impl Kind {
 /// If no run has logged a loss that could be drawn.
 pub fn file(comparison: &Comparison, kind: Kind) -> Result<Vec<u8>, TrainError> {
     let svg = curves(comparison);
-    let nothing = || TrainError::config("no run has a curve to draw", Some("without --out the table is printed"));
+    let nothing = || {
+        TrainError::config("no run has a curve to draw", Some("without --out the table is printed"))
+    };
     Ok(match kind {
         Kind::Svg => chart::document(&svg.ok_or_else(nothing)?).into_bytes(),
         Kind::Png => {
@@ -51,23 +53,31 @@ pub fn file(comparison: &Comparison, kind: Kind) -> Result<Vec<u8>, TrainError> 
             chart::png(&svg.ok_or_else(nothing)?).map_err(failed)?
         }
         Kind::Html => {
-            let table = |mut rows: Vec<Vec<String>>, words| Block::Table(Table { head: rows.remove(0), rows, words });
-            let mut sections = vec![Section { title: "Runs", blocks: vec![table(comparison.table(), WORDS)] }];
+            let table = |mut rows: Vec<Vec<String>>, words| {
+                Block::Table(Table { head: rows.remove(0), rows, words })
+            };
+            let mut sections =
+                vec![Section { title: "Runs", blocks: vec![table(comparison.table(), WORDS)] }];
             let settings = comparison.settings();
             if !settings.is_empty() {
                 let columns = settings[0].len();
-                sections.push(Section { title: "Settings", blocks: vec![table(settings, columns)] });
+                sections
+                    .push(Section { title: "Settings", blocks: vec![table(settings, columns)] });
             }
             if let Some(svg) = svg {
                 let caption = "Losses of different methods are different quantities.".to_owned();
-                sections.push(Section { title: "Curves", blocks: vec![Block::Figure(Figure { name: "curves", caption, svg })] });
+                sections.push(Section {
+                    title: "Curves",
+                    blocks: vec![Block::Figure(Figure { name: "curves", caption, svg })],
+                });
             }
             html::page("Runs compared", &sections).into_bytes()
         }
     })
 }
 
-/// A panel for each method and split. A run has one colour in all of them; from the fifth on the lines are dashed. One point is a dot.
+/// A panel for each method and split. A run has one colour in all of them; from the fifth on the
+/// lines are dashed. One point is a dot.
 fn curves(comparison: &Comparison) -> Option<Markup> {
     let mark = |place: usize, points: usize| match place % COLOURS {
         colour if points == 1 => Mark::Dots(colour),

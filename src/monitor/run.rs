@@ -37,7 +37,8 @@ pub enum State {
 
 /// Longest line that may be a record; what is longer is read in such parts, and is none.
 const LINE: u64 = 1 << 20;
-/// Records that are kept. Of more, every other one of each split is dropped: a screen has fewer columns.
+/// Records that are kept. Of more, every other one of each split is dropped: a screen has fewer
+/// columns.
 const RECORDS: usize = 1 << 18;
 
 /// `metrics.jsonl`, read as it grows.
@@ -54,7 +55,8 @@ struct Follow {
 }
 
 impl Follow {
-    /// Reads what was added; starts over where the file was cut or replaced (a resumed run). A missing file has no records.
+    /// Reads what was added; starts over where the file was cut or replaced (a resumed run). A
+    /// missing file has no records.
     fn refresh(&mut self, path: &Path) -> io::Result<()> {
         let mut file = match open_regular(path) {
             Ok(file) => file,
@@ -116,7 +118,8 @@ pub struct RunView {
     pub dir: PathBuf,
     /// `config.toml`.
     pub config: RunConfig,
-    /// `summary.json`, if it is about the records: not of an earlier session that this one continues.
+    /// `summary.json`, if it is about the records: not of an earlier session that this one
+    /// continues.
     pub summary: Option<Value>,
     /// Steps of the whole run, where `train.log` says.
     pub total: Option<u64>,
@@ -135,16 +138,31 @@ impl RunView {
     pub fn open(dir: &Path) -> Result<Self, TrainError> {
         let path = dir.join("config.toml");
         if !is_there(&path) {
-            let message = if dir.exists() { "is no run folder: it has no config.toml" } else { "does not exist" };
+            let message = if dir.exists() {
+                "is no run folder: it has no config.toml"
+            } else {
+                "does not exist"
+            };
             let hint = if dir.join("grid.json").exists() {
-                format!("it is a grid of `reproduce`: name run folders in it, such as {}", dir.join("*-s0").display())
+                format!(
+                    "it is a grid of `reproduce`: name run folders in it, such as {}",
+                    dir.join("*-s0").display()
+                )
             } else {
                 "`aavae pretrain --out DIR` makes run folders".into()
             };
             return Err(TrainError::config(format!("{} {message}", dir.display()), Some(&hint)));
         }
         let config = read_config(&path)?;
-        let mut view = Self { dir: dir.into(), config, summary: None, total: None, picture: None, age: None, metrics: Follow::default() };
+        let mut view = Self {
+            dir: dir.into(),
+            config,
+            summary: None,
+            total: None,
+            picture: None,
+            age: None,
+            metrics: Follow::default(),
+        };
         view.refresh()?;
         Ok(view)
     }
@@ -156,13 +174,18 @@ impl RunView {
     pub fn refresh(&mut self) -> Result<(), TrainError> {
         let path = self.dir.join("metrics.jsonl");
         self.metrics.refresh(&path).map_err(TrainError::io("read", &path))?;
-        self.age = fs::metadata(&path).and_then(|m| m.modified()).ok().and_then(|time| time.elapsed().ok());
+        self.age = fs::metadata(&path)
+            .and_then(|m| m.modified())
+            .ok()
+            .and_then(|time| time.elapsed().ok());
         let log = end_of(&self.dir.join("train.log"), LOG_END).map(|text| LogEnd::of(&text));
         self.total = log.and_then(|log| log.total);
-        let summary = whole(&self.dir.join("summary.json")).and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+        let summary = whole(&self.dir.join("summary.json"))
+            .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
         let steps = self.last("train").map(|record| record.step);
         let ended = log.is_none_or(|log| log.ended);
-        self.summary = summary.filter(|summary| ended && steps.is_none_or(|steps| summary["steps"] == steps));
+        self.summary =
+            summary.filter(|summary| ended && steps.is_none_or(|steps| summary["steps"] == steps));
         self.picture = newest_picture(&self.dir.join("images"));
         Ok(())
     }
@@ -185,7 +208,9 @@ impl RunView {
     /// A value over the steps of a split, where it is finite.
     pub fn curve(&self, split: &str, key: &str) -> Vec<(f64, f64)> {
         let of_split = self.records().iter().filter(|record| record.split == split);
-        let point = |r: &Record| r.get(key).filter(|y| y.is_finite()).map(|y| (r.step as f64, f64::from(y)));
+        let point = |r: &Record| {
+            r.get(key).filter(|y| y.is_finite()).map(|y| (r.step as f64, f64::from(y)))
+        };
         of_split.filter_map(point).collect()
     }
 
@@ -215,7 +240,10 @@ impl RunView {
     /// Seconds until the last step.
     pub fn seconds_left(&self) -> Option<f64> {
         let left = self.total?.checked_sub(self.steps())? as f64;
-        Some(left * self.config.images_per_step() as f64 / self.images_per_second().filter(|rate| *rate > 0.0)?)
+        Some(
+            left * self.config.images_per_step() as f64
+                / self.images_per_second().filter(|rate| *rate > 0.0)?,
+        )
     }
 
     /// Test accuracy of the linear probe.
@@ -251,9 +279,18 @@ fn end_of(path: &Path, bytes: u64) -> Option<String> {
 
 /// The reconstruction of the highest step.
 fn newest_picture(images: &Path) -> Option<PathBuf> {
-    let step =
-        |path: &PathBuf| -> Option<u64> { path.file_name()?.to_str()?.strip_prefix("reconstruction-")?.strip_suffix(".png")?.parse().ok() };
-    let files = fs::read_dir(images).ok()?.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
+    let step = |path: &PathBuf| -> Option<u64> {
+        path.file_name()?
+            .to_str()?
+            .strip_prefix("reconstruction-")?
+            .strip_suffix(".png")?
+            .parse()
+            .ok()
+    };
+    let files = fs::read_dir(images)
+        .ok()?
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
     files.map(|entry| entry.path()).filter(|path| step(path).is_some()).max_by_key(step)
 }
 
@@ -276,7 +313,11 @@ mod tests {
         for cut in (0..whole.len()).step_by(17).chain([whole.len()]) {
             fs::write(&path, &whole[..cut]).expect("a file");
             follow.refresh(&path).expect("records");
-            assert_eq!(follow.records.len(), whole[..cut].matches('\n').count(), "cut at byte {cut}");
+            assert_eq!(
+                follow.records.len(),
+                whole[..cut].matches('\n').count(),
+                "cut at byte {cut}"
+            );
             assert_eq!(follow.at as usize, whole[..cut].rfind('\n').map_or(0, |end| end + 1));
         }
         assert_eq!((follow.records.last().map(|r| r.step), follow.damaged), (Some(20), 0));
@@ -297,12 +338,24 @@ mod tests {
         fs::write(&path, &text).expect("a file");
         follow.refresh(&path).expect("records");
         assert_eq!((follow.records.len(), follow.damaged, follow.within), (1, 1, true));
-        text += &["\n".into(), line(2, 0.5), long(LINE), "\n".into(), line(3, 0.5), "\u{fffd}\n".into(), line(4, 0.5)].concat();
+        text += &[
+            "\n".into(),
+            line(2, 0.5),
+            long(LINE),
+            "\n".into(),
+            line(3, 0.5),
+            "\u{fffd}\n".into(),
+            line(4, 0.5),
+        ]
+        .concat();
         fs::write(&path, &text).expect("a file");
         for mut follow in [follow, Follow::default()] {
             follow.refresh(&path).expect("records");
             let steps: Vec<u64> = follow.records.iter().map(|r| r.step).collect();
-            assert_eq!((&steps[..], follow.damaged, follow.at), (&[1, 2, 3, 4][..], 3, text.len() as u64));
+            assert_eq!(
+                (&steps[..], follow.damaged, follow.at),
+                (&[1, 2, 3, 4][..], 3, text.len() as u64)
+            );
         }
     }
 
@@ -313,10 +366,16 @@ mod tests {
             follow.add(format!("{{\"step\":{step},\"epoch\":0,\"split\":\"train\"}}").as_bytes());
         }
         follow.add(b"{\"step\":3,\"epoch\":0,\"split\":\"val\"}");
-        let newest = |split: &str| follow.records.iter().rfind(|r| r.split == split).map(|r| r.step);
+        let newest =
+            |split: &str| follow.records.iter().rfind(|r| r.split == split).map(|r| r.step);
         assert_eq!(follow.records.len(), RECORDS / 2 + 1);
         assert_eq!((newest("train"), newest("val")), (Some(RECORDS as u64 - 1), Some(3)));
-        assert!(follow.records.windows(2).all(|w| w[0].split != w[1].split || w[0].step + 2 == w[1].step));
+        assert!(
+            follow
+                .records
+                .windows(2)
+                .all(|w| w[0].split != w[1].split || w[0].step + 2 == w[1].step)
+        );
     }
 
     /// A resumed run cuts the file and writes other lines, perhaps past where it was read before.
@@ -325,9 +384,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("metrics.jsonl");
         let before: String = (1..=10).map(|step| line(step, 0.5)).collect();
-        for resumed in
-            [(1..=4).map(|s| line(s, 0.5)).collect::<String>(), (1..=30).map(|s| line(s, if s > 4 { 0.25 } else { 0.5 })).collect()]
-        {
+        for resumed in [
+            (1..=4).map(|s| line(s, 0.5)).collect::<String>(),
+            (1..=30).map(|s| line(s, if s > 4 { 0.25 } else { 0.5 })).collect(),
+        ] {
             let mut follow = Follow::default();
             fs::write(&path, &before).expect("a file");
             follow.refresh(&path).expect("records");
@@ -360,13 +420,20 @@ mod tests {
         assert_eq!(state(), State::Training);
         put("summary.json", "{\"steps\": 4, \"interrupted\": true}");
         assert_eq!(state(), State::Training, "resumed: the log has not ended");
-        put("train.log", "2026-01-01T00:00:00Z step 4/12 epoch 0 loss 0.5\n2026-01-01T00:00:09Z 4 steps in 0:09\n");
+        put(
+            "train.log",
+            "2026-01-01T00:00:00Z step 4/12 epoch 0 loss 0.5\n2026-01-01T00:00:09Z 4 steps in \
+             0:09\n",
+        );
         assert_eq!(state(), State::Interrupted);
         put("metrics.jsonl", &[line(4, 0.5), line(8, 0.5)].concat());
         assert_eq!(state(), State::Training, "resumed: it is further");
         put("summary.json", "{\"steps\": 8, \"interrupted\": false}");
         assert_eq!(state(), State::Trained);
-        put("summary.json", "{\"steps\": 8, \"interrupted\": false, \"probe\": {\"accuracy\": 0.5}}");
+        put(
+            "summary.json",
+            "{\"steps\": 8, \"interrupted\": false, \"probe\": {\"accuracy\": 0.5}}",
+        );
         assert_eq!(state(), State::Evaluated);
         let view = RunView::open(dir.path()).expect("a run");
         assert_eq!((view.probe(), view.total, view.steps()), (Some(0.5), Some(12), 8));
@@ -379,8 +446,15 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let put = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("a file");
         put("config.toml", "batch_size = 16\n");
-        put("metrics.jsonl", "{\"step\":10,\"epoch\":0,\"split\":\"train\",\"loss\":1.0,\"images_per_second\":32.0}\n");
-        assert_eq!(RunView::open(dir.path()).expect("a run").seconds_left(), None, "the log does not say how far it goes");
+        put(
+            "metrics.jsonl",
+            "{\"step\":10,\"epoch\":0,\"split\":\"train\",\"loss\":1.0,\"images_per_second\":32.0}\n",
+        );
+        assert_eq!(
+            RunView::open(dir.path()).expect("a run").seconds_left(),
+            None,
+            "the log does not say how far it goes"
+        );
         put("train.log", "2026-01-01T00:00:00Z step 10/110 epoch 0 loss 1.0\n");
         assert_eq!(RunView::open(dir.path()).expect("a run").seconds_left(), Some(50.0));
         put("config.toml", "batch_size = 16\naccumulate = 3\n");
@@ -390,10 +464,18 @@ mod tests {
     #[test]
     fn the_newest_picture_is_that_of_the_highest_step() {
         let dir = tempfile::tempdir().expect("a folder");
-        for name in ["reconstruction-000999.png", "reconstruction-1000000.png", "reconstruction-x.png", "augmentation.png"] {
+        for name in [
+            "reconstruction-000999.png",
+            "reconstruction-1000000.png",
+            "reconstruction-x.png",
+            "augmentation.png",
+        ] {
             fs::write(dir.path().join(name), "").expect("a file");
         }
-        assert!(newest_picture(dir.path()).is_some_and(|path| path.ends_with("reconstruction-1000000.png")));
+        assert!(
+            newest_picture(dir.path())
+                .is_some_and(|path| path.ends_with("reconstruction-1000000.png"))
+        );
         assert_eq!(newest_picture(&dir.path().join("none")), None);
     }
 }

@@ -1,4 +1,5 @@
-//! A live dashboard over a run folder. The screen is the terminal's second one, and is given back however it ends.
+//! A live dashboard over a run folder. The screen is the terminal's second one, and is given back
+//! however it ends.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -35,7 +36,8 @@ impl Picture {
         if self.path.as_ref() != newest {
             self.path = newest.cloned();
             // One that cannot be read is not shown; the next one may be.
-            self.image = newest.and_then(|path| image::open(path).ok()).map(|image| image.to_rgb8());
+            self.image =
+                newest.and_then(|path| image::open(path).ok()).map(|image| image.to_rgb8());
         }
     }
 }
@@ -52,7 +54,12 @@ const PATIENCE: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// If the terminal or the run folder fails.
-pub fn follow(view: &mut RunView, every: Duration, no_pictures: Option<&str>, stop: &Interrupt) -> Result<(), TrainError> {
+pub fn follow(
+    view: &mut RunView,
+    every: Duration,
+    no_pictures: Option<&str>,
+    stop: &Interrupt,
+) -> Result<(), TrainError> {
     let mut terminal = ratatui::try_init().map_err(TrainError::io("open", "the terminal"))?;
     let result = run(&mut terminal, view, every, no_pictures, stop);
     ratatui::restore();
@@ -76,13 +83,16 @@ fn run(
             (None, Some(why)) => Err(why),
             (None, None) => Err("no reconstruction yet"),
         };
-        terminal.draw(|frame| dashboard::draw(view, shown, frame.area(), frame.buffer_mut())).map_err(failed())?;
+        terminal
+            .draw(|frame| dashboard::draw(view, shown, frame.area(), frame.buffer_mut()))
+            .map_err(failed())?;
         if over(view) {
             return Ok(());
         }
         let looked = Instant::now();
         while looked.elapsed() < every {
-            let event = event::poll(every.saturating_sub(looked.elapsed()).min(PATIENCE)).map_err(failed())?;
+            let event = event::poll(every.saturating_sub(looked.elapsed()).min(PATIENCE))
+                .map_err(failed())?;
             let event = if event { Some(event::read().map_err(failed())?) } else { None };
             if stop.asked() || event.as_ref().is_some_and(leaves) {
                 return Ok(());
@@ -112,9 +122,15 @@ mod tests {
     #[test]
     fn keys_that_leave() {
         let key = |code, modifiers| leaves(&Event::Key(KeyEvent::new(code, modifiers)));
-        assert!(key(KeyCode::Char('q'), KeyModifiers::NONE) && key(KeyCode::Esc, KeyModifiers::NONE));
+        assert!(
+            key(KeyCode::Char('q'), KeyModifiers::NONE) && key(KeyCode::Esc, KeyModifiers::NONE)
+        );
         assert!(key(KeyCode::Char('c'), KeyModifiers::CONTROL));
-        assert!(!key(KeyCode::Char('c'), KeyModifiers::NONE) && !key(KeyCode::Enter, KeyModifiers::NONE) && !leaves(&Event::FocusLost));
+        assert!(
+            !key(KeyCode::Char('c'), KeyModifiers::NONE)
+                && !key(KeyCode::Enter, KeyModifiers::NONE)
+                && !leaves(&Event::FocusLost)
+        );
     }
 
     #[test]
@@ -123,7 +139,9 @@ mod tests {
         assert_eq!(no_pictures(Some("24bit"), Some("")), None);
         assert!(no_pictures(Some("256"), None).is_some_and(|why| why.contains("COLORTERM")));
         assert!(no_pictures(None, None).is_some());
-        assert!(no_pictures(Some("truecolor"), Some("1")).is_some_and(|why| why.contains("NO_COLOR")));
+        assert!(
+            no_pictures(Some("truecolor"), Some("1")).is_some_and(|why| why.contains("NO_COLOR"))
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Layers with named parameters, and how those are initialised and stored. Names and file shapes are PyTorch's.
+//! Layers with named parameters, and how those are initialised and stored. Names and file shapes
+//! are PyTorch's.
 
 mod params;
 
@@ -6,7 +7,8 @@ pub use params::{FileLayout, Init, Param, Params};
 
 use crate::ir::{Graph, Group};
 use crate::ops::{
-    BatchNorm, BatchNormEval, Conv2d, Emit, Epilogue, GlobalAvgPool, MaxPool2d, Op, Relu, UpsampleNearest, ValueId, WeightedSum,
+    BatchNorm, BatchNormEval, Conv2d, Emit, Epilogue, GlobalAvgPool, MaxPool2d, Op, Relu,
+    UpsampleNearest, ValueId, WeightedSum,
 };
 use crate::tensor::Shape;
 
@@ -57,7 +59,14 @@ impl Builder {
     }
 
     /// A parameter or buffer, registered.
-    pub fn param(&mut self, name: &str, shape: Shape, group: Group, init: Init, file: FileLayout) -> ValueId {
+    pub fn param(
+        &mut self,
+        name: &str,
+        shape: Shape,
+        group: Group,
+        init: Init,
+        file: FileLayout,
+    ) -> ValueId {
         self.params.add(Param { name: name.into(), shape, group, init, file });
         self.graph.state(name, shape, group)
     }
@@ -82,7 +91,13 @@ impl Builder {
 
     fn bias(&mut self, name: &str, outputs: usize, fan_in: usize) -> ValueId {
         let shape = Shape::vector(padded(outputs));
-        self.param(&format!("{name}.bias"), shape, Group::Param, Init::pytorch_uniform(fan_in), FileLayout::Vector { len: outputs })
+        self.param(
+            &format!("{name}.bias"),
+            shape,
+            Group::Param,
+            Init::pytorch_uniform(fan_in),
+            FileLayout::Vector { len: outputs },
+        )
     }
 
     /// Linear layer `name.weight` [out, in], `name.bias`, on rows `[N, 1, 1, in]`.
@@ -91,9 +106,16 @@ impl Builder {
         self.linear_as(name, x, FileLayout::Linear { outputs, inputs }, bias)
     }
 
-    /// The linear layer whose rows are read as a `(channels, side, side)` image by PyTorch (`view`); here the result is NHWC, so the
-    /// rows are permuted at import and export. Returns `[N, 1, 1, side * side * channels]`.
-    pub fn linear_image(&mut self, name: &str, x: ValueId, channels: usize, side: usize) -> ValueId {
+    /// The linear layer whose rows are read as a `(channels, side, side)` image by PyTorch
+    /// (`view`); here the result is NHWC, so the rows are permuted at import and export. Returns
+    /// `[N, 1, 1, side * side * channels]`.
+    pub fn linear_image(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        channels: usize,
+        side: usize,
+    ) -> ValueId {
         let inputs = self.graph.ty(x).shape.c;
         self.linear_as(name, x, FileLayout::LinearImage { channels, side, inputs }, true)
     }
@@ -105,25 +127,51 @@ impl Builder {
             _ => unreachable!("a linear layer"),
         };
         let shape = Shape::new(padded(outputs), 1, 1, inputs);
-        let w = self.param(&format!("{name}.weight"), shape, Group::Param, Init::pytorch_uniform(inputs), file);
+        let w = self.param(
+            &format!("{name}.weight"),
+            shape,
+            Group::Param,
+            Init::pytorch_uniform(inputs),
+            file,
+        );
         let mut operands = vec![x, w];
         if bias {
             let layout = match file {
-                FileLayout::LinearImage { channels, side, .. } => FileLayout::VectorImage { channels, side },
+                FileLayout::LinearImage { channels, side, .. } => {
+                    FileLayout::VectorImage { channels, side }
+                }
                 _ => FileLayout::Vector { len: outputs },
             };
             let init = Init::pytorch_uniform(inputs);
-            operands.push(self.param(&format!("{name}.bias"), Shape::vector(padded(outputs)), Group::Param, init, layout));
+            operands.push(self.param(
+                &format!("{name}.bias"),
+                Shape::vector(padded(outputs)),
+                Group::Param,
+                init,
+                layout,
+            ));
         }
         let epilogue = Epilogue { bias, ..Epilogue::default() };
         self.op(name, Conv2d { stride: 1, pad: 0, epilogue }, &operands)
     }
 
     /// BatchNorm (2d and 1d alike), then an optional residual, then an optional ReLU.
-    pub fn batch_norm(&mut self, name: &str, x: ValueId, add: Option<ValueId>, relu: bool) -> ValueId {
+    pub fn batch_norm(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        add: Option<ValueId>,
+        relu: bool,
+    ) -> ValueId {
         let c = self.graph.ty(x).shape.c;
         let mut vector = |suffix: &str, group, value| {
-            self.param(&format!("{name}.{suffix}"), Shape::vector(c), group, Init::Constant(value), FileLayout::Vector { len: c })
+            self.param(
+                &format!("{name}.{suffix}"),
+                Shape::vector(c),
+                group,
+                Init::Constant(value),
+                FileLayout::Vector { len: c },
+            )
         };
         let mut inputs = vec![x];
         inputs.push(vector("weight", Group::Param, 1.0));
@@ -132,7 +180,11 @@ impl Builder {
         inputs.push(vector("running_var", Group::Buffer, 1.0));
         inputs.extend(add);
         if self.training {
-            self.op(name, BatchNorm { eps: BN_EPS, momentum: BN_MOMENTUM, add: add.is_some(), relu }, &inputs)
+            self.op(
+                name,
+                BatchNorm { eps: BN_EPS, momentum: BN_MOMENTUM, add: add.is_some(), relu },
+                &inputs,
+            )
         } else {
             self.op(name, BatchNormEval { eps: BN_EPS, add: add.is_some(), relu }, &inputs)
         }
@@ -160,7 +212,11 @@ impl Builder {
 
     /// Nearest upsampling to a square of this side.
     pub fn upsample(&mut self, name: &str, x: ValueId, side: usize) -> ValueId {
-        if self.graph.ty(x).shape.h == side { x } else { self.op(name, UpsampleNearest { h: side, w: side }, &[x]) }
+        if self.graph.ty(x).shape.h == side {
+            x
+        } else {
+            self.op(name, UpsampleNearest { h: side, w: side }, &[x])
+        }
     }
 
     /// The same elements under another shape.

@@ -1,4 +1,5 @@
-//! Parameters: initial values and the map between memory (NHWC, padded) and files (PyTorch's shapes).
+//! Parameters: initial values and the map between memory (NHWC, padded) and files (PyTorch's
+//! shapes).
 
 use rayon::prelude::*;
 
@@ -6,7 +7,8 @@ use crate::ir::Group;
 use crate::rng::{Philox, Stream, fnv1a};
 use crate::tensor::Shape;
 
-/// Initial values, drawn in the order of the file's elements: `rng` stream `Init`, counter (0, FNV-1a of the name, element / 4).
+/// Initial values, drawn in the order of the file's elements: `rng` stream `Init`, counter (0,
+/// FNV-1a of the name, element / 4).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
     /// Every element.
@@ -18,7 +20,8 @@ pub enum Init {
 }
 
 impl Init {
-    /// PyTorch's default of linear and convolution layers: Kaiming uniform with `a = sqrt 5`, which is `U(+-1/sqrt(fan_in))`; biases too.
+    /// PyTorch's default of linear and convolution layers: Kaiming uniform with `a = sqrt 5`, which
+    /// is `U(+-1/sqrt(fan_in))`; biases too.
     pub fn pytorch_uniform(fan_in: usize) -> Self {
         Self::Uniform(1.0 / (fan_in as f32).sqrt())
     }
@@ -32,7 +35,9 @@ impl Init {
         values.par_chunks_mut(4).enumerate().for_each(|(i, chunk)| {
             let draws = match self {
                 Self::Constant(x) => [x; 4],
-                Self::Uniform(bound) => rng.uniforms(0, sample, i as u32).map(|u| (2.0 * u - 1.0) * bound),
+                Self::Uniform(bound) => {
+                    rng.uniforms(0, sample, i as u32).map(|u| (2.0 * u - 1.0) * bound)
+                }
                 Self::Normal(std) => rng.normals(0, sample, i as u32).map(|z| z as f32 * std),
             };
             chunk.copy_from_slice(&draws[..chunk.len()]);
@@ -185,6 +190,10 @@ impl Params {
     }
     /// Number of trained values, padding excluded.
     pub fn count(&self) -> usize {
-        self.all.iter().filter(|p| p.group == Group::Param).map(|p| p.file.shape().iter().product::<usize>()).sum()
+        self.all
+            .iter()
+            .filter(|p| p.group == Group::Param)
+            .map(|p| p.file.shape().iter().product::<usize>())
+            .sum()
     }
 }

@@ -1,5 +1,6 @@
-//! Mean over the batches of an accumulated step: `acc = scale x` in the first batch, whose first sample is 0, and `acc + scale x` in the
-//! others. The first batch replaces what was there, so nothing is cleared between steps, and a NaN does not outlive its step.
+//! Mean over the batches of an accumulated step: `acc = scale x` in the first batch, whose first
+//! sample is 0, and `acc + scale x` in the others. The first batch replaces what was there, so
+//! nothing is cleared between steps, and a NaN does not outlive its step.
 
 use std::ops::Range;
 

@@ -1,8 +1,9 @@
-//! Whether everything is finite, as a flag that guards an update: 0 while every element of the inputs has been finite, NaN ever
-//! after one was not.
+//! Whether everything is finite, as a flag that guards an update: 0 while every element of the
+//! inputs has been finite, NaN ever after one was not.
 //!
-//! The flag outlives the step, so the weights stay those of the first step that failed: the host, which looks at the flags of many
-//! steps at once, can run that step again and find the tensor that began it.
+//! The flag outlives the step, so the weights stay those of the first step that failed: the host,
+//! which looks at the flags of many steps at once, can run that step again and find the tensor that
+//! began it.
 
 use rayon::prelude::*;
 
@@ -17,7 +18,8 @@ const DEPTH: usize = 16;
 /// Words that the one workgroup of `all_finite.wgsl` reads at most.
 const LAST: usize = 1 << 14;
 
-/// `flag = 0 if flag and every x are finite, else NaN`; inputs (flag, x…), updating the flag. Each `x` is a tensor of any shape.
+/// `flag = 0 if flag and every x are finite, else NaN`; inputs (flag, x…), updating the flag. Each
+/// `x` is a tensor of any shape.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AllFinite;
 
@@ -39,11 +41,14 @@ fn flags(len: usize) -> usize {
 impl OpDef for AllFinite {
     const NAME: &'static str = "all_finite";
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
-        let [flag, x @ ..] = inputs else { return Err(ShapeError::new(Self::NAME, "takes a flag and tensors, got nothing")) };
+        let [flag, x @ ..] = inputs else { return Err(ShapeError::new(Self::NAME, "takes a flag \
+            and tensors, got nothing")) };
         same(Self::NAME, "the flag", TensorType::f32(Shape::SCALAR), *flag)?;
         match x.iter().find(|x| x.dtype != DType::F32 || x.shape.is_empty()) {
-            Some(x) => Err(ShapeError::new(Self::NAME, format!("a tensor is {x}, expected floats"))),
-            None if x.is_empty() => Err(ShapeError::new(Self::NAME, "there is no tensor beside the flag")),
+            Some(x) => Err(ShapeError::new(Self::NAME, format!("a tensor is {x}, expected \
+                floats"))),
+            None if x.is_empty() => Err(ShapeError::new(Self::NAME, "there is no tensor beside the \
+                flag")),
             None => Ok(vec![*flag]),
         }
     }
@@ -93,7 +98,8 @@ impl OpDef for AllFinite {
             case("three of odd lengths", &[(vector(3), Normal), (vector(1031), Normal), (Shape::new(3, 5, 7, 2), Normal)]),
             case("p300007", &[(vector(300_007), Normal)]),
             case("p5000000, passes over flags", &[(vector(5_000_000), Constant(1.0))]),
-            case("the largest and the smallest floats", &[(vector(68), Fill::Alternate(f32::MAX, -1e-45))]),
+            case("the largest and the smallest \
+                floats", &[(vector(68), Fill::Alternate(f32::MAX, -1e-45))]),
             case("large and small", &[(vector(100), Uniform(-1e38, 1e38))]),
         ]
     }

@@ -1,13 +1,15 @@
-//! SimCLR's augmentation, the images: crop and colour. [`super::AugmentParams`] draws the parameters; both follow torchvision on floats.
+//! SimCLR's augmentation, the images: crop and colour. [`super::AugmentParams`] draws the
+//! parameters; both follow torchvision on floats.
 //!
-//! Crop: the box `h x w` is resized to `H x W` by an antialiased bilinear filter, then flipped. Along one axis, with `s = h / H`,
-//! output `i` is
+//! Crop: the box `h x w` is resized to `H x W` by an antialiased bilinear filter, then flipped.
+//! Along one axis, with `s = h / H`, output `i` is
 //!
 //! ```text
 //! y_i = sum_j k_j x_j / sum_j k_j,    k_j = max(0, 1 - |j + 1/2 - s (i + 1/2)| / max(s, 1)),    j inside the box
 //! ```
 //!
-//! Colour jitter: `grey(x) = 0.2989 r + 0.587 g + 0.114 b`, and in the drawn order, each result clamped to `[0, 1]`,
+//! Colour jitter: `grey(x) = 0.2989 r + 0.587 g + 0.114 b`, and in the drawn order, each result
+//! clamped to `[0, 1]`,
 //!
 //! ```text
 //! brightness:  f x              contrast:  f x + (1 - f) mean(grey(x)) over the image as it then is
@@ -35,8 +37,8 @@ pub(super) fn taps(i: usize, n: usize, out: usize) -> (usize, Vec<f64>) {
     (first, weights.iter().map(|w| w / total).collect())
 }
 
-/// Pixels `u32 [N, H, W, 1]`, parameters of `V` views -> image `[V * N, out_h, out_w, 4]` in `[0, 1]`: crop, resize, flip. Row `i` of
-/// the parameters is for image `i mod N`.
+/// Pixels `u32 [N, H, W, 1]`, parameters of `V` views -> image `[V * N, out_h, out_w, 4]` in
+/// `[0, 1]`: crop, resize, flip. Row `i` of the parameters is for image `i mod N`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CropResize {
     /// Height of the output.
@@ -140,10 +142,12 @@ fn shift_hue([r, g, b]: [f64; 3], turns: f64) -> [f64; 3] {
     [[v, t, p], [q, v, p], [p, v, t], [p, q, v], [t, p, v], [v, p, q]][h as usize % 6]
 }
 
-/// Image, parameters -> image: colour jitter, then grey, then the normalisation, where there is one.
+/// Image, parameters -> image: colour jitter, then grey, then the normalisation, where there is
+/// one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ColorJitter {
-    /// Mean and standard deviation of each channel; `None` leaves values in `[0, 1]` (a blur follows).
+    /// Mean and standard deviation of each channel; `None` leaves values in `[0, 1]` (a blur
+    /// follows).
     pub normalize: Option<([f32; 3], [f32; 3])>,
 }
 

@@ -1,6 +1,8 @@
-//! SimCLR's augmentation, the draws: which crop, flip, jitter, grey and blur each image of a step gets.
+//! SimCLR's augmentation, the draws: which crop, flip, jitter, grey and blur each image of a step
+//! gets.
 //!
-//! A row of 32 floats per view, `[views * N, 1, 1, 32]` ([`slot`] names them); row `v N + n` is view `v` of image `n`:
+//! A row of 32 floats per view, `[views * N, 1, 1, 32]` ([`slot`] names them); row `v N + n` is
+//! view `v` of image `n`:
 //!
 //! | slot | what |
 //! |---|---|
@@ -14,8 +16,9 @@
 //! | 16 | sigma of the blur, in pixels |
 //! | 17-31 | 0 |
 //!
-//! Draws are `rng::Philox::words(step, first_sample + n, 16 v + index)` of [`Stream::Augment`] ([`Stream::Probe`] for the linear probe
-//! on STL-10); `u` is [`crate::rng::uniform`] of a word, and `u < p` is exact:
+//! Draws are `rng::Philox::words(step, first_sample + n, 16 v + index)` of [`Stream::Augment`]
+//! ([`Stream::Probe`] for the linear probe on STL-10); `u` is [`crate::rng::uniform`] of a word,
+//! and `u < p` is exact:
 //!
 //! | index | word 0 | word 1 | word 2 | word 3 |
 //! |---|---|---|---|---|
@@ -33,20 +36,23 @@
 //! top   = floor(u2 (H - height + 1))           left   = floor(u3 (W - width + 1))
 //! ```
 //!
-//! The first try with `1 <= width <= W` and `1 <= height <= H` counts; if none of ten does, the box is the largest centred one with an
-//! allowed ratio, which does not depend on a draw. The order is a Fisher-Yates shuffle of (0, 1, 2, 3):
-//! for `i` = 3, 2, 1, swap `i` with `floor(u_swap_i (i + 1))`. With `v = 0.8 strength`, brightness, contrast and saturation are
+//! The first try with `1 <= width <= W` and `1 <= height <= H` counts; if none of ten does, the box
+//! is the largest centred one with an allowed ratio, which does not depend on a draw. The order is
+//! a Fisher-Yates shuffle of (0, 1, 2, 3): for `i` = 3, 2, 1, swap `i` with
+//! `floor(u_swap_i (i + 1))`. With `v = 0.8 strength`, brightness, contrast and saturation are
 //! `lo + (1 + v - lo) u` with `lo = max(0, 1 - v)`, and hue is `0.2 strength (2u - 1)`.
 //!
-//! `sqrt`, `exp` and a fused multiply-add may differ in the last bit between devices, so a box can differ by a pixel where a size lies
-//! within about 1e-5 of a rounding boundary: one image in some ten thousand. The trials keep clear of such draws (a test below holds
-//! them to it). Everything else is exact.
+//! `sqrt`, `exp` and a fused multiply-add may differ in the last bit between devices, so a box can
+//! differ by a pixel where a size lies within about 1e-5 of a rounding boundary: one image in some
+//! ten thousand. The trials keep clear of such draws (a test below holds them to it). Everything
+//! else is exact.
 
 use super::{Binding, Case, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, arity};
 use crate::rng::{Philox, Stream, uniform};
 use crate::tensor::{Shape, TensorType};
 
-/// Places in a row of augmentation parameters; the file's table says what stands there. `shaders/lib/augment.wgsl` reads them as vec4s.
+/// Places in a row of augmentation parameters; the file's table says what stands there.
+/// `shaders/lib/augment.wgsl` reads them as vec4s.
 pub mod slot {
     /// Crop box: top, left, height, width.
     pub const BOX: usize = 0;
@@ -82,7 +88,8 @@ pub struct Recipe {
     pub grey_p: f32,
     /// Probability of the blur.
     pub blur_p: f32,
-    /// Width of the blur's kernel ([`super::GaussianBlur`] takes it), odd; a recipe with `blur_p` 0 needs no blur.
+    /// Width of the blur's kernel ([`super::GaussianBlur`] takes it), odd; a recipe with `blur_p` 0
+    /// needs no blur.
     pub blur_kernel: usize,
     /// Range of the blur's sigma.
     pub sigma: (f32, f32),
@@ -142,7 +149,8 @@ impl Recipe {
         };
         [(h - bh) / 2, (w - bw) / 2, bh, bw]
     }
-    /// The row of view `view` of one image of `h x w`; the file's documentation is the specification.
+    /// The row of view `view` of one image of `h x w`; the file's documentation is the
+    /// specification.
     fn draw(&self, rng: &Philox, step: u32, sample: u32, view: u32, h: usize, w: usize) -> [f32; slot::COUNT] {
         let mut row = [0.0; slot::COUNT];
         let (log_lo, log_span) = self.log_ratio_range();
@@ -181,7 +189,8 @@ impl Recipe {
     }
 }
 
-/// Rows for trials on images of `h x w`: every combination of flags occurs, and every sixth box is one pixel in a corner.
+/// Rows for trials on images of `h x w`: every combination of flags occurs, and every sixth box is
+/// one pixel in a corner.
 pub fn sample_augment_params(n: usize, h: usize, w: usize, seed: u64) -> Vec<f32> {
     let rng = Philox::new(seed, Stream::Test);
     let row = |i: usize| {
@@ -200,17 +209,20 @@ pub fn sample_augment_params(n: usize, h: usize, w: usize, seed: u64) -> Vec<f32
 /// Refuses anything but rows of augmentation parameters for `n` images.
 pub(super) fn check_params(op: &'static str, ty: TensorType, n: usize) -> Result<(), ShapeError> {
     let want = TensorType::f32(Shape::rows(n, slot::COUNT));
-    if ty == want { Ok(()) } else { Err(ShapeError::new(op, format!("the parameters are {ty}, expected {want}"))) }
+    if ty == want { Ok(()) } else { Err(ShapeError::new(op, format!("the parameters are {ty}, \
+        expected {want}"))) }
 }
 
-/// Draws the augmentation of a batch: no inputs, output `[views * n, 1, 1, 32]`, all of the first view before the second.
+/// Draws the augmentation of a batch: no inputs, output `[views * n, 1, 1, 32]`, all of the first
+/// view before the second.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AugmentParams {
     /// Distribution.
     pub recipe: Recipe,
     /// Images.
     pub n: usize,
-    /// Views of each image, drawn independently; the draws of one do not depend on how many there are.
+    /// Views of each image, drawn independently; the draws of one do not depend on how many there
+    /// are.
     pub views: usize,
     /// Height of the images that are cropped.
     pub in_h: usize,
@@ -225,7 +237,8 @@ impl OpDef for AugmentParams {
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 0)?;
         if self.n * self.views * self.in_h * self.in_w == 0 {
-            let message = format!("no images: {} views of {} of {} x {}", self.views, self.n, self.in_h, self.in_w);
+            let message = format!("no images: {} views of {} of {} x \
+                {}", self.views, self.n, self.in_h, self.in_w);
             return Err(ShapeError::new(Self::NAME, message));
         }
         Ok(vec![TensorType::f32(Shape::rows(self.views * self.n, slot::COUNT))])
@@ -279,7 +292,8 @@ impl OpDef for AugmentParams {
         let op = |recipe, n, in_h, in_w| AugmentParams { recipe, n, views: 1, in_h, in_w, stream: Stream::Augment };
         let probe = |op| AugmentParams { stream: Stream::Probe, ..op };
         let skewed = Recipe { ratio: (0.9, 1.1), ..Recipe::cifar() };
-        // Slack: the tolerance of a case without inputs allows one rounding, a draw takes up to four. A box still has to be exact.
+        // Slack: the tolerance of a case without inputs allows one rounding, a draw takes up to
+        // four. A box still has to be exact.
         vec![
             Case::new("cifar", op(Recipe::cifar(), 16, 32, 32), &[]).slack(4.0),
             Case::new("stl", op(Recipe::stl(), 13, 96, 96), &[]).slack(4.0),
@@ -329,7 +343,8 @@ mod tests {
             for (view, sample) in rows {
                 for x in tries(op, sample, view).into_iter().flatten() {
                     let clear = (x.fract() - 0.5).abs() > 1e-4;
-                    assert!(clear, "case {}, view {view} of sample {sample}: {x} is near a rounding boundary", case.name);
+                    assert!(clear, "case {}, view {view} of sample {sample}: {x} is near a \
+                        rounding boundary", case.name);
                 }
             }
         }
@@ -340,7 +355,8 @@ mod tests {
         let rng = Philox::new(SEED, Stream::Augment);
         let rows: Vec<_> = (0..20_000).map(|i| Recipe::stl().draw(&rng, STEP, i, 0, 96, 64)).collect();
         let share = |f: &dyn Fn(&[f32; slot::COUNT]) -> bool| rows.iter().filter(|r| f(r)).count() as f64 / rows.len() as f64;
-        let near = |name: &str, got: f64, want: f64| assert!((got - want).abs() < 0.015, "{name}: {got}, expected {want}");
+        let near = |name: &str, got: f64, want: f64| assert!((got - want).abs() < 0.015, "{name}: \
+            {got}, expected {want}");
         near("flip", share(&|r| r[slot::FLIP] == 1.0), 0.5);
         near("jitter", share(&|r| r[slot::JITTER] == 1.0), 0.8);
         near("grey", share(&|r| r[slot::GREY] == 1.0), 0.2);

@@ -1,4 +1,5 @@
-//! Batch normalisation. With `mean` and `var` over the `R = N*H*W` rows of a channel and `rstd = 1/sqrt(var + eps)`,
+//! Batch normalisation. With `mean` and `var` over the `R = N*H*W` rows of a channel and
+//! `rstd = 1/sqrt(var + eps)`,
 //!
 //! ```text
 //! xhat = (x - mean) * rstd        y = gamma * xhat + beta  [+ add]  [relu]
@@ -9,10 +10,12 @@
 //!
 //! In evaluation `mean` and `var` are the running ones, constants: `dx = gamma * rstd * dy`.
 //!
-//! Moments stay accurate when `|mean| >> std`. Of a chunk of `n` rows, with the first as shift `k`, `s = sum (x - k)` and
-//! `q = sum (x - k)^2` give `mean = k + s/n` and `M2 = sum (x - mean)^2 = q - s^2/n`. Because `k` is one of the rows, `q <= n*M2`, so
-//! the subtraction loses a factor `n` at worst, and `n` is small. Chunks are merged by Chan's formula, which has the same shape with
-//! means in place of rows: `M2 = sum M2_j + sum n_j (mean_j - mean)^2`.
+//! Moments stay accurate when `|mean| >> std`. Of a chunk of `n` rows, with the first as shift `k`,
+//! `s = sum (x - k)` and `q = sum (x - k)^2` give `mean = k + s/n` and
+//! `M2 = sum (x - mean)^2 = q - s^2/n`. Because `k` is one of the rows, `q <= n*M2`, so the
+//! subtraction loses a factor `n` at worst, and `n` is small. Chunks are merged by Chan's formula,
+//! which has the same shape with means in place of rows:
+//! `M2 = sum M2_j + sum n_j (mean_j - mean)^2`.
 
 use super::sum_rows::{FAN_IN, chunk_rows, shrink};
 use super::{
@@ -27,7 +30,8 @@ use super::native::{folded, repeated, run_length, simd, task_length};
 /// Rows that an invocation of the elementwise kernels handles.
 const STRIP: usize = 4;
 
-/// Checks `x`, the vectors from input `first` to `last`, and whether the others have the type of `x`.
+/// Checks `x`, the vectors from input `first` to `last`, and whether the others have the type of
+/// `x`.
 fn check(op: &'static str, inputs: &[TensorType], count: usize, x: usize, vectors: std::ops::Range<usize>) -> Result<(), ShapeError> {
     arity(op, inputs, count)?;
     activation(op, "x", inputs[x])?;
@@ -119,7 +123,8 @@ fn gradient(
     dx
 }
 
-/// Training: inputs `x, gamma, beta, running_mean, running_var [, add]`, outputs `y, mean, rstd, running_mean', running_var'`.
+/// Training: inputs `x, gamma, beta, running_mean, running_var [, add]`, outputs
+/// `y, mean, rstd, running_mean', running_var'`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchNorm {
     /// Added to the variance.
@@ -138,7 +143,8 @@ impl OpDef for BatchNorm {
         check(Self::NAME, inputs, 5 + usize::from(self.add), 0, 1..5)?;
         let x = inputs[0].shape;
         if x.pixels() == 1 {
-            return Err(ShapeError::new(Self::NAME, format!("x is {x}: one value per channel has no variance to train with")));
+            return Err(ShapeError::new(Self::NAME, format!("x is {x}: one value per channel has no \
+                variance to train with")));
         }
         let vector = TensorType::f32(Shape::vector(x.c));
         Ok(vec![inputs[0], vector, vector, vector, vector])
@@ -211,7 +217,8 @@ impl OpDef for BatchNorm {
         run.outputs[2].copy_from_slice(&rstds);
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
-        assert!(node.dy[1..].iter().all(Option::is_none), "the statistics of batch_norm have no gradient");
+        assert!(node.dy[1..].iter().all(Option::is_none), "the statistics of batch_norm have no \
+            gradient");
         gradient(g, node, [node.y[1], node.y[2]], self.add, self.relu, None)
     }
     fn differentiable(&self) -> &'static [usize] {
@@ -269,7 +276,8 @@ impl OpDef for BatchNorm {
     }
 }
 
-/// Evaluation: inputs `x, gamma, beta, running_mean, running_var [, add]`, output `y` from the running statistics.
+/// Evaluation: inputs `x, gamma, beta, running_mean, running_var [, add]`, output `y` from the
+/// running statistics.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchNormEval {
     /// Added to the variance.
@@ -325,13 +333,14 @@ impl OpDef for BatchNormEval {
     }
 }
 
-/// Gradient of [`BatchNorm`] through the statistics, or of [`BatchNormEval`] with constant ones: inputs `dy, x, gamma, mean, rstd [, y]`,
-/// outputs `dx, dgamma, dbeta`.
+/// Gradient of [`BatchNorm`] through the statistics, or of [`BatchNormEval`] with constant ones:
+/// inputs `dy, x, gamma, mean, rstd [, y]`, outputs `dx, dgamma, dbeta`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchNormGrad {
     /// The sixth input is `y`; `dy` counts as 0 where `y <= 0`.
     pub relu: bool,
-    /// The statistics are constants; in place of `rstd` stands the variance, and this is what is added to it.
+    /// The statistics are constants; in place of `rstd` stands the variance, and this is what is
+    /// added to it.
     pub frozen: Option<f32>,
 }
 

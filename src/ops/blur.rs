@@ -1,4 +1,5 @@
-//! Gaussian blur with a width per image, separable, borders reflected without repeating the edge (torchvision's):
+//! Gaussian blur with a width per image, separable, borders reflected without repeating the edge
+//! (torchvision's):
 //!
 //! ```text
 //! y = g * g^T * x,    g_i ~ exp(-i^2 / (2 sigma^2)),  |i| <= kernel / 2,  sum g = 1
@@ -41,7 +42,8 @@ impl OpDef for GaussianBlur {
         check_params(Self::NAME, inputs[1], s.n)?;
         if self.kernel.is_multiple_of(2) || self.kernel / 2 >= s.h.min(s.w) {
             let message =
-                format!("a kernel of {} on images of {} x {}: it is odd, and its half is smaller than the image", self.kernel, s.h, s.w);
+                format!("a kernel of {} on images of {} x {}: it is odd, and its half is smaller \
+                    than the image", self.kernel, s.h, s.w);
             return Err(ShapeError::new(Self::NAME, message));
         }
         Ok(vec![inputs[0]])

@@ -1,4 +1,5 @@
-//! Cosine similarity of rows, logged for pairs of latents: `y[n] = a.b / (max(|a|, 1e-8) max(|b|, 1e-8))`, as PyTorch. No gradient.
+//! Cosine similarity of rows, logged for pairs of latents:
+//! `y[n] = a.b / (max(|a|, 1e-8) max(|b|, 1e-8))`, as PyTorch. No gradient.
 
 use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, arity, same};
 use crate::tensor::{Shape, TensorType};

@@ -1,6 +1,7 @@
-//! Softmax cross-entropy of the linear probe. Columns beyond `classes` are padding. With `p = softmax(x)` over a row:
-//! `loss = mean_n -ln p[n, label_n]`, `dx[n, c] = dloss * (p[n, c] - [c = label_n]) / N`.
-//! The maximum of the row is subtracted first, so no logit overflows. `correct` counts the rows whose first maximum is the label.
+//! Softmax cross-entropy of the linear probe. Columns beyond `classes` are padding. With
+//! `p = softmax(x)` over a row: `loss = mean_n -ln p[n, label_n]`,
+//! `dx[n, c] = dloss * (p[n, c] - [c = label_n]) / N`. The maximum of the row is subtracted first,
+//! so no logit overflows. `correct` counts the rows whose first maximum is the label.
 
 use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, arity, same};
 use crate::tensor::{DType, Shape, TensorType};
@@ -9,7 +10,8 @@ use Fill::{Alternate, Below, Normal, Ties, Uniform};
 fn rows(op: &'static str, x: TensorType, labels: TensorType, classes: usize) -> Result<(), ShapeError> {
     same(op, "labels", TensorType::u32(Shape::rows(x.shape.n, 1)), labels)?;
     if x.shape != Shape::rows(x.shape.n, x.shape.c) || classes == 0 || classes > x.shape.c {
-        return Err(ShapeError::new(op, format!("logits are {x}, expected [N, 1, 1, C] with 1 <= {classes} classes <= C")));
+        return Err(ShapeError::new(op, format!("logits are {x}, expected [N, 1, 1, C] with 1 <= \
+            {classes} classes <= C")));
     }
     Ok(())
 }

@@ -7,9 +7,10 @@
 //! normalize:  y[c] = (x[c] - mean[c]) / std[c]
 //! ```
 //!
-//! Mean 0 and standard deviation 1 leave values in `[0, 1]`. None of the ops on images has a gradient: they come before the parameters.
-//! Their references go over the images in parallel and are what the `cpu` device runs, unless the op's file says otherwise: next to a
-//! training step they take no time.
+//! Mean 0 and standard deviation 1 leave values in `[0, 1]`. None of the ops on images has a
+//! gradient: they come before the parameters. Their references go over the images in parallel and
+//! are what the `cpu` device runs, unless the op's file says otherwise: next to a training step
+//! they take no time.
 
 use rayon::prelude::*;
 
@@ -19,13 +20,15 @@ use crate::tensor::{DType, Shape, TensorType};
 /// Refuses anything but pixels `u32 [N, H, W, 1]`.
 pub(super) fn check_pixels(op: &'static str, ty: TensorType) -> Result<Shape, ShapeError> {
     let good = ty.dtype == DType::U32 && ty.shape.c == 1 && !ty.shape.is_empty();
-    if good { Ok(ty.shape) } else { Err(ShapeError::new(op, format!("pixels are {ty}, expected u32[N, H, W, 1]"))) }
+    if good { Ok(ty.shape) } else { Err(ShapeError::new(op, format!("pixels are {ty}, expected \
+        u32[N, H, W, 1]"))) }
 }
 
 /// Refuses anything but an image `[N, H, W, 4]`.
 pub(super) fn check_image(op: &'static str, ty: TensorType) -> Result<Shape, ShapeError> {
     let good = ty.dtype == DType::F32 && ty.shape.c == 4 && !ty.shape.is_empty();
-    if good { Ok(ty.shape) } else { Err(ShapeError::new(op, format!("the image is {ty}, expected [N, H, W, 4]"))) }
+    if good { Ok(ty.shape) } else { Err(ShapeError::new(op, format!("the image is {ty}, expected \
+        [N, H, W, 4]"))) }
 }
 
 /// Channels of a packed pixel, in `[0, 1]`.

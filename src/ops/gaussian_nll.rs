@@ -1,5 +1,6 @@
-//! Log-likelihood of images under a Gaussian of one width, a mean over the batch. `scale = exp(log_scale / 2) + 1e-6`:
-//! `log_scale` is a log variance. With `M = H*W*channels` and `q = sum (t - x)^2 / N`:
+//! Log-likelihood of images under a Gaussian of one width, a mean over the batch.
+//! `scale = exp(log_scale / 2) + 1e-6`: `log_scale` is a log variance. With `M = H*W*channels` and
+//! `q = sum (t - x)^2 / N`:
 //!
 //! ```text
 //! y            = -q / (2 scale^2) - M (ln scale + ln(2 pi) / 2)
@@ -14,7 +15,8 @@ use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Rea
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Normal, Uniform};
 
-/// Mean over the batch of `sum ln N(target; reconstruction, scale)`, of (reconstruction, target, log_scale).
+/// Mean over the batch of `sum ln N(target; reconstruction, scale)`, of (reconstruction, target,
+/// log_scale).
 #[derive(Clone, Debug, PartialEq)]
 pub struct GaussianNll {
     /// Channels that count; the others are padding.

@@ -1,4 +1,5 @@
-//! Importance weights of samples from the posterior. With K samples `z = mu + std * eps` of each of N images `t`,
+//! Importance weights of samples from the posterior. With K samples `z = mu + std * eps` of each of
+//! N images `t`,
 //!
 //! ```text
 //! ln w              = ln p(t|z) + ln p(z) - ln q(z|x)        and ln p(t) is about ln mean w
@@ -6,7 +7,8 @@
 //! latent_log_ratio:   ln p(z) - ln q(z|x) = sum ((eps - z) (eps + z) / 2 + ln std)                           ln(2 pi) cancels
 //! ```
 //!
-//! `scale = exp(log_scale / 2) + 1e-6`, `std = exp(logvar / 2) + 1e-6`. Both have a row per sample and no gradient: they measure.
+//! `scale = exp(log_scale / 2) + 1e-6`, `std = exp(logvar / 2) + 1e-6`. Both have a row per sample
+//! and no gradient: they measure.
 
 use super::mse::images;
 use super::reparameterize::{STD_FLOOR, deviation};
@@ -14,8 +16,8 @@ use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeEr
 use crate::tensor::{Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};
 
-/// `ln p(t|z)` of (reconstructions `[N*K, H, W, C]`, targets `[N, H, W, C]`, log_scale): `[N, K, 1, 1]`. The K reconstructions of a
-/// target follow one another.
+/// `ln p(t|z)` of (reconstructions `[N*K, H, W, C]`, targets `[N, H, W, C]`, log_scale):
+/// `[N, K, 1, 1]`. The K reconstructions of a target follow one another.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GaussianLogProb {
     /// Channels that count; the others are padding.
@@ -30,7 +32,8 @@ impl OpDef for GaussianLogProb {
         images(Self::NAME, inputs[0], TensorType { shape: Shape { n: x.n, ..t }, ..inputs[1] }, self.channels)?;
         same(Self::NAME, "log_scale", TensorType::f32(Shape::SCALAR), inputs[2])?;
         if x.is_empty() || !x.n.is_multiple_of(t.n) {
-            return Err(ShapeError::new(Self::NAME, format!("{} reconstructions are no multiple of {} targets", x.n, t.n)));
+            return Err(ShapeError::new(Self::NAME, format!("{} reconstructions are no multiple of \
+                {} targets", x.n, t.n)));
         }
         Ok(vec![TensorType::f32(Shape::new(t.n, x.n / t.n, 1, 1))])
     }
@@ -120,7 +123,8 @@ impl OpDef for LatentLogRatio {
             case("n7k3l36", odd, Normal),
             case("n67k16l128", Shape::new(67, 16, 1, 128), Normal),
             case("logvar -30", odd, Constant(-30.0)),
-            // Slack: as the divergence (kl.rs): WGSL bounds the error of exp(x) by 3 + 2|x| ulp, and the square doubles it.
+            // Slack: as the divergence (kl.rs): WGSL bounds the error of exp(x) by 3 + 2|x| ulp,
+            // and the square doubles it.
             case("logvar within 30", odd, Uniform(-30.0, 30.0)).slack(4.0),
         ]
     }

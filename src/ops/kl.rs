@@ -1,5 +1,5 @@
-//! Divergence of the posterior from the prior, `KL(N(mu, std) || N(0, I))`, summed over latents, a mean over the batch.
-//! With `root = exp(logvar / 2)`, `std = root + 1e-6`:
+//! Divergence of the posterior from the prior, `KL(N(mu, std) || N(0, I))`, summed over latents, a
+//! mean over the batch. With `root = exp(logvar / 2)`, `std = root + 1e-6`:
 //!
 //! ```text
 //! y       = sum ((std^2 + mu^2 - 1) / 2 - ln std) / N
@@ -7,7 +7,8 @@
 //! dlogvar = dy * (std - 1 / std) * root / 2 / N
 //! ```
 //!
-//! `kl_gaussians` is the divergence of one Gaussian from another, `KL(N(mu, std) || N(mu', std'))`, without a gradient:
+//! `kl_gaussians` is the divergence of one Gaussian from another, `KL(N(mu, std) || N(mu', std'))`,
+//! without a gradient:
 //! `y = sum ((std^2 + (mu - mu')^2) / (2 std'^2) - 1 / 2 - ln(std / std')) / N`.
 
 use super::mse::parts;
@@ -62,7 +63,8 @@ impl OpDef for KlNormal {
             Case::new("n7c36", KlNormal, &[(odd, Normal), (odd, Normal)]),
             Case::new("n1c1", KlNormal, &[(Shape::SCALAR, Normal), (Shape::SCALAR, Normal)]),
             Case::new("n257c128", KlNormal, &[(Shape::rows(257, 128), Normal), (Shape::rows(257, 128), Normal)]),
-            // Slack: WGSL bounds the error of exp(x) by 3 + 2|x| ulp, |x| is 15 here, and the square doubles it.
+            // Slack: WGSL bounds the error of exp(x) by 3 + 2|x| ulp, |x| is 15 here, and the
+            // square doubles it.
             Case::new("logvar 30", KlNormal, &[(odd, Normal), (odd, Constant(30.0))]).slack(4.0),
             Case::new("logvar -30", KlNormal, &[(odd, Normal), (odd, Constant(-30.0))]),
             Case::new("logvar within 30", KlNormal, &[(odd, Normal), (odd, Uniform(-30.0, 30.0))]).forward_only().slack(4.0),
@@ -78,7 +80,8 @@ impl OpDef for KlNormalGrad {
     const NAME: &'static str = "kl_normal_grad";
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 3)?;
-        same(Self::NAME, "the gradient of the divergence", TensorType::f32(Shape::SCALAR), inputs[0])?;
+        same(Self::NAME, "the gradient of the \
+            divergence", TensorType::f32(Shape::SCALAR), inputs[0])?;
         same(Self::NAME, "logvar", inputs[1], inputs[2])?;
         Ok(vec![inputs[1], inputs[1]])
     }
@@ -112,7 +115,8 @@ impl OpDef for KlNormalGrad {
     }
 }
 
-/// Mean over the batch of the divergence of `N(mu, std)` from `N(mu', std')`, of (mu, logvar, mu', logvar').
+/// Mean over the batch of the divergence of `N(mu, std)` from `N(mu', std')`, of (mu, logvar, mu',
+/// logvar').
 #[derive(Clone, Debug, PartialEq)]
 pub struct KlGaussians;
 
@@ -158,7 +162,8 @@ impl OpDef for KlGaussians {
             case("n257c128", Shape::rows(257, 128), [Normal; 2]),
             Case::new("equal", KlGaussians, &[Constant(0.3), Constant(-1.7), Constant(0.3), Constant(-1.7)].map(|fill| (odd, fill))),
             case("wide from narrow", odd, [Constant(3.0), Constant(-3.0)]),
-            // Slack: two exponentials of up to 15 each (see `kl_normal`), and their quotient squared.
+            // Slack: two exponentials of up to 15 each (see `kl_normal`), and their quotient
+            // squared.
             case("logvar within 30", odd, [Uniform(-30.0, 30.0); 2]).slack(8.0),
         ]
     }

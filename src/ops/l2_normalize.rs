@@ -1,10 +1,12 @@
-//! Rows on the unit sphere: `y[n] = x[n] / r_n` with `r_n = max(|x[n]|, 1e-12)`, as PyTorch's `F.normalize`.
+//! Rows on the unit sphere: `y[n] = x[n] / r_n` with `r_n = max(|x[n]|, 1e-12)`, as PyTorch's
+//! `F.normalize`.
 //!
 //! ```text
 //! dx[n] = (dy[n] - y[n] (y[n] . dy[n])) / r_n    where |x[n]| > 1e-12, else dy[n] / r_n
 //! ```
 //!
-//! Rows of zeros may be appended, so that the rows can be the columns of a product (`y y^T`), whose number is a multiple of 4.
+//! Rows of zeros may be appended, so that the rows can be the columns of a product (`y y^T`), whose
+//! number is a multiple of 4.
 
 use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, activation, arity};
 use crate::tensor::{Shape, TensorType};
@@ -14,7 +16,8 @@ const EPS: f32 = 1e-12;
 
 fn check(op: &'static str, x: TensorType) -> Result<(), ShapeError> {
     activation(op, "the input", x)?;
-    if x.shape == Shape::rows(x.shape.n, x.shape.c) { Ok(()) } else { Err(ShapeError::new(op, format!("the input is {x}, expected rows"))) }
+    if x.shape == Shape::rows(x.shape.n, x.shape.c) { Ok(()) } else { Err(ShapeError::new(op, format!("the \
+        input is {x}, expected rows"))) }
 }
 
 fn norm<T: Real>(x: &[T]) -> f64 {
@@ -44,7 +47,8 @@ impl OpDef for L2Normalize {
         arity(Self::NAME, inputs, 1)?;
         check(Self::NAME, inputs[0])?;
         if self.rows < inputs[0].shape.n {
-            return Err(ShapeError::new(Self::NAME, format!("{} rows do not hold the input {}", self.rows, inputs[0])));
+            return Err(ShapeError::new(Self::NAME, format!("{} rows do not hold the input \
+                {}", self.rows, inputs[0])));
         }
         Ok(vec![TensorType::f32(Shape { n: self.rows, ..inputs[0].shape })])
     }

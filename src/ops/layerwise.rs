@@ -1,4 +1,5 @@
-//! Updates with a rate of its own for each tensor of the flat parameter buffer, for large batches. `|x|` is the Euclidean norm of a tensor:
+//! Updates with a rate of its own for each tensor of the flat parameter buffer, for large batches.
+//! `|x|` is the Euclidean norm of a tensor:
 //!
 //! ```text
 //! lars:  ratio = trust |p| / (|grad| + weight_decay |p| + eps)
@@ -7,10 +8,11 @@
 //!        u = (m bias1) / (sqrt(v bias2) + eps) + weight_decay p      p = p - lr ratio u,   ratio = |p| / |u|
 //! ```
 //!
-//! `ratio` is 1 where either norm is 0. A [`Segment::plain`] tensor has `ratio` 1 and no decay, as in SimCLR's LARS. Elements between
-//! segments stay. LARS is You et al. 2017 (arXiv 1708.03888), with `lr` outside `b` as PyTorch's SGD has it (the paper's is inside: the same
-//! while `lr` is constant). LAMB is You et al. 2019 (arXiv 1904.00962), algorithm 2 with the identity as `phi`. `lr`, `bias1`, `bias2` and
-//! `guard` are those of `optimizer.rs`.
+//! `ratio` is 1 where either norm is 0. A [`Segment::plain`] tensor has `ratio` 1 and no decay, as
+//! in SimCLR's LARS. Elements between segments stay. LARS is You et al. 2017 (arXiv 1708.03888),
+//! with `lr` outside `b` as PyTorch's SGD has it (the paper's is inside: the same while `lr` is
+//! constant). LAMB is You et al. 2019 (arXiv 1904.00962), algorithm 2 with the identity as `phi`.
+//! `lr`, `bias1`, `bias2` and `guard` are those of `optimizer.rs`.
 
 use std::ops::Range;
 
@@ -49,7 +51,8 @@ fn squares(x: &[f32]) -> f64 {
     lanes.iter().map(|x| f64::from(*x)).sum()
 }
 
-/// What the kernels of both updates share: the chunks' table, the dispatch that turns sums into ratios, and its result.
+/// What the kernels of both updates share: the chunks' table, the dispatch that turns sums into
+/// ratios, and its result.
 struct Passes {
     lowering: Lowering,
     chunks: Binding,

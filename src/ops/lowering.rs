@@ -1,4 +1,5 @@
-//! What an op lowers to: WGSL dispatches with their constants, grid and bindings. Plain data, no GPU type.
+//! What an op lowers to: WGSL dispatches with their constants, grid and bindings. Plain data, no
+//! GPU type.
 
 use crate::tensor::{DType, TensorType};
 
@@ -18,8 +19,8 @@ pub struct Target {
     pub workgroup_memory: u32,
     /// Lanes of a subgroup, where every pipeline has the same number.
     pub subgroup: Option<u32>,
-    /// A processor that calls itself a GPU: a barrier costs it a switch of context, so kernels without any are
-    /// preferred before anything is measured.
+    /// A processor that calls itself a GPU: a barrier costs it a switch of context, so kernels
+    /// without any are preferred before anything is measured.
     pub software: bool,
     /// Convolutions take elementwise ops into their tails ([`super::Epilogue`]).
     pub epilogues: bool,
@@ -80,7 +81,9 @@ impl From<u32> for Const {
 }
 impl From<usize> for Const {
     fn from(x: usize) -> Self {
-        Self::U(u32::try_from(x).unwrap_or_else(|_| panic!("shader constant {x} exceeds u32; plan::verify bounds tensors below that")))
+        Self::U(u32::try_from(x).unwrap_or_else(|_| {
+            panic!("shader constant {x} exceeds u32; plan::verify bounds tensors below that")
+        }))
     }
 }
 impl From<f32> for Const {
@@ -169,7 +172,10 @@ pub struct Lowering {
 impl Lowering {
     /// One dispatch, nothing beside it.
     pub fn one(kernel: Kernel, grid: [u32; 3], bindings: &[Binding]) -> Self {
-        Self { dispatches: vec![Dispatch { kernel, grid, bindings: bindings.to_vec() }], ..Self::default() }
+        Self {
+            dispatches: vec![Dispatch { kernel, grid, bindings: bindings.to_vec() }],
+            ..Self::default()
+        }
     }
     /// Adds a scratch buffer of so many elements and returns its binding.
     pub fn scratch(&mut self, dtype: DType, elements: usize) -> Binding {
@@ -198,7 +204,8 @@ pub struct Io {
 }
 
 impl Target {
-    /// Bytes that any device binds at most: kernels index with 32 bits, and scratch may be a few times as long as what it is for.
+    /// Bytes that any device binds at most: kernels index with 32 bits, and scratch may be a few
+    /// times as long as what it is for.
     pub const LARGEST_BINDING: usize = 1 << 31;
 
     /// Grid of `items` invocations in workgroups of [`WORKGROUP`], folded to two axes

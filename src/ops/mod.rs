@@ -1,5 +1,6 @@
-//! Operations: one file each, holding the mathematics, the shape rule, the naive reference, the gradient, the lowering to
-//! WGSL dispatches and the test cases. [`OpDef`] is what a file provides, [`ops!`](self) is the one list of them.
+//! Operations: one file each, holding the mathematics, the shape rule, the naive reference, the
+//! gradient, the lowering to WGSL dispatches and the test cases. [`OpDef`] is what a file provides,
+//! [`ops!`](self) is the one list of them.
 //!
 //! Backward kernels are ops too, so they have a reference, cases and trials of their own.
 
@@ -15,7 +16,9 @@ mod variant;
 
 pub use augment_params::{Recipe, sample_augment_params, slot};
 pub use conv2d::Epilogue;
-pub use lowering::{Binding, Const, Dispatch, Io, Kernel, Lowering, Requirements, Target, WORKGROUP};
+pub use lowering::{
+    Binding, Const, Dispatch, Io, Kernel, Lowering, Requirements, Target, WORKGROUP,
+};
 pub use record::STAMP;
 pub use run::{Input, Output, Real, Run, StepUniforms};
 pub use segments::Segment;
@@ -43,12 +46,25 @@ impl ShapeError {
 }
 
 /// Checks the number of inputs of an op.
-pub(crate) fn arity(op: &'static str, inputs: &[TensorType], want: usize) -> Result<(), ShapeError> {
-    if inputs.len() == want { Ok(()) } else { Err(ShapeError::new(op, format!("takes {want} inputs, got {}", inputs.len()))) }
+pub(crate) fn arity(
+    op: &'static str,
+    inputs: &[TensorType],
+    want: usize,
+) -> Result<(), ShapeError> {
+    if inputs.len() == want {
+        Ok(())
+    } else {
+        Err(ShapeError::new(op, format!("takes {want} inputs, got {}", inputs.len())))
+    }
 }
 
 /// Checks that two types are equal.
-pub(crate) fn same(op: &'static str, what: &str, a: TensorType, b: TensorType) -> Result<(), ShapeError> {
+pub(crate) fn same(
+    op: &'static str,
+    what: &str,
+    a: TensorType,
+    b: TensorType,
+) -> Result<(), ShapeError> {
     if a == b { Ok(()) } else { Err(ShapeError::new(op, format!("{what} is {b}, expected {a}"))) }
 }
 
@@ -56,7 +72,10 @@ pub(crate) fn same(op: &'static str, what: &str, a: TensorType, b: TensorType) -
 pub(crate) fn activation(op: &'static str, what: &str, ty: TensorType) -> Result<(), ShapeError> {
     same(op, what, TensorType::f32(ty.shape), ty)?;
     if ty.shape.is_empty() || !ty.shape.c.is_multiple_of(4) {
-        return Err(ShapeError::new(op, format!("{what} is {ty}, expected a multiple of 4 channels and no empty extent")));
+        return Err(ShapeError::new(
+            op,
+            format!("{what} is {ty}, expected a multiple of 4 channels and no empty extent"),
+        ));
     }
     Ok(())
 }
@@ -73,7 +92,8 @@ pub trait Emit {
     }
 }
 
-/// A node whose gradient is wanted: its inputs, outputs, and the gradient of each output (None: not used by the loss).
+/// A node whose gradient is wanted: its inputs, outputs, and the gradient of each output (None: not
+/// used by the loss).
 pub struct Forward<'a> {
     /// Inputs.
     pub x: &'a [ValueId],
@@ -95,12 +115,13 @@ pub trait OpDef: Clone + PartialEq + std::fmt::Debug {
     fn in_place(&self) -> &'static [(usize, usize)] {
         &[]
     }
-    /// The op on these elements of its flat operands, for one that works on whole flat buffers, which a device may not bind at once
-    /// (`ir::cut`). The elements are those of whole tensors.
+    /// The op on these elements of its flat operands, for one that works on whole flat buffers,
+    /// which a device may not bind at once (`ir::cut`). The elements are those of whole tensors.
     fn part(&self, _elements: Range<usize>) -> Option<Op> {
         None
     }
-    /// Naive loops with f64 accumulation, independent of every kernel's decomposition: the oracle. Writes (=) every element.
+    /// Naive loops with f64 accumulation, independent of every kernel's decomposition: the oracle.
+    /// Writes (=) every element.
     fn reference<T: Real>(&self, run: &mut Run<'_, T>);
     /// Fast f32 version of the `cpu` device, where a profile asked for one.
     fn native(&self, run: &mut Run<'_, f32>) {
@@ -129,7 +150,8 @@ pub trait OpDef: Clone + PartialEq + std::fmt::Debug {
         assert_eq!(variant, Variant::Only, "{} is lowered in one way only", Self::NAME);
         self.lower(io, target)
     }
-    /// Multiply-adds counted as 2, convolutions and linear layers only (as the paper's cost tables do).
+    /// Multiply-adds counted as 2, convolutions and linear layers only (as the paper's cost tables
+    /// do).
     fn flops(&self, _io: &Io) -> u64 {
         0
     }
@@ -174,17 +196,24 @@ pub struct Case {
 }
 
 impl Case {
-    /// A trial with f32 inputs that is also a gradient check where the op is differentiable and the shape is small.
+    /// A trial with f32 inputs that is also a gradient check where the op is differentiable and the
+    /// shape is small.
     pub fn new(name: impl Into<String>, op: impl Into<Op>, inputs: &[(Shape, Fill)]) -> Self {
         let inputs: Vec<_> = inputs
             .iter()
             .map(|&(shape, fill)| {
-                let dtype = if matches!(fill, Fill::Below(_) | Fill::Pixels) { DType::U32 } else { DType::F32 };
+                let dtype = if matches!(fill, Fill::Below(_) | Fill::Pixels) {
+                    DType::U32
+                } else {
+                    DType::F32
+                };
                 (TensorType { shape, dtype }, fill)
             })
             .collect();
         let gradient = inputs.iter().map(|(t, _)| t.shape.len()).sum::<usize>() <= 2000
-            && inputs.iter().all(|(_, f)| !matches!(f, Fill::Constant(_) | Fill::Alternate(..) | Fill::Ties));
+            && inputs
+                .iter()
+                .all(|(_, f)| !matches!(f, Fill::Constant(_) | Fill::Alternate(..) | Fill::Ties));
         Self { name: name.into(), op: op.into(), inputs, slack: 1.0, gradient }
     }
     /// Widens the tolerance, for a reason written where it is called.

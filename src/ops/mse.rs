@@ -10,18 +10,21 @@ use Fill::Normal;
 pub(super) fn images(op: &'static str, x: TensorType, t: TensorType, channels: usize) -> Result<(), ShapeError> {
     same(op, "the target", x, t)?;
     if !x.shape.c.is_multiple_of(4) || channels == 0 || channels > x.shape.c {
-        let message = format!("{x} must store a multiple of 4 channels, at least the {channels} (not 0) that count");
+        let message = format!("{x} must store a multiple of 4 channels, at least the {channels} \
+            (not 0) that count");
         return Err(ShapeError::new(op, message));
     }
     Ok(())
 }
 
-/// First-stage partial sums over that many vec4s: a function of the shape alone, so the summation order is.
+/// First-stage partial sums over that many vec4s: a function of the shape alone, so the summation
+/// order is.
 pub(super) fn parts(vec4s: usize) -> usize {
     vec4s.div_ceil(16).clamp(1, 4096)
 }
 
-/// Adds the total of the squared errors of inputs 0 and 1, times `scale`, as a scratch scalar or output.
+/// Adds the total of the squared errors of inputs 0 and 1, times `scale`, as a scratch scalar or
+/// output.
 pub(super) fn squared_error(l: &mut Lowering, shape: Shape, channels: usize, scale: f32, to: Binding, target: &Target) {
     let (vec4s, n_parts) = (shape.len() / 4, parts(shape.len() / 4));
     let partial = l.scratch(DType::F32, n_parts);

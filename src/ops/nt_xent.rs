@@ -1,14 +1,16 @@
-//! NT-Xent, the normalised temperature-scaled cross-entropy of SimCLR (Chen et al. 2020, equation 1), on the similarities `s` of `M`
-//! views. View `i` belongs with `j(i) = (i + M/2) mod M`: the first views of all images come before the second.
+//! NT-Xent, the normalised temperature-scaled cross-entropy of SimCLR (Chen et al. 2020, equation
+//! 1), on the similarities `s` of `M` views. View `i` belongs with `j(i) = (i + M/2) mod M`: the
+//! first views of all images come before the second.
 //!
 //! ```text
 //! p[i, k] = exp(s[i, k] / T) / sum_{l != i} exp(s[i, l] / T),  k != i
 //! loss    = mean_i -ln p[i, j(i)]           ds[i, k] = dloss (p[i, k] - [k = j(i)]) / (M T),  0 on the diagonal
 //! ```
 //!
-//! The maximum of the row, its diagonal left out, is subtracted first: no similarity and no temperature overflows. `accuracy` is the share of
-//! the rows whose positive exceeds every other similarity; a tie is a miss, so that a network that maps all images to one point scores 0.
-//! Rows and columns from `M` on are padding: ignored, and 0 in the gradient.
+//! The maximum of the row, its diagonal left out, is subtracted first: no similarity and no
+//! temperature overflows. `accuracy` is the share of the rows whose positive exceeds every other
+//! similarity; a tie is a miss, so that a network that maps all images to one point scores 0. Rows
+//! and columns from `M` on are padding: ignored, and 0 in the gradient.
 
 use rayon::prelude::*;
 
@@ -16,7 +18,8 @@ use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Rea
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Alternate, Constant, Normal, Ties, Uniform};
 
-/// (loss, accuracy, rows) of similarities `[S, 1, 1, S]`, `S >= views`; a row is `(max, sum exp((s - max) / T))`, for the gradient.
+/// (loss, accuracy, rows) of similarities `[S, 1, 1, S]`, `S >= views`; a row is
+/// `(max, sum exp((s - max) / T))`, for the gradient.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NtXent {
     /// `M`, even: two views of each image.
@@ -29,7 +32,8 @@ impl NtXent {
     fn check(&self, op: &'static str, s: TensorType) -> Result<(), ShapeError> {
         same(op, "the similarities", TensorType::f32(Shape::rows(s.shape.n, s.shape.n)), s)?;
         if self.views == 0 || !self.views.is_multiple_of(2) || self.views > s.shape.n || !s.shape.n.is_multiple_of(4) {
-            let message = format!("{} views of similarities {s}: an even number of at most S, a multiple of 4", self.views);
+            let message = format!("{} views of similarities {s}: an even number of at most S, a \
+                multiple of 4", self.views);
             return Err(ShapeError::new(op, message));
         }
         Ok(())

@@ -1,5 +1,6 @@
-//! Updates of the flat parameter buffer `p` from its gradient, as PyTorch's, its L2 `weight_decay` included. With
-//! `g = grad + weight_decay * p` (`g = grad` where decay is excluded) and step `t = 1, 2, …`:
+//! Updates of the flat parameter buffer `p` from its gradient, as PyTorch's, its L2 `weight_decay`
+//! included. With `g = grad + weight_decay * p` (`g = grad` where decay is excluded) and step
+//! `t = 1, 2, …`:
 //!
 //! ```text
 //! adam:  m = beta1 m + (1 - beta1) g           v = beta2 v + (1 - beta2) g^2
@@ -7,8 +8,9 @@
 //! sgd:   b = momentum b + g                    p = p - lr * (g + momentum b)       (Nesterov; else p - lr * b)
 //! ```
 //!
-//! `b` starts at 0, so the first step has `b = g`. `lr`, `bias1` and `bias2` are per-step values. Where `guard` is not finite
-//! nothing is written, so a step that overflowed leaves the last good weights ([`super::AllFinite`]).
+//! `b` starts at 0, so the first step has `b = g`. `lr`, `bias1` and `bias2` are per-step values.
+//! Where `guard` is not finite nothing is written, so a step that overflowed leaves the last good
+//! weights ([`super::AllFinite`]).
 
 use std::ops::Range;
 
@@ -41,7 +43,8 @@ pub(super) fn flat(op: &'static str, inputs: &[TensorType], moments: usize) -> R
 fn check_plain(op: &'static str, plain: &[Range<usize>], len: usize) -> Result<(), ShapeError> {
     let whole = |r: &Range<usize>| r.start.is_multiple_of(BLOCK) && (r.end.is_multiple_of(BLOCK) || r.end == len);
     match plain.iter().find(|r| r.is_empty() || r.end > len || !whole(r)) {
-        Some(r) => Err(ShapeError::new(op, format!("the range {r:?} without decay is not whole blocks of {BLOCK} within {len}"))),
+        Some(r) => Err(ShapeError::new(op, format!("the range {r:?} without decay is not whole \
+            blocks of {BLOCK} within {len}"))),
         None => Ok(()),
     }
 }

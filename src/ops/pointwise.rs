@@ -1,5 +1,5 @@
-//! Elementwise ops. `relu: y = 0 where x < 0, else x`; `relu_grad: dx = 0 where y <= 0, else dy` (0 at 0; NaN stays NaN, and a NaN
-//! in `y` lets `dy` pass, all as PyTorch);
+//! Elementwise ops. `relu: y = 0 where x < 0, else x`; `relu_grad: dx = 0 where y <= 0, else dy` (0
+//! at 0; NaN stays NaN, and a NaN in `y` lets `dy` pass, all as PyTorch);
 //! `weighted_sum: y = a*p + b*q`; `scale: y = a*x`; `dot: y = sum(p*q)`, a scalar.
 
 use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, arity, same};
@@ -20,7 +20,8 @@ fn binary(op: &'static str, inputs: &[TensorType]) -> Result<Vec<TensorType>, Sh
     Ok(vec![inputs[0]])
 }
 
-/// One dispatch over vec4s. Buffers are padded to 16 bytes, so a tail of fewer than 4 elements is safe to touch.
+/// One dispatch over vec4s. Buffers are padded to 16 bytes, so a tail of fewer than 4 elements is
+/// safe to touch.
 pub(super) fn elementwise(kernel: Kernel, io: &Io, target: &Target) -> Lowering {
     let vec4s = io.outputs[0].shape.len().div_ceil(4);
     let mut bindings: Vec<_> = (0..io.inputs.len()).map(Binding::Input).collect();
@@ -291,7 +292,8 @@ impl OpDef for Reshape {
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 1)?;
         if inputs[0].shape.len() != self.shape.len() {
-            return Err(ShapeError::new(Self::NAME, format!("{} does not hold the elements of {}", self.shape, inputs[0].shape)));
+            return Err(ShapeError::new(Self::NAME, format!("{} does not hold the elements of \
+                {}", self.shape, inputs[0].shape)));
         }
         Ok(vec![TensorType::f32(self.shape)])
     }

@@ -1,8 +1,9 @@
-//! Pooling. `max_pool2d: y[i, j] = max of x[p, q] over |p - 2i| <= 1, |q - 2j| <= 1` (3x3, stride 2, padding 1: the ImageNet stem),
-//! NaN if one of them is, as in PyTorch.
-//! Its gradient goes to one pixel of each window, the first in row-major order that equals the maximum, as in PyTorch
-//! (of several NaN PyTorch takes the last).
-//! `global_avg_pool: y[n, c] = mean over h, w of x[n, h, w, c]`; its gradient is `dy / (h*w)` everywhere.
+//! Pooling. `max_pool2d: y[i, j] = max of x[p, q] over |p - 2i| <= 1, |q - 2j| <= 1` (3x3, stride
+//! 2, padding 1: the ImageNet stem), NaN if one of them is, as in PyTorch. Its gradient goes to one
+//! pixel of each window, the first in row-major order that equals the maximum, as in PyTorch (of
+//! several NaN PyTorch takes the last).
+//! `global_avg_pool: y[n, c] = mean over h, w of x[n, h, w, c]`; its gradient is `dy / (h*w)`
+//! everywhere.
 
 use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, activation, arity, same};
 use crate::tensor::{Shape, TensorType};
@@ -98,7 +99,8 @@ impl OpDef for MaxPool2d {
     }
 }
 
-/// Gradient of [`MaxPool2d`] from `dy`, `x` and `y`: each window gives `dy` to its first pixel that equals `y`.
+/// Gradient of [`MaxPool2d`] from `dy`, `x` and `y`: each window gives `dy` to its first pixel that
+/// equals `y`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MaxPool2dGrad;
 
@@ -248,7 +250,8 @@ impl OpDef for GlobalAvgPoolGrad {
         activation(Self::NAME, "dy", inputs[0])?;
         let s = inputs[0].shape;
         if s.h * s.w != 1 || self.h * self.w == 0 {
-            return Err(ShapeError::new(Self::NAME, format!("dy is {s}, dx has {} x {} pixels", self.h, self.w)));
+            return Err(ShapeError::new(Self::NAME, format!("dy is {s}, dx has {} x {} \
+                pixels", self.h, self.w)));
         }
         Ok(vec![TensorType::f32(Shape { h: self.h, w: self.w, ..s })])
     }

@@ -1,7 +1,9 @@
-//! Augmentation of the linear probe on CIFAR-10: a crop of the image padded by reflection, a flip, the normalisation.
+//! Augmentation of the linear probe on CIFAR-10: a crop of the image padded by reflection, a flip,
+//! the normalisation.
 //!
-//! The words of `rng::Philox::words(step, first_sample + n, 0)` of [`Stream::Probe`] give, in this order,
-//! `dy = floor(u (2 pad + 1))`, `dx = floor(u (2 pad + 1))` and `flip = u < 1/2`. With `W` the width,
+//! The words of `rng::Philox::words(step, first_sample + n, 0)` of [`Stream::Probe`] give, in this
+//! order, `dy = floor(u (2 pad + 1))`, `dx = floor(u (2 pad + 1))` and `flip = u < 1/2`. With `W`
+//! the width,
 //!
 //! ```text
 //! y[i, j] = x[reflect(i + dy - pad), reflect((flip ? W - 1 - j : j) + dx - pad)]
@@ -32,7 +34,8 @@ impl OpDef for ProbeAugment {
         arity(Self::NAME, inputs, 1)?;
         let s = check_pixels(Self::NAME, inputs[0])?;
         if self.pad >= s.h.min(s.w) {
-            return Err(ShapeError::new(Self::NAME, format!("padding of {} reflects past images of {} x {}", self.pad, s.h, s.w)));
+            return Err(ShapeError::new(Self::NAME, format!("padding of {} reflects past images of \
+                {} x {}", self.pad, s.h, s.w)));
         }
         Ok(vec![TensorType::f32(Shape { c: 4, ..s })])
     }
@@ -59,7 +62,8 @@ impl OpDef for ProbeAugment {
         let op = |pad| ProbeAugment { pad, mean: [0.49, 0.48, 0.45], std: [0.25, 0.24, 0.26] };
         vec![
             Case::new("cifar", op(4), &[(Shape::new(11, 32, 32, 1), Fill::Pixels)]),
-            Case::new("n13h5w7, padding reflects all", op(4), &[(Shape::new(13, 5, 7, 1), Fill::Pixels)]),
+            Case::new("n13h5w7, padding reflects \
+                all", op(4), &[(Shape::new(13, 5, 7, 1), Fill::Pixels)]),
             Case::new("one pixel, no padding", op(0), &[(Shape::SCALAR, Fill::Pixels)]),
         ]
     }

@@ -1,6 +1,7 @@
-//! Noise of the reparameterised sample: every sample has a sequence of normals, of which element `i` is lane `i mod 4` of the normals of
-//! `philox(stream Noise, step, first_sample + n, i / 4)` (`rng.rs`), whatever the batch size and the device. Element `e` of the output's
-//! sample `n` is number `first + e`.
+//! Noise of the reparameterised sample: every sample has a sequence of normals, of which element
+//! `i` is lane `i mod 4` of the normals of `philox(stream Noise, step, first_sample + n, i / 4)`
+//! (`rng.rs`), whatever the batch size and the device. Element `e` of the output's sample `n` is
+//! number `first + e`.
 
 use super::{Binding, Case, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, arity};
 use crate::rng::{Philox, Stream};
@@ -11,7 +12,8 @@ use crate::tensor::{Shape, TensorType};
 pub struct RandomNormal {
     /// Shape of the output, `[N, …]`.
     pub shape: Shape,
-    /// Elements of a sample's sequence that are passed over, a multiple of 4: a step that draws twice draws different ones.
+    /// Elements of a sample's sequence that are passed over, a multiple of 4: a step that draws
+    /// twice draws different ones.
     pub first: usize,
 }
 
@@ -27,7 +29,8 @@ impl OpDef for RandomNormal {
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 0)?;
         if self.shape.is_empty() || !self.first.is_multiple_of(4) {
-            return Err(ShapeError::new(Self::NAME, format!("{} is empty, or {} is no multiple of 4", self.shape, self.first)));
+            return Err(ShapeError::new(Self::NAME, format!("{} is empty, or {} is no multiple of \
+                4", self.shape, self.first)));
         }
         Ok(vec![TensorType::f32(self.shape)])
     }

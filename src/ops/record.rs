@@ -1,9 +1,10 @@
-//! What the host wants to know of a step, kept on the device until it asks: row `serial % rows` of a ring
-//! becomes `(serial & 0xffff, serial >> 16, value_0, value_1, …)`.
+//! What the host wants to know of a step, kept on the device until it asks: row `serial % rows` of
+//! a ring becomes `(serial & 0xffff, serial >> 16, value_0, value_1, …)`.
 //!
-//! It is the last op of every plan. The host reads the ring once in many steps, so it never waits for one; and
-//! a row that does not hold the serial number of its run says that the device did not carry out what it
-//! reported as done (Metal completes a command buffer that its watchdog has killed without an error).
+//! It is the last op of every plan. The host reads the ring once in many steps, so it never waits
+//! for one; and a row that does not hold the serial number of its run says that the device did not
+//! carry out what it reported as done (Metal completes a command buffer that its watchdog has
+//! killed without an error).
 
 use super::{
     Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, same,
@@ -15,7 +16,8 @@ pub const STAMP: usize = 2;
 /// Values of one dispatch: with the ring, one less than the 8 storage buffers of baseline WebGPU.
 const VALUES: usize = 6;
 
-/// Writes a row of the ring; inputs the ring `[rows, 1, 1, 2 + values]`, updated in place, and the scalars.
+/// Writes a row of the ring; inputs the ring `[rows, 1, 1, 2 + values]`, updated in place, and the
+/// scalars.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record;
 

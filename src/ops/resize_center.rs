@@ -1,8 +1,9 @@
 //! The test images of the linear probe on STL-10: resized, the centre cut out, normalised.
 //!
-//! An image `h x w` is resized to `full_h x full_w` by the filter of [`super::CropResize`]; row `i` of the output is row `i + top`
-//! of that, `top = (full_h - out_h) / 2` rounded to an integer, halves to the even one as torchvision does (96 of 105: 4), and columns
-//! alike. torchvision rounds resized images to bytes where they are PIL's; here they stay floats.
+//! An image `h x w` is resized to `full_h x full_w` by the filter of [`super::CropResize`]; row `i`
+//! of the output is row `i + top` of that, `top = (full_h - out_h) / 2` rounded to an integer,
+//! halves to the even one as torchvision does (96 of 105: 4), and columns alike. torchvision rounds
+//! resized images to bytes where they are PIL's; here they stay floats.
 
 use rayon::prelude::*;
 
@@ -41,7 +42,8 @@ impl OpDef for ResizeCenter {
         let s = check_pixels(Self::NAME, inputs[0])?;
         let (out, full) = ([self.out_h, self.out_w], [self.full_h, self.full_w]);
         if out.contains(&0) || out[0] > full[0] || out[1] > full[1] {
-            let message = format!("no centre of {} x {} in an image of {} x {}", out[0], out[1], full[0], full[1]);
+            let message = format!("no centre of {} x {} in an image of {} x \
+                {}", out[0], out[1], full[0], full[1]);
             return Err(ShapeError::new(Self::NAME, message));
         }
         Ok(vec![TensorType::f32(Shape::new(s.n, self.out_h, self.out_w, 4))])

@@ -2,7 +2,8 @@
 
 use crate::tensor::{Shape, TensorType};
 
-/// Per-step values, the only host-to-device write of a step besides the batch. Laid out as `struct Step` in `shaders/lib/step.wgsl`.
+/// Per-step values, the only host-to-device write of a step besides the batch. Laid out as
+/// `struct Step` in `shaders/lib/step.wgsl`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub struct StepUniforms {
@@ -12,7 +13,8 @@ pub struct StepUniforms {
     pub seed_hi: u32,
     /// Global step: counter word 0 of every draw.
     pub step: u32,
-    /// Added to the position in the batch: counter word 1 of every draw. 0 in the first batch of a step, and only there.
+    /// Added to the position in the batch: counter word 1 of every draw. 0 in the first batch of a
+    /// step, and only there.
     pub first_sample: u32,
     /// Learning rate of this step.
     pub learning_rate: f32,
@@ -20,7 +22,8 @@ pub struct StepUniforms {
     pub bias1: f32,
     /// Adam: `1 / (1 - beta2^t)`.
     pub bias2: f32,
-    /// Which run of its plan this is. The session counts; whatever a caller says is replaced. [`super::Record`] writes it.
+    /// Which run of its plan this is. The session counts; whatever a caller says is replaced.
+    /// [`super::Record`] writes it.
     pub serial: u32,
 }
 

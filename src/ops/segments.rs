@@ -1,10 +1,12 @@
-//! The tensors of the flat parameter buffer, for updates that take a norm per tensor: tables for the kernels, slices for the processor.
+//! The tensors of the flat parameter buffer, for updates that take a norm per tensor: tables for
+//! the kernels, slices for the processor.
 
 use std::ops::Range;
 
 use super::{ShapeError, WORKGROUP};
 
-/// Elements that one workgroup, or one task of the native versions, takes: 16 `vec4`s an invocation.
+/// Elements that one workgroup, or one task of the native versions, takes: 16 `vec4`s an
+/// invocation.
 pub(super) const CHUNK: usize = WORKGROUP as usize * 4 * 16;
 
 /// A tensor of the flat buffer.
@@ -34,7 +36,10 @@ pub(super) fn check(op: &'static str, segments: &[Segment], len: usize) -> Resul
     let mut end = 0;
     for (i, s) in segments.iter().enumerate() {
         if s.len == 0 || s.offset < end || !s.offset.is_multiple_of(4) || s.offset + s.len > len {
-            let message = format!("segment {i} is {s:?}, expected elements from {end} on, at a multiple of 4, within {len}");
+            let message = format!(
+                "segment {i} is {s:?}, expected elements from {end} on, at a multiple of 4, within \
+                 {len}"
+            );
             return Err(ShapeError::new(op, message));
         }
         end = s.offset + s.len;
@@ -50,17 +55,33 @@ pub(super) fn part(segments: &[Segment], elements: &Range<usize>) -> Vec<Segment
 
 /// The chunks of every segment, in order.
 pub(super) fn chunks(segments: &[Segment]) -> Vec<Chunk> {
-    let chunk = |s: &Segment, segment, first| Chunk { first, end: (first + CHUNK).min(s.offset + s.len), segment };
-    let of = |(i, s): (usize, &Segment)| (s.offset..s.offset + s.len).step_by(CHUNK).map(|first| chunk(s, i, first)).collect::<Vec<_>>();
+    let chunk = |s: &Segment, segment, first| Chunk {
+        first,
+        end: (first + CHUNK).min(s.offset + s.len),
+        segment,
+    };
+    let of = |(i, s): (usize, &Segment)| {
+        (s.offset..s.offset + s.len)
+            .step_by(CHUNK)
+            .map(|first| chunk(s, i, first))
+            .collect::<Vec<_>>()
+    };
     segments.iter().enumerate().flat_map(of).collect()
 }
 
-/// `(first vec4, end element, segment, plain)` of each chunk: the table that `lib/segments.wgsl` reads.
+/// `(first vec4, end element, segment, plain)` of each chunk: the table that `lib/segments.wgsl`
+/// reads.
 pub(super) fn chunk_table(segments: &[Segment]) -> Vec<u32> {
-    chunks(segments).iter().flat_map(|c| [c.first / 4, c.end, c.segment, usize::from(segments[c.segment].plain)].map(word)).collect()
+    chunks(segments)
+        .iter()
+        .flat_map(|c| {
+            [c.first / 4, c.end, c.segment, usize::from(segments[c.segment].plain)].map(word)
+        })
+        .collect()
 }
 
-/// `(first chunk, chunk after the last, plain, 0)` of each segment: the table that `trust_ratio.wgsl` reads.
+/// `(first chunk, chunk after the last, plain, 0)` of each segment: the table that
+/// `trust_ratio.wgsl` reads.
 pub(super) fn segment_table(segments: &[Segment]) -> Vec<u32> {
     let mut first = 0;
     let row = |s: &Segment| {
@@ -71,7 +92,8 @@ pub(super) fn segment_table(segments: &[Segment]) -> Vec<u32> {
 }
 
 fn word(x: usize) -> u32 {
-    u32::try_from(x).unwrap_or_else(|_| panic!("{x} exceeds u32; plan::verify bounds tensors below that"))
+    u32::try_from(x)
+        .unwrap_or_else(|_| panic!("{x} exceeds u32; plan::verify bounds tensors below that"))
 }
 
 /// The part of `flat` that each chunk is.

@@ -1,7 +1,8 @@
 //! Column sums: `y[c] = sum over n, h, w of x[n, h, w, c]`, the gradient of a bias.
 //!
-//! A column may have 262,144 rows, so it is summed as a tree: chunks of at most [`FAN_IN`] rows, then chunks of chunks. Depth `d` of
-//! fan-in `f` bounds the relative error by `d*f*eps` (of the sum of magnitudes) instead of `rows*eps`, and the order is fixed by the shape.
+//! A column may have 262,144 rows, so it is summed as a tree: chunks of at most [`FAN_IN`] rows,
+//! then chunks of chunks. Depth `d` of fan-in `f` bounds the relative error by `d*f*eps` (of the
+//! sum of magnitudes) instead of `rows*eps`, and the order is fixed by the shape.
 
 use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, arity, same};
 use crate::tensor::{DType, Shape, TensorType};
@@ -13,7 +14,8 @@ use super::native::{folded, run_length, simd, task_length};
 /// Most partials that one invocation reads.
 pub(super) const FAN_IN: usize = 64;
 
-/// Rows that one invocation reads: few enough to occupy a GPU, enough that 4,096 rows need one stage of partials.
+/// Rows that one invocation reads: few enough to occupy a GPU, enough that 4,096 rows need one
+/// stage of partials.
 pub(super) fn chunk_rows(rows: usize) -> usize {
     rows.div_ceil(FAN_IN).clamp(16, FAN_IN)
 }

@@ -1,5 +1,6 @@
-//! Nearest-neighbour resizing, `y[n, i, j, c] = x[n, floor(i*H/h), floor(j*W/w), c]` from `[H, W]` to `[h, w]` (PyTorch's "nearest").
-//! Its gradient adds up the pixels that copied one: those with `ceil(p*h/H) <= i < ceil((p+1)*h/H)`, likewise in `j`.
+//! Nearest-neighbour resizing, `y[n, i, j, c] = x[n, floor(i*H/h), floor(j*W/w), c]` from `[H, W]`
+//! to `[h, w]` (PyTorch's "nearest"). Its gradient adds up the pixels that copied one: those with
+//! `ceil(p*h/H) <= i < ceil((p+1)*h/H)`, likewise in `j`.
 
 use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, activation, arity};
 use crate::tensor::{Shape, TensorType};
@@ -15,7 +16,8 @@ fn resized(op: &'static str, inputs: &[TensorType], h: usize, w: usize) -> Resul
     Ok(vec![TensorType::f32(Shape { h, w, ..inputs[0].shape })])
 }
 
-/// One dispatch, an invocation for each vec4 of the output. `small` and `large` are the two sides of the resizing.
+/// One dispatch, an invocation for each vec4 of the output. `small` and `large` are the two sides
+/// of the resizing.
 fn resize(file: &'static str, small: Shape, large: Shape, items: usize, target: &Target) -> Lowering {
     let kernel = Kernel::new(file)
         .set("N", small.n)

@@ -1,4 +1,5 @@
-//! How an op could be lowered: what a device can run, and the candidates that a chooser takes one of.
+//! How an op could be lowered: what a device can run, and the candidates that a chooser takes one
+//! of.
 
 use std::fmt;
 
@@ -31,7 +32,9 @@ impl Tile {
 }
 
 /// One way to lower an op.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Variant {
     /// The op is lowered in one way only.
@@ -57,7 +60,11 @@ impl Variant {
                 // Two operands, each row two floats longer than the tile (`conv_nt_tile`).
                 workgroup_memory: (t.m + t.n + 4) * t.k * 4,
             },
-            Self::Broadcast { subgroup } => Requirements { subgroup: Some(subgroup), invocations: subgroup, workgroup_memory: 0 },
+            Self::Broadcast { subgroup } => Requirements {
+                subgroup: Some(subgroup),
+                invocations: subgroup,
+                workgroup_memory: 0,
+            },
         }
     }
 }
@@ -89,7 +96,9 @@ pub static DEFAULTS: Choices = Choices { chosen: std::collections::BTreeMap::new
 
 /// An op and its shape, whatever its epilogue: what a choice is made for.
 pub fn key(op: &Op, io: &Io) -> String {
-    let shapes = |types: &[crate::tensor::TensorType]| types.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let shapes = |types: &[crate::tensor::TensorType]| {
+        types.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
     let operands = io.inputs.len().min(2);
     let (stride, pad) = match op {
         Op::Conv2d(c) => (c.stride, c.pad),
@@ -110,7 +119,8 @@ impl Choices {
     pub fn get(&self, key: &str) -> Option<Variant> {
         self.chosen.get(key).copied()
     }
-    /// The variant of an op; one that the op does not offer on this device is no choice, whoever made it.
+    /// The variant of an op; one that the op does not offer on this device is no choice, whoever
+    /// made it.
     pub fn variant(&self, op: &Op, io: &Io, target: &Target) -> Variant {
         let offered = op.variants(io, target);
         if let [only] = offered[..] {
@@ -123,7 +133,8 @@ impl Choices {
     }
     /// As text, for a checkpoint.
     pub fn to_json(&self) -> String {
-        serde_json::to_string(&self.chosen).unwrap_or_else(|e| unreachable!("text and numbers: {e}"))
+        serde_json::to_string(&self.chosen)
+            .unwrap_or_else(|e| unreachable!("text and numbers: {e}"))
     }
     /// From such text; what cannot be read is no choice.
     pub fn from_json(text: &str) -> Self {

@@ -1,5 +1,5 @@
-//! Graph to plan: drops dead nodes, finds the life of every value, gives it a place, and lowers every op. No choices are left
-//! for devices.
+//! Graph to plan: drops dead nodes, finds the life of every value, gives it a place, and lowers
+//! every op. No choices are left for devices.
 
 use std::collections::BTreeSet;
 
@@ -16,8 +16,8 @@ pub struct Options<'a> {
     pub target: Target,
     /// Which of its variants an op takes.
     pub choices: &'a Choices,
-    /// Move elementwise ops into the tails of convolutions, as far as the device can (false only to prove that
-    /// this changes nothing).
+    /// Move elementwise ops into the tails of convolutions, as far as the device can (false only to
+    /// prove that this changes nothing).
     pub fuse: bool,
     /// Reuse buffers (false only to prove that reuse changes nothing).
     pub alias: bool,
@@ -65,10 +65,12 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
             outputs: g.nodes[n].outputs.iter().map(|&v| g.ty(v)).collect(),
         })
         .collect();
-    let variant = |(&n, io): (&usize, &Io)| options.choices.variant(&g.nodes[n].op, io, &options.target);
+    let variant =
+        |(&n, io): (&usize, &Io)| options.choices.variant(&g.nodes[n].op, io, &options.target);
     let variants: Vec<Variant> = nodes.iter().zip(&io).map(variant).collect();
-    let lowered: Vec<_> =
-        (nodes.iter().zip(&io).zip(&variants)).map(|((&n, io), &variant)| g.nodes[n].op.lower_as(io, &options.target, variant)).collect();
+    let lowered: Vec<_> = (nodes.iter().zip(&io).zip(&variants))
+        .map(|((&n, io), &variant)| g.nodes[n].op.lower_as(io, &options.target, variant))
+        .collect();
 
     // Lives of the values without a fixed place, then of the scratch buffers.
     let mut first = vec![usize::MAX; g.values.len()];
@@ -86,20 +88,33 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
         last[v.0 as usize] = nodes.len();
     }
     let floating: Vec<ValueId> = (0..g.values.len())
-        .filter(|&v| first[v] != usize::MAX && g.values[v].pin.is_none() && matches!(g.values[v].source, Source::Node { .. }))
+        .filter(|&v| {
+            first[v] != usize::MAX
+                && g.values[v].pin.is_none()
+                && matches!(g.values[v].source, Source::Node { .. })
+        })
         .map(|v| ValueId(v as u32))
         .collect();
-    let mut lives: Vec<Life> =
-        floating.iter().map(|v| Life { bytes: g.ty(*v).bytes(), first: first[v.0 as usize], last: last[v.0 as usize] }).collect();
+    let mut lives: Vec<Life> = floating
+        .iter()
+        .map(|v| Life {
+            bytes: g.ty(*v).bytes(),
+            first: first[v.0 as usize],
+            last: last[v.0 as usize],
+        })
+        .collect();
     let scratch_from = lives.len();
     for (step, l) in lowered.iter().enumerate() {
         lives.extend(l.scratch.iter().map(|&bytes| Life { bytes, first: step, last: step }));
     }
-    let table_bytes: usize = lowered.iter().flat_map(|l| &l.tables).map(|words| size_of_val(&words[..])).sum();
-    let unaliased_bytes = lives.iter().map(|l| l.bytes.max(16).next_multiple_of(16)).sum::<usize>() + table_bytes;
+    let table_bytes: usize =
+        lowered.iter().flat_map(|l| &l.tables).map(|words| size_of_val(&words[..])).sum();
+    let unaliased_bytes =
+        lives.iter().map(|l| l.bytes.max(16).next_multiple_of(16)).sum::<usize>() + table_bytes;
     let (mut buffers, slots) = assign(&lives, options.alias);
 
-    let mut places: Vec<Option<Place>> = (0..g.values.len()).map(|v| g.range(ValueId(v as u32)).map(Place::State)).collect();
+    let mut places: Vec<Option<Place>> =
+        (0..g.values.len()).map(|v| g.range(ValueId(v as u32)).map(Place::State)).collect();
     for (v, slot) in floating.iter().zip(&slots) {
         places[v.0 as usize] = Some(Place::Buffer(*slot));
     }
@@ -109,9 +124,18 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
         assert!(used, "input `{}` is not used by the plan `{name}`", g.values[v.0 as usize].name);
         buffers.push(Buffer { bytes: g.ty(v).bytes().next_multiple_of(16) });
         places[v.0 as usize] = Some(Place::Buffer(buffers.len() - 1));
-        inputs.push(Port { name: g.values[v.0 as usize].name.clone(), ty: g.ty(v), place: Place::Buffer(buffers.len() - 1), value: v });
+        inputs.push(Port {
+            name: g.values[v.0 as usize].name.clone(),
+            ty: g.ty(v),
+            place: Place::Buffer(buffers.len() - 1),
+            value: v,
+        });
     }
-    let place = |v: ValueId| places[v.0 as usize].unwrap_or_else(|| panic!("`{}` is read but never written", g.values[v.0 as usize].name));
+    let place = |v: ValueId| {
+        places[v.0 as usize].unwrap_or_else(|| {
+            panic!("`{}` is read but never written", g.values[v.0 as usize].name)
+        })
+    };
 
     let mut next_scratch = scratch_from;
     let mut steps = Vec::new();
@@ -132,8 +156,11 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
             dispatches: l.dispatches,
         });
     }
-    let outputs: Vec<Port> =
-        g.outputs.iter().map(|(name, v)| Port { name: name.clone(), ty: g.ty(*v), place: place(*v), value: *v }).collect();
+    let outputs: Vec<Port> = g
+        .outputs
+        .iter()
+        .map(|(name, v)| Port { name: name.clone(), ty: g.ty(*v), place: place(*v), value: *v })
+        .collect();
     let mut names: Vec<String> = g.values.iter().map(|v| v.name.clone()).collect();
     buffers.push(Buffer { bytes: 0 });
     let (ring, record) = record(&outputs, buffers.len() - 1, names.len(), &options.target);
@@ -160,7 +187,8 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
     }
 }
 
-/// The ring of a plan and the op that writes it: the last one, so that its stamp says that the step is done.
+/// The ring of a plan and the op that writes it: the last one, so that its stamp says that the step
+/// is done.
 fn record(outputs: &[Port], buffer: usize, values: usize, target: &Target) -> (Ring, Step) {
     let scalars: Vec<&Port> = outputs.iter().filter(|p| p.ty.shape.len() == 1).collect();
     let ty = TensorType::f32(Ring::shape(scalars.len()));
@@ -174,7 +202,9 @@ fn record(outputs: &[Port], buffer: usize, values: usize, target: &Target) -> (R
         op,
         variant: Variant::Only,
         io,
-        inputs: std::iter::once((before, place)).chain(scalars.iter().map(|p| (p.value, p.place))).collect(),
+        inputs: std::iter::once((before, place))
+            .chain(scalars.iter().map(|p| (p.value, p.place)))
+            .collect(),
         outputs: vec![(after, place)],
         scratch: vec![],
         tables: vec![],

@@ -1,5 +1,6 @@
-//! A plan: one step as plain data (kernels, specialisation, grids, bindings, buffers). It knows no GPU type and is the same for
-//! every device; a device only carries it out. Printable, diffable, verified before any device sees it.
+//! A plan: one step as plain data (kernels, specialisation, grids, bindings, buffers). It knows no
+//! GPU type and is the same for every device; a device only carries it out. Printable, diffable,
+//! verified before any device sees it.
 
 mod lower;
 mod slots;
@@ -46,8 +47,8 @@ pub struct Port {
     pub value: ValueId,
 }
 
-/// Where the scalars of the latest runs of a plan are: `[rows, 2 + scalars]`, written by the plan's last op
-/// ([`crate::ops::Record`]).
+/// Where the scalars of the latest runs of a plan are: `[rows, 2 + scalars]`, written by the plan's
+/// last op ([`crate::ops::Record`]).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ring {
     /// The buffer; no value shares it.
@@ -177,8 +178,11 @@ impl Plan {
 
 /// Device memory of several plans of one model: each flat buffer counts once.
 pub fn held_bytes(plans: &[Plan]) -> usize {
-    let state = |group: Group| plans.iter().find(|p| p.groups.contains(&group)).map_or(0, |p| p.layout.bytes(group));
-    plans.iter().map(Plan::buffer_bytes).sum::<usize>() + Group::ALL.map(state).iter().sum::<usize>()
+    let state = |group: Group| {
+        plans.iter().find(|p| p.groups.contains(&group)).map_or(0, |p| p.layout.bytes(group))
+    };
+    plans.iter().map(Plan::buffer_bytes).sum::<usize>()
+        + Group::ALL.map(state).iter().sum::<usize>()
 }
 
 /// A plan that a device cannot carry out.
@@ -186,7 +190,9 @@ pub fn held_bytes(plans: &[Plan]) -> usize {
 #[non_exhaustive]
 pub enum PlanError {
     /// A tensor exceeds a binding limit.
-    #[error("`{tensor}` needs {bytes} bytes, but the device binds at most {limit} bytes per buffer")]
+    #[error(
+        "`{tensor}` needs {bytes} bytes, but the device binds at most {limit} bytes per buffer"
+    )]
     TooLarge {
         /// Its label.
         tensor: String,
@@ -196,7 +202,9 @@ pub enum PlanError {
         limit: usize,
     },
     /// A buffer exceeds the limit.
-    #[error("`{buffer}` needs {bytes} bytes, but the device takes at most {limit} bytes per buffer")]
+    #[error(
+        "`{buffer}` needs {bytes} bytes, but the device takes at most {limit} bytes per buffer"
+    )]
     Buffer {
         /// Its label.
         buffer: String,
@@ -206,7 +214,9 @@ pub enum PlanError {
         limit: usize,
     },
     /// A grid exceeds the limit.
-    #[error("`{step}` needs {groups} workgroups along an axis, but the device takes at most {limit}")]
+    #[error(
+        "`{step}` needs {groups} workgroups along an axis, but the device takes at most {limit}"
+    )]
     Grid {
         /// Step.
         step: String,

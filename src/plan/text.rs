@@ -34,7 +34,12 @@ pub struct Summary {
 /// Totals of a plan.
 pub fn summary(plan: &Plan) -> Summary {
     let inputs: usize = plan.inputs.iter().map(|p| p.ty.bytes().next_multiple_of(16)).sum();
-    let kernels: BTreeMap<String, usize> = plan.steps.iter().flat_map(|s| &s.dispatches).map(|d| (format!("{:?}", d.kernel), 1)).collect();
+    let kernels: BTreeMap<String, usize> = plan
+        .steps
+        .iter()
+        .flat_map(|s| &s.dispatches)
+        .map(|d| (format!("{:?}", d.kernel), 1))
+        .collect();
     Summary {
         name: plan.name.clone(),
         steps: plan.steps.len(),
@@ -43,7 +48,10 @@ pub fn summary(plan: &Plan) -> Summary {
         flops: plan.flops(),
         bytes: plan.steps.iter().map(super::Step::bytes).sum(),
         peak_bytes: plan.peak_bytes(),
-        peak_bytes_unaliased: plan.unaliased_bytes + inputs + plan.buffers[plan.ring.buffer].bytes + plan.state_bytes(),
+        peak_bytes_unaliased: plan.unaliased_bytes
+            + inputs
+            + plan.buffers[plan.ring.buffer].bytes
+            + plan.state_bytes(),
         state_bytes: plan.state_bytes(),
     }
 }
@@ -61,13 +69,30 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "plan {}", self.name)?;
         for (i, step) in self.steps.iter().enumerate() {
-            let side = |tensors: &[(crate::ops::ValueId, Place)], types: &[crate::tensor::TensorType]| {
-                tensors.iter().zip(types).map(|((_, p), t)| format!("{p} {t}")).collect::<Vec<_>>().join(", ")
+            let side = |tensors: &[(crate::ops::ValueId, Place)],
+                        types: &[crate::tensor::TensorType]| {
+                tensors
+                    .iter()
+                    .zip(types)
+                    .map(|((_, p), t)| format!("{p} {t}"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
             };
             writeln!(f, "{i:4} {}", step.label)?;
-            writeln!(f, "       {} -> {}", side(&step.inputs, &step.io.inputs), side(&step.outputs, &step.io.outputs))?;
+            writeln!(
+                f,
+                "       {} -> {}",
+                side(&step.inputs, &step.io.inputs),
+                side(&step.outputs, &step.io.outputs)
+            )?;
             for d in &step.dispatches {
-                let consts = d.kernel.consts.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" ");
+                let consts = d
+                    .kernel
+                    .consts
+                    .iter()
+                    .map(|(k, v)| format!("{k}={v}"))
+                    .collect::<Vec<_>>()
+                    .join(" ");
                 let bound = d
                     .bindings
                     .iter()
@@ -99,7 +124,8 @@ impl fmt::Display for Plan {
         let s = summary(self);
         write!(
             f,
-            "{} ops, {} dispatches, {} pipelines, {:.3} MFLOP, {:.3} MB moved, peak memory {:.3} MB ({:.3} MB without aliasing)",
+            "{} ops, {} dispatches, {} pipelines, {:.3} MFLOP, {:.3} MB moved, peak memory {:.3} \
+             MB ({:.3} MB without aliasing)",
             s.steps,
             s.dispatches,
             s.pipelines,

@@ -1,4 +1,5 @@
-//! Checks a finished plan against rules that its construction does not share code with: a broken plan never reaches a device.
+//! Checks a finished plan against rules that its construction does not share code with: a broken
+//! plan never reaches a device.
 
 use super::{Place, Plan, PlanError};
 use crate::ir::Range;
@@ -18,9 +19,11 @@ pub struct Limits {
 
 impl Limits {
     /// Baseline WebGPU.
-    pub const WEBGPU: Self = Self { max_binding: 128 << 20, max_groups: 65_535, max_storage_buffers: 8 };
+    pub const WEBGPU: Self =
+        Self { max_binding: 128 << 20, max_groups: 65_535, max_storage_buffers: 8 };
     /// No limit: host devices.
-    pub const NONE: Self = Self { max_binding: usize::MAX, max_groups: u32::MAX, max_storage_buffers: usize::MAX };
+    pub const NONE: Self =
+        Self { max_binding: usize::MAX, max_groups: u32::MAX, max_storage_buffers: usize::MAX };
 }
 
 /// Verifies a plan.
@@ -29,8 +32,8 @@ impl Limits {
 /// If a limit of the device is exceeded: a user's shapes can do that.
 ///
 /// # Panics
-/// If the plan is wrong: a read of something unwritten or overwritten, a buffer read and written by one dispatch, overlapping writes.
-/// That is a bug of the planner.
+/// If the plan is wrong: a read of something unwritten or overwritten, a buffer read and written by
+/// one dispatch, overlapping writes. That is a bug of the planner.
 pub fn verify(plan: &Plan, limits: &Limits) -> Result<(), PlanError> {
     // Who owns each buffer now.
     let mut owner: Vec<Option<ValueId>> = vec![None; plan.buffers.len()];
@@ -54,7 +57,10 @@ pub fn verify(plan: &Plan, limits: &Limits) -> Result<(), PlanError> {
     for step in &plan.steps {
         let label = &step.label;
         for (i, (value, place)) in step.inputs.iter().enumerate() {
-            assert!(holds(plan, place, step.io.inputs[i]), "{label}: input {i} is larger than its place");
+            assert!(
+                holds(plan, place, step.io.inputs[i]),
+                "{label}: input {i} is larger than its place"
+            );
             match place {
                 Place::Buffer(b) => assert_eq!(
                     owner[*b],
@@ -63,9 +69,16 @@ pub fn verify(plan: &Plan, limits: &Limits) -> Result<(), PlanError> {
                     plan.names[value.0 as usize]
                 ),
                 Place::State(range) => {
-                    // What is written for the first time, a gradient, is read as part of a larger range too.
-                    let stale = updated.iter().any(|(r, v, in_place)| *in_place && r.overlaps(range) && v != value);
-                    assert!(!stale, "{label}: input {i} reads `{}` after its update in place", plan.names[value.0 as usize]);
+                    // What is written for the first time, a gradient, is read as part of a larger
+                    // range too.
+                    let stale = updated
+                        .iter()
+                        .any(|(r, v, in_place)| *in_place && r.overlaps(range) && v != value);
+                    assert!(
+                        !stale,
+                        "{label}: input {i} reads `{}` after its update in place",
+                        plan.names[value.0 as usize]
+                    );
                     read.push(*range);
                 }
             }
@@ -73,7 +86,10 @@ pub fn verify(plan: &Plan, limits: &Limits) -> Result<(), PlanError> {
         for (i, (value, place)) in step.outputs.iter().enumerate() {
             for (j, (_, other)) in step.inputs.iter().enumerate() {
                 let updated_too = step.op.in_place().iter().any(|p| p.0 == j);
-                assert!(updated_too || !conflict(place, other), "{label}: output {i} shares a buffer with input {j}");
+                assert!(
+                    updated_too || !conflict(place, other),
+                    "{label}: output {i} shares a buffer with input {j}"
+                );
             }
             for (j, (_, other)) in step.outputs.iter().enumerate().filter(|(j, _)| *j != i) {
                 assert!(!overlap(place, other), "{label}: outputs {i} and {j} overlap");
@@ -81,10 +97,16 @@ pub fn verify(plan: &Plan, limits: &Limits) -> Result<(), PlanError> {
             for s in &step.scratch {
                 assert!(*place != Place::Buffer(*s), "{label}: output {i} is also scratch");
             }
-            assert!(holds(plan, place, step.io.outputs[i]), "{label}: output {i} exceeds its place");
+            assert!(
+                holds(plan, place, step.io.outputs[i]),
+                "{label}: output {i} exceeds its place"
+            );
             match place {
                 Place::Buffer(b) => {
-                    assert!(!input_buffers[*b], "{label}: output {i} overwrites an input of the step");
+                    assert!(
+                        !input_buffers[*b],
+                        "{label}: output {i} overwrites an input of the step"
+                    );
                     owner[*b] = Some(*value);
                 }
                 Place::State(range) => {
@@ -92,13 +114,19 @@ pub fn verify(plan: &Plan, limits: &Limits) -> Result<(), PlanError> {
                     assert!(!twice, "{label}: output {i} overwrites what an earlier op wrote");
                     // A gradient that was read before it is written was the last step's.
                     let in_place = step.op.in_place().iter().any(|p| p.1 == i);
-                    assert!(in_place || !read.iter().any(|r| r.overlaps(range)), "{label}: output {i} was read before it is written");
+                    assert!(
+                        in_place || !read.iter().any(|r| r.overlaps(range)),
+                        "{label}: output {i} was read before it is written"
+                    );
                     updated.push((*range, *value, in_place));
                 }
             }
         }
         for (i, s) in step.scratch.iter().enumerate() {
-            assert!(!step.inputs.iter().any(|(_, p)| *p == Place::Buffer(*s)), "{label}: scratch {i} is also an input");
+            assert!(
+                !step.inputs.iter().any(|(_, p)| *p == Place::Buffer(*s)),
+                "{label}: scratch {i} is also an input"
+            );
             assert!(!step.scratch[..i].contains(s), "{label}: scratch {i} is bound twice");
             owner[*s] = None;
         }
@@ -121,34 +149,67 @@ fn holds(plan: &Plan, place: &Place, ty: TensorType) -> bool {
 }
 
 fn check_limits(plan: &Plan, step: &super::Step, limits: &Limits) -> Result<(), PlanError> {
-    for (ty, (value, _)) in step.io.inputs.iter().zip(&step.inputs).chain(step.io.outputs.iter().zip(&step.outputs)) {
+    for (ty, (value, _)) in
+        step.io.inputs.iter().zip(&step.inputs).chain(step.io.outputs.iter().zip(&step.outputs))
+    {
         if ty.bytes() > limits.max_binding {
-            return Err(PlanError::TooLarge { tensor: plan.names[value.0 as usize].clone(), bytes: ty.bytes(), limit: limits.max_binding });
+            return Err(PlanError::TooLarge {
+                tensor: plan.names[value.0 as usize].clone(),
+                bytes: ty.bytes(),
+                limit: limits.max_binding,
+            });
         }
     }
     for s in &step.scratch {
         let bytes = plan.buffers[*s].bytes;
         if bytes > limits.max_binding {
-            return Err(PlanError::TooLarge { tensor: format!("{} (scratch)", step.label), bytes, limit: limits.max_binding });
+            return Err(PlanError::TooLarge {
+                tensor: format!("{} (scratch)", step.label),
+                bytes,
+                limit: limits.max_binding,
+            });
         }
     }
-    if let Some(bytes) = step.tables.iter().map(|words| size_of_val(&words[..])).max().filter(|bytes| *bytes > limits.max_binding) {
-        return Err(PlanError::TooLarge { tensor: format!("{} (table)", step.label), bytes, limit: limits.max_binding });
+    if let Some(bytes) = step
+        .tables
+        .iter()
+        .map(|words| size_of_val(&words[..]))
+        .max()
+        .filter(|bytes| *bytes > limits.max_binding)
+    {
+        return Err(PlanError::TooLarge {
+            tensor: format!("{} (table)", step.label),
+            bytes,
+            limit: limits.max_binding,
+        });
     }
     for dispatch in &step.dispatches {
         if let Some(&groups) = dispatch.grid.iter().find(|&&g| g > limits.max_groups) {
-            return Err(PlanError::Grid { step: step.label.clone(), groups, limit: limits.max_groups });
+            return Err(PlanError::Grid {
+                step: step.label.clone(),
+                groups,
+                limit: limits.max_groups,
+            });
         }
         assert!(dispatch.grid.iter().all(|&g| g > 0), "{}: an empty grid", step.label);
-        let bindings = dispatch.bindings.iter().filter(|b| !matches!(b, Binding::Step | Binding::Skip)).count();
+        let bindings = dispatch
+            .bindings
+            .iter()
+            .filter(|b| !matches!(b, Binding::Step | Binding::Skip))
+            .count();
         if bindings > limits.max_storage_buffers {
-            return Err(PlanError::Bindings { step: step.label.clone(), bindings, limit: limits.max_storage_buffers });
+            return Err(PlanError::Bindings {
+                step: step.label.clone(),
+                bindings,
+                limit: limits.max_storage_buffers,
+            });
         }
     }
     Ok(())
 }
 
-/// A write and a read that one dispatch may not do: WebGPU tracks usage per buffer, so the same flat buffer counts.
+/// A write and a read that one dispatch may not do: WebGPU tracks usage per buffer, so the same
+/// flat buffer counts.
 fn conflict(write: &Place, read: &Place) -> bool {
     match (write, read) {
         (Place::Buffer(a), Place::Buffer(b)) => a == b,

@@ -87,7 +87,13 @@ pub struct Cell {
 }
 
 impl Cell {
-    fn new(name: impl Into<String>, label: impl Into<String>, tick: impl Into<String>, varies: Varies, config: RunConfig) -> Self {
+    fn new(
+        name: impl Into<String>,
+        label: impl Into<String>,
+        tick: impl Into<String>,
+        varies: Varies,
+        config: RunConfig,
+    ) -> Self {
         let (name, label, tick) = (name.into(), label.into(), tick.into());
         Self { name, label, tick, varies, weights: Weights::Trained, config }
     }
@@ -104,7 +110,8 @@ impl Cell {
 }
 
 /// A width of the likelihood as the paper's figures 2 b and 4 d draw it: uniform in [-5, 2).
-/// `-5 + 7 u` with `u` the first uniform of [`Stream::Study`] at (0, 0, index), seed 0 whatever the runs' seeds are.
+/// `-5 + 7 u` with `u` the first uniform of [`Stream::Study`] at (0, 0, index), seed 0 whatever the
+/// runs' seeds are.
 pub fn drawn_log_scale(index: u32) -> f32 {
     -5.0 + 7.0 * Philox::new(0, Stream::Study).uniforms(0, 0, index)[0]
 }
@@ -121,7 +128,8 @@ impl Setup {
         }
     }
 
-    /// The configuration that the cells vary: AAVAE. `available` is the number of training images of the data set.
+    /// The configuration that the cells vary: AAVAE. `available` is the number of training images
+    /// of the data set.
     fn base(&self, available: usize) -> RunConfig {
         let b = self.budget();
         RunConfig {
@@ -143,7 +151,8 @@ impl Setup {
     }
 }
 
-/// The cells of an experiment, in the order of its report. `available` is the number of training images of the data set.
+/// The cells of an experiment, in the order of its report. `available` is the number of training
+/// images of the data set.
 pub fn cells(setup: &Setup, available: usize) -> Vec<Cell> {
     let base = setup.base(available);
     match setup.experiment {
@@ -152,7 +161,9 @@ pub fn cells(setup: &Setup, available: usize) -> Vec<Cell> {
         Experiment::Fig3 => fig3(&base),
         Experiment::Fig4 => fig4(&base),
         Experiment::Fig5 => [("vae", "VAE", Method::Vae), ("aavae", "AAVAE", Method::Aavae)]
-            .map(|(name, label, method)| Cell::new(name, label, label, Varies::Method, RunConfig { method, ..base.clone() }))
+            .map(|(name, label, method)| {
+                Cell::new(name, label, label, Varies::Method, RunConfig { method, ..base.clone() })
+            })
             .into(),
         Experiment::Duration => duration(&base),
     }
@@ -160,16 +171,31 @@ pub fn cells(setup: &Setup, available: usize) -> Vec<Cell> {
 
 fn table1(base: &RunConfig) -> Vec<Cell> {
     let with = |method| RunConfig { method, ..base.clone() };
-    let cell = |name: &str, label: &str, tick: &str, config| Cell::new(name, label, tick, Varies::Method, config);
+    let cell = |name: &str, label: &str, tick: &str, config| {
+        Cell::new(name, label, tick, Varies::Method, config)
+    };
     vec![
         cell("ae", "AE", "AE", with(Method::Ae)),
         cell("vae", "VAE", "VAE", with(Method::Vae)),
-        cell("vae-noise", "VAE without the KL term (β = 0)", "VAE, β = 0", RunConfig { kl_coeff: Some(0.0), ..with(Method::Vae) }),
+        cell(
+            "vae-noise",
+            "VAE without the KL term (β = 0)",
+            "VAE, β = 0",
+            RunConfig { kl_coeff: Some(0.0), ..with(Method::Vae) },
+        ),
         cell("aaae", "AAAE, target: original", "AAAE", with(Method::Aaae)),
-        cell("aaae-view", "AAAE, target: view", "AAAE, view", RunConfig { target: Compare::View, ..with(Method::Aaae) }),
+        cell(
+            "aaae-view",
+            "AAAE, target: view",
+            "AAAE, view",
+            RunConfig { target: Compare::View, ..with(Method::Aaae) },
+        ),
         cell("aavae", "AAVAE", "AAVAE", with(Method::Aavae)),
         cell("simclr", "SimCLR", "SimCLR", with(Method::Simclr)),
-        Cell { weights: Weights::Initial, ..cell("random", "untrained encoder", "untrained", with(Method::Aavae)) },
+        Cell {
+            weights: Weights::Initial,
+            ..cell("random", "untrained encoder", "untrained", with(Method::Aavae))
+        },
     ]
 }
 
@@ -179,28 +205,49 @@ const FIG2_DRAWS: u32 = 3;
 fn fig2(base: &RunConfig) -> Vec<Cell> {
     // Every epoch where there are few, an eighth of them otherwise.
     let every = base.epochs.div_ceil(8);
-    let milestones: Vec<usize> = (1..=base.epochs).filter(|epoch| epoch % every == 0 || *epoch == base.epochs).collect();
+    let milestones: Vec<usize> =
+        (1..=base.epochs).filter(|epoch| epoch % every == 0 || *epoch == base.epochs).collect();
     let base = RunConfig { milestones, eval_every: every, ..base.clone() };
     let learned = RunConfig { learn_log_scale: true, ..base.clone() };
     let fixed = (0..FIG2_DRAWS).map(|index| {
         let log_scale = drawn_log_scale(index);
         let config = RunConfig { log_scale, ..base.clone() };
-        Cell::new(format!("fixed-{index}"), format!("(b) log-scale fixed at {log_scale:.2}"), "", Varies::LogScale, config)
+        Cell::new(
+            format!("fixed-{index}"),
+            format!("(b) log-scale fixed at {log_scale:.2}"),
+            "",
+            Varies::LogScale,
+            config,
+        )
     });
-    [Cell::new("learned", "(a) learned log-scale", "", Varies::LogScale, learned)].into_iter().chain(fixed).collect()
+    [Cell::new("learned", "(a) learned log-scale", "", Varies::LogScale, learned)]
+        .into_iter()
+        .chain(fixed)
+        .collect()
 }
 
 fn fig3(base: &RunConfig) -> Vec<Cell> {
     let cell = |(name, beta): (&str, f32)| {
         let config = RunConfig { kl_coeff: Some(beta), ..base.clone() };
-        Cell::new(format!("beta-{name}"), format!("β = {beta}"), beta.to_string(), Varies::Beta, config)
+        Cell::new(
+            format!("beta-{name}"),
+            format!("β = {beta}"),
+            beta.to_string(),
+            Varies::Beta,
+            config,
+        )
     };
-    [("0", 0.0), ("0.001", 0.001), ("0.01", 0.01), ("0.1", 0.1), ("1", 1.0), ("10", 10.0)].map(cell).into()
+    [("0", 0.0), ("0.001", 0.001), ("0.01", 0.01), ("0.1", 0.1), ("1", 1.0), ("10", 10.0)]
+        .map(cell)
+        .into()
 }
 
 /// AAVAE, and AAAE with the same target: their difference is what the noise buys at each length.
 fn duration(base: &RunConfig) -> Vec<Cell> {
-    let base = RunConfig { milestones: [8, 4, 2, 1].map(|part| base.epochs / part).into(), ..base.clone() };
+    let base = RunConfig {
+        milestones: [8, 4, 2, 1].map(|part| base.epochs / part).into(),
+        ..base.clone()
+    };
     let aaae = RunConfig { method: Method::Aaae, ..base.clone() };
     vec![
         Cell::new("aavae", "AAVAE", "AAVAE", Varies::Base, base),
@@ -213,7 +260,8 @@ const FIG4_DRAWS: u32 = 4;
 
 fn fig4(base: &RunConfig) -> Vec<Cell> {
     let mut cells = vec![Cell::new("base", "base", "base", Varies::Base, base.clone())];
-    // The paper's 128, 512 and 1024 beside 256: learning rate and warm-up follow linearly (Goyal et al., 2017), in whole epochs.
+    // The paper's 128, 512 and 1024 beside 256: learning rate and warm-up follow linearly (Goyal et
+    // al., 2017), in whole epochs.
     for (times, of) in [(1, 2), (2, 1), (4, 1)] {
         let batch_size = base.batch_size * times / of;
         let config = RunConfig {
@@ -224,22 +272,46 @@ fn fig4(base: &RunConfig) -> Vec<Cell> {
             probe_batch_size: Some(base.batch_size),
             ..base.clone()
         };
-        cells.push(Cell::new(format!("batch-{batch_size}"), format!("batch size {batch_size}"), "", Varies::Batch, config));
+        cells.push(Cell::new(
+            format!("batch-{batch_size}"),
+            format!("batch size {batch_size}"),
+            "",
+            Varies::Batch,
+            config,
+        ));
     }
     for latent_dim in [64, 256, 512] {
         let config = RunConfig { latent_dim, ..base.clone() };
-        cells.push(Cell::new(format!("latent-{latent_dim}"), format!("latent size {latent_dim}"), "", Varies::Latent, config));
+        cells.push(Cell::new(
+            format!("latent-{latent_dim}"),
+            format!("latent size {latent_dim}"),
+            "",
+            Varies::Latent,
+            config,
+        ));
     }
     for (decoder, name) in [(Depth::Resnet18, 18), (Depth::Resnet34, 34), (Depth::Resnet50, 50)] {
         if decoder != base.decoder {
             let config = RunConfig { decoder, ..base.clone() };
-            cells.push(Cell::new(format!("decoder-{name}"), format!("decoder ResNet-{name}"), "", Varies::Decoder, config));
+            cells.push(Cell::new(
+                format!("decoder-{name}"),
+                format!("decoder ResNet-{name}"),
+                "",
+                Varies::Decoder,
+                config,
+            ));
         }
     }
     for index in 0..FIG4_DRAWS {
         let log_scale = drawn_log_scale(index);
         let config = RunConfig { log_scale, ..base.clone() };
-        cells.push(Cell::new(format!("log-scale-{index}"), format!("log-scale {log_scale:.3}"), "", Varies::LogScale, config));
+        cells.push(Cell::new(
+            format!("log-scale-{index}"),
+            format!("log-scale {log_scale:.3}"),
+            "",
+            Varies::LogScale,
+            config,
+        ));
     }
     cells
 }
@@ -252,7 +324,9 @@ mod tests {
 
     fn setups() -> Vec<Setup> {
         let scales = [Scale::Smoke, Scale::Ci, Scale::Laptop, Scale::Paper];
-        let all = Experiment::ALL.into_iter().flat_map(|experiment| scales.map(|scale| (experiment, scale)));
+        let all = Experiment::ALL
+            .into_iter()
+            .flat_map(|experiment| scales.map(|scale| (experiment, scale)));
         let setup = |(experiment, scale)| Setup {
             experiment,
             scale,
@@ -268,23 +342,47 @@ mod tests {
     fn cells_differ_in_what_they_vary_and_nothing_else() {
         for setup in setups() {
             let cells = cells(&setup, 45_000);
-            let folders: BTreeSet<_> = cells.iter().flat_map(|c| [0, 1].map(|seed| c.folder(seed))).collect();
+            let folders: BTreeSet<_> =
+                cells.iter().flat_map(|c| [0, 1].map(|seed| c.folder(seed))).collect();
             assert_eq!(folders.len(), cells.len() * 2, "{setup:?}");
             for (i, cell) in cells.iter().enumerate() {
                 cell.config(0).validate().unwrap_or_else(|e| panic!("{}: {e}", cell.name));
-                assert!(cells[..i].iter().all(|other| other.weights != cell.weights || other.config(0) != cell.config(0)), "{}", cell.name);
-                let differ: Vec<String> = cell.config(0).differences(&cells[0].config(0)).into_iter().map(|d| d.key).collect();
+                assert!(
+                    cells[..i]
+                        .iter()
+                        .all(|other| other.weights != cell.weights
+                            || other.config(0) != cell.config(0)),
+                    "{}",
+                    cell.name
+                );
+                let differ: Vec<String> = cell
+                    .config(0)
+                    .differences(&cells[0].config(0))
+                    .into_iter()
+                    .map(|d| d.key)
+                    .collect();
                 let may: &[&str] = match cell.varies {
                     Varies::Base => &[],
                     Varies::Method => &["method", "kl_coeff", "target"],
                     Varies::Beta => &["kl_coeff"],
-                    Varies::Batch => &["batch_size", "learning_rate", "warmup_epochs", "probe_batch_size"],
+                    Varies::Batch => {
+                        &["batch_size", "learning_rate", "warmup_epochs", "probe_batch_size"]
+                    }
                     Varies::Latent => &["latent_dim"],
                     Varies::Decoder => &["decoder"],
                     Varies::LogScale => &["log_scale", "learn_log_scale"],
                 };
-                assert!(differ.iter().all(|key| may.contains(&key.as_str())), "{}: {differ:?}", cell.name);
-                let seeds: Vec<String> = cell.config(1).differences(&cell.config(0)).into_iter().map(|d| d.key).collect();
+                assert!(
+                    differ.iter().all(|key| may.contains(&key.as_str())),
+                    "{}: {differ:?}",
+                    cell.name
+                );
+                let seeds: Vec<String> = cell
+                    .config(1)
+                    .differences(&cell.config(0))
+                    .into_iter()
+                    .map(|d| d.key)
+                    .collect();
                 assert_eq!(seeds, ["seed"], "{}", cell.name);
             }
         }
@@ -298,13 +396,32 @@ mod tests {
                 let c = cell.config(0);
                 assert_eq!(
                     (c.epochs, c.limit_train, c.width, c.encoder, c.probe_epochs, c.max_steps),
-                    (budget.epochs, budget.images, budget.width, budget.depth, budget.probe_epochs, None),
+                    (
+                        budget.epochs,
+                        budget.images,
+                        budget.width,
+                        budget.depth,
+                        budget.probe_epochs,
+                        None
+                    ),
                     "{}",
                     cell.name
                 );
                 assert_eq!(c.probe_batch(), budget.batch, "{}", cell.name);
-                assert_eq!(c.milestones.last().copied().unwrap_or(c.epochs), c.epochs, "{}", cell.name);
-                assert!((c.learning_rate / budget.learning_rate - c.batch_size as f32 / budget.batch as f32).abs() < 1e-6, "{}", cell.name);
+                assert_eq!(
+                    c.milestones.last().copied().unwrap_or(c.epochs),
+                    c.epochs,
+                    "{}",
+                    cell.name
+                );
+                assert!(
+                    (c.learning_rate / budget.learning_rate
+                        - c.batch_size as f32 / budget.batch as f32)
+                        .abs()
+                        < 1e-6,
+                    "{}",
+                    cell.name
+                );
             }
         }
         // A set that is smaller than the budget is used whole.
@@ -314,12 +431,22 @@ mod tests {
     #[test]
     fn the_paper_scale_is_the_papers() {
         use crate::train::config::Preset;
-        let of = |experiment| setups().into_iter().find(|s| s.experiment == experiment && s.scale == Scale::Paper).expect("a setup");
+        let of = |experiment| {
+            setups()
+                .into_iter()
+                .find(|s| s.experiment == experiment && s.scale == Scale::Paper)
+                .expect("a setup")
+        };
         for (preset, available) in [(Preset::PaperCifar10, 45_000), (Preset::PaperStl10, 95_000)] {
             let preset = RunConfig::preset(preset);
             let setup = Setup { dataset: preset.dataset, ..of(Experiment::Table1) };
-            let aavae = cells(&setup, available).into_iter().find(|c| c.name == "aavae").expect("a cell").config(0);
-            let differ: Vec<String> = aavae.differences(&preset).into_iter().map(|d| d.key).collect();
+            let aavae = cells(&setup, available)
+                .into_iter()
+                .find(|c| c.name == "aavae")
+                .expect("a cell")
+                .config(0);
+            let differ: Vec<String> =
+                aavae.differences(&preset).into_iter().map(|d| d.key).collect();
             assert_eq!(differ, ["data_dir", "keep"], "{:?}", preset.dataset);
         }
         let duration = &cells(&of(Experiment::Duration), 45_000)[0];

@@ -84,14 +84,20 @@ impl Run<'_> {
         let config = self.cell.config(self.seed);
         if let Some(summary) = read_summary(&path).filter(|summary| evaluated(summary, &config)) {
             let rows = summary["milestones"].as_array().map_or(&[][..], Vec::as_slice);
-            let reached = |epoch: usize| rows.iter().any(|row| row["epoch"] == epoch && evaluated(row, &config));
+            let reached = |epoch: usize| {
+                rows.iter().any(|row| row["epoch"] == epoch && evaluated(row, &config))
+            };
             let views = !self.needs_views(experiment) || views::read(&path).is_some();
             if views && milestones.iter().all(|(epoch, _)| reached(*epoch)) {
                 return State::Done(summary);
             }
         }
-        let failure = std::fs::read(path.join(FAILURE)).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-        failure.and_then(|f| f["error"].as_str().map(str::to_owned)).map_or(State::Open, State::Failed)
+        let failure = std::fs::read(path.join(FAILURE))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+        failure
+            .and_then(|f| f["error"].as_str().map(str::to_owned))
+            .map_or(State::Open, State::Failed)
     }
 
     /// Notes why it failed.
@@ -101,7 +107,11 @@ impl Run<'_> {
     pub fn failed(&self, out: &Path, error: &TrainError) -> Result<(), TrainError> {
         let path = self.path(out);
         disk::create_folder(&path)?;
-        write_whole(&path.join(FAILURE), format!("{:#}\n", json!({ "error": error.to_string(), "hint": error.hint() })).as_bytes())
+        write_whole(
+            &path.join(FAILURE),
+            format!("{:#}\n", json!({ "error": error.to_string(), "hint": error.hint() }))
+                .as_bytes(),
+        )
     }
 
     /// Forgets an earlier failure: it is tried again.
@@ -111,7 +121,9 @@ impl Run<'_> {
     pub fn again(&self, out: &Path) -> Result<(), TrainError> {
         let path = self.path(out).join(FAILURE);
         match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(TrainError::io("remove", path)(e)),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(TrainError::io("remove", path)(e))
+            }
             _ => Ok(()),
         }
     }
@@ -135,22 +147,32 @@ impl Identity {
 
     fn name(&self) -> String {
         let changed = if self.overrides == Overrides::default() { "" } else { " (with changes)" };
-        format!("`{}` at scale `{}`{changed} on `{}` by version {}", self.experiment, self.scale, self.dataset, self.version)
+        format!(
+            "`{}` at scale `{}`{changed} on `{}` by version {}",
+            self.experiment, self.scale, self.dataset, self.version
+        )
     }
 }
 
-/// Makes a folder the folder of a grid, or checks that it is; writes nothing if it is another's. It belongs to this process until the
-/// lock is dropped.
+/// Makes a folder the folder of a grid, or checks that it is; writes nothing if it is another's. It
+/// belongs to this process until the lock is dropped.
 ///
 /// # Errors
 /// Those of [`verify`], if another process has the folder, or if it cannot be written.
-pub fn claim(out: &Path, setup: &Setup, cells: &[Cell], splits: &Splits, command: &str) -> Result<(Identity, Lock), TrainError> {
+pub fn claim(
+    out: &Path,
+    setup: &Setup,
+    cells: &[Cell],
+    splits: &Splits,
+    command: &str,
+) -> Result<(Identity, Lock), TrainError> {
     refuse_inside_data(out, setup.dataset, setup.data_dir.as_deref())?;
     let mine = verify(out, setup, cells, splits, command)?;
     disk::create_folder(out)?;
     let lock = Lock::take(out, PROCESS)?;
     disk::sweep(out, |_| true);
-    let text = serde_json::to_string_pretty(&mine).map_err(|e| TrainError::config(format!("{FILE} cannot be written: {e}"), None))?;
+    let text = serde_json::to_string_pretty(&mine)
+        .map_err(|e| TrainError::config(format!("{FILE} cannot be written: {e}"), None))?;
     write_whole(&out.join(FILE), format!("{text}\n").as_bytes())?;
     Ok((mine, lock))
 }
@@ -158,19 +180,36 @@ pub fn claim(out: &Path, setup: &Setup, cells: &[Cell], splits: &Splits, command
 /// Checks that a folder is the folder of a grid, or may become it; writes nothing.
 ///
 /// # Errors
-/// If the folder holds another grid, or the same of other images, or files of something else, or a run whose configuration is not its
-/// cell's.
-pub fn verify(out: &Path, setup: &Setup, cells: &[Cell], splits: &Splits, command: &str) -> Result<Identity, TrainError> {
+/// If the folder holds another grid, or the same of other images, or files of something else, or a
+/// run whose configuration is not its cell's.
+pub fn verify(
+    out: &Path,
+    setup: &Setup,
+    cells: &[Cell],
+    splits: &Splits,
+    command: &str,
+) -> Result<Identity, TrainError> {
     if out.exists() && !out.is_dir() {
-        return Err(TrainError::config(format!("{} is no folder", out.display()), Some("name a folder with --out")));
+        return Err(TrainError::config(
+            format!("{} is no folder", out.display()),
+            Some("name a folder with --out"),
+        ));
     }
     let mine = Identity::new(setup, cells, splits, command);
     match read(out)? {
         Some(there) => {
-            let same = (&there.experiment, &there.scale, &there.dataset, &there.version, there.overrides)
-                == (&mine.experiment, &mine.scale, &mine.dataset, &mine.version, mine.overrides);
+            let same =
+                (&there.experiment, &there.scale, &there.dataset, &there.version, there.overrides)
+                    == (
+                        &mine.experiment,
+                        &mine.scale,
+                        &mine.dataset,
+                        &mine.version,
+                        mine.overrides,
+                    );
             if !same {
-                let message = format!("{} holds {}; this is {}", out.display(), there.name(), mine.name());
+                let message =
+                    format!("{} holds {}; this is {}", out.display(), there.name(), mine.name());
                 let hint = if there.version == mine.version {
                     "name another folder with --out"
                 } else {
@@ -179,20 +218,41 @@ pub fn verify(out: &Path, setup: &Setup, cells: &[Cell], splits: &Splits, comman
                 return Err(TrainError::config(message, Some(hint)));
             }
             if !there.images.is_empty() && there.images != mine.images {
-                let message = format!("{} was begun on other images of `{}` than these", out.display(), mine.dataset);
-                return Err(TrainError::config(message, Some("give --data-dir the same images, or name another folder with --out")));
+                let message = format!(
+                    "{} was begun on other images of `{}` than these",
+                    out.display(),
+                    mine.dataset
+                );
+                return Err(TrainError::config(
+                    message,
+                    Some("give --data-dir the same images, or name another folder with --out"),
+                ));
             }
             if there.seeds > mine.seeds {
-                let message = format!("{} holds {} seeds, more than the {} asked for", out.display(), there.seeds, mine.seeds);
-                return Err(TrainError::config(message, Some(&format!("--seeds {} keeps them all", there.seeds))));
+                let message = format!(
+                    "{} holds {} seeds, more than the {} asked for",
+                    out.display(),
+                    there.seeds,
+                    mine.seeds
+                );
+                return Err(TrainError::config(
+                    message,
+                    Some(&format!("--seeds {} keeps them all", there.seeds)),
+                ));
             }
         }
         None => {
             // A process that was killed before it had written anything may have left these.
-            let left = |name: &std::ffi::OsStr| name == Lock::FILE || name.to_str().is_some_and(|name| disk::is_temporary(name, FILE));
-            let foreign = std::fs::read_dir(out).ok().and_then(|mut dir| dir.find(|e| !e.as_ref().is_ok_and(|e| left(&e.file_name()))));
+            let left = |name: &std::ffi::OsStr| {
+                name == Lock::FILE
+                    || name.to_str().is_some_and(|name| disk::is_temporary(name, FILE))
+            };
+            let foreign = std::fs::read_dir(out)
+                .ok()
+                .and_then(|mut dir| dir.find(|e| !e.as_ref().is_ok_and(|e| left(&e.file_name()))));
             if foreign.is_some() {
-                let message = format!("{} is not empty and holds no grid (no {FILE})", out.display());
+                let message =
+                    format!("{} is not empty and holds no grid (no {FILE})", out.display());
                 return Err(TrainError::config(message, Some("name another folder with --out")));
             }
         }
@@ -225,7 +285,8 @@ pub fn read(out: &Path) -> Result<Option<Identity>, TrainError> {
     serde_json::from_slice(&bytes).map(Some).map_err(damaged)
 }
 
-/// Checks that a run folder, where there is one, holds its cell's configuration. Where its data is may change.
+/// Checks that a run folder, where there is one, holds its cell's configuration. Where its data is
+/// may change.
 fn check(run: &Run<'_>, out: &Path) -> Result<(), TrainError> {
     let path = run.path(out).join("config.toml");
     if !path.exists() {
@@ -236,8 +297,14 @@ fn check(run: &Run<'_>, out: &Path) -> Result<(), TrainError> {
     match wanted.differences(&stored).first() {
         None => Ok(()),
         Some(d) => {
-            let message = format!("{} is {} here, but {} in {}", d.flag(), d.here, d.there, path.display());
-            Err(TrainError::config(message, Some("that run is of another grid: move it away, or name another folder with --out")))
+            let message =
+                format!("{} is {} here, but {} in {}", d.flag(), d.here, d.there, path.display());
+            Err(TrainError::config(
+                message,
+                Some(
+                    "that run is of another grid: move it away, or name another folder with --out",
+                ),
+            ))
         }
     }
 }

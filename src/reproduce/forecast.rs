@@ -1,4 +1,5 @@
-//! What a grid costs: floating-point operations and memory from the plans, seconds from a short measurement.
+//! What a grid costs: floating-point operations and memory from the plans, seconds from a short
+//! measurement.
 
 use std::time::Instant;
 
@@ -47,7 +48,16 @@ impl Cost {
         let sizes = plans::Sizes::new(&config, model.batch, splits.val.len());
         let layout = plans.train.layout.clone();
         let features = |batch, augment| {
-            session.lower("features", &method::features(&ModelConfig { batch, ..model }, &layout, config.protocol(), augment).graph)
+            session.lower(
+                "features",
+                &method::features(
+                    &ModelConfig { batch, ..model },
+                    &layout,
+                    config.protocol(),
+                    augment,
+                )
+                .graph,
+            )
         };
         let each = |plan: &Plan, batch: usize| plan.flops() as f64 / batch as f64;
 
@@ -57,21 +67,30 @@ impl Cost {
         let probe = [false, true].map(|augment| features(batch, augment));
         let milestones = schedule::milestones(&config, splits)?;
         let encoded = labelled + splits.test.len();
-        let evaluation = encoded as f64 * each(&probe[0], batch) + (labelled * config.probe_epochs) as f64 * each(&probe[1], batch);
+        let evaluation = encoded as f64 * each(&probe[0], batch)
+            + (labelled * config.probe_epochs) as f64 * each(&probe[1], batch);
         let evaluations = milestones.len().max(1);
         let evaluation_flops = evaluation * evaluations as f64;
         let evaluation_bytes = plans::device_bytes(session, &probe);
         if cell.weights == Weights::Initial {
-            return Ok(Self { steps: 0, train_flops: 0.0, evaluation_flops, peak_bytes: evaluation_bytes });
+            return Ok(Self {
+                steps: 0,
+                train_flops: 0.0,
+                evaluation_flops,
+                peak_bytes: evaluation_bytes,
+            });
         }
 
-        // What a run loads, and what it measures on the way: validation every epoch, likelihood and kNN where they are asked for.
+        // What a run loads, and what it measures on the way: validation every epoch, likelihood and
+        // kNN where they are asked for.
         let steps = schedule::total_steps(&config, splits)?;
         let mut train_flops = plans.train.flops() as f64 * steps as f64;
         let epochs = steps as f64 / (splits.train.len() / model.batch).max(1) as f64;
-        let asked = if config.eval_every == 0 { 1.0 } else { (epochs / config.eval_every as f64).ceil() };
+        let asked =
+            if config.eval_every == 0 { 1.0 } else { (epochs / config.eval_every as f64).ceil() };
         if let Some(plan) = &plans.validation {
-            train_flops += plan.flops() as f64 * (splits.val.len() / sizes.validation) as f64 * epochs.ceil();
+            train_flops +=
+                plan.flops() as f64 * (splits.val.len() / sizes.validation) as f64 * epochs.ceil();
         }
         if let Some(plan) = &plans.importance {
             let images = splits.val.len().min(IMPORTANCE_IMAGES) as f64;
@@ -87,7 +106,8 @@ impl Cost {
     }
 }
 
-/// Measures how fast a device trains a model: floating-point operations a second, the batch grown until a step takes long enough.
+/// Measures how fast a device trains a model: floating-point operations a second, the batch grown
+/// until a step takes long enough.
 ///
 /// # Errors
 /// If the device fails.
@@ -103,11 +123,22 @@ pub fn measure(choice: &Choice, model: &ModelConfig) -> Result<f64, TrainError> 
         let plan = session.load(session.lower("train", &training.graph))?;
         state::initialise(session, &training.graph.layout, &training.params, 0)?;
         let rng = Philox::new(0, Stream::Test);
-        let pixels: Vec<u32> = (0..batch * model.net.image.pow(2)).map(|i| rng.words(0, 0, i as u32)[0] & 0x00ff_ffff).collect();
+        let pixels: Vec<u32> = (0..batch * model.net.image.pow(2))
+            .map(|i| rng.words(0, 0, i as u32)[0] & 0x00ff_ffff)
+            .collect();
         session.upload(plan, 0, Data::U32(&pixels))?;
         let mut step = |step: u32| -> Result<f64, TrainError> {
             let began = Instant::now();
-            session.run(plan, &StepUniforms { step, learning_rate: 1e-4, bias1: 1.0, bias2: 1.0, ..StepUniforms::default() })?;
+            session.run(
+                plan,
+                &StepUniforms {
+                    step,
+                    learning_rate: 1e-4,
+                    bias1: 1.0,
+                    bias2: 1.0,
+                    ..StepUniforms::default()
+                },
+            )?;
             session.drain(plan)?;
             Ok(began.elapsed().as_secs_f64())
         };
@@ -154,11 +185,13 @@ pub fn forecast(
 ) -> Result<Value, TrainError> {
     let (session, why) = device::open(choice)?;
     // A cell that the device has no room for is a row of its own.
-    let costs: Vec<Result<Cost, TrainError>> = cells.iter().map(|cell| Cost::new(cell, splits, &session)).collect();
+    let costs: Vec<Result<Cost, TrainError>> =
+        cells.iter().map(|cell| Cost::new(cell, splits, &session)).collect();
     let device = format!("{} ({why})", session.device());
     drop(session);
     // All cells by the rate of the costliest: they differ in a layer or two.
-    let known = cells.iter().zip(&costs).filter_map(|(cell, cost)| Some((cell, cost.as_ref().ok()?)));
+    let known =
+        cells.iter().zip(&costs).filter_map(|(cell, cost)| Some((cell, cost.as_ref().ok()?)));
     let Some((costliest, _)) = known.max_by(|a, b| a.1.flops().total_cmp(&b.1.flops())) else {
         let first = costs.into_iter().find_map(Result::err);
         return Err(first.unwrap_or_else(|| TrainError::config("the grid is empty", None)));
@@ -176,7 +209,9 @@ pub fn forecast(
             }
         };
         let each = cost.flops() / rate / 3600.0;
-        let done = (0..setup.seeds as u64).filter(|seed| matches!(state(&Run { cell, seed: *seed }), State::Done(_))).count();
+        let done = (0..setup.seeds as u64)
+            .filter(|seed| matches!(state(&Run { cell, seed: *seed }), State::Done(_)))
+            .count();
         hours += each * setup.seeds as f64;
         left += each * (setup.seeds - done) as f64;
         rows.push(json!({
@@ -195,7 +230,8 @@ pub fn forecast(
 pub fn text(forecast: &Value) -> String {
     let number = |v: &Value| v.as_f64().unwrap_or(f64::NAN);
     let mut out = format!(
-        "{} at scale {} on {}, {}, {:.1} GFLOP/s\n  runs  done    steps   TFLOP each  hours each  memory MB  cell\n",
+        "{} at scale {} on {}, {}, {:.1} GFLOP/s\n  runs  done    steps   TFLOP each  hours each  \
+         memory MB  cell\n",
         forecast["experiment"].as_str().unwrap_or(""),
         forecast["scale"].as_str().unwrap_or(""),
         forecast["dataset"].as_str().unwrap_or(""),
@@ -204,7 +240,11 @@ pub fn text(forecast: &Value) -> String {
     );
     for row in forecast["cells"].as_array().map_or(&[][..], Vec::as_slice) {
         if let Some(error) = row["error"].as_str() {
-            out += &format!("{:6}  {} does not fit: {error}\n", number(&row["runs"]), row["cell"].as_str().unwrap_or(""));
+            out += &format!(
+                "{:6}  {} does not fit: {error}\n",
+                number(&row["runs"]),
+                row["cell"].as_str().unwrap_or("")
+            );
             continue;
         }
         out += &format!(

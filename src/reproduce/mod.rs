@@ -6,8 +6,9 @@
 //!                                        OUT/report.html, report.md, results.csv, plots/*.png
 //! ```
 //!
-//! A run is done when its `summary.json` holds every measurement of its cell; a grid that is started again skips what is done, resumes
-//! what is not, and writes the report anew from what is on disk. A run that fails is reported and does not stop the others.
+//! A run is done when its `summary.json` holds every measurement of its cell; a grid that is
+//! started again skips what is done, resumes what is not, and writes the report anew from what is
+//! on disk. A run that fails is reported and does not stop the others.
 
 pub mod cells;
 pub mod findings;
@@ -40,13 +41,15 @@ pub enum Experiment {
     Fig4,
     /// Cosine similarity of views within and across images.
     Fig5,
-    /// Accuracy at fixed fractions of one long run (section 4.1), of AAVAE and of AAAE, which has no noise.
+    /// Accuracy at fixed fractions of one long run (section 4.1), of AAVAE and of AAAE, which has
+    /// no noise.
     Duration,
 }
 
 impl Experiment {
     /// All of them, in the paper's order.
-    pub const ALL: [Self; 6] = [Self::Table1, Self::Fig2, Self::Fig3, Self::Fig4, Self::Fig5, Self::Duration];
+    pub const ALL: [Self; 6] =
+        [Self::Table1, Self::Fig2, Self::Fig3, Self::Fig4, Self::Fig5, Self::Duration];
 
     /// Name on the command line.
     pub const fn name(self) -> &'static str {
@@ -75,11 +78,26 @@ impl Experiment {
     /// What the paper says.
     pub const fn claim(self) -> &'static str {
         match self {
-            Self::Table1 => "AAVAE is far above VAE, AE and AAAE: augmentation alone hurts, noise alone gains little, both together win.",
-            Self::Fig2 => "The accuracy of the representation does not fall while the likelihood overfits, whatever its width.",
-            Self::Fig3 => "A KL term with a weight far below 1 changes nothing; from 1 on the representation deteriorates.",
-            Self::Fig4 => "The accuracy hardly depends on batch size, latent size, decoder or the width of the likelihood.",
-            Self::Fig5 => "All representations of the VAE are aligned; AAVAE's are aligned within an image and apart between images.",
+            Self::Table1 => {
+                "AAVAE is far above VAE, AE and AAAE: augmentation alone hurts, noise alone gains \
+                 little, both together win."
+            }
+            Self::Fig2 => {
+                "The accuracy of the representation does not fall while the likelihood overfits, \
+                 whatever its width."
+            }
+            Self::Fig3 => {
+                "A KL term with a weight far below 1 changes nothing; from 1 on the representation \
+                 deteriorates."
+            }
+            Self::Fig4 => {
+                "The accuracy hardly depends on batch size, latent size, decoder or the width of \
+                 the likelihood."
+            }
+            Self::Fig5 => {
+                "All representations of the VAE are aligned; AAVAE's are aligned within an image \
+                 and apart between images."
+            }
             Self::Duration => "The longer the pretraining, the better the representation.",
         }
     }

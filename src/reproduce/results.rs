@@ -28,20 +28,23 @@ impl Stat {
     pub fn of(values: &[f64]) -> Option<Self> {
         let n = values.len();
         let mean = values.iter().sum::<f64>() / n as f64;
-        let sd = || (values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1) as f64).sqrt();
+        let sd =
+            || (values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1) as f64).sqrt();
         (n > 0).then(|| Self { mean, sd: (n > 1).then(sd), n })
     }
 
     /// "38.90 ± 1.50", of values times `scale`; "1.2e18 ± 3.4e17" where they explode.
     pub fn text(&self, scale: f64, digits: usize) -> String {
-        let number = |x: f64| if x.abs() < 1e6 { format!("{x:.digits$}") } else { format!("{x:.1e}") };
+        let number =
+            |x: f64| if x.abs() < 1e6 { format!("{x:.digits$}") } else { format!("{x:.1e}") };
         let mean = number(self.mean * scale);
         self.sd.map_or(mean.clone(), |sd| format!("{mean} ± {}", number(sd * scale)))
     }
 
     /// Half of the 95 % confidence interval of the mean, by Student's t; `None` for a single value.
     pub fn margin(&self) -> Option<f64> {
-        /// Two-sided 5 % points for 1, 2, ... degrees of freedom, rounded up; the last one for all further ones, on the safe side.
+        /// Two-sided 5 % points for 1, 2, ... degrees of freedom, rounded up; the last one for all
+        /// further ones, on the safe side.
         const T: [f64; 9] = [12.707, 4.303, 3.183, 2.777, 2.571, 2.447, 2.365, 2.307, 2.263];
         self.sd.map(|sd| T[(self.n - 2).min(T.len() - 1)] * sd / (self.n as f64).sqrt())
     }
@@ -71,11 +74,13 @@ impl Measure {
         }
     }
 
-    /// Its value in a summary, or in a milestone of one; `None` if the training set is too small for so many neighbours.
+    /// Its value in a summary, or in a milestone of one; `None` if the training set is too small
+    /// for so many neighbours.
     pub fn of(self, value: &Value) -> Option<f64> {
         let knn = |k: u64, temperature: f64| {
             let rows = value["knn"].as_array()?;
-            rows.iter().find(|row| row["k"] == k && row["temperature"] == temperature)?["accuracy"].as_f64()
+            rows.iter().find(|row| row["k"] == k && row["temperature"] == temperature)?["accuracy"]
+                .as_f64()
         };
         match self {
             Self::Probe => value["probe"]["accuracy"].as_f64(),
@@ -115,7 +120,8 @@ impl RunResult {
 
     /// A quantity at each milestone: epoch and value.
     pub fn milestones(&self, measure: Measure) -> Vec<(f64, f64)> {
-        let rows = self.summary().and_then(|s| s["milestones"].as_array()).map_or(&[][..], Vec::as_slice);
+        let rows =
+            self.summary().and_then(|s| s["milestones"].as_array()).map_or(&[][..], Vec::as_slice);
         rows.iter().filter_map(|row| Some((row["epoch"].as_f64()?, measure.of(row)?))).collect()
     }
 
@@ -146,21 +152,44 @@ pub struct Results {
 
 impl Results {
     /// Reads the folder of a grid. What cannot be read is not done.
-    pub fn read(setup: &Setup, cells: &[Cell], splits: &Splits, milestones: &[(usize, u64)], out: &Path) -> Self {
+    pub fn read(
+        setup: &Setup,
+        cells: &[Cell],
+        splits: &Splits,
+        milestones: &[(usize, u64)],
+        out: &Path,
+    ) -> Self {
         let one = |(seed, (cell, c)): (u64, (usize, &Cell))| {
             let run = Run { cell: c, seed };
             let (config, path) = (c.config(seed), run.path(out));
             let state = run.state(setup.experiment, out, milestones);
             let done = matches!(state, State::Done(_));
-            let bits = if done && setup.experiment == Experiment::Fig2 { bits_by_epoch(&path) } else { Vec::new() };
-            let similarities = if done && run.needs_views(setup.experiment) { views::read(&path).unwrap_or_default() } else { Vec::new() };
+            let bits = if done && setup.experiment == Experiment::Fig2 {
+                bits_by_epoch(&path)
+            } else {
+                Vec::new()
+            };
+            let similarities = if done && run.needs_views(setup.experiment) {
+                views::read(&path).unwrap_or_default()
+            } else {
+                Vec::new()
+            };
             RunResult { name: c.folder(seed), cell, seed, config, state, bits, similarities }
         };
-        let all = (0..setup.seeds as u64).flat_map(|seed| cells.iter().enumerate().map(move |cell| (seed, cell)));
+        let all = (0..setup.seeds as u64)
+            .flat_map(|seed| cells.iter().enumerate().map(move |cell| (seed, cell)));
         let images = [splits.train.len(), splits.val.len(), splits.test.len()];
         let runs = all.map(one).collect();
         let milestones = milestones.iter().map(|m| m.0).collect();
-        Self { setup: setup.clone(), cells: cells.to_vec(), runs, out: out.into(), images, milestones, show_images: true }
+        Self {
+            setup: setup.clone(),
+            cells: cells.to_vec(),
+            runs,
+            out: out.into(),
+            images,
+            milestones,
+            show_images: true,
+        }
     }
 
     /// Runs that are done, with their summaries.
@@ -177,13 +206,21 @@ impl Results {
     }
 
     /// The values of a quantity over the seeds of a cell that are done.
-    pub fn values(&self, cell: usize, of: impl Fn(&RunResult, &Value) -> Option<f64>) -> Vec<(u64, f64)> {
-        self.done().filter(|(run, _)| run.cell == cell).filter_map(|(run, summary)| Some((run.seed, of(run, summary)?))).collect()
+    pub fn values(
+        &self,
+        cell: usize,
+        of: impl Fn(&RunResult, &Value) -> Option<f64>,
+    ) -> Vec<(u64, f64)> {
+        self.done()
+            .filter(|(run, _)| run.cell == cell)
+            .filter_map(|(run, summary)| Some((run.seed, of(run, summary)?)))
+            .collect()
     }
 
     /// Mean and spread of a measure of a cell.
     pub fn stat(&self, cell: usize, measure: Measure) -> Option<Stat> {
-        let values: Vec<f64> = self.values(cell, |_, summary| measure.of(summary)).into_iter().map(|v| v.1).collect();
+        let values: Vec<f64> =
+            self.values(cell, |_, summary| measure.of(summary)).into_iter().map(|v| v.1).collect();
         Stat::of(&values)
     }
 
@@ -207,8 +244,9 @@ impl Results {
     }
 }
 
-/// Bits per dimension after an epoch (`train::measure`): of the batches that were trained on and of the held-out images by the evidence
-/// lower bound, and of the held-out images by importance sampling where that was measured.
+/// Bits per dimension after an epoch (`train::measure`): of the batches that were trained on and of
+/// the held-out images by the evidence lower bound, and of the held-out images by importance
+/// sampling where that was measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bits {
     /// Epochs.
@@ -231,24 +269,39 @@ fn bits_by_epoch(path: &Path) -> Vec<Bits> {
         record.get(key).map(f64::from).filter(|x| x.is_finite())
     };
     // A training record is the mean of the steps since the one before.
-    let mut ends: Vec<u64> = records.iter().filter(|record| record.split == "train").map(|record| record.step).collect();
+    let mut ends: Vec<u64> =
+        records.iter().filter(|record| record.split == "train").map(|record| record.step).collect();
     ends.dedup();
     let train = |after: u64, until: u64| {
         let parts: Option<Vec<(f64, f64)>> = ends
             .iter()
             .enumerate()
             .filter(|(_, end)| after < **end && **end <= until)
-            .map(|(i, end)| Some(((end - if i == 0 { 0 } else { ends[i - 1] }) as f64, value("train", *end, "bits_per_dim_elbo")?)))
+            .map(|(i, end)| {
+                Some((
+                    (end - if i == 0 { 0 } else { ends[i - 1] }) as f64,
+                    value("train", *end, "bits_per_dim_elbo")?,
+                ))
+            })
             .collect();
         let parts = parts.filter(|parts| !parts.is_empty())?;
-        Some(parts.iter().map(|(steps, bits)| steps * bits).sum::<f64>() / parts.iter().map(|part| part.0).sum::<f64>())
+        Some(
+            parts.iter().map(|(steps, bits)| steps * bits).sum::<f64>()
+                / parts.iter().map(|part| part.0).sum::<f64>(),
+        )
     };
-    let mut held_out: Vec<&metrics::Record> = records.iter().filter(|record| record.split == "val").collect();
+    let mut held_out: Vec<&metrics::Record> =
+        records.iter().filter(|record| record.split == "val").collect();
     held_out.dedup_by_key(|record| record.step);
     let bits = |(i, r): (usize, &&metrics::Record)| {
         let begin = if i == 0 { 0 } else { held_out[i - 1].step };
         let sampled = value("eval", r.step, "bits_per_dim");
-        Some(Bits { epoch: r.epoch as f64 + 1.0, train: train(begin, r.step)?, val: value("val", r.step, "bits_per_dim_elbo")?, sampled })
+        Some(Bits {
+            epoch: r.epoch as f64 + 1.0,
+            train: train(begin, r.step)?,
+            val: value("val", r.step, "bits_per_dim_elbo")?,
+            sampled,
+        })
     };
     held_out.iter().enumerate().filter_map(bits).collect()
 }
@@ -260,7 +313,11 @@ mod tests {
     #[test]
     fn statistics_of_seeds() {
         let s = Stat::of(&[0.3, 0.4, 0.5]).expect("three values");
-        assert!((s.mean - 0.4).abs() < 1e-12 && (s.sd.expect("a spread") - 0.1).abs() < 1e-12 && s.n == 3);
+        assert!(
+            (s.mean - 0.4).abs() < 1e-12
+                && (s.sd.expect("a spread") - 0.1).abs() < 1e-12
+                && s.n == 3
+        );
         assert_eq!(s.text(100.0, 2), "40.00 ± 10.00");
         // Student's t for two degrees of freedom.
         assert!((s.margin().expect("an interval") - 4.303 * 0.1 / 3f64.sqrt()).abs() < 1e-12);
@@ -269,12 +326,15 @@ mod tests {
         assert_eq!(Stat::of(&[]), None);
     }
 
-    /// A record every two steps, three steps an epoch: the record at an epoch's end covers what is left of it.
+    /// A record every two steps, three steps an epoch: the record at an epoch's end covers what is
+    /// left of it.
     #[test]
     fn bits_are_means_of_epochs() {
         let dir = tempfile::tempdir().expect("a folder");
         let line = |step: u64, epoch: u64, split: &str, key: &str, bits: f64| {
-            format!("{{\"step\":{step},\"epoch\":{epoch},\"split\":\"{split}\",\"loss\":1.0,\"{key}\":{bits}}}\n")
+            format!(
+                "{{\"step\":{step},\"epoch\":{epoch},\"split\":\"{split}\",\"loss\":1.0,\"{key}\":{bits}}}\n"
+            )
         };
         let elbo = "bits_per_dim_elbo";
         let lines = [
@@ -286,8 +346,10 @@ mod tests {
             line(6, 1, "val", elbo, 3.0),
             line(6, 1, "eval", "bits_per_dim", 2.5),
         ];
-        let want =
-            [Bits { epoch: 1.0, train: 7.0, val: 6.0, sampled: None }, Bits { epoch: 2.0, train: 2.0, val: 3.0, sampled: Some(2.5) }];
+        let want = [
+            Bits { epoch: 1.0, train: 7.0, val: 6.0, sampled: None },
+            Bits { epoch: 2.0, train: 2.0, val: 3.0, sampled: Some(2.5) },
+        ];
         // The order of the lines does not count, nor does a line that is there twice.
         let mut swapped = lines.clone();
         swapped.reverse();

@@ -1,4 +1,5 @@
-//! Carrying a grid out: one run after another, seed by seed, so that every cell has its first result as early as possible.
+//! Carrying a grid out: one run after another, seed by seed, so that every cell has its first
+//! result as early as possible.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -51,7 +52,11 @@ struct Grid {
 
 impl Grid {
     fn new(setup: &Setup) -> Result<Self, TrainError> {
-        let all = RunConfig { dataset: setup.dataset, data_dir: setup.data_dir.clone(), ..RunConfig::default() };
+        let all = RunConfig {
+            dataset: setup.dataset,
+            data_dir: setup.data_dir.clone(),
+            ..RunConfig::default()
+        };
         let available = open_data(&all)?.train.len();
         let cells = cells(setup, available);
         let config = cells[0].config(0);
@@ -63,7 +68,10 @@ impl Grid {
         let unknown = only.iter().find(|name| self.cells.iter().all(|cell| cell.name != **name));
         if let Some(name) = unknown {
             let names: Vec<&str> = self.cells.iter().map(|cell| cell.name.as_str()).collect();
-            return Err(TrainError::config(format!("no cell is called `{name}`"), Some(&format!("the cells are {}", names.join(", ")))));
+            return Err(TrainError::config(
+                format!("no cell is called `{name}`"),
+                Some(&format!("the cells are {}", names.join(", "))),
+            ));
         }
         Ok(self.cells.iter().filter(|cell| only.is_empty() || only.contains(&cell.name)).collect())
     }
@@ -77,30 +85,46 @@ pub fn forecast(request: &Request<'_>) -> Result<Value, TrainError> {
     let grid = Grid::new(request.setup)?;
     folder::verify(request.out, request.setup, &grid.cells, &grid.splits, request.command)?;
     let state = |run: &Run<'_>| run.state(request.setup.experiment, request.out, &grid.milestones);
-    forecast::forecast(request.setup, &grid.selected(request.only)?, &grid.splits, &request.device, state)
+    forecast::forecast(
+        request.setup,
+        &grid.selected(request.only)?,
+        &grid.splits,
+        &request.device,
+        state,
+    )
 }
 
 /// Runs what is not done, writes the report, and returns the summary. `say` takes lines for people.
 ///
 /// # Errors
-/// If the grid cannot start, or the report cannot be written. A run that fails is in the summary and stops nothing.
+/// If the grid cannot start, or the report cannot be written. A run that fails is in the summary
+/// and stops nothing.
 pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, TrainError> {
     let Request { setup, out, interrupt, .. } = *request;
     let grid = Grid::new(setup)?;
     let selected = grid.selected(request.only)?;
     let (session, why) = device::open(&request.device)?;
     say(&format!("device: {} ({why})", session.device()));
-    let costs: Vec<f64> = selected.iter().map(|cell| Cost::new(cell, &grid.splits, &session).map_or(0.0, |c| c.flops())).collect();
+    let costs: Vec<f64> = selected
+        .iter()
+        .map(|cell| Cost::new(cell, &grid.splits, &session).map_or(0.0, |c| c.flops()))
+        .collect();
     drop(session);
     let (identity, _lock) = folder::claim(out, setup, &grid.cells, &grid.splits, request.command)?;
 
-    let runs: Vec<(Run<'_>, f64)> =
-        (0..setup.seeds as u64).flat_map(|seed| selected.iter().zip(&costs).map(move |(cell, cost)| (Run { cell, seed }, *cost))).collect();
+    let runs: Vec<(Run<'_>, f64)> = (0..setup.seeds as u64)
+        .flat_map(|seed| {
+            selected.iter().zip(&costs).map(move |(cell, cost)| (Run { cell, seed }, *cost))
+        })
+        .collect();
     let state = |run: &Run<'_>| run.state(setup.experiment, out, &grid.milestones);
     let mut pace = Pace::default();
     let mut errors: Vec<(String, String)> = Vec::new();
     let show_images = !request.without_images;
-    let results = || Results { show_images, ..Results::read(setup, &grid.cells, &grid.splits, &grid.milestones, out) };
+    let results = || Results {
+        show_images,
+        ..Results::read(setup, &grid.cells, &grid.splits, &grid.milestones, out)
+    };
     for (i, (run, cost)) in runs.iter().enumerate() {
         if interrupt.asked() {
             break;
@@ -110,8 +134,14 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Tr
             say(&format!("run {} of {}: {name} is done", i + 1, runs.len()));
             continue;
         }
-        let left = runs[i..].iter().filter(|(run, _)| !matches!(state(run), State::Done(_))).map(|(_, cost)| cost).sum();
-        let eta = pace.seconds(left).map_or(String::new(), |seconds| format!(", about {:.0} min left for all", seconds / 60.0));
+        let left = runs[i..]
+            .iter()
+            .filter(|(run, _)| !matches!(state(run), State::Done(_)))
+            .map(|(_, cost)| cost)
+            .sum();
+        let eta = pace.seconds(left).map_or(String::new(), |seconds| {
+            format!(", about {:.0} min left for all", seconds / 60.0)
+        });
         say(&format!("run {} of {}: {name}{eta}", i + 1, runs.len()));
         let fresh = !run.path(out).join("config.toml").exists();
         let began = Instant::now();
@@ -148,18 +178,29 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Tr
     }))
 }
 
-/// A bug in one run is that run's failure and not the end of the grid. Its message is printed as any panic's.
+/// A bug in one run is that run's failure and not the end of the grid. Its message is printed as
+/// any panic's.
 fn caught(work: impl FnOnce() -> Result<(), TrainError>) -> Result<(), TrainError> {
     // What a run leaves half done is in its folder, where it may be half done at any time.
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let text = panic
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
         let message = format!("a bug stopped it: {}", text.unwrap_or("it does not say which"));
-        Err(TrainError::config(message, Some("the same command tries it again; the other runs go on")))
+        Err(TrainError::config(
+            message,
+            Some("the same command tries it again; the other runs go on"),
+        ))
     })
 }
 
 /// Trains and measures one run, or what is left of it.
-fn carry_out(request: &Request<'_>, run: &Run<'_>, say: &mut dyn FnMut(&str)) -> Result<(), TrainError> {
+fn carry_out(
+    request: &Request<'_>,
+    run: &Run<'_>,
+    say: &mut dyn FnMut(&str),
+) -> Result<(), TrainError> {
     let (config, path) = (run.cell.config(run.seed), run.path(request.out));
     let evaluate = if config.milestones.is_empty() { Evaluate::End } else { Evaluate::Milestones };
     let claimed = RunFolder::claim(&path, folder::PROCESS)?;
@@ -178,7 +219,10 @@ fn carry_out(request: &Request<'_>, run: &Run<'_>, say: &mut dyn FnMut(&str)) ->
         return Ok(());
     }
     let summary = experiment::run(&asked, say)?;
-    if summary["interrupted"] == false && run.needs_views(request.setup.experiment) && views::read(&path).is_none() {
+    if summary["interrupted"] == false
+        && run.needs_views(request.setup.experiment)
+        && views::read(&path).is_none()
+    {
         views::measure(&config, &request.device, &path)?;
     }
     Ok(())

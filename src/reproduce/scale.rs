@@ -1,4 +1,5 @@
-//! Scales: named budgets. All cells of an experiment share one, so that they stay comparable with each other.
+//! Scales: named budgets. All cells of an experiment share one, so that they stay comparable with
+//! each other.
 
 use serde::{Deserialize, Serialize};
 
@@ -61,8 +62,11 @@ impl Scale {
             Experiment::Fig2 | Experiment::Fig3 => sweep,
             Experiment::Fig4 | Experiment::Fig5 | Experiment::Duration => one,
         };
-        // One long run in place of many: a multiple of 8, for the fractions at which it is measured.
-        let epochs = |short: usize, long: usize| if experiment == Experiment::Duration { long } else { short };
+        // One long run in place of many: a multiple of 8, for the fractions at which it is
+        // measured.
+        let epochs = |short: usize, long: usize| {
+            if experiment == Experiment::Duration { long } else { short }
+        };
         let stl = dataset == DataKind::Stl10;
         match self {
             Self::Smoke => Budget {
@@ -70,7 +74,8 @@ impl Scale {
                 width: 8,
                 images: Some(2000),
                 epochs: epochs(4, 8),
-                // Small, so that even figure 4's largest has enough steps for BatchNorm's running statistics.
+                // Small, so that even figure 4's largest has enough steps for BatchNorm's running
+                // statistics.
                 batch: 32,
                 learning_rate: 1e-3,
                 warmup: 1,

@@ -1,8 +1,8 @@
-//! WGSL to CUDA C++, from naga's IR: a compute module becomes one `__global__` function over [`PRELUDE`], which
-//! holds WGSL's types and those of its rules that differ from C++'s.
+//! WGSL to CUDA C++, from naga's IR: a compute module becomes one `__global__` function over
+//! [`PRELUDE`], which holds WGSL's types and those of its rules that differ from C++'s.
 //!
-//! * A load, a call and whatever is used twice get a name where naga says `Emit`, which is when WGSL evaluates
-//!   them; other values are written where they are used, and pointers are lvalues.
+//! * A load, a call and whatever is used twice get a name where naga says `Emit`, which is when
+//!   WGSL evaluates them; other values are written where they are used, and pointers are lvalues.
 //! * Functions are inlined. Besides their own arguments they get the bound buffers that they use.
 //! * Names end in `_`, so that none is a keyword of C++ or a built-in of CUDA.
 //! * The uniform is a pointer like every buffer: a captured graph sees the values of each replay.
@@ -17,8 +17,8 @@ use std::fmt::Write as _;
 
 use naga::valid::{Capabilities, FunctionInfo, ModuleInfo, ValidationFlags, Validator};
 use naga::{
-    AddressSpace, ArraySize, BuiltIn, Expression, Function, GlobalVariable, Handle, LocalVariable, Module, Scalar, ScalarKind,
-    StorageAccess, Type, TypeInner,
+    AddressSpace, ArraySize, BuiltIn, Expression, Function, GlobalVariable, Handle, LocalVariable,
+    Module, Scalar, ScalarKind, StorageAccess, Type, TypeInner,
 };
 use names::Names;
 
@@ -27,14 +27,16 @@ use crate::ops::Target;
 /// What every translated kernel stands on; goes before the texts of one program, once.
 pub const PRELUDE: &str = include_str!("cuda/wgsl.cuh");
 
-/// What plans for CUDA are lowered to: every GPU since 2016 can do it. Blocks of 1024 threads are not asked for,
-/// as two of them would not fit beside each other.
-pub const TARGET: Target = Target { max_invocations: 512, workgroup_memory: 48 << 10, ..Target::WEBGPU };
+/// What plans for CUDA are lowered to: every GPU since 2016 can do it. Blocks of 1024 threads are
+/// not asked for, as two of them would not fit beside each other.
+pub const TARGET: Target =
+    Target { max_invocations: 512, workgroup_memory: 48 << 10, ..Target::WEBGPU };
 
 /// A kernel in CUDA C++.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CudaKernel {
-    /// The text, without [`PRELUDE`]. Kernels of several names may share a program: each stands in a namespace.
+    /// The text, without [`PRELUDE`]. Kernels of several names may share a program: each stands in
+    /// a namespace.
     pub text: String,
     /// Name of the `__global__` function.
     pub name: String,
@@ -71,8 +73,14 @@ pub fn translate(wgsl: &str, name: &str) -> Result<CudaKernel, CudaError> {
     let module = naga::front::wgsl::parse_str(wgsl).map_err(|e| refused(e.emit_to_string(wgsl)))?;
     let mut validator = Validator::new(ValidationFlags::all(), Capabilities::empty());
     let info = validator.validate(&module).map_err(|e| refused(e.emit_to_string(wgsl)))?;
-    let writer =
-        Writer { module: &module, info: &info, out: String::new(), globals: HashMap::new(), functions: HashMap::new(), barriers: false };
+    let writer = Writer {
+        module: &module,
+        info: &info,
+        out: String::new(),
+        globals: HashMap::new(),
+        functions: HashMap::new(),
+        barriers: false,
+    };
     writer.kernel(name)
 }
 
@@ -150,13 +158,24 @@ impl<'a> Writer<'a> {
         let parameters: Result<Vec<_>, _> = bound.values().map(|h| self.parameter(*h)).collect();
         let [x, y, z] = entry.workgroup_size;
         let (threads, parameters) = (x * y * z, parameters?.join(", "));
-        self.line(0, &format!("extern \"C\" __global__ void __launch_bounds__({threads}) {name}({parameters}) {{"));
+        self.line(
+            0,
+            &format!(
+                "extern \"C\" __global__ void __launch_bounds__({threads}) {name}({parameters}) {{"
+            ),
+        );
         self.entry(entry, info, &names)?;
         let pointers: Vec<_> = (0..bound.len()).map(|i| format!("WGSL_AT({i})")).collect();
         let (count, pointers, poison) = (bound.len(), pointers.join(", "), &shared.poison);
         let barriers = self.barriers;
         self.line(0, "}");
-        self.line(0, &format!("WGSL_ENTRY({name}, {x}, {y}, {z}, {barriers}, {count}, ({pointers}), {{ {poison}}})"));
+        self.line(
+            0,
+            &format!(
+                "WGSL_ENTRY({name}, {x}, {y}, {z}, {barriers}, {count}, \
+            ({pointers}), {{ {poison}}})"
+            ),
+        );
         Ok(CudaKernel {
             text: format!("namespace n_{name} {{\n{}}}\n", self.out),
             name: name.into(),
@@ -166,7 +185,8 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// Declares the structs. NVRTC 13.0 has no `offsetof`, so their layout is checked here against C++'s rule.
+    /// Declares the structs. NVRTC 13.0 has no `offsetof`, so their layout is checked here against
+    /// C++'s rule.
     fn structs(&mut self) -> Result<(), CudaError> {
         for (handle, ty) in self.module.types.iter() {
             let TypeInner::Struct { members, span } = &ty.inner else { continue };
@@ -176,13 +196,17 @@ impl<'a> Writer<'a> {
                 let field = member.name.as_deref().unwrap_or("unnamed");
                 let (size, align) = match self.inner(member.ty) {
                     TypeInner::Scalar(_) => (4, 4),
-                    TypeInner::Vector { size, .. } if *size != naga::VectorSize::Tri => (4 * *size as u32, 4 * *size as u32),
+                    TypeInner::Vector { size, .. } if *size != naga::VectorSize::Tri => {
+                        (4 * *size as u32, 4 * *size as u32)
+                    }
                     other => return unknown(format!("a struct member of type {other:?}")),
                 };
                 at = u32::next_multiple_of(at, align);
                 if at != member.offset {
                     let offset = member.offset;
-                    return unknown(format!("`{name}.{field}` at {offset}, which C++ puts at {at}"));
+                    return unknown(format!(
+                        "`{name}.{field}` at {offset}, which C++ puts at {at}"
+                    ));
                 }
                 at += size;
                 write!(fields, "{} {field}_; ", self.type_name(member.ty)?).ok();
@@ -210,7 +234,10 @@ impl<'a> Writer<'a> {
     }
 
     /// The bound variables by `@binding`.
-    fn bound(&self, info: &FunctionInfo) -> Result<BTreeMap<u32, Handle<GlobalVariable>>, CudaError> {
+    fn bound(
+        &self,
+        info: &FunctionInfo,
+    ) -> Result<BTreeMap<u32, Handle<GlobalVariable>>, CudaError> {
         let mut bound = BTreeMap::new();
         for (handle, global) in self.module.global_variables.iter() {
             let name = &self.globals[&handle];
@@ -254,7 +281,13 @@ impl<'a> Writer<'a> {
         globals.filter(|(h, g)| g.binding.is_some() && !info[*h].is_empty()).map(|g| g.0).collect()
     }
 
-    fn function(&mut self, function: &'a Function, info: &'a FunctionInfo, name: &str, names: &Names) -> Result<(), CudaError> {
+    fn function(
+        &mut self,
+        function: &'a Function,
+        info: &'a FunctionInfo,
+        name: &str,
+        names: &Names,
+    ) -> Result<(), CudaError> {
         let mut scope = Scope::new(function, info, names);
         let mut parameters = Vec::new();
         for argument in &function.arguments {
@@ -279,7 +312,12 @@ impl<'a> Writer<'a> {
     }
 
     /// The body of the entry point, built-in values first.
-    fn entry(&mut self, entry: &'a naga::EntryPoint, info: &'a FunctionInfo, names: &Names) -> Result<(), CudaError> {
+    fn entry(
+        &mut self,
+        entry: &'a naga::EntryPoint,
+        info: &'a FunctionInfo,
+        names: &Names,
+    ) -> Result<(), CudaError> {
         let mut scope = Scope::new(&entry.function, info, names);
         for argument in &entry.function.arguments {
             let Some(naga::Binding::BuiltIn(built_in)) = argument.binding else {

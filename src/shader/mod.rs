@@ -1,5 +1,6 @@
-//! The embedded shaders and their specialisation. A kernel's text is a file of `shaders/` with imports resolved, `// spec` consts
-//! set, guards applied and `// unroll` loops expanded (`spec`); each file is legal WGSL as it stands.
+//! The embedded shaders and their specialisation. A kernel's text is a file of `shaders/` with
+//! imports resolved, `// spec` consts set, guards applied and `// unroll` loops expanded (`spec`);
+//! each file is legal WGSL as it stands.
 
 pub mod cuda;
 mod files;
@@ -17,9 +18,12 @@ pub fn file(name: &str) -> Option<&'static str> {
 /// Final WGSL of a kernel.
 ///
 /// # Panics
-/// If the kernel names an unknown file or const: a bug of an op's lowering, found by `tests/shaders.rs` for every reachable kernel.
+/// If the kernel names an unknown file or const: a bug of an op's lowering, found by
+/// `tests/shaders.rs` for every reachable kernel.
 pub fn source(kernel: &Kernel) -> String {
     let text = file(kernel.file).unwrap_or_else(|| panic!("no shader `{}`", kernel.file));
-    let consts: Vec<_> = kernel.consts.iter().map(|(name, value)| (*name, value.to_string())).collect();
-    spec::specialise(text, &consts, file).unwrap_or_else(|e| panic!("shader `{}`: {e}", kernel.file))
+    let consts: Vec<_> =
+        kernel.consts.iter().map(|(name, value)| (*name, value.to_string())).collect();
+    spec::specialise(text, &consts, file)
+        .unwrap_or_else(|e| panic!("shader `{}`: {e}", kernel.file))
 }

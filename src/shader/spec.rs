@@ -1,14 +1,19 @@
-//! Shader specialisation by text: every shape is a WGSL const, and the file on disk stays legal WGSL.
+//! Shader specialisation by text: every shape is a WGSL const, and the file on disk stays legal
+//! WGSL.
 //!
 //! Four rewrites, each of which a reader of the `.wgsl` file can do by eye:
 //! 1. `#import lib/foo` on a line of its own becomes the text of that module, once.
-//! 2. `const NAME: u32 = 32u; // spec` takes the value that the host gives; a name the file does not declare is an error.
-//! 3. Lines between `// #if NAME` (or `// #if !NAME`) and `// #end` go when the bool const says so: a binding that is not used must not be declared.
-//! 4. `for (var i = 0u; i < BOUND; i++) { // unroll` becomes one block per `i`, so that a register array is indexed by constants only.
+//! 2. `const NAME: u32 = 32u; // spec` takes the value that the host gives; a name the file does
+//!    not declare is an error.
+//! 3. Lines between `// #if NAME` (or `// #if !NAME`) and `// #end` go when the bool const says so:
+//!    a binding that is not used must not be declared.
+//! 4. `for (var i = 0u; i < BOUND; i++) { // unroll` becomes one block per `i`, so that a register
+//!    array is indexed by constants only.
 
 use std::collections::{HashMap, HashSet};
 
-/// An upper limit on the expanded text: a bound that is wrong by a factor should fail here, not in the driver.
+/// An upper limit on the expanded text: a bound that is wrong by a factor should fail here, not in
+/// the driver.
 const MAX_LINES: usize = 200_000;
 
 /// One line of the source, with where it came from (for messages).
@@ -25,10 +30,12 @@ impl Line {
     }
 }
 
-/// Returns `source` specialised: imports resolved, `consts` (name, WGSL literal) set, guards applied, loops unrolled.
+/// Returns `source` specialised: imports resolved, `consts` (name, WGSL literal) set, guards
+/// applied, loops unrolled.
 ///
 /// # Errors
-/// An unknown import or const, a guard or a loop that does not close, a bound that is not a constant. Each names its file and line.
+/// An unknown import or const, a guard or a loop that does not close, a bound that is not a
+/// constant. Each names its file and line.
 pub(crate) fn specialise<'a>(
     source: &str,
     consts: &[(&str, String)],
@@ -63,7 +70,8 @@ fn import<'a>(
             out.push(line);
             continue;
         };
-        let module = resolve(name).ok_or_else(|| line.error(format_args!("unknown import `{name}`")))?;
+        let module =
+            resolve(name).ok_or_else(|| line.error(format_args!("unknown import `{name}`")))?;
         if seen.insert(name.to_owned()) {
             import(name, module, resolve, seen, out)?;
         }
@@ -84,7 +92,9 @@ fn set_consts(lines: &mut [Line], consts: &[(&str, String)]) -> Result<(), Strin
         let line = lines
             .iter_mut()
             .find(|l| {
-                l.text.split_once("//").is_some_and(|(_, note)| note.trim_start().starts_with("spec"))
+                l.text
+                    .split_once("//")
+                    .is_some_and(|(_, note)| note.trim_start().starts_with("spec"))
                     && const_declaration(&l.text).is_some_and(|(n, _)| n == *name)
             })
             .ok_or_else(|| format!("no `const {name}: ...; // spec` in this shader"))?;
@@ -107,8 +117,11 @@ fn apply_guards(lines: Vec<Line>) -> Result<Vec<Line>, String> {
     for line in lines {
         let text = line.text.trim();
         if let Some(name) = text.strip_prefix("// #if ") {
-            let (name, want) = name.trim().strip_prefix('!').map_or((name.trim(), true), |n| (n.trim(), false));
-            let value = *bools.get(name).ok_or_else(|| line.error(format_args!("`{name}` is not a bool const")))?;
+            let (name, want) =
+                name.trim().strip_prefix('!').map_or((name.trim(), true), |n| (n.trim(), false));
+            let value = *bools
+                .get(name)
+                .ok_or_else(|| line.error(format_args!("`{name}` is not a bool const")))?;
             open.push((line, value == want));
         } else if text == "// #end" {
             open.pop().ok_or_else(|| line.error("`#end` without `#if`"))?;
@@ -119,7 +132,8 @@ fn apply_guards(lines: Vec<Line>) -> Result<Vec<Line>, String> {
     open.pop().map_or(Ok(out), |(line, _)| Err(line.error("`#if` without `#end`")))
 }
 
-/// The integer and bool consts that can be evaluated, in order of declaration (a bool is 0 or 1). Others are left out.
+/// The integer and bool consts that can be evaluated, in order of declaration (a bool is 0 or 1).
+/// Others are left out.
 fn const_values(lines: &[Line]) -> HashMap<String, i64> {
     let mut values = HashMap::new();
     let mut depth = 0; // only consts at module scope
@@ -150,14 +164,22 @@ fn unroll_header(line: &Line) -> Result<Option<(&str, &str)>, String> {
         let variable = variable.split(':').next()?.trim();
         let (left, bound) = condition.split_once('<')?;
         let step: String = rest.chars().filter(|c| !c.is_whitespace()).collect();
-        (matches!(zero.trim(), "0u" | "0") && left.trim() == variable && step == format!("{variable}++){{"))
-            .then_some((variable, bound.trim()))
+        (matches!(zero.trim(), "0u" | "0")
+            && left.trim() == variable
+            && step == format!("{variable}++){{"))
+        .then_some((variable, bound.trim()))
     };
-    parse().map(Some).ok_or_else(|| line.error("an unrolled loop reads `for (var i = 0u; i < BOUND; i++) { // unroll`"))
+    parse().map(Some).ok_or_else(|| {
+        line.error("an unrolled loop reads `for (var i = 0u; i < BOUND; i++) { // unroll`")
+    })
 }
 
 /// Appends `lines` to `out`, outer loops first.
-fn unroll(lines: &[Line], values: &HashMap<String, i64>, out: &mut Vec<String>) -> Result<(), String> {
+fn unroll(
+    lines: &[Line],
+    values: &HashMap<String, i64>,
+    out: &mut Vec<String>,
+) -> Result<(), String> {
     let mut i = 0;
     while let Some(line) = lines.get(i) {
         i += 1;
@@ -168,7 +190,8 @@ fn unroll(lines: &[Line], values: &HashMap<String, i64>, out: &mut Vec<String>) 
             }
             continue;
         };
-        let count = evaluate(bound, values).map_err(|e| line.error(format_args!("loop bound `{bound}`: {e}")))?;
+        let count = evaluate(bound, values)
+            .map_err(|e| line.error(format_args!("loop bound `{bound}`: {e}")))?;
         let mut depth = 1;
         let length = lines[i..]
             .iter()
@@ -179,11 +202,18 @@ fn unroll(lines: &[Line], values: &HashMap<String, i64>, out: &mut Vec<String>) 
             .ok_or_else(|| line.error("this loop does not close"))?;
         let body = &lines[i..i + length];
         if lines[i + length].text.split("//").next().is_some_and(|code| code.trim() != "}") {
-            return Err(lines[i + length].error("the closing brace of an unrolled loop stands alone"));
+            return Err(
+                lines[i + length].error("the closing brace of an unrolled loop stands alone")
+            );
         }
         for n in 0..count {
-            let body: Vec<Line> =
-                body.iter().map(|l| Line { text: replace_word(&l.text, variable, &format!("{n}u")), ..l.clone() }).collect();
+            let body: Vec<Line> = body
+                .iter()
+                .map(|l| Line {
+                    text: replace_word(&l.text, variable, &format!("{n}u")),
+                    ..l.clone()
+                })
+                .collect();
             out.push("{".to_owned());
             unroll(&body, values, out)?;
             out.push("}".to_owned());
@@ -213,11 +243,16 @@ fn replace_word(text: &str, word: &str, with: &str) -> String {
     out
 }
 
-/// Evaluates an integer or bool const expression: literals, names, `+ - * / %`, comparisons, `! && ||`, `u32() i32() min() max() select()`.
+/// Evaluates an integer or bool const expression: literals, names, `+ - * / %`, comparisons,
+/// `! && ||`, `u32() i32() min() max() select()`.
 fn evaluate(text: &str, values: &HashMap<String, i64>) -> Result<i64, String> {
     let mut parser = Parser { tokens: tokens(text)?, at: 0, values };
     let value = parser.binary(0)?;
-    if parser.at < parser.tokens.len() { Err(format!("unexpected `{}`", parser.tokens[parser.at])) } else { Ok(value) }
+    if parser.at < parser.tokens.len() {
+        Err(format!("unexpected `{}`", parser.tokens[parser.at]))
+    } else {
+        Ok(value)
+    }
 }
 
 fn tokens(text: &str) -> Result<Vec<&str>, String> {
@@ -240,7 +275,8 @@ fn tokens(text: &str) -> Result<Vec<&str>, String> {
 }
 
 /// Binary operators from the weakest to the strongest.
-const LEVELS: [&[&str]; 5] = [&["||"], &["&&"], &["==", "!=", "<=", ">=", "<", ">"], &["+", "-"], &["*", "/", "%"]];
+const LEVELS: [&[&str]; 5] =
+    [&["||"], &["&&"], &["==", "!=", "<=", ">=", "<", ">"], &["+", "-"], &["*", "/", "%"]];
 
 struct Parser<'a> {
     tokens: Vec<&'a str>,
@@ -264,7 +300,8 @@ impl<'a> Parser<'a> {
             return self.unary();
         }
         let mut left = self.binary(level + 1)?;
-        while let Some(op) = self.tokens.get(self.at).copied().filter(|t| LEVELS[level].contains(t)) {
+        while let Some(op) = self.tokens.get(self.at).copied().filter(|t| LEVELS[level].contains(t))
+        {
             self.at += 1;
             let right = self.binary(level + 1)?;
             let value = match op {
@@ -303,7 +340,11 @@ impl<'a> Parser<'a> {
                 digits.parse().map_err(|_| format!("`{token}` is not an integer"))
             }
             _ if self.tokens.get(self.at) == Some(&"(") => self.call(token),
-            _ => self.values.get(token).copied().ok_or_else(|| format!("`{token}` is not an integer const of this shader")),
+            _ => self
+                .values
+                .get(token)
+                .copied()
+                .ok_or_else(|| format!("`{token}` is not an integer const of this shader")),
         }
     }
 
@@ -330,16 +371,19 @@ mod tests {
     use super::*;
 
     fn run(source: &str, consts: &[(&str, &str)]) -> Result<String, String> {
-        let consts: Vec<(&str, String)> = consts.iter().map(|(n, v)| (*n, (*v).to_owned())).collect();
+        let consts: Vec<(&str, String)> =
+            consts.iter().map(|(n, v)| (*n, (*v).to_owned())).collect();
         specialise(source, &consts, |name| (name == "lib/f").then_some("fn f() {}"))
     }
 
     #[test]
     fn sets_spec_consts_only() {
-        let source = "const A: u32 = 1u; // spec\nconst B: u32 = A + 1u;\nconst L: f32 = 0.5; // spec: slope";
+        let source = "const A: u32 = 1u; // spec\nconst B: u32 = A + 1u;\nconst L: f32 = 0.5; // \
+            spec: slope";
         assert_eq!(
             run(source, &[("A", "7u"), ("L", "0.1")]).unwrap(),
-            "const A: u32 = 7u; // spec\nconst B: u32 = A + 1u;\nconst L: f32 = 0.1; // spec: slope\n"
+            "const A: u32 = 7u; // spec\nconst B: u32 = A + 1u;\nconst L: f32 = 0.1; // spec: \
+             slope\n"
         );
         assert_eq!(run(source, &[]).unwrap().trim_end(), source);
         assert!(run(source, &[("B", "7u")]).unwrap_err().contains("const B"));
@@ -348,15 +392,22 @@ mod tests {
 
     #[test]
     fn imports_once() {
-        assert_eq!(run("#import lib/f\n#import lib/f\n// #import lib/g\nx", &[]).unwrap(), "fn f() {}\n// #import lib/g\nx\n");
+        assert_eq!(
+            run("#import lib/f\n#import lib/f\n// #import lib/g\nx", &[]).unwrap(),
+            "fn f() {}\n// #import lib/g\nx\n"
+        );
         assert_eq!(run("\n#import lib/g", &[]).unwrap_err(), "shader:2: unknown import `lib/g`");
     }
 
     #[test]
     fn guards() {
-        let source = "const T: bool = true; // spec\n// #if T\nyes\n// #if !T\nno\n// #end\n// #end\nend";
+        let source =
+            "const T: bool = true; // spec\n// #if T\nyes\n// #if !T\nno\n// #end\n// #end\nend";
         assert_eq!(run(source, &[]).unwrap(), "const T: bool = true; // spec\nyes\nend\n");
-        assert_eq!(run(source, &[("T", "false")]).unwrap(), "const T: bool = false; // spec\nend\n");
+        assert_eq!(
+            run(source, &[("T", "false")]).unwrap(),
+            "const T: bool = false; // spec\nend\n"
+        );
         assert!(run("// #if X\n// #end", &[]).unwrap_err().starts_with("shader:1:"));
         assert!(run("const T: bool = true;\n// #if T", &[]).unwrap_err().starts_with("shader:2:"));
         assert!(run("// #end", &[]).is_err());
@@ -364,7 +415,9 @@ mod tests {
 
     #[test]
     fn unrolls_outer_first() {
-        let source = "const N: u32 = 2u; // spec\nconst M: u32 = N / 2u;\nfor (var i = 0u; i < N; i++) { // unroll\nfor (var j = 0u; j < i + M; j++) { // unroll\na[i * 2u + j] = ii.i;\n}\n}\nend";
+        let source = "const N: u32 = 2u; // spec\nconst M: u32 = N / 2u;\nfor (var i = 0u; i < N; \
+            i++) { // unroll\nfor (var j = 0u; j < i + M; j++) { // unroll\na[i * 2u + j] = \
+            ii.i;\n}\n}\nend";
         let text = run(source, &[]).unwrap();
         let body: Vec<&str> = text.lines().skip(2).collect();
         assert_eq!(
@@ -395,10 +448,18 @@ mod tests {
             run("\nfor (var i = 0u; i < N; i++) { // unroll\n}", &[]).unwrap_err(),
             "shader:2: loop bound `N`: `N` is not an integer const of this shader"
         );
-        assert!(run("for (var i = 0u; i < 2u; i++) { // unroll", &[]).unwrap_err().starts_with("shader:1:"));
+        assert!(
+            run("for (var i = 0u; i < 2u; i++) { // unroll", &[])
+                .unwrap_err()
+                .starts_with("shader:1:")
+        );
         assert!(run("for (var i = 1u; i < 2u; i++) { // unroll\n}", &[]).is_err());
         assert!(run("for (var i = 0u; i < 2u; i++) { // unroll\nx; }", &[]).is_err());
-        assert!(run("for (var i = 0u; i < 999999u; i++) { // unroll\nx;\n}", &[]).unwrap_err().contains("too long"));
+        assert!(
+            run("for (var i = 0u; i < 999999u; i++) { // unroll\nx;\n}", &[])
+                .unwrap_err()
+                .contains("too long")
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Checkpoints: safetensors files that are whole or absent, and say so when they are not.
 //!
-//! A process killed at any instant leaves the previous file ([`disk::replace`]). The same content gives the same bytes.
-//! Beside the caller's own entries the metadata holds
+//! A process killed at any instant leaves the previous file ([`disk::replace`]). The same content
+//! gives the same bytes. Beside the caller's own entries the metadata holds
 //!
 //! | key | value |
 //! |---|---|
@@ -9,8 +9,8 @@
 //! | `sha256` | [`Checkpoint::digest`]: names, types, shapes and data |
 //! | `sha256_meta` | the same over all other metadata |
 //!
-//! so that any flipped bit is found. Files without these (PyTorch users') are read without the check; their f64, f16 and
-//! bf16 tensors become f32.
+//! so that any flipped bit is found. Files without these (PyTorch users') are read without the
+//! check; their f64, f16 and bf16 tensors become f32.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -74,8 +74,12 @@ impl TensorData {
             sink(&buffer)
         };
         match self {
-            Self::F32(data) => data.chunks(STEP).try_for_each(|c| emit(&mut |b| b.extend(c.iter().flat_map(|v| v.to_le_bytes())))),
-            Self::I64(data) => data.chunks(STEP).try_for_each(|c| emit(&mut |b| b.extend(c.iter().flat_map(|v| v.to_le_bytes())))),
+            Self::F32(data) => data
+                .chunks(STEP)
+                .try_for_each(|c| emit(&mut |b| b.extend(c.iter().flat_map(|v| v.to_le_bytes())))),
+            Self::I64(data) => data
+                .chunks(STEP)
+                .try_for_each(|c| emit(&mut |b| b.extend(c.iter().flat_map(|v| v.to_le_bytes())))),
         }
     }
 }
@@ -106,7 +110,8 @@ impl NamedTensor {
 pub struct Checkpoint {
     /// Tensors by name.
     pub tensors: BTreeMap<String, NamedTensor>,
-    /// The caller's metadata; the keys in the head of this module are added when saving and taken away when loading.
+    /// The caller's metadata; the keys in the head of this module are added when saving and taken
+    /// away when loading.
     pub meta: BTreeMap<String, String>,
 }
 
@@ -134,13 +139,17 @@ pub enum CheckpointError {
         reason: String,
     },
     /// PyTorch wrote the file in its own format: an archive of pickled objects.
-    #[error("`{}` is in PyTorch's own format; weights are read from safetensors files", crate::text::name(path))]
+    #[error(
+        "`{}` is in PyTorch's own format; weights are read from safetensors files",
+        crate::text::name(path)
+    )]
     PyTorch {
         /// The file.
         path: PathBuf,
     },
     /// The file has another length than its header says.
-    #[error("`{}` is {}: it has {bytes} bytes, its header asks for {expected}", path.display(), if bytes < expected { "truncated" } else { "too long" })]
+    #[error("`{}` is {}: it has {bytes} bytes, its header asks for \
+        {expected}", path.display(), if bytes < expected { "truncated" } else { "too long" })]
     Length {
         /// The file.
         path: PathBuf,
@@ -150,7 +159,8 @@ pub enum CheckpointError {
         expected: u64,
     },
     /// The content is not what was written.
-    #[error("`{}` is damaged: the SHA-256 of its {what} is {found}, recorded was {expected}", path.display())]
+    #[error("`{}` is damaged: the SHA-256 of its {what} is {found}, recorded was \
+        {expected}", path.display())]
     Digest {
         /// The file.
         path: PathBuf,
@@ -162,7 +172,8 @@ pub enum CheckpointError {
         found: String,
     },
     /// A newer program wrote the file.
-    #[error("`{}` has format version {found}; this program reads up to {FORMAT_VERSION}", path.display())]
+    #[error("`{}` has format version {found}; this program reads up to \
+        {FORMAT_VERSION}", path.display())]
     Version {
         /// The file.
         path: PathBuf,
@@ -170,7 +181,8 @@ pub enum CheckpointError {
         found: String,
     },
     /// A tensor has an element type that weights do not have.
-    #[error("`{}`: tensor `{tensor}` has elements of type {dtype}; F32, F64, F16, BF16 and I64 can be read", path.display())]
+    #[error("`{}`: tensor `{tensor}` has elements of type {dtype}; F32, F64, F16, BF16 and I64 can \
+        be read", path.display())]
     Type {
         /// The file.
         path: PathBuf,
@@ -193,9 +205,13 @@ impl CheckpointError {
         Some(match self {
             Self::Io(error) => return error.hint(),
             Self::Missing { .. } => return None,
-            Self::NotSafetensors { .. } => "in PyTorch, `safetensors.torch.save_file(model.state_dict(), path)` writes such a file".into(),
+            Self::NotSafetensors { .. } => "in PyTorch, \
+                `safetensors.torch.save_file(model.state_dict(), path)` writes such a file"
+                .into(),
             Self::PyTorch { .. } => CONVERT.into(),
-            Self::Length { .. } | Self::Digest { .. } => "`step-*.safetensors` beside it are earlier checkpoints of the run".into(),
+            Self::Length { .. } | Self::Digest { .. } => "`step-*.safetensors` beside it are \
+                earlier checkpoints of the run"
+                .into(),
             Self::Version { .. } => "use the program that wrote it, or a newer one".into(),
             Self::Type { .. } => "leave that tensor out, or convert it to float32".into(),
         })
@@ -208,10 +224,11 @@ impl CheckpointError {
 }
 
 impl Checkpoint {
-    /// SHA-256 (hexadecimal) over the names, types, shapes and data in the order of names; the metadata does not count.
+    /// SHA-256 (hexadecimal) over the names, types, shapes and data in the order of names; the
+    /// metadata does not count.
     ///
-    /// For each tensor: length of the name and the name, length of the type and the type (`"F32"`), rank, extents, data.
-    /// Numbers are u64, everything little-endian.
+    /// For each tensor: length of the name and the name, length of the type and the type (`"F32"`),
+    /// rank, extents, data. Numbers are u64, everything little-endian.
     pub fn digest(&self) -> String {
         let mut hash = Sha256::new();
         for (name, tensor) in &self.tensors {
@@ -238,10 +255,12 @@ impl Checkpoint {
         self.meta.get("step")?.parse().ok()
     }
 
-    /// Writes the file, replacing what was there only once the new one is whole. Returns [`Checkpoint::digest`].
+    /// Writes the file, replacing what was there only once the new one is whole. Returns
+    /// [`Checkpoint::digest`].
     ///
     /// # Errors
-    /// [`CheckpointError::Io`]; the file at `path` is then what it was, and nothing else is left behind.
+    /// [`CheckpointError::Io`]; the file at `path` is then what it was, and nothing else is left
+    /// behind.
     ///
     /// # Panics
     /// If a tensor's shape does not fit its data.
@@ -255,7 +274,9 @@ impl Checkpoint {
                 writer.write_all(&(header.len() as u64).to_le_bytes())?;
                 writer.write_all(&header)?;
                 let mut tensors = self.in_file_order().into_iter();
-                tensors.try_for_each(|(_, tensor)| tensor.data.stream(|bytes| writer.write_all(bytes)))?;
+                tensors.try_for_each(|(_, tensor)| {
+                    tensor.data.stream(|bytes| writer.write_all(bytes))
+                })?;
                 writer.flush()
             })();
             // What a failed write left in the buffer must not be tried again on drop.
@@ -292,7 +313,11 @@ impl Checkpoint {
             let mut raw = vec![0; info.data_offsets.1 - info.data_offsets.0];
             reader.read_exact(&mut raw).map_err(CheckpointError::io("read", path))?;
             let Some(data) = decode(info.dtype, &raw) else {
-                return Err(CheckpointError::Type { path: path.to_owned(), tensor: name, dtype: info.dtype.to_string() });
+                return Err(CheckpointError::Type {
+                    path: path.to_owned(),
+                    tensor: name,
+                    dtype: info.dtype.to_string(),
+                });
             };
             loaded.tensors.insert(name, NamedTensor { shape: info.shape.clone(), data });
         }
@@ -313,10 +338,17 @@ impl Checkpoint {
         }
         // Ours, and a key that is missing was damaged.
         let found_meta = meta_hash(&self.meta, version.as_deref().unwrap_or(""));
-        for (what, expected, found) in [("tensors", digest, self.digest()), ("metadata", meta_digest, found_meta)] {
+        for (what, expected, found) in
+            [("tensors", digest, self.digest()), ("metadata", meta_digest, found_meta)]
+        {
             if expected.as_ref() != Some(&found) {
                 let expected = expected.unwrap_or_else(|| "lost".to_owned());
-                return Err(CheckpointError::Digest { path: path.to_owned(), what, expected, found });
+                return Err(CheckpointError::Digest {
+                    path: path.to_owned(),
+                    what,
+                    expected,
+                    found,
+                });
             }
         }
         Ok(())
@@ -333,10 +365,22 @@ impl Checkpoint {
         let mut offset = 0;
         let infos = self.in_file_order().into_iter().map(|(name, tensor)| {
             let elements: usize = tensor.shape.iter().product();
-            assert!(elements == tensor.data.len(), "`{name}`: shape {:?} for {} elements", tensor.shape, tensor.data.len());
+            assert!(
+                elements == tensor.data.len(),
+                "`{name}`: shape {:?} for {} elements",
+                tensor.shape,
+                tensor.data.len()
+            );
             let start = offset;
             offset += tensor.data.bytes();
-            (name.clone(), TensorInfo { dtype: tensor.data.dtype(), shape: tensor.shape.clone(), data_offsets: (start, offset) })
+            (
+                name.clone(),
+                TensorInfo {
+                    dtype: tensor.data.dtype(),
+                    shape: tensor.shape.clone(),
+                    data_offsets: (start, offset),
+                },
+            )
         });
         let metadata = Metadata::new(None, infos.collect()).expect("offsets without gaps");
         let tensors = serde_json::to_string(&metadata).expect("a map with text keys");
@@ -348,9 +392,15 @@ impl Checkpoint {
         let version = FORMAT_VERSION.to_string();
         let meta_digest = meta_hash(&meta, &version);
         meta.extend(
-            [(VERSION_KEY, version), (DIGEST_KEY, digest.to_owned()), (META_DIGEST_KEY, meta_digest)].map(|(k, v)| (k.to_owned(), v)),
+            [
+                (VERSION_KEY, version),
+                (DIGEST_KEY, digest.to_owned()),
+                (META_DIGEST_KEY, meta_digest),
+            ]
+            .map(|(k, v)| (k.to_owned(), v)),
         );
-        // The crate would write the metadata in the order of a hash map, another one in every process.
+        // The crate would write the metadata in the order of a hash map, another one in every
+        // process.
         let meta = serde_json::to_string(&meta).expect("a map with text keys");
         let comma = if self.tensors.is_empty() { "" } else { "," };
         let mut header = format!("{{\"__metadata__\":{meta}{comma}{}", &tensors[1..]).into_bytes();
@@ -360,27 +410,37 @@ impl Checkpoint {
 }
 
 /// Reads and checks the header; the reader is then at the first tensor.
-fn read_header(path: &Path, bytes: u64, reader: &mut impl Read) -> Result<Metadata, CheckpointError> {
-    let other = |reason: String| CheckpointError::NotSafetensors { path: path.to_owned(), bytes, reason };
+fn read_header(
+    path: &Path,
+    bytes: u64,
+    reader: &mut impl Read,
+) -> Result<Metadata, CheckpointError> {
+    let other =
+        |reason: String| CheckpointError::NotSafetensors { path: path.to_owned(), bytes, reason };
     if bytes < 8 {
         return Err(other("shorter than the 8 bytes of the header's length".to_owned()));
     }
     let mut length = [0; 8];
     reader.read_exact(&mut length).map_err(CheckpointError::io("read", path))?;
     // A ZIP archive, or a pickle of protocol 2 to 5: as lengths both are beyond any header.
-    if length.starts_with(b"PK\x03\x04") || (length[0] == 0x80 && (2..=5).contains(&length[1]) && length[7] != 0) {
+    if length.starts_with(b"PK\x03\x04")
+        || (length[0] == 0x80 && (2..=5).contains(&length[1]) && length[7] != 0)
+    {
         return Err(CheckpointError::PyTorch { path: path.to_owned() });
     }
     let length = u64::from_le_bytes(length);
     if length > MAX_HEADER {
-        return Err(other(format!("its first 8 bytes ask for a header of {length} bytes, more than {MAX_HEADER}")));
+        return Err(other(format!(
+            "its first 8 bytes ask for a header of {length} bytes, more than {MAX_HEADER}"
+        )));
     }
     if 8 + length > bytes {
         return Err(CheckpointError::Length { path: path.to_owned(), bytes, expected: 8 + length });
     }
     let mut header = vec![0; usize::try_from(length).expect("at most MAX_HEADER")];
     reader.read_exact(&mut header).map_err(CheckpointError::io("read", path))?;
-    let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| other(format!("header: {error}")))?;
+    let metadata: Metadata =
+        serde_json::from_slice(&header).map_err(|error| other(format!("header: {error}")))?;
     let expected = (metadata.data_len() as u64).saturating_add(8 + length);
     if expected != bytes {
         return Err(CheckpointError::Length { path: path.to_owned(), bytes, expected });
@@ -397,7 +457,9 @@ fn decode(dtype: Dtype, raw: &[u8]) -> Option<TensorData> {
         Dtype::F32 => TensorData::F32(each(raw, f32::from_le_bytes)),
         Dtype::F64 => TensorData::F32(each(raw, |b| f64::from_le_bytes(b) as f32)),
         Dtype::F16 => TensorData::F32(each(raw, |b| f16_to_f32(u16::from_le_bytes(b)))),
-        Dtype::BF16 => TensorData::F32(each(raw, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))),
+        Dtype::BF16 => {
+            TensorData::F32(each(raw, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)))
+        }
         Dtype::I64 => TensorData::I64(each(raw, i64::from_le_bytes)),
         _ => return None,
     })
@@ -420,7 +482,9 @@ fn hex(hash: Sha256) -> String {
 
 fn meta_hash(meta: &BTreeMap<String, String>, version: &str) -> String {
     let mut hash = Sha256::new();
-    for text in [version].into_iter().chain(meta.iter().flat_map(|(key, value)| [key.as_str(), value])) {
+    for text in
+        [version].into_iter().chain(meta.iter().flat_map(|(key, value)| [key.as_str(), value]))
+    {
         hash.update((text.len() as u64).to_le_bytes());
         hash.update(text);
     }

@@ -1,4 +1,5 @@
-//! A run's configuration: presets, the file, the flags, in that order; validated before anything is opened.
+//! A run's configuration: presets, the file, the flags, in that order; validated before anything is
+//! opened.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -124,9 +125,11 @@ pub struct RunConfig {
     pub seed: u64,
     /// Steps between log records.
     pub log_every: u64,
-    /// Epochs between evaluations: importance-sampled likelihood and kNN of the held-out images. 0: the likelihood alone, at the end.
+    /// Epochs between evaluations: importance-sampled likelihood and kNN of the held-out images. 0:
+    /// the likelihood alone, at the end.
     pub eval_every: usize,
-    /// Samples an image of the importance-sampled likelihood, 0 for none; [`Self::importance_samples`] if absent.
+    /// Samples an image of the importance-sampled likelihood, 0 for none;
+    /// [`Self::importance_samples`] if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub importance_samples: Option<usize>,
     /// Steps between comparisons of the latents of views and originals; 0 for none.
@@ -140,8 +143,8 @@ pub struct RunConfig {
     pub probe_batch_size: Option<usize>,
     /// Checkpoints kept besides the last.
     pub keep: usize,
-    /// Least minutes between checkpoints, which are saved at the end of an epoch; 0 saves after every epoch. The end of the run, an
-    /// interruption and milestones are always saved.
+    /// Least minutes between checkpoints, which are saved at the end of an epoch; 0 saves after
+    /// every epoch. The end of the run, an interruption and milestones are always saved.
     pub save_minutes: f64,
     /// Epochs after which the weights are kept for good, in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -184,7 +187,8 @@ pub fn flag(key: &str) -> String {
     }
 }
 
-/// Refuses a sum over batches that is not the gradient of the large batch: a contrastive loss compares the images of a batch.
+/// Refuses a sum over batches that is not the gradient of the large batch: a contrastive loss
+/// compares the images of a batch.
 ///
 /// # Errors
 /// Why, with the numbers.
@@ -271,13 +275,22 @@ impl RunConfig {
                 probe_epochs: 30,
                 ..base
             },
-            Preset::PaperCifar10 => {
-                Self { dataset: DataKind::Cifar10, encoder: Depth::Resnet50, decoder: Depth::Resnet50, epochs: 3200, ..base }
+            Preset::PaperCifar10 => Self {
+                dataset: DataKind::Cifar10,
+                encoder: Depth::Resnet50,
+                decoder: Depth::Resnet50,
+                epochs: 3200,
+                ..base
+            },
+            Preset::PaperStl10 => Self {
+                encoder: Depth::Resnet50,
+                decoder: Depth::Resnet50,
+                epochs: 3200,
+                batch_size: 512,
+                learning_rate: 5e-4,
+                ..base
             }
-            Preset::PaperStl10 => {
-                Self { encoder: Depth::Resnet50, decoder: Depth::Resnet50, epochs: 3200, batch_size: 512, learning_rate: 5e-4, ..base }
-                    .on(DataKind::Stl10)
-            }
+            .on(DataKind::Stl10),
         }
     }
 
@@ -286,17 +299,26 @@ impl RunConfig {
     pub fn on(mut self, dataset: DataKind) -> Self {
         let stl = |dataset| dataset == DataKind::Stl10;
         if stl(dataset) != stl(self.dataset) {
-            (self.stem, self.image_size) = if stl(dataset) { (Stem::Stl, 96) } else { (Stem::Cifar, 32) };
+            (self.stem, self.image_size) =
+                if stl(dataset) { (Stem::Stl, 96) } else { (Stem::Cifar, 32) };
         }
         Self { dataset, ..self }
     }
 
     /// Networks and objective; the data's statistics are given, its classes are not.
     pub fn model(&self, mean: [f32; 3], std: [f32; 3]) -> ModelConfig {
-        ModelConfig { net: self.net(), objective: self.objective(), mean, std, batch: self.batch_size, online_probe: None }
+        ModelConfig {
+            net: self.net(),
+            objective: self.objective(),
+            mean,
+            std,
+            batch: self.batch_size,
+            online_probe: None,
+        }
     }
 
-    /// Samples an image of the importance-sampled likelihood: 16 where latents are sampled, as in the authors' code.
+    /// Samples an image of the importance-sampled likelihood: 16 where latents are sampled, as in
+    /// the authors' code.
     pub fn importance_samples(&self) -> usize {
         if self.method.samples() { self.importance_samples.unwrap_or(16) } else { 0 }
     }
@@ -355,7 +377,8 @@ impl RunConfig {
         }
     }
 
-    /// What a resumed run may change: how long it takes, where its images lie and how it reports, not what it computes.
+    /// What a resumed run may change: how long it takes, where its images lie and how it reports,
+    /// not what it computes.
     pub const MAY_CHANGE: [&str; 11] = [
         "epochs",
         "max_steps",
@@ -370,32 +393,52 @@ impl RunConfig {
         "save_minutes",
     ];
 
-    /// Of these, what says how many steps a run has. Under a falling learning rate every step depends on it.
+    /// Of these, what says how many steps a run has. Under a falling learning rate every step
+    /// depends on it.
     const LENGTHS: [&str; 2] = ["epochs", "max_steps"];
 
-    /// The first of these changes to a run that this configuration may not make when it resumes the run, and why not.
+    /// The first of these changes to a run that this configuration may not make when it resumes the
+    /// run, and why not.
     pub fn refuses<'a>(&self, changes: &'a [Difference]) -> Option<(&'a Difference, Fixed)> {
-        let fixed = changes.iter().find(|d| !Self::MAY_CHANGE.contains(&d.key.as_str())).map(|d| (d, Fixed::Always));
-        let lengths = || changes.iter().find(|d| self.schedule != Schedule::Constant && Self::LENGTHS.contains(&d.key.as_str()));
+        let fixed = changes
+            .iter()
+            .find(|d| !Self::MAY_CHANGE.contains(&d.key.as_str()))
+            .map(|d| (d, Fixed::Always));
+        let lengths = || {
+            changes.iter().find(|d| {
+                self.schedule != Schedule::Constant && Self::LENGTHS.contains(&d.key.as_str())
+            })
+        };
         fixed.or_else(|| lengths().map(|d| (d, Fixed::BySchedule)))
     }
 
-    /// Fields that differ: the flag that sets it (or the key, where only the file does), its value here, its value in `other`.
+    /// Fields that differ: the flag that sets it (or the key, where only the file does), its value
+    /// here, its value in `other`.
     ///
     /// # Panics
     /// If a configuration is no table: it always is one.
     pub fn differences(&self, other: &Self) -> Vec<Difference> {
         // By way of text: f32 0.1 stays 0.1, and a seed beyond i64 stays what it is.
         let table = |c: &Self| -> serde_json::Map<String, serde_json::Value> {
-            serde_json::to_string(c).and_then(|text| serde_json::from_str(&text)).expect("a configuration is a table")
+            serde_json::to_string(c)
+                .and_then(|text| serde_json::from_str(&text))
+                .expect("a configuration is a table")
         };
         let (here, there) = (table(self), table(other));
         let mut keys: Vec<_> = here.keys().chain(there.keys()).collect();
         keys.sort_unstable();
         keys.dedup();
-        let text = |value: Option<&serde_json::Value>| value.map_or_else(|| "unset".to_owned(), ToString::to_string);
+        let text = |value: Option<&serde_json::Value>| {
+            value.map_or_else(|| "unset".to_owned(), ToString::to_string)
+        };
         let differ = keys.into_iter().filter(|key| here.get(*key) != there.get(*key));
-        differ.map(|key| Difference { key: key.clone(), here: text(here.get(key)), there: text(there.get(key)) }).collect()
+        differ
+            .map(|key| Difference {
+                key: key.clone(),
+                here: text(here.get(key)),
+                there: text(there.get(key)),
+            })
+            .collect()
     }
 
     /// Checks what can be checked before data is read.
@@ -418,19 +461,29 @@ impl RunConfig {
             }
         }
         self.validate_network()?;
-        for (flag, batch) in [("--batch-size", self.batch_size), ("--probe-batch-size", self.probe_batch())] {
+        for (flag, batch) in
+            [("--batch-size", self.batch_size), ("--probe-batch-size", self.probe_batch())]
+        {
             if batch < 2 {
-                return Err(format!("{flag} {batch} leaves BatchNorm nothing to average; use 2 or more"));
+                return Err(format!(
+                    "{flag} {batch} leaves BatchNorm nothing to average; use 2 or more"
+                ));
             }
         }
         for (flag, path) in [("--data-dir", &self.data_dir), ("--init-from", &self.init_from)] {
             if let Some(path) = path.as_ref().filter(|path| path.to_str().is_none()) {
                 let path = crate::text::name(path);
-                return Err(format!("{flag} `{path}` is not UTF-8, as all of config.toml must be; a link to it may be"));
+                return Err(format!(
+                    "{flag} `{path}` is not UTF-8, as all of config.toml must be; a link to it may \
+                     be"
+                ));
             }
         }
         if self.milestones.first() == Some(&0) || !self.milestones.is_sorted_by(|a, b| a < b) {
-            return Err(format!("--milestones {:?} are not epochs from 1 in ascending order", self.milestones));
+            return Err(format!(
+                "--milestones {:?} are not epochs from 1 in ascending order",
+                self.milestones
+            ));
         }
         if let Some(late) = self.milestones.iter().find(|epoch| **epoch > self.epochs) {
             return Err(format!("--milestones {late} is after the last of {} epochs", self.epochs));
@@ -439,41 +492,68 @@ impl RunConfig {
             return Err(format!("--learning-rate {} is not a positive number", self.learning_rate));
         }
         if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
-            return Err(format!("--weight-decay {} is not a number of at least 0", self.weight_decay));
+            return Err(format!(
+                "--weight-decay {} is not a number of at least 0",
+                self.weight_decay
+            ));
         }
         if !(self.save_minutes.is_finite() && self.save_minutes >= 0.0) {
-            return Err(format!("--save-minutes {} is not a number of at least 0", self.save_minutes));
+            return Err(format!(
+                "--save-minutes {} is not a number of at least 0",
+                self.save_minutes
+            ));
         }
-        if !self.log_scale.is_finite() || self.kl_coeff.is_some_and(|k| !(k.is_finite() && k >= 0.0)) {
+        if !self.log_scale.is_finite()
+            || self.kl_coeff.is_some_and(|k| !(k.is_finite() && k >= 0.0))
+        {
             return Err("--log-scale must be finite and --kl-coeff finite and not negative".into());
         }
         let (name, samples) = (self.method.name(), self.method.samples());
         if !samples && (self.kl_coeff.is_some() || self.learn_log_scale || self.log_scale != 0.0) {
-            let minimises = if self.method.reconstructs() { "the squared error" } else { "a contrastive loss" };
+            let minimises =
+                if self.method.reconstructs() { "the squared error" } else { "a contrastive loss" };
             return Err(format!(
-                "--kl-coeff, --log-scale and --learn-log-scale mean nothing for --method {name}, which minimises {minimises}"
+                "--kl-coeff, --log-scale and --learn-log-scale mean nothing for --method {name}, \
+                 which minimises {minimises}"
             ));
         }
         let asked = self.importance_samples.unwrap_or(0);
         if !samples && asked > 0 {
-            return Err(format!("--importance-samples means nothing for --method {}, which has no likelihood", self.method.name()));
+            return Err(format!(
+                "--importance-samples means nothing for --method {}, which has no likelihood",
+                self.method.name()
+            ));
         }
         if self.view_metrics_every > 0 && self.method == Method::Simclr {
-            return Err("--view-metrics-every means nothing for --method simclr, which encodes no original".into());
+            return Err(
+                "--view-metrics-every means nothing for --method simclr, which encodes no original"
+                    .into(),
+            );
         }
         can_accumulate(self.method, self.batch_size, self.accumulate)?;
         if self.eval_every > 0 && !self.shuffle {
-            return Err("--eval-every needs held-out images, of which --no-shuffle leaves none".into());
+            return Err(
+                "--eval-every needs held-out images, of which --no-shuffle leaves none".into()
+            );
         }
         if self.target == Compare::View && !self.method.augments() {
-            return Err(format!("--target view means nothing for --method {name}, which sees no view"));
+            return Err(format!(
+                "--target view means nothing for --method {name}, which sees no view"
+            ));
         }
-        if !self.method.reconstructs() && (self.target == Compare::View || self.decoder != self.encoder) {
-            return Err(format!("--target and --decoder mean nothing for --method {name}, which reconstructs nothing"));
+        if !self.method.reconstructs()
+            && (self.target == Compare::View || self.decoder != self.encoder)
+        {
+            return Err(format!(
+                "--target and --decoder mean nothing for --method {name}, which reconstructs \
+                 nothing"
+            ));
         }
         if let Some(temperature) = self.temperature {
             if self.method != Method::Simclr {
-                return Err(format!("--temperature means nothing for --method {name}, whose loss has none"));
+                return Err(format!(
+                    "--temperature means nothing for --method {name}, whose loss has none"
+                ));
             }
             if !(0.001..=100.0).contains(&temperature) {
                 return Err(format!("--temperature {temperature} is not between 0.001 and 100"));
@@ -505,7 +585,9 @@ impl RunConfig {
                 return Err(format!("{name} is 0; it must be positive"));
             }
             if value > most {
-                return Err(format!("{name} {value} is more than {most}, the largest that can be planned"));
+                return Err(format!(
+                    "{name} {value} is more than {most}, the largest that can be planned"
+                ));
             }
         }
         self.net().validate()
@@ -518,14 +600,28 @@ mod tests {
 
     #[test]
     fn stl10_comes_and_goes_with_its_size_and_stem() {
-        let small = RunConfig { dataset: DataKind::Folder, stem: Stem::Imagenet, image_size: 64, ..RunConfig::default() };
-        assert_eq!(small.clone().on(DataKind::Cifar10), RunConfig { dataset: DataKind::Cifar10, ..small.clone() });
+        let small = RunConfig {
+            dataset: DataKind::Folder,
+            stem: Stem::Imagenet,
+            image_size: 64,
+            ..RunConfig::default()
+        };
+        assert_eq!(
+            small.clone().on(DataKind::Cifar10),
+            RunConfig { dataset: DataKind::Cifar10, ..small.clone() }
+        );
         let stl = small.on(DataKind::Stl10);
-        assert_eq!((stl.dataset, stl.stem, stl.image_size, stl.protocol()), (DataKind::Stl10, Stem::Stl, 96, Protocol::ResizedCrop));
+        assert_eq!(
+            (stl.dataset, stl.stem, stl.image_size, stl.protocol()),
+            (DataKind::Stl10, Stem::Stl, 96, Protocol::ResizedCrop)
+        );
         let own = RunConfig { stem: Stem::Imagenet, ..stl };
         assert_eq!(own.clone().on(DataKind::Stl10), own);
         let back = own.on(DataKind::Shapes);
-        assert_eq!((back.stem, back.image_size, back.protocol()), (Stem::Cifar, 32, Protocol::PadCrop));
+        assert_eq!(
+            (back.stem, back.image_size, back.protocol()),
+            (Stem::Cifar, 32, Protocol::PadCrop)
+        );
     }
 
     /// Every setting that may change is a setting.
@@ -540,7 +636,10 @@ mod tests {
         });
         let toml = toml.expect("a table");
         for key in RunConfig::MAY_CHANGE {
-            assert!(toml.lines().any(|line| line.starts_with(&format!("{key} = "))), "{key}: {toml}");
+            assert!(
+                toml.lines().any(|line| line.starts_with(&format!("{key} = "))),
+                "{key}: {toml}"
+            );
         }
     }
 
@@ -552,6 +651,9 @@ mod tests {
             (c.dataset, c.stem, c.image_size, c.encoder, c.decoder),
             (DataKind::Stl10, Stem::Stl, 96, Depth::Resnet50, Depth::Resnet50)
         );
-        assert_eq!((c.width, c.latent_dim, c.batch_size, c.learning_rate, c.warmup_epochs, c.epochs), (64, 128, 512, 5e-4, 10, 3200));
+        assert_eq!(
+            (c.width, c.latent_dim, c.batch_size, c.learning_rate, c.warmup_epochs, c.epochs),
+            (64, 128, 512, 5e-4, 10, 3200)
+        );
     }
 }

@@ -76,7 +76,8 @@ impl Evaluator {
         session.allocate(&layout);
         let params: Params = training.params;
         match trained {
-            Some(t) => state::import(&mut session, &layout, &params, &t.checkpoint, &[]).map_err(|e| e.of_file(&t.path))?,
+            Some(t) => state::import(&mut session, &layout, &params, &t.checkpoint, &[])
+                .map_err(|e| e.of_file(&t.path))?,
             None => state::initialise(&mut session, &layout, &params, seed)?,
         }
         Ok(Self { session, model, protocol, layout, plans: [None; 2] })
@@ -87,18 +88,26 @@ impl Evaluator {
             return Ok(plan);
         }
         let protocol = self.protocol;
-        let graph = |batch| method::features(&ModelConfig { batch, ..self.model }, &self.layout, protocol, augment).graph;
+        let graph = |batch| {
+            method::features(&ModelConfig { batch, ..self.model }, &self.layout, protocol, augment)
+                .graph
+        };
         let fit = Fit { option: "--batch-size", asked: self.model.batch, least: 1 };
         let plan = fit::load(&mut self.session, "the features plan", fit, &graph)?;
         self.plans[usize::from(augment)] = Some(plan);
         Ok(plan)
     }
 
-    /// Features of one batch of pixels `[N, H, W]`; `augment` keys the crops that a probe trains on.
+    /// Features of one batch of pixels `[N, H, W]`; `augment` keys the crops that a probe trains
+    /// on.
     ///
     /// # Errors
     /// If the device fails.
-    pub fn features_of(&mut self, pixels: &[u32], augment: Option<&StepUniforms>) -> Result<Vec<f32>, TrainError> {
+    pub fn features_of(
+        &mut self,
+        pixels: &[u32],
+        augment: Option<&StepUniforms>,
+    ) -> Result<Vec<f32>, TrainError> {
         let plan = self.plan(augment.is_some())?;
         run_features(&mut self.session, plan, pixels, augment.unwrap_or(&StepUniforms::default()))
     }
@@ -107,33 +116,58 @@ impl Evaluator {
     ///
     /// # Errors
     /// If data or device fail.
-    pub fn features(&mut self, view: &View, progress: impl FnMut(usize)) -> Result<Features, TrainError> {
+    pub fn features(
+        &mut self,
+        view: &View,
+        progress: impl FnMut(usize),
+    ) -> Result<Features, TrainError> {
         let plan = self.plan(false)?;
         features(&mut self.session, plan, &self.model, view, progress)
     }
 
-    /// What the network makes of several augmented views of the first images. View `v` has the draws of step `step + v`.
+    /// What the network makes of several augmented views of the first images. View `v` has the
+    /// draws of step `step + v`.
     ///
     /// # Errors
     /// If data or device fail, or there are fewer images.
-    pub fn embed_views(&mut self, view: &View, images: usize, views: usize, step: &StepUniforms) -> Result<Embedded, TrainError> {
+    pub fn embed_views(
+        &mut self,
+        view: &View,
+        images: usize,
+        views: usize,
+        step: &StepUniforms,
+    ) -> Result<Embedded, TrainError> {
         let model = ModelConfig { batch: images, ..self.model };
         let graph = method::embedding(&model, &self.layout).graph;
         let plan = self.session.load(self.session.lower("views", &graph))?;
-        let first = Loader::eval_batches(view, images)?.next().transpose()?.filter(|batch| batch.valid == images);
+        let first = Loader::eval_batches(view, images)?
+            .next()
+            .transpose()?
+            .filter(|batch| batch.valid == images);
         let Some(batch) = first else {
-            return Err(TrainError::config(format!("{images} images are needed, the set has {}", view.len()), None));
+            return Err(TrainError::config(
+                format!("{images} images are needed, the set has {}", view.len()),
+                None,
+            ));
         };
         self.session.upload(plan, 0, Data::U32(&batch.pixels))?;
         let rgb = |pixel: &u32| [*pixel as u8, (pixel >> 8) as u8, (pixel >> 16) as u8];
-        let originals = batch.pixels.chunks(model.net.image.pow(2)).map(|image| image.iter().flat_map(rgb).collect()).collect();
-        let names: Vec<String> = self.session.plan(plan).outputs.iter().map(|port| port.name.clone()).collect();
-        let mut embedded = Embedded { originals, views: vec![Vec::new(); images], vectors: Vec::new() };
+        let originals = batch
+            .pixels
+            .chunks(model.net.image.pow(2))
+            .map(|image| image.iter().flat_map(rgb).collect())
+            .collect();
+        let names: Vec<String> =
+            self.session.plan(plan).outputs.iter().map(|port| port.name.clone()).collect();
+        let mut embedded =
+            Embedded { originals, views: vec![Vec::new(); images], vectors: Vec::new() };
         for v in 0..views {
             self.session.run(plan, &StepUniforms { step: step.step + v as u32, ..*step })?;
             self.session.drain(plan)?;
             let pixels = grid::denormalise(&self.session.read(plan, 0)?, model.mean, model.std);
-            for (views, image) in embedded.views.iter_mut().zip(pixels.chunks(pixels.len() / images)) {
+            for (views, image) in
+                embedded.views.iter_mut().zip(pixels.chunks(pixels.len() / images))
+            {
                 views.push(image.to_vec());
             }
             for (i, name) in names.iter().enumerate().skip(1) {
@@ -141,7 +175,9 @@ impl Evaluator {
                 if v == 0 {
                     embedded.vectors.push((name.clone(), vec![Vec::new(); images]));
                 }
-                for (rows, row) in embedded.vectors[i - 1].1.iter_mut().zip(data.chunks(data.len() / images)) {
+                for (rows, row) in
+                    embedded.vectors[i - 1].1.iter_mut().zip(data.chunks(data.len() / images))
+                {
                     rows.push(row.to_vec());
                 }
             }
@@ -153,17 +189,29 @@ impl Evaluator {
     ///
     /// # Errors
     /// If the method reconstructs nothing, or data or device fail.
-    pub fn reconstruct(&mut self, view: &View, count: usize, step: &StepUniforms) -> Result<Picture, TrainError> {
+    pub fn reconstruct(
+        &mut self,
+        view: &View,
+        count: usize,
+        step: &StepUniforms,
+    ) -> Result<Picture, TrainError> {
         let method = self.model.objective.method;
         if !method.reconstructs() {
-            let message = format!("a {} model has no decoder, so there is nothing to reconstruct", method.name());
+            let message = format!(
+                "a {} model has no decoder, so there is nothing to reconstruct",
+                method.name()
+            );
             return Err(TrainError::config(
                 message,
-                Some("`aavae probe`, `knn` and `embed` take every model; views are in images/augmentation.png"),
+                Some(
+                    "`aavae probe`, `knn` and `embed` take every model; views are in \
+                     images/augmentation.png",
+                ),
             ));
         }
         let count = count.min(view.len());
-        let graph = |n| method::figures(&ModelConfig { batch: n, ..self.model }, &self.layout).graph;
+        let graph =
+            |n| method::figures(&ModelConfig { batch: n, ..self.model }, &self.layout).graph;
         let fit = Fit { option: "--count", asked: count, least: 1 };
         let plan = fit::load(&mut self.session, "the reconstruction plan", fit, &graph)?;
         reconstruction_grid(&mut self.session, plan, &self.model, view, count, step)
@@ -182,7 +230,11 @@ pub fn features(
     mut progress: impl FnMut(usize),
 ) -> Result<Features, TrainError> {
     let dim = model.net.features();
-    let mut features = Features { dim, data: Vec::with_capacity(view.len() * dim), labels: Vec::with_capacity(view.len()) };
+    let mut features = Features {
+        dim,
+        data: Vec::with_capacity(view.len() * dim),
+        labels: Vec::with_capacity(view.len()),
+    };
     for batch in Loader::eval_batches(view, model.batch)? {
         let batch = batch?;
         let data = run_features(session, plan, &batch.pixels, &StepUniforms::default())?;
@@ -193,15 +245,21 @@ pub fn features(
     Ok(features)
 }
 
-fn run_features(session: &mut Session, plan: PlanId, pixels: &[u32], step: &StepUniforms) -> Result<Vec<f32>, TrainError> {
+fn run_features(
+    session: &mut Session,
+    plan: PlanId,
+    pixels: &[u32],
+    step: &StepUniforms,
+) -> Result<Vec<f32>, TrainError> {
     session.upload(plan, 0, Data::U32(pixels))?;
     session.run(plan, step)?;
     session.drain(plan)?;
     Ok(session.read(plan, 0)?)
 }
 
-/// Runs a [`method::figures`] plan of a method that reconstructs on the first images of a view and draws the grid: one column per image, rows original, view (where
-/// the method augments), reconstruction.
+/// Runs a [`method::figures`] plan of a method that reconstructs on the first images of a view and
+/// draws the grid: one column per image, rows original, view (where the method augments),
+/// reconstruction.
 ///
 /// # Errors
 /// If data or device fail.
@@ -229,14 +287,16 @@ pub fn reconstruction_grid(
         rows.push(pixels.chunks(side * side * 3).map(<[u8]>::to_vec).collect::<Vec<_>>());
     }
     let (width, height) = grid::grid_size(rows.len(), count, side, SCALE);
-    let rows: Vec<Vec<&[u8]>> = rows.iter().map(|row| row.iter().map(Vec::as_slice).collect()).collect();
+    let rows: Vec<Vec<&[u8]>> =
+        rows.iter().map(|row| row.iter().map(Vec::as_slice).collect()).collect();
     Ok(Picture { bytes: grid::grid_png(&rows, side, SCALE), width, height })
 }
 
 /// Views drawn per image of an augmentation grid.
 const VIEWS: usize = 6;
 
-/// Runs a [`method::figures`] plan for several steps and draws the augmentation: one column per image, the original on top of views of it.
+/// Runs a [`method::figures`] plan for several steps and draws the augmentation: one column per
+/// image, the original on top of views of it.
 ///
 /// # Errors
 /// If data or device fail.
@@ -263,7 +323,8 @@ pub fn augmentation_grid(
         }
     }
     let (width, height) = grid::grid_size(rows.len(), count, side, SCALE);
-    let rows: Vec<Vec<&[u8]>> = rows.iter().map(|row| row.chunks(side * side * 3).collect()).collect();
+    let rows: Vec<Vec<&[u8]>> =
+        rows.iter().map(|row| row.chunks(side * side * 3).collect()).collect();
     Ok(Picture { bytes: grid::grid_png(&rows, side, SCALE), width, height })
 }
 
@@ -271,7 +332,11 @@ pub fn augmentation_grid(
 ///
 /// # Errors
 /// If data or device fail.
-pub fn knn_table(train: &Features, test: &Features, classes: usize) -> Result<Vec<(usize, f32, f32)>, TrainError> {
+pub fn knn_table(
+    train: &Features,
+    test: &Features,
+    classes: usize,
+) -> Result<Vec<(usize, f32, f32)>, TrainError> {
     let ks: Vec<_> = KNN.into_iter().filter(|(k, _)| *k <= train.labels.len()).collect();
     let accuracies = knn(train, test, &ks, classes)?;
     Ok(ks.into_iter().zip(accuracies).map(|((k, t), a)| (k, t, a)).collect())
@@ -282,5 +347,7 @@ pub fn knn_left_out(images: usize) -> Option<String> {
     let mut large: Vec<usize> = KNN.into_iter().map(|(k, _)| k).filter(|k| *k > images).collect();
     large.dedup();
     let ks: Vec<String> = large.iter().map(ToString::to_string).collect();
-    (!ks.is_empty()).then(|| format!("no kNN with k = {}: there are {images} training images", ks.join(" and ")))
+    (!ks.is_empty()).then(|| {
+        format!("no kNN with k = {}: there are {images} training images", ks.join(" and "))
+    })
 }

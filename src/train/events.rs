@@ -51,9 +51,13 @@ pub fn retire(files: &[PathBuf]) -> Result<(), DiskError> {
     for path in files {
         let found = fs::metadata(path).map_err(DiskError::of("read", path))?;
         if found.len() > 0 {
-            let emptied = OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(0));
+            let emptied =
+                OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(0));
             emptied.map_err(DiskError::of("empty", path))?;
-        } else if found.modified().is_ok_and(|time| time.elapsed().is_ok_and(|since| since > READS_ON)) {
+        } else if found
+            .modified()
+            .is_ok_and(|time| time.elapsed().is_ok_and(|since| since > READS_ON))
+        {
             fs::remove_file(path).map_err(DiskError::of("remove", path))?;
         }
     }
@@ -61,7 +65,12 @@ pub fn retire(files: &[PathBuf]) -> Result<(), DiskError> {
 }
 
 fn names(dir: &Path) -> Vec<String> {
-    fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
 }
 
 /// The number that a file's name begins with: usually seconds.
@@ -78,7 +87,8 @@ struct Clock {
 
 impl Clock {
     fn after(time: f64) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        let now =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         Self { base: now.max(time), started: Instant::now() }
     }
 
@@ -127,13 +137,17 @@ impl EventWriter {
     fn begin(dir: &Path, events: &[u8], clock: Clock) -> Result<Self, DiskError> {
         disk::create_folder(dir)?;
         let highest = names(dir).iter().filter_map(|name| number(name)).max();
-        let number = (clock.now() as u64).max(highest.map_or(0, |highest| highest.saturating_add(1)));
+        let number =
+            (clock.now() as u64).max(highest.map_or(0, |highest| highest.saturating_add(1)));
         let path = dir.join(format!("{PREFIX}{number:010}{SUFFIX}"));
         let start = clock.base.min(first_time(events).unwrap_or(clock.base));
-        let head =
-            [event(start, 0, |event| event.bytes(3, b"brain.Event:2")), event(start, 0, |event| event.message(7, |log| log.varint(1, 1)))];
+        let head = [
+            event(start, 0, |event| event.bytes(3, b"brain.Event:2")),
+            event(start, 0, |event| event.message(7, |log| log.varint(1, 1))),
+        ];
         disk::write(&path, &[&head.concat(), events].concat())?;
-        let file = OpenOptions::new().append(true).open(&path).map_err(DiskError::of("open", &path))?;
+        let file =
+            OpenOptions::new().append(true).open(&path).map_err(DiskError::of("open", &path))?;
         Ok(Self { file: BufWriter::new(file), path, clock })
     }
 
@@ -155,7 +169,14 @@ impl EventWriter {
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn image(&mut self, step: u64, tag: &str, width: u32, height: u32, png: &[u8]) -> Result<(), DiskError> {
+    pub fn image(
+        &mut self,
+        step: u64,
+        tag: &str,
+        width: u32,
+        height: u32,
+        png: &[u8],
+    ) -> Result<(), DiskError> {
         let bytes = event(self.clock.now(), step, |event| {
             event.message(5, |summary| {
                 summary.message(1, |entry| {
@@ -226,7 +247,9 @@ impl Earlier {
             let (mut time, mut step, mut summary) = (None, 0, None);
             for (number, value) in parts {
                 match (number, value) {
-                    (1, Field::Fixed(bytes)) => time = bytes.try_into().ok().map(f64::from_le_bytes),
+                    (1, Field::Fixed(bytes)) => {
+                        time = bytes.try_into().ok().map(f64::from_le_bytes)
+                    }
                     (2, Field::Varint(value)) => step = value,
                     (5, Field::Bytes(bytes)) => summary = Some(bytes),
                     _ => {}
@@ -294,11 +317,20 @@ mod tests {
     fn points(path: &Path) -> Vec<Point> {
         let bytes = fs::read(path).expect("the file");
         let read: Vec<_> = records(&bytes).collect();
-        assert_eq!(read.iter().map(|r| r.len() + 16).sum::<usize>(), bytes.len(), "every record is whole");
+        assert_eq!(
+            read.iter().map(|r| r.len() + 16).sum::<usize>(),
+            bytes.len(),
+            "every record is whole"
+        );
         let mut found = Vec::new();
         for content in read {
             let parts = fields(content).expect("an event");
-            let [(1, Field::Fixed(time)), (2, Field::Varint(step)), (number, Field::Bytes(payload))] = parts[..] else {
+            let [
+                (1, Field::Fixed(time)),
+                (2, Field::Varint(step)),
+                (number, Field::Bytes(payload)),
+            ] = parts[..]
+            else {
                 panic!("{parts:?}")
             };
             let point = (number == 5).then(|| {
@@ -307,7 +339,9 @@ mod tests {
                 let entry = fields(entry).expect("a value");
                 let [(1, Field::Bytes(tag)), (_, value)] = entry[..] else { panic!("{entry:?}") };
                 let value = match value {
-                    Field::Fixed(bytes) => Some(f32::from_le_bytes(bytes.try_into().expect("four bytes"))),
+                    Field::Fixed(bytes) => {
+                        Some(f32::from_le_bytes(bytes.try_into().expect("four bytes")))
+                    }
                     _ => None,
                 };
                 (String::from_utf8(tag.to_owned()).expect("text"), value)
@@ -318,7 +352,10 @@ mod tests {
     }
 
     fn shown(path: &Path) -> Vec<(u64, String, Option<f32>)> {
-        points(path).into_iter().filter_map(|(_, step, point)| point.map(|(tag, value)| (step, tag, value))).collect()
+        points(path)
+            .into_iter()
+            .filter_map(|(_, step, point)| point.map(|(tag, value)| (step, tag, value)))
+            .collect()
     }
 
     fn record(step: u64, split: &str, value: f32) -> Record {
@@ -329,14 +366,23 @@ mod tests {
     fn a_file_says_what_it_is() {
         let dir = tempfile::tempdir().expect("a folder");
         let mut writer = EventWriter::create(dir.path()).expect("a writer");
-        writer.record(&Record::new(300, 2, "train").with("loss", -1.5).with("lr", 0.1)).expect("points");
+        writer
+            .record(&Record::new(300, 2, "train").with("loss", -1.5).with("lr", 0.1))
+            .expect("points");
         writer.image(301, "images", 200, 3, &[7; 300]).expect("an image");
         let bytes = fs::read(&writer.path).expect("the file");
-        let first = records(&bytes).map(|content| fields(content).expect("an event")[2]).take(2).collect::<Vec<_>>();
+        let first = records(&bytes)
+            .map(|content| fields(content).expect("an event")[2])
+            .take(2)
+            .collect::<Vec<_>>();
         // SessionLog.START, before which TensorBoard forgets what it read.
         assert_eq!(first, [(3, Field::Bytes(b"brain.Event:2")), (7, Field::Bytes(&[8, 1]))]);
-        let expected = [(300, "train/loss", Some(-1.5)), (300, "train/lr", Some(0.1)), (301, "images", None)];
-        assert_eq!(shown(&writer.path), expected.map(|(step, tag, value)| (step, tag.to_owned(), value)));
+        let expected =
+            [(300, "train/loss", Some(-1.5)), (300, "train/lr", Some(0.1)), (301, "images", None)];
+        assert_eq!(
+            shown(&writer.path),
+            expected.map(|(step, tag, value)| (step, tag.to_owned(), value))
+        );
         let picture = records(&bytes).last().expect("an image");
         let image = [8, 3, 16, 200, 1, 24, 3, 34, 172, 2, 7, 7];
         assert!(picture.windows(image.len()).any(|w| w == image), "height, width, RGB, 300 bytes");
@@ -362,21 +408,45 @@ mod tests {
         fs::write(&first, &bytes[..bytes.len() - 5]).expect("a torn file");
 
         let mut resumed = EventWriter::resume(dir.path(), &kept, 2).expect("a writer");
-        assert_eq!(files(dir.path()), [first.clone(), resumed.path.clone()], "a new one, after the first");
-        assert_eq!(fs::metadata(&first).expect("a file").len(), 0, "which is there for a TensorBoard that reads on from it");
+        assert_eq!(
+            files(dir.path()),
+            [first.clone(), resumed.path.clone()],
+            "a new one, after the first"
+        );
+        assert_eq!(
+            fs::metadata(&first).expect("a file").len(),
+            0,
+            "which is there for a TensorBoard that reads on from it"
+        );
         let told: Vec<f64> = points(&resumed.path).iter().map(|point| point.0).collect();
         assert_eq!(told[2..], times[2..], "the times of the points are kept");
         resumed.record(&record(3, "train", 3.0)).expect("points");
-        let steps: Vec<_> = shown(&resumed.path).into_iter().map(|(step, tag, value)| format!("{step} {tag} {value:?}")).collect();
+        let steps: Vec<_> = shown(&resumed.path)
+            .into_iter()
+            .map(|(step, tag, value)| format!("{step} {tag} {value:?}"))
+            .collect();
         let picture = "2 reconstruction None";
-        assert_eq!(steps, ["1 train/loss Some(1.0)", "2 train/loss Some(2.0)", "2 val/loss Some(2.5)", picture, "3 train/loss Some(3.0)"]);
+        assert_eq!(
+            steps,
+            [
+                "1 train/loss Some(1.0)",
+                "2 train/loss Some(2.0)",
+                "2 val/loss Some(2.5)",
+                picture,
+                "3 train/loss Some(3.0)"
+            ]
+        );
         // Without the old files (a copy of the folder, perhaps) only the times are lost.
         fs::remove_file(&resumed.path).expect("gone");
         let again = EventWriter::resume(dir.path(), &kept, 2).expect("a writer");
         assert_eq!(shown(&again.path).len(), 3);
         // Empty files do not gather.
         let long_ago = SystemTime::now() - 2 * READS_ON;
-        File::options().write(true).open(&first).and_then(|file| file.set_modified(long_ago)).expect("an old file");
+        File::options()
+            .write(true)
+            .open(&first)
+            .and_then(|file| file.set_modified(long_ago))
+            .expect("an old file");
         let last = EventWriter::resume(dir.path(), &kept, 2).expect("a writer");
         assert_eq!(files(dir.path()), [again.path, last.path]);
     }
@@ -390,12 +460,16 @@ mod tests {
         writer.record(&record(1, "train", 1.0)).expect("points");
         let late = dir.path().join("events.out.tfevents.5000000000.host.1.0");
         fs::write(&late, "of another program").expect("a file");
-        let mut resumed = EventWriter::resume(dir.path(), &[record(1, "train", 1.0)], 1).expect("a writer");
+        let mut resumed =
+            EventWriter::resume(dir.path(), &[record(1, "train", 1.0)], 1).expect("a writer");
         resumed.record(&record(2, "train", 2.0)).expect("points");
         assert!(resumed.path > late && late.exists(), "{}", resumed.path.display());
         let times: Vec<f64> = points(&resumed.path).iter().map(|point| point.0).collect();
         assert!(times.is_sorted() && times[0] >= 4e9, "{times:?}");
-        assert!(!owns("events.out.tfevents.5000000000.host.1.0") && owns("events.out.tfevents.1700000000.000.aavae"));
+        assert!(
+            !owns("events.out.tfevents.5000000000.host.1.0")
+                && owns("events.out.tfevents.1700000000.000.aavae")
+        );
     }
 
     #[test]

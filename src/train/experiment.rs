@@ -1,7 +1,9 @@
-//! A whole experiment in one run folder: pretraining, then the probe and kNN of the frozen encoder, all in `summary.json`.
+//! A whole experiment in one run folder: pretraining, then the probe and kNN of the frozen encoder,
+//! all in `summary.json`.
 //!
-//! Every stage is resumed where it was stopped: training from its checkpoint, the evaluation from the last line of the summary that
-//! is written, so that a process killed at any instant costs at most one evaluation.
+//! Every stage is resumed where it was stopped: training from its checkpoint, the evaluation from
+//! the last line of the summary that is written, so that a process killed at any instant costs at
+//! most one evaluation.
 
 use std::path::Path;
 use std::time::Instant;
@@ -84,18 +86,26 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Tr
     if request.evaluate != Evaluate::Nothing {
         can_be_evaluated(&open_data(config)?)?; // now, not after the training
     }
-    let stored = resumed.as_ref().map(|resumed| finished(config, out, resumed)).transpose()?.flatten();
+    let stored =
+        resumed.as_ref().map(|resumed| finished(config, out, resumed)).transpose()?.flatten();
     let (mut summary, newest) = match (stored, &resumed) {
         (Some(summary), Some(resumed)) => (summary, resumed.path.clone()),
         _ => {
-            let asked = pretrain::Request { config, another_device: request.another_device, tune: request.tune, folder, interrupt };
+            let asked = pretrain::Request {
+                config,
+                another_device: request.another_device,
+                tune: request.tune,
+                folder,
+                interrupt,
+            };
             let mut open = || {
                 let (mut session, why) = device::open(&request.device)?;
                 session.on_compile(on_compile());
                 Ok((session, why))
             };
             let outcome = recover::pretrain(&asked, resumed.as_ref(), &mut open)?;
-            let summary = summary_of(config, out, &outcome, outcome.interrupted || interrupt.asked())?;
+            let summary =
+                summary_of(config, out, &outcome, outcome.interrupted || interrupt.asked())?;
             write(out, &summary)?;
             (summary, outcome.checkpoint)
         }
@@ -108,7 +118,8 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Tr
     if request.evaluate == Evaluate::Milestones {
         let splits = open_data(config)?;
         for (epoch, step) in schedule::milestones(config, &splits)? {
-            let rows = summary.get("milestones").and_then(Value::as_array).cloned().unwrap_or_default();
+            let rows =
+                summary.get("milestones").and_then(Value::as_array).cloned().unwrap_or_default();
             if rows.iter().any(|row| row["epoch"] == epoch && evaluated(row, config)) {
                 continue;
             }
@@ -121,7 +132,8 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Tr
                     summary[key] = row[key].clone();
                 }
             }
-            summary["milestones"] = rows.into_iter().filter(|old| old["epoch"] != epoch).chain([row]).collect();
+            summary["milestones"] =
+                rows.into_iter().filter(|old| old["epoch"] != epoch).chain([row]).collect();
             write(out, &summary)?;
         }
     }
@@ -136,14 +148,21 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Tr
 fn can_be_evaluated(splits: &Splits) -> Result<(), TrainError> {
     match splits.labelled_train.len() {
         0 | 1 => {
-            let message = format!("the probe needs 2 labelled training images, there are {}", splits.labelled_train.len());
-            Err(TrainError::config(message, Some("add some, or leave the probe and kNN out with --no-eval")))
+            let message = format!(
+                "the probe needs 2 labelled training images, there are {}",
+                splits.labelled_train.len()
+            );
+            Err(TrainError::config(
+                message,
+                Some("add some, or leave the probe and kNN out with --no-eval"),
+            ))
         }
         _ => Ok(()),
     }
 }
 
-/// Evaluates the encoder that is initialised with a configuration's seed and never trained; returns the contents of `summary.json`.
+/// Evaluates the encoder that is initialised with a configuration's seed and never trained; returns
+/// the contents of `summary.json`.
 ///
 /// # Errors
 /// Whatever stops it.
@@ -172,19 +191,31 @@ pub fn untrained(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Val
 
 /// Whether a summary, or a milestone of one, holds the evaluation that a configuration asks for.
 pub fn evaluated(value: &Value, config: &RunConfig) -> bool {
-    value["probe"]["epochs"] == config.probe_epochs && value["probe"]["accuracy"].is_number() && value["knn"].is_array()
+    value["probe"]["epochs"] == config.probe_epochs
+        && value["probe"]["accuracy"].is_number()
+        && value["knn"].is_array()
 }
 
 /// `summary.json` of a folder; `None` if there is none that is whole.
 pub fn read_summary(out: &Path) -> Option<Value> {
-    std::fs::read(out.join("summary.json")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok())
+    std::fs::read(out.join("summary.json"))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
 }
 
-/// The summary of a folder whose training is done: its checkpoint has taken every step and is the one that the summary is about.
-fn finished(config: &RunConfig, out: &Path, resumed: &Resumed) -> Result<Option<Value>, TrainError> {
-    let Some(summary) = read_summary(out).filter(|s| s["interrupted"] == false) else { return Ok(None) };
+/// The summary of a folder whose training is done: its checkpoint has taken every step and is the
+/// one that the summary is about.
+fn finished(
+    config: &RunConfig,
+    out: &Path,
+    resumed: &Resumed,
+) -> Result<Option<Value>, TrainError> {
+    let Some(summary) = read_summary(out).filter(|s| s["interrupted"] == false) else {
+        return Ok(None);
+    };
     // Where the data is may change.
-    let same = |stored: RunConfig| RunConfig { data_dir: config.data_dir.clone(), ..stored } == *config;
+    let same =
+        |stored: RunConfig| RunConfig { data_dir: config.data_dir.clone(), ..stored } == *config;
     if !read_config(&out.join("config.toml")).is_ok_and(same) {
         return Ok(None);
     }
@@ -194,12 +225,25 @@ fn finished(config: &RunConfig, out: &Path, resumed: &Resumed) -> Result<Option<
 }
 
 fn write(out: &Path, summary: &Value) -> Result<(), TrainError> {
-    write_whole(&out.join("summary.json"), format!("{summary:#}\n").as_bytes()).map_err(TrainError::of_run)
+    write_whole(&out.join("summary.json"), format!("{summary:#}\n").as_bytes())
+        .map_err(TrainError::of_run)
 }
 
-fn summary_of(config: &RunConfig, out: &Path, outcome: &Outcome, interrupted: bool) -> Result<Value, TrainError> {
-    let record = |r: &Option<Record>| r.as_ref().map(|r| serde_json::to_string(r).and_then(|text| serde_json::from_str::<Value>(&text)));
-    let record = |r| record(r).transpose().map_err(|e| TrainError::config(format!("the summary cannot be written: {e}"), None));
+fn summary_of(
+    config: &RunConfig,
+    out: &Path,
+    outcome: &Outcome,
+    interrupted: bool,
+) -> Result<Value, TrainError> {
+    let record = |r: &Option<Record>| {
+        r.as_ref()
+            .map(|r| serde_json::to_string(r).and_then(|text| serde_json::from_str::<Value>(&text)))
+    };
+    let record = |r| {
+        record(r)
+            .transpose()
+            .map_err(|e| TrainError::config(format!("the summary cannot be written: {e}"), None))
+    };
     Ok(json!({
         "run": out.display().to_string(),
         "method": config.method.name(),
@@ -239,9 +283,14 @@ fn evaluate(
     // A set with fewer labelled images than the probe's batch is a batch.
     let batch = config.probe_batch().min(splits.labelled_train.len());
     let model = ModelConfig { batch, ..model_config(config, &splits) };
-    let mut evaluator = Evaluator::new(session, model, config.protocol(), trained.as_ref(), config.seed)?;
+    let mut evaluator =
+        Evaluator::new(session, model, config.protocol(), trained.as_ref(), config.seed)?;
     let Splits { labelled_train: train, test, .. } = &splits;
-    say(&format!("evaluating: features of {} training and {} test images", train.len(), test.len()));
+    say(&format!(
+        "evaluating: features of {} training and {} test images",
+        train.len(),
+        test.len()
+    ));
     let train_features = evaluator.features(train, |_| ())?;
     let test_features = evaluator.features(test, |_| ())?;
     let table = knn_table(&train_features, &test_features, train.dataset.classes().len())?;
@@ -249,14 +298,23 @@ fn evaluate(
         say(&format!("knn k={k} temperature={temperature}: {accuracy:.4}"));
     }
     knn_left_out(train.len()).inspect(|text| say(text));
-    let result = probe_view(&mut evaluator, choice, config.seed, config.probe_epochs, train, &test_features, say)?;
+    let result = probe_view(
+        &mut evaluator,
+        choice,
+        config.seed,
+        config.probe_epochs,
+        train,
+        &test_features,
+        say,
+    )?;
     summary["probe"] = json!({ "accuracy": result.test, "train_accuracy": result.train, "epochs": config.probe_epochs });
     summary["knn"] = knn_rows(&table);
     summary["evaluation_seconds"] = json!(round(started.elapsed().as_secs_f64(), 1));
     Ok(())
 }
 
-/// Trains a probe on one view and tests it on features of another, saying every tenth of its epochs.
+/// Trains a probe on one view and tests it on features of another, saying every tenth of its
+/// epochs.
 ///
 /// # Errors
 /// If data or device fail.
@@ -271,18 +329,22 @@ pub fn probe_view(
 ) -> Result<ProbeResult, TrainError> {
     let (session, _) = device::open(choice)?;
     let every = epochs.div_ceil(10).max(1);
-    let result = probe(evaluator, session, ProbeConfig { epochs, seed }, train, test, |epoch, accuracy| {
-        if epoch % every == 0 || epoch == epochs {
-            say(&format!("probe epoch {epoch}/{epochs}: train accuracy {accuracy:.4}"));
-        }
-    })?;
+    let result =
+        probe(evaluator, session, ProbeConfig { epochs, seed }, train, test, |epoch, accuracy| {
+            if epoch % every == 0 || epoch == epochs {
+                say(&format!("probe epoch {epoch}/{epochs}: train accuracy {accuracy:.4}"));
+            }
+        })?;
     say(&format!("probe: test accuracy {:.4}", result.test));
     Ok(result)
 }
 
 /// kNN accuracies as JSON.
 pub fn knn_rows(table: &[(usize, f32, f32)]) -> Value {
-    table.iter().map(|(k, t, a)| json!({ "k": k, "temperature": short(*t), "accuracy": short(*a) })).collect()
+    table
+        .iter()
+        .map(|(k, t, a)| json!({ "k": k, "temperature": short(*t), "accuracy": short(*a) }))
+        .collect()
 }
 
 /// The number that the shortest text of an f32 stands for: .07, not .07000000029802322.

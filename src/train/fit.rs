@@ -19,11 +19,15 @@ pub struct Fit {
 }
 
 impl Fit {
-    /// What was asked for, or an error whose hint names the largest number that fits. More never needs less.
+    /// What was asked for, or an error whose hint names the largest number that fits. More never
+    /// needs less.
     ///
     /// # Errors
     /// If it does not fit.
-    pub fn largest<T>(&self, attempt: impl Fn(usize) -> Result<T, String>) -> Result<T, TrainError> {
+    pub fn largest<T>(
+        &self,
+        attempt: impl Fn(usize) -> Result<T, String>,
+    ) -> Result<T, TrainError> {
         let message = match attempt(self.asked) {
             Ok(done) => return Ok(done),
             Err(message) => message,
@@ -47,9 +51,14 @@ impl Fit {
 /// Plans a graph beside what a session holds already.
 ///
 /// # Errors
-/// If a tensor exceeds a limit of the device, or the whole plan its memory; the hint names the largest number
-/// that fits.
-pub fn plan(session: &Session, name: &str, fit: Fit, graph: &dyn Fn(usize) -> Graph) -> Result<Plan, TrainError> {
+/// If a tensor exceeds a limit of the device, or the whole plan its memory; the hint names the
+/// largest number that fits.
+pub fn plan(
+    session: &Session,
+    name: &str,
+    fit: Fit,
+    graph: &dyn Fn(usize) -> Graph,
+) -> Result<Plan, TrainError> {
     fit.largest(|n| {
         let plan = fits(session, name, &graph(n))?;
         let held = session.allocated_bytes();
@@ -63,12 +72,20 @@ pub fn plan(session: &Session, name: &str, fit: Fit, graph: &dyn Fn(usize) -> Gr
 /// Plans a graph beside what a session holds already, and loads it.
 ///
 /// # Errors
-/// Like [`plan`], also where the driver finds only now that there is no room; whatever else the device says.
-pub fn load(session: &mut Session, name: &str, fit: Fit, graph: &dyn Fn(usize) -> Graph) -> Result<PlanId, TrainError> {
+/// Like [`plan`], also where the driver finds only now that there is no room; whatever else the
+/// device says.
+pub fn load(
+    session: &mut Session,
+    name: &str,
+    fit: Fit,
+    graph: &dyn Fn(usize) -> Graph,
+) -> Result<PlanId, TrainError> {
     let planned = plan(session, name, fit, graph)?;
     match session.load(planned) {
         // The session knows now how much there is, so the same question has another answer.
-        Err(error @ DeviceError::OutOfMemory { .. }) => Err(plan(session, name, fit, graph).err().unwrap_or(error.into())),
+        Err(error @ DeviceError::OutOfMemory { .. }) => {
+            Err(plan(session, name, fit, graph).err().unwrap_or(error.into()))
+        }
         loaded => Ok(loaded?),
     }
 }
@@ -86,7 +103,8 @@ pub fn check_state(session: &Session, layout: &Layout) -> Result<(), TrainError>
     message.map_err(|message| TrainError::config(message, Some(hint)))
 }
 
-/// Checks that a device can bind each tensor; what works on all of them at once is cut to size ([`crate::ir::cut`]).
+/// Checks that a device can bind each tensor; what works on all of them at once is cut to size
+/// ([`crate::ir::cut`]).
 fn check_tensors(session: &Session, layout: &Layout) -> Result<(), String> {
     let bytes = |s: &State| s.shape.len() * DType::F32.bytes();
     let largest = layout.states.iter().max_by_key(|s| bytes(s));
@@ -107,7 +125,9 @@ pub(super) fn fits(session: &Session, name: &str, graph: &Graph) -> Result<Plan,
     // Before lowering, which counts in 32 bits.
     check_tensors(session, &graph.layout)?;
     let made = |v: &&Value| !matches!(v.source, Source::State(_));
-    if let Some(value) = graph.values.iter().filter(made).filter(|v| v.pin.is_none()).max_by_key(|v| v.ty.bytes()) {
+    if let Some(value) =
+        graph.values.iter().filter(made).filter(|v| v.pin.is_none()).max_by_key(|v| v.ty.bytes())
+    {
         check_binding(session, &value.name, value.ty.bytes())?;
     }
     let plan = session.lower(name, graph);
@@ -115,8 +135,8 @@ pub(super) fn fits(session: &Session, name: &str, graph: &Graph) -> Result<Plan,
     Ok(plan)
 }
 
-/// Compares what is needed with what the device has, where that is known: without this the system would kill a
-/// process that trains on the processor.
+/// Compares what is needed with what the device has, where that is known: without this the system
+/// would kill a process that trains on the processor.
 pub(super) fn check_memory(session: &Session, what: &str, bytes: usize) -> Result<(), String> {
     match session.memory() {
         Some(memory) if bytes > memory => {

@@ -52,7 +52,9 @@ impl RunFolder {
     /// If another process has it, or it cannot be written.
     pub fn claim(path: &Path, name: &str) -> Result<Self, TrainError> {
         disk::refuse_tilde(path)?;
-        let missing = path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+        let missing = path
+            .ancestors()
+            .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
         let mut made: Vec<PathBuf> = missing.map(Path::to_owned).collect();
         made.reverse();
         let mut folder = Self { path: path.to_owned(), lock: None, made };
@@ -112,7 +114,8 @@ impl RunFolder {
             return Ok(());
         }
         let message = format!("{} already holds a run: {}", self.path.display(), files.join(", "));
-        let hint = "continue it with --resume, replace it with --overwrite, or name another folder with --out";
+        let hint = "continue it with --resume, replace it with --overwrite, or name another folder \
+            with --out";
         Err(TrainError::config(message, Some(hint)))
     }
 
@@ -125,8 +128,13 @@ impl RunFolder {
             Contents::Saved => Ok(true),
             Contents::Nothing | Contents::Unsaved => Ok(false),
             Contents::Stripped(files) => {
-                let message = format!("{} holds a run without checkpoints: {}", self.path.display(), files.join(", "));
-                let hint = "bring `checkpoints/` back from a backup; without --resume, --overwrite begins anew and removes the rest";
+                let message = format!(
+                    "{} holds a run without checkpoints: {}",
+                    self.path.display(),
+                    files.join(", ")
+                );
+                let hint = "bring `checkpoints/` back from a backup; without --resume, --overwrite \
+                    begins anew and removes the rest";
                 Err(TrainError::config(message, Some(hint)))
             }
         }
@@ -141,7 +149,8 @@ impl RunFolder {
         self.refuse_foreign()?;
         let files = FILES.iter().map(|name| self.path.join(name));
         let (checkpoints, images) = (self.path.join(CHECKPOINTS), self.images());
-        let (notes, states): (Vec<_>, Vec<_>) = listed(&checkpoints, Store::owns).into_iter().partition(|path| Store::is_note(path));
+        let (notes, states): (Vec<_>, Vec<_>) =
+            listed(&checkpoints, Store::owns).into_iter().partition(|path| Store::is_note(path));
         // First what a run is resumed from, so that what is left if this is cut short is not taken
         // for a whole run; last the note that there was nothing to lose.
         remove(states.into_iter().chain(listed(&images, is_picture)).chain(files))?;
@@ -160,7 +169,8 @@ impl RunFolder {
             let entry = entry.map_err(TrainError::io("read", &self.path))?;
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
-            let own = FILES.contains(&name) && name != FAILURE || [CHECKPOINTS, IMAGES].contains(&name);
+            let own =
+                FILES.contains(&name) && name != FAILURE || [CHECKPOINTS, IMAGES].contains(&name);
             // An empty one has been retired.
             let points = || entry.metadata().is_ok_and(|found| found.len() > 0);
             if own || events::owns(name) && points() {
@@ -175,18 +185,28 @@ impl RunFolder {
         type Own = fn(&Path) -> bool;
         let checks: [(&str, Own); 4] = [
             ("config.toml", |path| read_config(path).is_ok()),
-            ("metrics.jsonl", |path| first_line(path).is_none_or(|line| Record::parse(&line).is_some())),
-            ("train.log", |path| first_line(path).is_none_or(|line| line.get(19..21) == Some(b"Z "))),
+            ("metrics.jsonl", |path| {
+                first_line(path).is_none_or(|line| Record::parse(&line).is_some())
+            }),
+            ("train.log", |path| {
+                first_line(path).is_none_or(|line| line.get(19..21) == Some(b"Z "))
+            }),
             ("summary.json", |path| {
-                let value = fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+                let value = fs::read(path)
+                    .ok()
+                    .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
                 value.is_some_and(|value| value["run"].is_string())
             }),
         ];
         for (name, own) in checks {
             let path = self.path.join(name);
             if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file() || !own(&path)) {
-                let message = format!("{} is no file of a run; nothing was removed", path.display());
-                return Err(TrainError::config(message, Some("move it away, or name another folder with --out")));
+                let message =
+                    format!("{} is no file of a run; nothing was removed", path.display());
+                return Err(TrainError::config(
+                    message,
+                    Some("move it away, or name another folder with --out"),
+                ));
             }
         }
         Ok(())
@@ -206,16 +226,22 @@ const IMAGES: &str = "images";
 /// Why a run of a grid failed: not a file of a run, but gone with it.
 const FAILURE: &str = "failure.json";
 /// The last one says that a run has begun.
-const FILES: [&str; 6] = ["metrics.jsonl", "train.log", "summary.json", "views.json", FAILURE, "config.toml"];
+const FILES: [&str; 6] =
+    ["metrics.jsonl", "train.log", "summary.json", "views.json", FAILURE, "config.toml"];
 
 fn is_picture(name: &str) -> bool {
-    let numbered = |prefix: &str| name.strip_prefix(prefix)?.strip_suffix(".png")?.parse::<u64>().ok();
-    name == "augmentation.png" || numbered("reconstruction-").is_some() || numbered("views-").is_some()
+    let numbered =
+        |prefix: &str| name.strip_prefix(prefix)?.strip_suffix(".png")?.parse::<u64>().ok();
+    name == "augmentation.png"
+        || numbered("reconstruction-").is_some()
+        || numbered("views-").is_some()
 }
 
 fn remove(files: impl IntoIterator<Item = PathBuf>) -> Result<(), DiskError> {
     files.into_iter().try_for_each(|path| match fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(DiskError::of("remove", path)(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(DiskError::of("remove", path)(error))
+        }
         _ => Ok(()),
     })
 }
@@ -239,12 +265,23 @@ fn first_line(path: &Path) -> Option<Vec<u8>> {
 ///
 /// # Errors
 /// If it is one of the folders that the data set reads, or in one.
-pub fn refuse_inside_data(out: &Path, dataset: DataKind, data_dir: Option<&Path>) -> Result<(), TrainError> {
+pub fn refuse_inside_data(
+    out: &Path,
+    dataset: DataKind,
+    data_dir: Option<&Path>,
+) -> Result<(), TrainError> {
     let Some(dir) = data_dir.filter(|_| dataset == DataKind::Folder) else { return Ok(()) };
     let out = real(out);
     let splits = ["train", "val", "test"].map(|split| dir.join(split));
-    let Some(split) = splits.iter().find(|split| split.exists() && out.starts_with(real(split))) else { return Ok(()) };
-    let message = format!("{} lies in {}, whose folders are the classes of the data set", out.display(), split.display());
+    let Some(split) = splits.iter().find(|split| split.exists() && out.starts_with(real(split)))
+    else {
+        return Ok(());
+    };
+    let message = format!(
+        "{} lies in {}, whose folders are the classes of the data set",
+        out.display(),
+        split.display()
+    );
     Err(TrainError::config(message, Some("name a folder outside the data with --out")))
 }
 

@@ -7,7 +7,8 @@ use image::{ImageFormat, RgbImage};
 /// Width of the lines between images, in pixels; not scaled.
 const GAP: usize = 2;
 
-/// Draws rows of images on white, with gaps of two pixels, each pixel of an image as `scale` x `scale` pixels.
+/// Draws rows of images on white, with gaps of two pixels, each pixel of an image as `scale` x
+/// `scale` pixels.
 ///
 /// Rows may differ in length. Returns the PNG file; its size is [`grid_size`].
 ///
@@ -15,17 +16,25 @@ const GAP: usize = 2;
 /// Every image is HWC, RGB, `side * side * 3` bytes.
 ///
 /// # Panics
-/// If there is no image, an image has another length, `side` or `scale` is 0, or the grid is more than 2^32 pixels wide.
+/// If there is no image, an image has another length, `side` or `scale` is 0, or the grid is more
+/// than 2^32 pixels wide.
 pub fn grid_png(rows: &[Vec<&[u8]>], side: usize, scale: usize) -> Vec<u8> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    assert!(columns > 0 && side > 0 && scale > 0, "a grid of {columns} images in a row, side {side}, scale {scale}");
+    assert!(
+        columns > 0 && side > 0 && scale > 0,
+        "a grid of {columns} images in a row, side {side}, scale {scale}"
+    );
     let (width, height) = grid_size(rows.len(), columns, side, scale);
     let mut canvas = RgbImage::from_pixel(width, height, image::Rgb([255; 3]));
     let stride = width as usize * 3;
     let pixels: &mut [u8] = &mut canvas;
     for (row, images) in rows.iter().enumerate() {
         for (column, image) in images.iter().enumerate() {
-            assert!(image.len() == side * side * 3, "an image of {} bytes, expected {side} x {side} x 3", image.len());
+            assert!(
+                image.len() == side * side * 3,
+                "an image of {} bytes, expected {side} x {side} x 3",
+                image.len()
+            );
             let (top, left) = (row * (side * scale + GAP), column * (side * scale + GAP));
             for y in 0..side * scale {
                 let source = &image[y / scale * side * 3..][..side * 3];
@@ -46,7 +55,10 @@ pub fn grid_png(rows: &[Vec<&[u8]>], side: usize, scale: usize) -> Vec<u8> {
 /// # Panics
 /// If one is more than 2^32.
 pub fn grid_size(rows: usize, columns: usize, side: usize, scale: usize) -> (u32, u32) {
-    let extent = |count: usize| u32::try_from(count * side * scale + count.saturating_sub(1) * GAP).expect("a grid of a sane size");
+    let extent = |count: usize| {
+        u32::try_from(count * side * scale + count.saturating_sub(1) * GAP)
+            .expect("a grid of a sane size")
+    };
     (extent(columns), extent(rows))
 }
 
@@ -60,7 +72,8 @@ pub fn grid_size(rows: usize, columns: usize, side: usize, scale: usize) -> (u32
 pub fn denormalise(nhwc4: &[f32], mean: [f32; 3], std: [f32; 3]) -> Vec<u8> {
     let (pixels, rest) = nhwc4.as_chunks::<4>();
     assert!(rest.is_empty(), "{} values are not pixels of 4 channels", nhwc4.len());
-    let byte = |pixel: &[f32; 4], c: usize| ((pixel[c] * std[c] + mean[c]) * 255.0).round() as u8; // `as` clamps
+    // `as` clamps
+    let byte = |pixel: &[f32; 4], c: usize| ((pixel[c] * std[c] + mean[c]) * 255.0).round() as u8;
     pixels.iter().flat_map(|pixel| [byte(pixel, 0), byte(pixel, 1), byte(pixel, 2)]).collect()
 }
 
@@ -92,8 +105,12 @@ mod tests {
     fn denormalising_undoes_normalising_every_byte() {
         let (mean, std) = ([0.4914, 0.4822, 0.4465], [0.247, 0.2435, 0.2616]);
         let normal = |byte: u8, c: usize| (f32::from(byte) / 255.0 - mean[c]) / std[c];
-        let batch: Vec<f32> = (0..=255).flat_map(|b| [normal(b, 0), normal(b, 1), normal(b, 2), 9.0]).collect();
-        assert_eq!(denormalise(&batch, mean, std), (0..=255).flat_map(|b| [b; 3]).collect::<Vec<u8>>());
+        let batch: Vec<f32> =
+            (0..=255).flat_map(|b| [normal(b, 0), normal(b, 1), normal(b, 2), 9.0]).collect();
+        assert_eq!(
+            denormalise(&batch, mean, std),
+            (0..=255).flat_map(|b| [b; 3]).collect::<Vec<u8>>()
+        );
         assert_eq!(denormalise(&[f32::NAN, 1e9, f32::NEG_INFINITY, 0.0], mean, std), [0, 255, 0]);
     }
 }

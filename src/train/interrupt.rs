@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 /// A request to end, by Ctrl-C or `kill`.
 ///
-/// While a [`Saving`] lives, the first signal is only noted: the work at hand comes to an end that can be continued, and is
-/// saved. At any other time nothing is lost by ending at once, whatever the program waits for. The second signal always ends
-/// it at once.
+/// While a [`Saving`] lives, the first signal is only noted: the work at hand comes to an end that
+/// can be continued, and is saved. At any other time nothing is lost by ending at once, whatever
+/// the program waits for. The second signal always ends it at once.
 #[derive(Debug, Default)]
 pub struct Interrupt {
     /// Number of the first signal; 0 for none.
@@ -17,7 +17,8 @@ pub struct Interrupt {
 impl Interrupt {
     /// Notes a signal by its number. Returns whether the process may end at once.
     pub fn ask(&self, signal: i32) -> bool {
-        let first = self.signal.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        let first =
+            self.signal.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst).is_ok();
         !(first && self.saving.load(Ordering::SeqCst))
     }
 
@@ -31,8 +32,8 @@ impl Interrupt {
         Some(self.signal.load(Ordering::SeqCst)).filter(|signal| *signal != 0)
     }
 
-    /// From here on there is something to save, until the result is dropped. Whoever holds it looks at [`Interrupt::asked`]
-    /// now and then.
+    /// From here on there is something to save, until the result is dropped. Whoever holds it looks
+    /// at [`Interrupt::asked`] now and then.
     pub fn saving(&self) -> Saving<'_> {
         self.saving.store(true, Ordering::SeqCst);
         Saving { of: self }

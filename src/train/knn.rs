@@ -1,8 +1,9 @@
-//! Weighted k-nearest-neighbour classification of features, as Instance Discrimination (Wu et al., 2018) does it.
+//! Weighted k-nearest-neighbour classification of features, as Instance Discrimination (Wu et al.,
+//! 2018) does it.
 //!
-//! Features are scaled to unit length; a test row asks its `k` most similar training rows, and each votes for its class with
-//! `exp(cosine / temperature)`. Of equally similar rows the one with the lower index is nearer, of classes with equal votes
-//! the lower wins.
+//! Features are scaled to unit length; a test row asks its `k` most similar training rows, and each
+//! votes for its class with `exp(cosine / temperature)`. Of equally similar rows the one with the
+//! lower index is nearer, of classes with equal votes the lower wins.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -84,11 +85,12 @@ pub enum KnnError {
     },
 }
 
-/// Test rows of one task, and training rows that stay in the second-level cache meanwhile (192 KiB at 512 values).
+/// Test rows of one task, and training rows that stay in the second-level cache meanwhile (192 KiB
+/// at 512 values).
 const TEST_BLOCK: usize = 128;
 const TRAIN_BLOCK: usize = 96;
-/// Rows per pass of the kernel: 4 x 3 running sums and their 7 operands, three of which can be read from memory, fill the
-/// 16 registers of AVX2.
+/// Rows per pass of the kernel: 4 x 3 running sums and their 7 operands, three of which can be read
+/// from memory, fill the 16 registers of AVX2.
 const TILE: (usize, usize) = (4, 3);
 /// Rows are padded with zeros to a multiple of this many values, the longest vector (AVX-512).
 const PAD: usize = 16;
@@ -100,7 +102,12 @@ const PAD: usize = 16;
 ///
 /// # Panics
 /// If the data of a set is not `dim` values a label, or `classes` is 0.
-pub fn knn(train: &Features, test: &Features, ks: &[(usize, f32)], classes: usize) -> Result<Vec<f32>, KnnError> {
+pub fn knn(
+    train: &Features,
+    test: &Features,
+    ks: &[(usize, f32)],
+    classes: usize,
+) -> Result<Vec<f32>, KnnError> {
     assert!(classes > 0, "at least one class");
     for &(k, temperature) in ks {
         if k == 0 || k > train.len() {
@@ -124,11 +131,15 @@ pub fn knn(train: &Features, test: &Features, ks: &[(usize, f32)], classes: usiz
     let blocks: Vec<usize> = (0..test.len()).step_by(TEST_BLOCK).collect();
     let count = |first: usize| {
         let rows = first..(first + TEST_BLOCK).min(test.len());
-        let mut nearest: Vec<BinaryHeap<Neighbour>> = rows.clone().map(|_| BinaryHeap::with_capacity(most + 1)).collect();
+        let mut nearest: Vec<BinaryHeap<Neighbour>> =
+            rows.clone().map(|_| BinaryHeap::with_capacity(most + 1)).collect();
         let mut similarity = vec![0.0; TEST_BLOCK.next_multiple_of(TILE.0) * TRAIN_BLOCK];
         for start in (0..train.len()).step_by(TRAIN_BLOCK) {
             let end = (start + TRAIN_BLOCK).min(train.len());
-            let (left, right) = (test_rows.block(rows.start, rows.end, TILE.0), train_rows.block(start, end, TILE.1));
+            let (left, right) = (
+                test_rows.block(rows.start, rows.end, TILE.0),
+                train_rows.block(start, end, TILE.1),
+            );
             arch.dispatch(Dots { left, right, stride: train_rows.stride, out: &mut similarity });
             for (heap, row) in nearest.iter_mut().zip(similarity.chunks_exact(TRAIN_BLOCK)) {
                 keep_nearest(heap, most, start, &row[..end - start]);
@@ -138,12 +149,15 @@ pub fn knn(train: &Features, test: &Features, ks: &[(usize, f32)], classes: usiz
         for (heap, row) in nearest.into_iter().zip(rows) {
             let neighbours = heap.into_sorted_vec();
             for (&(k, temperature), correct) in ks.iter().zip(&mut correct) {
-                *correct += u64::from(vote(&neighbours[..k], temperature, &train.labels, classes) == test.labels[row]);
+                *correct += u64::from(
+                    vote(&neighbours[..k], temperature, &train.labels, classes) == test.labels[row],
+                );
             }
         }
         correct
     };
-    let add = |left: Vec<u64>, right: Vec<u64>| left.iter().zip(&right).map(|(l, r)| l + r).collect();
+    let add =
+        |left: Vec<u64>, right: Vec<u64>| left.iter().zip(&right).map(|(l, r)| l + r).collect();
     let correct = blocks.into_par_iter().map(count).reduce(|| vec![0; ks.len()], add);
     Ok(correct.into_iter().map(|correct| (correct as f64 / test.len() as f64) as f32).collect())
 }
@@ -169,7 +183,8 @@ impl PartialOrd for Neighbour {
     }
 }
 
-/// Adds rows `start..` to the `most` nearest so far. Rows come in ascending order, so among equals the first stay.
+/// Adds rows `start..` to the `most` nearest so far. Rows come in ascending order, so among equals
+/// the first stay.
 fn keep_nearest(heap: &mut BinaryHeap<Neighbour>, most: usize, start: usize, similarity: &[f32]) {
     let mut row = start;
     let mut rest = similarity;
@@ -192,8 +207,10 @@ fn vote(neighbours: &[Neighbour], temperature: f32, labels: &[u32], classes: usi
     let mut votes = vec![0.0f64; classes];
     let nearest = neighbours[0].similarity;
     for neighbour in neighbours {
-        // Relative to the nearest, as a small temperature would overflow; the order of the votes is the same.
-        votes[labels[neighbour.row] as usize] += (f64::from(neighbour.similarity - nearest) / f64::from(temperature)).exp();
+        // Relative to the nearest, as a small temperature would overflow; the order of the votes is
+        // the same.
+        votes[labels[neighbour.row] as usize] +=
+            (f64::from(neighbour.similarity - nearest) / f64::from(temperature)).exp();
     }
     let mut best = 0;
     for (class, vote) in votes.iter().enumerate() {
@@ -204,7 +221,8 @@ fn vote(neighbours: &[Neighbour], temperature: f32, labels: &[u32], classes: usi
     best as u32
 }
 
-/// Rows of unit length, padded with zeros; a few rows of zeros at the end, so that tiles may reach over it.
+/// Rows of unit length, padded with zeros; a few rows of zeros at the end, so that tiles may reach
+/// over it.
 struct Unit {
     stride: usize,
     data: Vec<f32>,
@@ -213,20 +231,28 @@ struct Unit {
 impl Unit {
     fn new(features: &Features, split: &'static str, classes: usize) -> Result<Self, KnnError> {
         let (dim, rows) = (features.dim, features.len());
-        assert!(features.data.len() == dim * rows, "{} values for {rows} rows of {dim}", features.data.len());
+        assert!(
+            features.data.len() == dim * rows,
+            "{} values for {rows} rows of {dim}",
+            features.data.len()
+        );
         if let Some(row) = features.labels.iter().position(|label| *label as usize >= classes) {
             return Err(KnnError::Label { split, row, label: features.labels[row], classes });
         }
         let stride = dim.next_multiple_of(PAD).max(PAD);
         let mut data = vec![0.0; stride * (rows + TILE.0.max(TILE.1))];
-        for (row, (unit, values)) in data.chunks_exact_mut(stride).zip(features.data.chunks_exact(dim.max(1))).enumerate() {
+        for (row, (unit, values)) in
+            data.chunks_exact_mut(stride).zip(features.data.chunks_exact(dim.max(1))).enumerate()
+        {
             let length = values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
             if !length.is_finite() {
                 return Err(KnnError::NotFinite { split, row });
             }
             // A row of zeros has no direction: it stays, equally far from all.
             let scale = if length > 0.0 { 1.0 / length } else { 0.0 };
-            unit.iter_mut().zip(values).for_each(|(unit, value)| *unit = (f64::from(*value) * scale) as f32);
+            unit.iter_mut()
+                .zip(values)
+                .for_each(|(unit, value)| *unit = (f64::from(*value) * scale) as f32);
         }
         Ok(Self { stride, data })
     }
@@ -252,9 +278,11 @@ impl WithSimd for Dots<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { left, right, stride, out } = self;
         for (l, left) in left.chunks_exact(TILE.0 * stride).enumerate() {
-            let a: [&[S::f32s]; TILE.0] = std::array::from_fn(|i| S::as_simd_f32s(&left[i * stride..][..stride]).0);
+            let a: [&[S::f32s]; TILE.0] =
+                std::array::from_fn(|i| S::as_simd_f32s(&left[i * stride..][..stride]).0);
             for (r, right) in right.chunks_exact(TILE.1 * stride).enumerate() {
-                let b: [&[S::f32s]; TILE.1] = std::array::from_fn(|j| S::as_simd_f32s(&right[j * stride..][..stride]).0);
+                let b: [&[S::f32s]; TILE.1] =
+                    std::array::from_fn(|j| S::as_simd_f32s(&right[j * stride..][..stride]).0);
                 let mut sums = [[simd.splat_f32s(0.0); TILE.1]; TILE.0];
                 // One length for all, so that the compiler need not check every slice every time.
                 let vectors = a[0].len();
@@ -268,14 +296,17 @@ impl WithSimd for Dots<'_> {
                 }
                 for (i, sums) in sums.iter().enumerate() {
                     let out = &mut out[(l * TILE.0 + i) * TRAIN_BLOCK + r * TILE.1..][..TILE.1];
-                    out.iter_mut().zip(sums).for_each(|(out, sum)| *out = simd.reduce_sum_f32s(*sum));
+                    out.iter_mut()
+                        .zip(sums)
+                        .for_each(|(out, sum)| *out = simd.reduce_sum_f32s(*sum));
                 }
             }
         }
     }
 }
 
-const _: () = assert!(TRAIN_BLOCK.is_multiple_of(TILE.1), "a block of training rows is whole tiles");
+const _: () =
+    assert!(TRAIN_BLOCK.is_multiple_of(TILE.1), "a block of training rows is whole tiles");
 
 #[cfg(test)]
 mod tests {
@@ -288,18 +319,31 @@ mod tests {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 8) as f32 / (1 << 23) as f32 - 1.0
         };
-        let labels: Vec<u32> = (0..rows as u32).map(|row| row.wrapping_mul(2_654_435_761) % classes).collect();
-        let data = labels
-            .iter()
-            .flat_map(|label| (0..dim).map(|d| noise * draw() + ((d as u32 * 7 + label * 13) % 5) as f32 - 2.0).collect::<Vec<_>>());
+        let labels: Vec<u32> =
+            (0..rows as u32).map(|row| row.wrapping_mul(2_654_435_761) % classes).collect();
+        let data = labels.iter().flat_map(|label| {
+            (0..dim)
+                .map(|d| noise * draw() + ((d as u32 * 7 + label * 13) % 5) as f32 - 2.0)
+                .collect::<Vec<_>>()
+        });
         Features { dim, data: data.collect(), labels: labels.clone() }
     }
 
-    fn naive(train: &Features, test: &Features, k: usize, temperature: f64, classes: usize) -> Vec<f64> {
+    fn naive(
+        train: &Features,
+        test: &Features,
+        k: usize,
+        temperature: f64,
+        classes: usize,
+    ) -> Vec<f64> {
         let unit = |f: &Features, row: usize| {
-            let values: Vec<f64> = f.data[row * f.dim..][..f.dim].iter().map(|v| f64::from(*v)).collect();
+            let values: Vec<f64> =
+                f.data[row * f.dim..][..f.dim].iter().map(|v| f64::from(*v)).collect();
             let length = values.iter().map(|v| v * v).sum::<f64>().sqrt();
-            values.into_iter().map(|v| if length > 0.0 { v / length } else { 0.0 }).collect::<Vec<_>>()
+            values
+                .into_iter()
+                .map(|v| if length > 0.0 { v / length } else { 0.0 })
+                .collect::<Vec<_>>()
         };
         let train_units: Vec<_> = (0..train.len()).map(|row| unit(train, row)).collect();
         let hit = |row| {
@@ -308,8 +352,13 @@ mod tests {
             let mut near: Vec<(f64, usize)> = train_units.iter().map(dot).zip(0..).collect();
             near.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
             let mut votes = vec![0.0; classes];
-            near[..k].iter().for_each(|(s, row)| votes[train.labels[*row] as usize] += (s / temperature).exp());
-            let best = (0..classes).rev().max_by(|a, b| f64::total_cmp(&votes[*a], &votes[*b])).expect("a class");
+            near[..k]
+                .iter()
+                .for_each(|(s, row)| votes[train.labels[*row] as usize] += (s / temperature).exp());
+            let best = (0..classes)
+                .rev()
+                .max_by(|a, b| f64::total_cmp(&votes[*a], &votes[*b]))
+                .expect("a class");
             f64::from(best as u32 == test.labels[row])
         };
         (0..test.len()).map(hit).collect()
@@ -317,22 +366,32 @@ mod tests {
 
     #[test]
     fn agrees_with_f64() {
-        for (rows, tests, dim, noise) in [(1, 1, 1, 1.0), (95, 129, 17, 3.0), (97, 5, 64, 6.0), (500, 300, 40, 8.0)] {
+        for (rows, tests, dim, noise) in
+            [(1, 1, 1, 1.0), (95, 129, 17, 3.0), (97, 5, 64, 6.0), (500, 300, 40, 8.0)]
+        {
             let train = features(rows, dim, 5, noise, 1);
             let test = features(tests, dim, 5, noise, 2);
             let ks = [(1, 0.07), (20.min(rows), 0.07), (rows, 0.1)];
             let got = knn(&train, &test, &ks, 5).expect("accuracies");
             for ((k, temperature), got) in ks.into_iter().zip(got) {
                 let hits: f64 = naive(&train, &test, k, f64::from(temperature), 5).iter().sum();
-                assert!((f64::from(got) - hits / tests as f64).abs() < 1e-6, "{rows} {tests} {dim} k {k}: {got}, {hits} of {tests}");
+                assert!(
+                    (f64::from(got) - hits / tests as f64).abs() < 1e-6,
+                    "{rows} {tests} {dim} k {k}: {got}, {hits} of {tests}"
+                );
             }
         }
     }
 
     #[test]
     fn equals_go_to_the_lower_index() {
-        // Every training row is the same direction (also at another length), so only the order decides.
-        let train = Features { dim: 2, data: vec![3.0, 4.0, 6.0, 8.0, 3.0, 4.0, 0.0, 0.0], labels: vec![2, 1, 1, 0] };
+        // Every training row is the same direction (also at another length), so only the order
+        // decides.
+        let train = Features {
+            dim: 2,
+            data: vec![3.0, 4.0, 6.0, 8.0, 3.0, 4.0, 0.0, 0.0],
+            labels: vec![2, 1, 1, 0],
+        };
         let test = Features { dim: 2, data: vec![3.0, 4.0], labels: vec![2] };
         assert_eq!(knn(&train, &test, &[(1, 0.1), (2, 0.1), (3, 0.1)], 3), Ok(vec![1.0, 0.0, 0.0]));
         // A row without a direction has the same similarity to all; classes tie, the lowest wins.
@@ -343,11 +402,16 @@ mod tests {
     #[test]
     fn mistakes_are_told_with_numbers() {
         let good = features(10, 4, 2, 1.0, 1);
-        let told = |train: &Features, test: &Features, k, t| knn(train, test, &[(k, t)], 2).expect_err("a mistake").to_string();
+        let told = |train: &Features, test: &Features, k, t| {
+            knn(train, test, &[(k, t)], 2).expect_err("a mistake").to_string()
+        };
         assert_eq!(told(&good, &good, 11, 0.1), "k = 11 neighbours of 10 training images");
         assert_eq!(told(&good, &good, 0, 0.1), "k = 0 neighbours of 10 training images");
         assert_eq!(told(&good, &good, 1, f32::NAN), "temperature NaN, expected a number above 0");
-        assert_eq!(told(&good, &features(3, 5, 2, 1.0, 1), 1, 0.1), "training features have 4 values, test features 5");
+        assert_eq!(
+            told(&good, &features(3, 5, 2, 1.0, 1), 1, 0.1),
+            "training features have 4 values, test features 5"
+        );
         assert_eq!(told(&good, &features(0, 4, 2, 1.0, 1), 1, 0.1), "no test images");
         let mut bad = good.clone();
         bad.data[9] = f32::INFINITY;

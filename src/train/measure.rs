@@ -1,4 +1,5 @@
-//! What is measured while a model trains, besides the scalars of its objective. None of it touches the model.
+//! What is measured while a model trains, besides the scalars of its objective. None of it touches
+//! the model.
 //!
 //! | records | when | values |
 //! |---|---|---|
@@ -6,7 +7,8 @@
 //! | `view` | every `view_metrics_every` steps, on the step's images, after its update | `cosine`, `kl` ([`views`](crate::method::views)) |
 //! | `eval` | every `eval_every` epochs, and after the last step | `log_px`, `elbo`, their bits; with `eval_every` `knn20`, `knn200` |
 //!
-//! `q(z|input)` is of what the method encodes: the image for a VAE, a view of it for AAVAE. Means over images x of
+//! `q(z|input)` is of what the method encodes: the image for a VAE, a view of it for AAVAE. Means
+//! over images x of
 //!
 //! ```text
 //! elbo         = ln p(x|z) - KL(q(z|input) || N(0, I)), z ~ q        of the objective's one sample, whatever the weight of its KL
@@ -14,14 +16,16 @@
 //! bits_per_dim = mean over channels of log2(255 std_c) - log_px / (D ln 2)       D = 3 H W
 //! ```
 //!
-//! Likelihoods are densities of normalised pixels, in nats. A step of a byte is `1 / (255 std_c)` of that unit, so bits per dimension
-//! are those of the stored bytes: minus log2 of the density times the width of a byte's bin. `bits_per_dim_elbo` is the same of the
-//! ELBO, an upper bound.
+//! Likelihoods are densities of normalised pixels, in nats. A step of a byte is `1 / (255 std_c)`
+//! of that unit, so bits per dimension are those of the stored bytes: minus log2 of the density
+//! times the width of a byte's bin. `bits_per_dim_elbo` is the same of the ELBO, an upper bound.
 //!
-//! An evaluation decodes an image K times, whatever the batch of training, and so takes whole batches of at most [`IMPORTANCE_IMAGES`] held-out images, at least one
-//! batch: all of CIFAR-10's 5,000 would take the multiply-adds of training on 8,700. Its `elbo` is of the same images and samples, the
-//! mean of `ln w_k`. An image has the view and, as its first sample, the noise that validation gives it. kNN (temperatures 0.07 and
-//! 0.1) asks the first [`KNN_IMAGES`] training images about every held-out one.
+//! An evaluation decodes an image K times, whatever the batch of training, and so takes whole
+//! batches of at most [`IMPORTANCE_IMAGES`] held-out images, at least one batch: all of CIFAR-10's
+//! 5,000 would take the multiply-adds of training on 8,700. Its `elbo` is of the same images and
+//! samples, the mean of `ln w_k`. An image has the view and, as its first sample, the noise that
+//! validation gives it. kNN (temperatures 0.07 and 0.1) asks the first [`KNN_IMAGES`] training
+//! images about every held-out one.
 
 use super::config::RunConfig;
 use super::knn::knn;
@@ -46,7 +50,8 @@ pub type Values = Vec<(String, f32)>;
 /// Bits per byte of an image whose density in normalised pixels is `log_p` nats.
 pub fn bits_per_dim(model: &ModelConfig, log_p: f64) -> f64 {
     let dims = 3 * model.net.image * model.net.image;
-    let bytes: f64 = model.std.iter().map(|std| (255.0 * f64::from(*std)).log2()).sum::<f64>() / 3.0;
+    let bytes: f64 =
+        model.std.iter().map(|std| (255.0 * f64::from(*std)).log2()).sum::<f64>() / 3.0;
     bytes - log_p / (dims as f64 * std::f64::consts::LN_2)
 }
 
@@ -94,7 +99,12 @@ struct Importance {
 
 impl Measures {
     /// Measures with the plans of a run.
-    pub fn new(plans: &RunSet<PlanId>, sizes: Sizes, config: &RunConfig, model: &ModelConfig) -> Self {
+    pub fn new(
+        plans: &RunSet<PlanId>,
+        sizes: Sizes,
+        config: &RunConfig,
+        model: &ModelConfig,
+    ) -> Self {
         let (samples, images, batch) = (sizes.samples, sizes.sampled, sizes.validation);
         let importance = plans.importance.map(|plan| Importance { plan, samples, images, batch });
         let (views, features) = (plans.views, plans.features);
@@ -107,9 +117,13 @@ impl Measures {
     /// If it has no labels or too few images.
     pub fn check(config: &RunConfig, splits: &Splits) -> Result<(), TrainError> {
         needs_labels(config, splits)?;
-        let (fewest, train, val) = (KNN[0].1, splits.labelled_train.len(), splits.labelled_val.len());
+        let (fewest, train, val) =
+            (KNN[0].1, splits.labelled_train.len(), splits.labelled_val.len());
         if config.eval_every > 0 && (train < fewest || val < 2) {
-            let message = format!("--eval-every needs {fewest} training and 2 held-out images, there are {train} and {val}");
+            let message = format!(
+                "--eval-every needs {fewest} training and 2 held-out images, there are {train} and \
+                 {val}"
+            );
             return Err(TrainError::config(message, None));
         }
         Ok(())
@@ -119,7 +133,12 @@ impl Measures {
     ///
     /// # Errors
     /// If the device fails.
-    pub fn views(&self, session: &mut Session, pixels: &[u32], step: &StepUniforms) -> Result<Values, TrainError> {
+    pub fn views(
+        &self,
+        session: &mut Session,
+        pixels: &[u32],
+        step: &StepUniforms,
+    ) -> Result<Values, TrainError> {
         let Some(plan) = self.views else { return Ok(vec![]) };
         session.upload(plan, 0, Data::U32(pixels))?;
         session.run(plan, step)?;
@@ -134,7 +153,9 @@ impl Measures {
     pub fn evaluate(&self, session: &mut Session, splits: &Splits) -> Result<Values, TrainError> {
         let mut values = Values::new();
         if let Some((log_px, elbo)) = self.log_px(session, &splits.val)? {
-            for (name, bits, log_p) in [("log_px", "bits_per_dim", log_px), ("elbo", "bits_per_dim_elbo", elbo)] {
+            for (name, bits, log_p) in
+                [("log_px", "bits_per_dim", log_px), ("elbo", "bits_per_dim_elbo", elbo)]
+            {
                 values.push((name.into(), log_p as f32));
                 values.push((bits.into(), bits_per_dim(&self.model, log_p) as f32));
             }
@@ -142,7 +163,10 @@ impl Measures {
         if let Some(plan) = self.features {
             let labelled = &splits.labelled_train;
             let first = labelled.len().min(KNN_IMAGES);
-            let reference = View { dataset: labelled.dataset.clone(), indices: labelled.indices[..first].into() };
+            let reference = View {
+                dataset: labelled.dataset.clone(),
+                indices: labelled.indices[..first].into(),
+            };
             let train = evaluate::features(session, plan, &self.model, &reference, |_| ())?;
             let val = evaluate::features(session, plan, &self.model, &splits.labelled_val, |_| ())?;
             let fits: Vec<_> = KNN.into_iter().filter(|(_, k, _)| *k <= first).collect();
@@ -155,7 +179,9 @@ impl Measures {
 
     /// Means over images of the importance-sampled `ln p(x)`, and of the log weights.
     fn log_px(&self, session: &mut Session, val: &View) -> Result<Option<(f64, f64)>, TrainError> {
-        let Some(Importance { plan, samples, images, batch: size }) = self.importance else { return Ok(None) };
+        let Some(Importance { plan, samples, images, batch: size }) = self.importance else {
+            return Ok(None);
+        };
         let area = self.model.net.image * self.model.net.image;
         let (mut log_px, mut elbo, mut count) = (0.0, 0.0, 0.0);
         for batch in Loader::eval_batches(val, size)?.take((IMPORTANCE_IMAGES / size).max(1)) {
@@ -166,7 +192,11 @@ impl Measures {
             for next in (0..size).step_by(images) {
                 // The last images of a batch come with some that had their turn.
                 let first = next.min(size - images);
-                session.upload(plan, 0, Data::U32(&batch.pixels[first * area..(first + images) * area]))?;
+                session.upload(
+                    plan,
+                    0,
+                    Data::U32(&batch.pixels[first * area..(first + images) * area]),
+                )?;
                 let step = evaluation_uniforms(self.seed, batch.step);
                 session.run(plan, &StepUniforms { first_sample: first as u32, ..step })?;
                 session.drain(plan)?;
@@ -189,12 +219,21 @@ impl std::fmt::Debug for Measures {
 
 /// Refuses to classify images that have no labels, or all the same.
 fn needs_labels(config: &RunConfig, splits: &Splits) -> Result<(), TrainError> {
-    let asked = [("--online-probe", config.online_probe, &splits.train), ("--eval-every", config.eval_every > 0, &splits.labelled_train)];
+    let asked = [
+        ("--online-probe", config.online_probe, &splits.train),
+        ("--eval-every", config.eval_every > 0, &splits.labelled_train),
+    ];
     for (flag, _, view) in asked.into_iter().filter(|(_, asked, _)| *asked) {
         let classes = view.dataset.classes().len();
         if classes < 2 {
-            let message = format!("{flag} needs images of 2 classes, the training images of `{}` have {classes}", view.dataset.name());
-            return Err(TrainError::config(message, Some("leave it out; `aavae probe` takes labelled images afterwards")));
+            let message = format!(
+                "{flag} needs images of 2 classes, the training images of `{}` have {classes}",
+                view.dataset.name()
+            );
+            return Err(TrainError::config(
+                message,
+                Some("leave it out; `aavae probe` takes labelled images afterwards"),
+            ));
         }
     }
     Ok(())
@@ -217,7 +256,8 @@ mod tests {
         assert_eq!(log_mean_exp(&[f32::NEG_INFINITY, 0.0]), -(2.0_f64.ln()));
     }
 
-    /// Noise that is uniform over the 256 values of a byte has 8 bits, whatever the normalisation; half as wide a range has 7.
+    /// Noise that is uniform over the 256 values of a byte has 8 bits, whatever the normalisation;
+    /// half as wide a range has 7.
     #[test]
     fn bits_of_uniform_bytes() {
         for std in [[1.0, 1.0, 1.0], [0.25, 0.24, 0.26]] {
@@ -225,7 +265,8 @@ mod tests {
             let pixels = (model.net.image * model.net.image) as f64;
             for (values, bits) in [(256.0, 8.0), (128.0, 7.0)] {
                 // A normalised pixel is uniform over `values / (255 std)`.
-                let log_p: f64 = std.iter().map(|std| -pixels * (values / (255.0 * f64::from(*std))).ln()).sum();
+                let log_p: f64 =
+                    std.iter().map(|std| -pixels * (values / (255.0 * f64::from(*std))).ln()).sum();
                 assert!((bits_per_dim(&model, log_p) - bits).abs() < 1e-9, "{std:?} {values}");
             }
         }

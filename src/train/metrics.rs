@@ -4,8 +4,8 @@
 //! {"step":350,"epoch":2,"split":"train","loss":2413.5,"kl":31.25,"lr":0.00025}
 //! ```
 //!
-//! Write the records of a step before its checkpoint, and sync the file between: then a run that was killed and resumed from that
-//! checkpoint has the lines of a run that was not.
+//! Write the records of a step before its checkpoint, and sync the file between: then a run that
+//! was killed and resumed from that checkpoint has the lines of a run that was not.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -25,7 +25,8 @@ pub struct Record {
     pub epoch: u64,
     /// "train", "val" or "test".
     pub split: String,
-    /// Values in the order in which they are written. NaN and the infinities are written as `null` and read as NaN.
+    /// Values in the order in which they are written. NaN and the infinities are written as `null`
+    /// and read as NaN.
     pub values: Vec<(String, f32)>,
 }
 
@@ -50,8 +51,11 @@ impl Record {
     pub fn parse(line: &[u8]) -> Option<Self> {
         let Ok(Value::Object(object)) = serde_json::from_slice(line) else { return None };
         let integer = |key| object.get(key).and_then(Value::as_u64);
-        let mut record = Self::new(integer("step")?, integer("epoch")?, object.get("split")?.as_str()?);
-        for (key, value) in object.iter().filter(|(key, _)| !matches!(key.as_str(), "step" | "epoch" | "split")) {
+        let mut record =
+            Self::new(integer("step")?, integer("epoch")?, object.get("split")?.as_str()?);
+        for (key, value) in
+            object.iter().filter(|(key, _)| !matches!(key.as_str(), "step" | "epoch" | "split"))
+        {
             let value = if value.is_null() { f64::NAN } else { value.as_f64()? };
             record.values.push((key.clone(), value as f32));
         }
@@ -114,22 +118,31 @@ impl MetricsLog {
         Ok(Self { file, path: path.to_owned() })
     }
 
-    /// Continues a file after `step`: cuts it before the first record of a later step or an unfinished last line. A file that
-    /// is not there is created.
+    /// Continues a file after `step`: cuts it before the first record of a later step or an
+    /// unfinished last line. A file that is not there is created.
     ///
     /// # Errors
-    /// [`MetricsError::Line`] if a line that stays is no record; the file is then untouched. [`MetricsError::Io`].
+    /// [`MetricsError::Line`] if a line that stays is no record; the file is then untouched.
+    /// [`MetricsError::Io`].
     pub fn resume(path: impl AsRef<Path>, step: u64) -> Result<Self, MetricsError> {
         Self::resume_where(path, |record| record.step <= step)
     }
 
-    /// Continues a file: cuts it before the first record that does not stay, or an unfinished last line.
+    /// Continues a file: cuts it before the first record that does not stay, or an unfinished last
+    /// line.
     ///
     /// # Errors
     /// As [`MetricsLog::resume`].
-    pub fn resume_where(path: impl AsRef<Path>, stays: impl Fn(&Record) -> bool) -> Result<Self, MetricsError> {
+    pub fn resume_where(
+        path: impl AsRef<Path>,
+        stays: impl Fn(&Record) -> bool,
+    ) -> Result<Self, MetricsError> {
         let path = path.as_ref();
-        let file = OpenOptions::new().append(true).create(true).open(path).map_err(MetricsError::io("open", path))?;
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .map_err(MetricsError::io("open", path))?;
         let bytes = fs::read(path).map_err(MetricsError::io("read", path))?;
         let mut kept = 0;
         for (record, line) in whole_lines(&bytes).zip(1..) {
@@ -162,14 +175,17 @@ impl MetricsLog {
     }
 }
 
-/// Reads all records; an unfinished last line (a run that is being written, or was killed) is left out.
+/// Reads all records; an unfinished last line (a run that is being written, or was killed) is left
+/// out.
 ///
 /// # Errors
 /// Any [`MetricsError`].
 pub fn read(path: impl AsRef<Path>) -> Result<Vec<Record>, MetricsError> {
     let path = path.as_ref();
     let bytes = fs::read(path).map_err(MetricsError::io("read", path))?;
-    let parse = |(record, line)| Record::parse(record).ok_or_else(|| MetricsError::Line { path: path.to_owned(), line });
+    let parse = |(record, line)| {
+        Record::parse(record).ok_or_else(|| MetricsError::Line { path: path.to_owned(), line })
+    };
     whole_lines(&bytes).zip(1..).map(parse).collect()
 }
 
@@ -191,12 +207,22 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("metrics.jsonl");
         let mut log = MetricsLog::create(&path).expect("a log");
-        let odd = Record::new(1, 0, "val").with("loss", 0.1).with("kl", f32::NAN).with("a \"b\"", f32::INFINITY);
+        let odd = Record::new(1, 0, "val")
+            .with("loss", 0.1)
+            .with("kl", f32::NAN)
+            .with("a \"b\"", f32::INFINITY);
         log.write(&odd).expect("a line");
         let text = fs::read_to_string(&path).expect("text");
-        assert_eq!(text, "{\"step\":1,\"epoch\":0,\"split\":\"val\",\"loss\":0.1,\"kl\":null,\"a \\\"b\\\"\":null}\n");
+        assert_eq!(
+            text,
+            "{\"step\":1,\"epoch\":0,\"split\":\"val\",\"loss\":0.1,\"kl\":null,\"a \
+             \\\"b\\\"\":null}\n"
+        );
         let back = &read(&path).expect("records")[0];
-        assert_eq!((back.get("loss"), back.get("kl").map(f32::is_nan), back.get("x")), (Some(0.1), Some(true), None));
+        assert_eq!(
+            (back.get("loss"), back.get("kl").map(f32::is_nan), back.get("x")),
+            (Some(0.1), Some(true), None)
+        );
     }
 
     #[test]
@@ -224,11 +250,18 @@ mod tests {
     fn a_damaged_line_is_named_and_kept() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("metrics.jsonl");
-        fs::write(&path, "{\"step\":1,\"epoch\":0,\"split\":\"train\"}\nnonsense\n").expect("a file");
-        for error in [read(&path).expect_err("nonsense"), MetricsLog::resume(&path, 5).expect_err("nonsense")] {
+        fs::write(&path, "{\"step\":1,\"epoch\":0,\"split\":\"train\"}\nnonsense\n")
+            .expect("a file");
+        for error in [
+            read(&path).expect_err("nonsense"),
+            MetricsLog::resume(&path, 5).expect_err("nonsense"),
+        ] {
             assert!(error.to_string().ends_with("line 2: not a metrics record"), "{error}");
         }
         assert!(fs::read_to_string(&path).expect("text").ends_with("nonsense\n"));
-        assert!(matches!(read(dir.path().join("none")), Err(MetricsError::Io(DiskError { action: "read", .. }))));
+        assert!(matches!(
+            read(dir.path().join("none")),
+            Err(MetricsError::Io(DiskError { action: "read", .. }))
+        ));
     }
 }

@@ -84,7 +84,9 @@ pub enum TrainError {
         message: String,
     },
     /// A weight or a moment that is no number: such a checkpoint is not written.
-    #[error("after step {step} the first tensor that is not finite is `{tensor}`; it was not saved")]
+    #[error(
+        "after step {step} the first tensor that is not finite is `{tensor}`; it was not saved"
+    )]
     NotFiniteState {
         /// Step, counted from 1.
         step: u64,
@@ -118,7 +120,9 @@ impl TrainError {
     /// Of an error that stopped a run: one that can be resumed once there is room.
     pub(crate) fn of_run(self) -> Self {
         let full = match &self {
-            Self::Io(e) | Self::Checkpoint(CheckpointError::Io(e)) | Self::Metrics(MetricsError::Io(e)) => e.is_full(),
+            Self::Io(e)
+            | Self::Checkpoint(CheckpointError::Io(e))
+            | Self::Metrics(MetricsError::Io(e)) => e.is_full(),
             _ => false,
         };
         if full { Self::NoRoom(Box::new(self)) } else { self }
@@ -126,12 +130,19 @@ impl TrainError {
     /// Names the file that a checkpoint's error is about.
     pub(crate) fn of_file(self, path: &std::path::Path) -> Self {
         match self {
-            Self::Architecture { message } => Self::Architecture { message: format!("`{}`: {message}", path.display()) },
-            Self::Weights { message } => Self::Weights { message: format!("`{}`: {message}", path.display()) },
+            Self::Architecture { message } => {
+                Self::Architecture { message: format!("`{}`: {message}", path.display()) }
+            }
+            Self::Weights { message } => {
+                Self::Weights { message: format!("`{}`: {message}", path.display()) }
+            }
             other => other,
         }
     }
-    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
         let named = DiskError::of(action, path);
         move |source| Self::Io(named(source))
     }
@@ -142,20 +153,33 @@ impl TrainError {
             Self::Config { hint, .. } => hint.clone(),
             Self::Checkpoint(e) => e.hint(),
             Self::Device(e) => e.hint().map(Into::into),
-            Self::Lock(LockError::Held { .. }) => Some("wait until it has ended, or stop it; another run needs another folder".into()),
-            Self::Lock(LockError::Disk(e)) => e.hint(),
-            Self::Metrics(MetricsError::Io(e)) | Self::Io(e) => e.hint(),
-            Self::NoRoom(_) => Some("free some space and continue with `--resume`; the checkpoints saved before are whole".into()),
-            Self::NotFinite { .. } | Self::NotFiniteState { .. } => Some(
-                "use a lower --learning-rate; the checkpoints saved before are whole, and `--init-from` with another --out starts from one"
+            Self::Lock(LockError::Held { .. }) => Some(
+                "wait until it has ended, or stop it; \
+                another run needs another folder"
                     .into(),
             ),
-            Self::Weights { .. } => {
-                Some("the file is damaged, or the training that wrote it had failed; take an earlier checkpoint".into())
-            }
-            Self::Architecture { .. } => {
-                Some("use the --encoder, --decoder, --width, --latent-dim and --method the checkpoint was trained with".into())
-            }
+            Self::Lock(LockError::Disk(e)) => e.hint(),
+            Self::Metrics(MetricsError::Io(e)) | Self::Io(e) => e.hint(),
+            Self::NoRoom(_) => Some(
+                "free some space and continue with `--resume`; the checkpoints \
+                saved before are whole"
+                    .into(),
+            ),
+            Self::NotFinite { .. } | Self::NotFiniteState { .. } => Some(
+                "use a lower --learning-rate; the checkpoints saved before are whole, and \
+                 `--init-from` with another --out starts from one"
+                    .into(),
+            ),
+            Self::Weights { .. } => Some(
+                "the file is damaged, or the training that wrote it had failed; take an \
+                    earlier checkpoint"
+                    .into(),
+            ),
+            Self::Architecture { .. } => Some(
+                "use the --encoder, --decoder, --width, --latent-dim and --method the \
+                    checkpoint was trained with"
+                    .into(),
+            ),
             _ => None,
         }
     }

@@ -1,5 +1,5 @@
-//! What pretraining runs on a device, in one place: for the run itself, for the figure of its memory, and for a
-//! forecast of its cost.
+//! What pretraining runs on a device, in one place: for the run itself, for the figure of its
+//! memory, and for a forecast of its cost.
 
 use super::TrainError;
 use super::config::RunConfig;
@@ -54,7 +54,10 @@ impl<T> RunSet<T> {
     ///
     /// # Errors
     /// The first that cannot be made.
-    pub fn try_map<U, E>(self, mut f: impl FnMut(&'static str, T) -> Result<U, E>) -> Result<RunSet<U>, E> {
+    pub fn try_map<U, E>(
+        self,
+        mut f: impl FnMut(&'static str, T) -> Result<U, E>,
+    ) -> Result<RunSet<U>, E> {
         Ok(RunSet {
             train: f("train", self.train)?,
             update: self.update.map(|t| f("update", t)).transpose()?,
@@ -95,7 +98,8 @@ impl Sizes {
 /// The graphs of a run, and its parameters.
 pub fn graphs(config: &RunConfig, model: &ModelConfig, sizes: Sizes) -> (RunSet<Graph>, Params) {
     let of = |batch| ModelConfig { batch, ..*model };
-    let how = Training { rule: config.update(), accumulate: config.accumulate, ..Training::default() };
+    let how =
+        Training { rule: config.update(), accumulate: config.accumulate, ..Training::default() };
     let training = method::training(&of(sizes.batch), how);
     let layout = training.graph.layout.clone();
     let validation = |n| method::validation(&of(n), &layout, View::Augmented).graph;
@@ -106,8 +110,10 @@ pub fn graphs(config: &RunConfig, model: &ModelConfig, sizes: Sizes) -> (RunSet<
         validation: (sizes.validation >= 2).then(|| validation(sizes.validation)),
         figures: method::figures(&of(sizes.figures), &layout).graph,
         importance: (sizes.samples > 0).then(importance),
-        views: (config.view_metrics_every > 0).then(|| method::views(&of(sizes.batch), &layout, View::Augmented).graph),
-        features: (config.eval_every > 0).then(|| method::features(&of(sizes.batch), &layout, config.protocol(), false).graph),
+        views: (config.view_metrics_every > 0)
+            .then(|| method::views(&of(sizes.batch), &layout, View::Augmented).graph),
+        features: (config.eval_every > 0)
+            .then(|| method::features(&of(sizes.batch), &layout, config.protocol(), false).graph),
         train: training.graph,
     };
     (set, training.params)
@@ -116,9 +122,14 @@ pub fn graphs(config: &RunConfig, model: &ModelConfig, sizes: Sizes) -> (RunSet<
 /// The plans of a run that fit together on a device.
 ///
 /// # Errors
-/// If a tensor exceeds a limit of the device, or all plans its memory; the hint names the largest batch of which
-/// everything fits.
-pub fn plan(session: &Session, config: &RunConfig, model: &ModelConfig, held_out: usize) -> Result<RunSet<Plan>, TrainError> {
+/// If a tensor exceeds a limit of the device, or all plans its memory; the hint names the largest
+/// batch of which everything fits.
+pub fn plan(
+    session: &Session,
+    config: &RunConfig,
+    model: &ModelConfig,
+    held_out: usize,
+) -> Result<RunSet<Plan>, TrainError> {
     let attempt = |batch: usize| {
         let (graphs, _) = graphs(config, model, Sizes::new(config, batch, held_out));
         let plans = graphs.try_map(|name, graph| fit::fits(session, name, &graph))?;
@@ -129,8 +140,8 @@ pub fn plan(session: &Session, config: &RunConfig, model: &ModelConfig, held_out
     Fit { option: "--batch-size", asked: model.batch, least: 2 }.largest(attempt)
 }
 
-/// Bytes of device memory that a session with these plans holds at the most: each flat buffer once, what the
-/// device needs itself, and the largest read.
+/// Bytes of device memory that a session with these plans holds at the most: each flat buffer once,
+/// what the device needs itself, and the largest read.
 pub fn device_bytes(session: &Session, plans: &[Plan]) -> usize {
     let capabilities = session.capabilities();
     held_bytes(plans) + capabilities.overhead + capabilities.read_bytes.unwrap_or(0)
@@ -139,8 +150,14 @@ pub fn device_bytes(session: &Session, plans: &[Plan]) -> usize {
 /// Loads the plans of a run on an empty session.
 ///
 /// # Errors
-/// Like [`plan`], also where the driver finds only now that there is no room; whatever else the device says.
-pub fn load(session: &mut Session, config: &RunConfig, model: &ModelConfig, held_out: usize) -> Result<RunSet<PlanId>, TrainError> {
+/// Like [`plan`], also where the driver finds only now that there is no room; whatever else the
+/// device says.
+pub fn load(
+    session: &mut Session,
+    config: &RunConfig,
+    model: &ModelConfig,
+    held_out: usize,
+) -> Result<RunSet<PlanId>, TrainError> {
     let plans = plan(session, config, model, held_out)?;
     session.allocate(&plans.train.layout);
     match plans.try_map(|_, plan| session.load(plan)) {
@@ -154,12 +171,18 @@ pub fn load(session: &mut Session, config: &RunConfig, model: &ModelConfig, held
     }
 }
 
-/// Chooses kernels for a run on an empty session: measures what is not remembered, for as long as the effort
-/// says. A software adapter takes seconds to compile a candidate and keeps its table of defaults.
+/// Chooses kernels for a run on an empty session: measures what is not remembered, for as long as
+/// the effort says. A software adapter takes seconds to compile a candidate and keeps its table of
+/// defaults.
 ///
 /// # Errors
 /// If the device fails or has no room.
-pub fn tune(session: &mut Session, config: &RunConfig, model: &ModelConfig, held_out: usize) -> Result<Option<tune::Report>, TrainError> {
+pub fn tune(
+    session: &mut Session,
+    config: &RunConfig,
+    model: &ModelConfig,
+    held_out: usize,
+) -> Result<Option<tune::Report>, TrainError> {
     if session.target().software || !session.capabilities().dispatches {
         return Ok(None);
     }
@@ -170,8 +193,8 @@ pub fn tune(session: &mut Session, config: &RunConfig, model: &ModelConfig, held
     Ok(Some(tune::tune(session, &all, &mut tune::Memory::of_user(), effort)?))
 }
 
-/// Sets the kernels of a run that is resumed, on an empty session, after comparing each with the portable one.
-/// Returns the products whose kernel is refused; they have the default.
+/// Sets the kernels of a run that is resumed, on an empty session, after comparing each with the
+/// portable one. Returns the products whose kernel is refused; they have the default.
 ///
 /// # Errors
 /// If the device fails or has no room.

@@ -65,9 +65,9 @@ pub struct Outcome {
     pub checkpoint: PathBuf,
 }
 
-/// Pretrains a model, from the beginning or from a checkpoint, on a device that was opened, until the
-/// end or until something stops it; the checkpoints written before stay whole. `notes` are for the
-/// user.
+/// Pretrains a model, from the beginning or from a checkpoint, on a device that was opened, until
+/// the end or until something stops it; the checkpoints written before stay whole. `notes` are for
+/// the user.
 pub(super) fn train(
     request: &Request<'_>,
     resumed: Option<&Resumed>,
@@ -97,12 +97,18 @@ pub(super) fn train(
     };
     notes.extend(resumed.iter().flat_map(|resumed| resumed.warnings.clone()));
     let start = resumed.map_or(0, |resumed| resumed.step);
-    let mut run = Run::new(request, trainer, recorder, timetable, Identity { data, device }, start)?;
+    let mut run =
+        Run::new(request, trainer, recorder, timetable, Identity { data, device }, start)?;
     run.greet(&why, &notes, resumed);
 
     // From here on there is something to save.
     let _saving = request.interrupt.saving();
-    let batches = Loader::in_parts(&splits.train, timetable.order, config.accumulate, start..timetable.total)?;
+    let batches = Loader::in_parts(
+        &splits.train,
+        timetable.order,
+        config.accumulate,
+        start..timetable.total,
+    )?;
     let mut batches = batches.until(|| request.interrupt.asked());
     let mut steps = start;
     let mut interrupted = false;
@@ -133,9 +139,15 @@ pub(super) fn train(
     run.end(steps, interrupted)
 }
 
-/// Chooses the kernels: those of the run that is resumed, since others sum in another order and give other bits;
-/// else the fastest, or the table of defaults. Returns what there is to say about it.
-fn kernels(request: &Request<'_>, resumed: Option<&Resumed>, session: &mut Session, splits: &Splits) -> Result<Option<String>, TrainError> {
+/// Chooses the kernels: those of the run that is resumed, since others sum in another order and
+/// give other bits; else the fastest, or the table of defaults. Returns what there is to say about
+/// it.
+fn kernels(
+    request: &Request<'_>,
+    resumed: Option<&Resumed>,
+    session: &mut Session,
+    splits: &Splits,
+) -> Result<Option<String>, TrainError> {
     let config = request.config;
     let (model, held_out) = (model_config(config, splits), splits.val.len());
     if let Some(resumed) = resumed {
@@ -143,8 +155,13 @@ fn kernels(request: &Request<'_>, resumed: Option<&Resumed>, session: &mut Sessi
         if refused.is_empty() || request.another_device {
             return Ok(None);
         }
-        let message = format!("{} was trained with kernels that are wrong here: {}", resumed.path.display(), refused[0]);
-        let hint = "a driver may have changed; `--allow-device-change` goes on with other kernels and other bits";
+        let message = format!(
+            "{} was trained with kernels that are wrong here: {}",
+            resumed.path.display(),
+            refused[0]
+        );
+        let hint = "a driver may have changed; `--allow-device-change` goes on with other kernels \
+            and other bits";
         return Err(TrainError::config(message, Some(hint)));
     }
     let report = if request.tune { plans::tune(session, config, &model, held_out)? } else { None };
@@ -153,14 +170,21 @@ fn kernels(request: &Request<'_>, resumed: Option<&Resumed>, session: &mut Sessi
 
 /// A new run: initial weights, fresh logs. What was in the folder makes way only now that nothing
 /// can be refused any more.
-fn begin(request: &Request<'_>, trainer: &mut Trainer<'_>, notes: &mut Vec<String>) -> Result<Recorder, TrainError> {
+fn begin(
+    request: &Request<'_>,
+    trainer: &mut Trainer<'_>,
+    notes: &mut Vec<String>,
+) -> Result<Recorder, TrainError> {
     let Request { config, folder, .. } = *request;
     match &config.init_from {
         Some(path) => {
             let mut file = Checkpoint::load(path)?;
-            let named = |message| TrainError::config(format!("`{}`: {message}", text::name(path)), None);
+            let named =
+                |message| TrainError::config(format!("`{}`: {message}", text::name(path)), None);
             if let Some(prefix) = foreign::unwrap(&mut file).map_err(named)? {
-                notes.push(format!("note: the names of the weights began with `{prefix}`, which was taken off"));
+                notes.push(format!(
+                    "note: the names of the weights began with `{prefix}`, which was taken off"
+                ));
             }
             trainer.initialise(Some(&file)).map_err(|e| e.of_file(path))?;
         }
@@ -174,14 +198,21 @@ fn begin(request: &Request<'_>, trainer: &mut Trainer<'_>, notes: &mut Vec<Strin
 }
 
 /// The run as it was after the checkpoint's step.
-fn restore(request: &Request<'_>, resumed: &Resumed, trainer: &mut Trainer<'_>, timetable: Timetable<'_>) -> Result<Recorder, TrainError> {
+fn restore(
+    request: &Request<'_>,
+    resumed: &Resumed,
+    trainer: &mut Trainer<'_>,
+    timetable: Timetable<'_>,
+) -> Result<Recorder, TrainError> {
     let Request { config, folder, .. } = *request;
     let window = resumed.window(trainer.scalars())?;
     trainer.restore(&resumed.checkpoint, window).map_err(|e| e.of_file(&resumed.path))?;
     // It may have been prolonged.
     write_config(&folder.path().join("config.toml"), config)?;
     let (step, ended) = (resumed.step, resumed.step == timetable.total);
-    Recorder::resume(folder, step, |r| r.step < step || (r.step == step && (ended || timetable.due(step, &r.split))))
+    Recorder::resume(folder, step, |r| {
+        r.step < step || (r.step == step && (ended || timetable.due(step, &r.split)))
+    })
 }
 
 /// What a checkpoint says of its run, besides the settings.
@@ -216,7 +247,8 @@ impl<'a> Run<'a> {
         let Request { config, folder, .. } = *request;
         let (layout, params) = trainer.tensors();
         let writer = Writer { store: folder.store(), keep: config.keep, layout, params };
-        let progress = Progress::new(timetable.total, config.images_per_step(), start).with_epochs(timetable.per_epoch);
+        let progress = Progress::new(timetable.total, config.images_per_step(), start)
+            .with_epochs(timetable.per_epoch);
         Ok(Self {
             config,
             timetable,
@@ -235,7 +267,8 @@ impl<'a> Run<'a> {
         self.progress.message(&format!("device: {} ({why})", self.identity.device));
         self.progress.message(&self.trainer.describe());
         if let Some(resumed) = resumed {
-            self.progress.message(&format!("resumed at step {} of {}", resumed.step, self.timetable.total));
+            self.progress
+                .message(&format!("resumed at step {} of {}", resumed.step, self.timetable.total));
         }
     }
 
@@ -269,7 +302,8 @@ impl<'a> Run<'a> {
         if last || self.timetable.due(number, "eval") {
             let values = self.trainer.evaluate()?;
             if !values.is_empty() {
-                let text: Vec<_> = values.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+                let text: Vec<_> =
+                    values.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
                 self.progress.message(&format!("evaluation at step {number}: {}", text.join(", ")));
                 self.recorder.record(record(step, "eval", &values))?;
             }
@@ -301,7 +335,11 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let config = self.config;
-        let mut meta = vec![("step", step.to_string()), ("seed", config.seed.to_string()), ("config", config_text(config)?)];
+        let mut meta = vec![
+            ("step", step.to_string()),
+            ("seed", config.seed.to_string()),
+            ("config", config_text(config)?),
+        ];
         meta.push(("version", env!("CARGO_PKG_VERSION").to_owned()));
         meta.push(("data", self.identity.data.clone()));
         meta.push(("device", self.identity.device.clone()));
@@ -322,7 +360,10 @@ impl<'a> Run<'a> {
     }
 
     /// Does what is not training: no rate counts its time.
-    fn pause(&mut self, work: impl FnOnce(&mut Self) -> Result<(), TrainError>) -> Result<(), TrainError> {
+    fn pause(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
         let began = Instant::now();
         work(self)?;
         self.pace.pause(began.elapsed());
@@ -336,7 +377,9 @@ impl<'a> Run<'a> {
         self.see_to_saves()?;
         if interrupted {
             let total = self.timetable.total;
-            self.progress.message(&format!("interrupted: saved at step {steps} of {total}; `--resume` continues"));
+            self.progress.message(&format!(
+                "interrupted: saved at step {steps} of {total}; `--resume` continues"
+            ));
         }
         self.progress.finish();
         let saved = self.saver.saved().expect("the end of a run is saved");
@@ -347,7 +390,8 @@ impl<'a> Run<'a> {
             resumed_at: self.start,
             interrupted,
             seconds: seconds.as_secs_f64(),
-            images_per_second: trained / seconds.saturating_sub(self.pace.paused).as_secs_f64().max(1e-9),
+            images_per_second: trained
+                / seconds.saturating_sub(self.pace.paused).as_secs_f64().max(1e-9),
             device: self.identity.device,
             last: last("train"),
             validation: last("val"),

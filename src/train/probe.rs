@@ -1,5 +1,6 @@
-//! The linear probe (the paper, section 4): one linear layer on the frozen encoder, SGD with Nesterov momentum .9, learning rate
-//! `.1 * batch / 256` decayed to 0 by a cosine (per step), no weight decay, crops of 4-pixel padding and flips.
+//! The linear probe (the paper, section 4): one linear layer on the frozen encoder, SGD with
+//! Nesterov momentum .9, learning rate `.1 * batch / 256` decayed to 0 by a cosine (per step), no
+//! weight decay, crops of 4-pixel padding and flips.
 
 use std::f64::consts::PI;
 
@@ -40,7 +41,8 @@ pub fn learning_rate(batch: usize, step: u64, total: u64) -> f32 {
     (base * 0.5 * (1.0 + (PI * step as f64 / total as f64).cos())) as f32
 }
 
-/// Trains a probe on `train` and tests it on `test`. `session` carries the linear layer; the evaluator carries the encoder.
+/// Trains a probe on `train` and tests it on `test`. `session` carries the linear layer; the
+/// evaluator carries the encoder.
 ///
 /// # Errors
 /// If data or device fail.
@@ -106,9 +108,15 @@ pub fn probe(
         session.drain(test_plan)?;
         let logits = session.read(test_plan, 0)?;
         let wide = logits.len() / batch;
-        hits += (0..valid).filter(|&i| argmax(&logits[i * wide..i * wide + classes]) == labels[i] as usize).count() as f64;
+        hits += (0..valid)
+            .filter(|&i| argmax(&logits[i * wide..i * wide + classes]) == labels[i] as usize)
+            .count() as f64;
     }
-    Ok(ProbeResult { test: hits / test.labels.len() as f64, train: correct / f64::max(seen, 1.0), loss: loss / f64::max(seen, 1.0) })
+    Ok(ProbeResult {
+        test: hits / test.labels.len() as f64,
+        train: correct / f64::max(seen, 1.0),
+        loss: loss / f64::max(seen, 1.0),
+    })
 }
 
 fn argmax(row: &[f32]) -> usize {
@@ -116,8 +124,16 @@ fn argmax(row: &[f32]) -> usize {
 }
 
 /// The linear layer; with a layout, for testing (logits only).
-fn classifier(batch: usize, dim: usize, classes: usize, layout: Option<&crate::ir::Layout>) -> (method::Model, crate::ir::Layout) {
-    let mut b = Builder::new(layout.map_or_else(Graph::default, |l| Graph::with_layout(l.clone())), layout.is_none());
+fn classifier(
+    batch: usize,
+    dim: usize,
+    classes: usize,
+    layout: Option<&crate::ir::Layout>,
+) -> (method::Model, crate::ir::Layout) {
+    let mut b = Builder::new(
+        layout.map_or_else(Graph::default, |l| Graph::with_layout(l.clone())),
+        layout.is_none(),
+    );
     let x = b.graph.input("features", TensorType::f32(Shape::rows(batch, dim)));
     let labels = b.graph.input("labels", TensorType::u32(Shape::rows(batch, 1)));
     let logits = b.linear("classifier", x, classes, true);
@@ -130,11 +146,15 @@ fn classifier(batch: usize, dim: usize, classes: usize, layout: Option<&crate::i
     if layout.is_none() {
         b.graph.output("correct", out[1]);
         autodiff::backward(&mut b.graph, out[0]);
-        let [param, grad, m] = [Group::Param, Group::Grad, Group::Moment1].map(|g| b.graph.whole(g));
+        let [param, grad, m] =
+            [Group::Param, Group::Grad, Group::Moment1].map(|g| b.graph.whole(g));
         let guard = method::guard(&mut b.graph, Group::Grad, out[0]);
         b.graph.output(method::FINITE, guard);
         b.graph.label("optimizer");
-        b.graph.emit(Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.0, plain: vec![] }.into(), &[param, grad, m, guard]);
+        b.graph.emit(
+            Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.0, plain: vec![] }.into(),
+            &[param, grad, m, guard],
+        );
     }
     let layout = b.graph.layout.clone();
     (method::Model { graph: b.graph, params: b.params }, layout)

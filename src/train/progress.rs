@@ -1,7 +1,9 @@
-//! Progress on stderr: a bar on a terminal, otherwise a line now and then; messages also go to `train.log`.
+//! Progress on stderr: a bar on a terminal, otherwise a line now and then; messages also go to
+//! `train.log`.
 //!
-//! Rates count only what this process did: `start_step` is where a resumed run begins. They are taken over the last few
-//! seconds, so that neither the start (shader compilation) nor a validation pass spoils the time left for long.
+//! Rates count only what this process did: `start_step` is where a resumed run begins. They are
+//! taken over the last few seconds, so that neither the start (shader compilation) nor a validation
+//! pass spoils the time left for long.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -60,7 +62,8 @@ impl Progress {
     /// Progress from `start_step` to `total_steps`; starts the clock.
     pub fn new(total_steps: u64, images_per_step: usize, start_step: u64) -> Self {
         let bar = understands_escapes(&io::stderr()).then(|| {
-            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}").expect("a valid template");
+            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}")
+                .expect("a valid template");
             ProgressBar::new(total_steps).with_style(style).with_position(start_step)
         });
         Self {
@@ -102,14 +105,19 @@ impl Progress {
         let now = self.started.elapsed();
         self.meter.update(now, step);
         // Both the bar and the lines show it now and then only, so do not format what nobody sees.
-        let due = self.last_line.is_none_or(|last| now.saturating_sub(last) >= self.interval) || step >= self.meter.total;
+        let due = self.last_line.is_none_or(|last| now.saturating_sub(last) >= self.interval)
+            || step >= self.meter.total;
         if let Some(bar) = &self.bar {
             bar.set_position(step);
             bar.set_message(self.meter.text(self.steps_per_epoch, step, loss));
         }
         if due {
             self.last_line = Some(now);
-            let line = format!("step {step}/{} {}", self.meter.total, self.meter.text(self.steps_per_epoch, step, loss));
+            let line = format!(
+                "step {step}/{} {}",
+                self.meter.total,
+                self.meter.text(self.steps_per_epoch, step, loss)
+            );
             if self.bar.is_none() {
                 print(&line);
             }
@@ -139,7 +147,8 @@ impl Progress {
     fn log_lines(&mut self, text: &str) {
         if let Some(log) = &mut self.log {
             let stamp = timestamp_now();
-            let lines: String = clean(text).lines().map(|line| format!("{stamp} {line}\n")).collect();
+            let lines: String =
+                clean(text).lines().map(|line| format!("{stamp} {line}\n")).collect();
             // A log that cannot be written (full disk) must not stop a run that still can save.
             drop(log.write_all(lines.as_bytes()));
         }
@@ -182,7 +191,8 @@ impl Meter {
 
     fn text(&self, steps_per_epoch: Option<u64>, step: u64, loss: f32) -> String {
         // The step that ends an epoch belongs to it.
-        let epoch = steps_per_epoch.map_or(String::new(), |steps| format!("epoch {} ", step.saturating_sub(1) / steps));
+        let epoch = steps_per_epoch
+            .map_or(String::new(), |steps| format!("epoch {} ", step.saturating_sub(1) / steps));
         let rate = self.steps_per_second.map_or(String::new(), |rate| {
             let left = self.total.saturating_sub(step) as f64 / rate;
             format!(" {:.0} images/s {} left", rate * self.images_per_step as f64, clock(left))
@@ -204,8 +214,13 @@ impl LogEnd {
     /// Reads the lines that [`Progress`] writes; `text` may begin within one.
     pub fn of(text: &str) -> Self {
         let lines = || text.lines().rev().filter_map(|line| Some(line.split_once("Z ")?.1));
-        let total = |line: &str| line.strip_prefix("step ")?.split_once('/')?.1.split(' ').next()?.parse().ok();
-        Self { total: lines().find_map(total), ended: lines().next().is_some_and(|line| line.contains(" steps in ")) }
+        let total = |line: &str| {
+            line.strip_prefix("step ")?.split_once('/')?.1.split(' ').next()?.parse().ok()
+        };
+        Self {
+            total: lines().find_map(total),
+            ended: lines().next().is_some_and(|line| line.contains(" steps in ")),
+        }
     }
 }
 
@@ -213,7 +228,11 @@ impl LogEnd {
 pub fn clock(seconds: f64) -> String {
     let seconds = seconds.round() as u64; // saturates
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+    if hours > 0 {
+        format!("{hours}:{minutes:02}:{seconds:02}")
+    } else {
+        format!("{minutes}:{seconds:02}")
+    }
 }
 
 /// The time as "2026-01-31T12:34:56Z".
@@ -225,13 +244,19 @@ pub fn timestamp_now() -> String {
 fn timestamp(unix: u64) -> String {
     let (days, seconds) = (unix / 86400 + 719_468, unix % 86400);
     let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * from_march + 2) / 5 + 1;
     let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", seconds / 3600, seconds / 60 % 60, seconds % 60)
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60
+    )
 }
 
 #[cfg(test)]
@@ -258,7 +283,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("train.log");
         std::fs::write(&path, "from before\n").expect("a log");
-        let mut progress = Progress::new(100, 8, 10).with_epochs(50).with_log(&path).expect("a log");
+        let mut progress =
+            Progress::new(100, 8, 10).with_epochs(50).with_log(&path).expect("a log");
         for step in 11..=100 {
             progress.update(step, 2.0);
         }
@@ -269,11 +295,23 @@ mod tests {
         progress.finish();
         let log = std::fs::read_to_string(&path).expect("the log");
         assert_eq!(LogEnd::of(&log[log.len() / 4..]), LogEnd { total: Some(100), ended: true });
-        let texts: Vec<&str> = log.lines().skip(1).map(|line| line.split_once("Z ").expect("a time stamp").1).collect();
+        let texts: Vec<&str> = log
+            .lines()
+            .skip(1)
+            .map(|line| line.split_once("Z ").expect("a time stamp").1)
+            .collect();
         assert!(texts[0].starts_with("step 11/100 epoch 0 loss 2.0000"), "{log}");
-        assert!(texts[1].starts_with("step 100/100 epoch 1 loss 2.0000") && texts[1].ends_with("0:00 left"), "{log}");
+        assert!(
+            texts[1].starts_with("step 100/100 epoch 1 loss 2.0000")
+                && texts[1].ends_with("0:00 left"),
+            "{log}"
+        );
         assert_eq!(texts[2..], ["two", "lines", "90 steps in 0:00"], "{log}");
-        assert!(Progress::new(1, 1, 0).with_log(dir.path()).is_err_and(|error| error.to_string().contains("cannot open")));
+        assert!(
+            Progress::new(1, 1, 0)
+                .with_log(dir.path())
+                .is_err_and(|error| error.to_string().contains("cannot open"))
+        );
     }
 
     #[test]

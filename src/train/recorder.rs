@@ -29,14 +29,23 @@ impl Recorder {
     pub fn begin(folder: &RunFolder) -> Result<Self, TrainError> {
         let out = folder.path();
         let metrics = MetricsLog::create(out.join("metrics.jsonl"))?;
-        Ok(Self { images: folder.images(), metrics, events: EventWriter::create(out)?, last: Vec::new() })
+        Ok(Self {
+            images: folder.images(),
+            metrics,
+            events: EventWriter::create(out)?,
+            last: Vec::new(),
+        })
     }
 
     /// Of a run that is resumed after `step`, with the records that stay.
     ///
     /// # Errors
     /// If a file cannot be read or written, or a line that stays is no record.
-    pub fn resume(folder: &RunFolder, step: u64, stays: impl Fn(&Record) -> bool) -> Result<Self, TrainError> {
+    pub fn resume(
+        folder: &RunFolder,
+        step: u64,
+        stays: impl Fn(&Record) -> bool,
+    ) -> Result<Self, TrainError> {
         let out = folder.path();
         let log = out.join("metrics.jsonl");
         let metrics = MetricsLog::resume_where(&log, stays)?;

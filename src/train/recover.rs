@@ -1,5 +1,5 @@
-//! Going on after a device was lost: it is opened anew, and the run continues from its newest checkpoint, with the
-//! bits of an undisturbed one.
+//! Going on after a device was lost: it is opened anew, and the run continues from its newest
+//! checkpoint, with the bits of an undisturbed one.
 
 use std::time::Duration;
 
@@ -20,11 +20,19 @@ pub type Open<'a> = &'a mut dyn FnMut() -> Result<(Session, String), DeviceError
 ///
 /// # Errors
 /// What stops the run otherwise, or the loss if it happens again and again without progress.
-pub fn pretrain(request: &Request<'_>, resumed: Option<&Resumed>, open: Open<'_>) -> Result<Outcome, TrainError> {
+pub fn pretrain(
+    request: &Request<'_>,
+    resumed: Option<&Resumed>,
+    open: Open<'_>,
+) -> Result<Outcome, TrainError> {
     attempts(request, resumed, open).map_err(TrainError::of_run)
 }
 
-fn attempts(request: &Request<'_>, resumed: Option<&Resumed>, open: Open<'_>) -> Result<Outcome, TrainError> {
+fn attempts(
+    request: &Request<'_>,
+    resumed: Option<&Resumed>,
+    open: Open<'_>,
+) -> Result<Outcome, TrainError> {
     let mut newest: Option<Resumed> = None;
     let mut reached = resumed.map_or(0, |r| r.step);
     let (mut losses, mut notes) = (0, Vec::new());
@@ -53,7 +61,8 @@ fn attempts(request: &Request<'_>, resumed: Option<&Resumed>, open: Open<'_>) ->
     }
 }
 
-/// The newest checkpoint; `None` if the device was lost before the first, so that the run begins again.
+/// The newest checkpoint; `None` if the device was lost before the first, so that the run begins
+/// again.
 fn checkpoint(request: &Request<'_>) -> Result<Option<Resumed>, TrainError> {
     if request.folder.store().latest().found.is_none() {
         return Ok(None);

@@ -58,19 +58,32 @@ impl Resumed {
         let Some((path, checkpoint)) = latest.found else {
             let why = latest.skipped.first().map_or_else(String::new, |error| format!(": {error}"));
             let message = format!("no checkpoint of {} is whole{why}", folder.path().display());
-            return Err(TrainError::config(message, Some("bring one back from a backup, or start another run with another --out")));
+            return Err(TrainError::config(
+                message,
+                Some("bring one back from a backup, or start another run with another --out"),
+            ));
         };
-        let warnings = latest.skipped.iter().map(|error| format!("warning: skipped a checkpoint: {error}")).collect();
-        let step = checkpoint
-            .step()
-            .ok_or_else(|| TrainError::config(format!("{} does not say its step; it is no checkpoint of a run", path.display()), None))?;
+        let warnings = latest
+            .skipped
+            .iter()
+            .map(|error| format!("warning: skipped a checkpoint: {error}"))
+            .collect();
+        let step = checkpoint.step().ok_or_else(|| {
+            TrainError::config(
+                format!("{} does not say its step; it is no checkpoint of a run", path.display()),
+                None,
+            )
+        })?;
         Ok(Self { path, step, checkpoint, warnings })
     }
 
     /// What a resumed run says of itself, by the name of its metadata.
     fn says(&self, key: &str) -> Result<&str, TrainError> {
         self.checkpoint.meta.get(key).map(String::as_str).ok_or_else(|| {
-            TrainError::config(format!("{} does not say its {key}; it cannot be resumed", self.path.display()), Some(ANOTHER))
+            TrainError::config(
+                format!("{} does not say its {key}; it cannot be resumed", self.path.display()),
+                Some(ANOTHER),
+            )
         })
     }
 
@@ -79,8 +92,17 @@ impl Resumed {
         if there == here {
             return Ok(());
         }
-        let message = format!("{} is of version {there}, this is {here}: the bits could differ", self.path.display());
-        Err(TrainError::config(message, Some("resume it with that version, or start another run from its weights with --init-from")))
+        let message = format!(
+            "{} is of version {there}, this is {here}: the bits could differ",
+            self.path.display()
+        );
+        Err(TrainError::config(
+            message,
+            Some(
+                "resume it with that version, or start another run from its weights with \
+                 --init-from",
+            ),
+        ))
     }
 
     fn same_settings(&self, folder: &RunFolder, asked: &RunConfig) -> Result<(), TrainError> {
@@ -96,9 +118,18 @@ impl Resumed {
         if self.says("data")? == fingerprint {
             return Ok(());
         }
-        let message =
-            format!("the images or labels of `{}` are not those that {} was trained on", config.dataset.name(), self.path.display());
-        Err(TrainError::config(message, Some("give --data-dir the same data, or start another run from its weights with --init-from")))
+        let message = format!(
+            "the images or labels of `{}` are not those that {} was trained on",
+            config.dataset.name(),
+            self.path.display()
+        );
+        Err(TrainError::config(
+            message,
+            Some(
+                "give --data-dir the same data, or start another run from its weights with \
+                 --init-from",
+            ),
+        ))
     }
 
     /// Checks that the device is that of the run, unless another one is allowed.
@@ -110,8 +141,14 @@ impl Resumed {
         if another || there == device {
             return Ok(());
         }
-        let message = format!("{} was trained on `{there}`, this is `{device}`: the bits would differ", self.path.display());
-        Err(TrainError::config(message, Some("name its device with --device, or go on all the same with --allow-device-change")))
+        let message = format!(
+            "{} was trained on `{there}`, this is `{device}`: the bits would differ",
+            self.path.display()
+        );
+        Err(TrainError::config(
+            message,
+            Some("name its device with --device, or go on all the same with --allow-device-change"),
+        ))
     }
 
     /// Checks that the run has not gone beyond the steps that are asked for.
@@ -122,7 +159,11 @@ impl Resumed {
         if self.step <= total {
             return Ok(());
         }
-        let message = format!("{} has taken {} steps already, more than the {total} asked for", self.path.display(), self.step);
+        let message = format!(
+            "{} has taken {} steps already, more than the {total} asked for",
+            self.path.display(),
+            self.step
+        );
         Err(TrainError::config(message, Some("raise --epochs or --max-steps to continue")))
     }
 
@@ -138,10 +179,18 @@ impl Resumed {
     pub fn window(&self, scalars: usize) -> Result<Window, TrainError> {
         let Some(text) = self.checkpoint.meta.get("window") else { return Ok(Window::new()) };
         let window = serde_json::from_str(text).ok();
-        let window = window.filter(|w: &Vec<(u32, Vec<u32>)>| w.iter().all(|(_, bits)| bits.len() == scalars));
-        let window =
-            window.ok_or_else(|| TrainError::config(format!("`{}`: the metadata `window` cannot be read", self.path.display()), None))?;
-        Ok(window.into_iter().map(|(step, bits)| (step, bits.into_iter().map(f32::from_bits).collect())).collect())
+        let window = window
+            .filter(|w: &Vec<(u32, Vec<u32>)>| w.iter().all(|(_, bits)| bits.len() == scalars));
+        let window = window.ok_or_else(|| {
+            TrainError::config(
+                format!("`{}`: the metadata `window` cannot be read", self.path.display()),
+                None,
+            )
+        })?;
+        Ok(window
+            .into_iter()
+            .map(|(step, bits)| (step, bits.into_iter().map(f32::from_bits).collect()))
+            .collect())
     }
 }
 
@@ -159,7 +208,12 @@ pub fn same_beginning(folder: &RunFolder, asked: &RunConfig) -> Result<(), Train
 }
 
 /// Refuses to resume a run with other settings than those that `path` says it has.
-fn refuse_changes(folder: &RunFolder, asked: &RunConfig, saved: &RunConfig, path: &Path) -> Result<(), TrainError> {
+fn refuse_changes(
+    folder: &RunFolder,
+    asked: &RunConfig,
+    saved: &RunConfig,
+    path: &Path,
+) -> Result<(), TrainError> {
     let changes = asked.differences(saved);
     let Some((change, why)) = asked.refuses(&changes) else { return Ok(()) };
     // Where the value comes from: the file, or else the command line.
@@ -175,18 +229,25 @@ fn refuse_changes(folder: &RunFolder, asked: &RunConfig, saved: &RunConfig, path
     Err(match why {
         Fixed::Always => {
             let flags = RunConfig::MAY_CHANGE.map(flag).join(", ");
-            TrainError::config(message, Some(&format!("a run is resumed as it was started; what may change is {flags}")))
+            TrainError::config(
+                message,
+                Some(&format!("a run is resumed as it was started; what may change is {flags}")),
+            )
         }
         Fixed::BySchedule => TrainError::config(
             format!("{message}: the learning rate of a run with a schedule depends on its length"),
-            Some("resume it as it was started, or start another run from its weights with --init-from"),
+            Some(
+                "resume it as it was started, or start another run from its weights with \
+                 --init-from",
+            ),
         ),
     })
 }
 
 /// The text of [`Resumed::window`].
 pub fn window_text(window: &Window) -> String {
-    let bits: Vec<(u32, Vec<u32>)> = window.iter().map(|(s, v)| (*s, v.iter().map(|x| x.to_bits()).collect())).collect();
+    let bits: Vec<(u32, Vec<u32>)> =
+        window.iter().map(|(s, v)| (*s, v.iter().map(|x| x.to_bits()).collect())).collect();
     serde_json::to_string(&bits).expect("numbers")
 }
 

@@ -1,4 +1,5 @@
-//! The folder of a run: `config.toml`, `metrics.jsonl`, event files, `train.log`, `checkpoints/`, `images/`, `summary.json`.
+//! The folder of a run: `config.toml`, `metrics.jsonl`, event files, `train.log`, `checkpoints/`,
+//! `images/`, `summary.json`.
 
 use std::fs::File;
 use std::io::Read;
@@ -61,24 +62,41 @@ pub fn read_config(path: &Path) -> Result<RunConfig, TrainError> {
     let mut text = String::new();
     File::open(path).map_err(read())?.take(MOST).read_to_string(&mut text).map_err(read())?;
     if text.len() as u64 == MOST {
-        return Err(TrainError::config(format!("{} is longer than any configuration", crate::text::name(path)), None));
+        return Err(TrainError::config(
+            format!("{} is longer than any configuration", crate::text::name(path)),
+            None,
+        ));
     }
     if path.extension().is_none_or(|extension| extension != "json") {
         return parse_config(path, &text);
     }
-    let wrong = |e: &dyn std::fmt::Display| TrainError::config(format!("{}: {e}", path.display()), None);
+    let wrong =
+        |e: &dyn std::fmt::Display| TrainError::config(format!("{}: {e}", path.display()), None);
     let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| wrong(&e))?;
-    let training = value.get("training").ok_or_else(|| wrong(&"it has no `training`, as `aavae export --format folder` writes it"))?;
+    let training = value.get("training").ok_or_else(|| {
+        wrong(&"it has no `training`, as `aavae export --format folder` writes it")
+    })?;
     RunConfig::deserialize(training).map_err(|e| wrong(&e))
 }
 
 /// A configuration from the text of `path`, or of its metadata.
 pub(super) fn parse_config(path: &Path, text: &str) -> Result<RunConfig, TrainError> {
     toml::from_str(text).map_err(|e| {
-        let number = e.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count());
+        let number =
+            e.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count());
         let line = text.lines().nth(number).unwrap_or_default();
-        let message = format!("{}, line {} (`{line}`): {}", path.display(), number + 1, e.message().replace('\n', " "));
-        TrainError::config(message, Some("`aavae pretrain --help` names the settings; keys are those names with underscores"))
+        let message = format!(
+            "{}, line {} (`{line}`): {}",
+            path.display(),
+            number + 1,
+            e.message().replace('\n', " ")
+        );
+        TrainError::config(
+            message,
+            Some(
+                "`aavae pretrain --help` names the settings; keys are those names with underscores",
+            ),
+        )
     })
 }
 
@@ -103,13 +121,17 @@ pub fn write_config(path: &Path, config: &RunConfig) -> Result<(), TrainError> {
 /// # Errors
 /// If it cannot be said in TOML: a path that is no text.
 pub fn config_text(config: &RunConfig) -> Result<String, TrainError> {
-    toml::to_string(config).map_err(|e| TrainError::config(format!("the configuration cannot be written: {e}"), None))
+    toml::to_string(config)
+        .map_err(|e| TrainError::config(format!("the configuration cannot be written: {e}"), None))
 }
 
 /// Refuses a stored configuration that no network can have.
 fn plannable(path: &Path, config: &RunConfig) -> Result<(), TrainError> {
-    let hint = "it was changed or damaged after the run; the original values are in the metadata of the checkpoints";
-    config.validate_network().map_err(|message| TrainError::config(format!("{}: {message}", path.display()), Some(hint)))
+    let hint = "it was changed or damaged after the run; the original values are in the metadata \
+        of the checkpoints";
+    config
+        .validate_network()
+        .map_err(|message| TrainError::config(format!("{}: {message}", path.display()), Some(hint)))
 }
 
 /// A trained model: a run folder, or a checkpoint file inside one.
@@ -126,14 +148,18 @@ pub struct Trained {
 }
 
 impl Trained {
-    /// Opens a run folder (its latest checkpoint) or a checkpoint (the configuration in its metadata).
+    /// Opens a run folder (its latest checkpoint) or a checkpoint (the configuration in its
+    /// metadata).
     ///
     /// # Errors
     /// If there is no whole checkpoint, or no configuration.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
         if !path.exists() {
             let hint = "`aavae pretrain --out DIR` makes run folders";
-            return Err(TrainError::config(format!("no run folder or checkpoint at {}", path.display()), Some(hint)));
+            return Err(TrainError::config(
+                format!("no run folder or checkpoint at {}", path.display()),
+                Some(hint),
+            ));
         }
         if path.is_dir() {
             if !path.join("config.toml").exists() {
@@ -142,7 +168,10 @@ impl Trained {
                 } else {
                     "`aavae pretrain --out DIR` makes run folders"
                 };
-                return Err(TrainError::config(format!("{} is no run folder: it has no config.toml", path.display()), Some(hint)));
+                return Err(TrainError::config(
+                    format!("{} is no run folder: it has no config.toml", path.display()),
+                    Some(hint),
+                ));
             }
             let config = read_config(&path.join("config.toml"))?;
             plannable(&path.join("config.toml"), &config)?;
@@ -167,8 +196,12 @@ impl Trained {
     /// If it has no configuration, or a damaged one.
     pub fn of_checkpoint(path: &Path, checkpoint: Checkpoint) -> Result<Self, TrainError> {
         let Some(text) = checkpoint.meta.get("config") else {
-            let message = format!("{} does not say how it was trained (no `config` in its metadata)", path.display());
-            let hint = "`aavae import` makes a run folder of such weights, `pretrain --init-from` trains them further";
+            let message = format!(
+                "{} does not say how it was trained (no `config` in its metadata)",
+                path.display()
+            );
+            let hint = "`aavae import` makes a run folder of such weights, `pretrain --init-from` \
+                trains them further";
             return Err(TrainError::config(message, Some(hint)));
         };
         let config = parse_config(path, text)?;

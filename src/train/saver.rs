@@ -116,7 +116,8 @@ impl Saver {
     /// # Errors
     /// What went wrong with it.
     pub fn check(&mut self) -> Result<(), TrainError> {
-        let ended = self.worker.as_ref().filter(|_| self.writing).map(|worker| worker.results.try_recv());
+        let ended =
+            self.worker.as_ref().filter(|_| self.writing).map(|worker| worker.results.try_recv());
         match ended {
             None | Some(Err(TryRecvError::Empty)) => Ok(()),
             Some(Ok(saved)) => self.settle(saved),
@@ -129,7 +130,8 @@ impl Saver {
     /// # Errors
     /// What went wrong with it.
     pub fn wait(&mut self) -> Result<(), TrainError> {
-        let ended = self.worker.as_ref().filter(|_| self.writing).map(|worker| worker.results.recv());
+        let ended =
+            self.worker.as_ref().filter(|_| self.writing).map(|worker| worker.results.recv());
         match ended {
             None => Ok(()),
             Some(Ok(saved)) => self.settle(saved),
@@ -161,7 +163,9 @@ impl Saver {
         let saved = saved?;
         if let Some(error) = &saved.held {
             let path = saved.path.display();
-            self.warnings.push(format!("warning: {error}; the newest checkpoint is {path}, and the next one tries again"));
+            self.warnings.push(format!(
+                "warning: {error}; the newest checkpoint is {path}, and the next one tries again"
+            ));
         }
         self.saved = Some(saved);
         Ok(())
@@ -217,7 +221,8 @@ impl Writer {
         if let Some(epoch) = milestone {
             let weights = checkpoint.tensors.iter().filter(|(name, _)| !name.starts_with("optim."));
             let tensors = weights.map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
-            self.store.save_milestone(epoch, &Checkpoint { tensors, meta: checkpoint.meta.clone() })?;
+            self.store
+                .save_milestone(epoch, &Checkpoint { tensors, meta: checkpoint.meta.clone() })?;
         }
         Ok(self.store.save(step, &checkpoint, self.keep)?)
     }
@@ -233,7 +238,13 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn state(step: u64) -> State {
-        State { step, milestone: None, snapshot: Snapshot::default(), meta: BTreeMap::new(), logs: Vec::new() }
+        State {
+            step,
+            milestone: None,
+            snapshot: Snapshot::default(),
+            meta: BTreeMap::new(),
+            logs: Vec::new(),
+        }
     }
 
     fn saved(step: u64) -> Saved {
@@ -248,7 +259,8 @@ mod tests {
         let step = Arc::clone(&asked);
         let write = move |state: State| {
             step.store(state.step, Ordering::SeqCst);
-            let result: Result<(), TrainError> = hear.lock().expect("one writer").recv().expect("a word");
+            let result: Result<(), TrainError> =
+                hear.lock().expect("one writer").recv().expect("a word");
             result.map(|()| saved(state.step))
         };
         (Saver::with(Arc::new(write), every), tell, asked)
@@ -277,7 +289,10 @@ mod tests {
         assert_eq!(saver.saved().map(|saved| &*saved.digest), Some("1"));
         tell.send(Ok(())).expect("a saver");
         saver.wait().expect("it goes well");
-        assert_eq!((saver.saved().map(|saved| &*saved.digest), asked.load(Ordering::SeqCst)), (Some("2"), 2));
+        assert_eq!(
+            (saver.saved().map(|saved| &*saved.digest), asked.load(Ordering::SeqCst)),
+            (Some("2"), 2)
+        );
         assert!(!Saver::with(Arc::new(|_| Ok(saved(1))), HOUR).due());
     }
 
@@ -301,7 +316,10 @@ mod tests {
         }
         let mut saver = Saver::with(Arc::new(|_| panic!("a bug")), HOUR);
         saver.save(state(1)).expect("handed over");
-        assert!(catch_unwind(AssertUnwindSafe(|| saver.wait())).is_err(), "a panic of the writer is one of the trainer");
+        assert!(
+            catch_unwind(AssertUnwindSafe(|| saver.wait())).is_err(),
+            "a panic of the writer is one of the trainer"
+        );
     }
 
     /// A run that ends with an error keeps the state that is being written.
@@ -331,7 +349,10 @@ mod tests {
         drop(saver.worker.take().map(Worker::end));
         saver.save(state(1)).expect("it goes on");
         let warnings = saver.warnings();
-        assert!(warnings.len() == 1 && warnings[0].contains("the newest checkpoint is step-1"), "{warnings:?}");
+        assert!(
+            warnings.len() == 1 && warnings[0].contains("the newest checkpoint is step-1"),
+            "{warnings:?}"
+        );
         assert!(saver.warnings().is_empty());
     }
 }

@@ -46,8 +46,16 @@ pub fn uniforms(config: &RunConfig, steps_per_epoch: u64, step: u64) -> StepUnif
 
 /// The uniform of batch `part` of a training step: its images draw what they would draw within the
 /// whole step.
-pub(super) fn part_uniforms(config: &RunConfig, steps_per_epoch: u64, step: u64, part: usize) -> StepUniforms {
-    StepUniforms { first_sample: (part * config.batch_size) as u32, ..uniforms(config, steps_per_epoch, step) }
+pub(super) fn part_uniforms(
+    config: &RunConfig,
+    steps_per_epoch: u64,
+    step: u64,
+    part: usize,
+) -> StepUniforms {
+    StepUniforms {
+        first_sample: (part * config.batch_size) as u32,
+        ..uniforms(config, steps_per_epoch, step)
+    }
 }
 
 /// What is due after which step.
@@ -71,8 +79,14 @@ impl<'a> Timetable<'a> {
         let (batch, asked) = (config.batch_size, config.images_per_step());
         if config.accumulate > 1 && asked > images && batch <= images {
             let parts = config.accumulate;
-            let message = format!("--accumulate {parts} of --batch-size {batch} takes {asked} images a step, but there are {images}");
-            return Err(TrainError::config(message, Some(&format!("`--accumulate {}` is the largest that fits", images / batch))));
+            let message = format!(
+                "--accumulate {parts} of --batch-size {batch} takes {asked} images a step, but \
+                 there are {images}"
+            );
+            return Err(TrainError::config(
+                message,
+                Some(&format!("`--accumulate {}` is the largest that fits", images / batch)),
+            ));
         }
         let order = Order::new(images, asked, config.seed, config.shuffle)?;
         let per_epoch = order.steps_per_epoch();
@@ -88,14 +102,21 @@ impl<'a> Timetable<'a> {
             return Ok(());
         }
         let total = self.total;
-        let message = format!("{total} steps are more than {EVALUATION_STEP}, the most that have random numbers of their own");
+        let message = format!(
+            "{total} steps are more than {EVALUATION_STEP}, the most that have random numbers of \
+             their own"
+        );
         Err(TrainError::config(message, Some("use fewer --epochs, or --max-steps")))
     }
 
     /// The milestones that the run reaches: epoch and step.
     pub fn milestones(&self) -> impl Iterator<Item = (usize, u64)> + use<'a> {
         let (per_epoch, total) = (self.per_epoch, self.total);
-        self.config.milestones.iter().map(move |epoch| (*epoch, *epoch as u64 * per_epoch)).filter(move |(_, step)| *step <= total)
+        self.config
+            .milestones
+            .iter()
+            .map(move |epoch| (*epoch, *epoch as u64 * per_epoch))
+            .filter(move |(_, step)| *step <= total)
     }
 
     /// The milestone that a step is, as its epoch.
@@ -115,8 +136,12 @@ impl<'a> Timetable<'a> {
         let (config, epoch) = (self.config, self.epoch_end(step));
         match split {
             "train" => epoch.is_some() || step.is_multiple_of(config.log_every),
-            "view" => config.view_metrics_every > 0 && step.is_multiple_of(config.view_metrics_every),
-            "eval" => epoch.is_some_and(|epoch| config.eval_every > 0 && epoch.is_multiple_of(config.eval_every as u64)),
+            "view" => {
+                config.view_metrics_every > 0 && step.is_multiple_of(config.view_metrics_every)
+            }
+            "eval" => epoch.is_some_and(|epoch| {
+                config.eval_every > 0 && epoch.is_multiple_of(config.eval_every as u64)
+            }),
             _ => epoch.is_some(),
         }
     }
@@ -125,7 +150,8 @@ impl<'a> Timetable<'a> {
     /// times between.
     pub fn picture(&self, step: u64) -> bool {
         let between = (self.config.epochs as u64).div_ceil(8);
-        step == self.total || self.epoch_end(step).is_some_and(|epoch| epoch == 1 || epoch.is_multiple_of(between))
+        step == self.total
+            || self.epoch_end(step).is_some_and(|epoch| epoch == 1 || epoch.is_multiple_of(between))
     }
 }
 
@@ -147,5 +173,10 @@ pub fn milestones(config: &RunConfig, splits: &Splits) -> Result<Vec<(usize, u64
 
 /// The uniform of a validation batch.
 pub(super) fn evaluation_uniforms(seed: u64, batch: u64) -> StepUniforms {
-    StepUniforms { seed_lo: seed as u32, seed_hi: (seed >> 32) as u32, step: EVALUATION_STEP + batch as u32, ..StepUniforms::default() }
+    StepUniforms {
+        seed_lo: seed as u32,
+        seed_hi: (seed >> 32) as u32,
+        step: EVALUATION_STEP + batch as u32,
+        ..StepUniforms::default()
+    }
 }

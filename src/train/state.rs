@@ -21,7 +21,12 @@ fn prefix(moment: Group) -> &'static str {
 ///
 /// # Errors
 /// If the device fails.
-pub fn initialise(session: &mut Session, layout: &Layout, params: &Params, seed: u64) -> Result<(), TrainError> {
+pub fn initialise(
+    session: &mut Session,
+    layout: &Layout,
+    params: &Params,
+    seed: u64,
+) -> Result<(), TrainError> {
     for p in &params.all {
         write(session, layout, p, p.group, &p.initial(seed))?;
     }
@@ -34,7 +39,13 @@ fn clear_guard(session: &mut Session, layout: &Layout) -> Result<(), TrainError>
     Ok(session.write_state(guard.group, guard.offset, &[0.0])?)
 }
 
-fn write(session: &mut Session, layout: &Layout, p: &Param, group: Group, data: &[f32]) -> Result<(), TrainError> {
+fn write(
+    session: &mut Session,
+    layout: &Layout,
+    p: &Param,
+    group: Group,
+    data: &[f32],
+) -> Result<(), TrainError> {
     let range = layout.get(&p.name).unwrap_or_else(|| panic!("{} is not laid out", p.name)).range;
     Ok(session.write_state(group, range.offset, data)?)
 }
@@ -46,14 +57,20 @@ pub struct Snapshot {
     batches: u64,
 }
 
-/// Reads the model and these of the optimiser's moments. `batches` is the number of training batches taken, which BatchNorm counts
-/// too.
+/// Reads the model and these of the optimiser's moments. `batches` is the number of training
+/// batches taken, which BatchNorm counts too.
 ///
 /// # Errors
 /// If the device fails.
-pub fn snapshot(session: &mut Session, batches: u64, moments: &[Group]) -> Result<Snapshot, TrainError> {
+pub fn snapshot(
+    session: &mut Session,
+    batches: u64,
+    moments: &[Group],
+) -> Result<Snapshot, TrainError> {
     let groups = [Group::Param, Group::Buffer].iter().chain(moments);
-    let flats = groups.map(|&group| Ok((group, session.read_state(group)?))).collect::<Result<_, TrainError>>()?;
+    let flats = groups
+        .map(|&group| Ok((group, session.read_state(group)?)))
+        .collect::<Result<_, TrainError>>()?;
     Ok(Snapshot { flats, batches })
 }
 
@@ -68,7 +85,10 @@ impl Snapshot {
                 moment => (prefix(*moment), Group::Param),
             };
             for p in params.all.iter().filter(|p| p.group == of) {
-                let range = layout.get(&p.name).unwrap_or_else(|| panic!("{} is not laid out", p.name)).range;
+                let range = layout
+                    .get(&p.name)
+                    .unwrap_or_else(|| panic!("{} is not laid out", p.name))
+                    .range;
                 let data = p.file.to_file(&flat[range.offset..range.offset + range.len], p.shape);
                 let tensor = NamedTensor { shape: p.file.shape(), data: TensorData::F32(data) };
                 tensors.insert(format!("{prefix}{}", p.name), tensor);
@@ -96,13 +116,19 @@ pub fn export(
     Ok(snapshot(session, batches, moments)?.tensors(layout, params))
 }
 
-/// Writes a checkpoint's tensors to the device, of the optimiser's moments these, and clears the flag that guards updates. Tensors that
-/// the model does not have are ignored.
+/// Writes a checkpoint's tensors to the device, of the optimiser's moments these, and clears the
+/// flag that guards updates. Tensors that the model does not have are ignored.
 ///
 /// # Errors
-/// If a tensor is missing or has another shape: the checkpoint is of another architecture. If one holds what no training makes: a
-/// weight that is not finite, a negative variance.
-pub fn import(session: &mut Session, layout: &Layout, params: &Params, file: &Checkpoint, moments: &[Group]) -> Result<(), TrainError> {
+/// If a tensor is missing or has another shape: the checkpoint is of another architecture. If one
+/// holds what no training makes: a weight that is not finite, a negative variance.
+pub fn import(
+    session: &mut Session,
+    layout: &Layout,
+    params: &Params,
+    file: &Checkpoint,
+    moments: &[Group],
+) -> Result<(), TrainError> {
     let moments_of = |p: &Param| if p.group == Group::Param { moments } else { &[] };
     // Everything is checked before anything is written.
     for p in &params.all {
@@ -121,14 +147,21 @@ pub fn import(session: &mut Session, layout: &Layout, params: &Params, file: &Ch
     clear_guard(session, layout)
 }
 
-/// The model's tensors out of a file, under PyTorch's names and shapes. A counter of BatchNorm that the file lacks is 0.
+/// The model's tensors out of a file, under PyTorch's names and shapes. A counter of BatchNorm that
+/// the file lacks is 0.
 ///
 /// # Errors
 /// As [`import`].
-pub fn select(file: &Checkpoint, params: &Params) -> Result<BTreeMap<String, NamedTensor>, TrainError> {
+pub fn select(
+    file: &Checkpoint,
+    params: &Params,
+) -> Result<BTreeMap<String, NamedTensor>, TrainError> {
     let mut tensors = BTreeMap::new();
     for p in &params.all {
-        tensors.insert(p.name.clone(), NamedTensor::f32(&p.file.shape(), find(file, p, &p.name)?.to_vec()));
+        tensors.insert(
+            p.name.clone(),
+            NamedTensor::f32(&p.file.shape(), find(file, p, &p.name)?.to_vec()),
+        );
     }
     for name in counters(params) {
         let count = match file.tensors.get(&name).map(|t| &t.data) {
@@ -142,24 +175,35 @@ pub fn select(file: &Checkpoint, params: &Params) -> Result<BTreeMap<String, Nam
 
 /// PyTorch's `num_batches_tracked` of every BatchNorm.
 fn counters(params: &Params) -> impl Iterator<Item = String> {
-    let stem = |p: &Param| p.name.strip_suffix(".running_mean").map(|stem| format!("{stem}.num_batches_tracked"));
+    let stem = |p: &Param| {
+        p.name.strip_suffix(".running_mean").map(|stem| format!("{stem}.num_batches_tracked"))
+    };
     params.all.iter().filter_map(stem)
 }
 
-/// A tensor of a file that is of this model and holds what a training can make: every file whose weights are used comes through here.
+/// A tensor of a file that is of this model and holds what a training can make: every file whose
+/// weights are used comes through here.
 fn find<'a>(file: &'a Checkpoint, p: &Param, name: &str) -> Result<&'a [f32], TrainError> {
     let x = shaped(file, p, name)?;
     let variance = name.ends_with(".running_var") || name.starts_with(prefix(Group::Moment2));
     let bad = |x: &f32| !x.is_finite() || variance && *x < 0.0;
-    let Some((at, value)) = x.iter().copied().enumerate().find(|(_, x)| bad(x)) else { return Ok(x) };
-    let rule = if value.is_finite() { "a variance is at least 0" } else { "the numbers of a model are finite" };
-    let message = format!("`{name}` holds {value} at {:?}; {rule}", coordinates(at, &p.file.shape()));
+    let Some((at, value)) = x.iter().copied().enumerate().find(|(_, x)| bad(x)) else {
+        return Ok(x);
+    };
+    let rule = if value.is_finite() {
+        "a variance is at least 0"
+    } else {
+        "the numbers of a model are finite"
+    };
+    let message =
+        format!("`{name}` holds {value} at {:?}; {rule}", coordinates(at, &p.file.shape()));
     Err(TrainError::Weights { message })
 }
 
 /// Where element `at` of a tensor is.
 fn coordinates(mut at: usize, shape: &[usize]) -> Vec<usize> {
-    let mut place: Vec<usize> = shape.iter().rev().map(|extent| (at % extent, at /= extent).0).collect();
+    let mut place: Vec<usize> =
+        shape.iter().rev().map(|extent| (at % extent, at /= extent).0).collect();
     place.reverse();
     place
 }
@@ -167,12 +211,19 @@ fn coordinates(mut at: usize, shape: &[usize]) -> Vec<usize> {
 fn shaped<'a>(file: &'a Checkpoint, p: &Param, name: &str) -> Result<&'a [f32], TrainError> {
     let wrong = |message: String| Err(TrainError::Architecture { message });
     match file.tensors.get(name) {
-        None => wrong(format!("the checkpoint has no tensor `{name}` (this model needs shape {:?})", p.file.shape())),
-        Some(t) if t.shape != p.file.shape() => {
-            wrong(format!("`{name}` has shape {:?} in the checkpoint, this model needs {:?}", t.shape, p.file.shape()))
-        }
+        None => wrong(format!(
+            "the checkpoint has no tensor `{name}` (this model needs shape {:?})",
+            p.file.shape()
+        )),
+        Some(t) if t.shape != p.file.shape() => wrong(format!(
+            "`{name}` has shape {:?} in the checkpoint, this model needs {:?}",
+            t.shape,
+            p.file.shape()
+        )),
         Some(NamedTensor { data: TensorData::F32(x), .. }) => Ok(x),
-        Some(_) => wrong(format!("`{name}` holds integers in the checkpoint, this model needs floats")),
+        Some(_) => {
+            wrong(format!("`{name}` holds integers in the checkpoint, this model needs floats"))
+        }
     }
 }
 
@@ -183,7 +234,9 @@ mod tests {
     #[test]
     fn elements_have_coordinates() {
         let all: Vec<_> = (0..24).map(|at| coordinates(at, &[2, 3, 4])).collect();
-        let want: Vec<_> = (0..2).flat_map(|i| (0..3).flat_map(move |j| (0..4).map(move |k| vec![i, j, k]))).collect();
+        let want: Vec<_> = (0..2)
+            .flat_map(|i| (0..3).flat_map(move |j| (0..4).map(move |k| vec![i, j, k])))
+            .collect();
         assert_eq!(all, want);
         assert!(coordinates(0, &[]).is_empty());
     }

@@ -75,7 +75,9 @@ impl Store {
 
     /// Whether a file name is one of those above.
     pub fn owns(name: &str) -> bool {
-        let number = |prefix: &str| name.strip_prefix(prefix)?.strip_suffix(".safetensors")?.parse::<u64>().ok();
+        let number = |prefix: &str| {
+            name.strip_prefix(prefix)?.strip_suffix(".safetensors")?.parse::<u64>().ok()
+        };
         name == LAST || name == UNSAVED || number("step-").is_some() || number("epoch-").is_some()
     }
 
@@ -90,7 +92,10 @@ impl Store {
     /// If it cannot be written.
     pub fn begin(&self) -> Result<(), DiskError> {
         disk::create_folder(&self.dir)?;
-        disk::write(&self.dir.join(UNSAVED), b"The run has begun and no checkpoint of it is whole yet.\n")
+        disk::write(
+            &self.dir.join(UNSAVED),
+            b"The run has begun and no checkpoint of it is whole yet.\n",
+        )
     }
 
     /// Whether the run has begun and nothing has been saved yet.
@@ -103,7 +108,11 @@ impl Store {
     ///
     /// # Errors
     /// [`CheckpointError::Io`]; nothing has changed then.
-    pub fn save_milestone(&self, epoch: usize, weights: &Checkpoint) -> Result<(), CheckpointError> {
+    pub fn save_milestone(
+        &self,
+        epoch: usize,
+        weights: &Checkpoint,
+    ) -> Result<(), CheckpointError> {
         disk::create_folder(&self.dir)?;
         weights.save(self.milestone(epoch)).map(drop)
     }
@@ -115,7 +124,12 @@ impl Store {
     /// # Errors
     /// [`CheckpointError::Io`]. The files of earlier steps are then still there, and `last` is
     /// whole.
-    pub fn save(&self, step: u64, checkpoint: &Checkpoint, keep: usize) -> Result<Saved, CheckpointError> {
+    pub fn save(
+        &self,
+        step: u64,
+        checkpoint: &Checkpoint,
+        keep: usize,
+    ) -> Result<Saved, CheckpointError> {
         disk::create_folder(&self.dir)?;
         let path = self.path(step);
         let digest = checkpoint.save(&path)?;
@@ -126,10 +140,19 @@ impl Store {
         };
         // Steps beyond this one are damaged, or `latest` would have found them; training will write
         // them again.
-        let old = self.steps()?.into_iter().filter(|s| *s <= step).skip(keep.max(1)).map(|s| self.path(s));
+        let old = self
+            .steps()?
+            .into_iter()
+            .filter(|s| *s <= step)
+            .skip(keep.max(1))
+            .map(|s| self.path(s));
         for path in old.chain([self.dir.join(UNSAVED)]) {
             match fs::remove_file(&path).map_err(DiskError::of("remove", &path)) {
-                Err(error) if !error.is_busy() && error.source.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+                Err(error)
+                    if !error.is_busy() && error.source.kind() != io::ErrorKind::NotFound =>
+                {
+                    return Err(error.into());
+                }
                 _ => {}
             }
         }
@@ -155,7 +178,11 @@ impl Store {
         }
         // A foreign checkpoint does not say its step, and has no others beside it.
         let known = latest.found.as_ref().map(|(_, last)| last.step().unwrap_or(u64::MAX));
-        for path in steps.into_iter().filter(|step| known.is_none_or(|known| *step > known)).map(|step| self.path(step)) {
+        for path in steps
+            .into_iter()
+            .filter(|step| known.is_none_or(|known| *step > known))
+            .map(|step| self.path(step))
+        {
             match Checkpoint::load(&path) {
                 Ok(checkpoint) => {
                     latest.found = Some((path, checkpoint));
@@ -184,7 +211,9 @@ impl Store {
         let mut steps = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(DiskError::of("read", &self.dir))? {
             let name = entry.map_err(DiskError::of("read", &self.dir))?.file_name();
-            let number = name.to_str().and_then(|name| name.strip_prefix("step-")?.strip_suffix(".safetensors"));
+            let number = name
+                .to_str()
+                .and_then(|name| name.strip_prefix("step-")?.strip_suffix(".safetensors"));
             steps.extend(number.and_then(|number| number.parse::<u64>().ok()));
         }
         steps.sort_unstable_by_key(|step| std::cmp::Reverse(*step));

@@ -150,10 +150,17 @@ mod tests {
         let content: Vec<_> = records(&bytes).collect();
         let [one] = content[..] else { panic!("{content:?}") };
         let inner = [0x15, 0, 0, 0xc0, 0xbf]; // field 2 of four bytes: -1.5
-        let expected =
-            [(1, Field::Fixed(&0.5f64.to_le_bytes())), (2, Field::Varint(300)), (5, Field::Bytes(&inner)), (3, Field::Bytes(b"text"))];
+        let expected = [
+            (1, Field::Fixed(&0.5f64.to_le_bytes())),
+            (2, Field::Varint(300)),
+            (5, Field::Bytes(&inner)),
+            (3, Field::Bytes(b"text")),
+        ];
         assert_eq!(fields(one).expect("a message"), expected);
-        assert_eq!(fields(&inner).expect("a message"), [(2, Field::Fixed(&(-1.5f32).to_le_bytes()))]);
+        assert_eq!(
+            fields(&inner).expect("a message"),
+            [(2, Field::Fixed(&(-1.5f32).to_le_bytes()))]
+        );
     }
 
     /// Whatever a file holds, reading it ends, and takes no record that is not whole.

@@ -97,7 +97,8 @@ impl<'a> Trainer<'a> {
     pub(super) fn describe(&self) -> String {
         let config = self.config;
         format!(
-            "{} on {:?}: {:?} encoder of width {}, {} parameters, {} training images, {} steps per epoch, seed {}",
+            "{} on {:?}: {:?} encoder of width {}, {} parameters, {} training images, {} steps per \
+             epoch, seed {}",
             config.method.name(),
             config.dataset,
             config.encoder,
@@ -115,12 +116,17 @@ impl<'a> Trainer<'a> {
         state::initialise(session, &self.layout, &self.params, self.config.seed)?;
         let Some(given) = given else { return Ok(()) };
         // A classifier that is trained along starts anew, whether the file has one or not.
-        let params = self.params.all.iter().filter(|p| !p.name.starts_with(method::ONLINE_PROBE)).cloned();
+        let params =
+            self.params.all.iter().filter(|p| !p.name.starts_with(method::ONLINE_PROBE)).cloned();
         state::import(session, &self.layout, &Params { all: params.collect() }, given, &[])
     }
 
     /// Sets weights, moments and the scalars that no record holds yet to those of a checkpoint.
-    pub(super) fn restore(&mut self, checkpoint: &Checkpoint, window: Window) -> Result<(), TrainError> {
+    pub(super) fn restore(
+        &mut self,
+        checkpoint: &Checkpoint,
+        window: Window,
+    ) -> Result<(), TrainError> {
         let moments = self.config.update().moments();
         state::import(&mut self.session, &self.layout, &self.params, checkpoint, moments)?;
         self.window = window;
@@ -134,7 +140,10 @@ impl<'a> Trainer<'a> {
     }
 
     /// Queues the next step; `None` if the batches end before it is whole.
-    pub(super) fn step(&mut self, batches: &mut impl Iterator<Item = Result<Batch, DataError>>) -> Result<Option<Step>, TrainError> {
+    pub(super) fn step(
+        &mut self,
+        batches: &mut impl Iterator<Item = Result<Batch, DataError>>,
+    ) -> Result<Option<Step>, TrainError> {
         let parts = self.config.accumulate;
         for part in 0..parts {
             let Some(batch) = batches.next() else { break };
@@ -187,8 +196,8 @@ impl<'a> Trainer<'a> {
         scalars.iter().filter(|name| *name != method::FINITE).cloned().collect()
     }
 
-    /// Adds the scalars of the batches since the last call, all of whole steps, to the window. Stops
-    /// the run if one is not finite, or a gradient was not.
+    /// Adds the scalars of the batches since the last call, all of whole steps, to the window.
+    /// Stops the run if one is not finite, or a gradient was not.
     fn drain(&mut self) -> Result<(), TrainError> {
         let mut batches = self.session.drain(self.train)?;
         let updates = match self.update {
@@ -203,7 +212,12 @@ impl<'a> Trainer<'a> {
         if let Some((plan, (step, values))) = first {
             let what = TrainError::what(&self.session.plan(plan).ring.scalars, values);
             let tensor = self.find_failure(u64::from(*step))?;
-            return Err(TrainError::NotFinite { split: "training", step: u64::from(*step) + 1, what, tensor });
+            return Err(TrainError::NotFinite {
+                split: "training",
+                step: u64::from(*step) + 1,
+                what,
+                tensor,
+            });
         }
         let metrics = self.names(self.train).len();
         batches.iter_mut().for_each(|(_, values)| values.truncate(metrics));
@@ -211,8 +225,8 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Runs a step again, op by op, for the first tensor that is not finite. Since that step nothing
-    /// has been updated, so the weights are still those that made it.
+    /// Runs a step again, op by op, for the first tensor that is not finite. Since that step
+    /// nothing has been updated, so the weights are still those that made it.
     fn find_failure(&mut self, step: u64) -> Result<String, TrainError> {
         let (parts, order) = (self.config.accumulate, self.timetable.order);
         let per_epoch = order.steps_per_epoch();
@@ -251,11 +265,14 @@ impl<'a> Trainer<'a> {
             }
         }
         let batches = session.drain(plan)?;
-        if let Some((batch, (_, values))) = batches.iter().enumerate().find(|(_, (_, v))| !finite(v)) {
+        if let Some((batch, (_, values))) =
+            batches.iter().enumerate().find(|(_, (_, v))| !finite(v))
+        {
             if let Some(again) = Loader::eval_batches(val, size)?.nth(batch) {
                 feed(session, plan, &again?)?;
             }
-            let tensor = session.first_non_finite(plan, &evaluation_uniforms(seed, batch as u64))?;
+            let tensor =
+                session.first_non_finite(plan, &evaluation_uniforms(seed, batch as u64))?;
             let tensor = tensor.unwrap_or_else(|| "loss".into());
             let what = TrainError::what(&session.plan(plan).ring.scalars, values);
             return Err(TrainError::NotFinite { split: "validation", step, what, tensor });
@@ -272,24 +289,48 @@ impl<'a> Trainer<'a> {
 
     /// A picture of views of the first held-out images, where the method sees views.
     pub(super) fn picture_views(&mut self) -> Result<Option<Picture>, TrainError> {
-        self.model.objective.method.augments().then(|| self.picture(evaluate::augmentation_grid)).transpose()
+        self.model
+            .objective
+            .method
+            .augments()
+            .then(|| self.picture(evaluate::augmentation_grid))
+            .transpose()
     }
 
     /// A picture of the first held-out images and their reconstructions, where the method
     /// reconstructs.
     pub(super) fn picture_reconstructions(&mut self) -> Result<Option<Picture>, TrainError> {
-        self.model.objective.method.reconstructs().then(|| self.picture(evaluate::reconstruction_grid)).transpose()
+        self.model
+            .objective
+            .method
+            .reconstructs()
+            .then(|| self.picture(evaluate::reconstruction_grid))
+            .transpose()
     }
 
     fn picture(&mut self, draw: Draw) -> Result<Picture, TrainError> {
         let (plan, batch) = self.figures;
         let splits = self.splits;
         let view = if splits.val.len() >= batch { &splits.val } else { &splits.train };
-        draw(&mut self.session, plan, &self.model, view, batch, &evaluation_uniforms(self.config.seed, 0))
+        draw(
+            &mut self.session,
+            plan,
+            &self.model,
+            view,
+            batch,
+            &evaluation_uniforms(self.config.seed, 0),
+        )
     }
 }
 
-type Draw = fn(&mut Session, PlanId, &ModelConfig, &View, usize, &StepUniforms) -> Result<Picture, TrainError>;
+type Draw = fn(
+    &mut Session,
+    PlanId,
+    &ModelConfig,
+    &View,
+    usize,
+    &StepUniforms,
+) -> Result<Picture, TrainError>;
 
 fn finite(values: &[f32]) -> bool {
     values.iter().all(|x| x.is_finite())
@@ -307,6 +348,11 @@ fn feed(session: &mut Session, plan: PlanId, batch: &Batch) -> Result<(), TrainE
 }
 
 fn means(names: Vec<String>, steps: &[(u32, Vec<f32>)]) -> Values {
-    let mean = |k: usize| steps.iter().map(|(_, v)| f64::from(v[k])).sum::<f64>() / steps.len() as f64;
-    if steps.is_empty() { vec![] } else { names.into_iter().enumerate().map(|(k, name)| (name, mean(k) as f32)).collect() }
+    let mean =
+        |k: usize| steps.iter().map(|(_, v)| f64::from(v[k])).sum::<f64>() / steps.len() as f64;
+    if steps.is_empty() {
+        vec![]
+    } else {
+        names.into_iter().enumerate().map(|(k, name)| (name, mean(k) as f32)).collect()
+    }
 }

@@ -1,4 +1,5 @@
-//! What a tuner has measured, on disk: by adapter and driver, and by the text of the kernels it measured.
+//! What a tuner has measured, on disk: by adapter and driver, and by the text of the kernels it
+//! measured.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -40,22 +41,29 @@ pub struct Memory {
 
 /// A hash of the texts of all products' kernels.
 fn kernels() -> u32 {
-    let of_products = |name: &str| name.contains("conv") || name.contains("weight_transpose") || name.contains("epilogue");
-    let texts: String = FILES.iter().filter(|(name, _)| of_products(name)).map(|(_, text)| *text).collect();
+    let of_products = |name: &str| {
+        name.contains("conv") || name.contains("weight_transpose") || name.contains("epilogue")
+    };
+    let texts: String =
+        FILES.iter().filter(|(name, _)| of_products(name)).map(|(_, text)| *text).collect();
     fnv1a(&texts)
 }
 
 impl Memory {
-    /// What a file remembers. One that cannot be read, is of other kernels or was damaged remembers nothing.
+    /// What a file remembers. One that cannot be read, is of other kernels or was damaged remembers
+    /// nothing.
     pub fn open(path: &Path) -> Self {
-        let contents: Option<Contents> = std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        let devices = contents.filter(|c| c.kernels == kernels()).map(|c| c.devices).unwrap_or_default();
+        let contents: Option<Contents> =
+            std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let devices =
+            contents.filter(|c| c.kernels == kernels()).map(|c| c.devices).unwrap_or_default();
         Self { path: Some(path.into()), devices, changed: false }
     }
 
     /// The user's file, in the system's folder for caches; nothing is kept where there is none.
     pub fn of_user() -> Self {
-        let path = directories::ProjectDirs::from("", "", "aavae").map(|d| d.cache_dir().join("variants.json"));
+        let path = directories::ProjectDirs::from("", "", "aavae")
+            .map(|d| d.cache_dir().join("variants.json"));
         path.map_or_else(Self::nowhere, |p| Self::open(&p))
     }
 
@@ -80,7 +88,8 @@ impl Memory {
         }
     }
 
-    /// Writes what has changed. A file that cannot be written costs seconds at the next start, nothing else.
+    /// Writes what has changed. A file that cannot be written costs seconds at the next start,
+    /// nothing else.
     pub(super) fn store(&mut self) {
         let Some(path) = self.path.as_ref().filter(|_| self.changed) else { return };
         let contents = Contents { kernels: kernels(), devices: self.devices.clone() };

@@ -1,9 +1,10 @@
-//! Which variant of a product a device runs fastest at a shape: every candidate is compared with the portable
-//! kernel on this very device, then timed. Choices are remembered per adapter, driver and kernel text.
+//! Which variant of a product a device runs fastest at a shape: every candidate is compared with
+//! the portable kernel on this very device, then timed. Choices are remembered per adapter, driver
+//! and kernel text.
 //!
-//! A candidate that is wrong at one shape is refused there and nowhere else. What is remembered is compared once
-//! more before it is used, so a file of another machine, or one that was edited, costs time and never a wrong
-//! number.
+//! A candidate that is wrong at one shape is refused there and nowhere else. What is remembered is
+//! compared once more before it is used, so a file of another machine, or one that was edited,
+//! costs time and never a wrong number.
 
 mod memory;
 
@@ -94,13 +95,18 @@ impl std::fmt::Display for Report {
         let refused = self.trials.iter().filter(|t| t.refused.is_some()).count();
         write!(
             f,
-            "kernels: {} products tuned in {:.1} s ({} candidates tried, {refused} refused), {} remembered",
+            "kernels: {} products tuned in {:.1} s ({} candidates tried, {refused} refused), {} \
+             remembered",
             self.chosen - self.remembered,
             self.seconds,
             self.trials.len(),
             self.remembered,
         )?;
-        if self.left > 0 { write!(f, ", {} left to the defaults until the next start", self.left) } else { Ok(()) }
+        if self.left > 0 {
+            write!(f, ", {} left to the defaults until the next start", self.left)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -113,11 +119,17 @@ pub struct Effort {
     pub sweep: bool,
 }
 
-/// Chooses variants for the products of graphs on an empty session and sets them there. Remembers them.
+/// Chooses variants for the products of graphs on an empty session and sets them there. Remembers
+/// them.
 ///
 /// # Errors
 /// If the driver fails otherwise than by refusing a kernel.
-pub fn tune(session: &mut Session, graphs: &[&Graph], memory: &mut Memory, effort: Effort) -> Result<Report, DeviceError> {
+pub fn tune(
+    session: &mut Session,
+    graphs: &[&Graph],
+    memory: &mut Memory,
+    effort: Effort,
+) -> Result<Report, DeviceError> {
     let plans: Vec<Plan> = graphs.iter().map(|g| lower("tune", g, session.options())).collect();
     let products = products(&plans);
     tune_products(session, &products, memory, effort)
@@ -127,7 +139,12 @@ pub fn tune(session: &mut Session, graphs: &[&Graph], memory: &mut Memory, effor
 ///
 /// # Errors
 /// If the driver fails otherwise than by refusing a kernel.
-pub fn tune_products(session: &mut Session, products: &[Product], memory: &mut Memory, effort: Effort) -> Result<Report, DeviceError> {
+pub fn tune_products(
+    session: &mut Session,
+    products: &[Product],
+    memory: &mut Memory,
+    effort: Effort,
+) -> Result<Report, DeviceError> {
     if !session.capabilities().dispatches {
         return Ok(Report::default());
     }
@@ -166,12 +183,16 @@ pub fn tune_products(session: &mut Session, products: &[Product], memory: &mut M
     Ok(report)
 }
 
-/// Sets choices on an empty session after comparing each with the portable kernel once more. Returns the keys of
-/// those that are refused; they have the default.
+/// Sets choices on an empty session after comparing each with the portable kernel once more.
+/// Returns the keys of those that are refused; they have the default.
 ///
 /// # Errors
 /// If the driver fails.
-pub fn trust(session: &mut Session, products: &[Product], choices: &Choices) -> Result<Vec<String>, DeviceError> {
+pub fn trust(
+    session: &mut Session,
+    products: &[Product],
+    choices: &Choices,
+) -> Result<Vec<String>, DeviceError> {
     let (mut right, mut refused) = (Choices::default(), Vec::new());
     for product in products {
         let Some(variant) = choices.get(&product.key) else { continue };
@@ -186,7 +207,11 @@ pub fn trust(session: &mut Session, products: &[Product], choices: &Choices) -> 
 }
 
 /// Whether a remembered variant is offered here and agrees with the portable kernel.
-fn is_right(session: &mut Session, product: &Product, variant: Variant) -> Result<bool, DeviceError> {
+fn is_right(
+    session: &mut Session,
+    product: &Product,
+    variant: Variant,
+) -> Result<bool, DeviceError> {
     let offered = product.op.variants(&product.io, &session.target());
     if variant == offered[0] {
         return Ok(true);
@@ -203,17 +228,23 @@ enum Tried {
     Refused(String),
 }
 
-/// Loads a candidate beside the portable kernel and compares them. A kernel that the driver does not take is
-/// refused like a wrong one; a lost device is an error.
-fn try_one(session: &mut Session, product: &Product, portable: Variant, candidate: Variant) -> Result<Tried, DeviceError> {
-    let tried = Pair::load(session, &product.op, &product.io, portable, candidate).and_then(|mut pair| {
-        for _ in 0..REPEATS {
-            if let Some(wrong) = pair.compare(session)? {
-                return Ok(Tried::Refused(wrong));
+/// Loads a candidate beside the portable kernel and compares them. A kernel that the driver does
+/// not take is refused like a wrong one; a lost device is an error.
+fn try_one(
+    session: &mut Session,
+    product: &Product,
+    portable: Variant,
+    candidate: Variant,
+) -> Result<Tried, DeviceError> {
+    let tried =
+        Pair::load(session, &product.op, &product.io, portable, candidate).and_then(|mut pair| {
+            for _ in 0..REPEATS {
+                if let Some(wrong) = pair.compare(session)? {
+                    return Ok(Tried::Refused(wrong));
+                }
             }
-        }
-        Ok(Tried::Right(pair))
-    });
+            Ok(Tried::Right(pair))
+        });
     match tried {
         Err(error @ DeviceError::Lost { .. }) => Err(error),
         Err(error) => Ok(Tried::Refused(error.to_string())),
@@ -222,7 +253,12 @@ fn try_one(session: &mut Session, product: &Product, portable: Variant, candidat
 }
 
 /// The fastest right variant; whether every candidate was tried.
-fn best(session: &mut Session, product: &Product, deadline: Instant, trials: &mut Vec<Trial>) -> Result<(Remembered, bool), DeviceError> {
+fn best(
+    session: &mut Session,
+    product: &Product,
+    deadline: Instant,
+    trials: &mut Vec<Trial>,
+) -> Result<(Remembered, bool), DeviceError> {
     let offered = product.op.variants(&product.io, &session.target());
     let (portable, default) = (offered[0], product.op.preferred(&product.io, &session.target()));
     let mut best = Remembered { variant: default, seconds: f64::INFINITY };
@@ -237,7 +273,13 @@ fn best(session: &mut Session, product: &Product, deadline: Instant, trials: &mu
             complete = false;
             continue;
         }
-        let mut trial = Trial { key: product.key.clone(), variant: candidate, seconds: None, flops_per_second: None, refused: None };
+        let mut trial = Trial {
+            key: product.key.clone(),
+            variant: candidate,
+            seconds: None,
+            flops_per_second: None,
+            refused: None,
+        };
         match try_one(session, product, portable, candidate)? {
             Tried::Refused(why) => {
                 if candidate == default {

@@ -4,7 +4,9 @@ use std::fs;
 
 use aavae::train::checkpoint::{Checkpoint, TensorData};
 
-use crate::support::{TINY, digest, folder, image_folder, measured, metrics, png, pretrain, run, sh, trained};
+use crate::support::{
+    TINY, digest, folder, image_folder, measured, metrics, png, pretrain, run, sh, trained,
+};
 
 #[test]
 fn help_and_version_are_data() {
@@ -27,40 +29,69 @@ fn help_and_version_are_data() {
     ];
     let help = run(&["--help"]).ok().stdout;
     for name in commands {
-        assert!(help.lines().any(|line| line.trim_start().starts_with(name)), "--help does not name {name}");
+        assert!(
+            help.lines().any(|line| line.trim_start().starts_with(name)),
+            "--help does not name {name}"
+        );
         let help = run(&[name, "--help"]).ok();
-        assert!(help.stdout.contains(&format!("Usage: aavae {name}")) && help.stderr.is_empty(), "{help:?}");
+        assert!(
+            help.stdout.contains(&format!("Usage: aavae {name}")) && help.stderr.is_empty(),
+            "{help:?}"
+        );
     }
     let usage = run(&[]);
-    assert_eq!((usage.code, usage.stdout.as_str()), (Some(2), ""), "no command is a mistake: {usage:?}");
+    assert_eq!(
+        (usage.code, usage.stdout.as_str()),
+        (Some(2), ""),
+        "no command is a mistake: {usage:?}"
+    );
 }
 
 #[test]
 fn a_run_folder_has_everything() {
     let dir = folder();
     let out = dir.path().join("run");
-    let flags = TINY.replace("--importance-samples 0", "--max-steps 6 --log-every 2 --probe-epochs 1");
+    let flags =
+        TINY.replace("--importance-samples 0", "--max-steps 6 --log-every 2 --probe-epochs 1");
     let ran = sh(&format!("pretrain {flags} --out {}", out.display())).ok();
     let summary = ran.json();
-    let from_file: serde_json::Value = serde_json::from_slice(&fs::read(out.join("summary.json")).expect("a summary")).expect("JSON");
+    let from_file: serde_json::Value =
+        serde_json::from_slice(&fs::read(out.join("summary.json")).expect("a summary"))
+            .expect("JSON");
     assert_eq!(summary, from_file);
     assert_eq!((&summary["steps"], &summary["interrupted"]), (&6.into(), &false.into()));
     let accuracy = summary["probe"]["accuracy"].as_f64().expect("an accuracy");
     assert!((0.0..=1.0).contains(&accuracy), "{summary}");
-    // Of k = 20 and 200 only the first fits 64 images; the temperatures are those of the paper, not their f32 neighbours.
+    // Of k = 20 and 200 only the first fits 64 images; the temperatures are those of the paper, not
+    // their f32 neighbours.
     let knn = summary["knn"].as_array().expect("kNN");
-    assert_eq!(knn.iter().map(|row| format!("{} {}", row["k"], row["temperature"])).collect::<Vec<_>>(), ["20 0.07", "20 0.1"]);
+    assert_eq!(
+        knn.iter().map(|row| format!("{} {}", row["k"], row["temperature"])).collect::<Vec<_>>(),
+        ["20 0.07", "20 0.1"]
+    );
 
-    let steps: Vec<_> = metrics(&out).iter().map(|r| format!("{} {}", r["step"], r["split"].as_str().expect("a split"))).collect();
+    let steps: Vec<_> = metrics(&out)
+        .iter()
+        .map(|r| format!("{} {}", r["step"], r["split"].as_str().expect("a split")))
+        .collect();
     assert_eq!(steps, ["2 train", "4 train", "4 val", "6 train", "6 val", "6 eval"]);
     let mut records = metrics(&out);
     let last = records.pop().expect("records");
     let keys: Vec<_> = last.as_object().expect("an object").keys().map(String::as_str).collect();
-    assert_eq!(keys, ["step", "epoch", "split", "log_px", "bits_per_dim", "elbo", "bits_per_dim_elbo"]);
+    assert_eq!(
+        keys,
+        ["step", "epoch", "split", "log_px", "bits_per_dim", "elbo", "bits_per_dim_elbo"]
+    );
     assert_eq!(summary["evaluation"], last);
-    // The same images as validation's, with sixteen samples instead of one and the divergence sampled: the same bound, and a better one.
-    let number = |record: &serde_json::Value, key: &str| record[key].as_f64().unwrap_or_else(|| panic!("no {key}: {record}"));
-    assert!((number(&last, "elbo") - number(&summary["validation"], "elbo")).abs() < 0.5, "{summary}");
+    // The same images as validation's, with sixteen samples instead of one and the divergence
+    // sampled: the same bound, and a better one.
+    let number = |record: &serde_json::Value, key: &str| {
+        record[key].as_f64().unwrap_or_else(|| panic!("no {key}: {record}"))
+    };
+    assert!(
+        (number(&last, "elbo") - number(&summary["validation"], "elbo")).abs() < 0.5,
+        "{summary}"
+    );
     assert!(number(&last, "log_px") > number(&last, "elbo") + 0.5, "{summary}");
     // Standard normals around standardised bytes: log2(63 sqrt(2 pi e)) = 8.02 bits.
     let (sampled, bound) = (number(&last, "bits_per_dim"), number(&last, "bits_per_dim_elbo"));
@@ -71,14 +102,28 @@ fn a_run_folder_has_everything() {
         }
         assert_eq!(record["lr"].is_number(), record["split"] == "train", "{record}");
     }
-    let checkpoint = Checkpoint::load(out.join("checkpoints/last.safetensors")).expect("a checkpoint");
+    let checkpoint =
+        Checkpoint::load(out.join("checkpoints/last.safetensors")).expect("a checkpoint");
     assert_eq!(checkpoint.digest(), digest(&summary));
-    assert_eq!(checkpoint, Checkpoint::load(out.join("checkpoints/step-6.safetensors")).expect("a checkpoint"));
-    // Three rows (original, view, reconstruction) of 16 images of 32 pixels, doubled, with gaps of 2.
-    assert_eq!(png(&out.join("images/reconstruction-000006.png")), (16 * 64 + 15 * 2, 3 * 64 + 2 * 2));
-    let names: Vec<_> =
-        fs::read_dir(&out).expect("a folder").map(|e| e.expect("an entry").file_name().into_string().expect("text")).collect();
-    assert_eq!(names.iter().filter(|n| n.starts_with("events.out.tfevents.")).count(), 1, "{names:?}");
+    assert_eq!(
+        checkpoint,
+        Checkpoint::load(out.join("checkpoints/step-6.safetensors")).expect("a checkpoint")
+    );
+    // Three rows (original, view, reconstruction) of 16 images of 32 pixels, doubled, with gaps of
+    // 2.
+    assert_eq!(
+        png(&out.join("images/reconstruction-000006.png")),
+        (16 * 64 + 15 * 2, 3 * 64 + 2 * 2)
+    );
+    let names: Vec<_> = fs::read_dir(&out)
+        .expect("a folder")
+        .map(|e| e.expect("an entry").file_name().into_string().expect("text"))
+        .collect();
+    assert_eq!(
+        names.iter().filter(|n| n.starts_with("events.out.tfevents.")).count(),
+        1,
+        "{names:?}"
+    );
     assert_eq!(names.len(), 7, "nothing else: {names:?}");
 
     // Off a terminal: plain lines, the same in the log.
@@ -97,7 +142,11 @@ fn measurements_only_look() {
     let run = |name: &str, flags: &str| {
         let out = dir.path().join(name);
         let summary = measured(&data, &out, &format!("{flags} --max-steps 5"));
-        (Checkpoint::load(out.join("checkpoints/last.safetensors")).expect("a checkpoint"), metrics(&out), summary)
+        (
+            Checkpoint::load(out.join("checkpoints/last.safetensors")).expect("a checkpoint"),
+            metrics(&out),
+            summary,
+        )
     };
     let (plain, ..) = run("plain", "--importance-samples 0");
     for (name, flags) in [("measured", ""), ("probed", "--online-probe")] {
@@ -106,28 +155,62 @@ fn measurements_only_look() {
         let count = checkpoint.tensors.len();
         checkpoint.tensors.retain(|tensor, _| !tensor.contains("online_probe."));
         // Weight and bias, each with two moments.
-        assert_eq!((checkpoint.digest(), count - plain.tensors.len()), (plain.digest(), if flags.is_empty() { 0 } else { 6 }), "{name}");
-        let number = |r: &serde_json::Value, key: &str| r[key].as_f64().unwrap_or_else(|| panic!("no {key}: {r}"));
+        assert_eq!(
+            (checkpoint.digest(), count - plain.tensors.len()),
+            (plain.digest(), if flags.is_empty() { 0 } else { 6 }),
+            "{name}"
+        );
+        let number = |r: &serde_json::Value, key: &str| {
+            r[key].as_f64().unwrap_or_else(|| panic!("no {key}: {r}"))
+        };
         for r in records.iter().filter(|r| r["split"] == "train" || r["split"] == "val") {
-            assert!((number(r, "log_pxz") - number(r, "kl") - number(r, "elbo")).abs() < 1e-2, "{r}");
-            assert_eq!(r["online_accuracy"].as_f64().is_some_and(|x| (0.0..=1.0).contains(&x)), !flags.is_empty(), "{r}");
-            assert_eq!(r["online_loss"].as_f64().is_some_and(|x| x > 0.0), !flags.is_empty(), "{r}");
+            assert!(
+                (number(r, "log_pxz") - number(r, "kl") - number(r, "elbo")).abs() < 1e-2,
+                "{r}"
+            );
+            assert_eq!(
+                r["online_accuracy"].as_f64().is_some_and(|x| (0.0..=1.0).contains(&x)),
+                !flags.is_empty(),
+                "{r}"
+            );
+            assert_eq!(
+                r["online_loss"].as_f64().is_some_and(|x| x > 0.0),
+                !flags.is_empty(),
+                "{r}"
+            );
         }
         let views: Vec<_> = records.iter().filter(|r| r["split"] == "view").collect();
         assert_eq!(views.iter().map(|r| number(r, "step")).collect::<Vec<_>>(), [2.0, 4.0]);
-        assert!(views.iter().all(|r| number(r, "cosine").abs() <= 1.0 && number(r, "kl") > 0.0), "{views:?}");
+        assert!(
+            views.iter().all(|r| number(r, "cosine").abs() <= 1.0 && number(r, "kl") > 0.0),
+            "{views:?}"
+        );
         let evals: Vec<_> = records.iter().filter(|r| r["split"] == "eval").collect();
         assert_eq!(evals.iter().map(|r| number(r, "step")).collect::<Vec<_>>(), [4.0, 5.0]);
         assert_eq!(summary["evaluation"], *evals[1]);
         // Of k = 20 and 200 only the first fits 32 images.
-        let knn = sh(&format!("knn {} --device cpu --split val --json", dir.path().join(name).display())).ok().json();
-        assert_eq!((&evals[1]["knn20"], &evals[1]["knn200"]), (&knn["knn"][0]["accuracy"], &serde_json::Value::Null), "{knn}");
+        let knn =
+            sh(&format!("knn {} --device cpu --split val --json", dir.path().join(name).display()))
+                .ok()
+                .json();
+        assert_eq!(
+            (&evals[1]["knn20"], &evals[1]["knn200"]),
+            (&knn["knn"][0]["accuracy"], &serde_json::Value::Null),
+            "{knn}"
+        );
     }
     // It starts anew on given weights, which have none.
-    let weights = format!("--online-probe --init-from {}/plain/checkpoints/last.safetensors", dir.path().display());
+    let weights = format!(
+        "--online-probe --init-from {}/plain/checkpoints/last.safetensors",
+        dir.path().display()
+    );
     assert!(run("given", &weights).0.tensors.contains_key("online_probe.weight"));
-    let (_, records, summary) = run("deterministic", "--method aaae --eval-every 1 --view-metrics-every 2");
-    assert!(summary["evaluation"]["log_px"].is_null() && summary["evaluation"]["knn20"].is_number(), "{summary}");
+    let (_, records, summary) =
+        run("deterministic", "--method aaae --eval-every 1 --view-metrics-every 2");
+    assert!(
+        summary["evaluation"]["log_px"].is_null() && summary["evaluation"]["knn20"].is_number(),
+        "{summary}"
+    );
     assert!(records[0]["cosine"].is_number() && records[0]["kl"].is_null(), "{records:?}");
 }
 
@@ -140,21 +223,39 @@ fn evaluation_speaks_json() {
     let dir = folder();
     let file = dir.path().join("knn.json");
     // A checkpoint alone is enough: its metadata says how it was trained.
-    let knn =
-        sh(&format!("knn {run_folder}/checkpoints/step-5.safetensors --device cpu --limit-train 300 --json --out {}", file.display()));
+    let knn = sh(&format!(
+        "knn {run_folder}/checkpoints/step-5.safetensors --device cpu --limit-train 300 --json \
+         --out {}",
+        file.display()
+    ));
     let knn = knn.ok().json();
     assert_eq!(knn["knn"].as_array().map(Vec::len), Some(4), "{knn}");
-    assert_eq!(serde_json::from_slice::<serde_json::Value>(&fs::read(file).expect("a file")).expect("JSON"), knn);
+    assert_eq!(
+        serde_json::from_slice::<serde_json::Value>(&fs::read(file).expect("a file"))
+            .expect("JSON"),
+        knn
+    );
     let random = sh(&format!("knn {run_folder} --device cpu --random-init")).ok();
-    assert!(random.stdout.starts_with("k  20  temperature 0.07  accuracy 0.") && random.stdout.lines().count() == 2, "{random:?}");
+    assert!(
+        random.stdout.starts_with("k  20  temperature 0.07  accuracy 0.")
+            && random.stdout.lines().count() == 2,
+        "{random:?}"
+    );
 }
 
 #[test]
 fn reconstructions_are_pictures() {
     let dir = folder();
     let file = dir.path().join("grid.png");
-    for (flags, size) in [("--count 5", (5 * 64 + 4 * 2, 3 * 64 + 2 * 2)), ("--count 1 --split val", (64, 3 * 64 + 2 * 2))] {
-        let line = format!("reconstruct {} --device cpu {flags} --json --out {}", trained().display(), file.display());
+    for (flags, size) in [
+        ("--count 5", (5 * 64 + 4 * 2, 3 * 64 + 2 * 2)),
+        ("--count 1 --split val", (64, 3 * 64 + 2 * 2)),
+    ] {
+        let line = format!(
+            "reconstruct {} --device cpu {flags} --json --out {}",
+            trained().display(),
+            file.display()
+        );
         let value = sh(&line).ok().json();
         assert_eq!(png(&file), size);
         assert_eq!((&value["width"], &value["height"]), (&size.0.into(), &size.1.into()));
@@ -178,13 +279,25 @@ fn every_method_and_objective_trains() {
         assert_eq!(summary["train"]["kl"].is_number(), samples, "{summary}");
         // In file order nothing is held out.
         assert_eq!(summary["validation"].is_null(), flags.contains("--no-shuffle"), "{summary}");
-        assert_eq!(png(&out.join("images/reconstruction-000002.png")).1, rows * 64 + (rows - 1) * 2);
-        let tensors = Checkpoint::load(out.join("checkpoints/last.safetensors")).expect("a checkpoint").tensors;
-        match (samples, tensors.iter().find(|(k, _)| k.ends_with("log_scale") && !k.starts_with("optim."))) {
+        assert_eq!(
+            png(&out.join("images/reconstruction-000002.png")).1,
+            rows * 64 + (rows - 1) * 2
+        );
+        let tensors = Checkpoint::load(out.join("checkpoints/last.safetensors"))
+            .expect("a checkpoint")
+            .tensors;
+        match (
+            samples,
+            tensors.iter().find(|(k, _)| k.ends_with("log_scale") && !k.starts_with("optim.")),
+        ) {
             (false, None) => {}
             (true, Some((_, tensor))) => {
                 let given = if name == "aavae" { -1.0 } else { 0.0 };
-                assert_eq!(tensor.data != TensorData::F32(vec![given]), flags.contains("--learn"), "{name}: {tensor:?}");
+                assert_eq!(
+                    tensor.data != TensorData::F32(vec![given]),
+                    flags.contains("--learn"),
+                    "{name}: {tensor:?}"
+                );
             }
             (_, found) => panic!("{name}: {found:?}"),
         }
@@ -199,12 +312,20 @@ fn simclr_trains_resumes_and_is_evaluated() {
     let flags = "--method simclr --temperature 0.2 --log-every 2";
     let summary = pretrain(&straight, &format!("{flags} --max-steps 6"));
     for record in metrics(&straight) {
-        assert!((0.0..=1.0).contains(&record["contrastive_accuracy"].as_f64().expect("an accuracy")), "{record}");
+        assert!(
+            (0.0..=1.0).contains(&record["contrastive_accuracy"].as_f64().expect("an accuracy")),
+            "{record}"
+        );
         assert!(record["loss"].is_number() && record["kl"].is_null(), "{record}");
     }
     assert!(metrics(&straight).iter().any(|r| r["split"] == "val"));
     pretrain(&out, &format!("{flags} --max-steps 3"));
-    let resumed = sh(&format!("pretrain --device cpu --no-eval --resume --max-steps 6 --out {}", out.display())).ok().json();
+    let resumed = sh(&format!(
+        "pretrain --device cpu --no-eval --resume --max-steps 6 --out {}",
+        out.display()
+    ))
+    .ok()
+    .json();
     assert_eq!(digest(&resumed), digest(&summary));
     assert_eq!(metrics(&out), metrics(&straight));
     let config = fs::read_to_string(out.join("config.toml")).expect("a file");
@@ -212,12 +333,20 @@ fn simclr_trains_resumes_and_is_evaluated() {
     let other = pretrain(&dir.path().join("other"), "--method simclr --log-every 2 --max-steps 6");
     assert_ne!(digest(&other), digest(&summary), "the temperature counts");
 
-    let tensors = Checkpoint::load(out.join("checkpoints/last.safetensors")).expect("a checkpoint").tensors;
-    assert!(tensors.contains_key("projection.projection_head.3.weight") && !tensors.keys().any(|k| k.contains("decoder")));
+    let tensors =
+        Checkpoint::load(out.join("checkpoints/last.safetensors")).expect("a checkpoint").tensors;
+    assert!(
+        tensors.contains_key("projection.projection_head.3.weight")
+            && !tensors.keys().any(|k| k.contains("decoder"))
+    );
     // The original and six views; no reconstruction.
     assert_eq!(png(&out.join("images/augmentation.png")), (16 * 64 + 15 * 2, 7 * 64 + 6 * 2));
     assert_eq!(fs::read_dir(out.join("images")).expect("a folder").count(), 1);
-    let line = format!("reconstruct {} --device cpu --out {}", out.display(), dir.path().join("x.png").display());
+    let line = format!(
+        "reconstruct {} --device cpu --out {}",
+        out.display(),
+        dir.path().join("x.png").display()
+    );
     sh(&line).fails(1, &["a simclr model has no decoder"]).hints("aavae probe");
     let probe = sh(&format!("probe {} --device cpu --epochs 1 --json", out.display())).ok().json();
     assert!((0.0..=1.0).contains(&probe["accuracy"].as_f64().expect("an accuracy")), "{probe}");
@@ -232,13 +361,23 @@ fn a_seed_and_a_configuration_give_the_same_weights() {
     let first = digest(&pretrain(&path("a"), "--max-steps 3 --seed 18446744073709551615"));
     assert_eq!(first, digest(&pretrain(&path("b"), "--max-steps 3 --seed 18446744073709551615")));
     assert_ne!(first, digest(&pretrain(&path("c"), "--max-steps 3 --seed 1")));
-    let line = format!("pretrain --config {}/config.toml --device cpu --no-eval --out {}", path("a").display(), path("d").display());
+    let line = format!(
+        "pretrain --config {}/config.toml --device cpu --no-eval --out {}",
+        path("a").display(),
+        path("d").display()
+    );
     assert_eq!(first, digest(&sh(&line).ok().json()), "config.toml is the whole run");
-    assert_eq!(fs::read(path("a/config.toml")).expect("a file"), fs::read(path("d/config.toml")).expect("a file"));
+    assert_eq!(
+        fs::read(path("a/config.toml")).expect("a file"),
+        fs::read(path("d/config.toml")).expect("a file")
+    );
     assert_eq!(metrics(&path("a")), metrics(&path("d")));
     // A flag overrides the file, the file a preset's default.
-    let line =
-        format!("pretrain --config {}/config.toml --seed 1 --device cpu --no-eval --out {}", path("a").display(), path("e").display());
+    let line = format!(
+        "pretrain --config {}/config.toml --seed 1 --device cpu --no-eval --out {}",
+        path("a").display(),
+        path("e").display()
+    );
     assert_ne!(first, digest(&sh(&line).ok().json()));
 }
 
@@ -247,12 +386,14 @@ fn a_preset_is_where_flags_start() {
     let dir = folder();
     pretrain(dir.path(), "--preset quick --max-steps 1");
     let config = fs::read_to_string(dir.path().join("config.toml")).expect("a file");
-    for line in ["batch_size = 16", "warmup_epochs = 1", "log_every = 20", "learning_rate = 0.001"] {
+    for line in ["batch_size = 16", "warmup_epochs = 1", "log_every = 20", "learning_rate = 0.001"]
+    {
         assert!(config.lines().any(|l| l == line), "no `{line}` in {config}");
     }
 }
 
-/// The first step of the warm-up has learning rate 0: after it the weights are those that training started from.
+/// The first step of the warm-up has learning rate 0: after it the weights are those that training
+/// started from.
 #[test]
 fn a_run_starts_from_given_weights() {
     let dir = folder();
@@ -260,7 +401,11 @@ fn a_run_starts_from_given_weights() {
     let own = Checkpoint::load(&source).expect("a checkpoint");
     // As PyTorch writes them: no metadata, no moments, no counters.
     let foreign = dir.path().join("foreign.safetensors");
-    let kept: Vec<_> = own.tensors.iter().filter(|(k, _)| !k.starts_with("optim.") && !k.ends_with("num_batches_tracked")).collect();
+    let kept: Vec<_> = own
+        .tensors
+        .iter()
+        .filter(|(k, _)| !k.starts_with("optim.") && !k.ends_with("num_batches_tracked"))
+        .collect();
     let bytes: Vec<Vec<u8>> = kept
         .iter()
         .map(|(_, t)| match &t.data {
@@ -269,7 +414,11 @@ fn a_run_starts_from_given_weights() {
         })
         .collect();
     let views = kept.iter().zip(&bytes).map(|((name, t), b)| {
-        (name.as_str(), safetensors::tensor::TensorView::new(safetensors::Dtype::F32, t.shape.clone(), b).expect("a view"))
+        (
+            name.as_str(),
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, t.shape.clone(), b)
+                .expect("a view"),
+        )
     });
     safetensors::serialize_to_file(views, None, &foreign).expect("a file");
     for (name, from) in [("own", &source), ("foreign", &foreign)] {
@@ -289,20 +438,36 @@ fn a_run_starts_from_given_weights() {
 #[test]
 fn image_folders_train_and_embed_in_file_order() {
     let dir = folder();
-    let (data, out, file) = (dir.path().join("data"), dir.path().join("run"), dir.path().join("f.safetensors"));
+    let (data, out, file) =
+        (dir.path().join("data"), dir.path().join("run"), dir.path().join("f.safetensors"));
     image_folder(&data, 3, 12, 5);
-    let flags = format!("--device cpu --dataset folder --data-dir {} --width 8 --batch-size 8 --no-eval", data.display());
-    let summary = sh(&format!("pretrain {flags} --max-steps 3 --out {}", out.display())).ok().json();
+    let flags = format!(
+        "--device cpu --dataset folder --data-dir {} --width 8 --batch-size 8 --no-eval",
+        data.display()
+    );
+    let summary =
+        sh(&format!("pretrain {flags} --max-steps 3 --out {}", out.display())).ok().json();
     assert_eq!(summary["dataset"], "folder");
     let embed = |more: &str| {
-        let value = sh(&format!("embed {} --device cpu --json --out {} {more}", out.display(), file.display())).ok().json();
+        let value = sh(&format!(
+            "embed {} --device cpu --json --out {} {more}",
+            out.display(),
+            file.display()
+        ))
+        .ok()
+        .json();
         let tensors = Checkpoint::load(&file).expect("a file").tensors;
         assert_eq!(tensors.keys().collect::<Vec<_>>(), ["features", "labels"]);
-        let (TensorData::F32(features), TensorData::I64(labels)) = (&tensors["features"].data, &tensors["labels"].data) else {
+        let (TensorData::F32(features), TensorData::I64(labels)) =
+            (&tensors["features"].data, &tensors["labels"].data)
+        else {
             panic!("features are f32, labels i64")
         };
         let rows = labels.len();
-        assert_eq!((&tensors["features"].shape, &tensors["labels"].shape), (&vec![rows, 64], &vec![rows]));
+        assert_eq!(
+            (&tensors["features"].shape, &tensors["labels"].shape),
+            (&vec![rows, 64], &vec![rows])
+        );
         assert_eq!((&value["images"], &value["features"]), (&rows.into(), &64.into()));
         (features.clone(), labels.clone())
     };
@@ -311,7 +476,8 @@ fn image_folders_train_and_embed_in_file_order() {
     assert_eq!(labels, (0..36).map(|i| i / 12).collect::<Vec<i64>>());
     let (test, labels) = embed("--split test");
     assert_eq!(labels, (0..15).map(|i| i / 5).collect::<Vec<i64>>());
-    // Class 0's test images 0..5 are its training images 0..5, so their rows are equal: rows are where files are.
+    // Class 0's test images 0..5 are its training images 0..5, so their rows are equal: rows are
+    // where files are.
     assert_eq!(test[..5 * 64], all[..5 * 64]);
     assert_eq!(test[5 * 64..10 * 64], all[12 * 64..17 * 64]);
     assert_ne!(all[..64], all[64..128]);
@@ -326,43 +492,77 @@ fn image_folders_train_and_embed_in_file_order() {
 #[test]
 fn the_machine_is_described() {
     let devices = sh("devices --json").ok().json();
-    assert!(devices["auto"].is_string() && devices["why"].is_string() && devices["adapters"].is_array(), "{devices}");
+    assert!(
+        devices["auto"].is_string() && devices["why"].is_string() && devices["adapters"].is_array(),
+        "{devices}"
+    );
     let text = sh("devices").ok();
     assert!(text.stdout.contains("cpu: ") && text.stdout.contains("auto takes "), "{text:?}");
 
     let plan = sh("plan --device cpu --width 8 --batch-size 4 --json").ok().json();
     let steps = plan["steps"].as_array().expect("steps");
-    assert!(steps.len() > 100 && steps.iter().all(|s| s["kernels"].as_array().is_some_and(|k| !k.is_empty())), "{}", plan["summary"]);
-    assert!(plan["summary"]["peak_bytes"].as_u64() < plan["summary"]["peak_bytes_unaliased"].as_u64(), "{}", plan["summary"]);
+    assert!(
+        steps.len() > 100
+            && steps.iter().all(|s| s["kernels"].as_array().is_some_and(|k| !k.is_empty())),
+        "{}",
+        plan["summary"]
+    );
+    assert!(
+        plan["summary"]["peak_bytes"].as_u64() < plan["summary"]["peak_bytes_unaliased"].as_u64(),
+        "{}",
+        plan["summary"]
+    );
     let text = sh("plan --device cpu --width 8 --batch-size 4").ok();
     assert!(text.stdout.contains("peak memory"), "{text:?}");
     let kernel = steps[0]["kernels"][0]["file"].as_str().expect("a file").to_owned();
     let wgsl = sh(&format!("plan --device cpu --width 8 --batch-size 4 --kernel {kernel}")).ok();
     assert!(wgsl.stdout.contains("@compute"), "{wgsl:?}");
-    let two = sh("plan --device cpu --width 8 --batch-size 4 --accumulate 3 --optimizer lamb --json").ok().json();
-    let names = |steps: &serde_json::Value| steps.as_array().expect("steps").iter().map(|s| s["op"].clone()).collect::<Vec<_>>();
+    let two =
+        sh("plan --device cpu --width 8 --batch-size 4 --accumulate 3 --optimizer lamb --json")
+            .ok()
+            .json();
+    let names = |steps: &serde_json::Value| {
+        steps.as_array().expect("steps").iter().map(|s| s["op"].clone()).collect::<Vec<_>>()
+    };
     let update = names(&two["update"]["steps"]);
-    assert!(update.contains(&"lamb".into()) && update.last() == Some(&"record".into()), "{update:?}");
+    assert!(
+        update.contains(&"lamb".into()) && update.last() == Some(&"record".into()),
+        "{update:?}"
+    );
     let steps = names(&two["steps"]);
     assert_eq!(steps.iter().filter(|op| **op == "accumulate").count(), 2, "{steps:?}");
     assert!(!steps.contains(&"adam".into()) && steps.last() == Some(&"record".into()), "{steps:?}");
     // The whole run: more than both, since it validates and draws, and its parts are its sum.
     let run = &two["pretrain"];
-    let parts: u64 = run["plans"].as_object().expect("plans").values().filter_map(serde_json::Value::as_u64).sum();
+    let parts: u64 = run["plans"]
+        .as_object()
+        .expect("plans")
+        .values()
+        .filter_map(serde_json::Value::as_u64)
+        .sum();
     let whole = run["bytes"].as_u64().expect("bytes");
-    assert_eq!(whole, parts + run["state"].as_u64().expect("bytes") + run["device"].as_u64().expect("bytes"));
+    assert_eq!(
+        whole,
+        parts + run["state"].as_u64().expect("bytes") + run["device"].as_u64().expect("bytes")
+    );
     let kinds: Vec<_> = run["plans"].as_object().expect("plans").keys().cloned().collect();
     assert_eq!(kinds, ["figures", "importance", "train", "update", "validation"]);
     assert!(whole > two["peak_bytes"].as_u64().expect("bytes"), "{run}");
     // The gradient's sum counts, and what both plans use only once.
     let bytes = |value: &serde_json::Value| value["summary"]["peak_bytes"].as_u64().expect("bytes");
     let peak = two["peak_bytes"].as_u64().expect("bytes");
-    assert!(bytes(&plan) < peak && bytes(&two) < peak && peak < bytes(&two) + bytes(&two["update"]), "{peak}");
+    assert!(
+        bytes(&plan) < peak && bytes(&two) < peak && peak < bytes(&two) + bytes(&two["update"]),
+        "{peak}"
+    );
     let text = sh("plan --device cpu --width 8 --batch-size 4 --accumulate 3").ok();
     assert!(text.stdout.contains("plan train") && text.stdout.contains("plan update"), "{text:?}");
     let lines: Vec<_> = text.stdout.trim_end().lines().rev().take(2).collect();
     assert!(lines[1].starts_with("3 x train, then update: peak memory "), "{text:?}");
-    assert!(lines[0].starts_with("pretrain holds at most ") && lines[0].contains("validation "), "{text:?}");
+    assert!(
+        lines[0].starts_with("pretrain holds at most ") && lines[0].contains("validation "),
+        "{text:?}"
+    );
     sh("plan --device cpu --kernel nonsense").fails(1, &["`nonsense`"]).hints("aavae plan");
 
     let check = sh("check --device cpu --only relu --json").ok().json();
@@ -370,10 +570,16 @@ fn the_machine_is_described() {
     assert!(sh("check --device cpu --only relu").ok().stdout.contains(" passed, 0 failed on cpu"));
     sh("check --device cpu --only nonsense").fails(2, &["`nonsense`"]);
 
-    let bench = sh("bench --device cpu --width 8 --batch-size 4 --steps 2 --step --op --json").ok().json();
+    let bench =
+        sh("bench --device cpu --width 8 --batch-size 4 --steps 2 --step --op --json").ok().json();
     assert!(bench["step"]["images_per_second"].as_f64() > Some(0.0), "{bench}");
     assert_eq!(bench["step"]["allocated_bytes"], bench["step"]["planned_bytes"]);
-    assert!(bench["ops"].as_array().is_some_and(|rows| rows.len() > 20 && rows.iter().all(|r| r["gflops"].is_number())), "{bench}");
+    assert!(
+        bench["ops"]
+            .as_array()
+            .is_some_and(|rows| rows.len() > 20 && rows.iter().all(|r| r["gflops"].is_number())),
+        "{bench}"
+    );
     let text = sh("bench --device cpu --width 8 --batch-size 4 --steps 2").ok();
     assert!(text.stdout.contains("images/s"), "{text:?}");
 }
@@ -386,12 +592,15 @@ fn samples_are_as_many_as_asked_for() {
     image_folder(&data, 2, 40, 4);
     let log_px = |name: &str, more: &str| {
         let summary = measured(&data, &dir.path().join(name), &format!("--max-steps 2 {more}"));
-        summary["evaluation"]["log_px"].as_f64().unwrap_or_else(|| panic!("no likelihood: {summary}"))
+        summary["evaluation"]["log_px"]
+            .as_f64()
+            .unwrap_or_else(|| panic!("no likelihood: {summary}"))
     };
     // The batch is 8.
     let default = log_px("default", "");
     assert_eq!(default, log_px("sixteen", "--importance-samples 16"));
-    let [few, many] = [("few", 8), ("many", 40)].map(|(name, k)| log_px(name, &format!("--importance-samples {k}")));
+    let [few, many] = [("few", 8), ("many", 40)]
+        .map(|(name, k)| log_px(name, &format!("--importance-samples {k}")));
     // More samples bound it from below more tightly, and the noise of the first ones is the same.
     assert!(few < default && default < many, "{few} {default} {many}");
 }
@@ -406,6 +615,10 @@ fn drivers_keep_quiet() {
             command.env("XDG_RUNTIME_DIR", dir);
         }
         let out = command.output().expect("the binary starts");
-        assert!(out.status.success() && out.stderr.is_empty(), "{runtime_dir:?}: {}", String::from_utf8_lossy(&out.stderr));
+        assert!(
+            out.status.success() && out.stderr.is_empty(),
+            "{runtime_dir:?}: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
     }
 }

@@ -6,7 +6,10 @@ use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use crate::support::{TINY, command, copy, digest, folder, image_folder, leftovers, metrics, pretrain, run, sh, spawn, trained};
+use crate::support::{
+    TINY, command, copy, digest, folder, image_folder, leftovers, metrics, pretrain, run, sh,
+    spawn, trained,
+};
 
 fn wait_for(path: &Path) {
     let start = Instant::now();
@@ -55,10 +58,17 @@ fn a_run_folder_belongs_to_one_process() {
     // To look at it is no work.
     sh(&format!("watch --once {}", out.display())).ok();
     kill(child);
-    assert_eq!(fs::read_to_string(out.join(".lock")).expect("a file"), format!("{}\n", holder[8..].replace(['(', ')'], "")));
+    assert_eq!(
+        fs::read_to_string(out.join(".lock")).expect("a file"),
+        format!("{}\n", holder[8..].replace(['(', ')'], ""))
+    );
     // A killed process holds nothing.
     let steps = metrics(&out).last().expect("records")["step"].as_u64().expect("a step") + 2;
-    sh(&format!("pretrain {TINY} --no-eval --resume --max-steps {steps} --out {} --epochs 10000", out.display())).ok();
+    sh(&format!(
+        "pretrain {TINY} --no-eval --resume --max-steps {steps} --out {} --epochs 10000",
+        out.display()
+    ))
+    .ok();
     assert_eq!(leftovers(&out), Vec::<String>::new());
 }
 
@@ -66,13 +76,21 @@ fn a_run_folder_belongs_to_one_process() {
 fn a_grid_belongs_to_one_process() {
     let dir = folder();
     let out = dir.path().join("grid");
-    let line = format!("reproduce fig3 --device cpu --limit-train 256 --max-steps 5000 --only beta-0 --out {}", out.display());
+    let line = format!(
+        "reproduce fig3 --device cpu --limit-train 256 --max-steps 5000 --only beta-0 --out {}",
+        out.display()
+    );
     let child = spawn(&line);
     wait_for(&out.join("beta-0-s0/metrics.jsonl"));
     let holder = format!("process {} (aavae reproduce)", child.id());
-    sh(&line).fails(1, &["another process works in", "grid", &holder]).hints("wait until it has ended");
+    sh(&line)
+        .fails(1, &["another process works in", "grid", &holder])
+        .hints("wait until it has ended");
     // Its runs are its own too.
-    let inner = format!("pretrain --device cpu --no-eval --resume --out {}", out.join("beta-0-s0").display());
+    let inner = format!(
+        "pretrain --device cpu --no-eval --resume --out {}",
+        out.join("beta-0-s0").display()
+    );
     sh(&inner).fails(1, &["another process works in", "beta-0-s0", &holder]);
     // To look at it is no work.
     sh(&format!("{line} --dry-run")).ok();
@@ -85,7 +103,15 @@ fn a_grid_belongs_to_one_process() {
 fn what_is_there_stays() {
     let dir = folder();
     let event = "events.out.tfevents.1700000000.aavae";
-    for name in ["config.toml", "metrics.jsonl", "train.log", "summary.json", event, "checkpoints/", "images/"] {
+    for name in [
+        "config.toml",
+        "metrics.jsonl",
+        "train.log",
+        "summary.json",
+        event,
+        "checkpoints/",
+        "images/",
+    ] {
         let out = dir.path().join("run");
         let path = out.join(name);
         match name.strip_suffix('/') {
@@ -96,16 +122,24 @@ fn what_is_there_stays() {
             }
         }
         let before = contents(&out);
-        let line = |more: &str| sh(&format!("pretrain {TINY} --no-eval --max-steps 1 --out {} {more}", out.display()));
-        line("").fails(1, &["already holds a run: ", name.trim_end_matches('/')]).hints("--overwrite");
+        let line = |more: &str| {
+            sh(&format!("pretrain {TINY} --no-eval --max-steps 1 --out {} {more}", out.display()))
+        };
+        line("")
+            .fails(1, &["already holds a run: ", name.trim_end_matches('/')])
+            .hints("--overwrite");
         if name == "config.toml" {
             line("--resume").fails(1, &["config.toml, line 1"]);
         } else {
-            line("--resume").fails(1, &["holds a run without checkpoints", name.trim_end_matches('/')]).hints("--overwrite");
+            line("--resume")
+                .fails(1, &["holds a run without checkpoints", name.trim_end_matches('/')])
+                .hints("--overwrite");
         }
         // What has the name of a run's file and is none is not removed either.
         if name.contains('.') && name != event {
-            line("--overwrite").fails(1, &[name, "is no file of a run; nothing was removed"]).hints("move it away");
+            line("--overwrite")
+                .fails(1, &[name, "is no file of a run; nothing was removed"])
+                .hints("move it away");
         }
         assert_eq!(contents(&out), before, "{name}");
         fs::remove_dir_all(&out).expect("gone");
@@ -117,31 +151,46 @@ fn overwriting_removes_a_run_and_nothing_else() {
     let dir = folder();
     let out = dir.path().join("run");
     copy(trained(), &out);
-    let theirs = ["thesis.txt", "checkpoints/best.safetensors", "images/holiday.png", "events.out.tfevents.1.other"];
+    let theirs = [
+        "thesis.txt",
+        "checkpoints/best.safetensors",
+        "images/holiday.png",
+        "events.out.tfevents.1.other",
+    ];
     for name in theirs {
         fs::write(out.join(name), "mine").expect("a file");
     }
     let before = contents(&out);
     let line = format!("pretrain {TINY} --no-eval --out {} --overwrite", out.display());
     // A mistake that is found before the first step removes nothing.
-    for more in ["--dataset folder --data-dir nowhere", "--init-from nothing", "--max-steps 1 --resume"] {
+    for more in
+        ["--dataset folder --data-dir nowhere", "--init-from nothing", "--max-steps 1 --resume"]
+    {
         assert_ne!(sh(&format!("{line} {more}")).code, Some(0), "{more}");
         assert_eq!(contents(&out), before, "{more}");
     }
     let summary = sh(&format!("{line} --max-steps 2 --seed 3")).ok().json();
-    assert_eq!(digest(&summary), digest(&pretrain(&dir.path().join("new"), "--max-steps 2 --seed 3")));
+    assert_eq!(
+        digest(&summary),
+        digest(&pretrain(&dir.path().join("new"), "--max-steps 2 --seed 3"))
+    );
     assert_eq!(metrics(&out), metrics(&dir.path().join("new")));
     let (after, new) = (contents(&out), contents(&dir.path().join("new")));
     let names = |files: &BTreeMap<String, Vec<u8>>| {
-        let named = files.keys().filter(|name| !theirs.contains(&name.as_str()) && !name.starts_with("events."));
+        let named = files
+            .keys()
+            .filter(|name| !theirs.contains(&name.as_str()) && !name.starts_with("events."));
         named.cloned().collect::<Vec<_>>()
     };
     assert_eq!(names(&after), names(&new), "the folder of a new run");
     assert!(theirs.iter().all(|name| after[*name] == b"mine"), "{:?}", after.keys());
     // The curves of the old run are gone; an empty file is left for a TensorBoard that reads on
     // from it.
-    let events: Vec<usize> =
-        after.iter().filter(|(name, _)| name.starts_with("events.") && name.ends_with(".aavae")).map(|(_, bytes)| bytes.len()).collect();
+    let events: Vec<usize> = after
+        .iter()
+        .filter(|(name, _)| name.starts_with("events.") && name.ends_with(".aavae"))
+        .map(|(_, bytes)| bytes.len())
+        .collect();
     assert!(events.len() == 2 && events[0] == 0 && events[1] > 0, "{events:?}");
     let log = String::from_utf8_lossy(&after["train.log"]).into_owned();
     assert!(!log.contains("step 5/5"), "{log}");
@@ -154,8 +203,12 @@ fn a_run_without_its_checkpoints_is_not_begun_again() {
     copy(trained(), &out);
     fs::remove_dir_all(out.join("checkpoints")).expect("gone");
     let before = contents(&out);
-    let line = |more: &str| sh(&format!("pretrain {TINY} --no-eval --max-steps 9 --out {} {more}", out.display()));
-    line("--resume").fails(1, &["holds a run without checkpoints", "metrics.jsonl"]).hints("bring `checkpoints/` back");
+    let line = |more: &str| {
+        sh(&format!("pretrain {TINY} --no-eval --max-steps 9 --out {} {more}", out.display()))
+    };
+    line("--resume")
+        .fails(1, &["holds a run without checkpoints", "metrics.jsonl"])
+        .hints("bring `checkpoints/` back");
     line("").fails(1, &["already holds a run", "config.toml"]);
     assert_eq!(contents(&out), before);
     // An empty folder of checkpoints is as good as none.
@@ -175,9 +228,13 @@ fn outputs_stay_out_of_the_data() {
     let flags = format!("--device cpu --dataset folder --data-dir {}", data.display());
     for inside in ["train", "train/class0", "test/run", "train/../test/x/y"] {
         let out = data.join(inside);
-        let line = format!("pretrain {flags} --width 8 --batch-size 8 --max-steps 1 --no-eval --out {}", out.display());
+        let line = format!(
+            "pretrain {flags} --width 8 --batch-size 8 --max-steps 1 --no-eval --out {}",
+            out.display()
+        );
         sh(&line).fails(1, &["lies in", "classes of the data set"]).hints("outside the data");
-        sh(&format!("reproduce fig3 {flags} --out {}", out.display())).fails(1, &["lies in", "classes of the data set"]);
+        sh(&format!("reproduce fig3 {flags} --out {}", out.display()))
+            .fails(1, &["lies in", "classes of the data set"]);
         assert_eq!(contents(&data), before, "{inside}");
     }
     // By way of a link as well; beside the splits nothing is read.
@@ -185,12 +242,19 @@ fn outputs_stay_out_of_the_data() {
     {
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(data.join("train"), &link).expect("a link");
-        let line = format!("pretrain {flags} --width 8 --batch-size 8 --max-steps 1 --no-eval --out {}/run", link.display());
+        let line = format!(
+            "pretrain {flags} --width 8 --batch-size 8 --max-steps 1 --no-eval --out {}/run",
+            link.display()
+        );
         sh(&line).fails(1, &["lies in", "classes of the data set"]);
         assert_eq!(contents(&data), before);
     }
     let beside = data.join("runs/a");
-    sh(&format!("pretrain {flags} --width 8 --batch-size 8 --max-steps 1 --no-eval --out {}", beside.display())).ok();
+    sh(&format!(
+        "pretrain {flags} --width 8 --batch-size 8 --max-steps 1 --no-eval --out {}",
+        beside.display()
+    ))
+    .ok();
 }
 
 #[test]
@@ -207,7 +271,9 @@ fn a_tilde_that_the_shell_left() {
     for line in lines {
         let mut command = command(line);
         let output = command.current_dir(dir.path()).output().expect("the binary starts");
-        crate::support::Ran::new(line.join(" "), output).fails(1, &["cannot create `~/", "the shell did not expand `~`"]).hints("$HOME/");
+        crate::support::Ran::new(line.join(" "), output)
+            .fails(1, &["cannot create `~/", "the shell did not expand `~`"])
+            .hints("$HOME/");
         assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 0, "{line:?}");
     }
 }
@@ -220,9 +286,20 @@ fn a_run_that_does_not_begin_leaves_no_folder() {
     fs::create_dir(&own).expect("a folder");
     for out in [&own, &new] {
         let at = out.to_str().expect("text");
-        let data = ["pretrain", "--device", "cpu", "--dataset", "folder", "--data-dir", "nowhere", "--out", at];
+        let data = [
+            "pretrain",
+            "--device",
+            "cpu",
+            "--dataset",
+            "folder",
+            "--data-dir",
+            "nowhere",
+            "--out",
+            at,
+        ];
         run(&data).fails(1, &["nowhere"]);
-        sh(&format!("pretrain {TINY} --init-from nothing --out {at}")).fails(1, &["no checkpoint at `nothing`"]);
+        sh(&format!("pretrain {TINY} --init-from nothing --out {at}"))
+            .fails(1, &["no checkpoint at `nothing`"]);
     }
     let resume = ["pretrain", "--device", "cpu", "--resume", "--out", new.to_str().expect("text")];
     run(&resume).fails(1, &["holds no run to resume"]);

@@ -6,7 +6,9 @@ use std::path::Path;
 use aavae::train::checkpoint::Checkpoint;
 use aavae::train::config::{RunConfig, flag};
 
-use crate::support::{Ran, TINY, copy, digest, folder, image_folder, metrics, pretrain, sh, trained};
+use crate::support::{
+    Ran, TINY, copy, digest, folder, image_folder, metrics, pretrain, sh, trained,
+};
 
 fn resume(out: &Path, more: &str) -> Ran {
     sh(&format!("pretrain --device cpu --no-eval --resume --out {} {more}", out.display()))
@@ -43,11 +45,18 @@ fn edited_settings_are_found() {
         ("limit_train = 64", "limit_train = 32", "limit_train", "32", "64"),
         // A key that is gone has today's default.
         ("width = 8\n", "", "width", "64", "8"),
-        ("dataset = \"shapes\"", "dataset = \"folder\"\ndata_dir = \"x\"", "dataset", "\"folder\"", "\"shapes\""),
+        (
+            "dataset = \"shapes\"",
+            "dataset = \"folder\"\ndata_dir = \"x\"",
+            "dataset",
+            "\"folder\"",
+            "\"shapes\"",
+        ),
     ] {
         edit(&out, from, to);
         let says = format!("error: {key} is {here} in ");
-        let ran = resume(&out, "--max-steps 9").fails(1, &[&says, "config.toml", &format!("but {there} in "), "last.safetensors"]);
+        let ran = resume(&out, "--max-steps 9")
+            .fails(1, &[&says, "config.toml", &format!("but {there} in "), "last.safetensors"]);
         // The hint names all that may change.
         for key in RunConfig::MAY_CHANGE {
             assert!(ran.stderr.contains(&flag(key)), "no {key}: {ran:?}");
@@ -70,7 +79,8 @@ fn a_lost_configuration_is_that_of_the_checkpoint() {
     copy(trained(), &out);
     let before = fs::read_to_string(out.join("config.toml")).expect("a file");
     fs::remove_file(out.join("config.toml")).expect("gone");
-    resume(&out, "--width 16").fails(1, &["error: --width is 16 here, but 8 in ", "last.safetensors"]);
+    resume(&out, "--width 16")
+        .fails(1, &["error: --width is 16 here, but 8 in ", "last.safetensors"]);
     resume(&out, "").ok();
     assert_eq!(fs::read_to_string(out.join("config.toml")).expect("a file"), before);
 }
@@ -80,11 +90,16 @@ fn other_images_and_labels_are_found() {
     let dir = folder();
     let (data, out) = (dir.path().join("data"), dir.path().join("run"));
     image_folder(&data, 2, 20, 4);
-    let flags = format!("--dataset folder --data-dir {} --width 8 --batch-size 8 --importance-samples 0", data.display());
-    sh(&format!("pretrain --device cpu --no-eval {flags} --max-steps 3 --out {}", out.display())).ok();
+    let flags = format!(
+        "--dataset folder --data-dir {} --width 8 --batch-size 8 --importance-samples 0",
+        data.display()
+    );
+    sh(&format!("pretrain --device cpu --no-eval {flags} --max-steps 3 --out {}", out.display()))
+        .ok();
     let before = fs::read(out.join("metrics.jsonl")).expect("a file");
     let refused = |what: &str| {
-        let ran = resume(&out, "--max-steps 6").fails(1, &["the images or labels of `folder` are not those that", "last.safetensors"]);
+        let ran = resume(&out, "--max-steps 6")
+            .fails(1, &["the images or labels of `folder` are not those that", "last.safetensors"]);
         ran.hints("--data-dir");
         assert_eq!(fs::read(out.join("metrics.jsonl")).expect("a file"), before, "{what}");
     };
@@ -117,7 +132,8 @@ fn another_device_is_asked_for() {
     resume(&out, "--max-steps 7 --allow-device-change").ok();
     // From there on it is a run of this device.
     resume(&out, "--max-steps 8").ok();
-    sh(&format!("pretrain {TINY} --allow-device-change --out {}/x", dir.path().display())).fails(2, &["required arguments"]);
+    sh(&format!("pretrain {TINY} --allow-device-change --out {}/x", dir.path().display()))
+        .fails(2, &["required arguments"]);
 }
 
 #[test]

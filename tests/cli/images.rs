@@ -1,4 +1,5 @@
-//! Folders of images as people have them, and what is said of them; what features and weights are of.
+//! Folders of images as people have them, and what is said of them; what features and weights are
+//! of.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +18,9 @@ fn a_jpeg_that_was_cut_is_named() {
     let dir = folder();
     let (data, out) = (dir.path().join("data"), dir.path().join("run"));
     image_folder(&data, 2, 4, 4);
-    let picture = image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([x as u8 * 4, y as u8 * 4, (x * y) as u8]));
+    let picture = image::RgbImage::from_fn(64, 64, |x, y| {
+        image::Rgb([x as u8 * 4, y as u8 * 4, (x * y) as u8])
+    });
     let path = data.join("train/class0/photo.jpg");
     picture.save(&path).expect("a JPEG");
     let whole = fs::read(&path).expect("a file");
@@ -25,7 +28,9 @@ fn a_jpeg_that_was_cut_is_named() {
     for part in [5, 50, 95] {
         fs::write(&path, &whole[..whole.len() * part / 100]).expect("a file");
         let again = dir.path().join(format!("run{part}"));
-        train(&data, &again, "--no-shuffle").fails(1, &["cannot decode", "photo.jpg"]).hints("replace or remove");
+        train(&data, &again, "--no-shuffle")
+            .fails(1, &["cannot decode", "photo.jpg"])
+            .hints("replace or remove");
     }
 }
 
@@ -37,9 +42,11 @@ fn what_is_not_read_is_said_once() {
     fs::create_dir_all(data.join("train/class0/deeper")).expect("a folder");
     fs::write(data.join("train/class1/x.gif"), "GIF").expect("a file");
     for ran in [train(&data, &out, "").ok(), sh(&format!("knn {} --device cpu", out.display()))] {
-        let lines: Vec<&str> = ran.stderr.lines().filter(|line| line.contains("not read")).collect();
+        let lines: Vec<&str> =
+            ran.stderr.lines().filter(|line| line.contains("not read")).collect();
         assert_eq!(lines.len(), 1, "{ran:?}");
-        for part in ["note: ", "1 folder (train/class0/deeper)", "1 .gif file (train/class1/x.gif)"] {
+        for part in ["note: ", "1 folder (train/class0/deeper)", "1 .gif file (train/class1/x.gif)"]
+        {
             assert!(lines[0].contains(part), "no `{part}`: {ran:?}");
         }
     }
@@ -69,7 +76,8 @@ fn features_say_what_they_are_of() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     let dir = folder();
-    let (data, out, file) = (dir.path().join("data"), dir.path().join("run"), dir.path().join("f.safetensors"));
+    let (data, out, file) =
+        (dir.path().join("data"), dir.path().join("run"), dir.path().join("f.safetensors"));
     image_folder(&data, 2, 12, 3);
     for split in ["train", "test"] {
         let odd = data.join(split).join(OsStr::from_bytes(b"na\xefve \"x\""));
@@ -79,8 +87,12 @@ fn features_say_what_they_are_of() {
     sh(&format!("embed {} --device cpu --out {}", out.display(), file.display())).ok();
     let meta = Checkpoint::load(&file).expect("a file").meta;
     assert_eq!(meta["classes"], r#"["class0","na\udcefve \"x\""]"#);
-    let files = ["class0", r#"na\udcefve \"x\""#].map(|class| (0..3).map(move |i| format!(r#""test/{class}/{i:03}.png""#)));
-    assert_eq!(meta["files"], format!("[{}]", files.into_iter().flatten().collect::<Vec<_>>().join(",")));
+    let files = ["class0", r#"na\udcefve \"x\""#]
+        .map(|class| (0..3).map(move |i| format!(r#""test/{class}/{i:03}.png""#)));
+    assert_eq!(
+        meta["files"],
+        format!("[{}]", files.into_iter().flatten().collect::<Vec<_>>().join(","))
+    );
     let script = "import json, os, struct, sys
 raw = open(sys.argv[1], 'rb').read()
 meta = json.loads(raw[8:8 + struct.unpack('<Q', raw[:8])[0]])['__metadata__']
@@ -88,7 +100,8 @@ assert os.fsencode(json.loads(meta['classes'])[1]) == b'na\\xefve \"x\"'
 for name in json.loads(meta['files']):
     assert open(os.path.join(sys.argv[2], name), 'rb').read(4) == b'\\x89PNG'
 ";
-    let python = std::process::Command::new("python3").arg("-c").arg(script).arg(&file).arg(&data).output();
+    let python =
+        std::process::Command::new("python3").arg("-c").arg(script).arg(&file).arg(&data).output();
     match python {
         Ok(ran) => assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr)),
         Err(error) => assert!(std::env::var_os("REQUIRE_PYTHON").is_none(), "{error}"),
@@ -108,9 +121,13 @@ fn a_path_that_is_no_text_is_named() {
     let data = dir.path().join(OsStr::from_bytes(b"da\xffta"));
     image_folder(&data, 2, 8, 4);
     let out = dir.path().join("run");
-    let line = format!("pretrain --device cpu --width 8 --batch-size 8 --dataset folder --out {}", out.display());
+    let line = format!(
+        "pretrain --device cpu --width 8 --batch-size 8 --dataset folder --out {}",
+        out.display()
+    );
     let mut command = crate::support::command(&line.split(' ').collect::<Vec<_>>());
-    let ran = Ran::new(line, command.arg("--data-dir").arg(&data).output().expect("the binary starts"));
+    let ran =
+        Ran::new(line, command.arg("--data-dir").arg(&data).output().expect("the binary starts"));
     ran.fails(2, &[r"--data-dir", r"da\xffta", "not UTF-8"]);
     assert!(!out.exists());
 }
@@ -119,7 +136,8 @@ fn a_path_that_is_no_text_is_named() {
 #[test]
 fn weights_of_other_programs() {
     let dir = folder();
-    let own = Checkpoint::load(trained().join("checkpoints/last.safetensors")).expect("a checkpoint");
+    let own =
+        Checkpoint::load(trained().join("checkpoints/last.safetensors")).expect("a checkpoint");
     let write = |name: &str, prefix: &str| {
         let named = own.tensors.iter().filter(|(name, _)| !name.starts_with("optim."));
         let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = named
@@ -133,45 +151,77 @@ fn weights_of_other_programs() {
             .collect();
         assert!(tensors.len() > 100);
         let views = tensors.iter().map(|(name, shape, bytes)| {
-            let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
+            let view =
+                safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
             (name.clone(), view.expect("a view"))
         });
         let path = dir.path().join(name);
         safetensors::serialize_to_file(views, None, &path).expect("a file");
         path
     };
-    let knn = |path: &Path| sh(&format!("knn {} --device cpu --dataset shapes --limit-train 64 --json", path.display()));
+    let knn = |path: &Path| {
+        sh(&format!("knn {} --device cpu --dataset shapes --limit-train 64 --json", path.display()))
+    };
     let expected = sh(&format!("knn {} --device cpu --json", trained().display())).ok().json();
-    for (name, prefix) in
-        [("bare", ""), ("parallel", "module."), ("compiled", "_orig_mod."), ("lightning", "model."), ("both", "module._orig_mod.")]
-    {
+    for (name, prefix) in [
+        ("bare", ""),
+        ("parallel", "module."),
+        ("compiled", "_orig_mod."),
+        ("lightning", "model."),
+        ("both", "module._orig_mod."),
+    ] {
         let path = write(&format!("{name}.safetensors"), prefix);
         let ran = knn(&path).ok();
         assert_eq!(ran.json()["knn"], expected["knn"], "{name}: {ran:?}");
-        assert!(ran.stderr.contains("do not say of which network") && ran.stderr.contains("k = 200"), "{ran:?}");
-        assert_eq!(ran.stderr.contains(&format!("began with `{prefix}`")), !prefix.is_empty(), "{ran:?}");
+        assert!(
+            ran.stderr.contains("do not say of which network") && ran.stderr.contains("k = 200"),
+            "{ran:?}"
+        );
+        assert_eq!(
+            ran.stderr.contains(&format!("began with `{prefix}`")),
+            !prefix.is_empty(),
+            "{ran:?}"
+        );
         let out = dir.path().join(name);
-        let log = sh(&format!("pretrain {TINY} --max-steps 1 --no-eval --out {} --init-from {}", out.display(), path.display())).ok();
-        assert_eq!(log.stderr.contains(&format!("began with `{prefix}`")), !prefix.is_empty(), "{log:?}");
+        let log = sh(&format!(
+            "pretrain {TINY} --max-steps 1 --no-eval --out {} --init-from {}",
+            out.display(),
+            path.display()
+        ))
+        .ok();
+        assert_eq!(
+            log.stderr.contains(&format!("began with `{prefix}`")),
+            !prefix.is_empty(),
+            "{log:?}"
+        );
     }
     let other = write("other.safetensors", "backbone.");
     let out = dir.path().join("run");
     knn(&other).fails(1, &["other.safetensors", "begin with `backbone.`"]);
-    sh(&format!("pretrain {TINY} --out {} --init-from {}", out.display(), other.display())).fails(1, &["begin with `backbone.`"]);
-    sh(&format!("import {} --out {}", other.display(), out.display())).fails(1, &["begin with `backbone.`"]);
+    sh(&format!("pretrain {TINY} --out {} --init-from {}", out.display(), other.display()))
+        .fails(1, &["begin with `backbone.`"]);
+    sh(&format!("import {} --out {}", other.display(), out.display()))
+        .fails(1, &["begin with `backbone.`"]);
 
-    for (name, bytes) in
-        [("a.pth", &b"PK\x03\x04\x00\x00\x08\x08\x00\x00"[..]), ("old.ckpt", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.")]
-    {
+    for (name, bytes) in [
+        ("a.pth", &b"PK\x03\x04\x00\x00\x08\x08\x00\x00"[..]),
+        ("old.ckpt", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."),
+    ] {
         let path = dir.path().join(name);
         fs::write(&path, bytes).expect("a file");
-        for line in [format!("knn {}", path.display()), format!("import {} --out {}", path.display(), out.display())] {
+        for line in [
+            format!("knn {}", path.display()),
+            format!("import {} --out {}", path.display(), out.display()),
+        ] {
             let ran = sh(&line).fails(1, &[name, "PyTorch's own format"]);
-            for part in ["import torch, safetensors.torch", "torch.load(", "safetensors.torch.save_file("] {
+            for part in
+                ["import torch, safetensors.torch", "torch.load(", "safetensors.torch.save_file("]
+            {
                 assert!(ran.stderr.contains(part), "no `{part}`: {ran:?}");
             }
         }
-        sh(&format!("pretrain {TINY} --out {} --init-from {}", out.display(), path.display())).fails(1, &["PyTorch's own format"]);
+        sh(&format!("pretrain {TINY} --out {} --init-from {}", out.display(), path.display()))
+            .fails(1, &["PyTorch's own format"]);
     }
 }
 
@@ -181,13 +231,18 @@ fn one_labelled_image_is_too_few() {
     let dir = folder();
     let files = [("unlabeled", 40), ("train", 1), ("test", 3)];
     for (part, images) in files {
-        fs::write(dir.path().join(format!("{part}_X.bin")), vec![7; images * 27_648]).expect("a file");
+        fs::write(dir.path().join(format!("{part}_X.bin")), vec![7; images * 27_648])
+            .expect("a file");
         fs::write(dir.path().join(format!("{part}_y.bin")), vec![1; images]).expect("a file");
     }
     let out = dir.path().join("run");
-    let flags = "--device cpu --width 8 --batch-size 4 --max-steps 1 --dataset stl10 --importance-samples 0";
-    let line = format!("pretrain {flags} --data-dir {} --out {}", dir.path().display(), out.display());
-    sh(&line).fails(1, &["the probe needs 2 labelled training images, there are 1"]).hints("--no-eval");
+    let flags = "--device cpu --width 8 --batch-size 4 --max-steps 1 --dataset stl10 \
+        --importance-samples 0";
+    let line =
+        format!("pretrain {flags} --data-dir {} --out {}", dir.path().display(), out.display());
+    sh(&line)
+        .fails(1, &["the probe needs 2 labelled training images, there are 1"])
+        .hints("--no-eval");
     assert!(!out.exists());
     sh(&format!("{line} --no-eval")).ok();
     sh(&format!("probe {} --device cpu --epochs 1", out.display())).fails(1, &["1 images"]);
@@ -199,16 +254,21 @@ fn strangers_among_runs_are_skipped() {
     let stray = dir.path().join("notes.txt");
     fs::write(&stray, "x").expect("a file");
     fs::create_dir(dir.path().join("empty")).expect("a folder");
-    let (run_dir, stray, empty) = (trained().display().to_string(), stray.display().to_string(), dir.path().join("empty"));
+    let (run_dir, stray, empty) =
+        (trained().display().to_string(), stray.display().to_string(), dir.path().join("empty"));
     let ran = run(&["compare", &stray, &run_dir, &empty.display().to_string(), "--json"]).ok();
     assert_eq!(ran.json()["runs"].as_array().map(Vec::len), Some(1));
     for name in ["notes.txt", "empty"] {
-        assert!(ran.stderr.lines().any(|l| l.starts_with("skipped: ") && l.contains(name)), "{name}: {ran:?}");
+        assert!(
+            ran.stderr.lines().any(|l| l.starts_with("skipped: ") && l.contains(name)),
+            "{name}: {ran:?}"
+        );
     }
     run(&["compare", &stray]).fails(1, &["notes.txt is no run folder"]);
     let missing = dir.path().join("none").display().to_string();
     run(&["compare", &run_dir, &missing]).fails(1, &["none does not exist"]);
     pretrain(&dir.path().join("more"), "--max-steps 1");
     fs::write(dir.path().join("more/config.toml"), "width = ").expect("a file");
-    run(&["compare", &run_dir, &dir.path().join("more").display().to_string()]).fails(1, &["config.toml"]);
+    run(&["compare", &run_dir, &dir.path().join("more").display().to_string()])
+        .fails(1, &["config.toml"]);
 }

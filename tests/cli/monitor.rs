@@ -8,22 +8,38 @@ use crate::support::{copy, folder, png, pretrain, sh, trained};
 fn runs_are_compared() {
     let dir = folder();
     let at = |name: &str| dir.path().join(name).display().to_string();
-    let summary = pretrain(&dir.path().join("vae"), "--method vae --max-steps 2 --learning-rate 0.002");
+    let summary =
+        pretrain(&dir.path().join("vae"), "--method vae --max-steps 2 --learning-rate 0.002");
     copy(trained(), &dir.path().join("stopped"));
     let run = trained().display();
 
     // Without a summary it may still be training; what it has logged counts.
     fs::remove_file(at("stopped/summary.json")).expect("removed");
     let json = sh(&format!("compare {run} {} {} --json", at("vae"), at("stopped"))).ok().json();
-    let column = |key: &str| json["runs"].as_array().expect("runs").iter().map(|row| row[key].clone()).collect::<Vec<_>>();
+    let column = |key: &str| {
+        json["runs"]
+            .as_array()
+            .expect("runs")
+            .iter()
+            .map(|row| row[key].clone())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(column("state"), ["trained", "trained", "training"]);
     assert_eq!(column("method"), ["aavae", "vae", "aavae"]);
     assert_eq!(column("steps"), [5, 2, 5]);
     assert_eq!(column("loss")[1], summary["train"]["loss"]);
     assert_eq!(column("validation_loss")[1], summary["validation"]["loss"]);
     assert_eq!(column("images_per_second")[1], summary["images_per_second"]);
-    assert!(column("probe").iter().all(serde_json::Value::is_null), "nothing was evaluated: {json}");
-    let differ: Vec<_> = json["differ"].as_array().expect("settings").iter().map(|d| (d["key"].as_str(), &d["values"])).collect();
+    assert!(
+        column("probe").iter().all(serde_json::Value::is_null),
+        "nothing was evaluated: {json}"
+    );
+    let differ: Vec<_> = json["differ"]
+        .as_array()
+        .expect("settings")
+        .iter()
+        .map(|d| (d["key"].as_str(), &d["values"]))
+        .collect();
     let want = [
         ("learning_rate", serde_json::json!([0.00025, 0.002, 0.00025])),
         ("log_every", serde_json::json!([2, 50, 2])),
@@ -37,8 +53,11 @@ fn runs_are_compared() {
         assert!(text.contains(part), "no `{part}`:\n{text}");
     }
     // The two AAVAE runs lie on each other, and the later is on top; the VAE has charts of its own.
-    let chart =
-        |title: &str| text.split("\n\n").find(|part| part.contains(&format!(" {title} "))).unwrap_or_else(|| panic!("no {title}:\n{text}"));
+    let chart = |title: &str| {
+        text.split("\n\n")
+            .find(|part| part.contains(&format!(" {title} ")))
+            .unwrap_or_else(|| panic!("no {title}:\n{text}"))
+    };
     assert!(chart("aavae: loss").contains("ccc") && !chart("aavae: loss").contains('b'), "{text}");
     assert!(chart("vae: loss").contains('b'), "{text}");
     let one = sh(&format!("compare {run}")).ok().stdout;
@@ -51,8 +70,14 @@ fn runs_are_compared() {
     };
     let svg = drawn("curves.svg");
     let drawn_as = ["<polyline", "<circle"].map(|mark| svg.matches(mark).count());
-    assert_eq!(drawn_as, [4, 2], "training and held-out loss of two runs, and of one that has a single point of each: {svg}");
-    for part in ["aavae: loss", "vae: held-out loss (b vae)", ">a run<", ">c stopped<", "class=\"line s2\""] {
+    assert_eq!(
+        drawn_as,
+        [4, 2],
+        "training and held-out loss of two runs, and of one that has a single point of each: {svg}"
+    );
+    for part in
+        ["aavae: loss", "vae: held-out loss (b vae)", ">a run<", ">c stopped<", "class=\"line s2\""]
+    {
         assert!(svg.contains(part), "no `{part}`: {svg}");
     }
     drawn("curves.png");
@@ -66,7 +91,9 @@ fn runs_are_compared() {
         sh(&format!("compare {run} --out {}", at(file))).fails(2, &[file, ".svg, .png or .html"]);
     }
 
-    sh(&format!("compare {}", dir.path().display())).fails(1, &["is no run folder: it has no config.toml"]).hints("--out");
+    sh(&format!("compare {}", dir.path().display()))
+        .fails(1, &["is no run folder: it has no config.toml"])
+        .hints("--out");
     sh(&format!("compare {run} {}", at("none"))).fails(1, &["none does not exist"]);
     fs::write(at("stopped/config.toml"), "width = \"wide\"").expect("a file");
     sh(&format!("compare {}", at("stopped"))).fails(1, &["config.toml", "width"]);
@@ -79,7 +106,9 @@ fn a_run_is_watched() {
     let at = |name: &str| dir.path().join(name).display().to_string();
     let run = trained().display();
     // Off a terminal one snapshot is printed, asked for or not.
-    for line in [format!("watch {run} --once"), format!("watch {run}"), format!("watch {run} --every 0.5")] {
+    for line in
+        [format!("watch {run} --once"), format!("watch {run}"), format!("watch {run} --every 0.5")]
+    {
         let text = sh(&line).ok().stdout;
         for part in [
             "aavae on shapes, resnet18 of width 8, batch 16, seed 0",
@@ -97,10 +126,16 @@ fn a_run_is_watched() {
     fs::remove_file(at("run/summary.json")).expect("removed");
     let whole = fs::read_to_string(at("run/metrics.jsonl")).expect("metrics");
     let first = whole.find('\n').expect("a line") + 1;
-    fs::write(at("run/metrics.jsonl"), format!("{}nonsense\n{}", &whole[..first], &whole[first..whole.len() - 20])).expect("a file");
+    fs::write(
+        at("run/metrics.jsonl"),
+        format!("{}nonsense\n{}", &whole[..first], &whole[first..whole.len() - 20]),
+    )
+    .expect("a file");
     let text = sh(&format!("watch {} --once", at("run"))).ok().stdout;
     assert!(
-        text.contains("training: step 5/5") && text.contains("last record 0:0") && text.contains("1 lines of metrics.jsonl are no records"),
+        text.contains("training: step 5/5")
+            && text.contains("last record 0:0")
+            && text.contains("1 lines of metrics.jsonl are no records"),
         "{text}"
     );
     assert!(sh(&format!("compare {}", at("run"))).ok().stdout.contains("training"));

@@ -13,7 +13,8 @@ const NEVER: &str = "--save-minutes 1000";
 /// Names of the checkpoints of a run.
 fn checkpoints(out: &Path) -> Vec<String> {
     let entries = fs::read_dir(out.join("checkpoints")).expect("a folder");
-    let mut names: Vec<_> = entries.map(|e| e.expect("an entry").file_name().into_string().expect("text")).collect();
+    let mut names: Vec<_> =
+        entries.map(|e| e.expect("an entry").file_name().into_string().expect("text")).collect();
     names.sort();
     names.iter().map(|name| name.trim_end_matches(".safetensors").to_owned()).collect()
 }
@@ -30,7 +31,10 @@ fn wait_for_step(out: &Path, step: u64) {
     let start = Instant::now();
     loop {
         let text = fs::read_to_string(out.join("metrics.jsonl")).unwrap_or_default();
-        let last = text.lines().rev().find_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let last = text
+            .lines()
+            .rev()
+            .find_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         if last.is_some_and(|record| record["step"].as_u64() >= Some(step)) {
             return;
         }
@@ -52,15 +56,34 @@ fn every_epoch_or_only_the_end() {
     assert_eq!(metrics(&rare), metrics(&often));
     // What must be kept is, whatever the clock says.
     let marked = dir.path().join("marked");
-    assert_eq!(digest(&sh(&rarely(&marked, &format!("{flags} --milestones 1,3"))).ok().json()), want);
-    assert_eq!(checkpoints(&marked), ["epoch-1", "epoch-3", "last", "step-12", "step-13", "step-4"]);
+    assert_eq!(
+        digest(&sh(&rarely(&marked, &format!("{flags} --milestones 1,3"))).ok().json()),
+        want
+    );
+    assert_eq!(
+        checkpoints(&marked),
+        ["epoch-1", "epoch-3", "last", "step-12", "step-13", "step-4"]
+    );
     let config = fs::read_to_string(rare.join("config.toml")).expect("a configuration");
     assert!(config.lines().any(|line| line == "save_minutes = 1000.0"), "{config}");
     // How often a run is saved may change.
-    sh(&format!("pretrain --device cpu --no-eval --resume --max-steps 18 --save-minutes 0.0001 --out {}", rare.display())).ok();
+    sh(&format!(
+        "pretrain --device cpu --no-eval --resume --max-steps 18 --save-minutes 0.0001 --out {}",
+        rare.display()
+    ))
+    .ok();
     assert!(checkpoints(&rare).contains(&"step-16".to_owned()), "{:?}", checkpoints(&rare));
-    for (minutes, says) in [("-1", "--save-minutes -1"), ("nan", "--save-minutes NaN"), ("inf", "--save-minutes inf"), ("x", "'x'")] {
-        sh(&format!("pretrain --device cpu --save-minutes {minutes} --out {}/no", dir.path().display())).fails(2, &[says]);
+    for (minutes, says) in [
+        ("-1", "--save-minutes -1"),
+        ("nan", "--save-minutes NaN"),
+        ("inf", "--save-minutes inf"),
+        ("x", "'x'"),
+    ] {
+        sh(&format!(
+            "pretrain --device cpu --save-minutes {minutes} --out {}/no",
+            dir.path().display()
+        ))
+        .fails(2, &[says]);
     }
 }
 
@@ -102,7 +125,8 @@ fn ctrl_c_saves_whatever_the_clock_says() {
     let line = rarely(&out, "--log-every 1");
     let child = spawn(&line);
     wait_for_step(&out, 6);
-    let signalled = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
+    let signalled =
+        Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
     assert!(signalled.success());
     let ran = Ran::new(line, child.wait_with_output().expect("it ends"));
     assert_eq!(ran.code, Some(130), "{ran:?}");
@@ -124,22 +148,42 @@ fn a_last_that_cannot_be_replaced() {
     pretrain(&out, "--max-steps 5");
     let last = out.join("checkpoints/last.safetensors");
     let more = format!("pretrain {TINY} --no-eval --resume --max-steps 9 --out {}", out.display());
-    let script = format!("mount --bind {0} {0} || exit 77; exec {1} {more}", last.display(), env!("CARGO_BIN_EXE_aavae"));
+    let script = format!(
+        "mount --bind {0} {0} || exit 77; exec {1} {more}",
+        last.display(),
+        env!("CARGO_BIN_EXE_aavae")
+    );
     let mut unshare = Command::new("unshare");
-    let ran = unshare.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script]).env("NODEVICE_SELECT", "1").output();
+    let ran = unshare
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+        .env("NODEVICE_SELECT", "1")
+        .output();
     let ran = match ran {
         Ok(ran) if !matches!(ran.status.code(), Some(1 | 77)) => Ran::new(script, ran).ok(),
         // Mounting is a privilege that a user may lack.
-        Ok(ran) => return assert!(!String::from_utf8_lossy(&ran.stderr).contains("error:"), "{ran:?}"),
+        Ok(ran) => {
+            return assert!(!String::from_utf8_lossy(&ran.stderr).contains("error:"), "{ran:?}");
+        }
         Err(error) => return assert_eq!(error.kind(), std::io::ErrorKind::NotFound),
     };
     let warned = |step: u64| {
         let newest = format!("step-{step}.safetensors, and the next one tries again");
-        ran.stderr.lines().any(|l| l.starts_with("warning: cannot replace") && l.contains("last.safetensors") && l.contains(&newest))
+        ran.stderr.lines().any(|l| {
+            l.starts_with("warning: cannot replace")
+                && l.contains("last.safetensors")
+                && l.contains(&newest)
+        })
     };
     assert!(warned(8) && warned(9), "{ran:?}");
-    assert!(ran.json()["checkpoint"].as_str().is_some_and(|path| path.ends_with("step-9.safetensors")), "{ran:?}");
-    let resumed = sh(&format!("pretrain --device cpu --no-eval --resume --max-steps 11 --out {}", out.display())).ok();
+    assert!(
+        ran.json()["checkpoint"].as_str().is_some_and(|path| path.ends_with("step-9.safetensors")),
+        "{ran:?}"
+    );
+    let resumed = sh(&format!(
+        "pretrain --device cpu --no-eval --resume --max-steps 11 --out {}",
+        out.display()
+    ))
+    .ok();
     assert!(resumed.stderr.contains("resumed at step 9 of 11"), "{resumed:?}");
     assert_eq!(digest(&resumed.json()), want);
     assert_eq!(leftovers(&out), Vec::<String>::new());

@@ -1,4 +1,5 @@
-//! Signals: wherever the program waits, the first one ends it within seconds, or lets it save; a second one ends it at once.
+//! Signals: wherever the program waits, the first one ends it within seconds, or lets it save; a
+//! second one ends it at once.
 
 use std::fs;
 use std::io::Read;
@@ -10,7 +11,10 @@ use std::time::{Duration, Instant};
 use crate::support::{Ran, TINY, command, folder, spawn, trained};
 
 fn signal(child: &Child, name: &str) {
-    let status = Command::new("kill").args([format!("-{name}"), child.id().to_string()]).status().expect("kill");
+    let status = Command::new("kill")
+        .args([format!("-{name}"), child.id().to_string()])
+        .status()
+        .expect("kill");
     assert!(status.success(), "the process is gone already");
 }
 
@@ -52,7 +56,8 @@ fn slow_images(dir: &Path) {
     let first = dir.join("train/a/0.png");
     image::GrayImage::new(7000, 7000).save(&first).expect("a PNG");
     for i in 1..16 {
-        fs::hard_link(&first, dir.join(format!("train/{}/{i}.png", ["a", "b"][i % 2]))).expect("a link");
+        fs::hard_link(&first, dir.join(format!("train/{}/{i}.png", ["a", "b"][i % 2])))
+            .expect("a link");
     }
     for class in ["a", "b"] {
         fs::hard_link(&first, dir.join(format!("test/{class}/0.png"))).expect("a link");
@@ -64,17 +69,22 @@ fn waiting_for_images_ends() {
     let dir = folder();
     let (data, out) = (dir.path().join("data"), dir.path().join("run"));
     slow_images(&data);
-    let flags = "--device cpu --width 8 --batch-size 14 --no-eval --importance-samples 0 --dataset folder";
+    let flags =
+        "--device cpu --width 8 --batch-size 14 --no-eval --importance-samples 0 --dataset folder";
     let line = format!("pretrain {flags} --data-dir {} --out {}", data.display(), out.display());
     for (name, code) in [("INT", 130), ("TERM", 143)] {
         let child = spawn(&line);
-        // The images are identified before the first step, which takes seconds: nothing is to be saved yet.
+        // The images are identified before the first step, which takes seconds: nothing is to be
+        // saved yet.
         wait_until("a folder", || out.exists());
         std::thread::sleep(Duration::from_millis(300));
         signal(&child, name);
         let ran = ends_within(child, 6);
         assert_eq!(ran.code, Some(code), "{ran:?}");
-        assert!(ran.stdout.is_empty() && !ran.stderr.contains("panicked"), "nothing was trained: {ran:?}");
+        assert!(
+            ran.stdout.is_empty() && !ran.stderr.contains("panicked"),
+            "nothing was trained: {ran:?}"
+        );
         assert!(!out.join("checkpoints/last.safetensors").exists(), "{ran:?}");
         fs::remove_dir_all(&out).expect("removed");
     }
@@ -87,7 +97,8 @@ fn waiting_for_a_server_ends() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let proxy = format!("http://{}", listener.local_addr().expect("an address"));
     for (name, code) in [("INT", 130), ("TERM", 143)] {
-        let line = ["pretrain", "--dataset", "cifar10", "--download", "--device", "cpu", "--data-dir"];
+        let line =
+            ["pretrain", "--dataset", "cifar10", "--download", "--device", "cpu", "--data-dir"];
         let mut command = command(&line);
         for variable in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"] {
             command.env(variable, &proxy);
@@ -111,7 +122,8 @@ fn compiling_ends() {
     let device = format!("wgpu:{}", adapter.split(' ').next().expect("a word"));
     let dir = folder();
     let out = dir.path().join("run");
-    let line = format!("pretrain {TINY} --no-eval --out {}", out.display()).replace("--device cpu", &format!("--device {device}"));
+    let line = format!("pretrain {TINY} --no-eval --out {}", out.display())
+        .replace("--device cpu", &format!("--device {device}"));
     let child = spawn(&line);
     std::thread::sleep(Duration::from_millis(1500));
     signal(&child, "TERM");
@@ -123,7 +135,8 @@ fn compiling_ends() {
 fn a_second_signal_ends_a_step() {
     let dir = folder();
     let out = dir.path().join("run");
-    let flags = "--device cpu --width 64 --batch-size 128 --limit-train 128 --no-eval --importance-samples 0 --no-shuffle";
+    let flags = "--device cpu --width 64 --batch-size 128 --limit-train 128 --no-eval \
+        --importance-samples 0 --no-shuffle";
     let mut child = spawn(&format!("pretrain {flags} --out {}", out.display()));
     wait_until("a start", || says(&out.join("train.log"), "parameters"));
     std::thread::sleep(Duration::from_millis(500));
@@ -133,23 +146,38 @@ fn a_second_signal_ends_a_step() {
     signal(&child, "TERM");
     let ran = ends_within(child, 2);
     assert_eq!(ran.code, Some(143), "{ran:?}");
-    assert!(ran.stderr.contains("stopping after this step") && !out.join("summary.json").exists(), "{ran:?}");
+    assert!(
+        ran.stderr.contains("stopping after this step") && !out.join("summary.json").exists(),
+        "{ran:?}"
+    );
 }
 
-/// What whoever starts a program tells it to ignore stays ignored: `nohup`, a background job of a script.
+/// What whoever starts a program tells it to ignore stays ignored: `nohup`, a background job of a
+/// script.
 #[test]
 fn ignored_signals_stay_ignored() {
     let dir = folder();
     for (name, other) in [("INT", 143), ("HUP", 143)] {
         let out = dir.path().join(name);
-        let script = format!("trap '' {name}; exec {} pretrain {TINY} --no-eval --out {}", env!("CARGO_BIN_EXE_aavae"), out.display());
+        let script = format!(
+            "trap '' {name}; exec {} pretrain {TINY} --no-eval --out {}",
+            env!("CARGO_BIN_EXE_aavae"),
+            out.display()
+        );
         let mut shell = Command::new("sh");
-        shell.args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env("NODEVICE_SELECT", "1");
+        shell
+            .args(["-c", &script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .env("NODEVICE_SELECT", "1");
         let mut child = shell.spawn().expect("a shell");
         wait_until("a checkpoint", || out.join("checkpoints/last.safetensors").exists());
         let before = fs::metadata(out.join("metrics.jsonl")).expect("metrics").len();
         signal(&child, name);
-        wait_until("another epoch", || fs::metadata(out.join("metrics.jsonl")).expect("metrics").len() > before + 400);
+        wait_until("another epoch", || {
+            fs::metadata(out.join("metrics.jsonl")).expect("metrics").len() > before + 400
+        });
         assert!(child.try_wait().expect("a child").is_none(), "{name} was to be ignored");
         signal(&child, "TERM");
         let ran = ends_within(child, 10);
@@ -164,30 +192,50 @@ fn a_dashboard_ends() {
     crate::support::copy(trained(), run.path());
     fs::remove_file(run.path().join("summary.json")).expect("removed"); // it may still be training
     for (name, code) in [("INT", 130), ("TERM", 143)] {
-        let line = format!("exec {} watch {} --every 3600", env!("CARGO_BIN_EXE_aavae"), run.path().display());
+        let line = format!(
+            "exec {} watch {} --every 3600",
+            env!("CARGO_BIN_EXE_aavae"),
+            run.path().display()
+        );
         let pid = run.path().join(format!("pid-{name}"));
         let script = format!("script -qec 'echo $$ > {}; {line}' /dev/null", pid.display());
         let mut shell = Command::new("sh");
         // A terminal that nobody types at: the input stays open.
-        shell.args(["-c", &script]).env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        shell
+            .args(["-c", &script])
+            .env("TERM", "xterm")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let child = shell.spawn().expect("a shell");
         wait_until("a start", || says(&pid, "\n"));
         std::thread::sleep(Duration::from_millis(700));
         let id = fs::read_to_string(&pid).expect("a number");
-        assert!(Command::new("kill").args([format!("-{name}"), id.trim().into()]).status().expect("kill").success());
+        assert!(
+            Command::new("kill")
+                .args([format!("-{name}"), id.trim().into()])
+                .status()
+                .expect("kill")
+                .success()
+        );
         let ran = ends_within(child, 5);
         assert_eq!(ran.code, Some(code), "{ran:?}");
         assert!(ran.stdout.contains("\u{1b}[?1049l"), "the screen is given back: {ran:?}");
     }
 }
 
-/// A limit on the length of files is an error of that file, and no advice is given that does not fit.
+/// A limit on the length of files is an error of that file, and no advice is given that does not
+/// fit.
 #[test]
 fn a_limit_on_files_is_an_error() {
     let dir = folder();
     let binary = env!("CARGO_BIN_EXE_aavae");
     let out = dir.path().join("f.safetensors");
-    let script = format!("ulimit -f 1; exec {binary} embed {} --device cpu --out {}", trained().display(), out.display());
+    let script = format!(
+        "ulimit -f 1; exec {binary} embed {} --device cpu --out {}",
+        trained().display(),
+        out.display()
+    );
     let mut shell = Command::new("sh");
     let ran = shell.args(["-c", &script]).env("NODEVICE_SELECT", "1").output().expect("a shell");
     let ran = Ran::new(script, ran).fails(1, &["cannot write", "f.safetensors", "File too large"]);
@@ -200,7 +248,8 @@ fn a_limit_on_files_is_an_error() {
 fn a_limit_on_threads_is_an_error() {
     let binary = env!("CARGO_BIN_EXE_aavae");
     // The superuser may start as many as it likes: it becomes someone else first.
-    let limited = "setpriv --reuid 65534 --regid 65534 --clear-groups --bounding-set=-all --inh-caps=-all prlimit --nproc=1";
+    let limited = "setpriv --reuid 65534 --regid 65534 --clear-groups --bounding-set=-all \
+        --inh-caps=-all prlimit --nproc=1";
     let own = "prlimit --nproc=1";
     let id = Command::new("id").arg("-u").output().expect("id");
     let prefix = if id.stdout == b"0\n" { limited } else { own };

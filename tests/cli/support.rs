@@ -14,7 +14,12 @@ pub(crate) struct Ran {
 
 pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_aavae"));
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env("NODEVICE_SELECT", "1");
+    command
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .env("NODEVICE_SELECT", "1");
     command
 }
 
@@ -41,17 +46,24 @@ impl Ran {
     #[track_caller]
     pub(crate) fn ok(self) -> Self {
         assert_eq!(self.code, Some(0), "{self:?}");
-        assert!(!self.stderr.lines().any(|l| l.starts_with("error:")) && !self.stderr.contains("panicked"), "{self:?}");
+        assert!(
+            !self.stderr.lines().any(|l| l.starts_with("error:"))
+                && !self.stderr.contains("panicked"),
+            "{self:?}"
+        );
         self
     }
 
-    /// Failed as promised: this exit code, nothing on stdout, one `error:` line that holds every text of `says`, at most one hint after
-    /// it, no panic.
+    /// Failed as promised: this exit code, nothing on stdout, one `error:` line that holds every
+    /// text of `says`, at most one hint after it, no panic.
     #[track_caller]
     pub(crate) fn fails(self, code: i32, says: &[&str]) -> Self {
         assert_eq!(self.code, Some(code), "{self:?}");
         assert_eq!(self.stdout, "", "{self:?}");
-        assert!(!self.stderr.contains("panicked") && !self.stderr.contains("backtrace"), "{self:?}");
+        assert!(
+            !self.stderr.contains("panicked") && !self.stderr.contains("backtrace"),
+            "{self:?}"
+        );
         let errors: Vec<_> = self.stderr.lines().filter(|l| l.starts_with("error:")).collect();
         assert_eq!(errors.len(), 1, "{self:?}");
         for text in says {
@@ -63,7 +75,11 @@ impl Ran {
 
     #[track_caller]
     pub(crate) fn hints(self, says: &str) -> Self {
-        let hint = self.stderr.lines().find(|l| l.starts_with("hint:")).unwrap_or_else(|| panic!("no hint: {self:?}"));
+        let hint = self
+            .stderr
+            .lines()
+            .find(|l| l.starts_with("hint:"))
+            .unwrap_or_else(|| panic!("no hint: {self:?}"));
         assert!(hint.contains(says), "the hint does not say `{says}`: {self:?}");
         self
     }
@@ -71,24 +87,36 @@ impl Ran {
     /// Stdout as exactly one line of JSON.
     #[track_caller]
     pub(crate) fn json(&self) -> serde_json::Value {
-        assert!(self.stdout.ends_with('\n') && self.stdout.lines().count() == 1, "not one line: {self:?}");
+        assert!(
+            self.stdout.ends_with('\n') && self.stdout.lines().count() == 1,
+            "not one line: {self:?}"
+        );
         serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 }
 
 impl std::fmt::Debug for Ran {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "\n$ aavae {}\nexit code {:?}\nstdout: {}\nstderr: {}", self.line, self.code, self.stdout, self.stderr)
+        write!(
+            f,
+            "\n$ aavae {}\nexit code {:?}\nstdout: {}\nstderr: {}",
+            self.line, self.code, self.stdout, self.stderr
+        )
     }
 }
 
 /// Flags of a run that takes about a second: 4 steps an epoch, saved after every one.
-pub(crate) const TINY: &str = "--device cpu --width 8 --limit-train 64 --batch-size 16 --importance-samples 0 --save-minutes 0";
-/// A new run on the [`image_folder`] `data` of 80 images, of which 8 are held out: 4 steps an epoch, cheap evaluations. Returns the summary.
+pub(crate) const TINY: &str = "--device cpu --width 8 --limit-train 64 --batch-size 16 \
+    --importance-samples 0 --save-minutes 0";
+/// A new run on the [`image_folder`] `data` of 80 images, of which 8 are held out: 4 steps an
+/// epoch, cheap evaluations. Returns the summary.
 #[track_caller]
 pub(crate) fn measured(data: &Path, out: &Path, more: &str) -> serde_json::Value {
-    let flags = "--device cpu --width 8 --limit-train 32 --batch-size 8 --log-every 3 --no-eval --dataset folder";
-    sh(&format!("pretrain {flags} --data-dir {} --out {} {more}", data.display(), out.display())).ok().json()
+    let flags = "--device cpu --width 8 --limit-train 32 --batch-size 8 --log-every 3 --no-eval \
+        --dataset folder";
+    sh(&format!("pretrain {flags} --data-dir {} --out {} {more}", data.display(), out.display()))
+        .ok()
+        .json()
 }
 
 /// A new run of `steps` steps in `out`, without evaluation; returns the summary.
@@ -110,7 +138,8 @@ pub(crate) fn digest(summary: &serde_json::Value) -> String {
 pub(crate) fn metrics(out: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(out.join("metrics.jsonl")).expect("metrics");
     let parse = |line: &str| {
-        let mut record: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        let mut record: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
         record.as_object_mut().expect("an object").remove("images_per_second");
         record
     };
@@ -133,7 +162,8 @@ pub(crate) fn trained() -> &'static Path {
 pub(crate) fn leftovers(out: &Path) -> Vec<String> {
     let folders = [out.to_owned(), out.join("checkpoints"), out.join("images")];
     let entries = folders.iter().flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten());
-    let names = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text"));
+    let names =
+        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("text"));
     names.filter(|name| name.ends_with(".tmp") || name == ".lock" || name == "unsaved").collect()
 }
 
@@ -171,8 +201,16 @@ pub(crate) fn image_folder(dir: &Path, classes: u32, train: u32, test: u32) {
             std::fs::create_dir_all(&class_dir).expect("a folder");
             for i in 0..n {
                 let (w, h) = (20 + i % 7 * 5, 17 + i % 5 * 11);
-                let pixel = |x: u32, y: u32| image::Rgb([(x * 9 + class * 80) as u8, (y * 7 + i * 3) as u8, (class * 60) as u8]);
-                image::RgbImage::from_fn(w, h, pixel).save(class_dir.join(format!("{i:03}.png"))).expect("a PNG");
+                let pixel = |x: u32, y: u32| {
+                    image::Rgb([
+                        (x * 9 + class * 80) as u8,
+                        (y * 7 + i * 3) as u8,
+                        (class * 60) as u8,
+                    ])
+                };
+                image::RgbImage::from_fn(w, h, pixel)
+                    .save(class_dir.join(format!("{i:03}.png")))
+                    .expect("a PNG");
             }
         }
     }

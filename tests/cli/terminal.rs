@@ -32,8 +32,11 @@ fn output_that_does_not_arrive_is_an_error() {
         "pretrain --help".into(),
         "--version".into(),
     ] {
-        shell(&format!("{BINARY} {line} > /dev/full")).fails(1, &["cannot write to", "standard output", "No space left"]);
-        let mut child = crate::support::command(&line.split(' ').collect::<Vec<_>>()).spawn().expect("the binary starts");
+        shell(&format!("{BINARY} {line} > /dev/full"))
+            .fails(1, &["cannot write to", "standard output", "No space left"]);
+        let mut child = crate::support::command(&line.split(' ').collect::<Vec<_>>())
+            .spawn()
+            .expect("the binary starts");
         drop(child.stdout.take());
         let ran = Ran::new(line, child.wait_with_output().expect("it ends")).ok();
         assert!(!ran.stderr.contains("standard output"), "{ran:?}");
@@ -55,12 +58,16 @@ fn text_from_files_commands_no_terminal() {
     // A metric's name, and a summary's.
     let log = fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
     let name = r"\u001b[2J\u009b31m\u007f";
-    fs::write(run.join("metrics.jsonl"), log.replace("\"kl\"", &format!("\"{name}\""))).expect("a file");
+    fs::write(run.join("metrics.jsonl"), log.replace("\"kl\"", &format!("\"{name}\"")))
+        .expect("a file");
     tidy(sh(&format!("watch {} --once", run.display())).ok(), r"\u{1b}[2J\u{9b}31m\u{7f} ");
     // A line of a damaged configuration.
     fs::write(run.join("config.toml"), format!("width = \"{evil}\"")).expect("a file");
     for command in ["watch", "compare", "probe", "export --format folder --out x"] {
-        tidy(sh(&format!("{command} {}", run.display())).fails(1, &[]), r"\u{1b}[2J\u{9b}31m\u{7f}");
+        tidy(
+            sh(&format!("{command} {}", run.display())).fails(1, &[]),
+            r"\u{1b}[2J\u{9b}31m\u{7f}",
+        );
     }
     // Names of files and of flags.
     tidy(crate::support::run(&["watch", &format!("/nowhere/{evil}")]).fails(1, &[]), r"\u{1b}[2J");
@@ -70,7 +77,10 @@ fn text_from_files_commands_no_terminal() {
     // JSON is the same value.
     let odd = dir.path().join(evil);
     copy(trained(), &odd);
-    let ran = tidy(crate::support::run(&["compare", "--json", odd.to_str().expect("text")]).ok(), r"\u009b31m\u007f");
+    let ran = tidy(
+        crate::support::run(&["compare", "--json", odd.to_str().expect("text")]).ok(),
+        r"\u009b31m\u007f",
+    );
     assert_eq!(ran.json()["runs"][0]["run"], odd.to_str().expect("text"));
 }
 
@@ -80,7 +90,8 @@ fn text_from_files_commands_no_terminal() {
 fn a_dumb_terminal_gets_lines() {
     let dir = folder();
     let on_terminal = |term: &str, line: &str| {
-        let script = format!("TERM={term} timeout 60 script -qec '{BINARY} {line}' /dev/null < /dev/null");
+        let script =
+            format!("TERM={term} timeout 60 script -qec '{BINARY} {line}' /dev/null < /dev/null");
         let ran = shell(&script);
         assert_eq!(ran.code, Some(0), "{ran:?}");
         ran.stdout
@@ -90,7 +101,12 @@ fn a_dumb_terminal_gets_lines() {
         format!("pretrain {} --no-eval --max-steps 2 --out {}", crate::support::TINY, out.display())
     };
     let watch = format!("watch {}", trained().display());
-    for line in [train("dumb"), watch.clone(), format!("{watch} --once"), "knn".to_owned() + &watch[5..] + " --device cpu"] {
+    for line in [
+        train("dumb"),
+        watch.clone(),
+        format!("{watch} --once"),
+        "knn".to_owned() + &watch[5..] + " --device cpu",
+    ] {
         let text = on_terminal("dumb", &line);
         assert!(!text.contains('\u{1b}'), "{line}: {text:?}");
         assert!(text.lines().count() > 2, "{line}: {text:?}");

@@ -37,7 +37,8 @@ pub(crate) struct Code {
     pub(crate) bindings: usize,
 }
 
-/// A change to the text of kernels, to see that trials notice it: the `nth` place of `from` becomes `to`.
+/// A change to the text of kernels, to see that trials notice it: the `nth` place of `from` becomes
+/// `to`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Bug {
     pub(crate) nth: usize,
@@ -86,14 +87,18 @@ pub(crate) fn load(kernels: &[(&str, String)], bug: &Bug) -> Result<Vec<Code>, S
         }
     }
     let missing: Vec<(&str, &String)> = missing.into_keys().collect();
-    let batches: Vec<&[(&str, &String)]> = missing.chunk_by(|a, b| a.0 == b.0).flat_map(|same| same.chunks(BATCH)).collect();
+    let batches: Vec<&[(&str, &String)]> =
+        missing.chunk_by(|a, b| a.0 == b.0).flat_map(|same| same.chunks(BATCH)).collect();
     in_parallel(&batches, |batch| compile(batch, bug))?;
     let loaded = loaded();
     Ok(kernels.iter().map(|(_, wgsl)| loaded[&(wgsl.clone(), bug.clone())]).collect())
 }
 
 /// Calls `work` for each item on every core; the first error counts.
-pub(crate) fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<(), String> + Sync) -> Result<(), String> {
+pub(crate) fn in_parallel<T: Sync>(
+    items: &[T],
+    work: impl Fn(&T) -> Result<(), String> + Sync,
+) -> Result<(), String> {
     let (next, threads) = (AtomicUsize::new(0), std::thread::available_parallelism());
     let threads = threads.map_or(1, usize::from).min(items.len());
     let worker = || {

@@ -1,11 +1,15 @@
-//! The device `cuda-emulated`: translated kernels, compiled for the host, under the session's checks.
+//! The device `cuda-emulated`: translated kernels, compiled for the host, under the session's
+//! checks.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::ops::Range;
 use std::rc::Rc;
 
-use aavae::device::{Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Progress, Session, Ticket, Values};
+use aavae::device::{
+    Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Progress, Session,
+    Ticket, Values,
+};
 use aavae::ops::{Binding, StepUniforms};
 use aavae::plan::{Limits, Place, Plan};
 use aavae::shader::{cuda, source};
@@ -118,7 +122,13 @@ impl Emulated {
     }
 
     /// What a kernel is given at a binding.
-    fn argument(&self, plan: &Plan, bound: &Bound, step: usize, binding: Binding) -> Option<(BufferId, usize, usize)> {
+    fn argument(
+        &self,
+        plan: &Plan,
+        bound: &Bound,
+        step: usize,
+        binding: Binding,
+    ) -> Option<(BufferId, usize, usize)> {
         let s = &plan.steps[step];
         let place = |place: Place, bytes: usize| {
             let (buffer, first) = bound.place(place);
@@ -195,7 +205,12 @@ impl Device for Emulated {
         }
         Ok(())
     }
-    fn load(&mut self, plan: &Rc<Plan>, bound: Bound, _: Progress<'_>) -> Result<ProgramId, DeviceError> {
+    fn load(
+        &mut self,
+        plan: &Rc<Plan>,
+        bound: Bound,
+        _: Progress<'_>,
+    ) -> Result<ProgramId, DeviceError> {
         let dispatches = plan.steps.iter().flat_map(|s| &s.dispatches);
         let kernels: Vec<_> = dispatches.map(|d| (d.kernel.file, source(&d.kernel))).collect();
         let mut codes = load(&kernels, &self.bug).map_err(|e| self.failed(e))?.into_iter();
@@ -204,7 +219,8 @@ impl Device for Emulated {
             let first = commands.len();
             for (dispatch, code) in step.dispatches.iter().zip(&mut codes) {
                 let bindings = dispatch.bindings.iter();
-                let arguments: Vec<_> = bindings.filter_map(|b| self.argument(plan, &bound, i, *b)).collect();
+                let arguments: Vec<_> =
+                    bindings.filter_map(|b| self.argument(plan, &bound, i, *b)).collect();
                 let label = format!("{} ({})", step.label, dispatch.kernel.file);
                 assert_eq!(arguments.len(), code.bindings, "{label}: bindings");
                 commands.push(Command { label, code, grid: dispatch.grid, arguments });
@@ -216,7 +232,13 @@ impl Device for Emulated {
         self.programs.insert(id, Program { commands, steps });
         Ok(id)
     }
-    fn run(&mut self, program: ProgramId, steps: Range<usize>, uniforms: &StepUniforms, _timed: bool) -> Result<Ticket, DeviceError> {
+    fn run(
+        &mut self,
+        program: ProgramId,
+        steps: Range<usize>,
+        uniforms: &StepUniforms,
+        _timed: bool,
+    ) -> Result<Ticket, DeviceError> {
         let words: &[u32] = bytemuck::cast_slice(bytemuck::bytes_of(uniforms));
         self.buffers[self.uniform.0].words_mut()[..words.len()].copy_from_slice(words);
         let program = &self.programs[&program];

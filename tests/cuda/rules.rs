@@ -45,7 +45,8 @@ fn rules(ty: &str, pairs: &[(u32, u32)], rules: &[Rule<'_>]) -> Result<(), Faile
     for (got, (a, b)) in got.chunks(each).zip(pairs) {
         for (got, (expression, want)) in got.iter().zip(rules) {
             let want = want(*a, *b);
-            let message = || format!("{ty}: {expression} of {a:#x} and {b:#x}: {got:#x}, not {want:#x}");
+            let message =
+                || format!("{ty}: {expression} of {a:#x} and {b:#x}: {got:#x}, not {want:#x}");
             check(*got == want, message)?;
         }
     }
@@ -88,7 +89,8 @@ fn integers() -> Result<(), Failed> {
 
 fn floats() -> Result<(), Failed> {
     let edges = [0.0, 1.5, -1.5, 3e9, -3e9, 5e9, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
-    let pairs: Vec<_> = edges.iter().flat_map(|a| edges.map(|b| (a.to_bits(), b.to_bits()))).collect();
+    let pairs: Vec<_> =
+        edges.iter().flat_map(|a| edges.map(|b| (a.to_bits(), b.to_bits()))).collect();
     fn of(f: fn(f32, f32) -> u32) -> Box<dyn Fn(u32, u32) -> u32> {
         Box::new(move |a, b| f(f32::from_bits(a), f32::from_bits(b)))
     }

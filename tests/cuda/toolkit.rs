@@ -1,9 +1,11 @@
-//! Every kernel of the trials and of a ResNet-18's step by NVIDIA's own compiler, which needs no GPU.
+//! Every kernel of the trials and of a ResNet-18's step by NVIDIA's own compiler, which needs no
+//! GPU.
 //!
-//! The compiler comes from PyPI (`nvidia-cuda-nvrtc`) into `target/tmp/cuda`. Where it cannot be had the trials
-//! show as *ignored*; `REQUIRE_NVRTC=1` turns that into a failure. Registers, spills, stack and shared memory of
-//! each shader file stand in `usage.txt`; after a deliberate change `UPDATE_GOLDENS=1 cargo test --test cuda --
-//! nvrtc` writes it anew and fails, so that the variable cannot stay set.
+//! The compiler comes from PyPI (`nvidia-cuda-nvrtc`) into `target/tmp/cuda`. Where it cannot be
+//! had the trials show as *ignored*; `REQUIRE_NVRTC=1` turns that into a failure. Registers,
+//! spills, stack and shared memory of each shader file stand in `usage.txt`; after a deliberate
+//! change `UPDATE_GOLDENS=1 cargo test --test cuda -- nvrtc` writes it anew and fails, so that the
+//! variable cannot stay set.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -58,7 +60,8 @@ impl Usage {
     }
 }
 
-/// A process that compiles: the arguments are a list of texts, options' architecture and where the log goes.
+/// A process that compiles: the arguments are a list of texts, options' architecture and where the
+/// log goes.
 pub(crate) fn worker() -> Option<ExitCode> {
     let library = std::env::var_os(WORKER)?;
     let work = || -> Result<(), String> {
@@ -130,7 +133,8 @@ fn subjects() -> Vec<Subject> {
     let (flops, bytes) = (step.flops() as f64, step.steps.iter().map(|s| s.bytes()).sum::<usize>());
     let mut all: BTreeMap<(&'static str, String), [f64; 2]> = BTreeMap::new();
     for s in &step.steps {
-        let texts: BTreeSet<_> = s.dispatches.iter().map(|d| (d.kernel.file, source(&d.kernel))).collect();
+        let texts: BTreeSet<_> =
+            s.dispatches.iter().map(|d| (d.kernel.file, source(&d.kernel))).collect();
         for text in texts {
             let sums = all.entry(text).or_default();
             sums[0] += s.flops as f64 / flops;
@@ -145,7 +149,11 @@ fn subjects() -> Vec<Subject> {
             }
         }
     }
-    let subject = |((file, wgsl), [a, b]): ((&'static str, String), [f64; 2])| Subject { file, wgsl, share: a.max(b) };
+    let subject = |((file, wgsl), [a, b]): ((&'static str, String), [f64; 2])| Subject {
+        file,
+        wgsl,
+        share: a.max(b),
+    };
     all.into_iter().map(subject).collect()
 }
 
@@ -165,7 +173,8 @@ fn parse(log: &str) -> BTreeMap<String, Usage> {
         let usage: &mut Usage = found.entry(name.clone()).or_default();
         if line.contains("bytes stack frame") {
             usage.stack = number(line, " bytes stack frame");
-            usage.spilled = number(line, " bytes spill stores") + number(line, " bytes spill loads");
+            usage.spilled =
+                number(line, " bytes spill stores") + number(line, " bytes spill loads");
         } else if line.contains("Used ") {
             usage.registers = number(line, " registers");
             if line.contains(" bytes smem") {
@@ -177,7 +186,11 @@ fn parse(log: &str) -> BTreeMap<String, Usage> {
 }
 
 /// Compiles all kernels for an architecture; the numbers by kernel.
-fn compile(version: &str, architecture: &str, subjects: &[Subject]) -> Result<BTreeMap<String, Usage>, String> {
+fn compile(
+    version: &str,
+    architecture: &str,
+    subjects: &[Subject],
+) -> Result<BTreeMap<String, Usage>, String> {
     let folder = cache("cubins");
     let io = |path: &Path, e: std::io::Error| format!("{}: {e}", path.display());
     std::fs::create_dir_all(&folder).map_err(|e| io(&folder, e))?;
@@ -227,7 +240,9 @@ fn limits(subjects: &[Subject], usage: &BTreeMap<String, Usage>) -> Result<(), F
         check(u.registers > 0, || format!("{file}: no registers"))?;
         check(u.shared <= SHARED, || format!("{file}: {} bytes of shared memory", u.shared))?;
         let heavy = subject.share > HEAVY;
-        check(!heavy || u.spilled == 0, || format!("{file}: {} bytes spilled in {share:.1} % of a step", u.spilled))?;
+        check(!heavy || u.spilled == 0, || {
+            format!("{file}: {} bytes spilled in {share:.1} % of a step", u.spilled)
+        })?;
     }
     let heavy = subjects.iter().filter(|s| s.share > HEAVY).count();
     check(heavy > 10, || format!("only {heavy} kernels are heavy"))
@@ -246,7 +261,11 @@ fn table(subjects: &[Subject], by: &[(&str, BTreeMap<String, Usage>)]) -> String
             let most = numbers.fold(Usage::default(), Usage::most);
             let (file, count) = (same[0].file, same.len());
             let Usage { registers, spilled, stack, shared } = most;
-            writeln!(text, "{file:28}{architecture:>6}{count:8}{registers:10}{spilled:9}{stack:9}{shared:9}").ok();
+            writeln!(
+                text,
+                "{file:28}{architecture:>6}{count:8}{registers:10}{spilled:9}{stack:9}{shared:9}"
+            )
+            .ok();
         }
     }
     text
@@ -273,7 +292,8 @@ fn version(version: &str) -> Result<(), Failed> {
     let mut by = Vec::new();
     for architecture in ARCHITECTURES {
         let usage = compile(version, architecture, &subjects)?;
-        limits(&subjects, &usage).map_err(|e| format!("{architecture}: {}", e.message().unwrap_or("")))?;
+        limits(&subjects, &usage)
+            .map_err(|e| format!("{architecture}: {}", e.message().unwrap_or("")))?;
         by.push((architecture, usage));
     }
     if version == VERSIONS[0] { golden(&table(&subjects, &by)) } else { Ok(()) }
@@ -285,7 +305,10 @@ fn refuses() -> Result<(), Failed> {
     std::fs::create_dir_all(&folder)?;
     let [text, list] = ["wrong.cu", "wrong.list"].map(|n| folder.join(n));
     std::fs::write(&text, "extern \"C\" __global__ void k(float* y) { y[0] = x; }")?;
-    std::fs::write(&list, format!("{}\tsm_90\t{}", text.display(), folder.join("wrong").display()))?;
+    std::fs::write(
+        &list,
+        format!("{}\tsm_90\t{}", text.display(), folder.join("wrong").display()),
+    )?;
     let mut command = Command::new(std::env::current_exe()?);
     let out = command.arg(&list).env(WORKER, library(VERSIONS[0])).output()?;
     let said = String::from_utf8_lossy(&out.stderr).into_owned();

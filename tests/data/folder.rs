@@ -23,7 +23,9 @@ fn tree(dir: &Path, splits: &[&str], per_class: u8) {
                 let size = if n % 2 == 0 { (8, 8) } else { (20, 13) };
                 let name = ["png", "PNG"][usize::from(n) % 2];
                 let path = class_dir.join(format!("{n:03}.{name}"));
-                image::RgbImage::from_pixel(size.0, size.1, colour).save_with_format(path, image::ImageFormat::Png).unwrap();
+                image::RgbImage::from_pixel(size.0, size.1, colour)
+                    .save_with_format(path, image::ImageFormat::Png)
+                    .unwrap();
             }
         }
     }
@@ -55,7 +57,8 @@ fn folder_sorts_labels_and_caches() {
 fn folder_splits() {
     let dir = temp();
     tree(dir.path(), &["train", "test"], 10);
-    let mut options = OpenOptions { dir: Some(dir.path().to_owned()), ..OpenOptions::new(Kind::Folder) };
+    let mut options =
+        OpenOptions { dir: Some(dir.path().to_owned()), ..OpenOptions::new(Kind::Folder) };
     let splits = data::open(&options).unwrap();
     assert_eq!((splits.train.len(), splits.val.len(), splits.test.len()), (18, 2, 20));
     assert_eq!(splits.train.dataset.mean_std(), (cifar10::MEAN, cifar10::STD));
@@ -82,9 +85,15 @@ fn folder_errors_name_the_place() {
     tree(dir.path(), &["test"], 2);
     fs::create_dir_all(dir.path().join("test/cow")).unwrap();
     fs::write(dir.path().join("test/cow/a.gif"), "x").unwrap();
-    assert_says(&open_error(Kind::Folder, dir.path()), &["cow", "no images", "1 .gif file (a.gif)"]);
+    assert_says(
+        &open_error(Kind::Folder, dir.path()),
+        &["cow", "no images", "1 .gif file (a.gif)"],
+    );
     fs::copy(dir.path().join("test/ant/000.png"), dir.path().join("test/cow/a.png")).unwrap();
-    assert_says(&open_error(Kind::Folder, dir.path()), &["2 classes", "has 3", "`cow` is only in", "test"]);
+    assert_says(
+        &open_error(Kind::Folder, dir.path()),
+        &["2 classes", "has 3", "`cow` is only in", "test"],
+    );
 
     let bad = dir.path().join("train/bee/001.PNG");
     fs::write(&bad, "this is no image").unwrap();
@@ -140,12 +149,17 @@ fn every_format_is_read_by_its_content() {
     }
     for name in ["a.jpg", "a.jpeg", "a.jfif"] {
         let set = one_file(dir.path(), name, &encoded(&image, ImageFormat::Jpeg));
-        let apart: u32 = image_of(&set, 0).iter().zip(image.as_raw()).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();
+        let apart: u32 = image_of(&set, 0)
+            .iter()
+            .zip(image.as_raw())
+            .map(|(a, b)| u32::from(a.abs_diff(*b)))
+            .sum();
         assert!(apart < 20 * 24 * 24 * 3, "{name}: {apart}");
     }
 }
 
-/// A file that was cut is refused, in whatever format and wherever, unless all of the picture was before the cut.
+/// A file that was cut is refused, in whatever format and wherever, unless all of the picture was
+/// before the cut.
 #[test]
 fn cut_images_are_refused() {
     let dir = temp();
@@ -163,12 +177,18 @@ fn cut_images_are_refused() {
     for (name, bytes) in files {
         let whole = image_of(&one_file(dir.path(), name, &bytes), 0);
         let mut refused = 0;
-        let cuts = (1..20).map(|part| bytes.len() * part / 20).chain(bytes.len().saturating_sub(20)..bytes.len());
+        let cuts = (1..20)
+            .map(|part| bytes.len() * part / 20)
+            .chain(bytes.len().saturating_sub(20)..bytes.len());
         for cut in cuts {
             let set = one_file(dir.path(), name, &bytes[..cut]);
             let mut pixels = vec![0; 24 * 24 * 3];
             match set.read(0, &mut pixels) {
-                Ok(()) => assert!(pixels == whole, "{name}: cut at {cut} of {} it is another picture", bytes.len()),
+                Ok(()) => assert!(
+                    pixels == whole,
+                    "{name}: cut at {cut} of {} it is another picture",
+                    bytes.len()
+                ),
                 Err(error) => {
                     assert!(matches!(error, DataError::Decode { .. }), "{error:?}");
                     assert_says(&error, &[name, "replace or remove"]);
@@ -183,7 +203,9 @@ fn cut_images_are_refused() {
 /// What cameras and programs put around a picture does not make it a broken one.
 #[test]
 fn whole_jpegs_are_read_whatever_is_around() {
-    for file in [encoded(&picture(40, 24), ImageFormat::Jpeg), include_bytes!("progressive.jpg").to_vec()] {
+    for file in
+        [encoded(&picture(40, 24), ImageFormat::Jpeg), include_bytes!("progressive.jpg").to_vec()]
+    {
         let whole = jpeg::decode(&file).expect("a whole file");
         assert_eq!(whole.dimensions(), (40, 24));
         // A preview of its own in a segment, which has an end of image too.
@@ -200,7 +222,8 @@ fn whole_jpegs_are_read_whatever_is_around() {
             assert!(jpeg::decode(&around) == Ok(whole.clone()), "another picture, or an error");
         }
         // The preview's end is not the picture's.
-        let error = jpeg::decode(&with_preview[..with_preview.len() - 40]).expect_err("a cut picture");
+        let error =
+            jpeg::decode(&with_preview[..with_preview.len() - 40]).expect_err("a cut picture");
         assert!(error.contains("no end-of-image marker"), "{error}");
         // Within a scan nothing may be damaged.
         let scan = file.windows(2).position(|w| w == [0xff, 0xda]).expect("a scan") + 20;
@@ -212,7 +235,12 @@ fn whole_jpegs_are_read_whatever_is_around() {
     let mut file = Cursor::new(Vec::new());
     grey.write_to(&mut file, ImageFormat::Jpeg).expect("an encoder");
     let colours = jpeg::decode(file.get_ref()).expect("a grey picture");
-    assert!(colours.pixels().zip(grey.pixels()).all(|(rgb, grey)| rgb.0.iter().all(|c| c.abs_diff(grey[0]) < 8)));
+    assert!(
+        colours
+            .pixels()
+            .zip(grey.pixels())
+            .all(|(rgb, grey)| rgb.0.iter().all(|c| c.abs_diff(grey[0]) < 8))
+    );
 }
 
 // ---- What is not read ----
@@ -231,7 +259,11 @@ fn what_is_not_read_is_counted() {
     }
     let notes = open();
     assert_eq!(notes.len(), 1);
-    let counted = ["2 .gif files (first train/ant/a.GIF)", "1 .txt file (readme.txt)", "1 file without an extension (val/list)"];
+    let counted = [
+        "2 .gif files (first train/ant/a.GIF)",
+        "1 .txt file (readme.txt)",
+        "1 file without an extension (val/list)",
+    ];
     for part in counted.iter().chain(&["1 folder (train/ant/old)"]) {
         assert!(notes[0].contains(part), "no `{part}`: {}", notes[0]);
     }
@@ -252,7 +284,8 @@ fn only_files_are_opened_and_no_entry_vanishes() {
     assert_eq!(Folder::open(&dir.path().join("train"), 8, 0).expect("a tree").len(), 5);
     // Reading these would wait, or go on, forever.
     symlink("/dev/zero", ant.join("z.jpg")).expect("a link");
-    let made = std::process::Command::new("mkfifo").arg(ant.join("pipe.png")).status().expect("mkfifo");
+    let made =
+        std::process::Command::new("mkfifo").arg(ant.join("pipe.png")).status().expect("mkfifo");
     assert!(made.success());
     let source = Folder::open_source(dir.path(), 8, 0).expect("a tree");
     assert_eq!(source.train.len(), 5);
@@ -263,12 +296,18 @@ fn only_files_are_opened_and_no_entry_vanishes() {
     let set = Folder::open(&dir.path().join("train"), 8, 0).expect("a tree");
     fs::remove_file(ant.join("000.png")).expect("removed");
     fs::rename(ant.join("pipe.png"), ant.join("000.png")).expect("renamed");
-    assert_says(&set.read(0, &mut [0; 192]).expect_err("a pipe"), &["000.png", "a pipe, not a file", "only regular files"]);
+    assert_says(
+        &set.read(0, &mut [0; 192]).expect_err("a pipe"),
+        &["000.png", "a pipe, not a file", "only regular files"],
+    );
     // A link to nothing is no "no".
     for place in ["train/bee/lost.png", "train/lost", "val", "lost"] {
         let path = dir.path().join(place);
         symlink("nowhere", &path).expect("a link");
-        assert_says(&open_error(Kind::Folder, dir.path()), &["cannot follow the link", place, "the link leads nowhere"]);
+        assert_says(
+            &open_error(Kind::Folder, dir.path()),
+            &["cannot follow the link", place, "the link leads nowhere"],
+        );
         fs::remove_file(path).expect("removed");
     }
     symlink("nowhere", dir.path().join("data_batch_1.bin")).expect("a link");
@@ -293,11 +332,22 @@ fn names_are_bytes() {
     }
     let source = Folder::open_source(dir.path(), 8, 0).expect("two classes");
     assert_eq!(source.train.classes(), [two, one]);
-    assert_eq!(source.train.file(0).expect("a file"), Path::new("train").join(two).join(OsStr::from_bytes(b"\xff.png")));
-    fs::rename(dir.path().join("test").join(one), dir.path().join("test").join(OsStr::from_bytes(b"caf\xea"))).expect("renamed");
+    assert_eq!(
+        source.train.file(0).expect("a file"),
+        Path::new("train").join(two).join(OsStr::from_bytes(b"\xff.png"))
+    );
+    fs::rename(
+        dir.path().join("test").join(one),
+        dir.path().join("test").join(OsStr::from_bytes(b"caf\xea")),
+    )
+    .expect("renamed");
     assert_says(&open_error(Kind::Folder, dir.path()), &[r"`caf\xe9` is only in", "train"]);
-    fs::remove_dir_all(dir.path().join("test").join(OsStr::from_bytes(b"caf\xea"))).expect("removed");
-    assert_says(&open_error(Kind::Folder, dir.path()), &[r"has 2 classes", "has 1", r"`caf\xe9` is only in"]);
+    fs::remove_dir_all(dir.path().join("test").join(OsStr::from_bytes(b"caf\xea")))
+        .expect("removed");
+    assert_says(
+        &open_error(Kind::Folder, dir.path()),
+        &[r"has 2 classes", "has 1", r"`caf\xe9` is only in"],
+    );
 }
 
 // ---- What lies there instead ----

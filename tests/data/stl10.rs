@@ -42,7 +42,11 @@ fn stl_turns_columns_into_pixels() {
             let image = image_of(set, r);
             for (i, byte) in image.into_iter().enumerate() {
                 let (y, x, c) = (i / 288, i / 3 % 96, i % 3);
-                assert_eq!(byte, stl_byte(r, y, x, c), "image {r}, row {y}, column {x}, channel {c}");
+                assert_eq!(
+                    byte,
+                    stl_byte(r, y, x, c),
+                    "image {r}, row {y}, column {x}, channel {c}"
+                );
             }
         }
     }
@@ -61,7 +65,8 @@ fn stl_turns_columns_into_pixels() {
 fn stl_pretrains_without_labels_and_classifies_with() {
     let dir = temp();
     stl_folder(dir.path(), 64, 40, 20);
-    let mut options = OpenOptions { dir: Some(dir.path().to_owned()), seed: 3, ..OpenOptions::new(Kind::Stl10) };
+    let mut options =
+        OpenOptions { dir: Some(dir.path().to_owned()), seed: 3, ..OpenOptions::new(Kind::Stl10) };
     let lengths = |options: &OpenOptions| {
         let s = data::open(options).unwrap();
         [&s.train, &s.val, &s.labelled_train, &s.labelled_val, &s.test].map(View::len)
@@ -70,10 +75,20 @@ fn stl_pretrains_without_labels_and_classifies_with() {
     assert_eq!(lengths(&options), [61, 3, 36, 4, 20]);
     let splits = data::open(&options).unwrap();
     let (many, few) = (split(64, 3, 3, None, true).unwrap(), split(40, 4, 3, None, true).unwrap());
-    assert_eq!((&splits.train.indices[..], &splits.val.indices[..]), (&many.train[..], &many.val[..]));
-    assert_eq!((&splits.labelled_train.indices[..], &splits.labelled_val.indices[..]), (&few.train[..], &few.val[..]));
+    assert_eq!(
+        (&splits.train.indices[..], &splits.val.indices[..]),
+        (&many.train[..], &many.val[..])
+    );
+    assert_eq!(
+        (&splits.labelled_train.indices[..], &splits.labelled_val.indices[..]),
+        (&few.train[..], &few.val[..])
+    );
     assert_eq!([&splits.train, &splits.val].map(|view| view.dataset.classes().len()), [1, 1]);
-    assert_eq!([&splits.labelled_train, &splits.labelled_val, &splits.test].map(|view| view.dataset.classes().len()), [10; 3]);
+    assert_eq!(
+        [&splits.labelled_train, &splits.labelled_val, &splits.test]
+            .map(|view| view.dataset.classes().len()),
+        [10; 3]
+    );
     // More images than have labels are no mistake, more than there are is one.
     for (limit, want) in [(10, [10, 3, 10, 4, 20]), (50, [50, 3, 36, 4, 20])] {
         options.limit_train = Some(limit);
@@ -86,7 +101,9 @@ fn stl_pretrains_without_labels_and_classifies_with() {
     options.image_size = Some(32);
     assert_says(&data::open(&options).err().unwrap(), &["32", "stl10", "expected 96"]);
     // Elsewhere images have labels.
-    let shapes = data::open(&OpenOptions { shapes_len: (30, 10), ..OpenOptions::new(Kind::Shapes) }).unwrap();
+    let shapes =
+        data::open(&OpenOptions { shapes_len: (30, 10), ..OpenOptions::new(Kind::Shapes) })
+            .unwrap();
     assert_eq!(shapes.labelled_train.indices, shapes.train.indices);
     assert_eq!(shapes.labelled_val.indices, shapes.val.indices);
     assert!(Arc::ptr_eq(&shapes.labelled_train.dataset, &shapes.train.dataset));
@@ -97,11 +114,21 @@ fn stl_errors_name_the_file_and_the_numbers() {
     let dir = temp();
     let path = |name: &str| dir.path().join(name);
     let fails = |parts: &[&str]| assert_says(&open_error(Kind::Stl10, dir.path()), parts);
-    for (name, official) in [("unlabeled_X.bin", "2764800000"), ("train_X.bin", "138240000"), ("test_X.bin", "221184000")] {
+    for (name, official) in [
+        ("unlabeled_X.bin", "2764800000"),
+        ("train_X.bin", "138240000"),
+        ("test_X.bin", "221184000"),
+    ] {
         stl_folder(dir.path(), 3, 2, 2);
         for length in [0, 27_647, 27_649] {
             File::options().write(true).open(path(name)).unwrap().set_len(length).unwrap();
-            fails(&[name, &format!("has {length} bytes"), "multiple of 27648", official, "download it again"]);
+            fails(&[
+                name,
+                &format!("has {length} bytes"),
+                "multiple of 27648",
+                official,
+                "download it again",
+            ]);
         }
     }
     for part in ["train", "test"] {
@@ -118,19 +145,28 @@ fn stl_errors_name_the_file_and_the_numbers() {
         for name in [images, labels] {
             stl_folder(dir.path(), 3, 2, 2);
             fs::remove_file(path(&name)).unwrap();
-            fails(&[&name, "not found", "train_X.bin, train_y.bin, test_X.bin, test_y.bin, unlabeled_X.bin"]);
+            fails(&[
+                &name,
+                "not found",
+                "train_X.bin, train_y.bin, test_X.bin, test_y.bin, unlabeled_X.bin",
+            ]);
         }
     }
 }
 
-/// Files of the official lengths, almost all of it holes: opened and read here and there, 3.1 GB do not become memory.
+/// Files of the official lengths, almost all of it holes: opened and read here and there, 3.1 GB do
+/// not become memory.
 #[cfg(target_os = "linux")]
 #[test]
 fn stl_is_mapped_and_not_loaded() {
     use std::os::unix::fs::FileExt;
     let resident = || -> u64 {
         let text = fs::read_to_string("/proc/self/statm").expect("Linux");
-        text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).map(|pages: u64| pages * 4096).expect("a number")
+        text.split(' ')
+            .nth(1)
+            .and_then(|pages| pages.parse().ok())
+            .map(|pages: u64| pages * 4096)
+            .expect("a number")
     };
     let dir = temp();
     for (name, length) in aavae::data::archive::STL10.files {
@@ -144,7 +180,9 @@ fn stl_is_mapped_and_not_loaded() {
     let before = resident();
     let options = OpenOptions { dir: Some(dir.path().to_owned()), ..OpenOptions::new(Kind::Stl10) };
     let splits = data::open(&options).unwrap();
-    let lengths = [&splits.train, &splits.val, &splits.labelled_train, &splits.labelled_val, &splits.test].map(View::len);
+    let lengths =
+        [&splits.train, &splits.val, &splits.labelled_train, &splits.labelled_val, &splits.test]
+            .map(View::len);
     assert_eq!(lengths, [95_000, 5_000, 4_500, 500, 8_000]);
     for index in (0..99_999).step_by(9_999) {
         assert!(image_of(&*splits.train.dataset, index).iter().all(|&byte| byte == 0), "{index}");

@@ -1,5 +1,5 @@
-//! Golden numbers for Rust tests: the files, the hash that fills tensors (`README.md` here), the devices they are compared on, and
-//! what counts as equal.
+//! Golden numbers for Rust tests: the files, the hash that fills tensors (`README.md` here), the
+//! devices they are compared on, and what counts as equal.
 
 use std::collections::BTreeMap;
 
@@ -44,7 +44,10 @@ impl Tensors {
                 other => panic!("{file}: unexpected dtype {other:?}"),
             }
         };
-        Self { file: file.into(), all: tensors.tensors().into_iter().map(|(name, t)| (name, wide(&t))).collect() }
+        Self {
+            file: file.into(),
+            all: tensors.tensors().into_iter().map(|(name, t)| (name, wide(&t))).collect(),
+        }
     }
     /// A tensor that may not be there.
     pub(crate) fn find(&self, name: &str) -> Option<&[f64]> {
@@ -61,7 +64,9 @@ impl Tensors {
 }
 
 fn bits(name: &str, i: u64) -> u64 {
-    let start = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |s, b| (s ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let start = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |s, b| (s ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     let mut z = start.wrapping_add(i.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -135,20 +140,33 @@ pub(crate) fn wgpu_devices() -> Vec<Device> {
     let variants = |(index, a): (usize, AdapterInfo)| {
         let broadcasts = a.subgroup.is_some_and(|[least, most]| least == most);
         let kinds = if broadcasts { vec![a.software, !a.software] } else { vec![false] };
-        kinds.into_iter().map(move |software| Device::Wgpu { index, adapter: a.name.clone(), software })
+        kinds.into_iter().map(move |software| Device::Wgpu {
+            index,
+            adapter: a.name.clone(),
+            software,
+        })
     };
     adapters().into_iter().enumerate().flat_map(variants).collect()
 }
 
-/// What stands for the trial of a machine without an adapter: ignored, or a failure where one is required.
+/// What stands for the trial of a machine without an adapter: ignored, or a failure where one is
+/// required.
 pub(crate) fn no_adapter(name: &str) -> Trial {
     let require = std::env::var_os("REQUIRE_GPU").is_some();
-    Trial::test(format!("{name}/wgpu (no adapter)"), || Err("no Vulkan, Metal or DX12 adapter".into())).with_ignored_flag(!require)
+    Trial::test(format!("{name}/wgpu (no adapter)"), || {
+        Err("no Vulkan, Metal or DX12 adapter".into())
+    })
+    .with_ignored_flag(!require)
 }
 
 /// An output of a loaded plan by name.
 pub(crate) fn read(session: &mut Session, id: PlanId, name: &str) -> Result<Vec<f64>, Failed> {
-    let position = session.plan(id).outputs.iter().position(|p| p.name == name).ok_or_else(|| format!("no output `{name}`"))?;
+    let position = session
+        .plan(id)
+        .outputs
+        .iter()
+        .position(|p| p.name == name)
+        .ok_or_else(|| format!("no output `{name}`"))?;
     Ok(wide(&session.read(id, position)?))
 }
 
@@ -169,7 +187,8 @@ pub(crate) fn largest(x: &[f64]) -> f64 {
     x.iter().fold(0.0, |m, x| if x.abs() > m { x.abs() } else { m })
 }
 
-/// The relative errors of a trial: the largest difference over the largest wanted value of the tensor.
+/// The relative errors of a trial: the largest difference over the largest wanted value of the
+/// tensor.
 pub(crate) struct Report {
     title: String,
     tolerance: f64,
@@ -181,7 +200,13 @@ pub(crate) struct Report {
 impl Report {
     /// A report that fails above this error.
     pub(crate) fn new(title: &str, tolerance: f64) -> Self {
-        Self { title: title.into(), tolerance, worst: (0.0, String::new()), failures: Vec::new(), tensors: 0 }
+        Self {
+            title: title.into(),
+            tolerance,
+            worst: (0.0, String::new()),
+            failures: Vec::new(),
+            tensors: 0,
+        }
     }
     /// An error already divided by its scale. A NaN fails.
     pub(crate) fn error(&mut self, name: &str, error: f64) {
@@ -204,10 +229,12 @@ impl Report {
             self.failures.push(format!("{name}: {} elements, not {}", got.len(), want.len()));
             return;
         }
-        let error = |(g, w): (&f64, &f64)| if g.is_finite() { (g - w).abs() } else { f64::INFINITY };
+        let error =
+            |(g, w): (&f64, &f64)| if g.is_finite() { (g - w).abs() } else { f64::INFINITY };
         self.error(name, got.iter().zip(want).map(error).fold(0.0, f64::max) / scale);
     }
-    /// A whole tensor against a sampled one: 32 or 512 of its elements, its L2 norm (relative), and its sum (relative to the L1 norm).
+    /// A whole tensor against a sampled one: 32 or 512 of its elements, its L2 norm (relative), and
+    /// its sum (relative to the L1 norm).
     pub(crate) fn sample(&mut self, name: &str, got: &[f64], want: &[f64]) {
         let (elements, totals) = want.split_at(want.len() - 2);
         self.tensor(name, &sample_of(name, got, elements.len()), elements);
@@ -220,18 +247,32 @@ impl Report {
     pub(crate) fn stored(&mut self, golden: &Tensors, prefix: &str, name: &str, got: &[f64]) {
         match golden.find(&format!("{prefix}.sample/{name}")) {
             Some(want) => self.sample(name, got, want),
-            None => self.tensor(&format!("{prefix}/{name}"), got, golden.get(&format!("{prefix}/{name}"))),
+            None => self.tensor(
+                &format!("{prefix}/{name}"),
+                got,
+                golden.get(&format!("{prefix}/{name}")),
+            ),
         }
     }
     /// What the trial says.
     pub(crate) fn finish(self) -> Result<(), Failed> {
         if std::env::var_os("SHOW_ERRORS").is_some() {
-            eprintln!("{:60} worst {:.1e} of {:.0e}, {} values ({})", self.title, self.worst.0, self.tolerance, self.tensors, self.worst.1);
+            eprintln!(
+                "{:60} worst {:.1e} of {:.0e}, {} values ({})",
+                self.title, self.worst.0, self.tolerance, self.tensors, self.worst.1
+            );
         }
         match &self.failures[..] {
             [] if self.tensors == 0 => Err("nothing was compared".into()),
             [] => Ok(()),
-            few => Err(format!("{} of {} above {:.0e}:\n{}", few.len(), self.tensors, self.tolerance, few.join("\n")).into()),
+            few => Err(format!(
+                "{} of {} above {:.0e}:\n{}",
+                few.len(),
+                self.tensors,
+                self.tolerance,
+                few.join("\n")
+            )
+            .into()),
         }
     }
 }

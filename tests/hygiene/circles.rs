@@ -30,7 +30,9 @@ fn module(name: &str) -> Option<Path> {
     let parts: Vec<&str> = name.strip_prefix("src/")?.strip_suffix(".rs")?.split('/').collect();
     match parts[..] {
         ["lib" | "main"] => None,
-        [.., "mod"] => Some(parts[..parts.len() - 1].iter().map(|part| (*part).to_owned()).collect()),
+        [.., "mod"] => {
+            Some(parts[..parts.len() - 1].iter().map(|part| (*part).to_owned()).collect())
+        }
         _ => Some(parts.iter().map(|part| (*part).to_owned()).collect()),
     }
 }
@@ -38,7 +40,11 @@ fn module(name: &str) -> Option<Path> {
 /// A file's text without comments and without its tests.
 fn code(text: &str) -> String {
     let tests = text.find("#[cfg(test)]\nmod ").unwrap_or(text.len());
-    text[..tests].lines().map(|line| line.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n")
+    text[..tests]
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or(""))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn is_word(c: char) -> bool {
@@ -84,15 +90,27 @@ fn spread(prefix: &mut Path, tree: &str, found: &mut Vec<(Path, Option<String>)>
                 if part.is_empty() {
                     continue;
                 }
-                let (head, inner) = part.split_once('{').map_or((part, None), |(head, inner)| (head, inner.strip_suffix('}')));
-                let (head, name) = head.split_once(" as ").map_or((head, None), |(head, name)| (head, Some(name.trim())));
-                prefix.extend(head.split("::").map(str::trim).filter(|word| !word.is_empty() && *word != "self").map(str::to_owned));
+                let (head, inner) = part
+                    .split_once('{')
+                    .map_or((part, None), |(head, inner)| (head, inner.strip_suffix('}')));
+                let (head, name) = head
+                    .split_once(" as ")
+                    .map_or((head, None), |(head, name)| (head, Some(name.trim())));
+                prefix.extend(
+                    head.split("::")
+                        .map(str::trim)
+                        .filter(|word| !word.is_empty() && *word != "self")
+                        .map(str::to_owned),
+                );
                 if head.trim_start().starts_with("self::") {
                     prefix.insert(before, "self".into());
                 }
                 match inner {
                     Some(inner) => spread(prefix, inner, found),
-                    None => found.push((prefix.clone(), name.or(prefix.last().map(String::as_str)).map(str::to_owned))),
+                    None => found.push((
+                        prefix.clone(),
+                        name.or(prefix.last().map(String::as_str)).map(str::to_owned),
+                    )),
                 }
                 prefix.truncate(before);
             }
@@ -103,10 +121,15 @@ fn spread(prefix: &mut Path, tree: &str, found: &mut Vec<(Path, Option<String>)>
 
 impl Tree {
     fn new<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
-        let code: BTreeMap<Path, String> = files.into_iter().filter_map(|(name, text)| Some((module(name)?, code(text)))).collect();
+        let code: BTreeMap<Path, String> = files
+            .into_iter()
+            .filter_map(|(name, text)| Some((module(name)?, code(text))))
+            .collect();
         let mut tree = Self { code, names: BTreeMap::new() };
         for (module, text) in &tree.code {
-            let imported = paths(text).into_iter().filter_map(|(path, name)| Some((name?, tree.absolute(module, &path)?)));
+            let imported = paths(text)
+                .into_iter()
+                .filter_map(|(path, name)| Some((name?, tree.absolute(module, &path)?)));
             tree.names.insert(module.clone(), imported.collect());
         }
         tree
@@ -142,15 +165,20 @@ impl Tree {
     fn imports(&self, module: &Path) -> BTreeSet<Path> {
         let all = paths(&self.code[module]).into_iter().filter_map(|(path, _)| {
             // A name that was imported: `store::LAST` after `use super::store`.
-            let imported = self.names[module].get(&path[0]).map(|start| [&start[..], &path[1..]].concat());
+            let imported =
+                self.names[module].get(&path[0]).map(|start| [&start[..], &path[1..]].concat());
             self.resolve(&imported.or_else(|| self.absolute(module, &path))?, 0)
         });
-        all.filter(|other| other[0] == module[0] && !other.starts_with(module) && !module.starts_with(other)).collect()
+        all.filter(|other| {
+            other[0] == module[0] && !other.starts_with(module) && !module.starts_with(other)
+        })
+        .collect()
     }
 
     /// Modules that reach themselves, each with the way.
     fn circles(&self) -> Vec<String> {
-        let imports: BTreeMap<&Path, BTreeSet<Path>> = self.code.keys().map(|module| (module, self.imports(module))).collect();
+        let imports: BTreeMap<&Path, BTreeSet<Path>> =
+            self.code.keys().map(|module| (module, self.imports(module))).collect();
         let mut found = Vec::new();
         let mut told: BTreeSet<Path> = BTreeSet::new();
         for start in self.code.keys().filter(|module| !imports[module].is_empty()) {
@@ -164,7 +192,8 @@ impl Tree {
                 for other in &imports[way[way.len() - 1]] {
                     if other == start {
                         told.extend(way.iter().map(|module| (*module).clone()));
-                        let names: Vec<_> = way.iter().chain([&start]).map(|module| module.join("::")).collect();
+                        let names: Vec<_> =
+                            way.iter().chain([&start]).map(|module| module.join("::")).collect();
                         found.push(names.join(" -> "));
                     } else if let Some((other, _)) = imports.get_key_value(other)
                         && seen.insert(other)
@@ -198,20 +227,50 @@ type Canary = (&'static [(&'static str, &'static str)], &'static str);
 fn circles_are_seen() {
     const MOD: (&str, &str) = ("src/a/mod.rs", "mod b; mod c; mod d; pub use c::C; use b::Word;");
     let circles: [Canary; 8] = [
-        (&[MOD, ("src/a/b.rs", "use super::c::C;"), ("src/a/c.rs", "use crate::a::b::B;")], "a::b -> a::c -> a::b"),
-        // By way of the parent's re-export, and of a name that it imports for itself.
-        (&[MOD, ("src/a/b.rs", "use super::C;"), ("src/a/c.rs", "use super::{Word, X};")], "a::b -> a::c -> a::b"),
-        // In the middle of code.
-        (&[MOD, ("src/a/b.rs", "fn f() { super::c::g() }"), ("src/a/c.rs", "fn g(x: &crate::a::b::B) {}")], "a::b -> a::c -> a::b"),
-        // A module, an item of which is named.
-        (&[MOD, ("src/a/b.rs", "use super::{c, Y};\nfn f() { c::g() }"), ("src/a/c.rs", "use super::b as x;")], "a::b -> a::c -> a::b"),
         (
-            &[MOD, ("src/a/b.rs", "use super::c::{self, C};"), ("src/a/c.rs", "use super::d::D;"), ("src/a/d.rs", "use super::b;")],
+            &[MOD, ("src/a/b.rs", "use super::c::C;"), ("src/a/c.rs", "use crate::a::b::B;")],
+            "a::b -> a::c -> a::b",
+        ),
+        // By way of the parent's re-export, and of a name that it imports for itself.
+        (
+            &[MOD, ("src/a/b.rs", "use super::C;"), ("src/a/c.rs", "use super::{Word, X};")],
+            "a::b -> a::c -> a::b",
+        ),
+        // In the middle of code.
+        (
+            &[
+                MOD,
+                ("src/a/b.rs", "fn f() { super::c::g() }"),
+                ("src/a/c.rs", "fn g(x: &crate::a::b::B) {}"),
+            ],
+            "a::b -> a::c -> a::b",
+        ),
+        // A module, an item of which is named.
+        (
+            &[
+                MOD,
+                ("src/a/b.rs", "use super::{c, Y};\nfn f() { c::g() }"),
+                ("src/a/c.rs", "use super::b as x;"),
+            ],
+            "a::b -> a::c -> a::b",
+        ),
+        (
+            &[
+                MOD,
+                ("src/a/b.rs", "use super::c::{self, C};"),
+                ("src/a/c.rs", "use super::d::D;"),
+                ("src/a/d.rs", "use super::b;"),
+            ],
             "a::b -> a::c -> a::d -> a::b",
         ),
         // Between a module and a cousin inside another one.
         (
-            &[MOD, ("src/a/b/mod.rs", "mod e;"), ("src/a/b/e.rs", "use super::super::c::C;"), ("src/a/c.rs", "use super::b::e::E;")],
+            &[
+                MOD,
+                ("src/a/b/mod.rs", "mod e;"),
+                ("src/a/b/e.rs", "use super::super::c::C;"),
+                ("src/a/c.rs", "use super::b::e::E;"),
+            ],
             "a::b::e -> a::c -> a::b::e",
         ),
         // A re-export of a re-export.
@@ -225,7 +284,11 @@ fn circles_are_seen() {
             "a::b::e -> a::c -> a::b::e",
         ),
         (
-            &[MOD, ("src/a/b.rs", "pub(crate) use\n    super::{\n    c::C,\n};"), ("src/a/c.rs", "impl super::b::T for C {}")],
+            &[
+                MOD,
+                ("src/a/b.rs", "pub(crate) use\n    super::{\n    c::C,\n};"),
+                ("src/a/c.rs", "impl super::b::T for C {}"),
+            ],
             "a::b -> a::c -> a::b",
         ),
     ];
@@ -234,12 +297,30 @@ fn circles_are_seen() {
     }
     let none: [&[(&str, &str)]; 5] = [
         // Parent and child; one way; another layer, which is for the order of layers.
-        &[MOD, ("src/a/b.rs", "use super::{Z, f}; use crate::e::E;"), ("src/a/c.rs", "use super::b::B;"), ("src/e.rs", "use crate::a::C;")],
+        &[
+            MOD,
+            ("src/a/b.rs", "use super::{Z, f}; use crate::e::E;"),
+            ("src/a/c.rs", "use super::b::B;"),
+            ("src/e.rs", "use crate::a::C;"),
+        ],
         &[MOD, ("src/a/b.rs", "// use super::c::C;\n"), ("src/a/c.rs", "use super::b::B;")],
-        &[MOD, ("src/a/b.rs", "#[cfg(test)]\nmod tests {\n use super::super::c::C;\n}"), ("src/a/c.rs", "use super::b::B;")],
+        &[
+            MOD,
+            ("src/a/b.rs", "#[cfg(test)]\nmod tests {\n use super::super::c::C;\n}"),
+            ("src/a/c.rs", "use super::b::B;"),
+        ],
         // A path of another crate that begins with the same word, and a local name.
-        &[MOD, ("src/a/b.rs", "use other::c::C; fn f() { d::C::new() }"), ("src/a/c.rs", "use super::b::B;")],
-        &[MOD, ("src/a/b/mod.rs", "mod e; use e::E;"), ("src/a/b/e.rs", "use super::X;"), ("src/a/c.rs", "use super::b::e::E;")],
+        &[
+            MOD,
+            ("src/a/b.rs", "use other::c::C; fn f() { d::C::new() }"),
+            ("src/a/c.rs", "use super::b::B;"),
+        ],
+        &[
+            MOD,
+            ("src/a/b/mod.rs", "mod e; use e::E;"),
+            ("src/a/b/e.rs", "use super::X;"),
+            ("src/a/c.rs", "use super::b::e::E;"),
+        ],
     ];
     for files in none {
         assert_eq!(Tree::new(files.iter().copied()).circles(), Vec::<String>::new(), "{files:?}");

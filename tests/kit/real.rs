@@ -9,12 +9,16 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Failed;
 use serde_json::Value;
 
-use super::{STAGES, check, cut, folder, is_small, named, names, random, root, script, shown, stages, table, text};
+use super::{
+    STAGES, check, cut, folder, is_small, named, names, random, root, script, shown, stages, table,
+    text,
+};
 
 /// Bytes of an image and its label, images of an official file.
 const RECORD: usize = 3073;
 const FILE_RECORDS: usize = 10_000;
-const FILES: [&str; 6] = ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"];
+const FILES: [&str; 6] =
+    ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"];
 
 /// A folder of CIFAR-10's files: images of noise where they are packed, nothing after them.
 fn official_files(dir: &Path) -> Result<(), Failed> {
@@ -94,11 +98,19 @@ pub(super) fn pack_is_whole() -> Result<(), Failed> {
         }
     }
     check(bytes <= 60 << 20, || format!("{bytes} bytes"))?;
-    for name in ["lib/libvulkan.so.1", "scripts/measure-gpu", "tests/golden/bench_torch.py", "tests/golden/twin.py"] {
+    for name in [
+        "lib/libvulkan.so.1",
+        "scripts/measure-gpu",
+        "tests/golden/bench_torch.py",
+        "tests/golden/twin.py",
+    ] {
         check(full.join(name).exists(), || format!("{name} is missing"))?;
     }
     let info: Value = serde_json::from_str(&text(&full.join("pack.json")))?;
-    check(info["images"] == 10_000 && info["sha256"].as_str().is_some_and(|s| s.len() == 64), || info.to_string())
+    check(
+        info["images"] == 10_000 && info["sha256"].as_str().is_some_and(|s| s.len() == 64),
+        || info.to_string(),
+    )
 }
 
 /// What must not be packed is refused, and nothing half-made is left.
@@ -153,7 +165,8 @@ pub(super) fn measures_cpu() -> Result<(), Failed> {
     let stages = stages(&out)?;
     // No PyTorch with CUDA, no candidates to tune, and the first batch of ResNet-50 fits.
     let other = |s: &str| s.starts_with("torch") || ["step_tuned", "resnet50_batch48"].contains(&s);
-    let wanted: Vec<_> = STAGES.into_iter().filter(|s| !other(s)).map(|s| s.replace("256", "8")).collect();
+    let wanted: Vec<_> =
+        STAGES.into_iter().filter(|s| !other(s)).map(|s| s.replace("256", "8")).collect();
     let found: Vec<_> = names(&stages).into_iter().filter(|s| !s.starts_with("torch")).collect();
     check(found == wanted, || format!("{found:?}"))?;
     for stage in stages.iter().filter(|s| !s["stage"].as_str().unwrap_or("").starts_with("torch")) {
@@ -166,12 +179,21 @@ pub(super) fn measures_cpu() -> Result<(), Failed> {
         found.ok_or_else(|| format!("{stage} has no number at {key}").into())
     };
     check(number("step_cold", "/step/images_per_second")? > 0.0, || "no throughput".into())?;
-    check(number("resnet50_batch8", "/parameters")? > number("step_cold", "/parameters")?, || "no ResNet-50".into())?;
-    check((number("train", "/steps")?, number("train_resumed", "/steps")?) == (8.0, 8.0), || "steps".into())?;
+    check(number("resnet50_batch8", "/parameters")? > number("step_cold", "/parameters")?, || {
+        "no ResNet-50".into()
+    })?;
+    check((number("train", "/steps")?, number("train_resumed", "/steps")?) == (8.0, 8.0), || {
+        "steps".into()
+    })?;
     check(named(&stages, "digests")?["result"]["same"] == true, || "another digest".into())?;
     let accuracy = number("probe", "/accuracy")?;
     check((0.0..=1.0).contains(&accuracy), || format!("accuracy {accuracy}"))?;
-    check(named(&stages, "train")?["command"].as_str().is_some_and(|c| c.contains("--dataset cifar10")), || "no images".into())?;
+    check(
+        named(&stages, "train")?["command"]
+            .as_str()
+            .is_some_and(|c| c.contains("--dataset cifar10")),
+        || "no images".into(),
+    )?;
     check(text(&out.join("metrics.jsonl")).lines().count() > 0, || "no metrics".into())?;
     is_small(&out)?;
     table(&out).map(drop)
@@ -189,7 +211,9 @@ pub(super) fn measures_adapter(name: &str) -> Result<(), Failed> {
         let fits = stage["skipped"].is_string() || stage["rc"] == 124;
         check(fits || stage["rc"] == 0, || stage.to_string())?;
     }
-    for stage in STAGES.into_iter().filter(|s| !s.starts_with("torch_") && !s.starts_with("resnet50")) {
+    for stage in
+        STAGES.into_iter().filter(|s| !s.starts_with("torch_") && !s.starts_with("resnet50"))
+    {
         named(&stages, stage)?;
     }
     for stage in ["machine", "check_conv2d", "check_batch_norm", "step_cold"] {
@@ -211,15 +235,23 @@ pub(super) fn cut_loses_nothing() -> Result<(), Failed> {
 pub(super) fn bench_of_twin() -> Result<(), Failed> {
     let run = |precision: &str| -> Result<Value, Failed> {
         let script = root().join("tests/golden/bench_torch.py");
-        let sizes = ["--width", "8", "--batch-size", "4", "--steps", "2", "--warm-up", "1", "--json"];
+        let sizes =
+            ["--width", "8", "--batch-size", "4", "--steps", "2", "--warm-up", "1", "--json"];
         let mut command = Command::new("python3");
-        command.arg(script).args(sizes).args(["--precision", precision]).env("PYTHONDONTWRITEBYTECODE", "1");
+        command
+            .arg(script)
+            .args(sizes)
+            .args(["--precision", precision])
+            .env("PYTHONDONTWRITEBYTECODE", "1");
         let ran = command.output()?;
         check(ran.status.success(), || shown(&ran))?;
         Ok(serde_json::from_slice(&ran.stdout)?)
     };
-    let arguments = ["bench", "--width", "8", "--batch-size", "4", "--steps", "1", "--device", "cpu", "--json"];
-    let ours: Value = serde_json::from_slice(&Command::new(env!("CARGO_BIN_EXE_aavae")).args(arguments).output()?.stdout)?;
+    let arguments =
+        ["bench", "--width", "8", "--batch-size", "4", "--steps", "1", "--device", "cpu", "--json"];
+    let ours: Value = serde_json::from_slice(
+        &Command::new(env!("CARGO_BIN_EXE_aavae")).args(arguments).output()?.stdout,
+    )?;
     for precision in ["f32", "bf16"] {
         let torch = run(precision)?;
         check(torch["parameters"] == ours["parameters"], || format!("{torch}\n{ours}"))?;

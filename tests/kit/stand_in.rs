@@ -9,7 +9,8 @@ use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use super::{
-    STAGES, check, cut, folder, is_small, named, names, random, root, running, script, shown, signal, stages, table, text, wait_for,
+    STAGES, check, cut, folder, is_small, named, names, random, root, running, script, shown,
+    signal, stages, table, text, wait_for,
 };
 
 /// A folder like a packed one, of the stand-in.
@@ -45,9 +46,19 @@ pub(super) fn every_end_is_recorded() -> Result<(), Failed> {
     let left = fs::read_dir(dir.path().join("tmp"))?.count();
     check(left == 0, || "the temporary folder is left".into())?;
 
-    let rcs: Vec<_> = stages.iter().filter(|s| s["rc"] != 0).map(|s| (s["stage"].clone(), s["rc"].clone())).collect();
-    let failed =
-        json!([["check_conv2d", 1], ["torch_f16", 1], ["tune_sweep", 139], ["resnet50_batch256", 1], ["digests", 1], ["probe", 1]]);
+    let rcs: Vec<_> = stages
+        .iter()
+        .filter(|s| s["rc"] != 0)
+        .map(|s| (s["stage"].clone(), s["rc"].clone()))
+        .collect();
+    let failed = json!([
+        ["check_conv2d", 1],
+        ["torch_f16", 1],
+        ["tune_sweep", 139],
+        ["resnet50_batch256", 1],
+        ["digests", 1],
+        ["probe", 1]
+    ]);
     check(json!(rcs) == failed, || format!("{rcs:?}"))?;
     let is = |stage: &str, key: &str, want: Value| -> Result<(), Failed> {
         let found = named(&stages, stage)?.pointer(key).cloned();
@@ -57,7 +68,11 @@ pub(super) fn every_end_is_recorded() -> Result<(), Failed> {
     is("check_conv2d", "/result/failures/0", json!("a | b \\ é"))?;
     is("check_batch_norm", "/output", json!("not JSON: \"quoted\" \\ \t \n{\"cut\": off}x"))?;
     is("step_warm", "/result/step/median_ms", json!(2.5))?;
-    is("step_warm", "/command", json!("aavae bench --step --width 64 --batch-size 256 --device wgpu --json --steps 50"))?;
+    is(
+        "step_warm",
+        "/command",
+        json!("aavae bench --step --width 64 --batch-size 256 --device wgpu --json --steps 50"),
+    )?;
     is("tune_sweep", "/output", json!("{\"candidates\":[{\"kernel\":1}"))?;
     is("bench_op", "/output", json!("x".repeat(2000)))?;
     is("digests", "/result", json!({ "same": false, "straight": "aa", "resumed": "bb" }))?;
@@ -88,12 +103,16 @@ pub(super) fn hanging_stage_is_ended() -> Result<(), Failed> {
     let began = Instant::now();
     let ran = measure_stand_in(dir.path(), &["--minutes", "0.3"]).env("HANG", "1").output()?;
     let seconds = began.elapsed().as_secs();
-    check(ran.status.success() && (10..25).contains(&seconds), || format!("{seconds} s: {}", shown(&ran)))?;
+    check(ran.status.success() && (10..25).contains(&seconds), || {
+        format!("{seconds} s: {}", shown(&ran))
+    })?;
     let stages = stages(&dir.path().join("out"))?;
     check(named(&stages, "check_conv2d")?["rc"] == 124, || shown(&ran))?;
     for stage in ["check_batch_norm", "step_cold", "train", "train_long", "check_rest"] {
         let why = named(&stages, stage)?["skipped"].as_str().unwrap_or("").to_owned();
-        check(why.contains("s are left") || why.contains("too little time"), || format!("{stage}: {why}"))?;
+        check(why.contains("s are left") || why.contains("too little time"), || {
+            format!("{stage}: {why}")
+        })?;
     }
     let table = table(&dir.path().join("out"))?;
     check(table.contains("| check_conv2d | out of time |"), || table.clone())
@@ -112,7 +131,9 @@ pub(super) fn told_to_stop() -> Result<(), Failed> {
     let rc = &named(&stages, "check_conv2d")?["rc"];
     check(rc != 0 && rc.is_number(), || format!("{rc}"))?;
     let last = stages.last().ok_or("no stages")?;
-    check(last["stage"] == "rest" && last["skipped"] == "stopped by SIGTERM", || format!("{stages:?}"))?;
+    check(last["stage"] == "rest" && last["skipped"] == "stopped by SIGTERM", || {
+        format!("{stages:?}")
+    })?;
     table(&dir.path().join("out")).map(drop)
 }
 
@@ -140,7 +161,9 @@ pub(super) fn driver_is_found() -> Result<(), Failed> {
         let found = machine["devices"]["adapters"][0]["software"] == false;
         let icd = named(&stages, "step_warm")?["result"]["icd"].as_str().unwrap_or("").to_owned();
         let used = icd.ends_with(".json");
-        check(found == used && found != said.starts_with("no"), || format!("{file}: {machine}, {icd}"))?;
+        check(found == used && found != said.starts_with("no"), || {
+            format!("{file}: {machine}, {icd}")
+        })?;
     }
     Ok(())
 }
@@ -167,10 +190,16 @@ pub(super) fn wrong_use_is_refused() -> Result<(), Failed> {
     for (code, says, arguments) in cases {
         let ran = script(&root().join("scripts/measure-gpu"), arguments, dir.path()).output()?;
         let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
-        check(ran.status.code() == Some(code) && stderr.contains(says), || format!("{arguments:?}: {}", shown(&ran)))?;
-        check(!Path::new(&new).exists() && ran.stdout.is_empty(), || format!("{arguments:?}: {}", shown(&ran)))?;
+        check(ran.status.code() == Some(code) && stderr.contains(says), || {
+            format!("{arguments:?}: {}", shown(&ran))
+        })?;
+        check(!Path::new(&new).exists() && ran.stdout.is_empty(), || {
+            format!("{arguments:?}: {}", shown(&ran))
+        })?;
     }
-    check(text(&dir.path().join("held/stages.jsonl")) == "{}\n", || "the old measurement is gone".into())
+    check(text(&dir.path().join("held/stages.jsonl")) == "{}\n", || {
+        "the old measurement is gone".into()
+    })
 }
 
 /// Killed at random moments, a measurement has lost at most the stage that ran.
@@ -195,5 +224,7 @@ pub(super) fn cut_loses_nothing() -> Result<(), Failed> {
         counts.push(names.len());
     }
     // Moments that all miss would prove nothing: all 8 after the last stage has probability 1e-6.
-    check(counts.iter().any(|n| *n < STAGES.len()), || format!("{counts:?} stages within {whole:?}"))
+    check(counts.iter().any(|n| *n < STAGES.len()), || {
+        format!("{counts:?} stages within {whole:?}")
+    })
 }

@@ -1,5 +1,5 @@
-//! A device with a clock and a temper: the `cpu` device, except that its time is a test's, that it can be lost,
-//! and that it can report as done what it has not done.
+//! A device with a clock and a temper: the `cpu` device, except that its time is a test's, that it
+//! can be lost, and that it can report as done what it has not done.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -7,7 +7,10 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
-use aavae::device::{Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, Host, ProgramId, Progress, Ticket};
+use aavae::device::{
+    Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, Host, ProgramId, Progress,
+    Ticket,
+};
 use aavae::ops::{Io, StepUniforms, Variant, key};
 use aavae::plan::{Plan, Step};
 use aavae::tensor::DType;
@@ -20,7 +23,8 @@ pub(crate) enum Fault {
     None,
     /// The device is lost at this step of the plan `train`.
     Loud(u32),
-    /// From this step of the plan `train` on nothing is carried out, and everything reported as done.
+    /// From this step of the plan `train` on nothing is carried out, and everything reported as
+    /// done.
     Silent(u32),
 }
 
@@ -37,7 +41,8 @@ pub(crate) struct Temper {
     pub(crate) fault: Rc<Cell<Fault>>,
     /// Bytes that fit, if not all.
     pub(crate) memory: Rc<Cell<Option<usize>>>,
-    /// Variants that get one element of their output wrong, at the shapes whose key contains the text.
+    /// Variants that get one element of their output wrong, at the shapes whose key contains the
+    /// text.
     pub(crate) crooked: Rc<RefCell<Vec<(Variant, String)>>>,
     /// Seconds of an op by its variant, for a device that measures; others take one.
     pub(crate) costs: Rc<RefCell<BTreeMap<Variant, f64>>>,
@@ -60,7 +65,10 @@ pub(crate) struct Faulty {
 impl Temper {
     fn is_crooked(&self, step: &Step) -> bool {
         let key = key(&step.op, &Io::from(&step.io));
-        self.crooked.borrow().iter().any(|(variant, text)| step.variant == *variant && key.contains(text))
+        self.crooked
+            .borrow()
+            .iter()
+            .any(|(variant, text)| step.variant == *variant && key.contains(text))
     }
 }
 
@@ -76,7 +84,13 @@ impl Faulty {
 
     pub(crate) fn new(temper: Temper, watched: bool) -> Self {
         let host = Host::<f32>::new();
-        let capabilities = Capabilities { name: "faulty".into(), watched, timestamps: false, memory: None, ..host.capabilities().clone() };
+        let capabilities = Capabilities {
+            name: "faulty".into(),
+            watched,
+            timestamps: false,
+            memory: None,
+            ..host.capabilities().clone()
+        };
         Self {
             host,
             capabilities,
@@ -105,7 +119,12 @@ impl Device for Faulty {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
-    fn allocate(&mut self, label: &str, ty: DType, elements: usize) -> Result<BufferId, DeviceError> {
+    fn allocate(
+        &mut self,
+        label: &str,
+        ty: DType,
+        elements: usize,
+    ) -> Result<BufferId, DeviceError> {
         let (bytes, held) = (elements * ty.bytes(), self.host.held_bytes());
         if self.temper.memory.get().is_some_and(|room| held + bytes > room) {
             let (device, buffer) = ("faulty".into(), label.into());
@@ -113,15 +132,31 @@ impl Device for Faulty {
         }
         self.host.allocate(label, ty, elements)
     }
-    fn write(&mut self, buffer: BufferId, offset: usize, data: Data<'_>) -> Result<(), DeviceError> {
+    fn write(
+        &mut self,
+        buffer: BufferId,
+        offset: usize,
+        data: Data<'_>,
+    ) -> Result<(), DeviceError> {
         self.host.write(buffer, offset, data)
     }
-    fn load(&mut self, plan: &Rc<Plan>, bound: Bound, progress: Progress<'_>) -> Result<ProgramId, DeviceError> {
+    fn load(
+        &mut self,
+        plan: &Rc<Plan>,
+        bound: Bound,
+        progress: Progress<'_>,
+    ) -> Result<ProgramId, DeviceError> {
         let id = self.host.load(plan, bound.clone(), progress)?;
         self.plans.insert(id, (Rc::clone(plan), bound));
         Ok(id)
     }
-    fn run(&mut self, program: ProgramId, steps: Range<usize>, uniforms: &StepUniforms, timed: bool) -> Result<Ticket, DeviceError> {
+    fn run(
+        &mut self,
+        program: ProgramId,
+        steps: Range<usize>,
+        uniforms: &StepUniforms,
+        timed: bool,
+    ) -> Result<Ticket, DeviceError> {
         let (plan, bound) = &self.plans[&program];
         match self.temper.fault.get() {
             Fault::Loud(step) if plan.name == "train" && uniforms.step == step => {
@@ -139,7 +174,8 @@ impl Device for Faulty {
         let seconds = if rate > 0.0 { flops as f64 / rate } else { 0.0 };
         self.temper.submissions.borrow_mut().push(seconds);
         if timed {
-            let cost = |s: &Step| self.temper.costs.borrow().get(&s.variant).copied().unwrap_or(1.0);
+            let cost =
+                |s: &Step| self.temper.costs.borrow().get(&s.variant).copied().unwrap_or(1.0);
             self.seconds = Some(plan.steps[steps.clone()].iter().map(cost).sum());
         }
         let mut ticket = Ticket(0);
@@ -155,11 +191,17 @@ impl Device for Faulty {
                 }
             }
         }
-        self.busy_until = self.busy_until.max(self.temper.now.get()) + Duration::from_secs_f64(seconds);
+        self.busy_until =
+            self.busy_until.max(self.temper.now.get()) + Duration::from_secs_f64(seconds);
         self.ends.insert(ticket, self.busy_until);
         Ok(ticket)
     }
-    fn read(&mut self, buffer: BufferId, offset: usize, elements: usize) -> Result<Ticket, DeviceError> {
+    fn read(
+        &mut self,
+        buffer: BufferId,
+        offset: usize,
+        elements: usize,
+    ) -> Result<Ticket, DeviceError> {
         let ticket = self.host.read(buffer, offset, elements)?;
         self.ends.insert(ticket, self.busy_until);
         Ok(ticket)

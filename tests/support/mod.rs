@@ -1,4 +1,5 @@
-//! Small networks on every device, for the tests of plans and of training. Each test file uses a part.
+//! Small networks on every device, for the tests of plans and of training. Each test file uses a
+//! part.
 #![allow(dead_code, reason = "each test binary uses a part of this file")]
 
 pub(crate) mod faulty;
@@ -15,14 +16,36 @@ use aavae::tensor::DType;
 use aavae::train::state;
 use libtest_mimic::{Failed, Trial};
 
-pub(crate) const METHODS: [Method; 5] = [Method::Ae, Method::Vae, Method::Aaae, Method::Aavae, Method::Simclr];
+pub(crate) const METHODS: [Method; 5] =
+    [Method::Ae, Method::Vae, Method::Aaae, Method::Aavae, Method::Simclr];
 
 /// ResNet-18 of width 8 both ways.
 pub(crate) fn config(method: Method, image: usize, batch: usize) -> ModelConfig {
-    let net = NetConfig { encoder: Depth::Resnet18, decoder: Depth::Resnet18, width: 8, latent: 16, stem: Stem::Cifar, image };
+    let net = NetConfig {
+        encoder: Depth::Resnet18,
+        decoder: Depth::Resnet18,
+        width: 8,
+        latent: 16,
+        stem: Stem::Cifar,
+        image,
+    };
     let kl_coeff = method.default_kl_coeff();
-    let objective = Objective { method, kl_coeff, log_scale: 0.0, learn_log_scale: false, target: Compare::Original, temperature: 0.5 };
-    ModelConfig { net, objective, mean: [0.5, 0.45, 0.4], std: [0.25, 0.24, 0.26], batch, online_probe: None }
+    let objective = Objective {
+        method,
+        kl_coeff,
+        log_scale: 0.0,
+        learn_log_scale: false,
+        target: Compare::Original,
+        temperature: 0.5,
+    };
+    ModelConfig {
+        net,
+        objective,
+        mean: [0.5, 0.45, 0.4],
+        std: [0.25, 0.24, 0.26],
+        batch,
+        online_probe: None,
+    }
 }
 
 /// Where a trial runs.
@@ -55,8 +78,8 @@ fn gpus() -> Vec<Device> {
     adapters().into_iter().enumerate().map(|(i, a)| Device::Wgpu(i, a.name)).collect()
 }
 
-/// `name/device` for each of `hosts` and every adapter. Without an adapter that trial shows as *ignored*; `REQUIRE_GPU=1` turns
-/// that into a failure.
+/// `name/device` for each of `hosts` and every adapter. Without an adapter that trial shows as
+/// *ignored*; `REQUIRE_GPU=1` turns that into a failure.
 pub(crate) fn on_devices(
     name: &str,
     hosts: &[Device],
@@ -74,7 +97,9 @@ pub(crate) fn on_devices(
     if gpus.is_empty() {
         let missing = || Err("no Vulkan, Metal or DX12 adapter".into());
         let require = std::env::var_os("REQUIRE_GPU").is_some();
-        trials.push(Trial::test(format!("{name}/wgpu (no adapter)"), missing).with_ignored_flag(!require));
+        trials.push(
+            Trial::test(format!("{name}/wgpu (no adapter)"), missing).with_ignored_flag(!require),
+        );
     }
     trials
 }
@@ -120,7 +145,9 @@ pub(crate) fn fill(session: &mut Session, id: PlanId) -> Result<(), Failed> {
         let shape = port.ty.shape;
         let rng = Philox::new(99, Stream::Test);
         match (port.name.as_str(), port.ty.dtype) {
-            ("pixels", DType::U32) => session.upload(id, i, Data::U32(&pixels(0..shape.n, shape.h)))?,
+            ("pixels", DType::U32) => {
+                session.upload(id, i, Data::U32(&pixels(0..shape.n, shape.h)))?
+            }
             ("original" | "view", DType::F32) => {
                 let mut image = vec![0.0f32; shape.len()];
                 for n in 0..shape.n {
@@ -135,7 +162,8 @@ pub(crate) fn fill(session: &mut Session, id: PlanId) -> Result<(), Failed> {
                 session.upload(id, i, Data::F32(&image))?;
             }
             ("eps", DType::F32) => {
-                let noise: Vec<f32> = (0..shape.len()).map(|e| rng.normals(1, 0, e as u32)[0] as f32).collect();
+                let noise: Vec<f32> =
+                    (0..shape.len()).map(|e| rng.normals(1, 0, e as u32)[0] as f32).collect();
                 session.upload(id, i, Data::F32(&noise))?;
             }
             ("labels", DType::U32) => {
@@ -152,7 +180,9 @@ pub(crate) fn fill(session: &mut Session, id: PlanId) -> Result<(), Failed> {
 pub(crate) fn pixels(images: std::ops::Range<usize>, side: usize) -> Vec<u32> {
     let rng = Philox::new(99, Stream::Test);
     let packed = |n: usize, p: usize| {
-        let byte = |c: usize| ((pixel(&rng, n, p / side, p % side, c) * 0.2 + 0.5) * 255.0).clamp(0.0, 255.0) as u32;
+        let byte = |c: usize| {
+            ((pixel(&rng, n, p / side, p % side, c) * 0.2 + 0.5) * 255.0).clamp(0.0, 255.0) as u32
+        };
         byte(0) | byte(1) << 8 | byte(2) << 16
     };
     images.flat_map(|n| (0..side * side).map(move |p| (n, p))).map(|(n, p)| packed(n, p)).collect()
@@ -168,17 +198,28 @@ fn pixel(rng: &Philox, n: usize, y: usize, x: usize, c: usize) -> f32 {
 /// Every persistent group, as bits.
 pub(crate) fn states(session: &mut Session) -> Result<Vec<Vec<u32>>, Failed> {
     let groups = [Group::Param, Group::Buffer, Group::Grad, Group::Moment1, Group::Moment2];
-    groups.iter().map(|&g| Ok(session.read_state(g)?.into_iter().map(f32::to_bits).collect())).collect()
+    groups
+        .iter()
+        .map(|&g| Ok(session.read_state(g)?.into_iter().map(f32::to_bits).collect()))
+        .collect()
 }
 
 /// Runs steps from `first` and returns the scalars of each as bits.
-pub(crate) fn run(session: &mut Session, id: PlanId, seed: u64, steps: std::ops::Range<u32>, rate: f32) -> Result<Vec<Vec<u32>>, Failed> {
+pub(crate) fn run(
+    session: &mut Session,
+    id: PlanId,
+    seed: u64,
+    steps: std::ops::Range<u32>,
+    rate: f32,
+) -> Result<Vec<Vec<u32>>, Failed> {
     for step in steps {
         session.run(id, &uniforms(seed, step, rate))?;
     }
     let scalars = session.drain(id)?;
     for (step, values) in &scalars {
-        check(!values.is_empty() && values.iter().all(|v| v.is_finite()), || format!("step {step}: {values:?}"))?;
+        check(!values.is_empty() && values.iter().all(|v| v.is_finite()), || {
+            format!("step {step}: {values:?}")
+        })?;
     }
     Ok(scalars.into_iter().map(|(_, v)| v.into_iter().map(f32::to_bits).collect()).collect())
 }

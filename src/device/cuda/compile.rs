@@ -1,4 +1,5 @@
-//! The kernels of a plan as functions on the device: translated, compiled on every core, kept on disk.
+//! The kernels of a plan as functions on the device: translated, compiled on every core, kept on
+//! disk.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,8 +16,8 @@ use crate::plan::Plan;
 use crate::shader::cuda::{CudaKernel, PRELUDE, translate};
 use crate::shader::source;
 
-/// Kernels that are compiled together: the prelude and the start of the compiler cost less than half as much
-/// as with each alone.
+/// Kernels that are compiled together: the prelude and the start of the compiler cost less than
+/// half as much as with each alone.
 const BATCH: usize = 16;
 
 /// A kernel on the device.
@@ -85,7 +86,12 @@ impl Compiler {
     }
 
     /// Compiles the kernels of a plan that are not on the device yet.
-    pub(super) fn compile(&mut self, context: &Rc<Context>, plan: &Plan, progress: Progress<'_>) -> Result<(), CompileError> {
+    pub(super) fn compile(
+        &mut self,
+        context: &Rc<Context>,
+        plan: &Plan,
+        progress: Progress<'_>,
+    ) -> Result<(), CompileError> {
         let batches = self.batches(plan)?;
         let total = batches.iter().map(|b| b.kernels.len()).sum();
         let ready = AtomicUsize::new(0);
@@ -95,7 +101,9 @@ impl Compiler {
         for (batch, (cubin, kept)) in batches.into_iter().zip(cubins) {
             let module = match Module::new(context, &cubin) {
                 // A file that is broken is replaced; no other failure is helped by that.
-                Err(e) if kept && e.is_bad_image() => Module::new(context, &self.toolchain.make(&batch.text)?)?,
+                Err(e) if kept && e.is_bad_image() => {
+                    Module::new(context, &self.toolchain.make(&batch.text)?)?
+                }
                 module => module?,
             };
             for (wgsl, kernel) in batch.kernels {
@@ -122,7 +130,8 @@ impl Compiler {
             let (mut kernels, mut text) = (Vec::new(), PRELUDE.to_owned());
             for (file, wgsl) in chunk {
                 let name = format!("{}_{}", file.replace('/', "_"), hash(wgsl));
-                let kernel = translate(wgsl, &name).map_err(|e| CompileError::Refused(format!("kernel `{file}`: {e}")))?;
+                let kernel = translate(wgsl, &name)
+                    .map_err(|e| CompileError::Refused(format!("kernel `{file}`: {e}")))?;
                 text += &kernel.text;
                 kernels.push((wgsl.clone(), kernel));
             }
@@ -134,7 +143,11 @@ impl Compiler {
 
 impl Toolchain {
     /// Machine code of each batch, and whether it was on disk; compiled on every core.
-    fn cubins(&self, batches: &[Batch], tick: impl Fn(usize) + Sync) -> Result<Vec<(Vec<u8>, bool)>, CompileError> {
+    fn cubins(
+        &self,
+        batches: &[Batch],
+        tick: impl Fn(usize) + Sync,
+    ) -> Result<Vec<(Vec<u8>, bool)>, CompileError> {
         let (next, made) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
         let worker = || {
             loop {
@@ -153,7 +166,9 @@ impl Toolchain {
         let results: Vec<Result<(), CompileError>> = std::thread::scope(|scope| {
             let threads = threads.min(batches.len());
             let handles: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
-            let join = |h: std::thread::ScopedJoinHandle<'_, _>| h.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let join = |h: std::thread::ScopedJoinHandle<'_, _>| {
+                h.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
             handles.into_iter().map(join).collect()
         });
         results.into_iter().collect::<Result<(), _>>()?;

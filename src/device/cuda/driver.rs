@@ -1,8 +1,8 @@
 //! The CUDA driver: its functions, and what they make as values that free themselves.
 //!
-//! The functions are bound by hand, with numbers for results. `cudarc` returns Rust enums, and a driver newer
-//! than its bindings may give a number that is none of them; it panics where a library or a function is
-//! missing; and it opens libraries by fixed names only.
+//! The functions are bound by hand, with numbers for results. `cudarc` returns Rust enums, and a
+//! driver newer than its bindings may give a number that is none of them; it panics where a library
+//! or a function is missing; and it opens libraries by fixed names only.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::mem::ManuallyDrop;
@@ -19,11 +19,14 @@ pub(super) type Address = u64;
 /// `CUresult`s with a meaning here.
 const OUT_OF_MEMORY: c_int = 2;
 const NOT_READY: c_int = 600;
-/// The driver cannot use a module: an invalid image, one for another GPU, or what should have been compiled.
+/// The driver cannot use a module: an invalid image, one for another GPU, or what should have been
+/// compiled.
 const BAD_IMAGE: [c_int; 4] = [200, 209, 218, 300];
-/// After these nothing works in the process's context any more: the driver is going or gone, the device is
-/// unavailable, contained or has bad memory, or a kernel did something that ends the context.
-const LOST: [c_int; 16] = [4, 46, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999];
+/// After these nothing works in the process's context any more: the driver is going or gone, the
+/// device is unavailable, contained or has bad memory, or a kernel did something that ends the
+/// context.
+const LOST: [c_int; 16] =
+    [4, 46, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999];
 
 /// A call that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +66,8 @@ macro_rules! functions {
         impl Functions {
             fn find(library: &Library) -> Result<Self, &'static str> {
                 #[allow(unsafe_code, reason = "foreign functions have the types of `cuda.h`")]
-                // SAFETY: the types below repeat the header's; names with a version never change theirs.
+                // SAFETY: the types below repeat the header's; names with a version never change
+                // theirs.
                 unsafe {
                     Ok(Self {
                         $($name: *library.get(stringify!($name).as_bytes()).map_err(|_| stringify!($name))?,)*
@@ -124,8 +128,9 @@ macro_rules! call {
     ($driver:expr, $name:ident($($argument:expr),* $(,)?)) => {{
         let driver: &Driver = $driver;
         #[allow(unsafe_code, reason = "a function of the driver")]
-        // SAFETY: every object passed is alive, as its owner is borrowed; pointers to results are to locals of
-        // the types that the header says; ranges of memory were checked by the caller, as it says.
+        // SAFETY: every object passed is alive, as its owner is borrowed; pointers to results are
+        // to locals of the types that the header says; ranges of memory were checked by the caller,
+        // as it says.
         let code = unsafe { (driver.functions.$name)($($argument),*) };
         driver.check(stringify!($name), code)
     }};
@@ -151,8 +156,11 @@ impl Driver {
         #[allow(unsafe_code, reason = "opening a library runs its initialisers")]
         // SAFETY: NVIDIA's driver, where the system or the user put it.
         let library = unsafe { Library::new(path) }.map_err(|e| e.to_string())?;
-        let functions = Functions::find(&library).map_err(|name| format!("{} has no {name}: it is older than CUDA 12", path.display()))?;
-        let mut driver = Self { functions, version: 0, path: path.into(), _library: ManuallyDrop::new(library) };
+        let functions = Functions::find(&library).map_err(|name| {
+            format!("{} has no {name}: it is older than CUDA 12", path.display())
+        })?;
+        let mut driver =
+            Self { functions, version: 0, path: path.into(), _library: ManuallyDrop::new(library) };
         let mut version = 0;
         let failed = |e: Failed| e.to_string();
         call!(&driver, cuDriverGetVersion(&mut version)).map_err(failed)?;
@@ -168,7 +176,8 @@ impl Driver {
         let text = |function: unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int| {
             let mut text = std::ptr::null();
             #[allow(unsafe_code, reason = "functions of the driver")]
-            // SAFETY: the driver gives a constant string, or leaves the null for a number it does not know.
+            // SAFETY: the driver gives a constant string, or leaves the null for a number it does
+            // not know.
             unsafe {
                 function(code, &mut text);
                 (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
@@ -261,9 +270,13 @@ impl Context {
 
     /// Queues a copy of bytes to a range that the caller has checked.
     ///
-    /// The driver copies pageable memory aside before it returns, so the bytes need not outlive the call.
+    /// The driver copies pageable memory aside before it returns, so the bytes need not outlive the
+    /// call.
     pub(super) fn upload(&self, to: Address, bytes: &[u8]) -> Result<(), Failed> {
-        call!(&self.driver, cuMemcpyHtoDAsync_v2(to, bytes.as_ptr().cast(), bytes.len(), self.stream))
+        call!(
+            &self.driver,
+            cuMemcpyHtoDAsync_v2(to, bytes.as_ptr().cast(), bytes.len(), self.stream)
+        )
     }
 
     /// Queues a copy of a range that the caller has checked.
@@ -283,14 +296,20 @@ impl Context {
         let pointer = |a: &Address| std::ptr::from_ref(a).cast_mut().cast::<c_void>();
         let mut pointers: Vec<*mut c_void> = arguments.iter().map(pointer).collect();
         let (list, none) = (pointers.as_mut_ptr(), std::ptr::null_mut());
-        call!(&self.driver, cuLaunchKernel(function.handle, gx, gy, gz, bx, by, bz, 0, self.stream, list, none))
+        call!(
+            &self.driver,
+            cuLaunchKernel(function.handle, gx, gy, gz, bx, by, bz, 0, self.stream, list, none)
+        )
     }
 
     /// Records what `work` queues, without running it, as a graph.
     ///
     /// # Errors
     /// Those of the work and of the driver; the stream captures no more in any case.
-    pub(super) fn capture<E: From<Failed>>(self: &Rc<Self>, work: impl FnOnce() -> Result<(), E>) -> Result<Graph, E> {
+    pub(super) fn capture<E: From<Failed>>(
+        self: &Rc<Self>,
+        work: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Graph, E> {
         // CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads' calls do not break it.
         call!(&self.driver, cuStreamBeginCapture_v2(self.stream, 1))?;
         let worked = work();

@@ -1,5 +1,5 @@
-//! Where NVIDIA's libraries are: the driver comes with the system, the run-time compiler with a CUDA toolkit or
-//! with a Python package, torch's own among them.
+//! Where NVIDIA's libraries are: the driver comes with the system, the run-time compiler with a
+//! CUDA toolkit or with a Python package, torch's own among them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -64,7 +64,8 @@ pub(super) fn folders() -> Vec<PathBuf> {
     let mut toolkits = subfolders(Path::new("/usr/local"), |n| n.starts_with("cuda"));
     toolkits.reverse();
     all.extend(toolkits.iter().flat_map(|root| toolkit(root)));
-    let system = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
+    let system =
+        ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
     all.extend(system.map(PathBuf::from));
     all
 }
@@ -80,7 +81,8 @@ fn python_folders() -> Vec<PathBuf> {
 /// `libnvrtc.so.MAJOR` of the folders, newest version first, in the order of the folders.
 fn compilers(folders: &[PathBuf], newest: i32) -> Vec<PathBuf> {
     let majors = MAJORS.into_iter().filter(|m| *m <= newest);
-    let files = majors.flat_map(|m| folders.iter().map(move |f| f.join(format!("libnvrtc.so.{m}"))));
+    let files =
+        majors.flat_map(|m| folders.iter().map(move |f| f.join(format!("libnvrtc.so.{m}"))));
     files.filter(|p| p.exists()).collect()
 }
 
@@ -109,7 +111,8 @@ pub(super) fn driver() -> Result<Driver, DeviceError> {
     Ok(driver)
 }
 
-/// Opens the newest compiler that fits the driver: machine code runs on drivers of its major version.
+/// Opens the newest compiler that fits the driver: machine code runs on drivers of its major
+/// version.
 ///
 /// # Errors
 /// If there is none that can be opened.
@@ -150,7 +153,9 @@ mod tests {
     fn the_newest_compiler_that_fits_the_driver_is_taken() {
         let root = tempfile::tempdir().expect("a temporary folder");
         let [a, b] = ["a", "b"].map(|n| root.path().join(n));
-        for (folder, name) in [(&a, "libnvrtc.so.12"), (&b, "libnvrtc.so.12"), (&b, "libnvrtc.so.13")] {
+        for (folder, name) in
+            [(&a, "libnvrtc.so.12"), (&b, "libnvrtc.so.12"), (&b, "libnvrtc.so.13")]
+        {
             std::fs::create_dir_all(folder).expect("a folder");
             std::fs::write(folder.join(name), "").expect("a file");
         }

@@ -1,11 +1,12 @@
-//! The `cuda` device: the same WGSL, as CUDA C++ (`shader::cuda`), on NVIDIA's driver. A step is one graph.
+//! The `cuda` device: the same WGSL, as CUDA C++ (`shader::cuda`), on NVIDIA's driver. A step is
+//! one graph.
 //!
-//! Nothing of CUDA is needed to build it and nothing is linked: the driver and the run-time compiler are opened
-//! when a device is ([`FOLDERS`] names where to look first).
+//! Nothing of CUDA is needed to build it and nothing is linked: the driver and the run-time
+//! compiler are opened when a device is ([`FOLDERS`] names where to look first).
 //!
-//! A plan's first run queues its kernels one by one, so that the driver loads them. The second records the same
-//! launches as a graph, and every whole step from then on is one launch of it. What changes from step to step
-//! lies in the uniform, which is copied to the device before.
+//! A plan's first run queues its kernels one by one, so that the driver loads them. The second
+//! records the same launches as a graph, and every whole step from then on is one launch of it.
+//! What changes from step to step lies in the uniform, which is copied to the device before.
 
 mod compile;
 mod driver;
@@ -19,7 +20,10 @@ use std::rc::Rc;
 
 use serde::Serialize;
 
-use super::{Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Progress, Ticket, Values};
+use super::{
+    Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Progress, Ticket,
+    Values,
+};
 use crate::ops::{Binding, StepUniforms};
 use crate::plan::{Limits, Place, Plan};
 use crate::shader::cuda::TARGET;
@@ -88,7 +92,8 @@ fn look(report: &mut Report) -> Result<(), DeviceError> {
     report.driver = Some([format!("{major}.{minor}"), driver.path.display().to_string()]);
     let failed = |e: Failed| error("cuda", "", e);
     for index in 0..driver.count().map_err(failed)? {
-        let Description { name, memory, capability: [major, minor], processors, .. } = driver.device(index).map_err(failed)?;
+        let Description { name, memory, capability: [major, minor], processors, .. } =
+            driver.device(index).map_err(failed)?;
         let capability = format!("{major}.{minor}");
         report.gpus.push(GpuInfo { name, capability, memory_bytes: memory, processors });
     }
@@ -187,7 +192,11 @@ impl Cuda {
         let context = Context::new(driver, &gpu).map_err(failed)?;
         let compiler = Compiler::new(nvrtc, gpu.capability);
         let (nvrtc_major, nvrtc_minor) = compiler.version();
-        let name = format!("cuda:{} (sm_{sm}{smaller}, driver for CUDA {major}.{minor}, NVRTC {nvrtc_major}.{nvrtc_minor})", gpu.name);
+        let name = format!(
+            "cuda:{} (sm_{sm}{smaller}, driver for CUDA {major}.{minor}, NVRTC \
+             {nvrtc_major}.{nvrtc_minor})",
+            gpu.name
+        );
         let capabilities = Capabilities {
             name,
             target: TARGET,
@@ -272,7 +281,13 @@ impl Cuda {
     }
 
     /// The address of what stands at a binding; `None` if nothing does.
-    fn address(&self, plan: &Plan, bound: &Bound, step: usize, binding: Binding) -> Option<Address> {
+    fn address(
+        &self,
+        plan: &Plan,
+        bound: &Bound,
+        step: usize,
+        binding: Binding,
+    ) -> Option<Address> {
         let s = &plan.steps[step];
         let place = |place: Place, bytes: usize| {
             let (buffer, offset) = bound.place(place);
@@ -297,7 +312,8 @@ impl Cuda {
 
     fn launch(&self, commands: &[Command]) -> Result<(), DeviceError> {
         for c in commands {
-            let launched = self.context.launch(&c.code.function, c.grid, c.code.block, &c.arguments);
+            let launched =
+                self.context.launch(&c.code.function, c.grid, c.code.block, &c.arguments);
             launched.map_err(|e| self.failed(&c.label, e))?;
         }
         Ok(())
@@ -341,14 +357,22 @@ impl Device for Cuda {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
-    fn allocate(&mut self, label: &str, ty: DType, elements: usize) -> Result<BufferId, DeviceError> {
+    fn allocate(
+        &mut self,
+        label: &str,
+        ty: DType,
+        elements: usize,
+    ) -> Result<BufferId, DeviceError> {
         self.enter()?;
         // Kernels take whole vectors of four.
         let bytes = (elements * ty.bytes()).next_multiple_of(16).max(16);
         let memory = Memory::new(&self.context, bytes).map_err(|e| match e.is_out_of_memory() {
-            true => {
-                DeviceError::OutOfMemory { device: self.capabilities.name.clone(), buffer: label.into(), bytes, held: self.held_bytes() }
-            }
+            true => DeviceError::OutOfMemory {
+                device: self.capabilities.name.clone(),
+                buffer: label.into(),
+                bytes,
+                held: self.held_bytes(),
+            },
             false => self.failed(label, e),
         })?;
         self.next_buffer += 1;
@@ -356,7 +380,12 @@ impl Device for Cuda {
         self.buffers.insert(id, memory);
         Ok(id)
     }
-    fn write(&mut self, buffer: BufferId, offset: usize, data: Data<'_>) -> Result<(), DeviceError> {
+    fn write(
+        &mut self,
+        buffer: BufferId,
+        offset: usize,
+        data: Data<'_>,
+    ) -> Result<(), DeviceError> {
         self.enter()?;
         let narrow: Vec<f32>;
         let bytes: &[u8] = match data {
@@ -372,12 +401,19 @@ impl Device for Cuda {
         let written = self.context.upload(memory.at + first as Address, bytes);
         written.map_err(|e| self.failed("", e))
     }
-    fn load(&mut self, plan: &Rc<Plan>, bound: Bound, progress: Progress<'_>) -> Result<ProgramId, DeviceError> {
+    fn load(
+        &mut self,
+        plan: &Rc<Plan>,
+        bound: Bound,
+        progress: Progress<'_>,
+    ) -> Result<ProgramId, DeviceError> {
         self.enter()?;
         let compiled = self.compiler.compile(&self.context, plan, progress);
         compiled.map_err(|e| match e {
             CompileError::Driver(e) => self.failed(&plan.name, e),
-            CompileError::Refused(message) => DeviceError::Driver { device: self.capabilities.name.clone(), message },
+            CompileError::Refused(message) => {
+                DeviceError::Driver { device: self.capabilities.name.clone(), message }
+            }
         })?;
         let (mut commands, mut steps) = (Vec::new(), Vec::new());
         for (i, step) in plan.steps.iter().enumerate() {
@@ -385,7 +421,8 @@ impl Device for Cuda {
             for dispatch in &step.dispatches {
                 let code = self.compiler.code(&source(&dispatch.kernel));
                 let bindings = dispatch.bindings.iter();
-                let arguments: Vec<Address> = bindings.filter_map(|b| self.address(plan, &bound, i, *b)).collect();
+                let arguments: Vec<Address> =
+                    bindings.filter_map(|b| self.address(plan, &bound, i, *b)).collect();
                 let label = format!("{} ({})", step.label, dispatch.kernel.file);
                 assert_eq!(arguments.len(), code.bindings, "{label}: bindings");
                 commands.push(Command { label, code, grid: dispatch.grid, arguments });
@@ -398,7 +435,13 @@ impl Device for Cuda {
         self.programs.insert(id, Program { name, commands, steps, warm: false, graph: None });
         Ok(id)
     }
-    fn run(&mut self, id: ProgramId, steps: Range<usize>, uniforms: &StepUniforms, timed: bool) -> Result<Ticket, DeviceError> {
+    fn run(
+        &mut self,
+        id: ProgramId,
+        steps: Range<usize>,
+        uniforms: &StepUniforms,
+        timed: bool,
+    ) -> Result<Ticket, DeviceError> {
         self.enter()?;
         if self.uniforms != Some(*uniforms) {
             let copied = self.context.upload(self.uniform.at, bytemuck::bytes_of(uniforms));
@@ -424,7 +467,12 @@ impl Device for Cuda {
         let done = self.moment()?;
         Ok(self.ticket(Waiting { done, began, reading: None }))
     }
-    fn read(&mut self, buffer: BufferId, offset: usize, elements: usize) -> Result<Ticket, DeviceError> {
+    fn read(
+        &mut self,
+        buffer: BufferId,
+        offset: usize,
+        elements: usize,
+    ) -> Result<Ticket, DeviceError> {
         self.enter()?;
         let (first, bytes) = (offset * DType::F32.bytes(), elements * DType::F32.bytes());
         let block = self.block(bytes)?;

@@ -1,7 +1,7 @@
 //! NVIDIA's run-time compiler: CUDA C++ to machine code, without a driver.
 //!
-//! Nine functions, bound by hand: `cudarc` looks for the library under fixed names and panics where it misses
-//! one; here a path is opened, and everything that goes wrong is a message.
+//! Nine functions, bound by hand: `cudarc` looks for the library under fixed names and panics where
+//! it misses one; here a path is opened, and everything that goes wrong is a message.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
@@ -64,7 +64,8 @@ impl Drop for Owned<'_> {
 }
 
 impl Nvrtc {
-    /// Opens `libnvrtc.so.*` and, before it, the built-in functions beside it, which it looks for by name.
+    /// Opens `libnvrtc.so.*` and, before it, the built-in functions beside it, which it looks for
+    /// by name.
     ///
     /// # Errors
     /// What the loader said, or the function that is missing.
@@ -123,9 +124,11 @@ impl Nvrtc {
         let pointers: Vec<*const c_char> = options.iter().map(|o| o.as_ptr()).collect();
         let (none, mut program) = (std::ptr::null(), std::ptr::null_mut());
         #[allow(unsafe_code, reason = "foreign functions")]
-        // SAFETY: texts end in zeros and outlive the calls; the sizes are those that the library gives.
+        // SAFETY: texts end in zeros and outlive the calls; the sizes are those that the library
+        // gives.
         unsafe {
-            let made = (self.create)(&mut program, text.as_ptr(), c"kernels.cu".as_ptr(), 0, none, none);
+            let made =
+                (self.create)(&mut program, text.as_ptr(), c"kernels.cu".as_ptr(), 0, none, none);
             self.check("nvrtcCreateProgram", made)?;
             let program = Owned(self, program);
             let count = pointers.len() as c_int;

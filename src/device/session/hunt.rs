@@ -8,18 +8,25 @@ use crate::ops::StepUniforms;
 use crate::plan::{Place, Step};
 
 impl Session {
-    /// Runs a step op by op and reports the first tensor that holds a NaN or an infinity. What an op only updates, like running
-    /// statistics in training, is not to blame for what it held before.
+    /// Runs a step op by op and reports the first tensor that holds a NaN or an infinity. What an
+    /// op only updates, like running statistics in training, is not to blame for what it held
+    /// before.
     ///
     /// # Errors
     /// If the driver fails.
-    pub fn first_non_finite(&mut self, id: PlanId, step: &StepUniforms) -> Result<Option<String>, DeviceError> {
+    pub fn first_non_finite(
+        &mut self,
+        id: PlanId,
+        step: &StepUniforms,
+    ) -> Result<Option<String>, DeviceError> {
         let (plan, program) = (Rc::clone(&self.plans[id.0].plan), self.plans[id.0].program);
         let updates = |op: &Step, input: usize| op.op.in_place().iter().any(|pair| pair.0 == input);
         for state in &plan.layout.states {
             let reads = |op: &Step| {
                 let inputs = op.inputs.iter().enumerate();
-                inputs.into_iter().any(|(i, x)| matches!(x.1, Place::State(r) if r.overlaps(&state.range)) && !updates(op, i))
+                inputs.into_iter().any(|(i, x)| {
+                    matches!(x.1, Place::State(r) if r.overlaps(&state.range)) && !updates(op, i)
+                })
             };
             let read = plan.steps.iter().any(reads);
             let buffer = self.state(state.range.group)?;
@@ -36,13 +43,18 @@ impl Session {
                 }
             }
             self.device.run(program, i..i + 1, step, false)?;
-            for (output, ((value, place), ty)) in op.outputs.iter().zip(&op.io.outputs).enumerate() {
+            for (output, ((value, place), ty)) in op.outputs.iter().zip(&op.io.outputs).enumerate()
+            {
                 // What nobody reads is nobody's fault, and `reference` poisons it at once.
-                let read = plan.steps[i + 1..].iter().any(|s| s.inputs.iter().any(|x| x.0 == *value))
-                    || plan.outputs.iter().any(|y| y.value == *value)
-                    || matches!(place, Place::State(_));
+                let read =
+                    plan.steps[i + 1..].iter().any(|s| s.inputs.iter().any(|x| x.0 == *value))
+                        || plan.outputs.iter().any(|y| y.value == *value)
+                        || matches!(place, Place::State(_));
                 let (buffer, offset) = self.plans[id.0].bound.place(*place);
-                if read && !before.contains(&output) && self.is_bad(buffer, offset, ty.shape.len())? {
+                if read
+                    && !before.contains(&output)
+                    && self.is_bad(buffer, offset, ty.shape.len())?
+                {
                     return Ok(Some(op.label.clone()));
                 }
             }

@@ -11,7 +11,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::pace::Pace;
-use super::{Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Ticket, Values};
+use super::{
+    Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Ticket, Values,
+};
 use crate::ir::{Graph, Group, Layout};
 use crate::ops::{Choices, STAMP, StepUniforms, Target};
 use crate::plan::{Limits, Options, Place, Plan, RING, lower, verify};
@@ -160,7 +162,8 @@ impl Session {
         lower(name, graph, self.options())
     }
 
-    /// Bytes that buffers may take in all, where that is known: from the device, or because an allocation failed.
+    /// Bytes that buffers may take in all, where that is known: from the device, or because an
+    /// allocation failed.
     pub fn memory(&self) -> Option<usize> {
         [self.device.capabilities().memory, self.room].into_iter().flatten().min()
     }
@@ -186,7 +189,8 @@ impl Session {
         self.layout = Layout::default();
     }
 
-    /// Sets the model whose flat buffers the plans work on; each is allocated, zeroed, when first used.
+    /// Sets the model whose flat buffers the plans work on; each is allocated, zeroed, when first
+    /// used.
     ///
     /// # Panics
     /// If plans of another model are loaded.
@@ -210,12 +214,16 @@ impl Session {
         loaded
     }
 
-    /// Bytes that there are in all, of which at most so many more are of interest: by taking them piece by piece
-    /// and giving them back.
+    /// Bytes that there are in all, of which at most so many more are of interest: by taking them
+    /// piece by piece and giving them back.
     fn find_room(&mut self, more: usize) -> usize {
         let (mut taken, mut piece, mut left) = (Vec::new(), more, more);
         while piece > LEAST && left > 0 {
-            match self.device.allocate("room", DType::F32, piece.min(left).div_ceil(DType::F32.bytes())) {
+            match self.device.allocate(
+                "room",
+                DType::F32,
+                piece.min(left).div_ceil(DType::F32.bytes()),
+            ) {
                 Ok(buffer) => {
                     taken.push(buffer);
                     left = left.saturating_sub(piece);
@@ -246,7 +254,15 @@ impl Session {
         };
         let program = self.device.load(&plan, bound.clone(), progress)?;
         let pace = Pace::new(&plan);
-        self.plans.push(Loaded { plan, program, bound, pace, serial: 0, pending: vec![], log: vec![] });
+        self.plans.push(Loaded {
+            plan,
+            program,
+            bound,
+            pace,
+            serial: 0,
+            pending: vec![],
+            log: vec![],
+        });
         Ok(PlanId(self.plans.len() - 1))
     }
 
@@ -271,7 +287,11 @@ impl Session {
             for table in &step.tables {
                 let label = format!("{} (table)", step.label);
                 let buffer = self.device.allocate(&label, DType::U32, table.len())?;
-                bound.tables.last_mut().unwrap_or_else(|| unreachable!("pushed above")).push(buffer);
+                bound
+                    .tables
+                    .last_mut()
+                    .unwrap_or_else(|| unreachable!("pushed above"))
+                    .push(buffer);
                 self.device.write(buffer, 0, Data::U32(table))?;
             }
         }
@@ -300,7 +320,12 @@ impl Session {
     ///
     /// # Errors
     /// If the driver fails.
-    pub fn write_state(&mut self, group: Group, offset: usize, data: &[f32]) -> Result<(), DeviceError> {
+    pub fn write_state(
+        &mut self,
+        group: Group,
+        offset: usize,
+        data: &[f32],
+    ) -> Result<(), DeviceError> {
         self.write_state_of(group, offset, Data::F32(data))
     }
 
@@ -308,7 +333,12 @@ impl Session {
     ///
     /// # Errors
     /// If the driver fails.
-    pub fn write_state_of(&mut self, group: Group, offset: usize, data: Data<'_>) -> Result<(), DeviceError> {
+    pub fn write_state_of(
+        &mut self,
+        group: Group,
+        offset: usize,
+        data: Data<'_>,
+    ) -> Result<(), DeviceError> {
         let (end, size) = (offset + data.len(), self.layout.size(group));
         assert!(end <= size, "{group:?} has {size} elements, not {end}");
         let buffer = self.state(group)?;
@@ -354,7 +384,8 @@ impl Session {
         let (program, measured) = (loaded.program, !watched || loaded.pace.is_measured());
         let all = 0..loaded.plan.steps.len();
         let pieces = if watched { loaded.pace.pieces() } else { vec![all] };
-        // What was never measured is waited for piece by piece: a queue of long submissions is a long one.
+        // What was never measured is waited for piece by piece: a queue of long submissions is a
+        // long one.
         let ahead = if measured { IN_FLIGHT } else { 1 };
         for piece in pieces {
             while self.in_flight.len() >= ahead {
@@ -396,7 +427,9 @@ impl Session {
 
     fn wait(&mut self, ticket: Ticket) -> Result<Done, DeviceError> {
         let done = self.device.poll(ticket, true)?;
-        Ok(done.unwrap_or_else(|| panic!("{}: a poll that may wait came back without a result", self.device())))
+        Ok(done.unwrap_or_else(|| {
+            panic!("{}: a poll that may wait came back without a result", self.device())
+        }))
     }
 
     /// Waits for the steps queued so far and reads an output by position.
@@ -423,13 +456,19 @@ impl Session {
     }
 
     /// Reads elements of a buffer, in pieces that the device has room for.
-    fn fetch(&mut self, buffer: BufferId, offset: usize, len: usize) -> Result<Values, DeviceError> {
+    fn fetch(
+        &mut self,
+        buffer: BufferId,
+        offset: usize,
+        len: usize,
+    ) -> Result<Values, DeviceError> {
         let piece = self.device.capabilities().read_bytes;
         let most = piece.map_or(len, |bytes| bytes / DType::F32.bytes()).max(1);
         let mut all: Option<Values> = None;
         for first in (0..len).step_by(most) {
             let ticket = self.device.read(buffer, offset + first, most.min(len - first))?;
-            let values = self.wait(ticket)?.values.unwrap_or_else(|| panic!("a read without values"));
+            let values =
+                self.wait(ticket)?.values.unwrap_or_else(|| panic!("a read without values"));
             all = Some(match (all, values) {
                 (None, values) => values,
                 (Some(Values::F32(mut a)), Values::F32(b)) => {
@@ -449,8 +488,9 @@ impl Session {
         Ok(all.unwrap_or(Values::F32(vec![])))
     }
 
-    /// Scalar outputs of the runs since the last call, oldest first: `(step, one value per scalar output)`. Runs
-    /// are read back together, so that the device does not wait for the host.
+    /// Scalar outputs of the runs since the last call, oldest first:
+    /// `(step, one value per scalar output)`. Runs are read back together, so that the device does
+    /// not wait for the host.
     ///
     /// # Errors
     /// If the driver fails, or did not carry out a run that it reported as done.
@@ -466,7 +506,8 @@ impl Session {
         if pending.is_empty() {
             return Ok(());
         }
-        let (buffer, ring) = (loaded.bound.buffers[loaded.plan.ring.buffer], loaded.plan.ring.clone());
+        let (buffer, ring) =
+            (loaded.bound.buffers[loaded.plan.ring.buffer], loaded.plan.ring.clone());
         while !self.in_flight.is_empty() {
             self.land()?;
         }
@@ -476,7 +517,10 @@ impl Session {
             let (stamp, values) = row.split_at(STAMP);
             if stamp != [(run.serial & 0xffff) as f32, (run.serial >> 16) as f32] {
                 let plan = &self.plans[id.0].plan.name;
-                let message = format!("step {} of the plan `{plan}` was reported as done but has not run to its end", run.step);
+                let message = format!(
+                    "step {} of the plan `{plan}` was reported as done but has not run to its end",
+                    run.step
+                );
                 return Err(DeviceError::Lost { device: self.device(), message });
             }
             self.plans[id.0].log.push((run.step, values.to_vec()));
@@ -494,7 +538,8 @@ impl Session {
         self.host_time.as_secs_f64()
     }
 
-    /// Fills the transient buffers with NaN, so that an element a kernel does not write shows (tests).
+    /// Fills the transient buffers with NaN, so that an element a kernel does not write shows
+    /// (tests).
     ///
     /// # Errors
     /// If the driver fails.

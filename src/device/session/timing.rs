@@ -6,8 +6,8 @@ use super::{PlanId, Session};
 use crate::device::{DeviceError, ProgramId};
 use crate::ops::StepUniforms;
 
-/// Wall-clock samples of a device without timestamps are at least this long, so that a submission's latency
-/// does not count.
+/// Wall-clock samples of a device without timestamps are at least this long, so that a submission's
+/// latency does not count.
 const SAMPLE: Duration = Duration::from_millis(20);
 /// Samples whose median counts.
 const SAMPLES: usize = 5;
@@ -24,8 +24,8 @@ pub struct Timing {
 }
 
 impl Session {
-    /// How long one op of a plan takes: by the device's own clock where it has one, else by samples so long that
-    /// a submission's latency does not count.
+    /// How long one op of a plan takes: by the device's own clock where it has one, else by samples
+    /// so long that a submission's latency does not count.
     ///
     /// # Errors
     /// If the driver fails.
@@ -53,7 +53,11 @@ impl Session {
         Ok(Timing { seconds: seconds[seconds.len() / 2], runs, by_device })
     }
 
-    fn time_by_clock(&mut self, program: ProgramId, op: usize) -> Result<(Vec<f64>, usize), DeviceError> {
+    fn time_by_clock(
+        &mut self,
+        program: ProgramId,
+        op: usize,
+    ) -> Result<(Vec<f64>, usize), DeviceError> {
         let step = StepUniforms::default();
         let (mut times, mut seconds) = (1u32, Vec::new());
         while seconds.len() < SAMPLES {

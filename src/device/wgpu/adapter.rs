@@ -26,7 +26,9 @@ impl std::str::FromStr for Pick {
     type Err = DeviceError;
     fn from_str(text: &str) -> Result<Self, DeviceError> {
         let (backend, name) = match text.split_once(':') {
-            Some((backend, name)) if BACKENDS.contains(&backend.to_lowercase().as_str()) => (Some(backend.to_lowercase()), name),
+            Some((backend, name)) if BACKENDS.contains(&backend.to_lowercase().as_str()) => {
+                (Some(backend.to_lowercase()), name)
+            }
             _ => (None, text),
         };
         match (backend, name.parse::<usize>()) {
@@ -69,7 +71,8 @@ pub(crate) fn instance() -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
     descriptor.flags = wgpu::InstanceFlags::empty();
-    // Where the driver tells its budget (Vulkan, DX12), a buffer beyond it is an error instead of a machine that swaps.
+    // Where the driver tells its budget (Vulkan, DX12), a buffer beyond it is an error instead of a
+    // machine that swaps.
     descriptor.memory_budget_thresholds.for_resource_creation = Some(95);
     wgpu::Instance::new(descriptor)
 }
@@ -84,7 +87,11 @@ pub(crate) fn enumerate() -> Vec<(wgpu::Adapter, AdapterInfo)> {
             (a, info)
         })
         .collect();
-    let rank = |kind: &str| ["DiscreteGpu", "IntegratedGpu", "VirtualGpu", "Other", "Cpu"].iter().position(|k| *k == kind);
+    let rank = |kind: &str| {
+        ["DiscreteGpu", "IntegratedGpu", "VirtualGpu", "Other", "Cpu"]
+            .iter()
+            .position(|k| *k == kind)
+    };
     found.sort_by_key(|(_, i)| rank(&i.kind));
     found
 }
@@ -97,8 +104,11 @@ pub fn adapters() -> Vec<AdapterInfo> {
 fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
     let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
     let has_subgroup = features.contains(wgpu::Features::SUBGROUP);
-    let named =
-        [(wgpu::Features::SUBGROUP, "subgroup"), (wgpu::Features::SHADER_F16, "f16"), (wgpu::Features::TIMESTAMP_QUERY, "timestamps")];
+    let named = [
+        (wgpu::Features::SUBGROUP, "subgroup"),
+        (wgpu::Features::SHADER_F16, "f16"),
+        (wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
+    ];
     AdapterInfo {
         software: info.device_type == wgpu::DeviceType::Cpu,
         backend: format!("{:?}", info.backend).to_lowercase(),
@@ -110,7 +120,11 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
         max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
         workgroup_memory_bytes: limits.max_compute_workgroup_storage_size,
         subgroup: has_subgroup.then_some([info.subgroup_min_size, info.subgroup_max_size]),
-        features: named.iter().filter(|(f, _)| features.contains(*f)).map(|(_, n)| (*n).into()).collect(),
+        features: named
+            .iter()
+            .filter(|(f, _)| features.contains(*f))
+            .map(|(_, n)| (*n).into())
+            .collect(),
     }
 }
 
@@ -134,12 +148,17 @@ pub fn find(pick: &Pick, all: &[AdapterInfo]) -> Result<usize, DeviceError> {
     let lines = |of: &[usize]| of.iter().map(|&i| line(i)).collect::<Vec<_>>().join(", ");
     let everything: Vec<usize> = (0..all.len()).collect();
     let list = if all.is_empty() { "no adapter".into() } else { lines(&everything) };
-    let missing = |message: String, hint: &str| DeviceError::NotFound { message, hint: Some(hint.into()) };
+    let missing =
+        |message: String, hint: &str| DeviceError::NotFound { message, hint: Some(hint.into()) };
     let (name, backend) = match pick {
         Pick::Any => {
             return all.iter().position(|a| !a.software).ok_or_else(|| {
                 let message = format!("there is no GPU adapter (found {list})");
-                missing(message, "`aavae devices` lists adapters; a software one is used only when named, as `--device wgpu:llvmpipe`")
+                missing(
+                    message,
+                    "`aavae devices` lists adapters; a software one is used only when \
+                    named, as `--device wgpu:llvmpipe`",
+                )
             });
         }
         Pick::Index(i) if *i < all.len() => return Ok(*i),
@@ -153,7 +172,8 @@ pub fn find(pick: &Pick, all: &[AdapterInfo]) -> Result<usize, DeviceError> {
     let mut fitting = everything;
     fitting.retain(|&i| of_backend(&all[i]) && all[i].name.to_lowercase().contains(&name));
     // A whole name means the adapter of that name, though it may begin another's.
-    let whole: Vec<usize> = fitting.iter().copied().filter(|&i| all[i].name.to_lowercase() == name).collect();
+    let whole: Vec<usize> =
+        fitting.iter().copied().filter(|&i| all[i].name.to_lowercase() == name).collect();
     match (&whole[..], &fitting[..]) {
         ([one], _) | (_, [one]) => Ok(*one),
         (_, []) => {
@@ -163,7 +183,10 @@ pub fn find(pick: &Pick, all: &[AdapterInfo]) -> Result<usize, DeviceError> {
         }
         _ => {
             let message = format!("`{name}` fits {} adapters: {}", fitting.len(), lines(&fitting));
-            Err(missing(message, "choose one by its index, e.g. `--device wgpu:0`, or as `wgpu:BACKEND:NAME`"))
+            Err(missing(
+                message,
+                "choose one by its index, e.g. `--device wgpu:0`, or as `wgpu:BACKEND:NAME`",
+            ))
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Compiling the kernels of a plan on every core, distinct ones once.
 //!
-//! Real GPUs compile when a pipeline is made. CPU adapters compile when a shader is first dispatched, on the one
-//! thread of the device's queue; a whole training step takes tens of seconds that way. There each core gets a
-//! device of its own and a share of the kernels, which it dispatches with an empty grid; the driver's shader
-//! cache on disk then has them all for the device that trains.
+//! Real GPUs compile when a pipeline is made. CPU adapters compile when a shader is first
+//! dispatched, on the one thread of the device's queue; a whole training step takes tens of seconds
+//! that way. There each core gets a device of its own and a share of the kernels, which it
+//! dispatches with an empty grid; the driver's shader cache on disk then has them all for the
+//! device that trains.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -50,7 +51,11 @@ struct Missing<'a> {
 }
 
 /// Makes the plan's pipelines that this device does not have yet.
-pub(super) fn compile(gpu: &mut Gpu, plan: &Plan, progress: Progress<'_>) -> Result<(), DeviceError> {
+pub(super) fn compile(
+    gpu: &mut Gpu,
+    plan: &Plan,
+    progress: Progress<'_>,
+) -> Result<(), DeviceError> {
     let mut distinct: BTreeMap<String, Missing<'_>> = BTreeMap::new();
     for dispatch in plan.steps.iter().flat_map(|s| &s.dispatches) {
         let text = shader::source(&dispatch.kernel);
@@ -75,7 +80,9 @@ pub(super) fn compile(gpu: &mut Gpu, plan: &Plan, progress: Progress<'_>) -> Res
     let made: Vec<Result<Made, DeviceError>> = std::thread::scope(|scope| {
         let own = Context::of(gpu);
         let (missing, tick) = (&missing, &tick);
-        let handles: Vec<_> = (1..threads).map(|t| scope.spawn(move || share(own, missing, t, threads, lazy, tick))).collect();
+        let handles: Vec<_> = (1..threads)
+            .map(|t| scope.spawn(move || share(own, missing, t, threads, lazy, tick)))
+            .collect();
         let mut made = vec![share(own, missing, 0, threads, lazy, tick)];
         for handle in handles {
             made.push(handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
@@ -116,7 +123,9 @@ fn share(
         let pipeline = pipeline(own, m.kernel, &m.text);
         if lazy && threads > 1 {
             match other {
-                Some(other) => dispatch_nothing(other, m.bindings, &self::pipeline(other, m.kernel, &m.text)),
+                Some(other) => {
+                    dispatch_nothing(other, m.bindings, &self::pipeline(other, m.kernel, &m.text))
+                }
                 None => dispatch_nothing(own, m.bindings, &pipeline),
             }
         }
@@ -131,17 +140,23 @@ fn share(
 }
 
 fn pipeline(gpu: Context<'_>, kernel: &Kernel, text: &str) -> wgpu::ComputePipeline {
-    let descriptor = wgpu::ShaderModuleDescriptor { label: Some(kernel.file), source: wgpu::ShaderSource::Wgsl(text.into()) };
+    let descriptor = wgpu::ShaderModuleDescriptor {
+        label: Some(kernel.file),
+        source: wgpu::ShaderSource::Wgsl(text.into()),
+    };
     let module = if gpu.checked {
         gpu.device.create_shader_module(descriptor)
     } else {
         #[allow(
             unsafe_code,
-            reason = "runtime checks cost up to 100x; every index is bounded by the kernel's own constants, and the tests run every kernel checked as well"
+            reason = "runtime checks cost up to 100x; every index is bounded by the kernel's own \
+                constants, and the tests run every kernel checked as well"
         )]
-        // SAFETY: the shaders are ours, embedded in the binary; plan::verify checks every buffer's size.
+        // SAFETY: the shaders are ours, embedded in the binary; plan::verify checks every buffer's
+        // size.
         unsafe {
-            gpu.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+            gpu.device
+                .create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
         }
     };
     gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
@@ -149,7 +164,10 @@ fn pipeline(gpu: Context<'_>, kernel: &Kernel, text: &str) -> wgpu::ComputePipel
         layout: None,
         module: &module,
         entry_point: Some("main"),
-        compilation_options: wgpu::PipelineCompilationOptions { zero_initialize_workgroup_memory: false, ..Default::default() },
+        compilation_options: wgpu::PipelineCompilationOptions {
+            zero_initialize_workgroup_memory: false,
+            ..Default::default()
+        },
         cache: gpu.cache,
     })
 }
@@ -157,17 +175,27 @@ fn pipeline(gpu: Context<'_>, kernel: &Kernel, text: &str) -> wgpu::ComputePipel
 /// Dispatches a pipeline with an empty grid, which makes a lazy driver compile it.
 fn dispatch_nothing(gpu: Context<'_>, bindings: &[Binding], pipeline: &wgpu::ComputePipeline) {
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::UNIFORM;
-    let descriptor = wgpu::BufferDescriptor { label: Some("stand-in"), size: STAND_IN, usage, mapped_at_creation: false };
+    let descriptor = wgpu::BufferDescriptor {
+        label: Some("stand-in"),
+        size: STAND_IN,
+        usage,
+        mapped_at_creation: false,
+    };
     // One per binding: a buffer may not be read and written by one dispatch.
     let buffers: Vec<_> = bindings.iter().map(|_| gpu.device.create_buffer(&descriptor)).collect();
     let entries: Vec<_> = (0..bindings.len())
         .filter(|&i| bindings[i] != Binding::Skip)
-        .map(|i| wgpu::BindGroupEntry { binding: i as u32, resource: buffers[i].as_entire_binding() })
+        .map(|i| wgpu::BindGroupEntry {
+            binding: i as u32,
+            resource: buffers[i].as_entire_binding(),
+        })
         .collect();
     let layout = pipeline.get_bind_group_layout(0);
-    let descriptor = wgpu::BindGroupDescriptor { label: Some("warm"), layout: &layout, entries: &entries };
+    let descriptor =
+        wgpu::BindGroupDescriptor { label: Some("warm"), layout: &layout, entries: &entries };
     let group = gpu.device.create_bind_group(&descriptor);
-    let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("warm") });
+    let mut encoder =
+        gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("warm") });
     let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
     pass.set_pipeline(pipeline);
     pass.set_bind_group(0, &group, &[]);

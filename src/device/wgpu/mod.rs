@@ -1,4 +1,5 @@
-//! The `wgpu` device: WGSL on Vulkan, Metal and DX12. One pipeline and bind group per dispatch, made once.
+//! The `wgpu` device: WGSL on Vulkan, Metal and DX12. One pipeline and bind group per dispatch,
+//! made once.
 
 mod adapter;
 mod cache;
@@ -14,7 +15,9 @@ use std::time::Duration;
 pub(crate) use adapter::select;
 pub use adapter::{AdapterInfo, Pick, adapters, find};
 
-use super::{Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Progress, Ticket};
+use super::{
+    Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Progress, Ticket,
+};
 use crate::ops::{Binding, StepUniforms, Target};
 use crate::plan::{Limits, Place, Plan};
 use crate::tensor::DType;
@@ -104,9 +107,15 @@ impl Gpu {
     ///
     /// # Errors
     /// If the driver refuses.
-    pub(crate) fn open(adapter: &wgpu::Adapter, info: &AdapterInfo, options: OpenOptions) -> Result<Self, DeviceError> {
+    pub(crate) fn open(
+        adapter: &wgpu::Adapter,
+        info: &AdapterInfo,
+        options: OpenOptions,
+    ) -> Result<Self, DeviceError> {
         let limits = adapter.limits();
-        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::PIPELINE_CACHE;
+        let wanted = wgpu::Features::SUBGROUP
+            | wgpu::Features::TIMESTAMP_QUERY
+            | wgpu::Features::PIPELINE_CACHE;
         let features = adapter.features() & wanted;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("aavae"),
@@ -115,8 +124,10 @@ impl Gpu {
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()
         };
-        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
-            .map_err(|e| DeviceError::Driver { device: info.name.clone(), message: e.to_string() })?;
+        let (device, queue) =
+            pollster::block_on(adapter.request_device(&descriptor)).map_err(|e| {
+                DeviceError::Driver { device: info.name.clone(), message: e.to_string() }
+            })?;
         let failure = watch(&device);
         let uniform = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("step"),
@@ -124,9 +135,13 @@ impl Gpu {
             usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        let queries = features.contains(wgpu::Features::TIMESTAMP_QUERY).then(|| Queries::new(&device, &queue));
-        // CPU adapters compile at the first dispatch, so there is nothing to keep at pipeline creation.
-        let cached = features.contains(wgpu::Features::PIPELINE_CACHE) && !info.software && !options.checked;
+        let queries = features
+            .contains(wgpu::Features::TIMESTAMP_QUERY)
+            .then(|| Queries::new(&device, &queue));
+        // CPU adapters compile at the first dispatch, so there is nothing to keep at pipeline
+        // creation.
+        let cached =
+            features.contains(wgpu::Features::PIPELINE_CACHE) && !info.software && !options.checked;
         let max_groups = limits.max_compute_workgroups_per_dimension;
         let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         let max_binding = usize::try_from(max_binding).unwrap_or(usize::MAX);
@@ -142,9 +157,14 @@ impl Gpu {
                 epilogues: true,
             },
             dispatches: true,
-            limits: Limits { max_binding, max_groups, max_storage_buffers: limits.max_storage_buffers_per_shader_stage as usize },
+            limits: Limits {
+                max_binding,
+                max_groups,
+                max_storage_buffers: limits.max_storage_buffers_per_shader_stage as usize,
+            },
             memory: None,
-            overhead: size_of::<StepUniforms>() + if queries.is_some() { Queries::BYTES } else { 0 },
+            overhead: size_of::<StepUniforms>()
+                + if queries.is_some() { Queries::BYTES } else { 0 },
             read_bytes: Some(READ_BYTES),
             watched: true,
             timestamps: queries.is_some(),
@@ -197,10 +217,15 @@ impl Gpu {
         let device = self.info.name.clone();
         Err(match (failure.take(), allocating) {
             (None, _) => return Ok(()),
-            (Some(Failure::OutOfMemory), Some((buffer, bytes))) => {
-                DeviceError::OutOfMemory { device, buffer: buffer.into(), bytes, held: self.held_bytes() }
+            (Some(Failure::OutOfMemory), Some((buffer, bytes))) => DeviceError::OutOfMemory {
+                device,
+                buffer: buffer.into(),
+                bytes,
+                held: self.held_bytes(),
+            },
+            (Some(Failure::OutOfMemory), None) => {
+                DeviceError::Driver { device, message: "out of memory".into() }
             }
-            (Some(Failure::OutOfMemory), None) => DeviceError::Driver { device, message: "out of memory".into() },
             // A device that is lost stays lost.
             (Some(Failure::Lost(message)), _) => {
                 *failure = Some(Failure::Lost(message.clone()));
@@ -210,7 +235,8 @@ impl Gpu {
         })
     }
 
-    /// Waits for a submission, or only looks whether it is done. wgpu panics here if the device is lost.
+    /// Waits for a submission, or only looks whether it is done. wgpu panics here if the device is
+    /// lost.
     fn is_done(&self, submission: &wgpu::SubmissionIndex, wait: bool) -> Result<bool, DeviceError> {
         let timeout = if wait { None } else { Some(Duration::ZERO) };
         let poll = wgpu::PollType::Wait { submission_index: Some(submission.clone()), timeout };
@@ -224,7 +250,8 @@ impl Gpu {
             }
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
-                let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("the driver failed");
+                let text =
+                    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("the driver failed");
                 fail(&self.failure, Failure::Lost(text.into()));
                 false
             }
@@ -243,20 +270,38 @@ impl Gpu {
         })
     }
 
-    fn binding<'a>(&'a self, bound: &Bound, place: Place, bytes: usize) -> wgpu::BindingResource<'a> {
+    fn binding<'a>(
+        &'a self,
+        bound: &Bound,
+        place: Place,
+        bytes: usize,
+    ) -> wgpu::BindingResource<'a> {
         let bytes = bytes.next_multiple_of(16) as u64;
         let (buffer, offset) = bound.place(place);
         let (buffer, offset) = (&self.buffers[&buffer], (offset * DType::F32.bytes()) as u64);
         debug_assert!(offset + bytes <= buffer.size(), "a binding exceeds its buffer");
-        wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(bytes) })
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer,
+            offset,
+            size: wgpu::BufferSize::new(bytes),
+        })
     }
 
     /// The bind group of a dispatch of a step.
-    fn group(&self, plan: &Plan, bound: &Bound, index: usize, bindings: &[Binding], pipeline: &wgpu::ComputePipeline) -> wgpu::BindGroup {
+    fn group(
+        &self,
+        plan: &Plan,
+        bound: &Bound,
+        index: usize,
+        bindings: &[Binding],
+        pipeline: &wgpu::ComputePipeline,
+    ) -> wgpu::BindGroup {
         let step = &plan.steps[index];
         let resource = |b: &Binding| match b {
             Binding::Input(j) => self.binding(bound, step.inputs[*j].1, step.io.inputs[*j].bytes()),
-            Binding::Output(j) => self.binding(bound, step.outputs[*j].1, step.io.outputs[*j].bytes()),
+            Binding::Output(j) => {
+                self.binding(bound, step.outputs[*j].1, step.io.outputs[*j].bytes())
+            }
             Binding::Scratch(j) => {
                 let b = step.scratch[*j];
                 self.binding(bound, Place::Buffer(b), plan.buffers[b].bytes)
@@ -314,14 +359,22 @@ impl Queries {
     const BYTES: usize = 256;
 
     fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
-        let descriptor = wgpu::QuerySetDescriptor { label: Some("timestamps"), ty: wgpu::QueryType::Timestamp, count: 2 };
+        let descriptor = wgpu::QuerySetDescriptor {
+            label: Some("timestamps"),
+            ty: wgpu::QueryType::Timestamp,
+            count: 2,
+        };
         let resolved = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("timestamps"),
             size: Self::BYTES as u64,
             usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
             mapped_at_creation: false,
         });
-        Self { set: device.create_query_set(&descriptor), resolved, period: queue.get_timestamp_period() }
+        Self {
+            set: device.create_query_set(&descriptor),
+            resolved,
+            period: queue.get_timestamp_period(),
+        }
     }
 }
 
@@ -349,7 +402,8 @@ fn watch(device: &wgpu::Device) -> Arc<Mutex<Option<Failure>>> {
 
 fn fail(sink: &Mutex<Option<Failure>>, failure: Failure) {
     let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
-    // The first failure is the cause and later ones follow from it, except that a lost device explains all.
+    // The first failure is the cause and later ones follow from it, except that a lost device
+    // explains all.
     if sink.is_none() || matches!(failure, Failure::Lost(_)) {
         *sink = Some(failure);
     }
@@ -359,12 +413,19 @@ impl Device for Gpu {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
-    fn allocate(&mut self, label: &str, ty: DType, elements: usize) -> Result<BufferId, DeviceError> {
+    fn allocate(
+        &mut self,
+        label: &str,
+        ty: DType,
+        elements: usize,
+    ) -> Result<BufferId, DeviceError> {
         let bytes = elements * ty.bytes();
         let limit = self.device.limits().max_buffer_size;
         if bytes as u64 > limit {
             let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-            return Err(crate::plan::PlanError::Buffer { buffer: label.into(), bytes, limit }.into());
+            return Err(
+                crate::plan::PlanError::Buffer { buffer: label.into(), bytes, limit }.into()
+            );
         }
         let buffer = self.buffer(label, bytes);
         self.check(Some((label, bytes)))?;
@@ -373,7 +434,12 @@ impl Device for Gpu {
         self.buffers.insert(id, buffer);
         Ok(id)
     }
-    fn write(&mut self, buffer: BufferId, offset: usize, data: Data<'_>) -> Result<(), DeviceError> {
+    fn write(
+        &mut self,
+        buffer: BufferId,
+        offset: usize,
+        data: Data<'_>,
+    ) -> Result<(), DeviceError> {
         let narrow: Vec<f32>;
         let bytes = match data {
             Data::F32(x) => bytemuck::cast_slice(x),
@@ -383,10 +449,19 @@ impl Device for Gpu {
                 bytemuck::cast_slice(&narrow)
             }
         };
-        self.queue.write_buffer(&self.buffers[&buffer], (offset * DType::F32.bytes()) as u64, bytes);
+        self.queue.write_buffer(
+            &self.buffers[&buffer],
+            (offset * DType::F32.bytes()) as u64,
+            bytes,
+        );
         self.check(None)
     }
-    fn load(&mut self, plan: &Rc<Plan>, bound: Bound, progress: Progress<'_>) -> Result<ProgramId, DeviceError> {
+    fn load(
+        &mut self,
+        plan: &Rc<Plan>,
+        bound: Bound,
+        progress: Progress<'_>,
+    ) -> Result<ProgramId, DeviceError> {
         compile::compile(self, plan, progress)?;
         let (mut commands, mut steps) = (Vec::new(), Vec::new());
         for (index, step) in plan.steps.iter().enumerate() {
@@ -404,7 +479,13 @@ impl Device for Gpu {
         self.programs.insert(id, Program { commands, steps });
         Ok(id)
     }
-    fn run(&mut self, program: ProgramId, steps: Range<usize>, uniforms: &StepUniforms, timed: bool) -> Result<Ticket, DeviceError> {
+    fn run(
+        &mut self,
+        program: ProgramId,
+        steps: Range<usize>,
+        uniforms: &StepUniforms,
+        timed: bool,
+    ) -> Result<Ticket, DeviceError> {
         if self.uniforms != Some(*uniforms) {
             self.queue.write_buffer(&self.uniform, 0, bytemuck::bytes_of(uniforms));
             self.uniforms = Some(*uniforms);
@@ -412,22 +493,34 @@ impl Device for Gpu {
         let timed = timed && self.queries.is_some();
         let program = &self.programs[&program];
         let range = match (program.steps.get(steps.start), steps.end.checked_sub(1)) {
-            (Some(first), Some(last)) if last < program.steps.len() => first.start..program.steps[last].end,
+            (Some(first), Some(last)) if last < program.steps.len() => {
+                first.start..program.steps[last].end
+            }
             _ => 0..0,
         };
         let mut encoder = self.encode(&program.commands[range], timed);
-        let reading = self.queries.as_ref().filter(|_| timed).map(|q| Reading::begin(&self.device, &mut encoder, &q.resolved, 0, 16));
+        let reading = self
+            .queries
+            .as_ref()
+            .filter(|_| timed)
+            .map(|q| Reading::begin(&self.device, &mut encoder, &q.resolved, 0, 16));
         let submission = self.queue.submit([encoder.finish()]);
         let reading = reading.map(Reading::map);
         self.check(None)?;
         Ok(self.waiting(Waiting { submission, reading, timed }))
     }
-    fn read(&mut self, buffer: BufferId, offset: usize, elements: usize) -> Result<Ticket, DeviceError> {
+    fn read(
+        &mut self,
+        buffer: BufferId,
+        offset: usize,
+        elements: usize,
+    ) -> Result<Ticket, DeviceError> {
         let size = DType::F32.bytes();
         let descriptor = wgpu::CommandEncoderDescriptor { label: Some("read") };
         let mut encoder = self.device.create_command_encoder(&descriptor);
         let buffer = &self.buffers[&buffer];
-        let reading = Reading::begin(&self.device, &mut encoder, buffer, offset * size, elements * size);
+        let reading =
+            Reading::begin(&self.device, &mut encoder, buffer, offset * size, elements * size);
         let submission = self.queue.submit([encoder.finish()]);
         let reading = Some(reading.map());
         self.check(None)?;

@@ -46,7 +46,8 @@ impl Reading {
     /// The bytes, after the device has been polled up to the copy.
     pub(super) fn finish(self) -> Result<Vec<u8>, String> {
         let mapped = self.mapped.ok_or("the memory was not asked for")?;
-        let result = mapped.try_recv().map_err(|_| "the copy is done but its memory is not mapped")?;
+        let result =
+            mapped.try_recv().map_err(|_| "the copy is done but its memory is not mapped")?;
         result.map_err(|e| e.to_string())?;
         let view = self.staging.slice(..).get_mapped_range().map_err(|e| e.to_string())?;
         Ok(view.to_vec())

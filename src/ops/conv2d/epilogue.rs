@@ -4,7 +4,8 @@ use crate::ops::pointwise::relu;
 use crate::ops::{Real, Run, ShapeError, same};
 use crate::tensor::{Shape, TensorType};
 
-/// What happens to a finished sum; each present part is one more input, in this order after the operands.
+/// What happens to a finished sum; each present part is one more input, in this order after the
+/// operands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Epilogue {
     /// Adds `bias [1,1,1,Cout]`.

@@ -1,11 +1,13 @@
 //! Convolutions on WGSL: one GEMM family, tiles of several sizes and broadcasts.
 //!
-//! * `conv_nt_{tile,bcast}`: `y[m, n] = sum_k a[m, k] * w[n, k]`, the forward pass and, on transposed weights, the input gradient.
-//! * `conv_tn_{tile,bcast}`: `dw = sum over pixels of dy^T x`, split over pixels into `SPLIT` partial sums that
-//!   `conv_tn_reduce` adds in order.
+//! * `conv_nt_{tile,bcast}`: `y[m, n] = sum_k a[m, k] * w[n, k]`, the forward pass and, on
+//!   transposed weights, the input gradient.
+//! * `conv_tn_{tile,bcast}`: `dw = sum over pixels of dy^T x`, split over pixels into `SPLIT`
+//!   partial sums that `conv_tn_reduce` adds in order.
 //!
-//! A 1x1 convolution of stride 1 (and a linear layer) is one matrix: one image of one row of pixels.
-//! Tile sizes are chosen here, from shapes alone; `shaders/README.md` has the measurements behind the choices.
+//! A 1x1 convolution of stride 1 (and a linear layer) is one matrix: one image of one row of
+//! pixels. Tile sizes are chosen here, from shapes alone; `shaders/README.md` has the measurements
+//! behind the choices.
 
 use super::epilogue::Epilogue;
 use super::geometry::Geometry;
@@ -41,8 +43,9 @@ fn tail(epilogue: &Epilogue) -> Vec<Binding> {
     bindings
 }
 
-/// Sizes of a forward-type product's tiles: rows and columns per workgroup, depth, rows and columns per
-/// invocation. The first that has at least as many columns as the product, or the widest, is the portable one.
+/// Sizes of a forward-type product's tiles: rows and columns per workgroup, depth, rows and columns
+/// per invocation. The first that has at least as many columns as the product, or the widest, is
+/// the portable one.
 const NT_TILES: [[u32; 5]; 10] = [
     [128, 4, 16, 2, 2],
     [128, 16, 16, 4, 4],
@@ -66,7 +69,8 @@ const TN_TILES: [[u32; 5]; 8] = [
     [64, 128, 8, 8, 8],
     [128, 128, 8, 8, 8],
 ];
-/// Workgroups that weight gradients are split for: enough for a large GPU first, then for smaller and larger ones.
+/// Workgroups that weight gradients are split for: enough for a large GPU first, then for smaller
+/// and larger ones.
 const TN_GROUPS: [u32; 3] = [512, 128, 2048];
 
 /// The portable tile of `columns`, then every other of about that width that the device can run.
@@ -107,7 +111,8 @@ pub(super) fn tn_variants(oc: usize, target: &Target) -> Vec<Variant> {
     all
 }
 
-/// What is taken where nothing has been measured: broadcasts on a processor, else the portable tile.
+/// What is taken where nothing has been measured: broadcasts on a processor, else the portable
+/// tile.
 pub(super) fn preferred(variants: &[Variant], target: &Target) -> Variant {
     broadcast(target).filter(|_| target.software).unwrap_or(variants[0])
 }
@@ -165,8 +170,8 @@ fn tile(kernel: Kernel, t: &Tile) -> Kernel {
     kernel.set("BM", t.m).set("BN", t.n).set("BK", t.k).set("RM", t.rows).set("RN", t.cols)
 }
 
-/// Columns per lane, rows and strip width (in pixels of one parity) of a subgroup's tile. 64 accumulators a lane for a 3x3 kernel
-/// (more spill), 128 where one tap leaves registers free.
+/// Columns per lane, rows and strip width (in pixels of one parity) of a subgroup's tile. 64
+/// accumulators a lane for a 3x3 kernel (more spill), 128 where one tap leaves registers free.
 fn broadcast_tile(nt: &Nt, kernel: usize, subgroup: usize) -> (usize, usize, usize) {
     let accumulators = (192 * nt.classes / kernel).clamp(8, 128);
     let columns = if accumulators >= 128 { 4 } else { 2 }.min(nt.oc.div_ceil(subgroup));
@@ -219,8 +224,9 @@ pub(super) fn weight_gradient(g: &Geometry, how: &How<'_>) -> Lowering {
             let sg = subgroup as usize;
             let lanes = (g.c / 4).next_power_of_two().min(sg);
             let pixels = sg / lanes;
-            // Rows of output channels: as many as registers hold for this kernel width without padding more than a quarter. 16 compile
-            // in a third of the time of 32 and run as fast, except under stride 2.
+            // Rows of output channels: as many as registers hold for this kernel width without
+            // padding more than a quarter. 16 compile in a third of the time of 32 and run as fast,
+            // except under stride 2.
             let most = if g.stride > 1 { 32 } else { 16 };
             let pixel_groups = if g.c >= 32 { 2 } else { 4 };
             let fits = |r: &usize| *r <= most && r * g.k <= 96 && g.oc.div_ceil(*r) * r * 4 <= g.oc * 5;

@@ -1,4 +1,5 @@
-//! Convolution, and the linear layer as the 1x1 convolution of a 1x1 image. NHWC, no dilation, no groups.
+//! Convolution, and the linear layer as the 1x1 convolution of a 1x1 image. NHWC, no dilation, no
+//! groups.
 //!
 //! ```text
 //! conv2d:              y[n,oy,ox,o]  = sum_{kh,kw,c} x[n, oy*s+kh-p, ox*s+kw-p, c] * w[o,kh,kw,c]
@@ -6,11 +7,13 @@
 //! conv2d_weight_grad:  dw[o,kh,kw,c] = sum_{n,oy,ox} dy[n,oy,ox,o] * x[n, oy*s+kh-p, ox*s+kw-p, c]
 //! ```
 //!
-//! The first two take an [`Epilogue`] (`ir::fuse` moves bias, residual addition, ReLU and the ReLU mask of the backward pass there):
+//! The first two take an [`Epilogue`] (`ir::fuse` moves bias, residual addition, ReLU and the ReLU
+//! mask of the backward pass there):
 //! `v = sum; v += bias[o]; v += add; v = max(v, 0); v = 0 where mask <= 0`.
 //!
-//! One GEMM family carries all three (`shaders/conv_nt_*`, `conv_tn_*`): the input gradient is the forward kernel on transposed
-//! weights, the weight gradient sums over pixels in `SPLIT` chunks that are then added in order.
+//! One GEMM family carries all three (`shaders/conv_nt_*`, `conv_tn_*`): the input gradient is the
+//! forward kernel on transposed weights, the weight gradient sums over pixels in `SPLIT` chunks
+//! that are then added in order.
 
 mod epilogue;
 mod geometry;
@@ -70,7 +73,8 @@ fn flops(x: Shape, y: Shape, kernel: usize) -> u64 {
 }
 
 fn channels(op: &'static str, c: usize) -> Result<(), ShapeError> {
-    if c.is_multiple_of(4) { Ok(()) } else { Err(ShapeError::new(op, format!("{c} channels; activations have a multiple of 4"))) }
+    if c.is_multiple_of(4) { Ok(()) } else { Err(ShapeError::new(op, format!("{c} channels; \
+        activations have a multiple of 4"))) }
 }
 
 impl Conv2d {
@@ -96,11 +100,13 @@ impl OpDef for Conv2d {
         channels(Self::NAME, x.c)?;
         channels(Self::NAME, w.n)?;
         if x.c != w.c || w.h != w.w {
-            return Err(ShapeError::new(Self::NAME, format!("weight {w} does not fit the input {x}")));
+            return Err(ShapeError::new(Self::NAME, format!("weight {w} does not fit the input \
+                {x}")));
         }
         let extents = (out_extent(x.h, w.h, self.stride, self.pad), out_extent(x.w, w.w, self.stride, self.pad));
         let (Some(h), Some(wide)) = extents else {
-            return Err(ShapeError::new(Self::NAME, format!("a {}x{} kernel exceeds the input {x} with padding {}", w.h, w.w, self.pad)));
+            return Err(ShapeError::new(Self::NAME, format!("a {}x{} kernel exceeds the input {x} \
+                with padding {}", w.h, w.w, self.pad)));
         };
         let y = TensorType::f32(Shape::new(x.n, h, wide, w.n));
         self.epilogue.check(Self::NAME, inputs, y)?;
@@ -141,7 +147,8 @@ impl OpDef for Conv2d {
         let Some(dy) = node.dy[0] else { return vec![None; node.x.len()] };
         let (x, w) = (g.ty(node.x[0]).shape, g.ty(node.x[1]).shape);
         let dx = Conv2dInputGrad { stride, pad, h: x.h, w: x.w, epilogue: Epilogue::default() };
-        // The weight gradient first: then the input gradient is last and its consumers can be fused into it.
+        // The weight gradient first: then the input gradient is last and its consumers can be fused
+        // into it.
         let dw = node.wants[1].then(|| g.emit1(Conv2dWeightGrad { stride, pad, kernel: w.h }.into(), &[node.x[0], dy]));
         let db = (epilogue.bias && node.wants[2]).then(|| g.emit1(SumRows.into(), &[dy]));
         let dx = node.wants[0].then(|| g.emit1(dx.into(), &[dy, node.x[1]]));
@@ -196,8 +203,8 @@ impl OpDef for Conv2d {
     }
 }
 
-/// Shapes that hurt: prime sizes, a size smaller than the kernel, odd and even sizes under stride 2, channels that fill no vector,
-/// fewer and more rows than any tile, linear layers.
+/// Shapes that hurt: prime sizes, a size smaller than the kernel, odd and even sizes under stride
+/// 2, channels that fill no vector, fewer and more rows than any tile, linear layers.
 fn shapes() -> Vec<(&'static str, Shape, Shape, usize, usize)> {
     let s = Shape::new;
     vec![
@@ -225,7 +232,8 @@ impl OpDef for Conv2dInputGrad {
         let (dy, w) = (inputs[0].shape, inputs[1].shape);
         let want = (out_extent(self.h, w.h, self.stride, self.pad), out_extent(self.w, w.w, self.stride, self.pad));
         if dy.c != w.n || want != (Some(dy.h), Some(dy.w)) {
-            return Err(ShapeError::new(Self::NAME, format!("dy {dy} is not the output of weight {w} on a {}x{} input", self.h, self.w)));
+            return Err(ShapeError::new(Self::NAME, format!("dy {dy} is not the output of weight \
+                {w} on a {}x{} input", self.h, self.w)));
         }
         let dx = TensorType::f32(Shape::new(dy.n, self.h, self.w, w.c));
         self.epilogue.check(Self::NAME, inputs, dx)?;
@@ -234,7 +242,8 @@ impl OpDef for Conv2dInputGrad {
     fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
         let (ys, ws, xs) = (run.in_shape(0), run.in_shape(1), run.out_shape(0));
         let (dy, w) = (run.inputs[0].f(), run.inputs[1].f());
-        // Scatter: the transpose of the forward loops, written independently of the gather that kernels use.
+        // Scatter: the transpose of the forward loops, written independently of the gather that
+        // kernels use.
         let mut dx = vec![0.0; xs.len()];
         for n in 0..ys.n {
             for oy in 0..ys.h {
@@ -313,7 +322,8 @@ impl OpDef for Conv2dWeightGrad {
         let (x, dy) = (inputs[0].shape, inputs[1].shape);
         let extent = |size| out_extent(size, self.kernel, self.stride, self.pad);
         if x.n != dy.n || (extent(x.h), extent(x.w)) != (Some(dy.h), Some(dy.w)) {
-            return Err(ShapeError::new(Self::NAME, format!("dy {dy} is not the output of a {0}x{0} kernel on {x}", self.kernel)));
+            return Err(ShapeError::new(Self::NAME, format!("dy {dy} is not the output of a {0}x{0} \
+                kernel on {x}", self.kernel)));
         }
         Ok(vec![TensorType::f32(Shape::new(dy.c, self.kernel, self.kernel, x.c))])
     }

@@ -1,9 +1,11 @@
-//! Convolutions of the `cpu` device. Output pixels x output channels are tiled in registers (`R` pixels by `V` vectors); the source
-//! image is copied into a zero border once, so that no tap needs a bounds test, and the products of one kernel row are one
-//! contiguous run of `Kw * C` source elements. The three passes share two loops: [`Gather`] (forward, and the input gradient as
+//! Convolutions of the `cpu` device. Output pixels x output channels are tiled in registers (`R`
+//! pixels by `V` vectors); the source image is copied into a zero border once, so that no tap needs
+//! a bounds test, and the products of one kernel row are one contiguous run of `Kw * C` source
+//! elements. The three passes share two loops: [`Gather`] (forward, and the input gradient as
 //! `stride^2` parity classes) and `Outer` of `native_weight.rs` (weight gradient).
 //!
-//! `shaders/README.md` sets its rates beside those of GEMM crates, whose figures are products alone and from separate runs.
+//! `shaders/README.md` sets its rates beside those of GEMM crates, whose figures are products alone
+//! and from separate runs.
 //!
 //! The order of every sum depends on shapes only: results do not depend on the number of threads.
 
@@ -18,8 +20,9 @@ use super::geometry::Geometry;
 /// Pixels per task when a 1x1 convolution is cut as a matrix product.
 pub(super) const ROWS: usize = 256;
 
-/// One family of output pixels of an image, all with the same taps: pixel `(a, b)` of the family is output pixel
-/// `(y0 + a * step, x0 + b * step)` and reads source rows `a * rows + row_at + t`, columns from `b * cols + col_at`, `run` elements each.
+/// One family of output pixels of an image, all with the same taps: pixel `(a, b)` of the family is
+/// output pixel `(y0 + a * step, x0 + b * step)` and reads source rows `a * rows + row_at + t`,
+/// columns from `b * cols + col_at`, `run` elements each.
 struct Class<'a> {
     h: usize,
     w: usize,
@@ -95,7 +98,8 @@ impl Gather<'_> {
                         let left = class.w - b;
                         let wide = S::F32_LANES >= 16;
                         b += if V == 1 && wide && left >= 16 {
-                            // Sixteen pointers do not fit the registers; a stride known to the compiler needs one.
+                            // Sixteen pointers do not fit the registers; a stride known to the
+                            // compiler needs one.
                             match class.cols * self.c {
                                 4 => self.tile::<S, 16, V, 4>(simd, class, weights, bias, block, a, b),
                                 8 => self.tile::<S, 16, V, 8>(simd, class, weights, bias, block, a, b),
@@ -116,10 +120,11 @@ impl Gather<'_> {
         }
     }
 
-    /// `R` neighbouring pixels of a class by `V` vectors of channels; returns `R`. `P`: elements from one pixel to the next, 0 if not
-    /// known to the compiler.
+    /// `R` neighbouring pixels of a class by `V` vectors of channels; returns `R`. `P`: elements
+    /// from one pixel to the next, 0 if not known to the compiler.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments, reason = "the coordinates of a tile; a struct would only rename them")]
+    #[allow(clippy::too_many_arguments, reason = "the coordinates of a tile; a struct would only \
+        rename them")]
     fn tile<S: Simd, const R: usize, const V: usize, const P: usize>(
         &mut self,
         simd: S,
@@ -178,7 +183,8 @@ impl Gather<'_> {
 /// Copies an image into a zero border.
 pub(super) fn padded(x: &[f32], w: usize, c: usize, border: Border, to: &mut [f32]) {
     let (before, row) = (border.before * c, (w + border.before + border.after) * c);
-    // What lies between the last pixel of a row and the first of the next is zero, as is everything above and below.
+    // What lies between the last pixel of a row and the first of the next is zero, as is everything
+    // above and below.
     let mut end = 0;
     for (y, from) in x.chunks_exact(w * c).enumerate() {
         let at = (y + border.before) * row + before;
@@ -231,7 +237,8 @@ pub(super) fn scratch<R>(key: &'static LocalKey<Cell<Aligned>>, body: impl FnOnc
     result
 }
 
-/// Packs weights for a class, `value(output channel, tap, j)`, for `f` neighbouring pixels whose windows lie `shift` apart.
+/// Packs weights for a class, `value(output channel, tap, j)`, for `f` neighbouring pixels whose
+/// windows lie `shift` apart.
 fn pack(
     f: usize,
     shift: usize,
@@ -258,9 +265,10 @@ fn pack(
     packed
 }
 
-/// Neighbouring pixels of a row that share a vector, so that few output channels fill it: `f` pixels of `oc` channels are one pixel of
-/// `f * oc`, whose weights are those of the kernel at `f` positions and zero elsewhere. A window of `k` columns becomes one of
-/// `(f - 1) * stride + k`, less than `f` windows unless `stride >= k`.
+/// Neighbouring pixels of a row that share a vector, so that few output channels fill it: `f`
+/// pixels of `oc` channels are one pixel of `f * oc`, whose weights are those of the kernel at `f`
+/// positions and zero elsewhere. A window of `k` columns becomes one of `(f - 1) * stride + k`,
+/// less than `f` windows unless `stride >= k`.
 fn fold(oc: usize, ow: usize, k: usize, stride: usize, lanes: usize) -> usize {
     let fits = |f: &usize| oc * f <= lanes && ow.is_multiple_of(*f);
     if stride < k { [4, 2].into_iter().find(fits).unwrap_or(1) } else { 1 }
@@ -353,7 +361,8 @@ pub(super) fn forward(g: &Geometry, x: &[f32], w: &[f32], tail: Tail<'_>, y: &mu
     gather(g.n, g.ih, g.iw, g.c, Border { before: g.pad, after: g.pad }, &[class], g.oc * f, g.ow / f, tail, x, y);
 }
 
-/// `dx = conv_transpose(dy, w)` and its tail: output pixels fall into `stride^2` parity classes with fixed taps each.
+/// `dx = conv_transpose(dy, w)` and its tail: output pixels fall into `stride^2` parity classes
+/// with fixed taps each.
 pub(super) fn input_gradient(g: &Geometry, dy: &[f32], w: &[f32], tail: Tail<'_>, dx: &mut [f32]) {
     let lanes = lanes();
     // w [oc, k, k, c]: here `oc` channels are read and `c` channels written.

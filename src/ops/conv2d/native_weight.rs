@@ -1,5 +1,6 @@
-//! Weight gradients of the `cpu` device: vectors lie along the run `Kw * C`, output channels are broadcast, and tiles stay in registers
-//! over all images of a task. Tasks depend on shapes only, so that results do not depend on the number of threads.
+//! Weight gradients of the `cpu` device: vectors lie along the run `Kw * C`, output channels are
+//! broadcast, and tiles stay in registers over all images of a task. Tasks depend on shapes only,
+//! so that results do not depend on the number of threads.
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -7,17 +8,20 @@ use rayon::prelude::*;
 use super::geometry::Geometry;
 use super::native::{BORDERED, Border, LINE, PARTIAL, ROWS, lanes, padded, scratch};
 
-/// Elements of source and gradient that a weight gradient goes over at once: they stay in the second-level cache.
+/// Elements of source and gradient that a weight gradient goes over at once: they stay in the
+/// second-level cache.
 const GROUP: usize = 96 * 1024;
 /// Elements of a weight gradient that a task computes at most.
 const BLOCK: usize = 32 * 1024;
 /// Tasks of a weight gradient, at least: fixed, so that the summation order is.
 const TASKS: usize = 8;
 
-/// Adds the products of some images to a partial weight gradient `[oc][k][run]`. Vectors lie along the run, which is contiguous in the
-/// source as in the gradient; output channels are broadcast. A tile of `O` channels by `U` vectors stays in registers over all images.
+/// Adds the products of some images to a partial weight gradient `[oc][k][run]`. Vectors lie along
+/// the run, which is contiguous in the source as in the gradient; output channels are broadcast. A
+/// tile of `O` channels by `U` vectors stays in registers over all images.
 struct Outer<'a> {
-    /// Images with their borders, and a vector of slack behind the last where a run is not a whole number of vectors.
+    /// Images with their borders, and a vector of slack behind the last where a run is not a whole
+    /// number of vectors.
     src: &'a [f32],
     src_h: usize,
     src_w: usize,
@@ -60,8 +64,8 @@ impl WithSimd for Outer<'_> {
 }
 
 impl Outer<'_> {
-    /// All output channels by `U` vectors from vector `v` of kernel row `kh`; returns `U`. Tiles have 16 accumulators on 32 registers,
-    /// 12 on 16: more spill.
+    /// All output channels by `U` vectors from vector `v` of kernel row `kh`; returns `U`. Tiles
+    /// have 16 accumulators on 32 registers, 12 on 16: more spill.
     #[inline(always)]
     fn column<S: Simd, const U: usize>(&mut self, simd: S, kh: usize, v: usize) -> usize {
         let (wide, channels) = (S::F32_LANES >= 16, self.partial.len() / (self.k * self.k * self.c));
@@ -126,7 +130,8 @@ pub(super) fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32
     } else {
         *g
     };
-    // Tasks are blocks of output channels where the gradient is large, shares of the images where it is small.
+    // Tasks are blocks of output channels where the gradient is large, shares of the images where
+    // it is small.
     let row = g.k * g.k * g.c;
     let block = (BLOCK / row).next_multiple_of(LINE).min(g.oc) * row;
     let share = g.n.div_ceil((TASKS / dw.len().div_ceil(block)).max(1));

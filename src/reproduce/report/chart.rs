@@ -1,9 +1,11 @@
-//! Plots as SVG: panels with points, lines and error bars. Elements carry classes, not colours, so that a page can show them dark or
-//! light; [`document`] makes a file of its own with light colours, and [`png`] a picture of that.
+//! Plots as SVG: panels with points, lines and error bars. Elements carry classes, not colours, so
+//! that a page can show them dark or light; [`document`] makes a file of its own with light
+//! colours, and [`png`] a picture of that.
 
 use maud::{Markup, PreEscaped, html};
 
-/// Names of the colours in [`STYLE`], light and dark. Okabe and Ito's, which colour-blind readers tell apart.
+/// Names of the colours in [`STYLE`], light and dark. Okabe and Ito's, which colour-blind readers
+/// tell apart.
 pub const COLOURS: [(&str, &str, &str); 9] = [
     ("--ink", "#1b1f24", "#e6e8eb"),
     ("--faint", "#5c6670", "#a0a8b0"),
@@ -99,9 +101,11 @@ const LEFT: f64 = 52.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 54.0;
 const BOTTOM: f64 = 48.0;
-/// A value above which an axis may be logarithmic: no accuracy, and no count of bits that means anything.
+/// A value above which an axis may be logarithmic: no accuracy, and no count of bits that means
+/// anything.
 const LOGARITHMIC: f64 = 1000.0;
-/// Ratio of the greatest to the least value from which on it is: two decades have two ticks at least.
+/// Ratio of the greatest to the least value from which on it is: two decades have two ticks at
+/// least.
 const DECADES: f64 = 100.0;
 
 /// Panels in rows of `columns`; the more columns, the narrower each.
@@ -134,18 +138,21 @@ const MOST: f64 = 1e100;
 /// The points of a series that can be drawn.
 fn drawable(series: &Series) -> Series {
     let number = |value: f64| value.abs() <= MOST;
-    let points = series.points.iter().filter(|p| number(p.x) && number(p.y) && p.sd.is_none_or(number));
+    let points =
+        series.points.iter().filter(|p| number(p.x) && number(p.y) && p.sd.is_none_or(number));
     Series { points: points.copied().collect(), ..series.clone() }
 }
 
 fn panel_body(panel: &Panel, width: f64) -> Markup {
-    let series: Vec<Series> = panel.series.iter().map(drawable).filter(|s| !s.points.is_empty()).collect();
+    let series: Vec<Series> =
+        panel.series.iter().map(drawable).filter(|s| !s.points.is_empty()).collect();
     let all = || series.iter().flat_map(|s| &s.points);
     // What explodes is shown by its order of magnitude.
     let (least, greatest) = range(all().map(|p| p.y));
     let log = least > 0.0 && greatest > LOGARITHMIC && greatest / least >= DECADES;
     let level = |value: f64| if log { value.max(least).log10() } else { value };
-    let (low, high) = range(all().flat_map(|p| [-1.0, 1.0].map(|side| level(p.y + side * p.sd.unwrap_or(0.0)))));
+    let (low, high) =
+        range(all().flat_map(|p| [-1.0, 1.0].map(|side| level(p.y + side * p.sd.unwrap_or(0.0)))));
     let mut y_ticks = ticks(low, high, 5.0);
     if log {
         y_ticks.retain(|tick| tick.fract() == 0.0);
@@ -155,17 +162,29 @@ fn panel_body(panel: &Panel, width: f64) -> Markup {
     let digits = digits(&y_ticks);
     let y_ticks: Vec<(f64, String)> = y_ticks
         .into_iter()
-        .map(|tick| if log { (10f64.powf(tick), format!("1e{tick}")) } else { (tick, format!("{tick:.digits$}")) })
+        .map(|tick| {
+            if log {
+                (10f64.powf(tick), format!("1e{tick}"))
+            } else {
+                (tick, format!("{tick:.digits$}"))
+            }
+        })
         .collect();
     let (x_low, x_high, x_ticks): (f64, f64, Vec<(f64, String)>) = match &panel.axis {
-        Axis::Names(names) => {
-            (-0.5, names.len() as f64 - 0.5, names.iter().enumerate().map(|(i, name)| (i as f64, name.clone())).collect())
-        }
+        Axis::Names(names) => (
+            -0.5,
+            names.len() as f64 - 0.5,
+            names.iter().enumerate().map(|(i, name)| (i as f64, name.clone())).collect(),
+        ),
         Axis::Numbers => {
             let (low, high) = range(all().map(|p| p.x));
             let places = ticks(low, high, if width > 400.0 { 8.0 } else { 5.0 });
             let digits = self::digits(&places);
-            let inside = places.into_iter().filter(|x| (low..=high).contains(x)).map(|x| (x, format!("{x:.digits$}"))).collect();
+            let inside = places
+                .into_iter()
+                .filter(|x| (low..=high).contains(x))
+                .map(|x| (x, format!("{x:.digits$}")))
+                .collect();
             let margin = (high - low) * 0.03;
             (low - margin, high + margin, inside)
         }
@@ -191,7 +210,13 @@ fn panel_body(panel: &Panel, width: f64) -> Markup {
 }
 
 fn series_body(s: &Series, x: &dyn Fn(f64) -> f64, y: &dyn Fn(f64) -> f64) -> Markup {
-    let path = || s.points.iter().map(|p| format!("{},{}", n(x(p.x)), n(y(p.y)))).collect::<Vec<_>>().join(" ");
+    let path = || {
+        s.points
+            .iter()
+            .map(|p| format!("{},{}", n(x(p.x)), n(y(p.y))))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
     html! {
         @match s.mark {
             Mark::Line(colour) | Mark::Curve(colour) => { polyline class={ "line s" (colour) } points=(path()) {} }
@@ -231,7 +256,8 @@ fn legend(series: &[Series]) -> Markup {
     if series.len() < 2 {
         return html! {};
     }
-    let starts = series.iter().scan(0.0, |at, s| Some(std::mem::replace(at, *at + legend_width(s))));
+    let starts =
+        series.iter().scan(0.0, |at, s| Some(std::mem::replace(at, *at + legend_width(s))));
     html! {
         @for (s, start) in series.iter().zip(starts) {
             g transform={ "translate(" (n(start)) " -16)" } {
@@ -253,7 +279,8 @@ fn legend(series: &[Series]) -> Markup {
 
 /// Least and greatest, apart from each other.
 fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+    let (low, high) =
+        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
     match high - low {
         width if width > 1.0 / MOST => (low, high),
         _ if low.is_finite() => (low - 0.5, high + 0.5),
@@ -265,7 +292,11 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
 fn ticks(low: f64, high: f64, count: f64) -> Vec<f64> {
     let raw = (high - low) / count;
     let power = 10f64.powf(raw.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|step| *step >= raw).unwrap_or(10.0 * power);
+    let step = [1.0, 2.0, 5.0, 10.0]
+        .into_iter()
+        .map(|m| m * power)
+        .find(|step| *step >= raw)
+        .unwrap_or(10.0 * power);
     // Beyond the range by less than a rounding error is within it.
     let (first, last) = ((low / step + 1e-9).floor(), (high / step - 1e-9).ceil());
     (0..=(last - first) as usize).map(|i| (first + i as f64) * step).collect()
@@ -279,7 +310,9 @@ fn digits(ticks: &[f64]) -> usize {
 
 /// An SVG file of its own, in light colours.
 pub fn document(svg: &Markup) -> String {
-    let style = COLOURS.iter().fold(STYLE.to_owned(), |style, (name, light, _)| style.replace(&format!("var({name})"), light));
+    let style = COLOURS.iter().fold(STYLE.to_owned(), |style, (name, light, _)| {
+        style.replace(&format!("var({name})"), light)
+    });
     let text = svg.clone().into_string();
     match text.find('>') {
         Some(end) => html! { (PreEscaped(&text[..=end])) style { (PreEscaped(style)) } (PreEscaped(&text[end + 1..])) }.into_string(),
@@ -294,11 +327,14 @@ pub fn document(svg: &Markup) -> String {
 pub fn png(svg: &Markup) -> Result<Vec<u8>, String> {
     use resvg::{tiny_skia, usvg};
     let mut options = usvg::Options { font_family: "Roboto".into(), ..usvg::Options::default() };
-    options.fontdb_mut().load_font_data(include_bytes!("../../../assets/fonts/Roboto-Regular.ttf").to_vec());
+    options
+        .fontdb_mut()
+        .load_font_data(include_bytes!("../../../assets/fonts/Roboto-Regular.ttf").to_vec());
     options.fontdb_mut().set_sans_serif_family("Roboto");
     let tree = usvg::Tree::from_str(&document(svg), &options).map_err(|e| e.to_string())?;
     let size = tree.size().to_int_size().scale_by(2.0).ok_or("an SVG without a size")?;
-    let mut picture = tiny_skia::Pixmap::new(size.width(), size.height()).ok_or("an SVG without a size")?;
+    let mut picture =
+        tiny_skia::Pixmap::new(size.width(), size.height()).ok_or("an SVG without a size")?;
     picture.fill(tiny_skia::Color::WHITE);
     resvg::render(&tree, tiny_skia::Transform::from_scale(2.0, 2.0), &mut picture.as_mut());
     picture.encode_png().map_err(|e| e.to_string())
@@ -322,41 +358,89 @@ mod tests {
     fn a_chart_is_drawn_where_its_values_are() {
         let point = |x: f64, y: f64| Point { x, y, sd: Some(1.0) };
         let series = vec![
-            Series { name: "ours".into(), points: vec![point(0.0, 10.0), point(1.0, 30.0)], mark: Mark::Line(0) },
-            Series { name: "the paper's".into(), points: vec![Point { sd: None, ..point(1.0, 50.0) }], mark: Mark::Theirs },
+            Series {
+                name: "ours".into(),
+                points: vec![point(0.0, 10.0), point(1.0, 30.0)],
+                mark: Mark::Line(0),
+            },
+            Series {
+                name: "the paper's".into(),
+                points: vec![Point { sd: None, ..point(1.0, 50.0) }],
+                mark: Mark::Theirs,
+            },
             Series { name: "nothing".into(), points: vec![], mark: Mark::Dots(1) },
         ];
         let axis = Axis::Names(vec!["a".into(), "b<c".into()]);
-        let svg = chart(&[Panel { title: "accuracy".into(), x_label: "method".into(), axis, series }], 1, "a chart");
+        let svg = chart(
+            &[Panel { title: "accuracy".into(), x_label: "method".into(), axis, series }],
+            1,
+            "a chart",
+        );
         let text = svg.clone().into_string();
         // Ticks 0, 10 … 50: 30 is two fifths from the top; two names share the width.
-        let expected = [format!("cx=\"{}\" cy=\"{}\"", n(WIDTH * 0.75), n(HEIGHT * 0.4)), "b&lt;c".into(), "M450 -6l6".into()];
+        let expected = [
+            format!("cx=\"{}\" cy=\"{}\"", n(WIDTH * 0.75), n(HEIGHT * 0.4)),
+            "b&lt;c".into(),
+            "M450 -6l6".into(),
+        ];
         assert!(expected.iter().all(|part| text.contains(part)), "{text}");
         assert!(!text.contains("nothing") && !text.contains("NaN"), "{text}");
-        let picture = image::load_from_memory(&png(&svg).expect("a picture")).expect("a PNG").to_rgb8();
+        let picture =
+            image::load_from_memory(&png(&svg).expect("a picture")).expect("a PNG").to_rgb8();
         let (w, h) = ((LEFT + WIDTH + RIGHT) as u32, (TOP + HEIGHT + BOTTOM) as u32);
         assert_eq!(picture.dimensions(), (2 * w, 2 * h));
-        let at = |x: f64, y: f64| picture.get_pixel((2.0 * (LEFT + x)) as u32, (2.0 * (TOP + y)) as u32).0;
+        let at = |x: f64, y: f64| {
+            picture.get_pixel((2.0 * (LEFT + x)) as u32, (2.0 * (TOP + y)) as u32).0
+        };
         assert_eq!(at(WIDTH * 0.75, HEIGHT * 0.4), [0x00, 0x72, 0xb2]);
-        let wild = |y| Series { name: "wild".into(), points: vec![point(0.0, 1.0), point(1.0, y)], mark: Mark::Line(0) };
+        let wild = |y| Series {
+            name: "wild".into(),
+            points: vec![point(0.0, 1.0), point(1.0, y)],
+            mark: Mark::Line(0),
+        };
         // What no axis can show is left out.
         for y in [1e308, -1e200, f64::INFINITY, f64::NAN] {
-            let panel = Panel { title: String::new(), x_label: String::new(), axis: Axis::Numbers, series: vec![wild(y)] };
+            let panel = Panel {
+                title: String::new(),
+                x_label: String::new(),
+                axis: Axis::Numbers,
+                series: vec![wild(y)],
+            };
             let text = chart(&[panel], 1, "").into_string();
-            assert!(text.matches("<circle").count() == 1 && !text.contains("NaN") && !text.contains("inf"), "{text}");
+            assert!(
+                text.matches("<circle").count() == 1
+                    && !text.contains("NaN")
+                    && !text.contains("inf"),
+                "{text}"
+            );
         }
-        let panel = Panel { title: String::new(), x_label: String::new(), axis: Axis::Numbers, series: vec![wild(1e18)] };
+        let panel = Panel {
+            title: String::new(),
+            x_label: String::new(),
+            axis: Axis::Numbers,
+            series: vec![wild(1e18)],
+        };
         let text = chart(&[panel], 1, "").into_string();
         assert!(text.contains(">1e15<") && !text.contains("000000"), "{text}");
         // Losses: thousands within a decade, or of both signs, are no explosion.
         for (first, last, tick) in [(4400.0, 3900.0, ">4200<"), (12000.0, -8000.0, ">-5000<")] {
-            let series = Series { name: String::new(), points: vec![point(0.0, first), point(1.0, last)], mark: Mark::Curve(0) };
-            let panel = Panel { title: String::new(), x_label: String::new(), axis: Axis::Numbers, series: vec![series] };
+            let series = Series {
+                name: String::new(),
+                points: vec![point(0.0, first), point(1.0, last)],
+                mark: Mark::Curve(0),
+            };
+            let panel = Panel {
+                title: String::new(),
+                x_label: String::new(),
+                axis: Axis::Numbers,
+                series: vec![series],
+            };
             let text = chart(&[panel], 1, "").into_string();
             assert!(text.contains(tick) && !text.contains(">1e"), "{text}");
         }
         // The title is there: some of its pixels are dark.
-        let title = (0..100).flat_map(|x| (0..14).map(move |y| (f64::from(x), -46.0 + f64::from(y))));
+        let title =
+            (0..100).flat_map(|x| (0..14).map(move |y| (f64::from(x), -46.0 + f64::from(y))));
         assert!(title.filter(|(x, y)| at(*x, *y)[0] < 128).count() > 20, "no text was drawn");
     }
 }

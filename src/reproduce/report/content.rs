@@ -65,7 +65,10 @@ fn percent(stat: Option<Stat>) -> String {
 
 /// The whole report.
 pub fn sections(results: &Results, identity: &Identity, figures: Vec<Figure>) -> Vec<Section> {
-    let mut found = vec![Block::Text(format!("The paper: {}", results.setup.experiment.claim())), Block::Note(comparable(results))];
+    let mut found = vec![
+        Block::Text(format!("The paper: {}", results.setup.experiment.claim())),
+        Block::Note(comparable(results)),
+    ];
     found.extend(unfinished(results).map(Block::Note));
     found.push(Block::Table(main_table(results)));
     found.push(Block::Text(legend(results)));
@@ -74,7 +77,10 @@ pub fn sections(results: &Results, identity: &Identity, figures: Vec<Figure>) ->
     let mut claims = Table::new(&["the paper's claim", "here", "verdict"], 3);
     let judged = results.setup.scale != Scale::Smoke;
     let verdict = |f: &Finding| if judged { f.verdict.text() } else { "not judged at this scale" };
-    claims.rows = findings(results).into_iter().map(|f| vec![f.claim.clone(), f.ours.clone(), verdict(&f).into()]).collect();
+    claims.rows = findings(results)
+        .into_iter()
+        .map(|f| vec![f.claim.clone(), f.ours.clone(), verdict(&f).into()])
+        .collect();
     let verdicts = "A claim about a difference holds if the 95 % confidence interval of the probe's difference (Student's t) is above 0, and \
                     does not hold if it is below; otherwise, and with one seed, it is undecided. Means hardly differ if they are less than \
                     three points apart, and an accuracy does not fall if it loses less than one, by the same interval. Differences are \
@@ -100,8 +106,11 @@ fn networks(results: &Results) -> String {
         Some(steps) => format!("{steps} steps"),
         None => format!("{} epochs", b.epochs),
     };
-    format!("{:?} of width {}, {epochs} of {} images, {}-epoch probe", b.depth, b.width, results.images[0], b.probe_epochs)
-        .replace("Resnet", "ResNet-")
+    format!(
+        "{:?} of width {}, {epochs} of {} images, {}-epoch probe",
+        b.depth, b.width, results.images[0], b.probe_epochs
+    )
+    .replace("Resnet", "ResNet-")
 }
 
 /// What may be compared with the paper, in plain words.
@@ -119,11 +128,19 @@ fn comparable(results: &Results) -> String {
         }
         _ => String::new(),
     };
-    let changed = if setup.overrides == Overrides::default() { "" } else { " The scale's budget was changed for a test." };
+    let changed = if setup.overrides == Overrides::default() {
+        ""
+    } else {
+        " The scale's budget was changed for a test."
+    };
     let verdict = match setup.scale {
-        Scale::Smoke => "The accuracies show that everything works. They cannot be compared with the paper's, and neither can their order.",
+        Scale::Smoke => {
+            "The accuracies show that everything works. They cannot be compared with the paper's, \
+             and neither can their order."
+        }
         Scale::Ci | Scale::Laptop => {
-            "The accuracies cannot be compared with the paper's; the order of the rows may be, as far as their spread allows."
+            "The accuracies cannot be compared with the paper's; the order of the rows may be, as \
+             far as their spread allows."
         }
         Scale::Paper => "This is the paper's budget.",
     };
@@ -131,9 +148,14 @@ fn comparable(results: &Results) -> String {
 }
 
 fn unfinished(results: &Results) -> Option<String> {
-    let (all, done, failed) = (results.runs.len(), results.done().count(), results.failures().count());
+    let (all, done, failed) =
+        (results.runs.len(), results.done().count(), results.failures().count());
     (done < all).then(|| {
-        format!("{done} of {all} runs are done, {failed} failed, {} are not finished; the table has what there is.", all - done - failed)
+        format!(
+            "{done} of {all} runs are done, {failed} failed, {} are not finished; the table \
+            has what there is.",
+            all - done - failed
+        )
     })
 }
 
@@ -142,7 +164,8 @@ fn main_table(results: &Results) -> Table {
     let setup = &results.setup;
     let head = ["", "n", "linear probe, %", "kNN-20, %", "kNN-200, %"];
     if setup.experiment == Experiment::Duration {
-        let mut table = Table::new(&["", "epochs", "n", "linear probe, %", "kNN-20, %", "kNN-200, %"], 1);
+        let mut table =
+            Table::new(&["", "epochs", "n", "linear probe, %", "kNN-20, %", "kNN-200, %"], 1);
         for (i, cell) in results.cells.iter().enumerate() {
             for epoch in &results.milestones {
                 let stat = |measure: Measure| {
@@ -151,7 +174,9 @@ fn main_table(results: &Results) -> Table {
                 };
                 let n = stat(Measure::Probe).map_or(0, |s| s.n).to_string();
                 let row = [cell.label.clone(), epoch.to_string(), n];
-                table.rows.push(row.into_iter().chain(Measure::ALL.map(|m| percent(stat(m)))).collect());
+                table
+                    .rows
+                    .push(row.into_iter().chain(Measure::ALL.map(|m| percent(stat(m)))).collect());
             }
         }
         return table;
@@ -173,15 +198,19 @@ fn main_table(results: &Results) -> Table {
         let mut row = vec![cell.label.clone(), n.to_string()];
         row.extend(Measure::ALL.map(|measure| percent(results.stat(i, measure))));
         let of = |f: &dyn Fn(&RunResult) -> Option<f64>, digits: usize| {
-            let values: Vec<f64> = results.values(i, |run, _| f(run)).into_iter().map(|v| v.1).collect();
+            let values: Vec<f64> =
+                results.values(i, |run, _| f(run)).into_iter().map(|v| v.1).collect();
             Stat::of(&values).map_or(NONE.into(), |s| s.text(1.0, digits))
         };
         match setup.experiment {
-            Experiment::Table1 => row.push(paper::table1(&cell.name, setup.dataset).map_or(NONE.into(), |p| format!("{p:.2}"))),
+            Experiment::Table1 => row.push(
+                paper::table1(&cell.name, setup.dataset).map_or(NONE.into(), |p| format!("{p:.2}")),
+            ),
             Experiment::Fig2 => row.push(of(&|run| run.bits.last().map(|b| b.val), 3)),
             Experiment::Fig5 => {
                 for kind in ["h", "mu", "z"] {
-                    let fields: [fn(&Similarity) -> f64; 3] = [|s| s.within, |s| s.across, Similarity::gap];
+                    let fields: [fn(&Similarity) -> f64; 3] =
+                        [|s| s.within, |s| s.across, Similarity::gap];
                     row.extend(fields.map(|field| of(&|run| similarity(run, kind).map(field), 3)));
                 }
             }
@@ -220,13 +249,20 @@ fn legend(results: &Results) -> String {
                  minimise a squared error, VAE and AAVAE a likelihood, SimCLR a contrastive loss.";
     } else {
         let dataset = results.setup.dataset;
-        let methods = results.cells.iter().filter_map(|cell| Some((cell.label.as_str(), paper::table1(&cell.name, dataset)?)));
-        let mut theirs: Vec<String> = methods.map(|(label, x)| format!("{label} {x:.2} %")).collect();
+        let methods = results
+            .cells
+            .iter()
+            .filter_map(|cell| Some((cell.label.as_str(), paper::table1(&cell.name, dataset)?)));
+        let mut theirs: Vec<String> =
+            methods.map(|(label, x)| format!("{label} {x:.2} %")).collect();
         if theirs.is_empty() {
             theirs.extend(paper::table1("aavae", dataset).map(|x| format!("AAVAE {x:.2} %")));
         }
         let theirs = theirs.join(", ");
-        text += &format!(" The paper's text gives no numbers for this beyond its Table 1 on {}: {theirs}.", paper::dataset(dataset));
+        text += &format!(
+            " The paper's text gives no numbers for this beyond its Table 1 on {}: {theirs}.",
+            paper::dataset(dataset)
+        );
     }
     text
 }
@@ -246,10 +282,12 @@ fn ablation(results: &Results) -> Option<[Block; 2]> {
     ] {
         let i = results.cell(name)?;
         let stats = Measure::ALL.map(|measure| percent(results.stat(i, measure)));
-        table.rows.push([what.into(), results.cells[i].label.clone()].into_iter().chain(stats).collect());
+        table
+            .rows
+            .push([what.into(), results.cells[i].label.clone()].into_iter().chain(stats).collect());
     }
-    let text =
-        "What each ingredient does, from the same runs: noise is the sampled latent without a KL term, augmentation that of the input.";
+    let text = "What each ingredient does, from the same runs: noise is the sampled latent without \
+        a KL term, augmentation that of the input.";
     Some([Block::Text(text.into()), Block::Table(table)])
 }
 
@@ -266,14 +304,25 @@ fn pictures(results: &Results) -> Vec<Block> {
         if cell.weights == Weights::Initial {
             continue;
         }
-        let rows = if run.config.method.augments() { "original, view and reconstruction" } else { "original and reconstruction" };
+        let rows = if run.config.method.augments() {
+            "original, view and reconstruction"
+        } else {
+            "original and reconstruction"
+        };
         let step = summary["steps"].as_u64().unwrap_or(0);
-        add(format!("{}: {rows} of held-out images", cell.label), format!("{}/images/reconstruction-{step:06}.png", run.name));
+        add(
+            format!("{}: {rows} of held-out images", cell.label),
+            format!("{}/images/reconstruction-{step:06}.png", run.name),
+        );
     }
-    let augmented =
-        results.done().find(|(run, _)| run.config.method == Method::Aavae && results.cells[run.cell].weights == Weights::Trained);
+    let augmented = results.done().find(|(run, _)| {
+        run.config.method == Method::Aavae && results.cells[run.cell].weights == Weights::Trained
+    });
     if let Some((run, _)) = augmented {
-        add("Augmentation: originals on top, views below".into(), format!("{}/images/augmentation.png", run.name));
+        add(
+            "Augmentation: originals on top, views below".into(),
+            format!("{}/images/augmentation.png", run.name),
+        );
     }
     blocks
 }
@@ -297,19 +346,33 @@ fn runs(results: &Results) -> Table {
         let row = match &run.state {
             State::Done(s) => {
                 let number = |key: &str| s[key].as_f64().map_or(NONE.into(), |x| format!("{x:.0}"));
-                let digest = s["sha256"].as_str().map_or("initial".into(), |d| d.chars().take(12).collect::<String>());
+                let digest = s["sha256"]
+                    .as_str()
+                    .map_or("initial".into(), |d| d.chars().take(12).collect::<String>());
                 let device = s["device"].as_str().unwrap_or(NONE);
-                let accuracies = Measure::ALL.map(|m| m.of(s).map_or(NONE.into(), |x| format!("{:.2}", x * 100.0)));
+                let accuracies = Measure::ALL
+                    .map(|m| m.of(s).map_or(NONE.into(), |x| format!("{:.2}", x * 100.0)));
                 // Of a run that was resumed the summary has the last session's.
                 let straight = s["resumed_at"].as_u64().unwrap_or(0) == 0;
                 let of_session = |key: &str| if straight { number(key) } else { NONE.into() };
-                let evaluations = s["milestones"].as_array().filter(|rows| !rows.is_empty()).map(|rows| {
-                    let seconds = rows.iter().filter_map(|row| row["evaluation_seconds"].as_f64());
-                    format!("{:.0}", seconds.sum::<f64>())
-                });
+                let evaluations =
+                    s["milestones"].as_array().filter(|rows| !rows.is_empty()).map(|rows| {
+                        let seconds =
+                            rows.iter().filter_map(|row| row["evaluation_seconds"].as_f64());
+                        format!("{:.0}", seconds.sum::<f64>())
+                    });
                 let evaluation = evaluations.unwrap_or_else(|| number("evaluation_seconds"));
-                let rest = [number("steps"), of_session("images_per_second"), of_session("seconds"), evaluation];
-                [run.name.clone(), "done".into(), device.into(), digest].into_iter().chain(accuracies).chain(rest).collect()
+                let rest = [
+                    number("steps"),
+                    of_session("images_per_second"),
+                    of_session("seconds"),
+                    evaluation,
+                ];
+                [run.name.clone(), "done".into(), device.into(), digest]
+                    .into_iter()
+                    .chain(accuracies)
+                    .chain(rest)
+                    .collect()
             }
             State::Failed(error) => words(&run.name, &format!("failed: {error}"), head.len()),
             State::Open => words(&run.name, "not finished", head.len()),
@@ -320,7 +383,11 @@ fn runs(results: &Results) -> Table {
 }
 
 fn words(name: &str, state: &str, columns: usize) -> Vec<String> {
-    [name, state].into_iter().map(String::from).chain(std::iter::repeat_n(NONE.into(), columns - 2)).collect()
+    [name, state]
+        .into_iter()
+        .map(String::from)
+        .chain(std::iter::repeat_n(NONE.into(), columns - 2))
+        .collect()
 }
 
 fn provenance(results: &Results, identity: &Identity) -> Vec<Block> {
@@ -332,29 +399,41 @@ fn provenance(results: &Results, identity: &Identity) -> Vec<Block> {
     table.rows = vec![
         row("data set", setup.dataset.name()),
         row("images: training, held out, test", results.images.map(|n| n.to_string()).join(", ")),
-        row("encoder and decoder", format!("{:?}, width {}", budget.depth, budget.width).replace("Resnet", "ResNet-")),
+        row(
+            "encoder and decoder",
+            format!("{:?}, width {}", budget.depth, budget.width).replace("Resnet", "ResNet-"),
+        ),
         row("latent size", base.latent_dim.to_string()),
         row("epochs", budget.epochs.to_string()),
-        row("batch size, learning rate, warm-up epochs", format!("{}, {}, {}", budget.batch, budget.learning_rate, budget.warmup)),
+        row(
+            "batch size, learning rate, warm-up epochs",
+            format!("{}, {}, {}", budget.batch, budget.learning_rate, budget.warmup),
+        ),
         row("probe epochs", budget.probe_epochs.to_string()),
         row("seeds", (0..setup.seeds).map(|s| s.to_string()).collect::<Vec<_>>().join(", ")),
     ];
     if let Some(steps) = setup.overrides.max_steps {
         table.rows.push(row("steps", format!("{steps}, fewer than the epochs have")));
     }
-    let devices: BTreeSet<&str> = results.done().filter_map(|(_, s)| s["device"].as_str()).collect();
+    let devices: BTreeSet<&str> =
+        results.done().filter_map(|(_, s)| s["device"].as_str()).collect();
     table.rows.push(row("device", devices.into_iter().collect::<Vec<_>>().join("; ")));
-    let system = format!("aavae {}, {} {}", identity.version, std::env::consts::OS, std::env::consts::ARCH);
+    let system =
+        format!("aavae {}, {} {}", identity.version, std::env::consts::OS, std::env::consts::ARCH);
     table.rows.push(row("program and system", system));
-    let dates: BTreeSet<&str> = results.done().filter_map(|(_, s)| s["finished"].as_str()).collect();
+    let dates: BTreeSet<&str> =
+        results.done().filter_map(|(_, s)| s["finished"].as_str()).collect();
     if let (Some(first), Some(last)) = (dates.first(), dates.last()) {
         table.rows.push(row("first and last run finished", format!("{first}, {last}")));
     }
-    let trained = results.done().filter(|(run, _)| results.cells[run.cell].weights == Weights::Trained);
-    let lines: Vec<String> = trained.map(|(run, summary)| command(&results.out, &run.name, summary)).collect();
+    let trained =
+        results.done().filter(|(run, _)| results.cells[run.cell].weights == Weights::Trained);
+    let lines: Vec<String> =
+        trained.map(|(run, summary)| command(&results.out, &run.name, summary)).collect();
     vec![
         Block::Table(table),
-        Block::Text("The command that was typed last. It continues where it was stopped; without --only it is the whole grid:".into()),
+        Block::Text("The command that was typed last. It continues where it was stopped; without \
+            --only it is the whole grid:".into()),
         Block::Code(identity.command.clone()),
         Block::Text(
             "Each trained run that is done, by itself; the same version, device and seed give the same bits. The probe and kNN at the end \
@@ -367,7 +446,8 @@ fn provenance(results: &Results, identity: &Identity) -> Vec<Block> {
 
 /// A run by itself, into a folder of its own, on the device that it ran on.
 fn command(out: &Path, name: &str, summary: &serde_json::Value) -> String {
-    let device = summary["device"].as_str().and_then(|device| device.split(' ').next()).unwrap_or("auto");
+    let device =
+        summary["device"].as_str().and_then(|device| device.split(' ').next()).unwrap_or("auto");
     let config = quoted(&out.join(name).join("config.toml").display().to_string());
     format!("aavae pretrain --config {config} --device {} --out runs/{name}", quoted(device))
 }
@@ -375,5 +455,9 @@ fn command(out: &Path, name: &str, summary: &serde_json::Value) -> String {
 /// A word of a shell.
 pub fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    if !word.is_empty() && word.chars().all(plain) {
+        word.into()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }

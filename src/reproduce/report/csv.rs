@@ -1,5 +1,6 @@
-//! Every number of a grid, one a line: `experiment,scale,dataset,cell,seed,state,epoch,metric,value`. A run that is not done has one line
-//! without a metric.
+//! Every number of a grid, one a line:
+//! `experiment,scale,dataset,cell,seed,state,epoch,metric,value`. A run that is not done has one
+//! line without a metric.
 
 use crate::reproduce::folder::State;
 use crate::reproduce::results::{Measure, Results};
@@ -16,12 +17,20 @@ pub(super) fn text(results: &Results) -> String {
         };
         // No name holds a comma or a quote.
         let cell = &results.cells[run.cell].name;
-        let head = format!("{},{},{},{cell},{},{state}", setup.experiment.name(), setup.scale.name(), setup.dataset.name(), run.seed);
+        let head = format!(
+            "{},{},{},{cell},{},{state}",
+            setup.experiment.name(),
+            setup.scale.name(),
+            setup.dataset.name(),
+            run.seed
+        );
         let Some(summary) = run.summary() else {
             text += &format!("{head},,,\n");
             continue;
         };
-        let mut line = |epoch: &str, metric: &str, value: f64| text += &format!("{head},{epoch},{metric},{value}\n");
+        let mut line = |epoch: &str, metric: &str, value: f64| {
+            text += &format!("{head},{epoch},{metric},{value}\n")
+        };
         for measure in Measure::ALL {
             for (epoch, value) in run.milestones(measure) {
                 line(&epoch.to_string(), measure.name(), value);

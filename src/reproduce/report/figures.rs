@@ -45,19 +45,34 @@ fn percent(x: f64, stat: Stat) -> Point {
 }
 
 /// Probe and kNN of cells at given places.
-fn measures(results: &Results, cells: &[(f64, usize)], mark: impl Fn(usize) -> Mark) -> Vec<Series> {
+fn measures(
+    results: &Results,
+    cells: &[(f64, usize)],
+    mark: impl Fn(usize) -> Mark,
+) -> Vec<Series> {
     let series = |(i, (measure, name)): (usize, (Measure, &str))| {
         // Dots stand side by side, or error bars would hide each other.
         let aside = if mark(i) == Mark::Dots(i) { 0.16 * i as f64 - 0.08 } else { 0.0 };
-        let points = cells.iter().filter_map(|(x, cell)| results.stat(*cell, measure).map(|stat| percent(x + aside, stat))).collect();
+        let points = cells
+            .iter()
+            .filter_map(|(x, cell)| {
+                results.stat(*cell, measure).map(|stat| percent(x + aside, stat))
+            })
+            .collect();
         Series { name: name.into(), points, mark: mark(i) }
     };
-    [(Measure::Probe, "linear probe"), (Measure::Knn20, "kNN, k = 20")].into_iter().enumerate().map(series).collect()
+    [(Measure::Probe, "linear probe"), (Measure::Knn20, "kNN, k = 20")]
+        .into_iter()
+        .enumerate()
+        .map(series)
+        .collect()
 }
 
-/// AAVAE of the paper's Table 1, where the scale makes it comparable; elsewhere it would squeeze our values into a corner.
+/// AAVAE of the paper's Table 1, where the scale makes it comparable; elsewhere it would squeeze
+/// our values into a corner.
 fn theirs(results: &Results, x: f64) -> Option<Series> {
-    let value = paper::table1("aavae", results.setup.dataset).filter(|_| results.setup.scale == Scale::Paper)?;
+    let value = paper::table1("aavae", results.setup.dataset)
+        .filter(|_| results.setup.scale == Scale::Paper)?;
     let name = format!("the paper's AAVAE ({})", paper::dataset(results.setup.dataset));
     Some(Series { name, points: vec![Point { x, y: value, sd: None }], mark: Mark::Theirs })
 }
@@ -67,20 +82,38 @@ fn table1(results: &Results) -> Figure {
     let mut series = measures(results, &places, Mark::Dots);
     let dataset = results.setup.dataset;
     let theirs = results.cells.iter().enumerate();
-    let theirs = theirs.filter_map(|(i, cell)| Some(Point { x: i as f64, y: paper::table1(&cell.name, dataset)?, sd: None })).collect();
-    series.push(Series { name: format!("the paper's probe ({})", paper::dataset(dataset)), points: theirs, mark: Mark::Theirs });
+    let theirs = theirs
+        .filter_map(|(i, cell)| {
+            Some(Point { x: i as f64, y: paper::table1(&cell.name, dataset)?, sd: None })
+        })
+        .collect();
+    series.push(Series {
+        name: format!("the paper's probe ({})", paper::dataset(dataset)),
+        points: theirs,
+        mark: Mark::Theirs,
+    });
     let axis = Axis::Names(results.cells.iter().map(|cell| cell.tick.clone()).collect());
     let panel = Panel { title: ACCURACY.into(), x_label: String::new(), axis, series };
-    let caption = "Accuracy by method: means over seeds with their standard deviation. Diamonds are the paper's.";
+    let caption = "Accuracy by method: means over seeds with their standard deviation. Diamonds \
+        are the paper's.";
     Figure { name: "table1", caption: caption.into(), svg: chart(&[panel], 1, caption) }
 }
 
 /// Means over the seeds of what a cell's runs have at each epoch.
-fn by_epoch(results: &Results, cell: usize, of: impl Fn(&RunResult) -> Vec<(f64, f64)>, scale: f64) -> Vec<Point> {
-    let curves: Vec<Vec<(f64, f64)>> = results.done().filter(|(run, _)| run.cell == cell).map(|(run, _)| of(run)).collect();
+fn by_epoch(
+    results: &Results,
+    cell: usize,
+    of: impl Fn(&RunResult) -> Vec<(f64, f64)>,
+    scale: f64,
+) -> Vec<Point> {
+    let curves: Vec<Vec<(f64, f64)>> =
+        results.done().filter(|(run, _)| run.cell == cell).map(|(run, _)| of(run)).collect();
     let Some(longest) = curves.iter().max_by_key(|curve| curve.len()) else { return Vec::new() };
     let point = |(epoch, _): &(f64, f64)| {
-        let values: Vec<f64> = curves.iter().flat_map(|c| c.iter().filter(|(e, _)| e == epoch).map(|(_, v)| v * scale)).collect();
+        let values: Vec<f64> = curves
+            .iter()
+            .flat_map(|c| c.iter().filter(|(e, _)| e == epoch).map(|(_, v)| v * scale))
+            .collect();
         Stat::of(&values).map(|stat| Point { x: *epoch, y: stat.mean, sd: stat.sd })
     };
     longest.iter().filter_map(point).collect()
@@ -89,7 +122,8 @@ fn by_epoch(results: &Results, cell: usize, of: impl Fn(&RunResult) -> Vec<(f64,
 fn bits(results: &Results) -> Figure {
     let panel = |(i, cell): (usize, &Cell)| {
         let series = |name: &str, mark, of: fn(&Bits) -> Option<f64>| {
-            let curve = |run: &RunResult| run.bits.iter().filter_map(|b| Some((b.epoch, of(b)?))).collect();
+            let curve =
+                |run: &RunResult| run.bits.iter().filter_map(|b| Some((b.epoch, of(b)?))).collect();
             Series { name: name.into(), points: by_epoch(results, i, curve, 1.0), mark }
         };
         let series = vec![
@@ -97,7 +131,12 @@ fn bits(results: &Results) -> Figure {
             series("held out", Mark::Line(1), |b| Some(b.val)),
             series("log p(x)", Mark::Dashed(2), |b| b.sampled),
         ];
-        Panel { title: format!("{}, bits per dimension", cell.label), x_label: "epoch".into(), axis: Axis::Numbers, series }
+        Panel {
+            title: format!("{}, bits per dimension", cell.label),
+            x_label: "epoch".into(),
+            axis: Axis::Numbers,
+            series,
+        }
     };
     let panels: Vec<Panel> = results.cells.iter().enumerate().map(panel).collect();
     let caption = "Bits per dimension of the 8-bit pixels over epochs: by the evidence lower bound (log p(x|z) minus KL) of the batches that \
@@ -118,12 +157,26 @@ fn accuracy(results: &Results) -> Figure {
             points: by_epoch(results, i, |run| run.milestones(measure), 100.0),
             mark: Mark::Line(2 * k),
         };
-        let series = [(Measure::Probe, "linear probe"), (Measure::Knn20, "kNN, k = 20")].into_iter().enumerate().map(series).collect();
-        Panel { title: format!("{}, {ACCURACY}", cell.label), x_label: "epoch".into(), axis: Axis::Numbers, series }
+        let series = [(Measure::Probe, "linear probe"), (Measure::Knn20, "kNN, k = 20")]
+            .into_iter()
+            .enumerate()
+            .map(series)
+            .collect();
+        Panel {
+            title: format!("{}, {ACCURACY}", cell.label),
+            x_label: "epoch".into(),
+            axis: Axis::Numbers,
+            series,
+        }
     };
     let panels: Vec<Panel> = results.cells.iter().enumerate().map(panel).collect();
-    let caption = "Accuracy over epochs, from the weights that were kept; means over seeds with their standard deviation.";
-    Figure { name: "accuracy", caption: caption.into(), svg: chart(&panels, columns(&panels), caption) }
+    let caption = "Accuracy over epochs, from the weights that were kept; means over seeds with \
+        their standard deviation.";
+    Figure {
+        name: "accuracy",
+        caption: caption.into(),
+        svg: chart(&panels, columns(&panels), caption),
+    }
 }
 
 /// The cells over epochs, a panel for probe and kNN each.
@@ -138,10 +191,16 @@ fn duration(results: &Results) -> Figure {
         if measure == Measure::Probe {
             series.extend(theirs(results, results.setup.budget().epochs as f64));
         }
-        Panel { title: format!("{name}, {ACCURACY}"), x_label: "epoch".into(), axis: Axis::Numbers, series }
+        Panel {
+            title: format!("{name}, {ACCURACY}"),
+            x_label: "epoch".into(),
+            axis: Axis::Numbers,
+            series,
+        }
     };
     let panels = [(Measure::Probe, "linear probe"), (Measure::Knn20, "kNN, k = 20")].map(panel);
-    let caption = "Accuracy over epochs, from the weights that were kept; means over seeds with their standard deviation.";
+    let caption = "Accuracy over epochs, from the weights that were kept; means over seeds with \
+        their standard deviation.";
     Figure { name: "duration", caption: caption.into(), svg: chart(&panels, 2, caption) }
 }
 
@@ -150,8 +209,10 @@ fn fig3(results: &Results) -> Figure {
     let axis = Axis::Names(results.cells.iter().map(|cell| cell.tick.clone()).collect());
     let mut series = measures(results, &places, Mark::Line);
     series.extend(theirs(results, 0.0));
-    let panel = Panel { title: ACCURACY.into(), x_label: "weight β of the KL term".into(), axis, series };
-    let caption = "Accuracy by the weight of the KL term: means over seeds with their standard deviation.";
+    let panel =
+        Panel { title: ACCURACY.into(), x_label: "weight β of the KL term".into(), axis, series };
+    let caption =
+        "Accuracy by the weight of the KL term: means over seeds with their standard deviation.";
     Figure { name: "fig3", caption: caption.into(), svg: chart(&[panel], 1, caption) }
 }
 
@@ -162,14 +223,21 @@ fn fig4(results: &Results) -> Figure {
         Depth::Resnet50 => 50.0,
     };
     let panel = |title: &str, label: &str, varies: Varies, x: &dyn Fn(&RunConfig) -> f64| {
-        let mine = results.cells.iter().enumerate().filter(|(_, cell)| cell.varies == varies || cell.varies == Varies::Base);
+        let mine = results
+            .cells
+            .iter()
+            .enumerate()
+            .filter(|(_, cell)| cell.varies == varies || cell.varies == Varies::Base);
         let mut cells: Vec<(f64, usize)> = mine.map(|(i, cell)| (x(&cell.config(0)), i)).collect();
         cells.sort_by(|a, b| a.0.total_cmp(&b.0));
         let (axis, places) = if varies == Varies::LogScale {
             (Axis::Numbers, cells)
         } else {
             let names = cells.iter().map(|(x, _)| n(*x)).collect();
-            (Axis::Names(names), cells.iter().enumerate().map(|(i, (_, cell))| (i as f64, *cell)).collect())
+            (
+                Axis::Names(names),
+                cells.iter().enumerate().map(|(i, (_, cell))| (i as f64, *cell)).collect(),
+            )
         };
         let base = places.iter().find(|(_, cell)| results.cells[*cell].varies == Varies::Base);
         let mut series = measures(results, &places, Mark::Line);
@@ -187,10 +255,16 @@ fn fig4(results: &Results) -> Figure {
     Figure { name: "fig4", caption: caption.into(), svg: chart(&panels, 2, caption) }
 }
 
-/// Heat maps of the first seed that is done in all cells: a column for each model, a row for features and latents.
+/// Heat maps of the first seed that is done in all cells: a column for each model, a row for
+/// features and latents.
 fn fig5(results: &Results) -> Option<Figure> {
     let of = |seed: u64| -> Option<Vec<&RunResult>> {
-        let run = |i: usize| results.runs.iter().find(|run| run.cell == i && run.seed == seed && !run.similarities.is_empty());
+        let run = |i: usize| {
+            results
+                .runs
+                .iter()
+                .find(|run| run.cell == i && run.seed == seed && !run.similarities.is_empty())
+        };
         (0..results.cells.len()).map(run).collect()
     };
     let runs = (0..results.setup.seeds as u64).find_map(of)?;
@@ -206,7 +280,11 @@ fn fig5(results: &Results) -> Option<Figure> {
         "Cosine similarity between {VIEWS} views of each of {IMAGES} test images, seed {}.{} One warm block an image on the diagonal \
          means that views of an image are alike and images differ.",
         runs[0].seed,
-        if images > 0 { " Beside each group of rows and above each group of columns: the image and its views." } else { "" }
+        if images > 0 {
+            " Beside each group of rows and above each group of columns: the image and its views."
+        } else {
+            ""
+        }
     );
     let svg = html! {
         svg class="chart" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"

@@ -36,7 +36,8 @@ fn picture(width: u32, height: u32, cosine: impl Fn(u32, u32) -> f64) -> Vec<u8>
     file.into_inner()
 }
 
-/// A square matrix with the views of the first `images` images (`#views-0`, …) beside its rows and above its columns.
+/// A square matrix with the views of the first `images` images (`#views-0`, …) beside its rows and
+/// above its columns.
 ///
 /// # Panics
 /// If the matrix is not that of [`IMAGES`] times [`VIEWS`] views.

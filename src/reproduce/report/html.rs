@@ -9,9 +9,14 @@ use crate::reproduce::findings::Verdict;
 
 /// The page.
 pub fn page(title: &str, sections: &[Section]) -> String {
-    let colours = |dark: bool| COLOURS.map(|(name, light, night)| format!("{name}:{}", if dark { night } else { light })).join(";");
+    let colours = |dark: bool| {
+        COLOURS
+            .map(|(name, light, night)| format!("{name}:{}", if dark { night } else { light }))
+            .join(";")
+    };
     let style = format!(
-        ":root{{color-scheme:light dark;{}}}\n@media (prefers-color-scheme:dark){{:root{{{}}}}}\n{}{}",
+        ":root{{color-scheme:light dark;{}}}\n@media \
+         (prefers-color-scheme:dark){{:root{{{}}}}}\n{}{}",
         colours(false),
         colours(true),
         include_str!("page.css"),
@@ -30,7 +35,8 @@ pub fn page(title: &str, sections: &[Section]) -> String {
             body {
                 main {
                     h1 { (title) }
-                    p class="about" { "Augmentation-augmented variational autoencoders, reproduced by " code { "aavae" } }
+                    p class="about" { "Augmentation-augmented variational autoencoders, reproduced \
+                        by " code { "aavae" } }
                     @for section in sections {
                         section {
                             h2 { (section.title) }
@@ -55,7 +61,9 @@ fn block(block: &Block) -> Markup {
         Block::Note(text) => html! { p class="note" { (paragraph(text)) } },
         Block::Table(table) => self::table(table),
         Block::Figure(figure) => html! { figure { (figure.svg) figcaption { (figure.caption) } } },
-        Block::Picture(caption, _, png) => html! { figure { img alt=(caption) src=(data_uri(png)); figcaption { (caption) } } },
+        Block::Picture(caption, _, png) => {
+            html! { figure { img alt=(caption) src=(data_uri(png)); figcaption { (caption) } } }
+        }
         Block::Code(lines) => html! { pre { code { (lines) } } },
     }
 }

@@ -1,5 +1,6 @@
-//! The report of a grid: `report.html` (one file), `report.md`, `results.csv`, `plots/*.png`. All are written from what the runs left
-//! on disk, by way of one list of [`Section`]s, so that they say the same.
+//! The report of a grid: `report.html` (one file), `report.md`, `results.csv`, `plots/*.png`. All
+//! are written from what the runs left on disk, by way of one list of [`Section`]s, so that they
+//! say the same.
 
 pub mod chart;
 mod content;
@@ -28,8 +29,9 @@ pub fn write(results: &Results, identity: &Identity, out: &Path) -> Result<PathB
     let plots = out.join("plots");
     std::fs::create_dir_all(&plots).map_err(TrainError::io("create", &plots))?;
     for figure in &figures {
-        let png =
-            chart::png(&figure.svg).map_err(|e| TrainError::config(format!("the plot `{}` cannot be drawn: {e}", figure.name), None))?;
+        let png = chart::png(&figure.svg).map_err(|e| {
+            TrainError::config(format!("the plot `{}` cannot be drawn: {e}", figure.name), None)
+        })?;
         write_whole(&plots.join(format!("{}.png", figure.name)), &png)?;
     }
     let sections = sections(results, identity, figures);
@@ -50,8 +52,15 @@ fn data_uri(png: &[u8]) -> String {
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let quad = |chunk: &[u8]| {
-        let word = chunk.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        let digit = |i: usize| if i <= chunk.len() { char::from(DIGITS[(word >> (18 - 6 * i) & 63) as usize]) } else { '=' };
+        let word = chunk.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte))
+            << (8 * (3 - chunk.len()));
+        let digit = |i: usize| {
+            if i <= chunk.len() {
+                char::from(DIGITS[(word >> (18 - 6 * i) & 63) as usize])
+            } else {
+                '='
+            }
+        };
         [digit(0), digit(1), digit(2), digit(3)]
     };
     bytes.chunks(3).flat_map(quad).collect()

@@ -27,7 +27,9 @@ fn summary(cell: usize, seed: u64, milestones: &[usize]) -> Value {
         row
     };
     all["milestones"] = milestones.iter().enumerate().map(at).collect();
-    for (key, value) in [("seconds", 2.5), ("images_per_second", 800.0), ("evaluation_seconds", 1.0)] {
+    for (key, value) in
+        [("seconds", 2.5), ("images_per_second", 800.0), ("evaluation_seconds", 1.0)]
+    {
         all[key] = json!(value);
     }
     all["steps"] = json!(60);
@@ -40,7 +42,14 @@ fn summary(cell: usize, seed: u64, milestones: &[usize]) -> Value {
 /// Made-up results: in the last seed the first cell failed and the second is open.
 fn results(experiment: Experiment, scale: Scale, out: &Path) -> Results {
     let seeds = SEEDS as usize;
-    let setup = Setup { experiment, scale, dataset: DataKind::Shapes, data_dir: None, seeds, overrides: Overrides::default() };
+    let setup = Setup {
+        experiment,
+        scale,
+        dataset: DataKind::Shapes,
+        data_dir: None,
+        seeds,
+        overrides: Overrides::default(),
+    };
     let cells = cells(&setup, 9000);
     let run = |(seed, cell): (u64, usize)| {
         let c = &cells[cell];
@@ -51,9 +60,20 @@ fn results(experiment: Experiment, scale: Scale, out: &Path) -> Results {
             _ => State::Done(summary(cell, seed, &config.milestones)),
         };
         let done = matches!(state, State::Done(_));
-        let bits = |epoch: f64| Bits { epoch, train: 6.0 / epoch, val: 6.5 / epoch, sampled: (epoch > 2.0).then_some(6.4 / epoch) };
+        let bits = |epoch: f64| Bits {
+            epoch,
+            train: 6.0 / epoch,
+            val: 6.5 / epoch,
+            sampled: (epoch > 2.0).then_some(6.4 / epoch),
+        };
         let vectors: Vec<Vec<Vec<f32>>> = (0..IMAGES)
-            .map(|i| (0..VIEWS).map(|v| (0..8).map(|k| ((i * 7 + v + k * 3 + cell) % 11) as f32 - 4.0).collect()).collect())
+            .map(|i| {
+                (0..VIEWS)
+                    .map(|v| {
+                        (0..8).map(|k| ((i * 7 + v + k * 3 + cell) % 11) as f32 - 4.0).collect()
+                    })
+                    .collect()
+            })
             .collect();
         let similarities = ["h", "mu", "z"].map(|of| Similarity::new(of, &vectors)).into();
         let fig2 = experiment == Experiment::Fig2 && done;
@@ -68,9 +88,20 @@ fn results(experiment: Experiment, scale: Scale, out: &Path) -> Results {
             similarities: if fig5 { similarities } else { vec![] },
         }
     };
-    let runs = (0..SEEDS).flat_map(|seed| (0..cells.len()).map(move |cell| (seed, cell))).map(run).collect();
+    let runs = (0..SEEDS)
+        .flat_map(|seed| (0..cells.len()).map(move |cell| (seed, cell)))
+        .map(run)
+        .collect();
     let milestones = cells[0].config(0).milestones;
-    Results { setup, cells: cells.clone(), runs, out: out.into(), images: [9000, 1000, 2000], milestones, show_images: true }
+    Results {
+        setup,
+        cells: cells.clone(),
+        runs,
+        out: out.into(),
+        images: [9000, 1000, 2000],
+        milestones,
+        show_images: true,
+    }
 }
 
 /// Writes the pictures that the runs would have left, then the report.
@@ -86,7 +117,9 @@ fn write_all(results: &Results, dir: &Path) {
     for run in &results.runs {
         let images = dir.join(&run.name).join("images");
         std::fs::create_dir_all(&images).expect("a folder");
-        let names = (0..IMAGES).map(|i| format!("views-{i}.png")).chain(["reconstruction-000060.png".into(), "augmentation.png".into()]);
+        let names = (0..IMAGES)
+            .map(|i| format!("views-{i}.png"))
+            .chain(["reconstruction-000060.png".into(), "augmentation.png".into()]);
         names.for_each(|name| std::fs::write(images.join(name), &png).expect("a file"));
     }
     let identity = Identity {
@@ -126,30 +159,61 @@ fn tags(page: &str) -> std::collections::BTreeMap<String, usize> {
 fn every_report_has_every_run_number_and_picture() {
     for experiment in Experiment::ALL {
         let (dir, results) = written(experiment, Scale::Smoke);
-        let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let read = |name: &str| {
+            std::fs::read_to_string(dir.path().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+        };
         let (page, markdown, csv) = (read("report.html"), read("report.md"), read("results.csv"));
         let seen = tags(&page);
         let name = experiment.name();
         // Text and attributes, without the pictures' data, in which anything may occur.
-        let words: String =
-            page.split("base64,").enumerate().map(|(i, p)| if i == 0 { p } else { &p[p.find('"').expect("an end")..] }).collect();
+        let words: String = page
+            .split("base64,")
+            .enumerate()
+            .map(|(i, p)| if i == 0 { p } else { &p[p.find('"').expect("an end")..] })
+            .collect();
         assert!(!words.contains("NaN\"") && !words.contains(">NaN"), "{name}");
         // Namespaces are names, not addresses.
-        assert_eq!(words.matches("http").count(), words.matches("=\"http://www.w3.org/").count(), "{name}");
+        assert_eq!(
+            words.matches("http").count(),
+            words.matches("=\"http://www.w3.org/").count(),
+            "{name}"
+        );
         for run in &results.runs {
-            assert!(words.contains(&format!(">{}<", run.name)) && markdown.contains(&format!("| {} |", run.name)), "{name}: {}", run.name);
-            assert!(csv.contains(&format!(",{},{},", results.cells[run.cell].name, run.seed)), "{name}: {}", run.name);
+            assert!(
+                words.contains(&format!(">{}<", run.name))
+                    && markdown.contains(&format!("| {} |", run.name)),
+                "{name}: {}",
+                run.name
+            );
+            assert!(
+                csv.contains(&format!(",{},{},", results.cells[run.cell].name, run.seed)),
+                "{name}: {}",
+                run.name
+            );
         }
-        assert!(words.contains("failed: the loss is &lt;NaN&gt; &amp; gone") && words.contains("not finished"), "{name}");
+        assert!(
+            words.contains("failed: the loss is &lt;NaN&gt; &amp; gone")
+                && words.contains("not finished"),
+            "{name}"
+        );
         let all = results.runs.len();
         let open = all.min(if results.cells.len() > 1 { 2 } else { 1 });
-        assert!(words.contains(&format!("{} of {all} runs are done, 1 failed", all - open)), "{name}");
-        assert!(words.contains("aavae reproduce 'it &amp; more'") && words.contains("cannot be compared with the paper"), "{name}");
+        assert!(
+            words.contains(&format!("{} of {all} runs are done, 1 failed", all - open)),
+            "{name}"
+        );
+        assert!(
+            words.contains("aavae reproduce 'it &amp; more'")
+                && words.contains("cannot be compared with the paper"),
+            "{name}"
+        );
 
         let figures = figures::figures(&results);
         assert!(!figures.is_empty() && seen["svg"] == figures.len(), "{name}");
         for figure in &figures {
-            let png = image::open(dir.path().join(format!("plots/{}.png", figure.name))).expect("a plot").to_rgb8();
+            let png = image::open(dir.path().join(format!("plots/{}.png", figure.name)))
+                .expect("a plot")
+                .to_rgb8();
             let dark = png.pixels().filter(|p| p.0.iter().all(|c| *c < 120)).count();
             assert!(dark > 500, "{name}: {} has {dark} dark pixels", figure.name);
             assert!(markdown.contains(&format!("](plots/{}.png)", figure.name)), "{name}");
@@ -157,7 +221,11 @@ fn every_report_has_every_run_number_and_picture() {
         let trained = results.cells.iter().filter(|cell| cell.weights == Weights::Trained).count();
         assert!(seen["img"] >= trained, "{name}: {} pictures of {trained} cells", seen["img"]);
         let plain = page.matches("<tr>").count();
-        assert_eq!(markdown.lines().filter(|l| l.starts_with('|')).count(), plain + seen["table"], "{name}: the same tables");
+        assert_eq!(
+            markdown.lines().filter(|l| l.starts_with('|')).count(),
+            plain + seen["table"],
+            "{name}: the same tables"
+        );
     }
 }
 
@@ -170,7 +238,10 @@ fn a_report_without_images_has_everything_else() {
         results.show_images = false;
         write_all(&results, dir.path());
         let without = tags(&page());
-        assert!(!without.contains_key("img") && !without.contains_key("use"), "{experiment:?}: {without:?}");
+        assert!(
+            !without.contains_key("img") && !without.contains_key("use"),
+            "{experiment:?}: {without:?}"
+        );
         for tag in ["table", "tr", "svg", "path"] {
             assert_eq!(with.get(tag), without.get(tag), "{experiment:?}: <{tag}>");
         }
@@ -184,9 +255,17 @@ fn the_papers_values_are_the_papers_and_named_so() {
     let (dir, results) = written(Experiment::Table1, Scale::Ci);
     let markdown = std::fs::read_to_string(dir.path().join("report.md")).expect("a report");
     assert!(markdown.contains("the paper's probe, CIFAR-10, %"), "{markdown}");
-    let row =
-        |label: &str| markdown.lines().find(|l| l.starts_with(&format!("| {label} |"))).unwrap_or_else(|| panic!("no {label}")).to_owned();
-    assert!(row("AAVAE").ends_with("| 87.14 |") && row("untrained encoder").ends_with("| – |"), "{markdown}");
+    let row = |label: &str| {
+        markdown
+            .lines()
+            .find(|l| l.starts_with(&format!("| {label} |")))
+            .unwrap_or_else(|| panic!("no {label}"))
+            .to_owned()
+    };
+    assert!(
+        row("AAVAE").ends_with("| 87.14 |") && row("untrained encoder").ends_with("| – |"),
+        "{markdown}"
+    );
     // Cell 5, seeds 0 to 2: 35.00, 35.10, 35.20.
     assert!(row("AAVAE").starts_with("| AAVAE | 3 | 35.10 ± 0.10 |"), "{}", row("AAVAE"));
     let diamonds = chart_of(&results).matches("class=\"theirs\"").count();
@@ -207,14 +286,23 @@ fn claims_are_judged_by_the_numbers() {
         found.into_iter().map(|f| (f.claim, f.verdict)).collect::<Vec<_>>()
     };
     // A later cell has a higher accuracy, by a point, in every seed.
-    let table: std::collections::BTreeMap<_, _> = verdicts(Experiment::Table1).into_iter().collect();
+    let table: std::collections::BTreeMap<_, _> =
+        verdicts(Experiment::Table1).into_iter().collect();
     assert_eq!(table["AAVAE is above the VAE"], Verdict::Holds);
-    assert_eq!(table["The AE is above AAAE with the original as target: augmentation alone hurts"], Verdict::Fails);
+    assert_eq!(
+        table["The AE is above AAAE with the original as target: augmentation alone hurts"],
+        Verdict::Fails
+    );
     assert_eq!(table["AAVAE is above the untrained encoder"], Verdict::Fails);
-    // Figure 3's cells 0 to 2 are two points apart, and a seed moves them by a tenth of one; figure 4's of one panel are further.
-    assert_eq!(verdicts(Experiment::Fig3).iter().map(|f| f.1).collect::<Vec<_>>(), [Verdict::Holds, Verdict::Fails, Verdict::Fails]);
+    // Figure 3's cells 0 to 2 are two points apart, and a seed moves them by a tenth of one; figure
+    // 4's of one panel are further.
+    assert_eq!(
+        verdicts(Experiment::Fig3).iter().map(|f| f.1).collect::<Vec<_>>(),
+        [Verdict::Holds, Verdict::Fails, Verdict::Fails]
+    );
     assert_eq!(verdicts(Experiment::Fig4).iter().filter(|f| f.1 == Verdict::Fails).count(), 3);
-    // Accuracy grows with each milestone, of which there are four; and is higher for the later cell, AAAE.
+    // Accuracy grows with each milestone, of which there are four; and is higher for the later
+    // cell, AAAE.
     let duration: Vec<Verdict> = verdicts(Experiment::Duration).into_iter().map(|f| f.1).collect();
     assert_eq!(duration, [[Verdict::Holds].as_slice(), &[Verdict::Fails; 4]].concat());
     assert!(verdicts(Experiment::Fig2).iter().all(|f| f.1 == Verdict::Holds));
@@ -244,9 +332,15 @@ fn an_empty_grid_has_a_report() {
 
 #[test]
 fn base64_of_the_standards_examples() {
-    for (text, want) in
-        [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE="), ("foobar", "Zm9vYmFy")]
-    {
+    for (text, want) in [
+        ("", ""),
+        ("f", "Zg=="),
+        ("fo", "Zm8="),
+        ("foo", "Zm9v"),
+        ("foob", "Zm9vYg=="),
+        ("fooba", "Zm9vYmE="),
+        ("foobar", "Zm9vYmFy"),
+    ] {
         assert_eq!(base64(text.as_bytes()), want);
     }
 }
@@ -262,10 +356,14 @@ fn times_of_a_resumed_run_are_left_out() {
     write_all(&results, dir.path());
     let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).expect("a file");
     let (markdown, csv) = (read("report.md"), read("results.csv"));
-    let row = |name: &str| markdown.lines().find(|l| l.starts_with(&format!("| {name} |"))).expect("a row").to_owned();
+    let row = |name: &str| {
+        markdown.lines().find(|l| l.starts_with(&format!("| {name} |"))).expect("a row").to_owned()
+    };
     assert!(row("vae-s0").ends_with("| 60 | 800 | 2 | 1 |"), "{}", row("vae-s0"));
     assert!(row("aavae-s0").ends_with("| 60 | – | – | 1 |"), "{}", row("aavae-s0"));
-    let seconds = |cell: &str| csv.lines().filter(|l| l.contains(&format!(",{cell},0,done,,seconds,"))).count();
+    let seconds = |cell: &str| {
+        csv.lines().filter(|l| l.contains(&format!(",{cell},0,done,,seconds,"))).count()
+    };
     assert_eq!((seconds("vae"), seconds("aavae")), (1, 0), "{csv}");
 }
 

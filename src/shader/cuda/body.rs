@@ -22,11 +22,21 @@ impl<'a> Writer<'a> {
         self.block(scope, &function.body, 1)
     }
 
-    fn block(&mut self, scope: &mut Scope<'a>, block: &'a Block, depth: usize) -> Result<(), CudaError> {
+    fn block(
+        &mut self,
+        scope: &mut Scope<'a>,
+        block: &'a Block,
+        depth: usize,
+    ) -> Result<(), CudaError> {
         block.iter().try_for_each(|statement| self.statement(scope, statement, depth))
     }
 
-    fn statement(&mut self, scope: &mut Scope<'a>, statement: &'a Statement, depth: usize) -> Result<(), CudaError> {
+    fn statement(
+        &mut self,
+        scope: &mut Scope<'a>,
+        statement: &'a Statement,
+        depth: usize,
+    ) -> Result<(), CudaError> {
         match statement {
             Statement::Emit(range) => {
                 range.clone().try_for_each(|e| self.emit(scope, e, depth))?;
@@ -96,8 +106,14 @@ impl<'a> Writer<'a> {
     }
 
     /// Names a value where it is evaluated.
-    fn emit(&mut self, scope: &mut Scope<'a>, e: Handle<Expression>, depth: usize) -> Result<(), CudaError> {
-        let pointer = matches!(self.ty(scope, e), TypeInner::Pointer { .. } | TypeInner::ValuePointer { .. });
+    fn emit(
+        &mut self,
+        scope: &mut Scope<'a>,
+        e: Handle<Expression>,
+        depth: usize,
+    ) -> Result<(), CudaError> {
+        let pointer =
+            matches!(self.ty(scope, e), TypeInner::Pointer { .. } | TypeInner::ValuePointer { .. });
         let given = scope.function.named_expressions.get(&e);
         let uses = scope.info[e].ref_count;
         let load = matches!(scope.function.expressions[e], Expression::Load { .. });
@@ -146,7 +162,13 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    fn store(&mut self, scope: &Scope<'a>, pointer: Handle<Expression>, value: Handle<Expression>, depth: usize) -> Result<(), CudaError> {
+    fn store(
+        &mut self,
+        scope: &Scope<'a>,
+        pointer: Handle<Expression>,
+        value: Handle<Expression>,
+        depth: usize,
+    ) -> Result<(), CudaError> {
         let value = self.expression(scope, value)?;
         let text = match scope.function.expressions[pointer] {
             Expression::Access { base, index } if self.is_vector_pointer(scope, base) => {

@@ -2,8 +2,8 @@
 
 use naga::proc::TypeResolution;
 use naga::{
-    BinaryOperator as Binary, Expression, Handle, Literal, MathFunction as Math, RelationalFunction, Scalar, ScalarKind, Type, TypeInner,
-    UnaryOperator,
+    BinaryOperator as Binary, Expression, Handle, Literal, MathFunction as Math,
+    RelationalFunction, Scalar, ScalarKind, Type, TypeInner, UnaryOperator,
 };
 
 use super::{CudaError, Scope, Writer, scalar, unknown};
@@ -17,7 +17,11 @@ impl<'a> Writer<'a> {
     }
 
     /// Name of the type of a value.
-    pub(super) fn value_type(&self, scope: &Scope<'a>, e: Handle<Expression>) -> Result<String, CudaError> {
+    pub(super) fn value_type(
+        &self,
+        scope: &Scope<'a>,
+        e: Handle<Expression>,
+    ) -> Result<String, CudaError> {
         match &scope.info[e].ty {
             TypeResolution::Handle(handle) => self.type_name(*handle),
             TypeResolution::Value(inner) => self.inner_name(inner),
@@ -35,7 +39,11 @@ impl<'a> Writer<'a> {
     }
 
     /// A value, or the lvalue that a pointer points to.
-    pub(super) fn expression(&self, scope: &Scope<'a>, e: Handle<Expression>) -> Result<String, CudaError> {
+    pub(super) fn expression(
+        &self,
+        scope: &Scope<'a>,
+        e: Handle<Expression>,
+    ) -> Result<String, CudaError> {
         if let Some(name) = scope.named.get(&e) {
             return Ok(name.clone());
         }
@@ -57,7 +65,8 @@ impl<'a> Writer<'a> {
             Expression::FunctionArgument(i) => scope.arguments[i as usize].clone(),
             Expression::LocalVariable(v) => scope.locals[&v].clone(),
             Expression::GlobalVariable(handle) => {
-                let (global, name) = (&self.module.global_variables[handle], &self.globals[&handle]);
+                let (global, name) =
+                    (&self.module.global_variables[handle], &self.globals[&handle]);
                 let array = matches!(self.inner(global.ty), TypeInner::Array { .. });
                 match global.binding.is_some() && !array {
                     true => format!("(*{name})"),
@@ -66,7 +75,8 @@ impl<'a> Writer<'a> {
             }
             Expression::Load { pointer } => value(pointer)?,
             Expression::Access { base, index } => {
-                let vector = self.is_vector_pointer(scope, base) || matches!(self.ty(scope, base), TypeInner::Vector { .. });
+                let vector = self.is_vector_pointer(scope, base)
+                    || matches!(self.ty(scope, base), TypeInner::Vector { .. });
                 let (base, index) = (value(base)?, value(index)?);
                 if vector { format!("w_get({base}, {index})") } else { format!("{base}[{index}]") }
             }
@@ -76,7 +86,11 @@ impl<'a> Writer<'a> {
             Expression::Select { condition, accept, reject } => {
                 let vector = matches!(self.ty(scope, condition), TypeInner::Vector { .. });
                 let (c, a, b) = (value(condition)?, value(accept)?, value(reject)?);
-                if vector { format!("w_select({c}, {a}, {b})") } else { format!("({c} ? {a} : {b})") }
+                if vector {
+                    format!("w_select({c}, {a}, {b})")
+                } else {
+                    format!("({c} ? {a} : {b})")
+                }
             }
             Expression::Relational { fun: RelationalFunction::All, argument } => {
                 format!("w_all({})", value(argument)?)
@@ -100,7 +114,12 @@ impl<'a> Writer<'a> {
     }
 
     /// A component, a field or an element by a constant index.
-    fn member(&self, scope: &Scope<'a>, base: Handle<Expression>, index: u32) -> Result<String, CudaError> {
+    fn member(
+        &self,
+        scope: &Scope<'a>,
+        base: Handle<Expression>,
+        index: u32,
+    ) -> Result<String, CudaError> {
         let mut ty = self.ty(scope, base);
         if let TypeInner::Pointer { base, .. } = *ty {
             ty = self.inner(base);
@@ -118,7 +137,12 @@ impl<'a> Writer<'a> {
         })
     }
 
-    fn unary(&self, scope: &Scope<'a>, op: UnaryOperator, operand: Handle<Expression>) -> Result<String, CudaError> {
+    fn unary(
+        &self,
+        scope: &Scope<'a>,
+        op: UnaryOperator,
+        operand: Handle<Expression>,
+    ) -> Result<String, CudaError> {
         let ty = self.ty(scope, operand);
         let vector = matches!(ty, TypeInner::Vector { .. });
         let signed = ty.scalar().is_some_and(|s| s.kind == ScalarKind::Sint);
@@ -133,7 +157,13 @@ impl<'a> Writer<'a> {
     }
 
     /// An operator of C++ where it means what WGSL's means, else a function of the prelude.
-    fn binary(&self, scope: &Scope<'a>, op: Binary, left: Handle<Expression>, right: Handle<Expression>) -> Result<String, CudaError> {
+    fn binary(
+        &self,
+        scope: &Scope<'a>,
+        op: Binary,
+        left: Handle<Expression>,
+        right: Handle<Expression>,
+    ) -> Result<String, CudaError> {
         let (left_type, right_type) = (self.ty(scope, left), self.ty(scope, right));
         let (mut l, mut r) = (self.expression(scope, left)?, self.expression(scope, right)?);
         match (left_type, right_type) {
@@ -179,10 +209,12 @@ impl<'a> Writer<'a> {
     fn integer(&self, scope: &Scope<'a>, e: Handle<Expression>) -> Option<i64> {
         let literal = match scope.function.expressions[e] {
             Expression::Literal(l) => l,
-            Expression::Constant(c) => match self.module.global_expressions[self.module.constants[c].init] {
-                Expression::Literal(l) => l,
-                _ => return None,
-            },
+            Expression::Constant(c) => {
+                match self.module.global_expressions[self.module.constants[c].init] {
+                    Expression::Literal(l) => l,
+                    _ => return None,
+                }
+            }
             _ => return None,
         };
         match literal {
@@ -210,7 +242,8 @@ impl<'a> Writer<'a> {
             Expression::ZeroValue(ty) => format!("{}{{}}", self.type_name(ty)?),
             Expression::Splat { size, value } => splat(size as u8, &self.constant(value)?),
             Expression::Compose { ty, ref components } => {
-                let list: Result<Vec<_>, _> = components.iter().map(|c| self.constant(*c)).collect();
+                let list: Result<Vec<_>, _> =
+                    components.iter().map(|c| self.constant(*c)).collect();
                 self.compose(ty, &list?.join(", "))?
             }
             ref other => return unknown(format!("the constant {other:?}")),
