@@ -12,14 +12,14 @@ use std::path::Path;
 
 use aavae::data::View;
 use aavae::device::{self, Choice};
+use aavae::eval::evaluator::Evaluator;
+use aavae::eval::knn::Features;
+use aavae::run::config::{DataKind, RunConfig};
+use aavae::run::folder::RunFolder;
+use aavae::run::trained::{Trained, model_config, open_data};
 use aavae::text;
-use aavae::train::config::{DataKind, RunConfig};
-use aavae::train::evaluate::Evaluator;
 use aavae::train::experiment::{self, Evaluate, Present, Request};
-use aavae::train::folder::RunFolder;
 use aavae::train::interrupt::Interrupt;
-use aavae::train::knn::Features;
-use aavae::train::run::{Trained, model_config, open_data};
 
 /// What is trained: an AAVAE on images of 32 x 32. `aavae pretrain --help` explains every setting.
 fn settings(dir: &Path) -> RunConfig {

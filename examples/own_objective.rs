@@ -23,8 +23,8 @@ use aavae::ops::{
     StepUniforms, ValueId,
 };
 use aavae::rng::Stream;
+use aavae::run::state;
 use aavae::tensor::{Shape, TensorType};
-use aavae::train::state;
 
 const BATCH: usize = 32;
 const SIDE: usize = 32;

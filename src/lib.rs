@@ -32,8 +32,8 @@
 //! Each uses only those before it (`tests/hygiene.rs` reads the imports):
 //!
 //! [`text`], [`tensor`], [`rng`], [`disk`] → [`ops`] → [`shader`] → [`ir`] → [`plan`] → [`device`]
-//! → [`check`] → [`tune`] → [`nn`] → [`model`] → [`method`] → [`data`] → [`train`] → [`interop`] →
-//! [`reproduce`] → [`monitor`] → [`cli`].
+//! → [`check`] → [`tune`] → [`nn`] → [`model`] → [`method`] → [`data`] → [`run`] → [`eval`] → [`train`]
+//! → [`interop`] → [`reproduce`] → [`monitor`] → [`cli`].
 //!
 //! # Vocabulary
 //!
@@ -105,6 +105,7 @@ pub mod cli;
 pub mod data;
 pub mod device;
 pub mod disk;
+pub mod eval;
 pub mod interop;
 pub mod ir;
 pub mod method;
@@ -115,6 +116,7 @@ pub mod ops;
 pub mod plan;
 pub mod reproduce;
 pub mod rng;
+pub mod run;
 pub mod shader;
 pub mod tensor;
 pub mod text;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use aavae::train::checkpoint::{Checkpoint, CheckpointError, NamedTensor, TensorData};
-use aavae::train::store::{LAST, Store};
+use aavae::run::checkpoint::{Checkpoint, CheckpointError, NamedTensor, TensorData};
+use aavae::run::store::{LAST, Store};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tempfile::TempDir;
 

@@ -13,7 +13,7 @@ use aavae::ops;
 use aavae::shader::FILES;
 
 /// Every layer uses only those before it (crate docs, "Layers").
-const LAYERS: [&str; 20] = [
+const LAYERS: [&str; 22] = [
     "text",
     "tensor",
     "rng",
@@ -29,6 +29,8 @@ const LAYERS: [&str; 20] = [
     "model",
     "method",
     "data",
+    "run",
+    "eval",
     "train",
     "interop",
     "reproduce",

@@ -13,15 +13,16 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use aavae::device::{Data, PlanId, Session};
+use aavae::eval::probe;
 use aavae::ir::{Graph, Group, autodiff};
 use aavae::ops::{
     Adam, BatchNorm, BatchNormEval, Conv2d, CosineSimilarity, Dot, Emit, Epilogue, GaussianNll,
     GlobalAvgPool, KlNormal, L2Normalize, MaxPool2d, Mse, NtXent, Reparameterize, Scale, Sgd,
     SoftmaxCrossEntropy, StepUniforms, UpsampleNearest, ValueId,
 };
+use aavae::run::config::{RunConfig, Schedule};
 use aavae::tensor::{Shape, TensorType};
-use aavae::train::config::{RunConfig, Schedule};
-use aavae::train::{probe, schedule};
+use aavae::train::schedule;
 use golden::{Device, Report, Tensors, fill, no_adapter, read, wgpu_devices, wide};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;

@@ -27,8 +27,8 @@ use aavae::model::resnet;
 use aavae::nn::{Builder, Param};
 use aavae::ops::StepUniforms;
 use aavae::plan::{Options, Plan, lower};
+use aavae::run::config::RunConfig;
 use aavae::tensor::{Shape, TensorType};
-use aavae::train::config::RunConfig;
 use aavae::train::measure::{add_bound, bits_per_dim, log_mean_exp};
 use aavae::train::schedule::uniforms;
 use golden::{

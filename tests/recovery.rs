@@ -8,12 +8,13 @@ use std::path::Path;
 
 use aavae::device::{DeviceError, Session};
 use aavae::method::Method;
-use aavae::train::config::{DataKind, RunConfig};
-use aavae::train::folder::RunFolder;
+use aavae::run::RunError;
+use aavae::run::config::{DataKind, RunConfig};
+use aavae::run::folder::RunFolder;
+use aavae::run::metrics;
 use aavae::train::interrupt::Interrupt;
-use aavae::train::metrics;
 use aavae::train::pretrain::{Outcome, Request};
-use aavae::train::{TrainError, recover};
+use aavae::train::recover;
 use support::faulty::{Fault, Faulty, Temper};
 
 /// Four epochs of five steps, each epoch saved.
@@ -37,7 +38,7 @@ fn pretrain(
     config: &RunConfig,
     out: &Path,
     faults: &[Fault],
-) -> (Result<Outcome, TrainError>, usize) {
+) -> (Result<Outcome, RunError>, usize) {
     let folder = RunFolder::claim(out, "test").expect("an empty folder");
     let interrupt = Interrupt::default();
     let request = Request {
@@ -105,7 +106,7 @@ fn a_device_that_is_lost_without_progress_is_given_up() {
     let dir = tempfile::tempdir().expect("a folder");
     let (outcome, opened) = pretrain(&settings(), dir.path(), &[Fault::Loud(7); 9]);
     let error = outcome.expect_err("the seventh step never ends");
-    assert!(matches!(error, TrainError::Device(DeviceError::Lost { .. })), "{error}");
+    assert!(matches!(error, RunError::Device(DeviceError::Lost { .. })), "{error}");
     assert!(error.hint().is_some());
     // The first loss, and three more at the same checkpoint.
     assert_eq!(opened, 4);
@@ -152,10 +153,10 @@ fn no_memory_is_one_error_with_a_batch_that_fits() {
 /// A picture of more images than fit is an error that names how many do.
 #[test]
 fn reconstructions_obey_the_memory() {
-    use aavae::train::evaluate::Evaluator;
+    use aavae::eval::evaluator::Evaluator;
     let config = RunConfig { limit_train: None, ..settings() };
-    let splits = aavae::train::run::open_data(&config).expect("embedded images");
-    let model = aavae::train::run::model_config(&config, &splits);
+    let splits = aavae::run::trained::open_data(&config).expect("embedded images");
+    let model = aavae::run::trained::model_config(&config, &splits);
     let temper = Temper::default();
     temper.memory.set(Some(8 << 20));
     let session = Session::from(Faulty::new(temper, true));

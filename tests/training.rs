@@ -16,12 +16,12 @@ use aavae::ir::Group;
 use aavae::method::{self, Method, ModelConfig, Optimizer, Protocol, Training, Update, View};
 use aavae::ops::{Op, StepUniforms};
 use aavae::plan::{Options, held_bytes, lower};
-use aavae::train::checkpoint::Checkpoint;
-use aavae::train::config::RunConfig;
+use aavae::run::checkpoint::Checkpoint;
+use aavae::run::config::RunConfig;
+use aavae::run::state;
+use aavae::run::trained::model_config;
 use aavae::train::measure::{Measures, bits_per_dim, log_mean_exp};
 use aavae::train::plans::{self, Sizes};
-use aavae::train::run::model_config;
-use aavae::train::state;
 use libtest_mimic::{Arguments, Failed, Trial};
 use support::{Device, METHODS, check, config, fill, load, pixels, reset, run, states, uniforms};
 

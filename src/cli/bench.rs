@@ -14,9 +14,9 @@ use crate::method::{self, ModelConfig, Training, View};
 use crate::ops::{Conv2d, Emit, Scale, StepUniforms};
 use crate::plan::summary;
 use crate::rng::{Philox, Stream};
+use crate::run::fit::{self, Fit};
+use crate::run::{RunError, state};
 use crate::tensor::{DType, Shape, TensorType};
-use crate::train::fit::{self, Fit};
-use crate::train::{TrainError, state};
 use crate::tune;
 
 /// The batch size as what may be lowered until a plan fits.
@@ -55,7 +55,7 @@ pub(super) fn tune(args: &TuneArgs) -> Outcome {
         let hint = "`cpu` has none; `--only` takes part of a product's name, e.g. `conv2d `";
         let message =
             format!("no product with several variants is there to tune on {}", session.device());
-        return Err(TrainError::config(message, Some(hint)).into());
+        return Err(RunError::config(message, Some(hint)).into());
     }
     let effort = tune::Effort { budget, sweep: args.sweep };
     let report =

@@ -11,15 +11,15 @@ use super::pretrain::SHAPES_HAS_NO_FILES;
 use super::{Failure, Outcome, choice, print_json, print_text, say, usage};
 use crate::data::{Splits, View};
 use crate::device::{self, Choice};
+use crate::eval::evaluator::{Evaluator, KNN, knn_left_out, knn_table};
 use crate::interop::import;
 use crate::ops::StepUniforms;
+use crate::run::RunError;
+use crate::run::checkpoint::{Checkpoint, NamedTensor, TensorData};
+use crate::run::config::{DataKind, RunConfig};
+use crate::run::trained::{model_config, open_data, write_whole};
 use crate::text::json_names;
-use crate::train::TrainError;
-use crate::train::checkpoint::{Checkpoint, NamedTensor, TensorData};
-use crate::train::config::{DataKind, RunConfig};
-use crate::train::evaluate::{Evaluator, KNN, knn_left_out, knn_table};
 use crate::train::experiment::{knn_rows, probe_view};
-use crate::train::run::{model_config, open_data, write_whole};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Split {
@@ -130,7 +130,7 @@ impl Opened {
             (Split::Test, _) => s.test.clone(),
         };
         if view.is_empty() {
-            return Err(TrainError::config(
+            return Err(RunError::config(
                 format!("the {split:?} split is empty").to_lowercase(),
                 Some("--split train and --split test always exist"),
             )
@@ -198,7 +198,7 @@ pub(super) fn knn(args: &KnnArgs) -> Outcome {
             KNN[0].0,
             train_view.len()
         );
-        return Err(TrainError::config(message, Some("raise --limit-train")).into());
+        return Err(RunError::config(message, Some("raise --limit-train")).into());
     }
     knn_left_out(train_view.len()).inspect(|text| say(&format!("note: {text}")));
     let text: Vec<_> = table

@@ -12,9 +12,10 @@ use crate::device::{self, Choice, Pick};
 use crate::method::{Method, ModelConfig, Optimizer, Update};
 use crate::model::{Depth, Stem};
 use crate::plan::{Plan, held_bytes, summary};
+use crate::run::RunError;
+use crate::run::config::{RunConfig, can_accumulate};
 use crate::tensor::TensorType;
-use crate::train::config::{RunConfig, can_accumulate};
-use crate::train::{TrainError, plans};
+use crate::train::plans;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DevicesArgs {
@@ -244,7 +245,7 @@ fn kernel_texts(plans: &[&Plan], file: &str) -> Result<String, Failure> {
     let texts: BTreeSet<String> = of_file.map(|d| crate::shader::source(&d.kernel)).collect();
     if texts.is_empty() {
         let message = format!("no step of this plan uses a kernel `{file}`");
-        return Err(TrainError::config(message, Some("`aavae plan` names the kernels")).into());
+        return Err(RunError::config(message, Some("`aavae plan` names the kernels")).into());
     }
     Ok(texts.into_iter().collect::<Vec<_>>().join("\n// ----\n\n"))
 }

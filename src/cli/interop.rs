@@ -10,9 +10,9 @@ use super::{Outcome, print_json, print_text, say, usage};
 use crate::interop::{folder, import, torchvision};
 use crate::method::Method;
 use crate::model::Stem;
-use crate::train::TrainError;
-use crate::train::config::DataKind;
-use crate::train::run::{Trained, normalisation};
+use crate::run::RunError;
+use crate::run::config::DataKind;
+use crate::run::trained::{Trained, normalisation};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
@@ -50,7 +50,7 @@ pub(super) fn export(args: &ExportArgs) -> Outcome {
             let file = torchvision::state_dict(&trained)?;
             if args.out.exists() {
                 let message = format!("{} is there already", args.out.display());
-                return Err(TrainError::config(
+                return Err(RunError::config(
                     message,
                     Some("remove it, or name another file with --out"),
                 )

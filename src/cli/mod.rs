@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::device::{Choice, DeviceError};
-use crate::train::TrainError;
+use crate::run::RunError;
 use output::{arrived, print_json, print_text, say};
 
 /// Train augmentation-augmented variational autoencoders on any GPU, or none.
@@ -133,19 +133,19 @@ fn start_threads() -> Result<(), Failure> {
     rayon::ThreadPoolBuilder::new().build_global().map_err(|e| {
         let hint = "the limit on processes and threads (`ulimit -u`) is too low; \
             RAYON_NUM_THREADS=1 in the environment takes fewer";
-        TrainError::config(format!("cannot start the worker threads: {e}"), Some(hint)).into()
+        RunError::config(format!("cannot start the worker threads: {e}"), Some(hint)).into()
     })
 }
 
 /// Why a command failed.
 #[derive(Debug)]
 struct Failure {
-    error: TrainError,
+    error: RunError,
     /// The flags contradict each other: exit code 2.
     usage: bool,
 }
 
-impl<E: Into<TrainError>> From<E> for Failure {
+impl<E: Into<RunError>> From<E> for Failure {
     fn from(error: E) -> Self {
         Self { error: error.into(), usage: false }
     }
@@ -154,7 +154,7 @@ impl<E: Into<TrainError>> From<E> for Failure {
 type Outcome = Result<ExitCode, Failure>;
 
 fn usage(message: impl Into<String>, hint: Option<&str>) -> Failure {
-    Failure { error: TrainError::config(message, hint), usage: true }
+    Failure { error: RunError::config(message, hint), usage: true }
 }
 
 /// Parses `--device`.

@@ -11,9 +11,9 @@ use crate::monitor::compare::Comparison;
 use crate::monitor::plot::{self, Kind};
 use crate::monitor::run::RunView;
 use crate::monitor::{dashboard, watch};
+use crate::run::trained::write_whole;
 use crate::text::understands_escapes;
 use crate::train::interrupt::Interrupt;
-use crate::train::run::write_whole;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CompareArgs {

@@ -4,8 +4,8 @@
 use std::io::{self, ErrorKind, Write};
 
 use super::Failure;
+use crate::run::RunError;
 use crate::text::{clean, clean_json};
-use crate::train::TrainError;
 
 /// Prints a line for people on stderr. Where `eprintln!` would panic (a closed pipe), the work goes
 /// on.
@@ -39,7 +39,7 @@ fn print(text: &str) -> Result<(), Failure> {
 pub(super) fn arrived(printed: io::Result<()>) -> Result<(), Failure> {
     match printed {
         Err(e) if e.kind() != ErrorKind::BrokenPipe => {
-            Err(TrainError::io("write to", "standard output")(e).into())
+            Err(RunError::io("write to", "standard output")(e).into())
         }
         _ => Ok(()),
     }

@@ -9,12 +9,12 @@ use crate::data::archive::{Archive, CIFAR10, STL10};
 use crate::data::download::download;
 use crate::method::{Compare, Method, Optimizer};
 use crate::model::{Depth, Stem};
-use crate::train::TrainError;
-use crate::train::config::{DataKind, Preset, RunConfig, Schedule};
+use crate::run::RunError;
+use crate::run::config::{DataKind, Preset, RunConfig, Schedule};
+use crate::run::folder::{Contents, RunFolder, refuse_inside_data};
+use crate::run::resume::Resumed;
+use crate::run::trained::read_config;
 use crate::train::experiment::{self, Evaluate, Present, Request};
-use crate::train::folder::{Contents, RunFolder, refuse_inside_data};
-use crate::train::resume::Resumed;
-use crate::train::run::read_config;
 
 /// Flags override the configuration file, which overrides the preset.
 #[derive(Debug, clap::Args)]
@@ -336,7 +336,7 @@ fn resumed(folder: &RunFolder, args: &Args) -> Result<RunConfig, Failure> {
         Contents::Unsaved => args.resolve(None),
         Contents::Nothing => {
             let message = format!("{} holds no run to resume", folder.path().display());
-            Err(TrainError::config(message, Some("leave out --resume to start one")).into())
+            Err(RunError::config(message, Some("leave out --resume to start one")).into())
         }
         Contents::Saved | Contents::Stripped(_) => args.resolve(Some(&Resumed::settings(folder)?)),
     }

@@ -11,7 +11,7 @@ use crate::reproduce::cells::Overrides;
 use crate::reproduce::report::quoted;
 use crate::reproduce::run::forecast;
 use crate::reproduce::{Experiment, Request, Scale, Setup, forecast as forecasts, run as run_grid};
-use crate::train::config::DataKind;
+use crate::run::config::DataKind;
 
 /// Everything is trained, measured, resumed and reported in one folder.
 #[derive(Debug, clap::Args)]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use super::{Failure, say};
-use crate::train::TrainError;
+use crate::run::RunError;
 use crate::train::interrupt::Interrupt;
 
 /// Exit code of a process that a signal ended, as shells have it: 130 after Ctrl-C, 143 after
@@ -45,7 +45,7 @@ pub(super) fn interrupt() -> Result<Arc<Interrupt>, Failure> {
 pub(super) fn listen(heard: impl Fn(i32) + Send + 'static) -> Result<(), Failure> {
     system::listen(heard).map_err(|e| {
         let hint = "the limit on processes and threads (`ulimit -u`) may be too low";
-        TrainError::config(format!("cannot listen to signals: {e}"), Some(hint)).into()
+        RunError::config(format!("cannot listen to signals: {e}"), Some(hint)).into()
     })
 }
 

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use crate::method::Method;
+use crate::run::config::{DataKind, RunConfig};
 use crate::text::{markdown, markdown_code};
-use crate::train::config::{DataKind, RunConfig};
 
 /// Method in words: what the encoder sees, what is minimised.
 fn method(config: &RunConfig) -> String {

@@ -11,18 +11,18 @@ use serde_json::{Value, json};
 
 use super::{card, new_folder};
 use crate::method::{self, Training};
-use crate::train::TrainError;
-use crate::train::checkpoint::Checkpoint;
-use crate::train::config::RunConfig;
-use crate::train::run::{Trained, config_text, normalisation, write_whole};
-use crate::train::state;
+use crate::run::RunError;
+use crate::run::checkpoint::Checkpoint;
+use crate::run::config::RunConfig;
+use crate::run::state;
+use crate::run::trained::{Trained, config_text, normalisation, write_whole};
 
 /// Writes the folder: all of it or nothing. Returns the results that the card states, if there are
 /// any.
 ///
 /// # Errors
 /// If `out` holds anything already, or cannot be written.
-pub fn write(trained: &Trained, out: &Path) -> Result<Option<Value>, TrainError> {
+pub fn write(trained: &Trained, out: &Path) -> Result<Option<Value>, RunError> {
     let config = public(&trained.config);
     let (mean, std) = normalisation(&config);
     let params = method::training(&config.model(mean, std), Training::default()).params;
@@ -59,12 +59,12 @@ fn public(config: &RunConfig) -> RunConfig {
 }
 
 /// `config.json`: what the network is, and all that trained it.
-fn settings(config: &RunConfig) -> Result<Value, TrainError> {
+fn settings(config: &RunConfig) -> Result<Value, RunError> {
     // By way of text: f32 0.1 stays 0.1.
     let json = |value: serde_json::Result<String>| {
         value.and_then(|text| serde_json::from_str::<Value>(&text))
     };
-    let failed = |e| TrainError::config(format!("the configuration cannot be written: {e}"), None);
+    let failed = |e| RunError::config(format!("the configuration cannot be written: {e}"), None);
     let training = json(serde_json::to_string(config)).map_err(failed)?;
     let (mean, std) = normalisation(config);
     let (mean, std) = (

@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use super::new_folder;
 use crate::method::{self, Method, Training};
 use crate::model::{Depth, Stem};
-use crate::train::TrainError;
-use crate::train::checkpoint::{Checkpoint, NamedTensor, TensorData};
-use crate::train::config::{DataKind, RunConfig};
-use crate::train::foreign;
-use crate::train::run::{Trained, config_text, normalisation, write_config, write_whole};
-use crate::train::state;
-use crate::train::store::LAST;
+use crate::run::RunError;
+use crate::run::checkpoint::{Checkpoint, NamedTensor, TensorData};
+use crate::run::config::{DataKind, RunConfig};
+use crate::run::foreign;
+use crate::run::state;
+use crate::run::store::LAST;
+use crate::run::trained::{Trained, config_text, normalisation, write_config, write_whole};
 
 /// What a state dict does not say.
 #[derive(Clone, Debug, Default)]
@@ -55,7 +55,7 @@ const NAMES: &str = "the names and shapes are those of the authors' state dict: 
 /// # Errors
 /// If it is no such network: the message names the tensor and the shapes. If it holds weights that
 /// no training makes.
-pub fn read(path: &Path, options: &Options) -> Result<Imported, TrainError> {
+pub fn read(path: &Path, options: &Options) -> Result<Imported, RunError> {
     named(path, Checkpoint::load(path)?, options)
 }
 
@@ -65,7 +65,7 @@ pub fn read(path: &Path, options: &Options) -> Result<Imported, TrainError> {
 ///
 /// # Errors
 /// If it is none of these.
-pub fn open(path: &Path, options: &Options) -> Result<(Trained, Vec<String>), TrainError> {
+pub fn open(path: &Path, options: &Options) -> Result<(Trained, Vec<String>), RunError> {
     if !path.is_file() {
         return Ok((Trained::open(path)?, vec![]));
     }
@@ -97,12 +97,11 @@ pub fn open(path: &Path, options: &Options) -> Result<(Trained, Vec<String>), Tr
     ))
 }
 
-fn named(path: &Path, file: Checkpoint, options: &Options) -> Result<Imported, TrainError> {
+fn named(path: &Path, file: Checkpoint, options: &Options) -> Result<Imported, RunError> {
     understand(file, options).map_err(|error| match error {
-        TrainError::Config { message, hint } => TrainError::Config {
-            message: format!("`{}`: {message}", crate::text::name(path)),
-            hint,
-        },
+        RunError::Config { message, hint } => {
+            RunError::Config { message: format!("`{}`: {message}", crate::text::name(path)), hint }
+        }
         other => other.of_file(path),
     })
 }
@@ -112,12 +111,12 @@ fn named(path: &Path, file: Checkpoint, options: &Options) -> Result<Imported, T
 /// # Errors
 /// What does not fit: the tensor and the shapes. A tensor of the network that holds what no
 /// training makes.
-pub fn understand(mut file: Checkpoint, options: &Options) -> Result<Imported, TrainError> {
+pub fn understand(mut file: Checkpoint, options: &Options) -> Result<Imported, RunError> {
     let (config, notes) = network(&mut file, options).map_err(unknown)?;
     let (mean, std) = normalisation(&config);
     let params = method::training(&config.model(mean, std), Training::default()).params;
     let tensors = state::select(&file, &params).map_err(|error| match error {
-        TrainError::Architecture { message } => unknown(message),
+        RunError::Architecture { message } => unknown(message),
         other => other,
     })?;
     let extra = file.tensors.keys().filter(|name| !tensors.contains_key(*name)).cloned().collect();
@@ -125,9 +124,9 @@ pub fn understand(mut file: Checkpoint, options: &Options) -> Result<Imported, T
 }
 
 /// Names or shapes that are of no network of the authors'.
-fn unknown(message: String) -> TrainError {
+fn unknown(message: String) -> RunError {
     let hint = if message.contains("--") { "without the flag the file decides" } else { NAMES };
-    TrainError::config(message, Some(hint))
+    RunError::config(message, Some(hint))
 }
 
 /// The network, and what the file left open.
@@ -273,7 +272,7 @@ fn depth(
 ///
 /// # Errors
 /// If `out` holds anything already, or cannot be written.
-pub fn write(imported: Imported, from: &Path, out: &Path) -> Result<Value, TrainError> {
+pub fn write(imported: Imported, from: &Path, out: &Path) -> Result<Value, RunError> {
     const FOLDER: &str = "checkpoints";
     let Imported { config, tensors, .. } = imported;
     let source = from.file_name().unwrap_or(from.as_os_str()).to_string_lossy().into_owned();
@@ -295,7 +294,7 @@ pub fn write(imported: Imported, from: &Path, out: &Path) -> Result<Value, Train
     });
     new_folder(out, |out| {
         let folder = out.join(FOLDER);
-        std::fs::create_dir(&folder).map_err(TrainError::io("create", &folder))?;
+        std::fs::create_dir(&folder).map_err(RunError::io("create", &folder))?;
         checkpoint.save(folder.join(LAST))?;
         write_whole(&out.join("summary.json"), format!("{summary:#}\n").as_bytes())?;
         write_config(&out.join("config.toml"), &config)

@@ -12,16 +12,16 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::disk;
-use crate::train::TrainError;
+use crate::run::RunError;
 
 /// Makes a folder whose contents `fill` writes: all of it or nothing, and nothing of others is
 /// removed. The folder may be there if it is empty.
 fn new_folder(
     out: &Path,
-    fill: impl FnOnce(&Path) -> Result<(), TrainError>,
-) -> Result<(), TrainError> {
+    fill: impl FnOnce(&Path) -> Result<(), RunError>,
+) -> Result<(), RunError> {
     let refused = |what: &str| {
-        Err(TrainError::config(
+        Err(RunError::config(
             format!("{} {what}", out.display()),
             Some("name another folder with --out"),
         ))
@@ -30,7 +30,7 @@ fn new_folder(
         // Nothing there, or nothing that can be: making it says why.
         Err(_) => false,
         Ok(found) if !found.is_dir() => return refused("is no folder"),
-        _ if fs::read_dir(out).map_err(TrainError::io("read", out))?.next().is_some() => {
+        _ if fs::read_dir(out).map_err(RunError::io("read", out))?.next().is_some() => {
             return refused("is not empty");
         }
         _ => true,
@@ -57,7 +57,7 @@ fn new_folder(
                 staging.display(),
                 out.display()
             );
-            return Err(TrainError::config(
+            return Err(RunError::config(
                 message,
                 Some(
                     "if a killed command left it, remove it; otherwise name another folder with \
@@ -65,13 +65,13 @@ fn new_folder(
                 ),
             ));
         }
-        made => made.map_err(TrainError::io("create", &staging))?,
+        made => made.map_err(RunError::io("create", &staging))?,
     }
     let finish = || {
         if empty {
-            fs::remove_dir(out).map_err(TrainError::io("replace", out))?;
+            fs::remove_dir(out).map_err(RunError::io("replace", out))?;
         }
-        fs::rename(&staging, out).map_err(TrainError::io("create", out))
+        fs::rename(&staging, out).map_err(RunError::io("create", out))
     };
     fill(&staging).and_then(|()| finish()).inspect_err(|_| {
         // Its space may be what is missing; the error to report is the first one.

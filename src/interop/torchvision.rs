@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use crate::ir::Graph;
 use crate::model::resnet;
 use crate::nn::Builder;
+use crate::run::RunError;
+use crate::run::checkpoint::Checkpoint;
+use crate::run::state;
+use crate::run::trained::{Trained, normalisation};
 use crate::tensor::{Shape, TensorType};
-use crate::train::TrainError;
-use crate::train::checkpoint::Checkpoint;
-use crate::train::run::{Trained, normalisation};
-use crate::train::state;
 
 /// Width of torchvision's first stage, which is no parameter there.
 pub const WIDTH: usize = 64;
@@ -21,14 +21,14 @@ pub const WIDTH: usize = 64;
 ///
 /// # Errors
 /// If torchvision has no network of this width, or the checkpoint lacks a tensor.
-pub fn state_dict(trained: &Trained) -> Result<Checkpoint, TrainError> {
+pub fn state_dict(trained: &Trained) -> Result<Checkpoint, RunError> {
     let config = &trained.config;
     if config.width != WIDTH {
         let message = format!(
             "torchvision's ResNets have width {WIDTH}, this encoder has width {}",
             config.width
         );
-        return Err(TrainError::config(
+        return Err(RunError::config(
             message,
             Some("`--format folder` writes networks of every width"),
         ));

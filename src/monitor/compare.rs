@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::chart::{self, Curve, number};
 use super::run::{RunView, State};
 use crate::data::is_there;
-use crate::train::TrainError;
+use crate::run::RunError;
 
 /// Step and value, by step.
 pub type Points = Vec<(f64, f64)>;
@@ -48,7 +48,7 @@ impl Comparison {
     ///
     /// # Errors
     /// If one is missing or cannot be read, or if there is none.
-    pub fn open(paths: &[PathBuf]) -> Result<Self, TrainError> {
+    pub fn open(paths: &[PathBuf]) -> Result<Self, RunError> {
         let mut found = Self { runs: Vec::new(), skipped: Vec::new() };
         let mut first = None;
         for path in paths {

@@ -11,8 +11,8 @@ use ratatui::widgets::{LineGauge, Paragraph, Widget, Wrap};
 
 use super::chart::{self, Curve, number};
 use super::run::{RunView, State};
+use crate::run::metrics::Record;
 use crate::text::{clean, name};
-use crate::train::metrics::Record;
 use crate::train::progress::clock;
 
 /// Rows of the picture, at most: 12 half-blocks for each of three rows of images.

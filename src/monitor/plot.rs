@@ -7,7 +7,7 @@ use maud::Markup;
 use super::compare::{Comparison, Points};
 use crate::reproduce::report::chart::{self, Axis, Mark, Panel, Point, Series};
 use crate::reproduce::report::{Block, Figure, Section, Table, html};
-use crate::train::TrainError;
+use crate::run::RunError;
 
 /// Colours that a chart has.
 const COLOURS: usize = 4;
@@ -41,15 +41,15 @@ impl Kind {
 ///
 /// # Errors
 /// If no run has logged a loss that could be drawn.
-pub fn file(comparison: &Comparison, kind: Kind) -> Result<Vec<u8>, TrainError> {
+pub fn file(comparison: &Comparison, kind: Kind) -> Result<Vec<u8>, RunError> {
     let svg = curves(comparison);
     let nothing = || {
-        TrainError::config("no run has a curve to draw", Some("without --out the table is printed"))
+        RunError::config("no run has a curve to draw", Some("without --out the table is printed"))
     };
     Ok(match kind {
         Kind::Svg => chart::document(&svg.ok_or_else(nothing)?).into_bytes(),
         Kind::Png => {
-            let failed = |e| TrainError::config(format!("the curves cannot be drawn: {e}"), None);
+            let failed = |e| RunError::config(format!("the curves cannot be drawn: {e}"), None);
             chart::png(&svg.ok_or_else(nothing)?).map_err(failed)?
         }
         Kind::Html => {

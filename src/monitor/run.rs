@@ -9,11 +9,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::data::{is_there, open_regular};
-use crate::train::TrainError;
-use crate::train::config::RunConfig;
-use crate::train::metrics::Record;
+use crate::run::RunError;
+use crate::run::config::RunConfig;
+use crate::run::metrics::Record;
+use crate::run::trained::read_config;
 use crate::train::progress::LogEnd;
-use crate::train::run::read_config;
 
 /// Bytes at the end of `train.log` that are looked at.
 const LOG_END: u64 = 1 << 14;
@@ -135,7 +135,7 @@ impl RunView {
     ///
     /// # Errors
     /// If it is none, or cannot be read.
-    pub fn open(dir: &Path) -> Result<Self, TrainError> {
+    pub fn open(dir: &Path) -> Result<Self, RunError> {
         let path = dir.join("config.toml");
         if !is_there(&path) {
             let message = if dir.exists() {
@@ -151,7 +151,7 @@ impl RunView {
             } else {
                 "`aavae pretrain --out DIR` makes run folders".into()
             };
-            return Err(TrainError::config(format!("{} {message}", dir.display()), Some(&hint)));
+            return Err(RunError::config(format!("{} {message}", dir.display()), Some(&hint)));
         }
         let config = read_config(&path)?;
         let mut view = Self {
@@ -171,9 +171,9 @@ impl RunView {
     ///
     /// # Errors
     /// If a file is there and cannot be read.
-    pub fn refresh(&mut self) -> Result<(), TrainError> {
+    pub fn refresh(&mut self) -> Result<(), RunError> {
         let path = self.dir.join("metrics.jsonl");
-        self.metrics.refresh(&path).map_err(TrainError::io("read", &path))?;
+        self.metrics.refresh(&path).map_err(RunError::io("read", &path))?;
         self.age = fs::metadata(&path)
             .and_then(|m| m.modified())
             .ok()

@@ -10,7 +10,7 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers
 
 use super::dashboard;
 use super::run::{RunView, State};
-use crate::train::TrainError;
+use crate::run::RunError;
 use crate::train::interrupt::Interrupt;
 
 /// Why a terminal shows no pictures, from `COLORTERM` and `NO_COLOR`; `None` if it does.
@@ -59,8 +59,8 @@ pub fn follow(
     every: Duration,
     no_pictures: Option<&str>,
     stop: &Interrupt,
-) -> Result<(), TrainError> {
-    let mut terminal = ratatui::try_init().map_err(TrainError::io("open", "the terminal"))?;
+) -> Result<(), RunError> {
+    let mut terminal = ratatui::try_init().map_err(RunError::io("open", "the terminal"))?;
     let result = run(&mut terminal, view, every, no_pictures, stop);
     ratatui::restore();
     result
@@ -72,8 +72,8 @@ fn run(
     every: Duration,
     no_pictures: Option<&str>,
     stop: &Interrupt,
-) -> Result<(), TrainError> {
-    let failed = || TrainError::io("use", "the terminal");
+) -> Result<(), RunError> {
+    let failed = || RunError::io("use", "the terminal");
     let mut picture = Picture::default();
     loop {
         view.refresh()?;

@@ -9,11 +9,11 @@ use super::cells::{Overrides, Setup, Weights};
 use super::{Cell, Experiment, views};
 use crate::data::Splits;
 use crate::disk::{self, Lock};
-use crate::train::TrainError;
-use crate::train::config::RunConfig;
+use crate::run::RunError;
+use crate::run::config::RunConfig;
+use crate::run::folder::refuse_inside_data;
+use crate::run::trained::{read_config, write_whole};
 use crate::train::experiment::{evaluated, read_summary};
-use crate::train::folder::refuse_inside_data;
-use crate::train::run::{read_config, write_whole};
 
 /// Name of the file that says which grid a folder holds.
 pub const FILE: &str = "grid.json";
@@ -104,7 +104,7 @@ impl Run<'_> {
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn failed(&self, out: &Path, error: &TrainError) -> Result<(), TrainError> {
+    pub fn failed(&self, out: &Path, error: &RunError) -> Result<(), RunError> {
         let path = self.path(out);
         disk::create_folder(&path)?;
         write_whole(
@@ -118,11 +118,11 @@ impl Run<'_> {
     ///
     /// # Errors
     /// If the file is there and cannot be removed.
-    pub fn again(&self, out: &Path) -> Result<(), TrainError> {
+    pub fn again(&self, out: &Path) -> Result<(), RunError> {
         let path = self.path(out).join(FAILURE);
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(TrainError::io("remove", path)(e))
+                Err(RunError::io("remove", path)(e))
             }
             _ => Ok(()),
         }
@@ -165,14 +165,14 @@ pub fn claim(
     cells: &[Cell],
     splits: &Splits,
     command: &str,
-) -> Result<(Identity, Lock), TrainError> {
+) -> Result<(Identity, Lock), RunError> {
     refuse_inside_data(out, setup.dataset, setup.data_dir.as_deref())?;
     let mine = verify(out, setup, cells, splits, command)?;
     disk::create_folder(out)?;
     let lock = Lock::take(out, PROCESS)?;
     disk::sweep(out, |_| true);
     let text = serde_json::to_string_pretty(&mine)
-        .map_err(|e| TrainError::config(format!("{FILE} cannot be written: {e}"), None))?;
+        .map_err(|e| RunError::config(format!("{FILE} cannot be written: {e}"), None))?;
     write_whole(&out.join(FILE), format!("{text}\n").as_bytes())?;
     Ok((mine, lock))
 }
@@ -188,9 +188,9 @@ pub fn verify(
     cells: &[Cell],
     splits: &Splits,
     command: &str,
-) -> Result<Identity, TrainError> {
+) -> Result<Identity, RunError> {
     if out.exists() && !out.is_dir() {
-        return Err(TrainError::config(
+        return Err(RunError::config(
             format!("{} is no folder", out.display()),
             Some("name a folder with --out"),
         ));
@@ -215,7 +215,7 @@ pub fn verify(
                 } else {
                     "finish it with that version, or name another folder with --out"
                 };
-                return Err(TrainError::config(message, Some(hint)));
+                return Err(RunError::config(message, Some(hint)));
             }
             if !there.images.is_empty() && there.images != mine.images {
                 let message = format!(
@@ -223,7 +223,7 @@ pub fn verify(
                     out.display(),
                     mine.dataset
                 );
-                return Err(TrainError::config(
+                return Err(RunError::config(
                     message,
                     Some("give --data-dir the same images, or name another folder with --out"),
                 ));
@@ -235,7 +235,7 @@ pub fn verify(
                     there.seeds,
                     mine.seeds
                 );
-                return Err(TrainError::config(
+                return Err(RunError::config(
                     message,
                     Some(&format!("--seeds {} keeps them all", there.seeds)),
                 ));
@@ -253,7 +253,7 @@ pub fn verify(
             if foreign.is_some() {
                 let message =
                     format!("{} is not empty and holds no grid (no {FILE})", out.display());
-                return Err(TrainError::config(message, Some("name another folder with --out")));
+                return Err(RunError::config(message, Some("name another folder with --out")));
             }
         }
     }
@@ -269,15 +269,15 @@ pub fn verify(
 ///
 /// # Errors
 /// If it is damaged.
-pub fn read(out: &Path) -> Result<Option<Identity>, TrainError> {
+pub fn read(out: &Path) -> Result<Option<Identity>, RunError> {
     let path = out.join(FILE);
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(TrainError::io("read", path)(e)),
+        Err(e) => return Err(RunError::io("read", path)(e)),
     };
     let damaged = |e: serde_json::Error| {
-        TrainError::config(
+        RunError::config(
             format!("{} cannot be read: {e}", path.display()),
             Some("name another folder with --out; the runs in this one are whole"),
         )
@@ -287,7 +287,7 @@ pub fn read(out: &Path) -> Result<Option<Identity>, TrainError> {
 
 /// Checks that a run folder, where there is one, holds its cell's configuration. Where its data is
 /// may change.
-fn check(run: &Run<'_>, out: &Path) -> Result<(), TrainError> {
+fn check(run: &Run<'_>, out: &Path) -> Result<(), RunError> {
     let path = run.path(out).join("config.toml");
     if !path.exists() {
         return Ok(());
@@ -299,7 +299,7 @@ fn check(run: &Run<'_>, out: &Path) -> Result<(), TrainError> {
         Some(d) => {
             let message =
                 format!("{} is {} here, but {} in {}", d.flag(), d.here, d.there, path.display());
-            Err(TrainError::config(
+            Err(RunError::config(
                 message,
                 Some(
                     "that run is of another grid: move it away, or name another folder with --out",

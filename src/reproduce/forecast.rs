@@ -14,9 +14,10 @@ use crate::method::{self, ModelConfig, Training};
 use crate::ops::StepUniforms;
 use crate::plan::Plan;
 use crate::rng::{Philox, Stream};
+use crate::run::trained::model_config;
+use crate::run::{RunError, state};
 use crate::train::measure::{IMPORTANCE_IMAGES, KNN_IMAGES};
-use crate::train::run::model_config;
-use crate::train::{TrainError, plans, schedule, state};
+use crate::train::{plans, schedule};
 
 /// What a run costs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,7 +42,7 @@ impl Cost {
     ///
     /// # Errors
     /// If no batch fits in the training images, or the device has no room for a plan.
-    pub fn new(cell: &Cell, splits: &Splits, session: &Session) -> Result<Self, TrainError> {
+    pub fn new(cell: &Cell, splits: &Splits, session: &Session) -> Result<Self, RunError> {
         let config = cell.config(0);
         let model = model_config(&config, splits);
         let plans = plans::plan(session, &config, &model, splits.val.len())?;
@@ -111,7 +112,7 @@ impl Cost {
 ///
 /// # Errors
 /// If the device fails.
-pub fn measure(choice: &Choice, model: &ModelConfig) -> Result<f64, TrainError> {
+pub fn measure(choice: &Choice, model: &ModelConfig) -> Result<f64, RunError> {
     /// Seconds that a step must take to say something.
     const LONG: f64 = 0.2;
     let mut batch = model.batch.min(8);
@@ -127,7 +128,7 @@ pub fn measure(choice: &Choice, model: &ModelConfig) -> Result<f64, TrainError> 
             .map(|i| rng.words(0, 0, i as u32)[0] & 0x00ff_ffff)
             .collect();
         session.upload(plan, 0, Data::U32(&pixels))?;
-        let mut step = |step: u32| -> Result<f64, TrainError> {
+        let mut step = |step: u32| -> Result<f64, RunError> {
             let began = Instant::now();
             session.run(
                 plan,
@@ -182,10 +183,10 @@ pub fn forecast(
     splits: &Splits,
     choice: &Choice,
     state: impl Fn(&Run<'_>) -> State,
-) -> Result<Value, TrainError> {
+) -> Result<Value, RunError> {
     let (session, why) = device::open(choice)?;
     // A cell that the device has no room for is a row of its own.
-    let costs: Vec<Result<Cost, TrainError>> =
+    let costs: Vec<Result<Cost, RunError>> =
         cells.iter().map(|cell| Cost::new(cell, splits, &session)).collect();
     let device = format!("{} ({why})", session.device());
     drop(session);
@@ -194,7 +195,7 @@ pub fn forecast(
         cells.iter().zip(&costs).filter_map(|(cell, cost)| Some((cell, cost.as_ref().ok()?)));
     let Some((costliest, _)) = known.max_by(|a, b| a.1.flops().total_cmp(&b.1.flops())) else {
         let first = costs.into_iter().find_map(Result::err);
-        return Err(first.unwrap_or_else(|| TrainError::config("the grid is empty", None)));
+        return Err(first.unwrap_or_else(|| RunError::config("the grid is empty", None)));
     };
     let config = costliest.config(0);
     let rate = measure(choice, &model_config(&config, splits))?;

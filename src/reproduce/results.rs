@@ -9,8 +9,8 @@ use super::folder::{Run, State};
 use super::views::{self, Similarity};
 use super::{Cell, Experiment};
 use crate::data::Splits;
-use crate::train::config::RunConfig;
-use crate::train::metrics;
+use crate::run::config::RunConfig;
+use crate::run::metrics;
 
 /// Mean and spread of a quantity over seeds.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -14,12 +14,13 @@ use super::results::Results;
 use super::{Cell, Setup, cells, report, views};
 use crate::data::Splits;
 use crate::device::{self, Choice};
-use crate::train::config::RunConfig;
+use crate::run::RunError;
+use crate::run::config::RunConfig;
+use crate::run::folder::RunFolder;
+use crate::run::trained::open_data;
 use crate::train::experiment::{self, Evaluate, Present};
-use crate::train::folder::RunFolder;
 use crate::train::interrupt::Interrupt;
-use crate::train::run::open_data;
-use crate::train::{TrainError, schedule};
+use crate::train::schedule;
 
 /// What a grid is asked to do.
 #[derive(Debug)]
@@ -51,7 +52,7 @@ struct Grid {
 }
 
 impl Grid {
-    fn new(setup: &Setup) -> Result<Self, TrainError> {
+    fn new(setup: &Setup) -> Result<Self, RunError> {
         let all = RunConfig {
             dataset: setup.dataset,
             data_dir: setup.data_dir.clone(),
@@ -64,11 +65,11 @@ impl Grid {
         Ok(Self { milestones: schedule::milestones(&config, &splits)?, splits, cells })
     }
 
-    fn selected(&self, only: &[String]) -> Result<Vec<&Cell>, TrainError> {
+    fn selected(&self, only: &[String]) -> Result<Vec<&Cell>, RunError> {
         let unknown = only.iter().find(|name| self.cells.iter().all(|cell| cell.name != **name));
         if let Some(name) = unknown {
             let names: Vec<&str> = self.cells.iter().map(|cell| cell.name.as_str()).collect();
-            return Err(TrainError::config(
+            return Err(RunError::config(
                 format!("no cell is called `{name}`"),
                 Some(&format!("the cells are {}", names.join(", "))),
             ));
@@ -81,7 +82,7 @@ impl Grid {
 ///
 /// # Errors
 /// If data or device fail.
-pub fn forecast(request: &Request<'_>) -> Result<Value, TrainError> {
+pub fn forecast(request: &Request<'_>) -> Result<Value, RunError> {
     let grid = Grid::new(request.setup)?;
     folder::verify(request.out, request.setup, &grid.cells, &grid.splits, request.command)?;
     let state = |run: &Run<'_>| run.state(request.setup.experiment, request.out, &grid.milestones);
@@ -99,7 +100,7 @@ pub fn forecast(request: &Request<'_>) -> Result<Value, TrainError> {
 /// # Errors
 /// If the grid cannot start, or the report cannot be written. A run that fails is in the summary
 /// and stops nothing.
-pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, TrainError> {
+pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, RunError> {
     let Request { setup, out, interrupt, .. } = *request;
     let grid = Grid::new(setup)?;
     let selected = grid.selected(request.only)?;
@@ -180,7 +181,7 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Tr
 
 /// A bug in one run is that run's failure and not the end of the grid. Its message is printed as
 /// any panic's.
-fn caught(work: impl FnOnce() -> Result<(), TrainError>) -> Result<(), TrainError> {
+fn caught(work: impl FnOnce() -> Result<(), RunError>) -> Result<(), RunError> {
     // What a run leaves half done is in its folder, where it may be half done at any time.
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic
@@ -188,7 +189,7 @@ fn caught(work: impl FnOnce() -> Result<(), TrainError>) -> Result<(), TrainErro
             .copied()
             .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
         let message = format!("a bug stopped it: {}", text.unwrap_or("it does not say which"));
-        Err(TrainError::config(
+        Err(RunError::config(
             message,
             Some("the same command tries it again; the other runs go on"),
         ))
@@ -200,7 +201,7 @@ fn carry_out(
     request: &Request<'_>,
     run: &Run<'_>,
     say: &mut dyn FnMut(&str),
-) -> Result<(), TrainError> {
+) -> Result<(), RunError> {
     let (config, path) = (run.cell.config(run.seed), run.path(request.out));
     let evaluate = if config.milestones.is_empty() { Evaluate::End } else { Evaluate::Milestones };
     let claimed = RunFolder::claim(&path, folder::PROCESS)?;
@@ -235,7 +236,7 @@ mod tests {
     #[test]
     fn a_panic_is_a_failure_of_its_run() {
         assert!(caught(|| Ok(())).is_ok());
-        let error = caught(|| Err(TrainError::config("a reason", None))).expect_err("an error");
+        let error = caught(|| Err(RunError::config("a reason", None))).expect_err("an error");
         assert_eq!(error.to_string(), "a reason");
         let numbers = [1, 2];
         let error = caught(|| panic!("index {}", numbers.len())).expect_err("a panic");

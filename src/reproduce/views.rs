@@ -5,12 +5,12 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::device::{self, Choice};
+use crate::eval::evaluator::Evaluator;
+use crate::eval::grid;
 use crate::ops::StepUniforms;
-use crate::train::TrainError;
-use crate::train::config::RunConfig;
-use crate::train::evaluate::Evaluator;
-use crate::train::grid;
-use crate::train::run::{Trained, model_config, open_data, write_whole};
+use crate::run::RunError;
+use crate::run::config::RunConfig;
+use crate::run::trained::{Trained, model_config, open_data, write_whole};
 
 /// Images, the first of the test set.
 pub const IMAGES: usize = 8;
@@ -79,7 +79,7 @@ const FILE: &str = "views.json";
 ///
 /// # Errors
 /// If data or device fail, or a file cannot be written.
-pub fn measure(config: &RunConfig, choice: &Choice, out: &Path) -> Result<(), TrainError> {
+pub fn measure(config: &RunConfig, choice: &Choice, out: &Path) -> Result<(), RunError> {
     let splits = open_data(config)?;
     let trained = Trained::open(out)?;
     let (session, _) = device::open(choice)?;
@@ -104,9 +104,8 @@ pub fn measure(config: &RunConfig, choice: &Choice, out: &Path) -> Result<(), Tr
     }
     let found: Vec<Similarity> =
         embedded.vectors.iter().map(|(name, vectors)| Similarity::new(name, vectors)).collect();
-    let text = serde_json::to_string(&found).map_err(|e| {
-        TrainError::config(format!("the similarities cannot be written: {e}"), None)
-    })?;
+    let text = serde_json::to_string(&found)
+        .map_err(|e| RunError::config(format!("the similarities cannot be written: {e}"), None))?;
     write_whole(&out.join(FILE), text.as_bytes())
 }
 

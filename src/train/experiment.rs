@@ -10,22 +10,24 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::TrainError;
-use super::config::RunConfig;
-use super::evaluate::{Evaluator, knn_left_out, knn_table};
-use super::folder::RunFolder;
 use super::interrupt::Interrupt;
-use super::knn::Features;
-use super::metrics::Record;
 use super::pretrain::{self, Outcome};
-use super::probe::{ProbeConfig, ProbeResult, probe};
 use super::progress::{on_compile, timestamp_now};
-use super::resume::{self, Resumed};
-use super::run::{Trained, model_config, open_data, read_config, write_config, write_whole};
 use super::{recover, schedule};
 use crate::data::{Splits, View};
 use crate::device::{self, Choice};
+use crate::eval::evaluator::{Evaluator, knn_left_out, knn_table};
+use crate::eval::knn::Features;
+use crate::eval::probe::{ProbeConfig, ProbeResult, probe};
 use crate::method::ModelConfig;
+use crate::run::RunError;
+use crate::run::config::RunConfig;
+use crate::run::folder::RunFolder;
+use crate::run::metrics::Record;
+use crate::run::resume::{self, Resumed};
+use crate::run::trained::{
+    Trained, model_config, open_data, read_config, write_config, write_whole,
+};
 
 /// What is measured once the encoder is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +76,7 @@ pub struct Request<'a> {
 ///
 /// # Errors
 /// Whatever stops it; the checkpoints and the summary written before stay whole.
-pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, TrainError> {
+pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, RunError> {
     let Request { config, folder, interrupt, .. } = *request;
     let out = folder.path();
     let resumed = match request.present {
@@ -145,14 +147,14 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Tr
 }
 
 /// Refuses data that a probe cannot train on: BatchNorm averages over two images at least.
-fn can_be_evaluated(splits: &Splits) -> Result<(), TrainError> {
+fn can_be_evaluated(splits: &Splits) -> Result<(), RunError> {
     match splits.labelled_train.len() {
         0 | 1 => {
             let message = format!(
                 "the probe needs 2 labelled training images, there are {}",
                 splits.labelled_train.len()
             );
-            Err(TrainError::config(
+            Err(RunError::config(
                 message,
                 Some("add some, or leave the probe and kNN out with --no-eval"),
             ))
@@ -166,7 +168,7 @@ fn can_be_evaluated(splits: &Splits) -> Result<(), TrainError> {
 ///
 /// # Errors
 /// Whatever stops it.
-pub fn untrained(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, TrainError> {
+pub fn untrained(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, RunError> {
     let Request { config, folder, .. } = *request;
     let out = folder.path();
     write_config(&out.join("config.toml"), config)?;
@@ -205,11 +207,7 @@ pub fn read_summary(out: &Path) -> Option<Value> {
 
 /// The summary of a folder whose training is done: its checkpoint has taken every step and is the
 /// one that the summary is about.
-fn finished(
-    config: &RunConfig,
-    out: &Path,
-    resumed: &Resumed,
-) -> Result<Option<Value>, TrainError> {
+fn finished(config: &RunConfig, out: &Path, resumed: &Resumed) -> Result<Option<Value>, RunError> {
     let Some(summary) = read_summary(out).filter(|s| s["interrupted"] == false) else {
         return Ok(None);
     };
@@ -224,9 +222,9 @@ fn finished(
     Ok(whole.then_some(summary))
 }
 
-fn write(out: &Path, summary: &Value) -> Result<(), TrainError> {
+fn write(out: &Path, summary: &Value) -> Result<(), RunError> {
     write_whole(&out.join("summary.json"), format!("{summary:#}\n").as_bytes())
-        .map_err(TrainError::of_run)
+        .map_err(RunError::of_run)
 }
 
 fn summary_of(
@@ -234,7 +232,7 @@ fn summary_of(
     out: &Path,
     outcome: &Outcome,
     interrupted: bool,
-) -> Result<Value, TrainError> {
+) -> Result<Value, RunError> {
     let record = |r: &Option<Record>| {
         r.as_ref()
             .map(|r| serde_json::to_string(r).and_then(|text| serde_json::from_str::<Value>(&text)))
@@ -242,7 +240,7 @@ fn summary_of(
     let record = |r| {
         record(r)
             .transpose()
-            .map_err(|e| TrainError::config(format!("the summary cannot be written: {e}"), None))
+            .map_err(|e| RunError::config(format!("the summary cannot be written: {e}"), None))
     };
     Ok(json!({
         "run": out.display().to_string(),
@@ -274,7 +272,7 @@ fn evaluate(
     checkpoint: Option<&Path>,
     summary: &mut Value,
     say: &mut dyn FnMut(&str),
-) -> Result<(), TrainError> {
+) -> Result<(), RunError> {
     let splits = open_data(config)?;
     can_be_evaluated(&splits)?;
     let trained = checkpoint.map(Trained::open).transpose()?;
@@ -326,7 +324,7 @@ pub fn probe_view(
     train: &View,
     test: &Features,
     say: &mut dyn FnMut(&str),
-) -> Result<ProbeResult, TrainError> {
+) -> Result<ProbeResult, RunError> {
     let (session, _) = device::open(choice)?;
     let every = epochs.div_ceil(10).max(1);
     let result =

@@ -27,15 +27,16 @@
 //! validation gives it. kNN (temperatures 0.07 and 0.1) asks the first [`KNN_IMAGES`] training
 //! images about every held-out one.
 
-use super::config::RunConfig;
-use super::knn::knn;
 use super::plans::{RunSet, Sizes};
 use super::schedule::evaluation_uniforms;
-use super::{TrainError, evaluate};
 use crate::data::{Loader, Splits, View};
 use crate::device::{Data, PlanId, Session};
+use crate::eval::evaluator;
+use crate::eval::knn::knn;
 use crate::method::ModelConfig;
 use crate::ops::StepUniforms;
+use crate::run::RunError;
+use crate::run::config::RunConfig;
 
 /// Most held-out images whose likelihood is importance-sampled, unless a batch is larger.
 pub const IMPORTANCE_IMAGES: usize = 1024;
@@ -115,7 +116,7 @@ impl Measures {
     ///
     /// # Errors
     /// If it has no labels or too few images.
-    pub fn check(config: &RunConfig, splits: &Splits) -> Result<(), TrainError> {
+    pub fn check(config: &RunConfig, splits: &Splits) -> Result<(), RunError> {
         needs_labels(config, splits)?;
         let (fewest, train, val) =
             (KNN[0].1, splits.labelled_train.len(), splits.labelled_val.len());
@@ -124,7 +125,7 @@ impl Measures {
                 "--eval-every needs {fewest} training and 2 held-out images, there are {train} and \
                  {val}"
             );
-            return Err(TrainError::config(message, None));
+            return Err(RunError::config(message, None));
         }
         Ok(())
     }
@@ -138,7 +139,7 @@ impl Measures {
         session: &mut Session,
         pixels: &[u32],
         step: &StepUniforms,
-    ) -> Result<Values, TrainError> {
+    ) -> Result<Values, RunError> {
         let Some(plan) = self.views else { return Ok(vec![]) };
         session.upload(plan, 0, Data::U32(pixels))?;
         session.run(plan, step)?;
@@ -150,7 +151,7 @@ impl Measures {
     ///
     /// # Errors
     /// If data or device fail.
-    pub fn evaluate(&self, session: &mut Session, splits: &Splits) -> Result<Values, TrainError> {
+    pub fn evaluate(&self, session: &mut Session, splits: &Splits) -> Result<Values, RunError> {
         let mut values = Values::new();
         if let Some((log_px, elbo)) = self.log_px(session, &splits.val)? {
             for (name, bits, log_p) in
@@ -167,8 +168,9 @@ impl Measures {
                 dataset: labelled.dataset.clone(),
                 indices: labelled.indices[..first].into(),
             };
-            let train = evaluate::features(session, plan, &self.model, &reference, |_| ())?;
-            let val = evaluate::features(session, plan, &self.model, &splits.labelled_val, |_| ())?;
+            let train = evaluator::features(session, plan, &self.model, &reference, |_| ())?;
+            let val =
+                evaluator::features(session, plan, &self.model, &splits.labelled_val, |_| ())?;
             let fits: Vec<_> = KNN.into_iter().filter(|(_, k, _)| *k <= first).collect();
             let ks: Vec<_> = fits.iter().map(|(_, k, temperature)| (*k, *temperature)).collect();
             let accuracies = knn(&train, &val, &ks, labelled.dataset.classes().len())?;
@@ -178,7 +180,7 @@ impl Measures {
     }
 
     /// Means over images of the importance-sampled `ln p(x)`, and of the log weights.
-    fn log_px(&self, session: &mut Session, val: &View) -> Result<Option<(f64, f64)>, TrainError> {
+    fn log_px(&self, session: &mut Session, val: &View) -> Result<Option<(f64, f64)>, RunError> {
         let Some(Importance { plan, samples, images, batch: size }) = self.importance else {
             return Ok(None);
         };
@@ -218,7 +220,7 @@ impl std::fmt::Debug for Measures {
 }
 
 /// Refuses to classify images that have no labels, or all the same.
-fn needs_labels(config: &RunConfig, splits: &Splits) -> Result<(), TrainError> {
+fn needs_labels(config: &RunConfig, splits: &Splits) -> Result<(), RunError> {
     let asked = [
         ("--online-probe", config.online_probe, &splits.train),
         ("--eval-every", config.eval_every > 0, &splits.labelled_train),
@@ -230,7 +232,7 @@ fn needs_labels(config: &RunConfig, splits: &Splits) -> Result<(), TrainError> {
                 "{flag} needs images of 2 classes, the training images of `{}` have {classes}",
                 view.dataset.name()
             );
-            return Err(TrainError::config(
+            return Err(RunError::config(
                 message,
                 Some("leave it out; `aavae probe` takes labelled images afterwards"),
             ));

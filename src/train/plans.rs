@@ -1,15 +1,15 @@
 //! What pretraining runs on a device, in one place: for the run itself, for the figure of its
 //! memory, and for a forecast of its cost.
 
-use super::TrainError;
-use super::config::RunConfig;
-use super::fit::{self, Fit};
 use crate::device::{DeviceError, PlanId, Session};
 use crate::ir::Graph;
 use crate::method::{self, ModelConfig, Training, View};
 use crate::nn::Params;
 use crate::ops::Choices;
 use crate::plan::{Plan, held_bytes};
+use crate::run::RunError;
+use crate::run::config::RunConfig;
+use crate::run::fit::{self, Fit};
 use crate::tune;
 
 /// Images of a figure.
@@ -129,7 +129,7 @@ pub fn plan(
     config: &RunConfig,
     model: &ModelConfig,
     held_out: usize,
-) -> Result<RunSet<Plan>, TrainError> {
+) -> Result<RunSet<Plan>, RunError> {
     let attempt = |batch: usize| {
         let (graphs, _) = graphs(config, model, Sizes::new(config, batch, held_out));
         let plans = graphs.try_map(|name, graph| fit::fits(session, name, &graph))?;
@@ -157,7 +157,7 @@ pub fn load(
     config: &RunConfig,
     model: &ModelConfig,
     held_out: usize,
-) -> Result<RunSet<PlanId>, TrainError> {
+) -> Result<RunSet<PlanId>, RunError> {
     let plans = plan(session, config, model, held_out)?;
     session.allocate(&plans.train.layout);
     match plans.try_map(|_, plan| session.load(plan)) {
@@ -182,7 +182,7 @@ pub fn tune(
     config: &RunConfig,
     model: &ModelConfig,
     held_out: usize,
-) -> Result<Option<tune::Report>, TrainError> {
+) -> Result<Option<tune::Report>, RunError> {
     if session.target().software || !session.capabilities().dispatches {
         return Ok(None);
     }
@@ -204,7 +204,7 @@ pub fn trust(
     model: &ModelConfig,
     held_out: usize,
     choices: &Choices,
-) -> Result<Vec<String>, TrainError> {
+) -> Result<Vec<String>, RunError> {
     if choices.is_empty() || !session.capabilities().dispatches {
         return Ok(vec![]);
     }

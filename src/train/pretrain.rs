@@ -4,23 +4,24 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::checkpoint::Checkpoint;
-use super::config::RunConfig;
-use super::folder::RunFolder;
 use super::interrupt::Interrupt;
 use super::measure::Values;
-use super::metrics::Record;
 use super::plans;
 use super::progress::Progress;
 use super::recorder::Recorder;
-use super::resume::{Resumed, window_text};
-use super::run::{config_text, model_config, open_data, write_config};
-use super::saver::{Saver, State, Writer};
 use super::schedule::Timetable;
 use super::trainer::{Step, Trainer};
-use super::{TrainError, evaluate, foreign};
 use crate::data::{Loader, Splits};
 use crate::device::Session;
+use crate::eval::evaluator;
+use crate::run::checkpoint::Checkpoint;
+use crate::run::config::RunConfig;
+use crate::run::folder::RunFolder;
+use crate::run::metrics::Record;
+use crate::run::resume::{Resumed, window_text};
+use crate::run::saver::{Saver, State, Writer};
+use crate::run::trained::{config_text, model_config, open_data, write_config};
+use crate::run::{RunError, foreign};
 use crate::text;
 
 /// What a run is asked to do.
@@ -73,7 +74,7 @@ pub(super) fn train(
     resumed: Option<&Resumed>,
     (mut session, why): (Session, String),
     notes: &[String],
-) -> Result<Outcome, TrainError> {
+) -> Result<Outcome, RunError> {
     let config = request.config;
     let splits = open_data(config)?;
     let timetable = Timetable::new(config, splits.train.len())?;
@@ -87,7 +88,7 @@ pub(super) fn train(
     }
     let mut notes: Vec<String> = notes.to_vec();
     let asked = (config.eval_every > 0).then_some(splits.labelled_train.len());
-    let left_out = asked.and_then(evaluate::knn_left_out);
+    let left_out = asked.and_then(evaluator::knn_left_out);
     notes.extend(splits.notes.iter().chain(&left_out).map(|note| format!("note: {note}")));
     notes.extend(kernels(request, resumed, &mut session, &splits)?);
     let mut trainer = Trainer::new(config, timetable, &splits, session)?;
@@ -147,7 +148,7 @@ fn kernels(
     resumed: Option<&Resumed>,
     session: &mut Session,
     splits: &Splits,
-) -> Result<Option<String>, TrainError> {
+) -> Result<Option<String>, RunError> {
     let config = request.config;
     let (model, held_out) = (model_config(config, splits), splits.val.len());
     if let Some(resumed) = resumed {
@@ -162,7 +163,7 @@ fn kernels(
         );
         let hint = "a driver may have changed; `--allow-device-change` goes on with other kernels \
             and other bits";
-        return Err(TrainError::config(message, Some(hint)));
+        return Err(RunError::config(message, Some(hint)));
     }
     let report = if request.tune { plans::tune(session, config, &model, held_out)? } else { None };
     Ok(report.map(|report| report.to_string()))
@@ -174,13 +175,13 @@ fn begin(
     request: &Request<'_>,
     trainer: &mut Trainer<'_>,
     notes: &mut Vec<String>,
-) -> Result<Recorder, TrainError> {
+) -> Result<Recorder, RunError> {
     let Request { config, folder, .. } = *request;
     match &config.init_from {
         Some(path) => {
             let mut file = Checkpoint::load(path)?;
             let named =
-                |message| TrainError::config(format!("`{}`: {message}", text::name(path)), None);
+                |message| RunError::config(format!("`{}`: {message}", text::name(path)), None);
             if let Some(prefix) = foreign::unwrap(&mut file).map_err(named)? {
                 notes.push(format!(
                     "note: the names of the weights began with `{prefix}`, which was taken off"
@@ -203,7 +204,7 @@ fn restore(
     resumed: &Resumed,
     trainer: &mut Trainer<'_>,
     timetable: Timetable<'_>,
-) -> Result<Recorder, TrainError> {
+) -> Result<Recorder, RunError> {
     let Request { config, folder, .. } = *request;
     let window = resumed.window(trainer.scalars())?;
     trainer.restore(&resumed.checkpoint, window).map_err(|e| e.of_file(&resumed.path))?;
@@ -243,7 +244,7 @@ impl<'a> Run<'a> {
         timetable: Timetable<'a>,
         identity: Identity,
         start: u64,
-    ) -> Result<Self, TrainError> {
+    ) -> Result<Self, RunError> {
         let Request { config, folder, .. } = *request;
         let (layout, params) = trainer.tensors();
         let writer = Writer { store: folder.store(), keep: config.keep, layout, params };
@@ -274,7 +275,7 @@ impl<'a> Run<'a> {
 
     /// Writes the records of the step: of its views, and of training if one is due or the run
     /// stops.
-    fn log(&mut self, step: &Step, interrupted: bool) -> Result<(), TrainError> {
+    fn log(&mut self, step: &Step, interrupted: bool) -> Result<(), RunError> {
         if self.timetable.due(step.number, "view") {
             let values = self.trainer.views(step)?;
             self.recorder.record(record(step, "view", &values))?;
@@ -292,7 +293,7 @@ impl<'a> Run<'a> {
     }
 
     /// Measures the held-out images where that is due, and at the end.
-    fn measure(&mut self, step: &Step) -> Result<(), TrainError> {
+    fn measure(&mut self, step: &Step) -> Result<(), RunError> {
         let (number, last) = (step.number, step.number == self.timetable.total);
         if (last || self.timetable.due(number, "val"))
             && let Some(means) = self.trainer.validate(number)?
@@ -312,7 +313,7 @@ impl<'a> Run<'a> {
     }
 
     /// Draws what is trained, where that is due.
-    fn draw(&mut self, step: u64) -> Result<(), TrainError> {
+    fn draw(&mut self, step: u64) -> Result<(), RunError> {
         if !self.timetable.picture(step) {
             return Ok(());
         }
@@ -329,7 +330,7 @@ impl<'a> Run<'a> {
 
     /// Hands the state over to be saved: at the end, at a milestone, if the run `stops` here, or if
     /// enough time has gone by.
-    fn save(&mut self, step: u64, stops: bool) -> Result<(), TrainError> {
+    fn save(&mut self, step: u64, stops: bool) -> Result<(), RunError> {
         let milestone = self.timetable.milestone(step);
         if !(stops || milestone.is_some() || step == self.timetable.total || self.saver.due()) {
             return Ok(());
@@ -353,7 +354,7 @@ impl<'a> Run<'a> {
     }
 
     /// Stops the run if a state could not be saved.
-    fn see_to_saves(&mut self) -> Result<(), TrainError> {
+    fn see_to_saves(&mut self) -> Result<(), RunError> {
         self.saver.check()?;
         self.saver.warnings().iter().for_each(|warning| self.progress.message(warning));
         Ok(())
@@ -362,8 +363,8 @@ impl<'a> Run<'a> {
     /// Does what is not training: no rate counts its time.
     fn pause(
         &mut self,
-        work: impl FnOnce(&mut Self) -> Result<(), TrainError>,
-    ) -> Result<(), TrainError> {
+        work: impl FnOnce(&mut Self) -> Result<(), RunError>,
+    ) -> Result<(), RunError> {
         let began = Instant::now();
         work(self)?;
         self.pace.pause(began.elapsed());
@@ -371,7 +372,7 @@ impl<'a> Run<'a> {
     }
 
     /// Waits until the last state is saved.
-    fn end(mut self, steps: u64, interrupted: bool) -> Result<Outcome, TrainError> {
+    fn end(mut self, steps: u64, interrupted: bool) -> Result<Outcome, RunError> {
         let seconds = self.pace.began.elapsed();
         self.saver.wait()?;
         self.see_to_saves()?;

@@ -4,12 +4,12 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use super::TrainError;
-use super::evaluate::Picture;
-use super::events::EventWriter;
-use super::folder::RunFolder;
-use super::metrics::{self, MetricsLog, Record};
 use crate::disk;
+use crate::eval::evaluator::Picture;
+use crate::run::RunError;
+use crate::run::events::EventWriter;
+use crate::run::folder::RunFolder;
+use crate::run::metrics::{self, MetricsLog, Record};
 
 /// Writes the records and pictures of a run.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ impl Recorder {
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn begin(folder: &RunFolder) -> Result<Self, TrainError> {
+    pub fn begin(folder: &RunFolder) -> Result<Self, RunError> {
         let out = folder.path();
         let metrics = MetricsLog::create(out.join("metrics.jsonl"))?;
         Ok(Self {
@@ -45,7 +45,7 @@ impl Recorder {
         folder: &RunFolder,
         step: u64,
         stays: impl Fn(&Record) -> bool,
-    ) -> Result<Self, TrainError> {
+    ) -> Result<Self, RunError> {
         let out = folder.path();
         let log = out.join("metrics.jsonl");
         let metrics = MetricsLog::resume_where(&log, stays)?;
@@ -60,7 +60,7 @@ impl Recorder {
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn record(&mut self, record: Record) -> Result<(), TrainError> {
+    pub fn record(&mut self, record: Record) -> Result<(), RunError> {
         self.metrics.write(&record)?;
         self.events.record(&record)?;
         self.remember(record);
@@ -86,7 +86,7 @@ impl Recorder {
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn views(&self, png: &Picture) -> Result<(), TrainError> {
+    pub fn views(&self, png: &Picture) -> Result<(), RunError> {
         disk::create_folder(&self.images)?;
         Ok(disk::write(&self.images.join("augmentation.png"), &png.bytes)?)
     }
@@ -95,7 +95,7 @@ impl Recorder {
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn reconstruction(&mut self, step: u64, png: &Picture) -> Result<(), TrainError> {
+    pub fn reconstruction(&mut self, step: u64, png: &Picture) -> Result<(), RunError> {
         disk::create_folder(&self.images)?;
         disk::write(&self.images.join(format!("reconstruction-{step:06}.png")), &png.bytes)?;
         Ok(self.events.image(step, "reconstruction", png.width, png.height, &png.bytes)?)
@@ -105,7 +105,7 @@ impl Recorder {
     ///
     /// # Errors
     /// If the operating system refuses one.
-    pub fn logs(&self) -> Result<Vec<(File, PathBuf)>, TrainError> {
+    pub fn logs(&self) -> Result<Vec<(File, PathBuf)>, RunError> {
         Ok(vec![self.metrics.handle()?, self.events.handle()?])
     }
 }

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use super::TrainError;
 use super::pretrain::{Outcome, Request, train};
-use super::resume::Resumed;
 use crate::device::{DeviceError, Session};
+use crate::run::RunError;
+use crate::run::resume::Resumed;
 
 /// Losses in a row, without a checkpoint between them, after which the device is given up.
 const PATIENCE: u32 = 3;
@@ -24,28 +24,28 @@ pub fn pretrain(
     request: &Request<'_>,
     resumed: Option<&Resumed>,
     open: Open<'_>,
-) -> Result<Outcome, TrainError> {
-    attempts(request, resumed, open).map_err(TrainError::of_run)
+) -> Result<Outcome, RunError> {
+    attempts(request, resumed, open).map_err(RunError::of_run)
 }
 
 fn attempts(
     request: &Request<'_>,
     resumed: Option<&Resumed>,
     open: Open<'_>,
-) -> Result<Outcome, TrainError> {
+) -> Result<Outcome, RunError> {
     let mut newest: Option<Resumed> = None;
     let mut reached = resumed.map_or(0, |r| r.step);
     let (mut losses, mut notes) = (0, Vec::new());
     loop {
         let from = newest.as_ref().or(resumed);
-        let opened = open().map_err(TrainError::from);
+        let opened = open().map_err(RunError::from);
         let error = match opened.and_then(|opened| train(request, from, opened, &notes)) {
             Ok(outcome) => return Ok(outcome),
             Err(error) => error,
         };
-        let lost = matches!(error, TrainError::Device(DeviceError::Lost { .. }));
+        let lost = matches!(error, RunError::Device(DeviceError::Lost { .. }));
         // A device that is lost may take a while to come back.
-        let gone = losses > 0 && matches!(error, TrainError::Device(_));
+        let gone = losses > 0 && matches!(error, RunError::Device(_));
         if !(lost || gone) || request.interrupt.asked() {
             return Err(error);
         }
@@ -63,7 +63,7 @@ fn attempts(
 
 /// The newest checkpoint; `None` if the device was lost before the first, so that the run begins
 /// again.
-fn checkpoint(request: &Request<'_>) -> Result<Option<Resumed>, TrainError> {
+fn checkpoint(request: &Request<'_>) -> Result<Option<Resumed>, RunError> {
     if request.folder.store().latest().found.is_none() {
         return Ok(None);
     }

@@ -3,10 +3,10 @@
 
 use std::f64::consts::PI;
 
-use super::TrainError;
-use super::config::{RunConfig, Schedule};
 use crate::data::{Order, Splits};
 use crate::ops::StepUniforms;
+use crate::run::RunError;
+use crate::run::config::{RunConfig, Schedule};
 
 /// Steps of validation and figures draw their randomness from here on, so that they never share a
 /// draw with training.
@@ -75,7 +75,7 @@ impl<'a> Timetable<'a> {
     ///
     /// # Errors
     /// If no step fits in them.
-    pub fn new(config: &'a RunConfig, images: usize) -> Result<Self, TrainError> {
+    pub fn new(config: &'a RunConfig, images: usize) -> Result<Self, RunError> {
         let (batch, asked) = (config.batch_size, config.images_per_step());
         if config.accumulate > 1 && asked > images && batch <= images {
             let parts = config.accumulate;
@@ -83,7 +83,7 @@ impl<'a> Timetable<'a> {
                 "--accumulate {parts} of --batch-size {batch} takes {asked} images a step, but \
                  there are {images}"
             );
-            return Err(TrainError::config(
+            return Err(RunError::config(
                 message,
                 Some(&format!("`--accumulate {}` is the largest that fits", images / batch)),
             ));
@@ -97,7 +97,7 @@ impl<'a> Timetable<'a> {
     ///
     /// # Errors
     /// If it is one.
-    pub fn refuse_endless(&self) -> Result<(), TrainError> {
+    pub fn refuse_endless(&self) -> Result<(), RunError> {
         if self.total <= u64::from(EVALUATION_STEP) {
             return Ok(());
         }
@@ -106,7 +106,7 @@ impl<'a> Timetable<'a> {
             "{total} steps are more than {EVALUATION_STEP}, the most that have random numbers of \
              their own"
         );
-        Err(TrainError::config(message, Some("use fewer --epochs, or --max-steps")))
+        Err(RunError::config(message, Some("use fewer --epochs, or --max-steps")))
     }
 
     /// The milestones that the run reaches: epoch and step.
@@ -159,7 +159,7 @@ impl<'a> Timetable<'a> {
 ///
 /// # Errors
 /// If no batch fits in the training images.
-pub fn total_steps(config: &RunConfig, splits: &Splits) -> Result<u64, TrainError> {
+pub fn total_steps(config: &RunConfig, splits: &Splits) -> Result<u64, RunError> {
     Ok(Timetable::new(config, splits.train.len())?.total)
 }
 
@@ -167,7 +167,7 @@ pub fn total_steps(config: &RunConfig, splits: &Splits) -> Result<u64, TrainErro
 ///
 /// # Errors
 /// If no batch fits in the training images.
-pub fn milestones(config: &RunConfig, splits: &Splits) -> Result<Vec<(usize, u64)>, TrainError> {
+pub fn milestones(config: &RunConfig, splits: &Splits) -> Result<Vec<(usize, u64)>, RunError> {
     Ok(Timetable::new(config, splits.train.len())?.milestones().collect())
 }
 

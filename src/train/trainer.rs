@@ -2,22 +2,23 @@
 
 use std::sync::Arc;
 
-use super::checkpoint::Checkpoint;
-use super::config::RunConfig;
-use super::evaluate::Picture;
 use super::measure::{self, Measures, Values};
 use super::plans::{self, Sizes};
-use super::resume::Window;
-use super::run::model_config;
 use super::schedule::{Timetable, evaluation_uniforms, part_uniforms, uniforms};
-use super::state::Snapshot;
-use super::{TrainError, evaluate, state};
 use crate::data::{Batch, DataError, Loader, Splits, View};
 use crate::device::{Data, PlanId, Session};
+use crate::eval::evaluator;
+use crate::eval::evaluator::Picture;
 use crate::ir::Layout;
 use crate::method::{self, ModelConfig};
 use crate::nn::Params;
 use crate::ops::StepUniforms;
+use crate::run::checkpoint::Checkpoint;
+use crate::run::config::RunConfig;
+use crate::run::resume::Window;
+use crate::run::state::Snapshot;
+use crate::run::trained::model_config;
+use crate::run::{RunError, state};
 
 /// A model, its plans, and the images that it sees.
 pub(super) struct Trainer<'a> {
@@ -58,7 +59,7 @@ impl<'a> Trainer<'a> {
         timetable: Timetable<'a>,
         splits: &'a Splits,
         mut session: Session,
-    ) -> Result<Self, TrainError> {
+    ) -> Result<Self, RunError> {
         let on = &mut session;
         let model = model_config(config, splits);
         Measures::check(config, splits)?;
@@ -111,7 +112,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Sets the initial weights: drawn from the seed, or given ones.
-    pub(super) fn initialise(&mut self, given: Option<&Checkpoint>) -> Result<(), TrainError> {
+    pub(super) fn initialise(&mut self, given: Option<&Checkpoint>) -> Result<(), RunError> {
         let session = &mut self.session;
         state::initialise(session, &self.layout, &self.params, self.config.seed)?;
         let Some(given) = given else { return Ok(()) };
@@ -126,7 +127,7 @@ impl<'a> Trainer<'a> {
         &mut self,
         checkpoint: &Checkpoint,
         window: Window,
-    ) -> Result<(), TrainError> {
+    ) -> Result<(), RunError> {
         let moments = self.config.update().moments();
         state::import(&mut self.session, &self.layout, &self.params, checkpoint, moments)?;
         self.window = window;
@@ -134,7 +135,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Reads weights and moments after so many steps.
-    pub(super) fn snapshot(&mut self, steps: u64) -> Result<Snapshot, TrainError> {
+    pub(super) fn snapshot(&mut self, steps: u64) -> Result<Snapshot, RunError> {
         let batches = steps * self.config.accumulate as u64;
         state::snapshot(&mut self.session, batches, self.config.update().moments())
     }
@@ -143,7 +144,7 @@ impl<'a> Trainer<'a> {
     pub(super) fn step(
         &mut self,
         batches: &mut impl Iterator<Item = Result<Batch, DataError>>,
-    ) -> Result<Option<Step>, TrainError> {
+    ) -> Result<Option<Step>, RunError> {
         let parts = self.config.accumulate;
         for part in 0..parts {
             let Some(batch) = batches.next() else { break };
@@ -163,7 +164,7 @@ impl<'a> Trainer<'a> {
 
     /// Means of the scalars of the steps since the last call that closed the window; `close` it if
     /// the record is due. Stops the run if a scalar is not finite.
-    pub(super) fn means(&mut self, close: bool) -> Result<Values, TrainError> {
+    pub(super) fn means(&mut self, close: bool) -> Result<Values, RunError> {
         self.drain()?;
         let mut means = means(self.names(self.train), &self.window);
         measure::add_bound(&self.model, &mut means);
@@ -174,7 +175,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Forgets the scalars of a step that was begun after so many: nothing of it counts.
-    pub(super) fn abandon(&mut self, steps: u64) -> Result<(), TrainError> {
+    pub(super) fn abandon(&mut self, steps: u64) -> Result<(), RunError> {
         self.drain()?;
         self.window.retain(|(of, _)| u64::from(*of) < steps);
         Ok(())
@@ -198,7 +199,7 @@ impl<'a> Trainer<'a> {
 
     /// Adds the scalars of the batches since the last call, all of whole steps, to the window.
     /// Stops the run if one is not finite, or a gradient was not.
-    fn drain(&mut self) -> Result<(), TrainError> {
+    fn drain(&mut self) -> Result<(), RunError> {
         let mut batches = self.session.drain(self.train)?;
         let updates = match self.update {
             Some(update) => self.session.drain(update)?,
@@ -210,9 +211,9 @@ impl<'a> Trainer<'a> {
         // In the step of an update that failed a batch may have failed first.
         let first = first.filter_map(|(plan, row)| Some((plan, row?))).min_by_key(|f| f.1.0);
         if let Some((plan, (step, values))) = first {
-            let what = TrainError::what(&self.session.plan(plan).ring.scalars, values);
+            let what = RunError::what(&self.session.plan(plan).ring.scalars, values);
             let tensor = self.find_failure(u64::from(*step))?;
-            return Err(TrainError::NotFinite {
+            return Err(RunError::NotFinite {
                 split: "training",
                 step: u64::from(*step) + 1,
                 what,
@@ -227,7 +228,7 @@ impl<'a> Trainer<'a> {
 
     /// Runs a step again, op by op, for the first tensor that is not finite. Since that step
     /// nothing has been updated, so the weights are still those that made it.
-    fn find_failure(&mut self, step: u64) -> Result<String, TrainError> {
+    fn find_failure(&mut self, step: u64) -> Result<String, RunError> {
         let (parts, order) = (self.config.accumulate, self.timetable.order);
         let per_epoch = order.steps_per_epoch();
         let batches = Loader::in_parts(&self.splits.train, order, parts, step..step + 1)?;
@@ -247,13 +248,13 @@ impl<'a> Trainer<'a> {
     }
 
     /// How alike views and originals of a step are; empty if nobody asks.
-    pub(super) fn views(&mut self, step: &Step) -> Result<Values, TrainError> {
+    pub(super) fn views(&mut self, step: &Step) -> Result<Values, RunError> {
         self.measures.views(&mut self.session, &step.batch.pixels, &step.uniform)
     }
 
     /// Means over the held-out images, if there are any. Stops the run if they are not finite: the
     /// weights that made them are not worth keeping.
-    pub(super) fn validate(&mut self, step: u64) -> Result<Option<Values>, TrainError> {
+    pub(super) fn validate(&mut self, step: u64) -> Result<Option<Values>, RunError> {
         let Some((plan, size)) = self.validation else { return Ok(None) };
         let (names, seed) = (self.names(plan), self.config.seed);
         let (session, val) = (&mut self.session, &self.splits.val);
@@ -274,8 +275,8 @@ impl<'a> Trainer<'a> {
             let tensor =
                 session.first_non_finite(plan, &evaluation_uniforms(seed, batch as u64))?;
             let tensor = tensor.unwrap_or_else(|| "loss".into());
-            let what = TrainError::what(&session.plan(plan).ring.scalars, values);
-            return Err(TrainError::NotFinite { split: "validation", step, what, tensor });
+            let what = RunError::what(&session.plan(plan).ring.scalars, values);
+            return Err(RunError::NotFinite { split: "validation", step, what, tensor });
         }
         let mut means = means(names, &batches);
         measure::add_bound(&self.model, &mut means);
@@ -283,32 +284,32 @@ impl<'a> Trainer<'a> {
     }
 
     /// Likelihood and kNN of the held-out images; empty if nobody asks.
-    pub(super) fn evaluate(&mut self) -> Result<Values, TrainError> {
+    pub(super) fn evaluate(&mut self) -> Result<Values, RunError> {
         self.measures.evaluate(&mut self.session, self.splits)
     }
 
     /// A picture of views of the first held-out images, where the method sees views.
-    pub(super) fn picture_views(&mut self) -> Result<Option<Picture>, TrainError> {
+    pub(super) fn picture_views(&mut self) -> Result<Option<Picture>, RunError> {
         self.model
             .objective
             .method
             .augments()
-            .then(|| self.picture(evaluate::augmentation_grid))
+            .then(|| self.picture(evaluator::augmentation_grid))
             .transpose()
     }
 
     /// A picture of the first held-out images and their reconstructions, where the method
     /// reconstructs.
-    pub(super) fn picture_reconstructions(&mut self) -> Result<Option<Picture>, TrainError> {
+    pub(super) fn picture_reconstructions(&mut self) -> Result<Option<Picture>, RunError> {
         self.model
             .objective
             .method
             .reconstructs()
-            .then(|| self.picture(evaluate::reconstruction_grid))
+            .then(|| self.picture(evaluator::reconstruction_grid))
             .transpose()
     }
 
-    fn picture(&mut self, draw: Draw) -> Result<Picture, TrainError> {
+    fn picture(&mut self, draw: Draw) -> Result<Picture, RunError> {
         let (plan, batch) = self.figures;
         let splits = self.splits;
         let view = if splits.val.len() >= batch { &splits.val } else { &splits.train };
@@ -330,7 +331,7 @@ type Draw = fn(
     &View,
     usize,
     &StepUniforms,
-) -> Result<Picture, TrainError>;
+) -> Result<Picture, RunError>;
 
 fn finite(values: &[f32]) -> bool {
     values.iter().all(|x| x.is_finite())
@@ -338,7 +339,7 @@ fn finite(values: &[f32]) -> bool {
 
 /// Uploads a batch: the images, and the labels to a plan that reads them (once for each view of the
 /// images).
-fn feed(session: &mut Session, plan: PlanId, batch: &Batch) -> Result<(), TrainError> {
+fn feed(session: &mut Session, plan: PlanId, batch: &Batch) -> Result<(), RunError> {
     session.upload(plan, 0, Data::U32(&batch.pixels))?;
     if let Some((input, port)) = session.plan(plan).input("labels") {
         let views = port.ty.shape.n / batch.labels.len();

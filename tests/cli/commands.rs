@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use aavae::train::checkpoint::{Checkpoint, TensorData};
+use aavae::run::checkpoint::{Checkpoint, TensorData};
 
 use crate::support::{
     TINY, digest, folder, image_folder, measured, metrics, png, pretrain, run, sh, trained,

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use aavae::train::checkpoint::{Checkpoint, TensorData};
+use aavae::run::checkpoint::{Checkpoint, TensorData};
 
 use crate::support::{
     Ran, TINY, command, copy, digest, folder, leftovers, metrics, pretrain, sh, trained,

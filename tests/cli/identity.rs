@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use aavae::train::checkpoint::Checkpoint;
-use aavae::train::config::{RunConfig, flag};
+use aavae::run::checkpoint::Checkpoint;
+use aavae::run::config::{RunConfig, flag};
 
 use crate::support::{
     Ran, TINY, copy, digest, folder, image_folder, metrics, pretrain, sh, trained,

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use aavae::train::checkpoint::{Checkpoint, TensorData};
+use aavae::run::checkpoint::{Checkpoint, TensorData};
 
 use crate::support::{Ran, TINY, folder, image_folder, pretrain, run, sh, trained};
 

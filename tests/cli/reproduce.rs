@@ -204,7 +204,7 @@ fn milestones_are_kept_and_probed() {
     assert_ne!(rows[0]["knn"], rows[3]["knn"]);
     for epoch in [1, 2, 4, 8] {
         let path = out.join(format!("aavae-s0/checkpoints/epoch-{epoch}.safetensors"));
-        let checkpoint = aavae::train::checkpoint::Checkpoint::load(&path).expect("a checkpoint");
+        let checkpoint = aavae::run::checkpoint::Checkpoint::load(&path).expect("a checkpoint");
         assert_eq!(checkpoint.meta["step"], (8 * epoch).to_string());
         assert!(checkpoint.tensors.keys().all(|name| !name.starts_with("optim.")));
     }

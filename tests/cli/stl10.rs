@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 
-use aavae::train::checkpoint::{Checkpoint, TensorData};
+use aavae::run::checkpoint::{Checkpoint, TensorData};
 
 use crate::support::{Ran, folder, png, sh};
 

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use aavae::train::checkpoint::{Checkpoint, TensorData};
+use aavae::run::checkpoint::{Checkpoint, TensorData};
 
 use crate::support::{TINY, copy, folder, sh, trained};
 

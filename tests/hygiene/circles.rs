@@ -1,7 +1,7 @@
 //! No circles of imports within a layer.
 //!
 //! A module is a file. It imports another one by naming it or an item of it in a path
-//! (`crate::train::store::Store`, `super::store`, `store::LAST`), in a `use` or anywhere else; a
+//! (`aavae::run::store::Store`, `super::store`, `store::LAST`), in a `use` or anywhere else; a
 //! re-export stands for the module that it names, however many there are between. Comments and
 //! `#[cfg(test)]` modules do not count.
 //!

@@ -12,8 +12,8 @@ use aavae::model::{Depth, NetConfig, Stem};
 use aavae::ops::StepUniforms;
 use aavae::plan::{Options, lower};
 use aavae::rng::{Philox, Stream};
+use aavae::run::state;
 use aavae::tensor::DType;
-use aavae::train::state;
 use libtest_mimic::{Failed, Trial};
 
 pub(crate) const METHODS: [Method; 5] =

@@ -11,7 +11,7 @@ use crate::reproduce::folder::{Identity, State};
 use crate::reproduce::results::{Measure, Results, RunResult, Stat};
 use crate::reproduce::views::Similarity;
 use crate::reproduce::{Experiment, Scale, paper};
-use crate::train::config::DataKind;
+use crate::run::config::DataKind;
 
 /// A part of a report.
 #[derive(Clone, Debug)]

@@ -17,20 +17,20 @@ pub use figures::Figure;
 
 use super::folder::Identity;
 use super::results::Results;
-use crate::train::TrainError;
-use crate::train::run::write_whole;
+use crate::run::RunError;
+use crate::run::trained::write_whole;
 
 /// Writes the report into the grid's folder; returns the path of the page.
 ///
 /// # Errors
 /// If a file cannot be written.
-pub fn write(results: &Results, identity: &Identity, out: &Path) -> Result<PathBuf, TrainError> {
+pub fn write(results: &Results, identity: &Identity, out: &Path) -> Result<PathBuf, RunError> {
     let figures = figures::figures(results);
     let plots = out.join("plots");
-    std::fs::create_dir_all(&plots).map_err(TrainError::io("create", &plots))?;
+    std::fs::create_dir_all(&plots).map_err(RunError::io("create", &plots))?;
     for figure in &figures {
         let png = chart::png(&figure.svg).map_err(|e| {
-            TrainError::config(format!("the plot `{}` cannot be drawn: {e}", figure.name), None)
+            RunError::config(format!("the plot `{}` cannot be drawn: {e}", figure.name), None)
         })?;
         write_whole(&plots.join(format!("{}.png", figure.name)), &png)?;
     }

@@ -8,7 +8,7 @@ use crate::reproduce::folder::State;
 use crate::reproduce::results::{Bits, RunResult};
 use crate::reproduce::views::{IMAGES, Similarity, VIEWS};
 use crate::reproduce::{Experiment, Scale};
-use crate::train::config::DataKind;
+use crate::run::config::DataKind;
 
 const SEEDS: u64 = 3;
 
@@ -113,7 +113,7 @@ fn written(experiment: Experiment, scale: Scale) -> (tempfile::TempDir, Results)
 }
 
 fn write_all(results: &Results, dir: &Path) {
-    let png = crate::train::grid::grid_png(&[vec![&[9u8; 12][..]; 3]], 2, 1);
+    let png = crate::eval::grid::grid_png(&[vec![&[9u8; 12][..]; 3]], 2, 1);
     for run in &results.runs {
         let images = dir.join(&run.name).join("images");
         std::fs::create_dir_all(&images).expect("a folder");

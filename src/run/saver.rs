@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, RecvError, SyncSender, TryRecvError, channel, sy
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::TrainError;
+use super::RunError;
 use super::checkpoint::{Checkpoint, NamedTensor, TensorData};
 use super::state::Snapshot;
 use super::store::{Saved, Store};
@@ -40,7 +40,7 @@ pub struct State {
 }
 
 /// What a thread does with a state.
-type Write = Arc<dyn Fn(State) -> Result<Saved, TrainError> + Send + Sync>;
+type Write = Arc<dyn Fn(State) -> Result<Saved, RunError> + Send + Sync>;
 
 /// Writes the checkpoints of a run.
 pub struct Saver {
@@ -60,7 +60,7 @@ pub struct Saver {
 /// The thread that writes.
 struct Worker {
     states: SyncSender<State>,
-    results: Receiver<Result<Saved, TrainError>>,
+    results: Receiver<Result<Saved, RunError>>,
     thread: JoinHandle<()>,
 }
 
@@ -98,7 +98,7 @@ impl Saver {
     ///
     /// # Errors
     /// What went wrong with the one before it.
-    pub fn save(&mut self, state: State) -> Result<(), TrainError> {
+    pub fn save(&mut self, state: State) -> Result<(), RunError> {
         self.wait()?;
         self.handed = Instant::now();
         let Some(worker) = &self.worker else {
@@ -115,7 +115,7 @@ impl Saver {
     ///
     /// # Errors
     /// What went wrong with it.
-    pub fn check(&mut self) -> Result<(), TrainError> {
+    pub fn check(&mut self) -> Result<(), RunError> {
         let ended =
             self.worker.as_ref().filter(|_| self.writing).map(|worker| worker.results.try_recv());
         match ended {
@@ -129,7 +129,7 @@ impl Saver {
     ///
     /// # Errors
     /// What went wrong with it.
-    pub fn wait(&mut self) -> Result<(), TrainError> {
+    pub fn wait(&mut self) -> Result<(), RunError> {
         let ended =
             self.worker.as_ref().filter(|_| self.writing).map(|worker| worker.results.recv());
         match ended {
@@ -158,7 +158,7 @@ impl Saver {
         }
     }
 
-    fn settle(&mut self, saved: Result<Saved, TrainError>) -> Result<(), TrainError> {
+    fn settle(&mut self, saved: Result<Saved, RunError>) -> Result<(), RunError> {
         self.writing = false;
         let saved = saved?;
         if let Some(error) = &saved.held {
@@ -206,13 +206,13 @@ impl Writer {
     ///
     /// # Errors
     /// If a tensor is not finite; such a state is not written. If a file cannot be written.
-    pub fn write(&self, state: State) -> Result<Saved, TrainError> {
+    pub fn write(&self, state: State) -> Result<Saved, RunError> {
         let State { step, milestone, snapshot, meta, logs } = state;
         let tensors = snapshot.tensors(&self.layout, &self.params);
         drop(snapshot);
         let bad = |t: &NamedTensor| matches!(&t.data, TensorData::F32(x) if x.iter().any(|x| !x.is_finite()));
         if let Some((tensor, _)) = tensors.iter().find(|(_, t)| bad(t)) {
-            return Err(TrainError::NotFiniteState { step, tensor: tensor.clone() });
+            return Err(RunError::NotFiniteState { step, tensor: tensor.clone() });
         }
         for (file, path) in logs {
             file.sync_data().map_err(DiskError::of("sync", path))?;
@@ -253,13 +253,13 @@ mod tests {
 
     /// A saver whose writes end when they are told how, and the last step that it was asked to
     /// write.
-    fn told(every: Duration) -> (Saver, SyncSender<Result<(), TrainError>>, Arc<AtomicU64>) {
+    fn told(every: Duration) -> (Saver, SyncSender<Result<(), RunError>>, Arc<AtomicU64>) {
         let (tell, hear) = sync_channel(9);
         let (hear, asked) = (Mutex::new(hear), Arc::new(AtomicU64::new(0)));
         let step = Arc::clone(&asked);
         let write = move |state: State| {
             step.store(state.step, Ordering::SeqCst);
-            let result: Result<(), TrainError> =
+            let result: Result<(), RunError> =
                 hear.lock().expect("one writer").recv().expect("a word");
             result.map(|()| saved(state.step))
         };
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn what_goes_wrong_is_told_at_the_next_step() {
-        let failed = || TrainError::config("no room", None);
+        let failed = || RunError::config("no room", None);
         let (mut saver, tell, _) = told(HOUR);
         saver.save(state(1)).expect("handed over");
         tell.send(Err(failed())).expect("a saver");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::TrainError;
+use super::RunError;
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::config::{DataKind, RunConfig};
 use crate::data::{self, Kind, OpenOptions, Splits};
@@ -18,7 +18,7 @@ use crate::method::ModelConfig;
 ///
 /// # Errors
 /// If it is missing or damaged.
-pub fn open_data(config: &RunConfig) -> Result<Splits, TrainError> {
+pub fn open_data(config: &RunConfig) -> Result<Splits, RunError> {
     let options = OpenOptions {
         dir: config.data_dir.clone(),
         image_size: Some(config.image_size),
@@ -55,14 +55,14 @@ pub fn model_config(config: &RunConfig, splits: &Splits) -> ModelConfig {
 ///
 /// # Errors
 /// If it is missing, not TOML (JSON), or names an unknown key.
-pub fn read_config(path: &Path) -> Result<RunConfig, TrainError> {
+pub fn read_config(path: &Path) -> Result<RunConfig, RunError> {
     /// Far more than any configuration has, and soon read: a device never ends.
     const MOST: u64 = 1 << 20;
-    let read = || TrainError::io("read", path);
+    let read = || RunError::io("read", path);
     let mut text = String::new();
     File::open(path).map_err(read())?.take(MOST).read_to_string(&mut text).map_err(read())?;
     if text.len() as u64 == MOST {
-        return Err(TrainError::config(
+        return Err(RunError::config(
             format!("{} is longer than any configuration", crate::text::name(path)),
             None,
         ));
@@ -71,7 +71,7 @@ pub fn read_config(path: &Path) -> Result<RunConfig, TrainError> {
         return parse_config(path, &text);
     }
     let wrong =
-        |e: &dyn std::fmt::Display| TrainError::config(format!("{}: {e}", path.display()), None);
+        |e: &dyn std::fmt::Display| RunError::config(format!("{}: {e}", path.display()), None);
     let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| wrong(&e))?;
     let training = value.get("training").ok_or_else(|| {
         wrong(&"it has no `training`, as `aavae export --format folder` writes it")
@@ -80,7 +80,7 @@ pub fn read_config(path: &Path) -> Result<RunConfig, TrainError> {
 }
 
 /// A configuration from the text of `path`, or of its metadata.
-pub(super) fn parse_config(path: &Path, text: &str) -> Result<RunConfig, TrainError> {
+pub(super) fn parse_config(path: &Path, text: &str) -> Result<RunConfig, RunError> {
     toml::from_str(text).map_err(|e| {
         let number =
             e.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count());
@@ -91,7 +91,7 @@ pub(super) fn parse_config(path: &Path, text: &str) -> Result<RunConfig, TrainEr
             number + 1,
             e.message().replace('\n', " ")
         );
-        TrainError::config(
+        RunError::config(
             message,
             Some(
                 "`aavae pretrain --help` names the settings; keys are those names with underscores",
@@ -104,7 +104,7 @@ pub(super) fn parse_config(path: &Path, text: &str) -> Result<RunConfig, TrainEr
 ///
 /// # Errors
 /// If it cannot be written.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
     Ok(disk::write(path, bytes)?)
 }
 
@@ -112,7 +112,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
 ///
 /// # Errors
 /// If it cannot be written.
-pub fn write_config(path: &Path, config: &RunConfig) -> Result<(), TrainError> {
+pub fn write_config(path: &Path, config: &RunConfig) -> Result<(), RunError> {
     write_whole(path, config_text(config)?.as_bytes())
 }
 
@@ -120,18 +120,18 @@ pub fn write_config(path: &Path, config: &RunConfig) -> Result<(), TrainError> {
 ///
 /// # Errors
 /// If it cannot be said in TOML: a path that is no text.
-pub fn config_text(config: &RunConfig) -> Result<String, TrainError> {
+pub fn config_text(config: &RunConfig) -> Result<String, RunError> {
     toml::to_string(config)
-        .map_err(|e| TrainError::config(format!("the configuration cannot be written: {e}"), None))
+        .map_err(|e| RunError::config(format!("the configuration cannot be written: {e}"), None))
 }
 
 /// Refuses a stored configuration that no network can have.
-fn plannable(path: &Path, config: &RunConfig) -> Result<(), TrainError> {
+fn plannable(path: &Path, config: &RunConfig) -> Result<(), RunError> {
     let hint = "it was changed or damaged after the run; the original values are in the metadata \
         of the checkpoints";
     config
         .validate_network()
-        .map_err(|message| TrainError::config(format!("{}: {message}", path.display()), Some(hint)))
+        .map_err(|message| RunError::config(format!("{}: {message}", path.display()), Some(hint)))
 }
 
 /// A trained model: a run folder, or a checkpoint file inside one.
@@ -153,10 +153,10 @@ impl Trained {
     ///
     /// # Errors
     /// If there is no whole checkpoint, or no configuration.
-    pub fn open(path: &Path) -> Result<Self, TrainError> {
+    pub fn open(path: &Path) -> Result<Self, RunError> {
         if !path.exists() {
             let hint = "`aavae pretrain --out DIR` makes run folders";
-            return Err(TrainError::config(
+            return Err(RunError::config(
                 format!("no run folder or checkpoint at {}", path.display()),
                 Some(hint),
             ));
@@ -168,7 +168,7 @@ impl Trained {
                 } else {
                     "`aavae pretrain --out DIR` makes run folders"
                 };
-                return Err(TrainError::config(
+                return Err(RunError::config(
                     format!("{} is no run folder: it has no config.toml", path.display()),
                     Some(hint),
                 ));
@@ -180,7 +180,7 @@ impl Trained {
                 if let Some(error) = latest.skipped.into_iter().next() {
                     return Err(error.into());
                 }
-                return Err(TrainError::config(
+                return Err(RunError::config(
                     format!("{} has no whole checkpoint", path.display()),
                     Some("`pretrain --resume` continues an interrupted run"),
                 ));
@@ -194,7 +194,7 @@ impl Trained {
     ///
     /// # Errors
     /// If it has no configuration, or a damaged one.
-    pub fn of_checkpoint(path: &Path, checkpoint: Checkpoint) -> Result<Self, TrainError> {
+    pub fn of_checkpoint(path: &Path, checkpoint: Checkpoint) -> Result<Self, RunError> {
         let Some(text) = checkpoint.meta.get("config") else {
             let message = format!(
                 "{} does not say how it was trained (no `config` in its metadata)",
@@ -202,7 +202,7 @@ impl Trained {
             );
             let hint = "`aavae import` makes a run folder of such weights, `pretrain --init-from` \
                 trains them further";
-            return Err(TrainError::config(message, Some(hint)));
+            return Err(RunError::config(message, Some(hint)));
         };
         let config = parse_config(path, text)?;
         plannable(path, &config)?;

@@ -14,12 +14,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::TrainError;
+use super::RunError;
 use super::config::DataKind;
 use super::events;
 use super::metrics::Record;
-use super::run::read_config;
 use super::store::{CHECKPOINTS, Store};
+use super::trained::read_config;
 use crate::disk::{self, DiskError, Lock};
 
 /// A run folder that belongs to this process until it is dropped.
@@ -50,7 +50,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// If another process has it, or it cannot be written.
-    pub fn claim(path: &Path, name: &str) -> Result<Self, TrainError> {
+    pub fn claim(path: &Path, name: &str) -> Result<Self, RunError> {
         disk::refuse_tilde(path)?;
         let missing = path
             .ancestors()
@@ -92,7 +92,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn contents(&self) -> Result<Contents, TrainError> {
+    pub fn contents(&self) -> Result<Contents, RunError> {
         let store = self.store();
         if store.holds_any()? {
             return Ok(Contents::Saved);
@@ -108,7 +108,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// If there is any file of a run.
-    pub fn refuse_run(&self) -> Result<(), TrainError> {
+    pub fn refuse_run(&self) -> Result<(), RunError> {
         let files = self.files()?;
         if files.is_empty() {
             return Ok(());
@@ -116,14 +116,14 @@ impl RunFolder {
         let message = format!("{} already holds a run: {}", self.path.display(), files.join(", "));
         let hint = "continue it with --resume, replace it with --overwrite, or name another folder \
             with --out";
-        Err(TrainError::config(message, Some(hint)))
+        Err(RunError::config(message, Some(hint)))
     }
 
     /// Whether there is a checkpoint to resume from; if not, the run begins.
     ///
     /// # Errors
     /// If there was one: a run is not begun over what is left of another.
-    pub fn resumes(&self) -> Result<bool, TrainError> {
+    pub fn resumes(&self) -> Result<bool, RunError> {
         match self.contents()? {
             Contents::Saved => Ok(true),
             Contents::Nothing | Contents::Unsaved => Ok(false),
@@ -135,7 +135,7 @@ impl RunFolder {
                 );
                 let hint = "bring `checkpoints/` back from a backup; without --resume, --overwrite \
                     begins anew and removes the rest";
-                Err(TrainError::config(message, Some(hint)))
+                Err(RunError::config(message, Some(hint)))
             }
         }
     }
@@ -145,7 +145,7 @@ impl RunFolder {
     /// # Errors
     /// If a file has the name of one of a run's and is something else; nothing is removed then. If
     /// a file cannot be removed.
-    pub fn clear(&self) -> Result<(), TrainError> {
+    pub fn clear(&self) -> Result<(), RunError> {
         self.refuse_foreign()?;
         let files = FILES.iter().map(|name| self.path.join(name));
         let (checkpoints, images) = (self.path.join(CHECKPOINTS), self.images());
@@ -163,10 +163,10 @@ impl RunFolder {
     }
 
     /// The files of a run that are there, by name.
-    fn files(&self) -> Result<Vec<String>, TrainError> {
+    fn files(&self) -> Result<Vec<String>, RunError> {
         let mut found: Vec<String> = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(TrainError::io("read", &self.path))? {
-            let entry = entry.map_err(TrainError::io("read", &self.path))?;
+        for entry in fs::read_dir(&self.path).map_err(RunError::io("read", &self.path))? {
+            let entry = entry.map_err(RunError::io("read", &self.path))?;
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
             let own =
@@ -181,7 +181,7 @@ impl RunFolder {
         Ok(found)
     }
 
-    fn refuse_foreign(&self) -> Result<(), TrainError> {
+    fn refuse_foreign(&self) -> Result<(), RunError> {
         type Own = fn(&Path) -> bool;
         let checks: [(&str, Own); 4] = [
             ("config.toml", |path| read_config(path).is_ok()),
@@ -203,7 +203,7 @@ impl RunFolder {
             if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file() || !own(&path)) {
                 let message =
                     format!("{} is no file of a run; nothing was removed", path.display());
-                return Err(TrainError::config(
+                return Err(RunError::config(
                     message,
                     Some("move it away, or name another folder with --out"),
                 ));
@@ -269,7 +269,7 @@ pub fn refuse_inside_data(
     out: &Path,
     dataset: DataKind,
     data_dir: Option<&Path>,
-) -> Result<(), TrainError> {
+) -> Result<(), RunError> {
     let Some(dir) = data_dir.filter(|_| dataset == DataKind::Folder) else { return Ok(()) };
     let out = real(out);
     let splits = ["train", "val", "test"].map(|split| dir.join(split));
@@ -282,7 +282,7 @@ pub fn refuse_inside_data(
         out.display(),
         split.display()
     );
-    Err(TrainError::config(message, Some("name a folder outside the data with --out")))
+    Err(RunError::config(message, Some("name a folder outside the data with --out")))
 }
 
 /// A path without links, as far as it exists.

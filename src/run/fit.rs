@@ -1,6 +1,6 @@
 //! Plans that a device has room for, or what would fit.
 
-use super::TrainError;
+use super::RunError;
 use crate::device::{DeviceError, PlanId, Session};
 use crate::ir::{Graph, Group, Layout, Source, State, Value};
 use crate::ops::Target;
@@ -24,10 +24,7 @@ impl Fit {
     ///
     /// # Errors
     /// If it does not fit.
-    pub fn largest<T>(
-        &self,
-        attempt: impl Fn(usize) -> Result<T, String>,
-    ) -> Result<T, TrainError> {
+    pub fn largest<T>(&self, attempt: impl Fn(usize) -> Result<T, String>) -> Result<T, RunError> {
         let message = match attempt(self.asked) {
             Ok(done) => return Ok(done),
             Err(message) => message,
@@ -44,7 +41,7 @@ impl Fit {
             let what = self.option.trim_start_matches("--").replace("-size", "");
             format!("no {what} fits; use a smaller --width, or another adapter of `aavae devices`")
         };
-        Err(TrainError::Config { message, hint: Some(hint) })
+        Err(RunError::Config { message, hint: Some(hint) })
     }
 }
 
@@ -58,7 +55,7 @@ pub fn plan(
     name: &str,
     fit: Fit,
     graph: &dyn Fn(usize) -> Graph,
-) -> Result<Plan, TrainError> {
+) -> Result<Plan, RunError> {
     fit.largest(|n| {
         let plan = fits(session, name, &graph(n))?;
         let held = session.allocated_bytes();
@@ -79,7 +76,7 @@ pub fn load(
     name: &str,
     fit: Fit,
     graph: &dyn Fn(usize) -> Graph,
-) -> Result<PlanId, TrainError> {
+) -> Result<PlanId, RunError> {
     let planned = plan(session, name, fit, graph)?;
     match session.load(planned) {
         // The session knows now how much there is, so the same question has another answer.
@@ -94,13 +91,13 @@ pub fn load(
 ///
 /// # Errors
 /// If they do not.
-pub fn check_state(session: &Session, layout: &Layout) -> Result<(), TrainError> {
+pub fn check_state(session: &Session, layout: &Layout) -> Result<(), RunError> {
     let message = check_tensors(session, layout).and_then(|()| {
         let bytes = Group::ALL.iter().map(|&group| layout.bytes(group)).sum();
         check_memory(session, "the state", bytes)
     });
     let hint = "use a smaller --width, or another adapter of `aavae devices`";
-    message.map_err(|message| TrainError::config(message, Some(hint)))
+    message.map_err(|message| RunError::config(message, Some(hint)))
 }
 
 /// Checks that a device can bind each tensor; what works on all of them at once is cut to size
@@ -120,7 +117,7 @@ fn check_binding(session: &Session, tensor: &str, bytes: usize) -> Result<(), St
 }
 
 /// The plan of a graph, or which limit of the device it exceeds.
-pub(super) fn fits(session: &Session, name: &str, graph: &Graph) -> Result<Plan, String> {
+pub(crate) fn fits(session: &Session, name: &str, graph: &Graph) -> Result<Plan, String> {
     let limits = session.limits();
     // Before lowering, which counts in 32 bits.
     check_tensors(session, &graph.layout)?;
@@ -137,7 +134,7 @@ pub(super) fn fits(session: &Session, name: &str, graph: &Graph) -> Result<Plan,
 
 /// Compares what is needed with what the device has, where that is known: without this the system
 /// would kill a process that trains on the processor.
-pub(super) fn check_memory(session: &Session, what: &str, bytes: usize) -> Result<(), String> {
+pub(crate) fn check_memory(session: &Session, what: &str, bytes: usize) -> Result<(), String> {
     match session.memory() {
         Some(memory) if bytes > memory => {
             let device = session.device();

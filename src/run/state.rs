@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::TrainError;
+use super::RunError;
 use super::checkpoint::{Checkpoint, NamedTensor, TensorData};
 use crate::device::Session;
 use crate::ir::{Group, Layout};
@@ -26,7 +26,7 @@ pub fn initialise(
     layout: &Layout,
     params: &Params,
     seed: u64,
-) -> Result<(), TrainError> {
+) -> Result<(), RunError> {
     for p in &params.all {
         write(session, layout, p, p.group, &p.initial(seed))?;
     }
@@ -34,7 +34,7 @@ pub fn initialise(
 }
 
 /// Lets updates go ahead again: nothing has failed yet, or what has was replaced.
-fn clear_guard(session: &mut Session, layout: &Layout) -> Result<(), TrainError> {
+fn clear_guard(session: &mut Session, layout: &Layout) -> Result<(), RunError> {
     let guard = layout.guard();
     Ok(session.write_state(guard.group, guard.offset, &[0.0])?)
 }
@@ -45,7 +45,7 @@ fn write(
     p: &Param,
     group: Group,
     data: &[f32],
-) -> Result<(), TrainError> {
+) -> Result<(), RunError> {
     let range = layout.get(&p.name).unwrap_or_else(|| panic!("{} is not laid out", p.name)).range;
     Ok(session.write_state(group, range.offset, data)?)
 }
@@ -66,11 +66,11 @@ pub fn snapshot(
     session: &mut Session,
     batches: u64,
     moments: &[Group],
-) -> Result<Snapshot, TrainError> {
+) -> Result<Snapshot, RunError> {
     let groups = [Group::Param, Group::Buffer].iter().chain(moments);
     let flats = groups
         .map(|&group| Ok((group, session.read_state(group)?)))
-        .collect::<Result<_, TrainError>>()?;
+        .collect::<Result<_, RunError>>()?;
     Ok(Snapshot { flats, batches })
 }
 
@@ -112,7 +112,7 @@ pub fn export(
     params: &Params,
     batches: u64,
     moments: &[Group],
-) -> Result<BTreeMap<String, NamedTensor>, TrainError> {
+) -> Result<BTreeMap<String, NamedTensor>, RunError> {
     Ok(snapshot(session, batches, moments)?.tensors(layout, params))
 }
 
@@ -128,7 +128,7 @@ pub fn import(
     params: &Params,
     file: &Checkpoint,
     moments: &[Group],
-) -> Result<(), TrainError> {
+) -> Result<(), RunError> {
     let moments_of = |p: &Param| if p.group == Group::Param { moments } else { &[] };
     // Everything is checked before anything is written.
     for p in &params.all {
@@ -155,7 +155,7 @@ pub fn import(
 pub fn select(
     file: &Checkpoint,
     params: &Params,
-) -> Result<BTreeMap<String, NamedTensor>, TrainError> {
+) -> Result<BTreeMap<String, NamedTensor>, RunError> {
     let mut tensors = BTreeMap::new();
     for p in &params.all {
         tensors.insert(
@@ -183,7 +183,7 @@ fn counters(params: &Params) -> impl Iterator<Item = String> {
 
 /// A tensor of a file that is of this model and holds what a training can make: every file whose
 /// weights are used comes through here.
-fn find<'a>(file: &'a Checkpoint, p: &Param, name: &str) -> Result<&'a [f32], TrainError> {
+fn find<'a>(file: &'a Checkpoint, p: &Param, name: &str) -> Result<&'a [f32], RunError> {
     let x = shaped(file, p, name)?;
     let variance = name.ends_with(".running_var") || name.starts_with(prefix(Group::Moment2));
     let bad = |x: &f32| !x.is_finite() || variance && *x < 0.0;
@@ -197,7 +197,7 @@ fn find<'a>(file: &'a Checkpoint, p: &Param, name: &str) -> Result<&'a [f32], Tr
     };
     let message =
         format!("`{name}` holds {value} at {:?}; {rule}", coordinates(at, &p.file.shape()));
-    Err(TrainError::Weights { message })
+    Err(RunError::Weights { message })
 }
 
 /// Where element `at` of a tensor is.
@@ -208,8 +208,8 @@ fn coordinates(mut at: usize, shape: &[usize]) -> Vec<usize> {
     place
 }
 
-fn shaped<'a>(file: &'a Checkpoint, p: &Param, name: &str) -> Result<&'a [f32], TrainError> {
-    let wrong = |message: String| Err(TrainError::Architecture { message });
+fn shaped<'a>(file: &'a Checkpoint, p: &Param, name: &str) -> Result<&'a [f32], RunError> {
+    let wrong = |message: String| Err(RunError::Architecture { message });
     match file.tensors.get(name) {
         None => wrong(format!(
             "the checkpoint has no tensor `{name}` (this model needs shape {:?})",

@@ -49,7 +49,7 @@ pub fn unwrap(file: &mut Checkpoint) -> Result<Option<String>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::checkpoint::NamedTensor;
+    use crate::run::checkpoint::NamedTensor;
 
     fn names(names: &[&str]) -> Checkpoint {
         let tensor = |name: &&str| ((*name).to_owned(), NamedTensor::f32(&[1], vec![1.0]));

@@ -1,17 +1,17 @@
 //! Running a trained encoder over a data set: features, kNN, reconstruction grids.
 
-use super::TrainError;
-use super::fit::{self, Fit};
 use super::grid;
 use super::knn::{Features, knn};
-use super::run::Trained;
-use super::state;
 use crate::data::{Loader, View};
 use crate::device::{Data, PlanId, Session};
 use crate::ir::Layout;
 use crate::method::{self, ModelConfig, Protocol, Training};
 use crate::nn::Params;
 use crate::ops::StepUniforms;
+use crate::run::RunError;
+use crate::run::fit::{self, Fit};
+use crate::run::state;
+use crate::run::trained::Trained;
 
 /// Neighbours and temperatures that are reported.
 pub const KNN: [(usize, f32); 4] = [(20, 0.07), (20, 0.1), (200, 0.07), (200, 0.1)];
@@ -69,7 +69,7 @@ impl Evaluator {
         protocol: Protocol,
         trained: Option<&Trained>,
         seed: u64,
-    ) -> Result<Self, TrainError> {
+    ) -> Result<Self, RunError> {
         let training = method::training(&model, Training::default());
         let layout = training.graph.layout;
         fit::check_state(&session, &layout)?;
@@ -83,7 +83,7 @@ impl Evaluator {
         Ok(Self { session, model, protocol, layout, plans: [None; 2] })
     }
 
-    fn plan(&mut self, augment: bool) -> Result<PlanId, TrainError> {
+    fn plan(&mut self, augment: bool) -> Result<PlanId, RunError> {
         if let Some(plan) = self.plans[usize::from(augment)] {
             return Ok(plan);
         }
@@ -107,7 +107,7 @@ impl Evaluator {
         &mut self,
         pixels: &[u32],
         augment: Option<&StepUniforms>,
-    ) -> Result<Vec<f32>, TrainError> {
+    ) -> Result<Vec<f32>, RunError> {
         let plan = self.plan(augment.is_some())?;
         run_features(&mut self.session, plan, pixels, augment.unwrap_or(&StepUniforms::default()))
     }
@@ -120,7 +120,7 @@ impl Evaluator {
         &mut self,
         view: &View,
         progress: impl FnMut(usize),
-    ) -> Result<Features, TrainError> {
+    ) -> Result<Features, RunError> {
         let plan = self.plan(false)?;
         features(&mut self.session, plan, &self.model, view, progress)
     }
@@ -136,7 +136,7 @@ impl Evaluator {
         images: usize,
         views: usize,
         step: &StepUniforms,
-    ) -> Result<Embedded, TrainError> {
+    ) -> Result<Embedded, RunError> {
         let model = ModelConfig { batch: images, ..self.model };
         let graph = method::embedding(&model, &self.layout).graph;
         let plan = self.session.load(self.session.lower("views", &graph))?;
@@ -145,7 +145,7 @@ impl Evaluator {
             .transpose()?
             .filter(|batch| batch.valid == images);
         let Some(batch) = first else {
-            return Err(TrainError::config(
+            return Err(RunError::config(
                 format!("{images} images are needed, the set has {}", view.len()),
                 None,
             ));
@@ -194,14 +194,14 @@ impl Evaluator {
         view: &View,
         count: usize,
         step: &StepUniforms,
-    ) -> Result<Picture, TrainError> {
+    ) -> Result<Picture, RunError> {
         let method = self.model.objective.method;
         if !method.reconstructs() {
             let message = format!(
                 "a {} model has no decoder, so there is nothing to reconstruct",
                 method.name()
             );
-            return Err(TrainError::config(
+            return Err(RunError::config(
                 message,
                 Some(
                     "`aavae probe`, `knn` and `embed` take every model; views are in \
@@ -228,7 +228,7 @@ pub fn features(
     model: &ModelConfig,
     view: &View,
     mut progress: impl FnMut(usize),
-) -> Result<Features, TrainError> {
+) -> Result<Features, RunError> {
     let dim = model.net.features();
     let mut features = Features {
         dim,
@@ -250,7 +250,7 @@ fn run_features(
     plan: PlanId,
     pixels: &[u32],
     step: &StepUniforms,
-) -> Result<Vec<f32>, TrainError> {
+) -> Result<Vec<f32>, RunError> {
     session.upload(plan, 0, Data::U32(pixels))?;
     session.run(plan, step)?;
     session.drain(plan)?;
@@ -270,10 +270,10 @@ pub fn reconstruction_grid(
     view: &View,
     count: usize,
     step: &StepUniforms,
-) -> Result<Picture, TrainError> {
+) -> Result<Picture, RunError> {
     let side = model.net.image;
     let Some(batch) = Loader::eval_batches(view, count)?.next() else {
-        return Err(TrainError::config("there is no image to reconstruct", None));
+        return Err(RunError::config("there is no image to reconstruct", None));
     };
     session.upload(plan, 0, Data::U32(&batch?.pixels))?;
     session.run(plan, step)?;
@@ -307,10 +307,10 @@ pub fn augmentation_grid(
     view: &View,
     count: usize,
     step: &StepUniforms,
-) -> Result<Picture, TrainError> {
+) -> Result<Picture, RunError> {
     let side = model.net.image;
     let Some(batch) = Loader::eval_batches(view, count)?.next() else {
-        return Err(TrainError::config("there is no image to augment", None));
+        return Err(RunError::config("there is no image to augment", None));
     };
     session.upload(plan, 0, Data::U32(&batch?.pixels))?;
     let mut rows: Vec<Vec<u8>> = Vec::new();
@@ -336,7 +336,7 @@ pub fn knn_table(
     train: &Features,
     test: &Features,
     classes: usize,
-) -> Result<Vec<(usize, f32, f32)>, TrainError> {
+) -> Result<Vec<(usize, f32, f32)>, RunError> {
     let ks: Vec<_> = KNN.into_iter().filter(|(k, _)| *k <= train.labels.len()).collect();
     let accuracies = knn(train, test, &ks, classes)?;
     Ok(ks.into_iter().zip(accuracies).map(|((k, t), a)| (k, t, a)).collect())

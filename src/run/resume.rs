@@ -6,11 +6,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::TrainError;
+use super::RunError;
 use super::checkpoint::Checkpoint;
 use super::config::{Difference, Fixed, RunConfig, flag};
 use super::folder::RunFolder;
-use super::run::{parse_config, read_config};
+use super::trained::{parse_config, read_config};
 use crate::ops::Choices;
 
 /// Scalars of the batches since the last record that was due, by step.
@@ -36,7 +36,7 @@ impl Resumed {
     /// # Errors
     /// If none is whole, if it is no run's or another version's, or if `asked` changes what may not
     /// change.
-    pub fn load(folder: &RunFolder, asked: &RunConfig) -> Result<Self, TrainError> {
+    pub fn load(folder: &RunFolder, asked: &RunConfig) -> Result<Self, RunError> {
         let resumed = Self::newest(folder)?;
         resumed.same_version()?;
         resumed.same_settings(folder, asked)?;
@@ -47,18 +47,18 @@ impl Resumed {
     ///
     /// # Errors
     /// If no checkpoint is whole, or it is no run's.
-    pub fn settings(folder: &RunFolder) -> Result<RunConfig, TrainError> {
+    pub fn settings(folder: &RunFolder) -> Result<RunConfig, RunError> {
         folder.resumes()?;
         let resumed = Self::newest(folder)?;
         parse_config(&resumed.path, resumed.says("config")?)
     }
 
-    fn newest(folder: &RunFolder) -> Result<Self, TrainError> {
+    fn newest(folder: &RunFolder) -> Result<Self, RunError> {
         let latest = folder.store().latest();
         let Some((path, checkpoint)) = latest.found else {
             let why = latest.skipped.first().map_or_else(String::new, |error| format!(": {error}"));
             let message = format!("no checkpoint of {} is whole{why}", folder.path().display());
-            return Err(TrainError::config(
+            return Err(RunError::config(
                 message,
                 Some("bring one back from a backup, or start another run with another --out"),
             ));
@@ -69,7 +69,7 @@ impl Resumed {
             .map(|error| format!("warning: skipped a checkpoint: {error}"))
             .collect();
         let step = checkpoint.step().ok_or_else(|| {
-            TrainError::config(
+            RunError::config(
                 format!("{} does not say its step; it is no checkpoint of a run", path.display()),
                 None,
             )
@@ -78,16 +78,16 @@ impl Resumed {
     }
 
     /// What a resumed run says of itself, by the name of its metadata.
-    fn says(&self, key: &str) -> Result<&str, TrainError> {
+    fn says(&self, key: &str) -> Result<&str, RunError> {
         self.checkpoint.meta.get(key).map(String::as_str).ok_or_else(|| {
-            TrainError::config(
+            RunError::config(
                 format!("{} does not say its {key}; it cannot be resumed", self.path.display()),
                 Some(ANOTHER),
             )
         })
     }
 
-    fn same_version(&self) -> Result<(), TrainError> {
+    fn same_version(&self) -> Result<(), RunError> {
         let (there, here) = (self.says("version")?, env!("CARGO_PKG_VERSION"));
         if there == here {
             return Ok(());
@@ -96,7 +96,7 @@ impl Resumed {
             "{} is of version {there}, this is {here}: the bits could differ",
             self.path.display()
         );
-        Err(TrainError::config(
+        Err(RunError::config(
             message,
             Some(
                 "resume it with that version, or start another run from its weights with \
@@ -105,7 +105,7 @@ impl Resumed {
         ))
     }
 
-    fn same_settings(&self, folder: &RunFolder, asked: &RunConfig) -> Result<(), TrainError> {
+    fn same_settings(&self, folder: &RunFolder, asked: &RunConfig) -> Result<(), RunError> {
         let saved = parse_config(&self.path, self.says("config")?)?;
         refuse_changes(folder, asked, &saved, &self.path)
     }
@@ -114,7 +114,7 @@ impl Resumed {
     ///
     /// # Errors
     /// If they are not.
-    pub fn same_data(&self, fingerprint: &str, config: &RunConfig) -> Result<(), TrainError> {
+    pub fn same_data(&self, fingerprint: &str, config: &RunConfig) -> Result<(), RunError> {
         if self.says("data")? == fingerprint {
             return Ok(());
         }
@@ -123,7 +123,7 @@ impl Resumed {
             config.dataset.name(),
             self.path.display()
         );
-        Err(TrainError::config(
+        Err(RunError::config(
             message,
             Some(
                 "give --data-dir the same data, or start another run from its weights with \
@@ -136,7 +136,7 @@ impl Resumed {
     ///
     /// # Errors
     /// If it is not.
-    pub fn same_device(&self, device: &str, another: bool) -> Result<(), TrainError> {
+    pub fn same_device(&self, device: &str, another: bool) -> Result<(), RunError> {
         let there = self.says("device")?;
         if another || there == device {
             return Ok(());
@@ -145,7 +145,7 @@ impl Resumed {
             "{} was trained on `{there}`, this is `{device}`: the bits would differ",
             self.path.display()
         );
-        Err(TrainError::config(
+        Err(RunError::config(
             message,
             Some("name its device with --device, or go on all the same with --allow-device-change"),
         ))
@@ -155,7 +155,7 @@ impl Resumed {
     ///
     /// # Errors
     /// If it has.
-    pub fn fits(&self, total: u64) -> Result<(), TrainError> {
+    pub fn fits(&self, total: u64) -> Result<(), RunError> {
         if self.step <= total {
             return Ok(());
         }
@@ -164,7 +164,7 @@ impl Resumed {
             self.path.display(),
             self.step
         );
-        Err(TrainError::config(message, Some("raise --epochs or --max-steps to continue")))
+        Err(RunError::config(message, Some("raise --epochs or --max-steps to continue")))
     }
 
     /// Which kernels the run was trained with; none for the table of defaults.
@@ -176,13 +176,13 @@ impl Resumed {
     ///
     /// # Errors
     /// If they cannot be read.
-    pub fn window(&self, scalars: usize) -> Result<Window, TrainError> {
+    pub fn window(&self, scalars: usize) -> Result<Window, RunError> {
         let Some(text) = self.checkpoint.meta.get("window") else { return Ok(Window::new()) };
         let window = serde_json::from_str(text).ok();
         let window = window
             .filter(|w: &Vec<(u32, Vec<u32>)>| w.iter().all(|(_, bits)| bits.len() == scalars));
         let window = window.ok_or_else(|| {
-            TrainError::config(
+            RunError::config(
                 format!("`{}`: the metadata `window` cannot be read", self.path.display()),
                 None,
             )
@@ -199,7 +199,7 @@ impl Resumed {
 ///
 /// # Errors
 /// If it changes what may not change.
-pub fn same_beginning(folder: &RunFolder, asked: &RunConfig) -> Result<(), TrainError> {
+pub fn same_beginning(folder: &RunFolder, asked: &RunConfig) -> Result<(), RunError> {
     let file = folder.path().join("config.toml");
     if !file.exists() {
         return Ok(()); // killed even before that
@@ -213,7 +213,7 @@ fn refuse_changes(
     asked: &RunConfig,
     saved: &RunConfig,
     path: &Path,
-) -> Result<(), TrainError> {
+) -> Result<(), RunError> {
     let changes = asked.differences(saved);
     let Some((change, why)) = asked.refuses(&changes) else { return Ok(()) };
     // Where the value comes from: the file, or else the command line.
@@ -229,12 +229,12 @@ fn refuse_changes(
     Err(match why {
         Fixed::Always => {
             let flags = RunConfig::MAY_CHANGE.map(flag).join(", ");
-            TrainError::config(
+            RunError::config(
                 message,
                 Some(&format!("a run is resumed as it was started; what may change is {flags}")),
             )
         }
-        Fixed::BySchedule => TrainError::config(
+        Fixed::BySchedule => RunError::config(
             format!("{message}: the learning rate of a run with a schedule depends on its length"),
             Some(
                 "resume it as it was started, or start another run from its weights with \

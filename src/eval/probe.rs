@@ -4,8 +4,7 @@
 
 use std::f64::consts::PI;
 
-use super::TrainError;
-use super::evaluate::Evaluator;
+use super::evaluator::Evaluator;
 use super::knn::Features;
 use crate::data::{Loader, Order, View};
 use crate::device::{Data, Session};
@@ -13,6 +12,7 @@ use crate::ir::{Graph, Group, autodiff};
 use crate::method;
 use crate::nn::Builder;
 use crate::ops::{Emit, Sgd, SoftmaxCrossEntropy, StepUniforms};
+use crate::run::RunError;
 use crate::tensor::{Shape, TensorType};
 
 /// What the probe is asked to do.
@@ -53,7 +53,7 @@ pub fn probe(
     train: &View,
     test: &Features,
     mut progress: impl FnMut(usize, f64),
-) -> Result<ProbeResult, TrainError> {
+) -> Result<ProbeResult, RunError> {
     let (batch, dim) = (evaluator.model.batch, evaluator.model.net.features());
     let classes = train.dataset.classes().len();
     let (training, layout) = classifier(batch, dim, classes, None);
@@ -61,7 +61,7 @@ pub fn probe(
     let plan = session.load(session.lower("probe", &training.graph))?;
     let (testing, _) = classifier(batch, dim, classes, Some(&layout));
     let test_plan = session.load(session.lower("probe test", &testing.graph))?;
-    super::state::initialise(&mut session, &layout, &training.params, config.seed)?;
+    crate::run::state::initialise(&mut session, &layout, &training.params, config.seed)?;
 
     let order = Order::new(train.len(), batch, config.seed, true)?;
     let total = order.steps_per_epoch() * config.epochs as u64;
@@ -84,9 +84,9 @@ pub fn probe(
             (correct, loss, seen) = (0.0, 0.0, 0.0);
             for (step, values) in session.drain(plan)? {
                 if values.iter().any(|x| !x.is_finite()) {
-                    let what = TrainError::what(&session.plan(plan).ring.scalars, &values);
+                    let what = RunError::what(&session.plan(plan).ring.scalars, &values);
                     let (step, tensor) = (u64::from(step) + 1, "classifier".into());
-                    return Err(TrainError::NotFinite { split: "probe's", step, what, tensor });
+                    return Err(RunError::NotFinite { split: "probe's", step, what, tensor });
                 }
                 loss += f64::from(values[0]) * batch as f64;
                 correct += f64::from(values[1]);

@@ -1,0 +1,158 @@
+//! What stops a run.
+
+use std::path::PathBuf;
+
+use super::checkpoint::CheckpointError;
+use super::metrics::MetricsError;
+use crate::disk::{DiskError, LockError};
+
+/// What stops a run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// Device.
+    #[error(transparent)]
+    Device(#[from] crate::device::DeviceError),
+    /// Data.
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
+    /// Checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// `metrics.jsonl`.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// Features that cannot be classified.
+    #[error("{0}")]
+    Features(String),
+    /// The checkpoint belongs to another model.
+    #[error("{message}")]
+    Architecture {
+        /// Which tensor, with the shapes.
+        message: String,
+    },
+    /// A file or folder of the run.
+    #[error(transparent)]
+    Io(#[from] DiskError),
+    /// Another process works in the folder.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A scalar of a step, or one of its gradients, that is no number.
+    #[error("the {split} {what} at step {step}; the first tensor that is not finite is `{tensor}`")]
+    NotFinite {
+        /// "training", "validation" or "probe's".
+        split: &'static str,
+        /// Step, counted from 1 as in `metrics.jsonl`.
+        step: u64,
+        /// Which scalar, and its value: "loss is NaN".
+        what: String,
+        /// Label of the tensor.
+        tensor: String,
+    },
+    /// A file with a weight, a statistic or a moment that no training makes.
+    #[error("{message}")]
+    Weights {
+        /// Which element, and what it is.
+        message: String,
+    },
+    /// A weight or a moment that is no number: such a checkpoint is not written.
+    #[error(
+        "after step {step} the first tensor that is not finite is `{tensor}`; it was not saved"
+    )]
+    NotFiniteState {
+        /// Step, counted from 1.
+        step: u64,
+        /// Name of the tensor.
+        tensor: String,
+    },
+    /// A disk that filled up under a run.
+    #[error("{0}")]
+    NoRoom(Box<RunError>),
+    /// A wrong request.
+    #[error("{message}")]
+    Config {
+        /// What is wrong.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+}
+
+impl RunError {
+    pub(crate) fn config(message: impl Into<String>, hint: Option<&str>) -> Self {
+        Self::Config { message: message.into(), hint: hint.map(Into::into) }
+    }
+    /// The first of a step's scalars that is not finite, in words.
+    pub(crate) fn what(names: &[String], values: &[f32]) -> String {
+        match names.iter().zip(values).find(|(_, value)| !value.is_finite()) {
+            Some((name, value)) if name != crate::method::FINITE => format!("{name} is {value}"),
+            _ => "gradient is not finite".into(),
+        }
+    }
+    /// Of an error that stopped a run: one that can be resumed once there is room.
+    pub(crate) fn of_run(self) -> Self {
+        let full = match &self {
+            Self::Io(e)
+            | Self::Checkpoint(CheckpointError::Io(e))
+            | Self::Metrics(MetricsError::Io(e)) => e.is_full(),
+            _ => false,
+        };
+        if full { Self::NoRoom(Box::new(self)) } else { self }
+    }
+    /// Names the file that a checkpoint's error is about.
+    pub(crate) fn of_file(self, path: &std::path::Path) -> Self {
+        match self {
+            Self::Architecture { message } => {
+                Self::Architecture { message: format!("`{}`: {message}", path.display()) }
+            }
+            Self::Weights { message } => {
+                Self::Weights { message: format!("`{}`: {message}", path.display()) }
+            }
+            other => other,
+        }
+    }
+    pub(crate) fn io(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let named = DiskError::of(action, path);
+        move |source| Self::Io(named(source))
+    }
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Data(e) => e.hint(),
+            Self::Config { hint, .. } => hint.clone(),
+            Self::Checkpoint(e) => e.hint(),
+            Self::Device(e) => e.hint().map(Into::into),
+            Self::Lock(LockError::Held { .. }) => Some(
+                "wait until it has ended, or stop it; \
+                another run needs another folder"
+                    .into(),
+            ),
+            Self::Lock(LockError::Disk(e)) => e.hint(),
+            Self::Metrics(MetricsError::Io(e)) | Self::Io(e) => e.hint(),
+            Self::NoRoom(_) => Some(
+                "free some space and continue with `--resume`; the checkpoints \
+                saved before are whole"
+                    .into(),
+            ),
+            Self::NotFinite { .. } | Self::NotFiniteState { .. } => Some(
+                "use a lower --learning-rate; the checkpoints saved before are whole, and \
+                 `--init-from` with another --out starts from one"
+                    .into(),
+            ),
+            Self::Weights { .. } => Some(
+                "the file is damaged, or the training that wrote it had failed; take an \
+                    earlier checkpoint"
+                    .into(),
+            ),
+            Self::Architecture { .. } => Some(
+                "use the --encoder, --decoder, --width, --latent-dim and --method the \
+                    checkpoint was trained with"
+                    .into(),
+            ),
+            _ => None,
+        }
+    }
+}

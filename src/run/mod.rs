@@ -1,0 +1,19 @@
+//! What a run is and what it leaves on disk: settings, folder, checkpoints, logs. Nothing here
+//! trains or measures; what does is above.
+
+pub mod checkpoint;
+pub mod config;
+mod error;
+pub mod events;
+pub mod fit;
+pub mod folder;
+pub mod foreign;
+pub mod metrics;
+pub mod resume;
+pub mod saver;
+pub mod state;
+pub mod store;
+mod tfrecord;
+pub mod trained;
+
+pub use error::RunError;
