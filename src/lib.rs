@@ -32,8 +32,8 @@
 //! Each uses only those before it (`tests/hygiene.rs` reads the imports):
 //!
 //! [`text`], [`tensor`], [`rng`], [`disk`] → [`ops`] → [`shader`] → [`ir`] → [`plan`] → [`device`]
-//! → [`check`] → [`tune`] → [`nn`] → [`model`] → [`method`] → [`data`] → [`run`] → [`eval`] → [`train`]
-//! → [`interop`] → [`reproduce`] → [`monitor`] → [`cli`].
+//! → [`check`] → [`tune`] → [`nn`] → [`model`] → [`optim`] → [`method`] → [`data`] → [`run`] → [`eval`]
+//! → [`train`] → [`interop`] → [`reproduce`] → [`monitor`] → [`cli`].
 //!
 //! # Vocabulary
 //!
@@ -113,6 +113,7 @@ pub mod model;
 pub mod monitor;
 pub mod nn;
 pub mod ops;
+pub mod optim;
 pub mod plan;
 pub mod reproduce;
 pub mod rng;

@@ -24,6 +24,10 @@
 //! on two words, `r = sqrt(-2 ln(((a >> 8) + 0.5) * 2^-24))`, `(r cos(2 pi u_b), r sin(2 pi u_b))`:
 //! words 0, 1 give normals 0, 1; words 2, 3 give 2, 3.
 
+/// Steps of validation, evaluation and figures are counted from here on, so that they never share
+/// a draw with training.
+pub const EVALUATION_STEP: u32 = 1 << 31;
+
 /// What a draw is for; a stream changes the key, so streams never share a draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]

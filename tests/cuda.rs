@@ -32,7 +32,7 @@ use aavae::shader::{cuda, source};
 use compiler::Bug;
 use emulated::{Emulated, Order};
 use libtest_mimic::{Arguments, Failed, Trial};
-use support::{METHODS, check};
+use support::check;
 
 /// Largest accepted difference of scalars and of the weights' length after [`STEPS`] steps. Adam
 /// turns the sign of a gradient near zero into a whole step, so that f32 differs from f64 by up to
@@ -176,7 +176,7 @@ fn bugs() -> Vec<Trial> {
 
 /// Compiles everything at once: many kernels share a run of the compiler.
 fn prepare() -> Result<(), String> {
-    let mut plans: Vec<Plan> = METHODS.iter().map(|m| step(*m)).collect();
+    let mut plans: Vec<Plan> = Method::ALL.iter().map(|m| step(*m)).collect();
     for case in aavae::ops::all_cases() {
         plans.extend(tiles(&case).into_iter().map(|v| plan(&case, v)));
     }
@@ -197,7 +197,7 @@ fn main() -> ExitCode {
     for case in aavae::ops::all_cases() {
         emulated.push(Trial::test(format!("{}/cuda-emulated", name(&case)), move || op(&case)));
     }
-    for method in METHODS {
+    for &method in Method::ALL {
         let name = format!("steps/{}/cuda-emulated", method.name());
         emulated.push(Trial::test(name, move || steps(method)));
     }

@@ -13,7 +13,7 @@ use aavae::ops;
 use aavae::shader::FILES;
 
 /// Every layer uses only those before it (crate docs, "Layers").
-const LAYERS: [&str; 22] = [
+const LAYERS: [&str; 23] = [
     "text",
     "tensor",
     "rng",
@@ -27,6 +27,7 @@ const LAYERS: [&str; 22] = [
     "tune",
     "nn",
     "model",
+    "optim",
     "method",
     "data",
     "run",

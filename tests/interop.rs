@@ -23,7 +23,7 @@ use aavae::device::Data;
 use aavae::interop::import::{self, Options};
 use aavae::interop::torchvision;
 use aavae::ir::Graph;
-use aavae::method::{Method, Training, View, training};
+use aavae::method::{Method, Training, Views, training};
 use aavae::model::{Depth, Stem, resnet};
 use aavae::nn::Builder;
 use aavae::ops::StepUniforms;
@@ -273,7 +273,7 @@ fn imported_weights_compute_the_golden_numbers(case: &str, method: Method) -> Re
     let (n, side) = (config.batch_size, config.image_size);
     let model = training(
         &config.model([0.0; 3], [1.0; 3]),
-        Training { view: View::Given, update: false, ..Training::default() },
+        Training { views: Views::Given, update: false, ..Training::default() },
     );
     let mut session = Device::Cpu.open()?;
     let session = &mut session;

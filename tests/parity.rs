@@ -22,10 +22,11 @@ use std::process::ExitCode;
 
 use aavae::device::{Data, Session};
 use aavae::ir::{Graph, Group};
-use aavae::method::{self, Method, Model, Optimizer, Training, View, training};
+use aavae::method::{self, Method, Model, Training, Views, training};
 use aavae::model::resnet;
 use aavae::nn::{Builder, Param};
 use aavae::ops::StepUniforms;
+use aavae::optim::Optimizer;
 use aavae::plan::{Options, Plan, lower};
 use aavae::run::config::RunConfig;
 use aavae::tensor::{Shape, TensorType};
@@ -115,7 +116,7 @@ fn network(file: &str, case: &Value, device: &Device, fused: bool) -> Result<(),
     let model_config = config.model([0.0; 3], [1.0; 3]);
     let model = training(
         &model_config,
-        Training { view: View::Given, update: false, ..Training::default() },
+        Training { views: Views::Given, update: false, ..Training::default() },
     );
     let layout = model.graph.layout.clone();
     let mut session = device.open()?;
@@ -218,7 +219,7 @@ fn measures(file: &str, case: &Value, device: &Device) -> Result<(), Failed> {
     let std: [f64; 3] = serde_json::from_value(case["std"].clone())?;
     let model_config = config.model([0.0; 3], std.map(|x| x as f32));
     let golden = Tensors::open(file);
-    let trained = training(&model_config, Training { view: View::Given, ..Training::default() });
+    let trained = training(&model_config, Training { views: Views::Given, ..Training::default() });
     let layout = trained.graph.layout.clone();
     let mut session = device.open()?;
     let session = &mut session;
@@ -254,7 +255,7 @@ fn measures(file: &str, case: &Value, device: &Device) -> Result<(), Failed> {
     let tolerance = if *device == Device::Reference { F64 } else { F32 };
     let mut report = Report::new(&format!("{file} {}", device.name()), tolerance);
     let scalars = run(
-        &method::validation(&model_config, &layout, View::Given).graph,
+        &method::validation(&model_config, &layout, Views::Given).graph,
         "eps",
         1,
         &["log_pxz", "kl"],
@@ -266,7 +267,7 @@ fn measures(file: &str, case: &Value, device: &Device) -> Result<(), Failed> {
         report.tensor(name, &[f64::from(*value)], golden.get(name));
     }
     let weights = run(
-        &method::importance(&model_config, &layout, samples, View::Given).graph,
+        &method::importance(&model_config, &layout, samples, Views::Given).graph,
         "eps_samples",
         samples,
         &["log_weights"],
@@ -281,7 +282,7 @@ fn measures(file: &str, case: &Value, device: &Device) -> Result<(), Failed> {
         golden.get("bits_per_dim"),
     );
     let views = run(
-        &method::views(&model_config, &layout, View::Given).graph,
+        &method::views(&model_config, &layout, Views::Given).graph,
         "eps",
         1,
         &["cosine", "kl"],
@@ -332,7 +333,7 @@ fn curve(
         .collect();
     let shrink = case["decoder_scale"].as_f64().ok_or("no scale")? as f32;
 
-    let how = Training { view: View::Given, rule: run.update(), ..Training::default() };
+    let how = Training { views: Views::Given, rule: run.update(), ..Training::default() };
     let model = training(&run.model([0.0; 3], [1.0; 3]), how);
     let mut session = device.open()?;
     let session = &mut session;

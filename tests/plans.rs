@@ -17,15 +17,16 @@ use std::process::ExitCode;
 
 use aavae::device::{Data, Host, Session};
 use aavae::ir::{Graph, Group, Range, autodiff, fuse};
-use aavae::method::{self, Method, Optimizer, Protocol, Training, Update, View};
+use aavae::method::{self, Method, Protocol, Training, Views};
 use aavae::ops::{
     BatchNorm, Binding, Conv2d, Dot, Emit, Io, Relu, ReluGrad, Scale, Target, ValueId, WeightedSum,
 };
+use aavae::optim::{self, Optimizer, Update};
 use aavae::plan::{Limits, Options, Place, Plan, PlanError, lower, summary, verify};
 use aavae::rng::{Philox, Stream};
 use aavae::tensor::{Shape, TensorType};
 use libtest_mimic::{Arguments, Failed, Trial};
-use support::{Device, METHODS, check, config, fill, load, reset, run, states, uniforms};
+use support::{Device, check, config, fill, load, reset, run, states, uniforms};
 
 /// The reviewed plans.
 fn reviewed() -> Vec<(String, Plan)> {
@@ -38,7 +39,7 @@ fn reviewed() -> Vec<(String, Plan)> {
         )
     };
     let mut plans: Vec<_> =
-        METHODS.iter().map(|m| (format!("{}_train", m.name()), train(*m, tile))).collect();
+        Method::ALL.iter().map(|m| (format!("{}_train", m.name()), train(*m, tile))).collect();
     let broadcast = Target { subgroup: Some(8), software: true, ..tile };
     plans.push(("aavae_train_broadcast8".into(), train(Method::Aavae, broadcast)));
     let config = config(Method::Aavae, 16, 2);
@@ -46,7 +47,8 @@ fn reviewed() -> Vec<(String, Plan)> {
     for (name, optimizer) in
         [("adam", Optimizer::Adam), ("lars", Optimizer::Lars), ("lamb", Optimizer::Lamb)]
     {
-        let update = method::update(&layout, Update { optimizer, weight_decay: 0.1 });
+        let update =
+            optim::update(&layout, Update { optimizer, weight_decay: 0.1, ..Update::default() });
         plans.push((format!("update_{name}"), lower("update", &update, Options::default())));
     }
     plans.push((
@@ -556,7 +558,7 @@ fn fusion(method: Method) -> Result<(), Failed> {
     for fuse in [false, true] {
         let model = method::training(
             &config,
-            Training { view: View::Given, update: false, ..Training::default() },
+            Training { views: Views::Given, update: false, ..Training::default() },
         );
         let mut host = Session::from(Host::<f64>::new());
         host.allocate(&model.graph.layout);
@@ -636,7 +638,7 @@ fn main() -> ExitCode {
         Trial::test("fusion asks the device", fusion_asks_the_device),
         Trial::test("an upload of another size is refused", uploads_are_checked),
     ];
-    for method in METHODS {
+    for &method in Method::ALL {
         trials.push(Trial::test(
             format!("fusion changes nothing/{}/reference", method.name()),
             move || fusion(method),

@@ -13,11 +13,10 @@ use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 
 use aavae::ir::Graph;
-use aavae::method::{
-    self, Compare, Method, ModelConfig, Objective, Optimizer, Protocol, Training, Update, View,
-};
+use aavae::method::{self, Compare, Method, ModelConfig, Objective, Protocol, Training, Views};
 use aavae::model::{Depth, NetConfig, Stem};
 use aavae::ops::{Binding, Dispatch, Io, Kernel, StepUniforms, Target, all_cases};
+use aavae::optim::{self, Optimizer, Update};
 use aavae::plan::{Options, lower};
 use aavae::shader::{FILES, file, source};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -212,25 +211,26 @@ fn graphs(depth: Depth, stem: Stem, method: Method) -> Vec<(&'static str, Graph)
     };
     let train = method::training(&config, Training::default()).graph;
     let layout = train.layout.clone();
-    let update =
-        |optimizer, weight_decay| method::update(&layout, Update { optimizer, weight_decay });
+    let update = |optimizer, weight_decay| {
+        optim::update(&layout, Update { optimizer, weight_decay, ..Update::default() })
+    };
     let mut graphs = vec![
         ("train", train),
         ("update by adam", update(Optimizer::Adam, 0.1)),
         ("update by sgd", update(Optimizer::Sgd, 0.1)),
         ("update by lars", update(Optimizer::Lars, 0.1)),
         ("update by lamb", update(Optimizer::Lamb, 0.1)),
-        ("validation", method::validation(&config, &layout, View::Augmented).graph),
+        ("validation", method::validation(&config, &layout, Views::Drawn).graph),
         ("figures", method::figures(&config, &layout).graph),
         ("features", method::features(&config, &layout, protocol, false).graph),
         ("probe features", method::features(&config, &layout, protocol, true).graph),
     ];
     if method.reconstructs() {
-        graphs.push(("views", method::views(&config, &layout, View::Augmented).graph));
+        graphs.push(("views", method::views(&config, &layout, Views::Drawn).graph));
     }
     if method.samples() {
         let few = ModelConfig { batch: batch / 16, ..config };
-        graphs.push(("importance", method::importance(&few, &layout, 16, View::Augmented).graph));
+        graphs.push(("importance", method::importance(&few, &layout, 16, Views::Drawn).graph));
     }
     graphs
 }

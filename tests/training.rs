@@ -13,8 +13,9 @@ use std::process::ExitCode;
 use aavae::data::{self, Kind, Loader, OpenOptions};
 use aavae::device::{Data, Host, PlanId, Session};
 use aavae::ir::Group;
-use aavae::method::{self, Method, ModelConfig, Optimizer, Protocol, Training, Update, View};
+use aavae::method::{self, Method, ModelConfig, Protocol, Training, Views};
 use aavae::ops::{Op, StepUniforms};
+use aavae::optim::{self, Optimizer, Update};
 use aavae::plan::{Options, held_bytes, lower};
 use aavae::run::checkpoint::Checkpoint;
 use aavae::run::config::RunConfig;
@@ -23,7 +24,7 @@ use aavae::run::trained::model_config;
 use aavae::train::measure::{Measures, bits_per_dim, log_mean_exp};
 use aavae::train::plans::{self, Sizes};
 use libtest_mimic::{Arguments, Failed, Trial};
-use support::{Device, METHODS, check, config, fill, load, pixels, reset, run, states, uniforms};
+use support::{Device, check, config, fill, load, pixels, reset, run, states, uniforms};
 
 const RATE: f32 = 1e-3;
 const MOMENTS: [Group; 2] = [Group::Moment1, Group::Moment2];
@@ -59,9 +60,9 @@ fn amplify_decoder(session: &mut Session, model: &method::Model) -> Result<(), F
 }
 
 /// Trains on one batch; the loss must fall below `factor` of the first.
-fn overfits(method: Method, view: View, steps: u32, factor: f64) -> Result<(), Failed> {
+fn overfits(method: Method, views: Views, steps: u32, factor: f64) -> Result<(), Failed> {
     let config = config(method, 16, 8);
-    let model = method::training(&config, Training { view, ..Training::default() });
+    let model = method::training(&config, Training { views, ..Training::default() });
     let mut host = Session::from(Host::<f32>::new());
     host.allocate(&model.graph.layout);
     let id = load(&mut host, &model, true)?;
@@ -74,7 +75,7 @@ fn overfits(method: Method, view: View, steps: u32, factor: f64) -> Result<(), F
     let losses: Vec<f64> = host.drain(id)?.iter().map(|(_, v)| excess(&config, v[0])).collect();
     let last = losses[losses.len() - 5..].iter().sum::<f64>() / 5.0;
     eprintln!(
-        "{} {view:?}: {:.4} to {last:.4}, factor {:.4}",
+        "{} {views:?}: {:.4} to {last:.4}, factor {:.4}",
         method.name(),
         losses[0],
         last / losses[0]
@@ -134,7 +135,7 @@ fn seeds(device: &Device) -> Result<(), Failed> {
 /// Each weight and each draw is specified by counters, so no thread can change it; sums have fixed
 /// trees.
 fn threads() -> Result<(), Failed> {
-    for method in METHODS {
+    for &method in Method::ALL {
         let model = method::training(&config(method, 16, 5), Training::default());
         let traces = [1, 2, 3].map(|n| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build()?;
@@ -243,9 +244,9 @@ fn evaluation(device: &Device) -> Result<(), Failed> {
     let before = states(session)?;
     check(initial[1] != before[1], || "training does not move the running statistics".into())?;
     for (name, graph) in [
-        ("validation", method::validation(&config, layout, View::Augmented).graph),
-        ("importance", method::importance(&config, layout, 3, View::Augmented).graph),
-        ("views", method::views(&config, layout, View::Augmented).graph),
+        ("validation", method::validation(&config, layout, Views::Drawn).graph),
+        ("importance", method::importance(&config, layout, 3, Views::Drawn).graph),
+        ("views", method::views(&config, layout, Views::Drawn).graph),
         ("figures", method::figures(&config, layout).graph),
         ("features", method::features(&config, layout, Protocol::PadCrop, true).graph),
         (
@@ -391,7 +392,7 @@ fn a_bad_batch(device: &Device) -> Result<(), Failed> {
     const PARTS: usize = 3;
     let part = method::training(
         &config(Method::Ae, 16, 2),
-        Training { view: View::Given, accumulate: PARTS, ..Training::default() },
+        Training { views: Views::Given, accumulate: PARTS, ..Training::default() },
     );
     let layout = &part.graph.layout;
     let mut session = device.open()?;
@@ -399,8 +400,8 @@ fn a_bad_batch(device: &Device) -> Result<(), Failed> {
     session.allocate(layout);
     let id = load(session, &part, true)?;
     let rules = [Optimizer::Adam, Optimizer::Sgd, Optimizer::Lars, Optimizer::Lamb]
-        .map(|optimizer| Update { optimizer, weight_decay: 0.1 });
-    let lowered = rules.map(|rule| session.lower("update", &method::update(layout, rule)));
+        .map(|optimizer| Update { optimizer, weight_decay: 0.1, ..Update::default() });
+    let lowered = rules.map(|rule| session.lower("update", &optim::update(layout, rule)));
     let mut updates = Vec::new();
     for plan in lowered.clone() {
         updates.push(session.load(plan)?);
@@ -470,7 +471,7 @@ fn same_draws() -> Result<(), Failed> {
     let mut host = Session::from(Host::<f32>::new());
     host.allocate(&model.graph.layout);
     reset(&mut host, &model, 4)?;
-    let validation = method::validation(&config, &model.graph.layout, View::Augmented);
+    let validation = method::validation(&config, &model.graph.layout, Views::Drawn);
     let validation = host.load(lower("validation", &validation.graph, Options::default()))?;
     fill(&mut host, validation)?;
     host.run(validation, &uniforms(9, 70, 0.0))?;
@@ -481,7 +482,7 @@ fn same_draws() -> Result<(), Failed> {
         &ModelConfig { batch: few, ..config },
         &model.graph.layout,
         samples,
-        View::Augmented,
+        Views::Drawn,
     )
     .graph;
     let log_pxz = graph
@@ -530,7 +531,7 @@ fn every_image_once() -> Result<(), Failed> {
     let got = Measures::new(&plans, sizes, &run, &config).evaluate(&mut host, &splits)?;
 
     let one =
-        method::importance(&ModelConfig { batch: 1, ..config }, layout, samples, View::Augmented)
+        method::importance(&ModelConfig { batch: 1, ..config }, layout, samples, Views::Drawn)
             .graph;
     let plan = host.load(lower("importance", &one, Options::default()))?;
     let (mut log_px, mut elbo) = (0.0, 0.0);
@@ -616,7 +617,7 @@ fn online_probe(device: &Device) -> Result<(), Failed> {
 
     let model = method::training(
         &with,
-        Training { view: View::Given, update: false, ..Training::default() },
+        Training { views: Views::Given, update: false, ..Training::default() },
     );
     let id = load(session, &model, true)?;
     reset(session, &model, 3)?;
@@ -675,13 +676,13 @@ fn main() -> ExitCode {
     let args = Arguments::from_args();
     let mut trials =
         vec![Trial::test("the bits do not depend on the number of threads/cpu", threads)];
-    for method in METHODS {
+    for &method in Method::ALL {
         // The batch's mean image alone gives 0.9, and so does SimCLR with all views in one point.
-        let test = move || overfits(method, View::Given, 150, 0.4);
+        let test = move || overfits(method, Views::Given, 150, 0.4);
         trials.push(Trial::test(format!("{} fits one batch/cpu", method.name()), test));
     }
     trials.push(Trial::test("aavae learns through its augmentation/cpu", || {
-        overfits(Method::Aavae, View::Augmented, 150, 0.7)
+        overfits(Method::Aavae, Views::Drawn, 150, 0.7)
     }));
     trials.extend(support::on_devices("a seed is its bits", &[Device::Cpu], seeds));
     trials.extend(support::on_devices("a checkpoint is the whole state", &[Device::Cpu], resume));

@@ -11,8 +11,9 @@ use std::process::ExitCode;
 
 use aavae::device::{Data, PlanId, Session};
 use aavae::ir::{Graph, Group, Range, autodiff};
-use aavae::method::{self, FINITE, Method, Optimizer, Training, Update, View};
+use aavae::method::{self, Method, Training, Views};
 use aavae::ops::{Dot, Emit, Scale, StepUniforms, Target, WeightedSum};
+use aavae::optim::{self, FINITE, Optimizer, Update};
 use aavae::plan::{Limits, Options, Place, Plan, Step, lower, verify};
 use aavae::tensor::{Shape, TensorType};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -77,7 +78,7 @@ fn step(
 fn overflowing_gradient(device: &Device) -> Result<(), Failed> {
     for optimizer in OPTIMIZERS {
         for at in [0, 77, SHAPES[1].len() - 1] {
-            let g = linear(Update { optimizer, weight_decay: 0.1 });
+            let g = linear(Update { optimizer, weight_decay: 0.1, ..Update::default() });
             let (guard, w) = (g.layout.guard(), g.layout.get("w").ok_or("no w")?.range);
             let mut session = device.open()?;
             session.allocate(&g.layout);
@@ -137,7 +138,8 @@ fn accumulated_gradients(device: &Device) -> Result<(), Failed> {
     let len = layout.size(Group::Param);
     let loss = layout.accumulated_loss().offset;
     for optimizer in OPTIMIZERS {
-        let g = method::update(&layout, Update { optimizer, weight_decay: 0.0 });
+        let g =
+            optim::update(&layout, Update { optimizer, weight_decay: 0.0, ..Update::default() });
         let mut session = device.open()?;
         session.allocate(&layout);
         let id = session.load(session.lower("update", &g))?;
@@ -195,8 +197,8 @@ fn cut_updates(device: &Device) -> Result<(), Failed> {
         .flat_map(|o| [(o, 0.1, 1), (o, 0.1, 2)])
         .chain([(Optimizer::Adam, 0.0, 1)])
     {
-        let rule = Update { optimizer, weight_decay };
-        let how = Training { view: View::Given, accumulate, rule, ..Training::default() };
+        let rule = Update { optimizer, weight_decay, ..Update::default() };
+        let how = Training { views: Views::Given, accumulate, rule, ..Training::default() };
         let model = method::training(&config(Method::Ae, 16, 2), how);
         let mut session = device.open()?;
         session.allocate(&model.graph.layout);
@@ -208,7 +210,7 @@ fn cut_updates(device: &Device) -> Result<(), Failed> {
             let options = Options::new(Target { max_binding, ..session.target() });
             let mut plans = vec![lower("train", &model.graph, options)];
             if accumulate > 1 {
-                plans.push(lower("update", &method::update(&model.graph.layout, rule), options));
+                plans.push(lower("update", &optim::update(&model.graph.layout, rule), options));
             }
             let updates = plans
                 .iter()
@@ -258,7 +260,7 @@ fn cut_update_plans(device: &Device) -> Result<(), Failed> {
     let model = method::training(&config(Method::Ae, 16, 2), Training::default());
     let layout = &model.graph.layout;
     for optimizer in OPTIMIZERS {
-        let g = method::update(layout, Update { optimizer, weight_decay: 0.1 });
+        let g = optim::update(layout, Update { optimizer, weight_decay: 0.1, ..Update::default() });
         let mut session = device.open()?;
         session.allocate(layout);
         let mut want: Option<Vec<Vec<u32>>> = None;

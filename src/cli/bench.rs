@@ -10,7 +10,7 @@ use super::inspect::ModelArgs;
 use super::{Failure, Outcome, choice, print_json, print_text, say, usage};
 use crate::device::{self, Data, PlanId, Session};
 use crate::ir::Graph;
-use crate::method::{self, ModelConfig, Training, View};
+use crate::method::{self, ModelConfig, Training, Views};
 use crate::ops::{Conv2d, Emit, Scale, StepUniforms};
 use crate::plan::summary;
 use crate::rng::{Philox, Stream};
@@ -111,11 +111,11 @@ pub(super) fn bench(args: &BenchArgs) -> Outcome {
     let (mut session, why) = device::open(&choice(&args.model.device)?)?;
     let session = &mut session;
     say(&format!("device: {} ({why})", session.device()));
-    let view = if args.augment { View::Augmented } else { View::Given };
+    let views = if args.augment { Views::Drawn } else { Views::Given };
     let model = |batch| {
         method::training(
             &ModelConfig { batch, ..config },
-            Training { view, rule: args.model.update(), ..Training::default() },
+            Training { views, rule: args.model.update(), ..Training::default() },
         )
     };
     let plan =

@@ -297,12 +297,7 @@ pub(super) fn reconstruct(args: &ReconstructArgs) -> Outcome {
     }
     let mut o = args.common.open()?;
     let view = o.view(args.common.split, false)?;
-    let step = StepUniforms {
-        seed_lo: o.config.seed as u32,
-        seed_hi: (o.config.seed >> 32) as u32,
-        step: 1 << 31,
-        ..StepUniforms::default()
-    };
+    let step = StepUniforms::evaluation(o.config.seed, 0);
     let png = o.evaluator.reconstruct(&view, args.count, &step)?;
     write_whole(&args.out, &png.bytes)?;
     let value = json!({ "file": args.out.display().to_string(), "images": args.count.min(view.len()), "width": png.width, "height": png.height });

@@ -9,8 +9,9 @@ use super::{Failure, Outcome, choice, print_json, print_text, say, usage};
 use crate::check;
 use crate::device::wgpu::adapters;
 use crate::device::{self, Choice, Pick};
-use crate::method::{Method, ModelConfig, Optimizer, Update};
+use crate::method::{Method, ModelConfig};
 use crate::model::{Depth, Stem};
+use crate::optim::{Optimizer, Update};
 use crate::plan::{Plan, held_bytes, summary};
 use crate::run::RunError;
 use crate::run::config::{RunConfig, can_accumulate};
@@ -147,7 +148,8 @@ pub(super) struct ModelArgs {
 
 impl ModelArgs {
     pub(super) fn update(&self) -> Update {
-        Update { optimizer: self.optimizer, weight_decay: self.weight_decay }
+        let (optimizer, weight_decay) = (self.optimizer, self.weight_decay);
+        Update { optimizer, weight_decay, ..Update::default() }
     }
 
     pub(super) fn model(&self) -> Result<ModelConfig, Failure> {

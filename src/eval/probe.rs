@@ -148,8 +148,8 @@ fn classifier(
         autodiff::backward(&mut b.graph, out[0]);
         let [param, grad, m] =
             [Group::Param, Group::Grad, Group::Moment1].map(|g| b.graph.whole(g));
-        let guard = method::guard(&mut b.graph, Group::Grad, out[0]);
-        b.graph.output(method::FINITE, guard);
+        let guard = crate::optim::guard(&mut b.graph, Group::Grad, out[0]);
+        b.graph.output(crate::optim::FINITE, guard);
         b.graph.label("optimizer");
         b.graph.emit(
             Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.0, plain: vec![] }.into(),

@@ -2,42 +2,17 @@
 
 use serde_json::Value;
 
-use crate::method::Method;
 use crate::run::config::{DataKind, RunConfig};
 use crate::text::{markdown, markdown_code};
 
-/// Method in words: what the encoder sees, what is minimised.
+/// What the encoder is of, and what its training minimises.
 fn method(config: &RunConfig) -> String {
-    let objective = config.objective();
-    let (name, what) = match config.method {
-        Method::Simclr => {
-            let temperature = objective.temperature;
-            return format!(
-                "The encoder of [SimCLR](https://arxiv.org/abs/2002.05709). It minimises NT-Xent \
-                 at temperature {temperature} between two views."
-            );
-        }
-        Method::Ae => ("autoencoder (AE)", "squared error of the reconstruction".to_owned()),
-        Method::Aaae => (
-            "augmentation-augmented autoencoder (AAAE)",
-            "squared error of the reconstruction from an augmented view".to_owned(),
-        ),
-        Method::Vae => {
-            ("variational autoencoder (VAE)", format!("`{} KL - log p(x|z)`", objective.kl_coeff))
-        }
-        Method::Aavae => (
-            "augmentation-augmented variational autoencoder (AAVAE)",
-            format!(
-                "`{} KL - log p(x|z)`, z encoded from an augmented view of x",
-                objective.kl_coeff
-            ),
-        ),
-    };
+    let (method, loss) = (config.method.definition(), config.objective().loss());
+    let (title, arxiv) = (method.title, method.arxiv);
     format!(
-        "The encoder of an {name}, [arXiv 2107.12329](https://arxiv.org/abs/2107.12329). It \
-        minimises {what}."
+        "The encoder of {title}, [arXiv {arxiv}](https://arxiv.org/abs/{arxiv}). It minimises \
+         {loss}."
     )
-    .replace("an variational", "a variational")
 }
 
 /// The command that trains these weights: on the device they were trained on its result is the same

@@ -175,27 +175,7 @@ fn network(file: &mut Checkpoint, options: &Options) -> Result<(RunConfig, Vec<S
             );
         }
     };
-    let (default, other) =
-        if samples { (Method::Aavae, Method::Vae) } else { (Method::Ae, Method::Aaae) };
-    let method = match options.method {
-        Some(method) if method == default || method == other => method,
-        Some(method) => {
-            return Err(format!(
-                "`{head}` is of {} or {}, not of --method {}",
-                default.name(),
-                other.name(),
-                method.name()
-            ));
-        }
-        None => {
-            notes.push(format!(
-                "weights of {0} and {1} look alike: taken as {0}; --method {1} is the other",
-                default.name(),
-                other.name()
-            ));
-            default
-        }
-    };
+    let method = method_of(head, samples, options.method, &mut notes)?;
     let latent_dim = match shape(file, head)? {
         [latent, _] => *latent,
         other => return Err(format!("`{head}` has shape {other:?}, expected [latent, features]")),
@@ -230,6 +210,45 @@ fn network(file: &mut Checkpoint, options: &Options) -> Result<(RunConfig, Vec<S
     };
     config.validate_network()?;
     Ok((config, notes))
+}
+
+/// The method of weights with this head, which `asked` may say: of those that reconstruct, several
+/// have the same networks.
+fn method_of(
+    head: &str,
+    samples: bool,
+    asked: Option<Method>,
+    notes: &mut Vec<String>,
+) -> Result<Method, String> {
+    let alike: Vec<Method> = Method::ALL
+        .iter()
+        .copied()
+        .filter(|method| method.reconstructs() && method.samples() == samples)
+        .collect();
+    let names = |methods: &[Method], word: &str| {
+        methods.iter().map(|method| method.name()).collect::<Vec<_>>().join(word)
+    };
+    match asked {
+        Some(method) if alike.contains(&method) => Ok(method),
+        Some(method) => Err(format!(
+            "`{head}` is of {}, not of --method {}",
+            names(&alike, " or "),
+            method.name()
+        )),
+        None => {
+            // The crate's default where it is one of them.
+            let default = RunConfig::default().method;
+            let taken = if alike.contains(&default) { default } else { alike[0] };
+            let others: Vec<Method> = alike.iter().copied().filter(|m| *m != taken).collect();
+            notes.push(format!(
+                "weights of {} look alike: taken as {}; --method {} is the other",
+                names(&alike, " and "),
+                taken.name(),
+                names(&others, " or ")
+            ));
+            Ok(taken)
+        }
+    }
 }
 
 fn shape<'a>(file: &'a Checkpoint, name: &str) -> Result<&'a [usize], String> {

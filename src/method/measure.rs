@@ -1,7 +1,11 @@
 //! What is measured of a trained model besides its objective: importance weights, and how alike a
 //! view and its original are.
 
-use super::{Method, Model, ModelConfig, View, augment, decoded, evaluation, images, log_scale};
+use super::ModelConfig;
+use super::graphs::{Model, evaluation};
+use super::images::{Views, augment, decode, images, pixels};
+use super::latent::{Latent, Noise, latent};
+use super::vae::log_scale;
 use crate::ir::Layout;
 use crate::model::{decoder::decoder, projection, resnet::encoder};
 use crate::nn::Builder;
@@ -14,9 +18,9 @@ use crate::tensor::{Shape, TensorType};
 /// `log_weights` `[N, K, 1, 1]` of K = `samples` latents of each image, in evaluation mode:
 /// `ln p(x|z) + ln p(z) - ln q(z|input)`, x and input being what the objective compares with and
 /// encodes. Noise of sample k: elements `k * latent ..` of the image's sequence ([`RandomNormal`]).
-pub fn importance(config: &ModelConfig, layout: &Layout, samples: usize, view: View) -> Model {
+pub fn importance(config: &ModelConfig, layout: &Layout, samples: usize, views: Views) -> Model {
     evaluation(layout, |b| {
-        let images = images(b, config, view, samples);
+        let images = images(b, config, views, samples);
         let h = encoder(b, &config.net, images.view);
         let posterior = projection::gaussian(b, &config.net, h);
         let log_scale = log_scale(b, &config.objective);
@@ -63,65 +67,56 @@ pub fn log_weights(
 /// where latents are sampled. With the uniform of a training step the view and its noise are those
 /// of that step; the original's noise, input `eps_original` where it is given, is the next `latent`
 /// elements of the sequence ([`RandomNormal`]).
-pub fn views(config: &ModelConfig, layout: &Layout, view: View) -> Model {
-    let side = config.net.image;
+pub fn views(config: &ModelConfig, layout: &Layout, views: Views) -> Model {
     evaluation(layout, |b| {
-        let (original, view, given) = match view {
-            View::Given => {
-                let ty = TensorType::f32(Shape::new(config.batch, side, side, 4));
-                (b.graph.input("original", ty), b.graph.input("view", ty), true)
-            }
-            View::Augmented => {
-                let (pixels, original) = decoded(b, config);
-                (original, augment(b, config, pixels), false)
-            }
-        };
-        let (view, q_view) =
-            latent(b, config, view, if given { Noise::Given("eps") } else { Noise::From(0) });
-        let noise =
-            if given { Noise::Given("eps_original") } else { Noise::From(config.net.latent) };
-        let (original, q_original) = latent(b, config, original, noise);
+        let (original, view) = view_and_original(b, config, views);
+        // The noise of the view is input `eps` where it is given.
+        let [of_view, of_original] = [("eps", 0), ("eps_original", config.net.latent)];
+        let view = latent_of(b, config, view, views, of_view);
+        let original = latent_of(b, config, original, views, of_original);
         b.graph.label("views");
-        let cosines = b.graph.emit1(CosineSimilarity.into(), &[view, original]);
+        let cosines = b.graph.emit1(CosineSimilarity.into(), &[view.z, original.z]);
         let total = b.graph.emit1(SumRows.into(), &[cosines]);
         let cosine = b.graph.emit1(Scale { a: 1.0 / config.batch as f32 }.into(), &[total]);
         b.graph.output("cosine", cosine);
-        if let (Some((mu, logvar)), Some((mu2, logvar2))) = (q_view, q_original) {
+        if let (Some((mu, logvar)), Some((mu2, logvar2))) = (view.posterior, original.posterior) {
             let kl = b.graph.emit1(KlGaussians.into(), &[mu, logvar, mu2, logvar2]);
             b.graph.output("kl", kl);
         }
     })
 }
 
-/// Noise of a latent.
-enum Noise {
-    /// Uploaded under this name.
-    Given(&'static str),
-    /// Drawn: the elements from here on of the image's sequence.
-    From(usize),
-}
-
-/// The latent of an image, and its posterior where it is sampled.
-fn latent(
-    b: &mut Builder,
-    config: &ModelConfig,
-    image: ValueId,
-    noise: Noise,
-) -> (ValueId, Option<(ValueId, ValueId)>) {
-    let h = encoder(b, &config.net, image);
-    match config.objective.method {
-        Method::Ae | Method::Aaae | Method::Simclr => {
-            (projection::deterministic(b, &config.net, h), None)
+/// The original images and a view of each, whatever the method trains on.
+fn view_and_original(b: &mut Builder, config: &ModelConfig, views: Views) -> (ValueId, ValueId) {
+    match views {
+        Views::Given => {
+            let side = config.net.image;
+            let ty = TensorType::f32(Shape::new(config.batch, side, side, 4));
+            (b.graph.input("original", ty), b.graph.input("view", ty))
         }
-        Method::Vae | Method::Aavae => {
-            let (mu, logvar) = projection::gaussian(b, &config.net, h);
-            b.graph.label("latent");
-            let shape = b.graph.ty(mu).shape;
-            let eps = match noise {
-                Noise::Given(name) => b.graph.input(name, TensorType::f32(shape)),
-                Noise::From(first) => b.graph.emit1(RandomNormal { shape, first }.into(), &[]),
-            };
-            (b.graph.emit1(Reparameterize.into(), &[mu, logvar, eps]), Some((mu, logvar)))
+        Views::Drawn => {
+            let pixels = pixels(b, config);
+            (decode(b, config, pixels), augment(b, config, pixels))
         }
     }
+}
+
+/// The latent of some images. Noise of a sampled one is an input of this name where views are
+/// given, otherwise drawn from this element of the image's sequence on.
+fn latent_of(
+    b: &mut Builder,
+    config: &ModelConfig,
+    images: ValueId,
+    views: Views,
+    (name, first): (&str, usize),
+) -> Latent {
+    let h = encoder(b, &config.net, images);
+    let given = views == Views::Given && config.objective.method.samples();
+    let noise = if given {
+        let shape = Shape::rows(config.batch, config.net.latent);
+        Noise::Given(b.graph.input(name, TensorType::f32(shape)))
+    } else {
+        Noise::From(first)
+    };
+    latent(b, config, h, noise)
 }

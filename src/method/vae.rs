@@ -1,32 +1,42 @@
 //! VAE: `min beta * KL(q(z|x) || N(0, I)) - E_q log p(x|z)` with `beta = 1`.
 
-use super::{Images, ModelConfig, Outcome, log_scale};
-use crate::nn::Builder;
-use crate::ops::ValueId;
+use super::images::Images;
+use super::latent::{Noise, latent};
+use super::{Definition, Head, ModelConfig, Objective, Outcome, Parameter};
+use crate::ir::Group;
+use crate::model::{decoder::decoder, resnet::encoder};
+use crate::nn::{Builder, FileLayout, Init};
+use crate::ops::{Emit, GaussianNll, KlNormal, Scale, ValueId, WeightedSum};
+use crate::tensor::Shape;
 
-pub(super) fn objective(b: &mut Builder, config: &ModelConfig, images: Images) -> Outcome {
-    variational(b, config, images, images.original, images.original)
-}
+pub(super) const METHOD: Definition = Definition {
+    title: "a variational autoencoder (VAE)",
+    arxiv: "2107.12329",
+    equation: "beta KL(q(z|x) || N(0, I)) - E_q log p(x|z)",
+    loss: |objective| format!("`{} KL - log p(x|z)`", objective.kl_coeff),
+    views: 0,
+    head: Head::Gaussian,
+    decoder: true,
+    per_image: true,
+    parameters: &[Parameter::KlCoeff, Parameter::LogScale],
+    kl_coeff: 1.0,
+    objective: |b, config, images| {
+        variational(b, config, images, images.original, images.original)
+    },
+};
 
 /// `beta * KL(q(z|input)) - log p(target|z)`, one sample of z per image, mean over the batch.
 pub(super) fn variational(
     b: &mut Builder,
     config: &ModelConfig,
-    images: Images,
+    images: &Images,
     input: ValueId,
     target: ValueId,
 ) -> Outcome {
-    use crate::model::{decoder::decoder, projection::gaussian, resnet::encoder};
-    use crate::ops::{
-        Emit, GaussianNll, KlNormal, RandomNormal, Reparameterize, Scale, WeightedSum,
-    };
     let h = encoder(b, &config.net, input);
-    let (mu, logvar) = gaussian(b, &config.net, h);
-    b.graph.label("latent");
-    let shape = b.graph.ty(mu).shape;
-    let eps = images.eps.unwrap_or_else(|| b.graph.emit1(RandomNormal::new(shape).into(), &[]));
-    let z = b.graph.emit1(Reparameterize.into(), &[mu, logvar, eps]);
-    let reconstruction = decoder(b, &config.net, z);
+    let latent = latent(b, config, h, images.eps.map_or(Noise::From(0), Noise::Given));
+    let (mu, logvar) = latent.posterior.expect("the head of a VAE is Gaussian");
+    let reconstruction = decoder(b, &config.net, latent.z);
     let log_scale = log_scale(b, &config.objective);
     b.graph.label("loss");
     let log_pxz =
@@ -38,11 +48,18 @@ pub(super) fn variational(
         0.0 => b.graph.emit1(Scale { a: -1.0 }.into(), &[log_pxz]),
         beta => b.graph.emit1(WeightedSum { a: beta, b: -1.0 }.into(), &[kl, log_pxz]),
     };
-    let latent = vec![("h", h), ("mu", mu), ("logvar", logvar), ("z", z)];
-    Outcome {
-        loss,
-        reconstruction: Some(reconstruction),
-        latent,
-        metrics: vec![("loss", loss), ("log_pxz", log_pxz), ("kl", kl)],
-    }
+    let metrics = vec![("loss", loss), ("log_pxz", log_pxz), ("kl", kl)];
+    Outcome { loss, metrics, features: h, latent, reconstruction: Some(reconstruction) }
+}
+
+/// The width of the likelihood: a parameter where it is learned, otherwise a stored constant.
+pub(super) fn log_scale(b: &mut Builder, objective: &Objective) -> ValueId {
+    let group = if objective.learn_log_scale { Group::Param } else { Group::Buffer };
+    b.param(
+        "log_scale",
+        Shape::SCALAR,
+        group,
+        Init::Constant(objective.log_scale),
+        FileLayout::Vector { len: 1 },
+    )
 }

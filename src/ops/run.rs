@@ -1,5 +1,6 @@
 //! What an op sees when it runs on the host: typed slices of its inputs and outputs.
 
+use crate::rng::EVALUATION_STEP;
 use crate::tensor::{Shape, TensorType};
 
 /// Per-step values, the only host-to-device write of a step besides the batch. Laid out as
@@ -28,6 +29,17 @@ pub struct StepUniforms {
 }
 
 impl StepUniforms {
+    /// What keys the draws of a step.
+    pub fn seeded(seed: u64, step: u32) -> Self {
+        let (seed_lo, seed_hi) = (seed as u32, (seed >> 32) as u32);
+        Self { seed_lo, seed_hi, step, ..Self::default() }
+    }
+
+    /// What keys the draws of a batch of an evaluation: no training step has them.
+    pub fn evaluation(seed: u64, batch: u64) -> Self {
+        Self::seeded(seed, EVALUATION_STEP + batch as u32)
+    }
+
     /// The seed as one word.
     pub fn seed(&self) -> u64 {
         u64::from(self.seed_hi) << 32 | u64::from(self.seed_lo)

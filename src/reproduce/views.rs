@@ -16,8 +16,6 @@ use crate::run::trained::{Trained, model_config, open_data, write_whole};
 pub const IMAGES: usize = 8;
 /// Views of each.
 pub const VIEWS: usize = 8;
-/// The views' draws: those of no training step.
-const STEP: u32 = 1 << 31;
 
 /// Similarities of one kind of vector.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -90,12 +88,7 @@ pub fn measure(config: &RunConfig, choice: &Choice, out: &Path) -> Result<(), Ru
         Some(&trained),
         config.seed,
     )?;
-    let step = StepUniforms {
-        seed_lo: config.seed as u32,
-        seed_hi: (config.seed >> 32) as u32,
-        step: STEP,
-        ..StepUniforms::default()
-    };
+    let step = StepUniforms::evaluation(config.seed, 0);
     let embedded = evaluator.embed_views(&splits.test, IMAGES, VIEWS, &step)?;
     for (i, (original, views)) in embedded.originals.iter().zip(&embedded.views).enumerate() {
         let all: Vec<&[u8]> = std::iter::once(original).chain(views).map(Vec::as_slice).collect();

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::method::{Compare, Method, ModelConfig, Objective, Optimizer, Protocol, Update};
+use crate::method::{Compare, Method, ModelConfig, Objective, Parameter, Protocol};
 use crate::model::{Depth, NetConfig, Stem};
+use crate::optim::{Optimizer, Update};
 
 /// Named budgets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -193,11 +194,12 @@ pub fn flag(key: &str) -> String {
 /// # Errors
 /// Why, with the numbers.
 pub fn can_accumulate(method: Method, batch: usize, batches: usize) -> Result<(), String> {
-    if method == Method::Simclr && batches > 1 {
+    if batches > 1 && !method.definition().per_image {
         let all = batch.saturating_mul(batches);
         return Err(format!(
-            "--accumulate {batches} with --method simclr would find the negatives of a view among {batch} images, not among the \
-             {all} of the step: raise --batch-size instead"
+            "--accumulate {batches} with --method {} would find the negatives of a view among {batch} images, not among the \
+             {all} of the step: raise --batch-size instead",
+            method.name()
         ));
     }
     Ok(())
@@ -330,7 +332,7 @@ impl RunConfig {
 
     /// The optimiser.
     pub fn update(&self) -> Update {
-        Update { optimizer: self.optimizer, weight_decay: self.weight_decay }
+        Update { optimizer: self.optimizer, weight_decay: self.weight_decay, ..Update::default() }
     }
 
     /// Images per batch of the probe; its learning rate is proportional to them.
@@ -508,61 +510,60 @@ impl RunConfig {
         {
             return Err("--log-scale must be finite and --kl-coeff finite and not negative".into());
         }
-        let (name, samples) = (self.method.name(), self.method.samples());
-        if !samples && (self.kl_coeff.is_some() || self.learn_log_scale || self.log_scale != 0.0) {
-            let minimises =
-                if self.method.reconstructs() { "the squared error" } else { "a contrastive loss" };
-            return Err(format!(
-                "--kl-coeff, --log-scale and --learn-log-scale mean nothing for --method {name}, \
-                 which minimises {minimises}"
-            ));
-        }
-        let asked = self.importance_samples.unwrap_or(0);
-        if !samples && asked > 0 {
-            return Err(format!(
-                "--importance-samples means nothing for --method {}, which has no likelihood",
-                self.method.name()
-            ));
-        }
-        if self.view_metrics_every > 0 && self.method == Method::Simclr {
-            return Err(
-                "--view-metrics-every means nothing for --method simclr, which encodes no original"
-                    .into(),
-            );
-        }
-        can_accumulate(self.method, self.batch_size, self.accumulate)?;
+        self.validate_method()?;
         if self.eval_every > 0 && !self.shuffle {
             return Err(
                 "--eval-every needs held-out images, of which --no-shuffle leaves none".into()
             );
         }
-        if self.target == Compare::View && !self.method.augments() {
-            return Err(format!(
-                "--target view means nothing for --method {name}, which sees no view"
-            ));
-        }
-        if !self.method.reconstructs()
-            && (self.target == Compare::View || self.decoder != self.encoder)
-        {
-            return Err(format!(
-                "--target and --decoder mean nothing for --method {name}, which reconstructs \
-                 nothing"
-            ));
-        }
-        if let Some(temperature) = self.temperature {
-            if self.method != Method::Simclr {
-                return Err(format!(
-                    "--temperature means nothing for --method {name}, whose loss has none"
-                ));
-            }
-            if !(0.001..=100.0).contains(&temperature) {
-                return Err(format!("--temperature {temperature} is not between 0.001 and 100"));
-            }
-        }
         if self.dataset != DataKind::Shapes && self.data_dir.is_none() {
             return Err(format!("--dataset {} needs --data-dir", self.dataset.name()));
         }
         Ok(())
+    }
+
+    /// Refuses settings that mean nothing for the method, or something else than they say.
+    fn validate_method(&self) -> Result<(), String> {
+        let (method, name) = (self.method, self.method.name());
+        let parameters = [
+            ("--kl-coeff", self.kl_coeff.is_some(), Parameter::KlCoeff),
+            ("--log-scale", self.log_scale != 0.0, Parameter::LogScale),
+            ("--learn-log-scale", self.learn_log_scale, Parameter::LogScale),
+            ("--target view", self.target == Compare::View, Parameter::Target),
+            ("--temperature", self.temperature.is_some(), Parameter::Temperature),
+        ];
+        let unread = |(_, set, parameter): &&(_, bool, _)| *set && !method.reads(*parameter);
+        if let Some((flag, ..)) = parameters.iter().find(unread) {
+            let loss = self.objective().loss();
+            return Err(format!(
+                "{flag} means nothing for --method {name}, which minimises {loss}"
+            ));
+        }
+        let samples = self.importance_samples.unwrap_or(0);
+        let properties = [
+            ("--importance-samples", samples > 0, method.samples(), "has no likelihood"),
+            (
+                "--view-metrics-every",
+                self.view_metrics_every > 0,
+                method.views() == 1,
+                "encodes no original",
+            ),
+            (
+                "--decoder",
+                self.decoder != self.encoder,
+                method.reconstructs(),
+                "reconstructs nothing",
+            ),
+        ];
+        if let Some((flag, .., why)) = properties.iter().find(|(_, set, has, _)| *set && !has) {
+            return Err(format!("{flag} means nothing for --method {name}, which {why}"));
+        }
+        if let Some(temperature) = self.temperature
+            && !(0.001..=100.0).contains(&temperature)
+        {
+            return Err(format!("--temperature {temperature} is not between 0.001 and 100"));
+        }
+        can_accumulate(method, self.batch_size, self.accumulate)
     }
 
     /// The part of [`RunConfig::validate`] that a network and its plan depend on.

@@ -85,7 +85,7 @@ impl RunError {
     /// The first of a step's scalars that is not finite, in words.
     pub(crate) fn what(names: &[String], values: &[f32]) -> String {
         match names.iter().zip(values).find(|(_, value)| !value.is_finite()) {
-            Some((name, value)) if name != crate::method::FINITE => format!("{name} is {value}"),
+            Some((name, value)) if name != crate::optim::FINITE => format!("{name} is {value}"),
             _ => "gradient is not finite".into(),
         }
     }

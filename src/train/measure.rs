@@ -28,7 +28,6 @@
 //! images about every held-out one.
 
 use super::plans::{RunSet, Sizes};
-use super::schedule::evaluation_uniforms;
 use crate::data::{Loader, Splits, View};
 use crate::device::{Data, PlanId, Session};
 use crate::eval::evaluator;
@@ -199,7 +198,7 @@ impl Measures {
                     0,
                     Data::U32(&batch.pixels[first * area..(first + images) * area]),
                 )?;
-                let step = evaluation_uniforms(self.seed, batch.step);
+                let step = StepUniforms::evaluation(self.seed, batch.step);
                 session.run(plan, &StepUniforms { first_sample: first as u32, ..step })?;
                 session.drain(plan)?;
                 for weights in session.read(plan, 0)?.chunks_exact(samples).skip(next - first) {

@@ -3,9 +3,10 @@
 
 use crate::device::{DeviceError, PlanId, Session};
 use crate::ir::Graph;
-use crate::method::{self, ModelConfig, Training, View};
+use crate::method::{self, ModelConfig, Training, Views};
 use crate::nn::Params;
 use crate::ops::Choices;
+use crate::optim;
 use crate::plan::{Plan, held_bytes};
 use crate::run::RunError;
 use crate::run::config::RunConfig;
@@ -102,16 +103,16 @@ pub fn graphs(config: &RunConfig, model: &ModelConfig, sizes: Sizes) -> (RunSet<
         Training { rule: config.update(), accumulate: config.accumulate, ..Training::default() };
     let training = method::training(&of(sizes.batch), how);
     let layout = training.graph.layout.clone();
-    let validation = |n| method::validation(&of(n), &layout, View::Augmented).graph;
+    let validation = |n| method::validation(&of(n), &layout, Views::Drawn).graph;
     let sampled = of(sizes.sampled);
-    let importance = || method::importance(&sampled, &layout, sizes.samples, View::Augmented).graph;
+    let importance = || method::importance(&sampled, &layout, sizes.samples, Views::Drawn).graph;
     let set = RunSet {
-        update: (how.accumulate > 1).then(|| method::update(&layout, how.rule)),
+        update: (how.accumulate > 1).then(|| optim::update(&layout, how.rule)),
         validation: (sizes.validation >= 2).then(|| validation(sizes.validation)),
         figures: method::figures(&of(sizes.figures), &layout).graph,
         importance: (sizes.samples > 0).then(importance),
         views: (config.view_metrics_every > 0)
-            .then(|| method::views(&of(sizes.batch), &layout, View::Augmented).graph),
+            .then(|| method::views(&of(sizes.batch), &layout, Views::Drawn).graph),
         features: (config.eval_every > 0)
             .then(|| method::features(&of(sizes.batch), &layout, config.protocol(), false).graph),
         train: training.graph,

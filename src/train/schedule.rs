@@ -5,12 +5,10 @@ use std::f64::consts::PI;
 
 use crate::data::{Order, Splits};
 use crate::ops::StepUniforms;
+use crate::optim;
+use crate::rng::EVALUATION_STEP;
 use crate::run::RunError;
 use crate::run::config::{RunConfig, Schedule};
-
-/// Steps of validation and figures draw their randomness from here on, so that they never share a
-/// draw with training.
-const EVALUATION_STEP: u32 = 1 << 31;
 
 /// Learning rate of a step: linear from 0 over the warm-up, then constant (the paper, section 4),
 /// or falling so that the step after the last would have 0.
@@ -31,17 +29,9 @@ pub fn learning_rate(config: &RunConfig, steps_per_epoch: u64, step: u64) -> f32
 
 /// The uniform of a training step, in its first batch.
 pub fn uniforms(config: &RunConfig, steps_per_epoch: u64, step: u64) -> StepUniforms {
-    let t = step as f64 + 1.0;
-    StepUniforms {
-        seed_lo: config.seed as u32,
-        seed_hi: (config.seed >> 32) as u32,
-        step: step as u32,
-        first_sample: 0,
-        learning_rate: learning_rate(config, steps_per_epoch, step),
-        bias1: (1.0 / (1.0 - 0.9f64.powf(t))) as f32,
-        bias2: (1.0 / (1.0 - 0.999f64.powf(t))) as f32,
-        serial: 0,
-    }
+    let learning_rate = learning_rate(config, steps_per_epoch, step);
+    let [bias1, bias2] = optim::bias_corrections(step);
+    StepUniforms { learning_rate, bias1, bias2, ..StepUniforms::seeded(config.seed, step as u32) }
 }
 
 /// The uniform of batch `part` of a training step: its images draw what they would draw within the
@@ -169,14 +159,4 @@ pub fn total_steps(config: &RunConfig, splits: &Splits) -> Result<u64, RunError>
 /// If no batch fits in the training images.
 pub fn milestones(config: &RunConfig, splits: &Splits) -> Result<Vec<(usize, u64)>, RunError> {
     Ok(Timetable::new(config, splits.train.len())?.milestones().collect())
-}
-
-/// The uniform of a validation batch.
-pub(super) fn evaluation_uniforms(seed: u64, batch: u64) -> StepUniforms {
-    StepUniforms {
-        seed_lo: seed as u32,
-        seed_hi: (seed >> 32) as u32,
-        step: EVALUATION_STEP + batch as u32,
-        ..StepUniforms::default()
-    }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::measure::{self, Measures, Values};
 use super::plans::{self, Sizes};
-use super::schedule::{Timetable, evaluation_uniforms, part_uniforms, uniforms};
+use super::schedule::{Timetable, part_uniforms, uniforms};
 use crate::data::{Batch, DataError, Loader, Splits, View};
 use crate::device::{Data, PlanId, Session};
 use crate::eval::evaluator;
@@ -13,6 +13,7 @@ use crate::ir::Layout;
 use crate::method::{self, ModelConfig};
 use crate::nn::Params;
 use crate::ops::StepUniforms;
+use crate::optim;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::config::RunConfig;
 use crate::run::resume::Window;
@@ -191,10 +192,10 @@ impl<'a> Trainer<'a> {
         self.names(self.train).len()
     }
 
-    /// Names of the metrics among a plan's scalars; [`method::FINITE`], which is none, is the last.
+    /// Names of the metrics among a plan's scalars; [`optim::FINITE`], which is none, is the last.
     fn names(&self, plan: PlanId) -> Vec<String> {
         let scalars = &self.session.plan(plan).ring.scalars;
-        scalars.iter().filter(|name| *name != method::FINITE).cloned().collect()
+        scalars.iter().filter(|name| *name != optim::FINITE).cloned().collect()
     }
 
     /// Adds the scalars of the batches since the last call, all of whole steps, to the window.
@@ -262,7 +263,7 @@ impl<'a> Trainer<'a> {
             let batch = batch?;
             if batch.valid == size {
                 feed(session, plan, &batch)?;
-                session.run(plan, &evaluation_uniforms(seed, batch.step))?;
+                session.run(plan, &StepUniforms::evaluation(seed, batch.step))?;
             }
         }
         let batches = session.drain(plan)?;
@@ -273,7 +274,7 @@ impl<'a> Trainer<'a> {
                 feed(session, plan, &again?)?;
             }
             let tensor =
-                session.first_non_finite(plan, &evaluation_uniforms(seed, batch as u64))?;
+                session.first_non_finite(plan, &StepUniforms::evaluation(seed, batch as u64))?;
             let tensor = tensor.unwrap_or_else(|| "loss".into());
             let what = RunError::what(&session.plan(plan).ring.scalars, values);
             return Err(RunError::NotFinite { split: "validation", step, what, tensor });
@@ -319,7 +320,7 @@ impl<'a> Trainer<'a> {
             &self.model,
             view,
             batch,
-            &evaluation_uniforms(self.config.seed, 0),
+            &StepUniforms::evaluation(self.config.seed, 0),
         )
     }
 }

@@ -16,9 +16,6 @@ use aavae::run::state;
 use aavae::tensor::DType;
 use libtest_mimic::{Failed, Trial};
 
-pub(crate) const METHODS: [Method; 5] =
-    [Method::Ae, Method::Vae, Method::Aaae, Method::Aavae, Method::Simclr];
-
 /// ResNet-18 of width 8 both ways.
 pub(crate) fn config(method: Method, image: usize, batch: usize) -> ModelConfig {
     let net = NetConfig {

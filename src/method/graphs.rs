@@ -1,0 +1,293 @@
+//! The graphs of a model: its training step around the equation of a method, and what is computed
+//! of it in evaluation mode. All of one model share the layout of its training step.
+
+use super::images::{Images, Views, augment, images, pixels};
+use super::latent::{Noise, latent};
+use super::{ModelConfig, Outcome};
+use crate::ir::{Graph, Group, Layout, autodiff};
+use crate::model::resnet::encoder;
+use crate::nn::{Builder, Params};
+use crate::ops::{
+    AugmentParams, CropResize, Decode, Emit, Normalize, ProbeAugment, Recipe, ResizeCenter, Scale,
+    SoftmaxCrossEntropy, ValueId,
+};
+use crate::optim::{self, Update};
+use crate::rng::Stream;
+use crate::tensor::{Shape, TensorType};
+
+/// A graph and the parameters it uses.
+#[derive(Debug)]
+pub struct Model {
+    /// The step.
+    pub graph: Graph,
+    /// Its parameters.
+    pub params: Params,
+}
+
+/// The equation of the method as a graph.
+fn outcome(b: &mut Builder, config: &ModelConfig, images: &Images) -> Outcome {
+    (config.objective.method.definition().objective)(b, config, images)
+}
+
+/// The classifier that is trained along: `min -ln softmax(W h + b)[label]` in W and b alone, the
+/// features being constants. Its scalars.
+fn online_probe(
+    b: &mut Builder,
+    config: &ModelConfig,
+    outcome: &Outcome,
+) -> Vec<(&'static str, ValueId)> {
+    let Some(classes) = config.online_probe else { return vec![] };
+    let features = outcome.features;
+    let rows = b.graph.ty(features).shape.n;
+    let labels = b.graph.input("labels", TensorType::u32(Shape::rows(rows, 1)));
+    let logits = b.linear(ONLINE_PROBE, features, classes, true);
+    b.graph.label("online_probe.loss");
+    let out = b.graph.emit(SoftmaxCrossEntropy { classes }.into(), &[logits, labels]);
+    let accuracy = b.graph.emit1(Scale { a: 1.0 / rows as f32 }.into(), &[out[1]]);
+    if b.training {
+        autodiff::backward_in(&mut b.graph, out[0], &|name| name.starts_with(ONLINE_PROBE));
+    }
+    vec![("online_loss", out[0]), ("online_accuracy", accuracy)]
+}
+
+/// Begins the names of the parameters of the classifier that is trained along; they are the last of
+/// the layout.
+pub const ONLINE_PROBE: &str = "online_probe";
+
+/// Options of the training graph.
+#[derive(Clone, Copy, Debug)]
+pub struct Training {
+    /// Where the views come from.
+    pub views: Views,
+    /// Append the optimiser (without it the gradients stay readable).
+    pub update: bool,
+    /// The optimiser.
+    pub rule: Update,
+    /// Batches of an update. If it is more than 1, a graph adds its part to the mean gradient in
+    /// place of the optimiser, and [`optim::update`] follows the last.
+    pub accumulate: usize,
+    /// BatchNorm with running statistics as constants: the mean gradient of several batches is then
+    /// that of the large one.
+    pub freeze_statistics: bool,
+}
+
+impl Default for Training {
+    fn default() -> Self {
+        Self {
+            views: Views::Drawn,
+            update: true,
+            rule: Update::default(),
+            accumulate: 1,
+            freeze_statistics: false,
+        }
+    }
+}
+
+/// Forward, backward and update of one step, or one batch of it. Outputs: the scalars `loss`,
+/// `log_pxz`, `kl`, … of the method and those of the online probe; with the update then
+/// [`optim::FINITE`], without it the features `h`, the posterior's `mu` and `logvar`, the latent
+/// `z`, and the `reconstruction`, where there is one.
+pub fn training(config: &ModelConfig, options: Training) -> Model {
+    let mut b = Builder::new(Graph::default(), !options.freeze_statistics);
+    let images = images(&mut b, config, options.views, 1);
+    let outcome = outcome(&mut b, config, &images);
+    autodiff::backward(&mut b.graph, outcome.loss);
+    let probe = online_probe(&mut b, config, &outcome);
+    let mut g = b.graph;
+    for (name, value) in outcome.metrics.iter().chain(&probe) {
+        g.output(name, *value);
+    }
+    if !options.update {
+        output_tensors(&mut g, &outcome);
+    }
+    if options.accumulate > 1 {
+        optim::accumulate(&mut g, options.accumulate, outcome.loss);
+    } else if options.update {
+        options.rule.emit(&mut g, Group::Grad, outcome.loss);
+    }
+    Model { graph: g, params: b.params }
+}
+
+/// Marks what a network makes of the images to be read back.
+fn output_tensors(g: &mut Graph, outcome: &Outcome) {
+    g.output("h", outcome.features);
+    if let Some((mu, logvar)) = outcome.latent.posterior {
+        g.output("mu", mu);
+        g.output("logvar", logvar);
+    }
+    g.output("z", outcome.latent.z);
+    if let Some(reconstruction) = outcome.reconstruction {
+        g.output("reconstruction", reconstruction);
+    }
+}
+
+/// The objective in evaluation mode (running statistics, no update). Outputs: the scalars of the
+/// method and of the online probe.
+pub fn validation(config: &ModelConfig, layout: &Layout, views: Views) -> Model {
+    evaluation(layout, |b| {
+        let images = images(b, config, views, 1);
+        let outcome = outcome(b, config, &images);
+        let probe = online_probe(b, config, &outcome);
+        for (name, value) in outcome.metrics.iter().chain(&probe) {
+            b.graph.output(name, *value);
+        }
+    })
+}
+
+/// What is drawn of a method, normalised, in evaluation mode: `original` `[N, H, W, 4]`, `view`
+/// `[views * N, H, W, 4]`, and `reconstruction` `[N, H, W, 4]`, where there is one.
+pub fn figures(config: &ModelConfig, layout: &Layout) -> Model {
+    evaluation(layout, |b| {
+        let images = images(b, config, Views::Drawn, 1);
+        b.graph.output("original", images.original);
+        b.graph.output("view", images.view);
+        if let Some(reconstruction) = outcome(b, config, &images).reconstruction {
+            b.graph.output("reconstruction", reconstruction);
+        }
+    })
+}
+
+/// What images go through before a frozen encoder (the paper's section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// A probe trains on crops of the image padded by 4 pixels, flipped at random, and is tested on
+    /// the image itself.
+    PadCrop,
+    /// STL-10: a probe trains on random resized crops, flipped at random, and is tested on the
+    /// centre of the image resized by 105 / 96.
+    ResizedCrop,
+}
+
+/// Encoder features `[N, 1, 1, h]` in evaluation mode; `augment` asks for the images that a probe
+/// trains on.
+pub fn features(config: &ModelConfig, layout: &Layout, protocol: Protocol, augment: bool) -> Model {
+    evaluation(layout, |b| {
+        let x = frozen_images(b, config, protocol, augment);
+        let h = encoder(b, &config.net, x);
+        b.graph.output("features", h);
+    })
+}
+
+/// The images that a frozen encoder sees; `augment` asks for those that a probe trains on.
+fn frozen_images(
+    b: &mut Builder,
+    config: &ModelConfig,
+    protocol: Protocol,
+    augment: bool,
+) -> ValueId {
+    let (side, mean, std) = (config.net.image, config.mean, config.std);
+    let pixels = pixels(b, config);
+    b.graph.label("images");
+    match (protocol, augment) {
+        (Protocol::PadCrop, true) => {
+            b.graph.emit1(ProbeAugment { pad: 4, mean, std }.into(), &[pixels])
+        }
+        (Protocol::PadCrop, false) => b.graph.emit1(Decode { mean, std }.into(), &[pixels]),
+        (Protocol::ResizedCrop, true) => {
+            let draws = AugmentParams {
+                recipe: Recipe::crop_and_flip(),
+                n: config.batch,
+                views: 1,
+                in_h: side,
+                in_w: side,
+                stream: Stream::Probe,
+            };
+            let params = b.graph.emit1(draws.into(), &[]);
+            let crop = CropResize { out_h: side, out_w: side };
+            let x = b.graph.emit1(crop.into(), &[pixels, params]);
+            b.graph.emit1(Normalize { mean, std }.into(), &[x])
+        }
+        (Protocol::ResizedCrop, false) => {
+            let full = side * 105 / 96;
+            let resize =
+                ResizeCenter { full_h: full, full_w: full, out_h: side, out_w: side, mean, std };
+            b.graph.emit1(resize.into(), &[pixels])
+        }
+    }
+}
+
+/// An augmented view of every image, whatever the method trains on, and what the network makes of
+/// it in evaluation mode. Outputs: `view` `[N, H, W, 4]`, normalised; features `h`; for methods
+/// that sample the posterior's mean `mu`; the latent `z`, `[N, 1, 1, latent]`.
+pub fn embedding(config: &ModelConfig, layout: &Layout) -> Model {
+    evaluation(layout, |b| {
+        let pixels = pixels(b, config);
+        let view = augment(b, config, pixels);
+        let h = encoder(b, &config.net, view);
+        b.graph.output("view", view);
+        b.graph.output("h", h);
+        let latent = latent(b, config, h, Noise::From(0));
+        if let Some((mu, _)) = latent.posterior {
+            b.graph.output("mu", mu);
+        }
+        b.graph.output("z", latent.z);
+    })
+}
+
+/// A graph in evaluation mode over the parameters of a training step.
+pub(super) fn evaluation(layout: &Layout, build: impl FnOnce(&mut Builder)) -> Model {
+    let mut b = Builder::new(Graph::with_layout(layout.clone()), false);
+    build(&mut b);
+    assert_eq!(b.graph.layout, *layout, "evaluation uses the parameters of training");
+    Model { graph: b.graph, params: b.params }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::method::{Compare, Method, Objective};
+    use crate::model::{Depth, NetConfig, Stem};
+    use crate::ops::Op;
+
+    /// The ops before the encoder.
+    fn transforms(protocol: Protocol, augment: bool) -> Vec<Op> {
+        let net = NetConfig {
+            encoder: Depth::Resnet18,
+            decoder: Depth::Resnet18,
+            width: 8,
+            latent: 16,
+            stem: Stem::Stl,
+            image: 96,
+        };
+        let objective = Objective {
+            method: Method::Ae,
+            kl_coeff: 0.0,
+            log_scale: 0.0,
+            learn_log_scale: false,
+            target: Compare::Original,
+            temperature: 0.5,
+        };
+        let config = ModelConfig {
+            net,
+            objective,
+            mean: [0.5; 3],
+            std: [0.25; 3],
+            batch: 2,
+            online_probe: None,
+        };
+        let layout = training(&config, Training::default()).graph.layout;
+        let nodes = features(&config, &layout, protocol, augment).graph.nodes;
+        nodes
+            .into_iter()
+            .map(|node| node.op)
+            .take_while(|op| !matches!(op, Op::Conv2d(_)))
+            .collect()
+    }
+
+    #[test]
+    fn frozen_encoders_see_the_images_of_the_paper() {
+        let names = |protocol, augment| {
+            transforms(protocol, augment).iter().map(Op::name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(Protocol::PadCrop, true), ["probe_augment"]);
+        assert_eq!(names(Protocol::PadCrop, false), ["decode"]);
+        assert_eq!(
+            names(Protocol::ResizedCrop, true),
+            ["augment_params", "crop_resize", "normalize"]
+        );
+        let [Op::ResizeCenter(op)] = &transforms(Protocol::ResizedCrop, false)[..] else {
+            panic!("one op resizes and cuts")
+        };
+        assert_eq!([op.full_h, op.full_w, op.out_h, op.out_w], [105, 105, 96, 96]);
+    }
+}
