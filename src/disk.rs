@@ -18,9 +18,11 @@ use std::io::{self, Read, Seek, Write};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use crate::text;
+
 /// The operating system refused an operation on a file or folder.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} `{}`: {source}", path.display())]
+#[error("cannot {action} `{}`: {source}", crate::text::name(path))]
 pub struct DiskError {
     /// What was tried, as a verb: "write", "replace".
     pub action: &'static str,
@@ -43,6 +45,11 @@ impl DiskError {
         matches!(self.source.kind(), StorageFull | QuotaExceeded | FileTooLarge)
     }
 
+    /// Whether the file would be longer than this process, or the file system, allows.
+    pub fn is_too_long(&self) -> bool {
+        self.source.kind() == io::ErrorKind::FileTooLarge
+    }
+
     /// Whether something else holds the file, so that it cannot be replaced for now.
     pub fn is_busy(&self) -> bool {
         is_busy(&self.source)
@@ -53,10 +60,17 @@ impl DiskError {
         if let Some(rest) = unexpanded(&self.path) {
             return Some(format!(
                 "write `$HOME/{}`, or leave out the quotes or the `=`",
-                rest.display()
+                text::name(rest)
             ));
         }
-        self.is_full().then(|| "free some space, or name a place on another disk".into())
+        Some(if self.is_too_long() {
+            "raise the limit on the length of files (`ulimit -f`), or name a place on another disk"
+                .into()
+        } else if self.is_full() {
+            "free some space, or name a place on another disk".into()
+        } else {
+            return None;
+        })
     }
 }
 
@@ -235,7 +249,7 @@ fn folder_of(path: &Path) -> &Path {
 pub enum LockError {
     /// A living process holds it.
     #[error("another process works in `{}`: \
-        {}", folder.display(), holder.as_deref().unwrap_or("it does not say which"))]
+        {}", crate::text::name(folder), holder.as_deref().unwrap_or("it does not say which"))]
     Held {
         /// The folder.
         folder: PathBuf,

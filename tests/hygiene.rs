@@ -1,7 +1,7 @@
 //! Rules about the sources: layers, sizes, words, and documents that say what the code says.
 //!
-//! `UPDATE_GOLDENS=1 cargo test --test hygiene` writes the README's op table anew and fails, so
-//! that the variable cannot stay set.
+//! `UPDATE_GOLDENS=1 cargo test --test hygiene` writes the README's tables anew and fails, so that
+//! the variable cannot stay set.
 
 #[path = "hygiene/circles.rs"]
 mod circles;
@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use aavae::ops;
+use aavae::run::settings::{Flag, Preset, Resume, RunConfig, SETTINGS};
 use aavae::shader::FILES;
 
 /// Every layer uses only those before it (crate docs, "Layers").
@@ -215,25 +216,70 @@ fn op_table() -> String {
     table
 }
 
+/// The README's table of settings.
+fn settings_table() -> String {
+    let mut table = String::from(
+        "| setting | default | what it is | range | a resumed run |\n|---|---|---|---|---|\n",
+    );
+    let base = RunConfig::default();
+    for setting in SETTINGS {
+        let key = match setting.flag {
+            Flag::Value(_) | Flag::On => format!("`{}`", setting.key),
+            Flag::Off(_) => format!("`{}` (`{}`)", setting.key, setting.flag_name()),
+            Flag::InFile => format!("`{}` (no flag)", setting.key),
+        };
+        let resumed = match setting.resume {
+            Resume::Fixed => "",
+            Resume::Length => "may change it if `schedule` is constant",
+            Resume::Free => "may change it",
+        };
+        let default = setting.default(&base).unwrap_or_default();
+        let range = setting.range.map_or(String::new(), |range| range.to_string());
+        table += &format!("| {key} | {default} | {} | {range} | {resumed} |\n", setting.help());
+    }
+    table
+}
+
+/// The README's table of presets.
+fn presets_table() -> String {
+    let mut table = String::from("| preset | for | what it sets |\n|---|---|---|\n");
+    for preset in Preset::ALL {
+        let name = serde_json::to_string(preset).expect("a name").replace('"', "`");
+        let sets: Vec<_> = RunConfig::preset(*preset)
+            .differences(&RunConfig::default())
+            .iter()
+            .map(|difference| format!("{} {}", difference.key, difference.here.replace('"', "")))
+            .collect();
+        let help = preset.help();
+        table += &format!("| {name} | {} | {} |\n", help.trim_end_matches('.'), sets.join(", "));
+    }
+    table
+}
+
+/// The tables of the README that follow from the code, by the name of their marks.
 #[test]
-fn readme_lists_the_ops() {
-    const MARKS: [&str; 2] = ["<!-- ops -->\n", "<!-- /ops -->"];
+fn readme_s_tables_are_the_code_s() {
     let path = root().join("README.md");
-    let text = read(&path);
-    let (Some(start), Some(end)) =
-        (text.find(MARKS[0]).map(|i| i + MARKS[0].len()), text.find(MARKS[1]))
-    else {
-        panic!("README.md has no `<!-- ops -->` … `<!-- /ops -->`");
-    };
-    let table = op_table();
+    let mut text = read(&path);
+    let before = text.clone();
+    for (name, table) in
+        [("ops", op_table()), ("settings", settings_table()), ("presets", presets_table())]
+    {
+        let marks = [format!("<!-- {name} -->\n"), format!("<!-- /{name} -->")];
+        let (Some(start), Some(end)) =
+            (text.find(&marks[0]).map(|i| i + marks[0].len()), text.find(&marks[1]))
+        else {
+            panic!("README.md has no `<!-- {name} -->` … `<!-- /{name} -->`");
+        };
+        text.replace_range(start..end, &table);
+    }
     if std::env::var_os("UPDATE_GOLDENS").is_some() {
-        std::fs::write(&path, format!("{}{table}{}", &text[..start], &text[end..]))
-            .expect("README.md can be written");
-        panic!("the table is written; review it and run again without UPDATE_GOLDENS");
+        std::fs::write(&path, text).expect("README.md can be written");
+        panic!("the tables are written; review them and run again without UPDATE_GOLDENS");
     }
     assert!(
-        text[start..end] == table,
-        "README.md lists other ops than the code: run UPDATE_GOLDENS=1 cargo test --test hygiene"
+        text == before,
+        "README.md has other tables than the code: run UPDATE_GOLDENS=1 cargo test --test hygiene"
     );
 }
 

@@ -28,7 +28,7 @@ use aavae::model::{Depth, Stem, resnet};
 use aavae::nn::Builder;
 use aavae::ops::StepUniforms;
 use aavae::run::checkpoint::{Checkpoint, NamedTensor, TensorData};
-use aavae::run::config::{DataKind, RunConfig};
+use aavae::run::settings::{DataKind, RunConfig};
 use aavae::run::state;
 use aavae::run::trained::Trained;
 use aavae::tensor::{Shape, TensorType};

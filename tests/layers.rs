@@ -20,7 +20,7 @@ use aavae::ops::{
     GlobalAvgPool, KlNormal, L2Normalize, MaxPool2d, Mse, NtXent, Reparameterize, Scale, Sgd,
     SoftmaxCrossEntropy, StepUniforms, UpsampleNearest, ValueId,
 };
-use aavae::run::config::{RunConfig, Schedule};
+use aavae::run::settings::{RunConfig, Schedule};
 use aavae::tensor::{Shape, TensorType};
 use aavae::train::schedule;
 use golden::{Device, Report, Tensors, fill, no_adapter, read, wgpu_devices, wide};

@@ -28,7 +28,7 @@ use aavae::nn::{Builder, Param};
 use aavae::ops::StepUniforms;
 use aavae::optim::Optimizer;
 use aavae::plan::{Options, Plan, lower};
-use aavae::run::config::RunConfig;
+use aavae::run::settings::RunConfig;
 use aavae::tensor::{Shape, TensorType};
 use aavae::train::measure::{add_bound, bits_per_dim, log_mean_exp};
 use aavae::train::schedule::uniforms;

@@ -22,7 +22,7 @@ use aavae::ir::Group;
 use aavae::method::{Training, training};
 use aavae::ops::{Op, Recipe, StepUniforms, slot};
 use aavae::rng::{Philox, Stream};
-use aavae::run::config::RunConfig;
+use aavae::run::settings::RunConfig;
 use aavae::run::state;
 use aavae::train::schedule;
 use golden::{Device, no_adapter, wgpu_devices};

@@ -18,7 +18,7 @@ use aavae::ops::{Op, StepUniforms};
 use aavae::optim::{self, Optimizer, Update};
 use aavae::plan::{Options, held_bytes, lower};
 use aavae::run::checkpoint::Checkpoint;
-use aavae::run::config::RunConfig;
+use aavae::run::settings::RunConfig;
 use aavae::run::state;
 use aavae::run::trained::model_config;
 use aavae::train::measure::{Measures, bits_per_dim, log_mean_exp};

@@ -44,10 +44,10 @@ pub(super) fn tune(args: &TuneArgs) -> Outcome {
     let Ok(budget) = Duration::try_from_secs_f64(args.budget) else {
         return Err(usage(format!("--budget is {}; it must be seconds", args.budget), None));
     };
-    let config = args.model.model()?;
+    let (config, rule) = args.model.step()?;
     let (mut session, why) = device::open(&choice(&args.model.device)?)?;
     say(&format!("device: {} ({why})", session.device()));
-    let how = Training { rule: args.model.update(), ..Training::default() };
+    let how = Training { rule, ..Training::default() };
     let plan = session.lower("train", &method::training(&config, how).graph);
     let mut products = tune::products([&plan]);
     products.retain(|p| args.only.as_ref().is_none_or(|text| p.key.contains(text)));
@@ -106,7 +106,7 @@ pub(super) fn bench(args: &BenchArgs) -> Outcome {
     if args.steps == 0 {
         return Err(usage("--steps is 0; it must be positive", None));
     }
-    let config = args.model.model()?;
+    let (config, rule) = args.model.step()?;
     let opened = Instant::now();
     let (mut session, why) = device::open(&choice(&args.model.device)?)?;
     let session = &mut session;
@@ -115,7 +115,7 @@ pub(super) fn bench(args: &BenchArgs) -> Outcome {
     let model = |batch| {
         method::training(
             &ModelConfig { batch, ..config },
-            Training { views, rule: args.model.update(), ..Training::default() },
+            Training { views, rule, ..Training::default() },
         )
     };
     let plan =

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use super::flags::{Flags, Selection};
 use super::pretrain::SHAPES_HAS_NO_FILES;
 use super::{Failure, Outcome, choice, print_json, print_text, say, usage};
 use crate::data::{Splits, View};
@@ -16,9 +17,9 @@ use crate::interop::import;
 use crate::ops::StepUniforms;
 use crate::run::RunError;
 use crate::run::checkpoint::{Checkpoint, NamedTensor, TensorData};
-use crate::run::config::{DataKind, RunConfig};
+use crate::run::settings::{DataKind, RunConfig, Setting};
 use crate::run::trained::{model_config, open_data, write_whole};
-use crate::text::json_names;
+use crate::text::{self, json_names};
 use crate::train::experiment::{knn_rows, probe_view};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -28,24 +29,30 @@ enum Split {
     Test,
 }
 
+/// The settings that say which images there are; a run has its own.
+#[derive(Debug)]
+struct OfData;
+
+impl Selection for OfData {
+    fn takes(setting: &Setting) -> bool {
+        ["dataset", "data_dir", "limit_train"].contains(&setting.key)
+    }
+    fn default(_: &Setting) -> Option<String> {
+        Some("the run's".into())
+    }
+}
+
 /// What every evaluation takes.
 #[derive(Debug, clap::Args)]
 struct Common {
     /// Run folder, a checkpoint of one, or weights that `import` would take
     #[arg(value_name = "RUN_OR_FILE")]
     model: PathBuf,
-    /// Data set (default: the one it was trained on)
-    #[arg(long, value_enum)]
-    dataset: Option<DataKind>,
-    /// Folder of the data set
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Flags<OfData>,
     /// Which images
     #[arg(long, value_enum, default_value = "test")]
     split: Split,
-    /// Use only the first N training images
-    #[arg(long, value_name = "N")]
-    limit_train: Option<usize>,
     /// Images per step
     #[arg(long)]
     batch_size: Option<usize>,
@@ -74,8 +81,8 @@ impl Common {
     fn open(&self) -> Result<Opened, Failure> {
         let choice = choice(&self.device)?;
         let options = import::Options {
-            dataset: self.dataset,
-            data_dir: self.data_dir.clone(),
+            dataset: self.settings.dataset,
+            data_dir: self.settings.data_dir.clone().flatten(),
             ..import::Options::default()
         };
         let (trained, notes) = import::open(&self.model, &options)?;
@@ -84,17 +91,9 @@ impl Common {
             say(&format!("warning: skipped a checkpoint: {error}"));
         }
         let mut config = trained.config.clone();
-        if let Some(dataset) = self.dataset {
-            config.dataset = dataset;
-        }
-        if self.data_dir.is_some() {
-            if config.dataset == DataKind::Shapes {
-                return Err(usage(SHAPES_HAS_NO_FILES, None));
-            }
-            config.data_dir.clone_from(&self.data_dir);
-        }
-        if self.limit_train.is_some() {
-            config.limit_train = self.limit_train;
+        self.settings.apply(&mut config);
+        if self.settings.data_dir.is_some() && config.dataset == DataKind::Shapes {
+            return Err(usage(SHAPES_HAS_NO_FILES, None));
         }
         config.batch_size = self.batch_size.unwrap_or(config.probe_batch());
         if let Some(seed) = self.seed {
@@ -105,7 +104,7 @@ impl Common {
         splits.notes.iter().for_each(|note| say(&format!("note: {note}")));
         let (session, why) = device::open(&choice)?;
         let weights =
-            if self.random_init { "random".into() } else { trained.path.display().to_string() };
+            if self.random_init { "random".into() } else { text::name(&trained.path).to_string() };
         say(&format!("device: {} ({why}); weights: {weights}", session.device()));
         let evaluator = Evaluator::new(
             session,
@@ -222,7 +221,7 @@ pub(super) fn embed(args: &EmbedArgs) -> Outcome {
     let mut o = args.common.open()?;
     // File order, whatever order training used: of the whole training file unless a part was asked
     // for.
-    let view = match (args.common.split, args.common.limit_train) {
+    let view = match (args.common.split, args.common.settings.limit_train) {
         (Split::Train, None) => View::full(o.splits.labelled_train.dataset.clone()),
         (split, _) => {
             let mut view = o.view(split, true)?;
@@ -245,13 +244,12 @@ pub(super) fn embed(args: &EmbedArgs) -> Outcome {
     let meta =
         names(&view).inspect_err(|note| say(&format!("warning: {note}"))).unwrap_or_default();
     Checkpoint { tensors, meta }.save(&args.out)?;
-    let value =
-        json!({ "file": args.out.display().to_string(), "images": rows, "features": features.dim });
+    let value = json!({ "file": text::name(&args.out).to_string(), "images": rows, "features": features.dim });
     report(
         &value,
         args.common.json,
         None,
-        &format!("{rows} x {} features in {}", features.dim, args.out.display()),
+        &format!("{rows} x {} features in {}", features.dim, text::name(&args.out)),
     )
 }
 
@@ -300,12 +298,12 @@ pub(super) fn reconstruct(args: &ReconstructArgs) -> Outcome {
     let step = StepUniforms::evaluation(o.config.seed, 0);
     let png = o.evaluator.reconstruct(&view, args.count, &step)?;
     write_whole(&args.out, &png.bytes)?;
-    let value = json!({ "file": args.out.display().to_string(), "images": args.count.min(view.len()), "width": png.width, "height": png.height });
+    let value = json!({ "file": text::name(&args.out).to_string(), "images": args.count.min(view.len()), "width": png.width, "height": png.height });
     report(
         &value,
         args.common.json,
         None,
-        &format!("{} ({}x{})", args.out.display(), png.width, png.height),
+        &format!("{} ({}x{})", text::name(&args.out), png.width, png.height),
     )
 }
 

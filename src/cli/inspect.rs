@@ -5,16 +5,16 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+use super::flags::{Flags, Selection};
 use super::{Failure, Outcome, choice, print_json, print_text, say, usage};
 use crate::check;
 use crate::device::wgpu::adapters;
 use crate::device::{self, Choice, Pick};
-use crate::method::{Method, ModelConfig};
-use crate::model::{Depth, Stem};
-use crate::optim::{Optimizer, Update};
+use crate::method::ModelConfig;
+use crate::optim::Update;
 use crate::plan::{Plan, held_bytes, summary};
 use crate::run::RunError;
-use crate::run::config::{RunConfig, can_accumulate};
+use crate::run::settings::{RunConfig, Setting};
 use crate::tensor::TensorType;
 use crate::train::plans;
 
@@ -105,39 +105,32 @@ fn cuda_text() -> String {
     String::new()
 }
 
+/// The settings that say what a training step computes.
+#[derive(Debug)]
+pub(super) struct OfStep;
+
+impl OfStep {
+    /// What the flags start from: a step that is planned and measured within seconds everywhere.
+    fn base() -> RunConfig {
+        RunConfig { width: 16, batch_size: 64, ..RunConfig::default() }
+    }
+}
+
+impl Selection for OfStep {
+    fn takes(setting: &Setting) -> bool {
+        let of_update = ["batch_size", "optimizer", "weight_decay"].contains(&setting.key);
+        setting.section == "Method and networks" || of_update
+    }
+    fn default(setting: &Setting) -> Option<String> {
+        setting.default(&Self::base())
+    }
+}
+
 /// The model a plan or a benchmark is of.
 #[derive(Debug, clap::Args)]
 pub(super) struct ModelArgs {
-    /// Method
-    #[arg(long, value_enum, default_value = "aavae")]
-    method: Method,
-    /// Encoder
-    #[arg(long, value_enum, default_value = "resnet18")]
-    encoder: Depth,
-    /// Decoder (default: as deep as the encoder)
-    #[arg(long, value_enum)]
-    decoder: Option<Depth>,
-    /// Stem of the encoder
-    #[arg(long, value_enum, default_value = "cifar")]
-    stem: Stem,
-    /// Channels of the first stage
-    #[arg(long, default_value_t = 16)]
-    width: usize,
-    /// Latent dimensions
-    #[arg(long, default_value_t = 128)]
-    latent_dim: usize,
-    /// Side of the images
-    #[arg(long, default_value_t = 32)]
-    image_size: usize,
-    /// Images per step
-    #[arg(long, default_value_t = 64)]
-    batch_size: usize,
-    /// Optimiser
-    #[arg(long, value_enum, default_value = "adam")]
-    optimizer: Optimizer,
-    /// Its weight decay
-    #[arg(long, default_value_t = 0.0)]
-    weight_decay: f32,
+    #[command(flatten)]
+    settings: Flags<OfStep>,
     /// auto, cpu, wgpu, wgpu:NAME or cuda
     #[arg(long, default_value = "auto")]
     pub(super) device: String,
@@ -147,31 +140,19 @@ pub(super) struct ModelArgs {
 }
 
 impl ModelArgs {
-    pub(super) fn update(&self) -> Update {
-        let (optimizer, weight_decay) = (self.optimizer, self.weight_decay);
-        Update { optimizer, weight_decay, ..Update::default() }
-    }
-
-    pub(super) fn model(&self) -> Result<ModelConfig, Failure> {
-        Ok(self.config()?.model([0.5; 3], [0.25; 3]))
-    }
-
+    /// The settings of the step, on images of which nothing is read.
     fn config(&self) -> Result<RunConfig, Failure> {
-        let config = RunConfig {
-            method: self.method,
-            encoder: self.encoder,
-            decoder: self.decoder.unwrap_or(self.encoder),
-            stem: self.stem,
-            width: self.width,
-            latent_dim: self.latent_dim,
-            image_size: self.image_size,
-            batch_size: self.batch_size,
-            optimizer: self.optimizer,
-            weight_decay: self.weight_decay,
-            ..RunConfig::default()
-        };
+        let mut config = OfStep::base();
+        self.settings.apply(&mut config);
+        config.decoder = self.settings.decoder.unwrap_or(config.encoder);
         config.validate().map_err(|message| usage(message, None))?;
         Ok(config)
+    }
+
+    /// The model and how its weights are updated.
+    pub(super) fn step(&self) -> Result<(ModelConfig, Update), Failure> {
+        let config = self.config()?;
+        Ok((config.model([0.5; 3], [0.25; 3]), config.update()))
     }
 }
 
@@ -188,13 +169,9 @@ pub(super) struct PlanArgs {
 }
 
 pub(super) fn plan(args: &PlanArgs) -> Outcome {
-    if args.accumulate == 0 {
-        return Err(usage("--accumulate is 0; it must be positive", None));
-    }
     let config = RunConfig { accumulate: args.accumulate, ..args.model.config()? };
+    config.validate().map_err(|message| usage(message, None))?;
     let model = config.model([0.5; 3], [0.25; 3]);
-    can_accumulate(config.method, config.batch_size, args.accumulate)
-        .map_err(|message| usage(message, None))?;
     let (session, _) = device::open(&choice(&args.model.device)?)?;
     // As many held-out images as a batch takes: what a run on a whole data set has.
     let plans = plans::plan(&session, &config, &model, model.batch)?;

@@ -11,8 +11,9 @@ use crate::interop::{folder, import, torchvision};
 use crate::method::Method;
 use crate::model::Stem;
 use crate::run::RunError;
-use crate::run::config::DataKind;
+use crate::run::settings::DataKind;
 use crate::run::trained::{Trained, normalisation};
+use crate::text;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
@@ -43,13 +44,13 @@ pub(super) fn export(args: &ExportArgs) -> Outcome {
     for error in &trained.skipped {
         say(&format!("warning: skipped a checkpoint: {error}"));
     }
-    say(&format!("weights: {}", trained.path.display()));
+    say(&format!("weights: {}", text::name(&trained.path)));
     let (mean, std) = normalisation(&trained.config);
     let (value, text) = match args.format {
         Format::Torchvision => {
             let file = torchvision::state_dict(&trained)?;
             if args.out.exists() {
-                let message = format!("{} is there already", args.out.display());
+                let message = format!("{} is there already", text::name(&args.out));
                 return Err(RunError::config(
                     message,
                     Some("remove it, or name another file with --out"),
@@ -60,9 +61,9 @@ pub(super) fn export(args: &ExportArgs) -> Outcome {
             let normalise =
                 format!("images are normalised with mean {mean:?} and deviation {std:?}");
             let text =
-                format!("{} tensors in {}; {normalise}", file.tensors.len(), args.out.display());
+                format!("{} tensors in {}; {normalise}", file.tensors.len(), text::name(&args.out));
             (
-                json!({ "file": args.out.display().to_string(), "tensors": file.tensors.len(), "metadata": file.meta }),
+                json!({ "file": text::name(&args.out).to_string(), "tensors": file.tensors.len(), "metadata": file.meta }),
                 text,
             )
         }
@@ -73,8 +74,8 @@ pub(super) fn export(args: &ExportArgs) -> Outcome {
                      results");
             }
             (
-                json!({ "folder": args.out.display().to_string(), "results": results.is_some() }),
-                format!("{}", args.out.display()),
+                json!({ "folder": text::name(&args.out).to_string(), "results": results.is_some() }),
+                format!("{}", text::name(&args.out)),
             )
         }
     };
@@ -145,7 +146,7 @@ pub(super) fn import(args: &ImportArgs) -> Outcome {
     let text = format!(
         "{}: {} with a {:?} encoder and a {:?} decoder of width {}, {:?} stem, {} latent \
          dimensions",
-        args.out.display(),
+        text::name(&args.out),
         config.method.name(),
         config.encoder,
         config.decoder,

@@ -4,6 +4,7 @@
 
 mod bench;
 mod evaluate;
+mod flags;
 mod inspect;
 mod interop;
 mod monitor;

@@ -12,7 +12,7 @@ use crate::monitor::plot::{self, Kind};
 use crate::monitor::run::RunView;
 use crate::monitor::{dashboard, watch};
 use crate::run::trained::write_whole;
-use crate::text::understands_escapes;
+use crate::text::{self, understands_escapes};
 use crate::train::interrupt::Interrupt;
 
 #[derive(Debug, clap::Args)]
@@ -31,7 +31,7 @@ pub(super) struct CompareArgs {
 pub(super) fn compare(args: &CompareArgs) -> Outcome {
     let kind = |path: &PathBuf| {
         let odd =
-            || usage(format!("--out {} is no .svg, .png or .html file", path.display()), None);
+            || usage(format!("--out {} is no .svg, .png or .html file", text::name(&path)), None);
         Kind::of(path).map(|kind| (path.clone(), kind)).ok_or_else(odd)
     };
     let file = args.out.as_ref().map(kind).transpose()?;

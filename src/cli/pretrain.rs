@@ -3,19 +3,31 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::flags::{Flags, Selection};
 use super::signals::{exit_code, interrupt};
 use super::{Failure, Outcome, choice, print_json, say, usage};
 use crate::data::archive::{Archive, CIFAR10, STL10};
 use crate::data::download::download;
-use crate::method::{Compare, Method};
-use crate::model::{Depth, Stem};
-use crate::optim::Optimizer;
 use crate::run::RunError;
-use crate::run::config::{DataKind, Preset, RunConfig, Schedule};
 use crate::run::folder::{Contents, RunFolder, refuse_inside_data};
 use crate::run::resume::Resumed;
+use crate::run::settings::{DataKind, Preset, RunConfig, Setting};
 use crate::run::trained::read_config;
+use crate::text;
 use crate::train::experiment::{self, Evaluate, Present, Request};
+
+/// Every setting of a run.
+#[derive(Debug)]
+pub(super) struct All;
+
+impl Selection for All {
+    fn takes(_: &Setting) -> bool {
+        true
+    }
+    fn default(setting: &Setting) -> Option<String> {
+        setting.default(&RunConfig::default())
+    }
+}
 
 /// Flags override the configuration file, which overrides the preset.
 #[derive(Debug, clap::Args)]
@@ -26,117 +38,14 @@ pub(super) struct Args {
     /// Configuration file, e.g. the `config.toml` of another run
     #[arg(long, value_name = "FILE.toml", conflicts_with = "preset")]
     config: Option<PathBuf>,
-    /// Data set
-    #[arg(long, value_enum)]
-    dataset: Option<DataKind>,
-    /// Folder of the data set
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Flags<All>,
     /// Fetch the official archive of CIFAR-10 or STL-10 into --data-dir first
     #[arg(long)]
     download: bool,
-    /// Method of the paper
-    #[arg(long, value_enum)]
-    method: Option<Method>,
-    /// Encoder
-    #[arg(long, value_enum)]
-    encoder: Option<Depth>,
-    /// Decoder (default: as deep as the encoder)
-    #[arg(long, value_enum)]
-    decoder: Option<Depth>,
-    /// First layers of the encoder (default: stl for --dataset stl10, otherwise cifar)
-    #[arg(long, value_enum)]
-    stem: Option<Stem>,
-    /// Side of the images, which --dataset folder resizes to it
-    #[arg(long)]
-    image_size: Option<usize>,
-    /// Channels of the first stage; 64 is the paper's network
-    #[arg(long)]
-    width: Option<usize>,
-    /// Latent dimensions
-    #[arg(long)]
-    latent_dim: Option<usize>,
-    /// Passes over the training images
-    #[arg(long)]
-    epochs: Option<usize>,
-    /// Stop after so many steps
-    #[arg(long)]
-    max_steps: Option<u64>,
-    /// Images per batch
-    #[arg(long)]
-    batch_size: Option<usize>,
-    /// Batches per step: their gradients are averaged, in the memory of one (BatchNorm normalises
-    /// and counts each by itself)
-    #[arg(long, value_name = "N")]
-    accumulate: Option<usize>,
-    /// Optimiser
-    #[arg(long, value_enum)]
-    optimizer: Option<Optimizer>,
-    /// Weight decay of all but BatchNorm's parameters, biases and the log-scale; L2, with lamb
-    /// decoupled
-    #[arg(long, value_name = "W")]
-    weight_decay: Option<f32>,
-    /// Learning rate after the warm-up
-    #[arg(long)]
-    learning_rate: Option<f32>,
-    /// Epochs of linear warm-up
-    #[arg(long)]
-    warmup_epochs: Option<usize>,
-    /// Learning rate after the warm-up; cosine and linear fall to 0 at the end of the run
-    #[arg(long, value_enum)]
-    schedule: Option<Schedule>,
-    /// Weight of the KL term (default: 1 for vae, 0 for aavae)
-    #[arg(long, value_name = "B")]
-    kl_coeff: Option<f32>,
-    /// Logarithm of the likelihood's variance
-    #[arg(long, allow_negative_numbers = true)]
-    log_scale: Option<f32>,
-    /// Train the log-scale
-    #[arg(long)]
-    learn_log_scale: bool,
-    /// What a view's reconstruction is compared with
-    #[arg(long, value_enum)]
-    target: Option<Compare>,
-    /// Temperature of SimCLR's loss (default: 0.5)
-    #[arg(long, value_name = "T")]
-    temperature: Option<f32>,
-    /// Use only the first N training images
-    #[arg(long, value_name = "N")]
-    limit_train: Option<usize>,
-    /// Take images in file order, with no held-out split
-    #[arg(long)]
-    no_shuffle: bool,
-    /// Start from these weights (safetensors; PyTorch's names and shapes)
-    #[arg(long, value_name = "FILE")]
-    init_from: Option<PathBuf>,
-    /// Seed of everything
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Epochs after which the weights are kept for good
-    #[arg(long, value_name = "E,E,…", value_delimiter = ',')]
-    milestones: Option<Vec<usize>>,
-    /// Steps between log records
-    #[arg(long, value_name = "N")]
-    log_every: Option<u64>,
-    /// Epochs between evaluations on the held-out images: importance-sampled likelihood and kNN
-    #[arg(long, value_name = "N")]
-    eval_every: Option<usize>,
-    /// Samples an image of the importance-sampled likelihood (default: 16 for vae and aavae; 0
-    /// leaves it out)
-    #[arg(long, value_name = "K")]
-    importance_samples: Option<usize>,
-    /// Steps between comparisons of the latents of views and originals (default: 0, never)
-    #[arg(long, value_name = "N")]
-    view_metrics_every: Option<u64>,
-    /// Train a linear classifier along on the features, which it does not move
-    #[arg(long)]
-    online_probe: bool,
     /// auto, cpu, wgpu, wgpu:NAME or cuda
     #[arg(long, default_value = "auto")]
     device: String,
-    /// Least minutes between checkpoints, saved at the end of an epoch (default: 1; 0: every epoch)
-    #[arg(long, value_name = "MINUTES")]
-    save_minutes: Option<f64>,
     /// Run folder (default: runs/<method>-<dataset>-seed<seed>)
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -156,13 +65,6 @@ pub(super) struct Args {
     /// Skip the probe and kNN at the end
     #[arg(long, conflicts_with = "probe_epochs")]
     no_eval: bool,
-    /// Epochs of the linear probe at the end
-    #[arg(long, value_name = "N")]
-    probe_epochs: Option<usize>,
-    /// Images per batch of the probe (default: those of --batch-size); its learning rate is
-    /// proportional
-    #[arg(long, value_name = "N")]
-    probe_batch_size: Option<usize>,
 }
 
 /// Why `--data-dir` is refused.
@@ -184,57 +86,15 @@ impl Args {
             (None, None, Some(stored)) => stored.clone(),
             (None, None, None) => RunConfig::default(),
         };
-        if let Some(dataset) = self.dataset {
+        let typed = &self.settings;
+        if let Some(dataset) = typed.dataset {
             c = c.on(dataset);
         }
-        macro_rules! set {
-            ($($field:ident),*) => { $(if let Some(x) = self.$field.clone() { c.$field = x; })* };
-        }
-        macro_rules! set_some {
-            ($($field:ident),*) => { $(if self.$field.is_some() { c.$field = self.$field.clone(); })* };
-        }
-        set!(
-            method,
-            encoder,
-            stem,
-            image_size,
-            width,
-            latent_dim,
-            epochs,
-            batch_size,
-            accumulate,
-            optimizer,
-            weight_decay,
-            learning_rate,
-            warmup_epochs,
-            schedule,
-            log_scale,
-            target,
-            seed,
-            log_every,
-            eval_every,
-            view_metrics_every,
-            probe_epochs,
-            save_minutes,
-            milestones
-        );
-        set_some!(
-            data_dir,
-            max_steps,
-            kl_coeff,
-            temperature,
-            limit_train,
-            init_from,
-            importance_samples,
-            probe_batch_size
-        );
-        if let Some(decoder) = self.decoder.or(self.encoder) {
+        typed.apply(&mut c);
+        if let Some(decoder) = typed.decoder.or(typed.encoder) {
             c.decoder = decoder;
         }
-        c.learn_log_scale |= self.learn_log_scale;
-        c.online_probe |= self.online_probe;
-        c.shuffle &= !self.no_shuffle;
-        if stored.is_some() && self.epochs.is_some() && self.max_steps.is_none() {
+        if stored.is_some() && typed.epochs.is_some() && typed.max_steps.is_none() {
             c.max_steps = None; // so many epochs, wherever the run was stopped before
         }
         if self.download && archive(c.dataset).is_none() {
@@ -244,7 +104,7 @@ impl Args {
             ));
         }
         if c.dataset == DataKind::Shapes {
-            if self.data_dir.is_some() {
+            if typed.data_dir.is_some() {
                 return Err(usage(
                     SHAPES_HAS_NO_FILES,
                     Some("--dataset cifar10, stl10 and folder read files"),
@@ -336,7 +196,7 @@ fn resumed(folder: &RunFolder, args: &Args) -> Result<RunConfig, Failure> {
         Contents::Nothing if folder.is_unborn() => args.resolve(None),
         Contents::Unsaved => args.resolve(None),
         Contents::Nothing => {
-            let message = format!("{} holds no run to resume", folder.path().display());
+            let message = format!("{} holds no run to resume", text::name(folder.path()));
             Err(RunError::config(message, Some("leave out --resume to start one")).into())
         }
         Contents::Saved | Contents::Stripped(_) => args.resolve(Some(&Resumed::settings(folder)?)),

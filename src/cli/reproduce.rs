@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use super::flags::{Flags, Selection};
 use super::pretrain::SHAPES_HAS_NO_FILES;
 use super::signals::{exit_code, interrupt};
 use super::{Outcome, choice, print_json, print_text, say, usage};
@@ -11,7 +12,21 @@ use crate::reproduce::cells::Overrides;
 use crate::reproduce::report::quoted;
 use crate::reproduce::run::forecast;
 use crate::reproduce::{Experiment, Request, Scale, Setup, forecast as forecasts, run as run_grid};
-use crate::run::config::DataKind;
+use crate::run::settings::{DataKind, RunConfig, Setting};
+use crate::text;
+
+/// The settings that are the same in all runs of a grid and not its scale's.
+#[derive(Debug)]
+pub(super) struct OfGrid;
+
+impl Selection for OfGrid {
+    fn takes(setting: &Setting) -> bool {
+        ["dataset", "data_dir"].contains(&setting.key)
+    }
+    fn default(setting: &Setting) -> Option<String> {
+        setting.default(&RunConfig::default())
+    }
+}
 
 /// Everything is trained, measured, resumed and reported in one folder.
 #[derive(Debug, clap::Args)]
@@ -22,12 +37,8 @@ pub(super) struct Args {
     /// Budget of every run
     #[arg(long, value_enum, default_value = "smoke")]
     scale: Scale,
-    /// Data set
-    #[arg(long, value_enum, default_value = "shapes")]
-    dataset: DataKind,
-    /// Folder of the data set
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Flags<OfGrid>,
     /// Seeds, from 0 (default: the scale's)
     #[arg(long, value_name = "N")]
     seeds: Option<usize>,
@@ -62,7 +73,9 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Outcome {
     let device = choice(&args.device)?;
-    match (args.dataset, &args.data_dir) {
+    let dataset = args.settings.dataset.unwrap_or(RunConfig::default().dataset);
+    let data_dir = args.settings.data_dir.clone().flatten();
+    match (dataset, &data_dir) {
         (DataKind::Shapes, Some(_)) => {
             return Err(usage(
                 SHAPES_HAS_NO_FILES,
@@ -82,17 +95,16 @@ pub(super) fn run(args: &Args) -> Outcome {
     let setup = Setup {
         experiment: args.experiment,
         scale: args.scale,
-        dataset: args.dataset,
-        data_dir: args.data_dir.clone(),
-        seeds: args.seeds.unwrap_or(args.scale.budget(args.experiment, args.dataset).seeds),
+        dataset,
+        data_dir,
+        seeds: args.seeds.unwrap_or(args.scale.budget(args.experiment, dataset).seeds),
         overrides: Overrides {
             max_steps: args.max_steps,
             limit_train: args.limit_train,
             probe_epochs: args.probe_epochs,
         },
     };
-    let (experiment, scale, dataset) =
-        (args.experiment.name(), args.scale.name(), args.dataset.name());
+    let (experiment, scale, dataset) = (args.experiment.name(), args.scale.name(), dataset.name());
     let out = args
         .out
         .clone()
@@ -127,7 +139,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         summary["done"],
         summary["runs"],
         failed.len(),
-        out.join("report.html").display()
+        text::name(&out.join("report.html"))
     ));
     for run in failed {
         say(&format!(

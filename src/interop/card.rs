@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::run::config::{DataKind, RunConfig};
+use crate::run::settings::{DataKind, RunConfig};
 use crate::text::{markdown, markdown_code};
 
 /// What the encoder is of, and what its training minimises.

@@ -13,7 +13,7 @@ use super::{card, new_folder};
 use crate::method::{self, Training};
 use crate::run::RunError;
 use crate::run::checkpoint::Checkpoint;
-use crate::run::config::RunConfig;
+use crate::run::settings::RunConfig;
 use crate::run::state;
 use crate::run::trained::{Trained, config_text, normalisation, write_whole};
 

@@ -12,11 +12,12 @@ use crate::method::{self, Method, Training};
 use crate::model::{Depth, Stem};
 use crate::run::RunError;
 use crate::run::checkpoint::{Checkpoint, NamedTensor, TensorData};
-use crate::run::config::{DataKind, RunConfig};
 use crate::run::foreign;
+use crate::run::settings::{DataKind, RunConfig};
 use crate::run::state;
 use crate::run::store::LAST;
 use crate::run::trained::{Trained, config_text, normalisation, write_config, write_whole};
+use crate::text;
 
 /// What a state dict does not say.
 #[derive(Clone, Debug, Default)]
@@ -303,11 +304,11 @@ pub fn write(imported: Imported, from: &Path, out: &Path) -> Result<Value, RunEr
     let checkpoint =
         Checkpoint { tensors, meta: meta.map(|(key, value)| (key.to_owned(), value)).into() };
     let summary = json!({
-        "run": out.display().to_string(),
+        "run": text::name(&out).to_string(),
         "method": config.method.name(),
         "dataset": config.dataset.name(),
         "imported_from": source,
-        "checkpoint": out.join(FOLDER).join(LAST).display().to_string(),
+        "checkpoint": text::name(&out.join(FOLDER).join(LAST)).to_string(),
         "sha256": checkpoint.digest(),
         "interrupted": false,
     });

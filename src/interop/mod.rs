@@ -13,6 +13,7 @@ use std::path::Path;
 
 use crate::disk;
 use crate::run::RunError;
+use crate::text;
 
 /// Makes a folder whose contents `fill` writes: all of it or nothing, and nothing of others is
 /// removed. The folder may be there if it is empty.
@@ -22,7 +23,7 @@ fn new_folder(
 ) -> Result<(), RunError> {
     let refused = |what: &str| {
         Err(RunError::config(
-            format!("{} {what}", out.display()),
+            format!("{} {what}", text::name(&out)),
             Some("name another folder with --out"),
         ))
     };
@@ -54,8 +55,8 @@ fn new_folder(
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {
             let message = format!(
                 "{} is there already, where {} is to be prepared",
-                staging.display(),
-                out.display()
+                text::name(&staging),
+                text::name(&out)
             );
             return Err(RunError::config(
                 message,

@@ -11,6 +11,7 @@ use super::chart::{self, Curve, number};
 use super::run::{RunView, State};
 use crate::data::is_there;
 use crate::run::RunError;
+use crate::text;
 
 /// Step and value, by step.
 pub type Points = Vec<(f64, f64)>;
@@ -94,7 +95,7 @@ impl Comparison {
         let row = |(index, run): (usize, &RunView)| {
             let loss = |split| run.last(split).and_then(|r| r.get("loss")).and_then(short);
             json!({
-                "letter": letter(index), "run": run.dir.display().to_string(), "state": run.state().name(), "method": run.config.method.name(),
+                "letter": letter(index), "run": text::name(&run.dir).to_string(), "state": run.state().name(), "method": run.config.method.name(),
                 "dataset": run.config.dataset.name(), "seed": run.config.seed, "steps": run.steps(),
                 "loss": loss("train"), "validation_loss": loss("val"), "probe": run.probe(), "knn20": run.knn(20),
                 "knn200": run.knn(200), "images_per_second": run.images_per_second(),

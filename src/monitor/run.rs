@@ -10,9 +10,10 @@ use serde_json::Value;
 
 use crate::data::{is_there, open_regular};
 use crate::run::RunError;
-use crate::run::config::RunConfig;
 use crate::run::metrics::Record;
+use crate::run::settings::RunConfig;
 use crate::run::trained::read_config;
+use crate::text;
 use crate::train::progress::LogEnd;
 
 /// Bytes at the end of `train.log` that are looked at.
@@ -146,12 +147,12 @@ impl RunView {
             let hint = if dir.join("grid.json").exists() {
                 format!(
                     "it is a grid of `reproduce`: name run folders in it, such as {}",
-                    dir.join("*-s0").display()
+                    text::name(&dir.join("*-s0"))
                 )
             } else {
                 "`aavae pretrain --out DIR` makes run folders".into()
             };
-            return Err(RunError::config(format!("{} {message}", dir.display()), Some(&hint)));
+            return Err(RunError::config(format!("{} {message}", text::name(&dir)), Some(&hint)));
         }
         let config = read_config(&path)?;
         let mut view = Self {

@@ -8,7 +8,7 @@ use super::{Budget, Experiment, Scale};
 use crate::method::{Compare, Method};
 use crate::model::Depth;
 use crate::rng::{Philox, Stream};
-use crate::run::config::{DataKind, RunConfig};
+use crate::run::settings::{DataKind, RunConfig};
 
 /// What a grid is made from.
 #[derive(Clone, Debug, PartialEq)]
@@ -430,7 +430,7 @@ mod tests {
 
     #[test]
     fn the_paper_scale_is_the_papers() {
-        use crate::run::config::Preset;
+        use crate::run::settings::Preset;
         let of = |experiment| {
             setups()
                 .into_iter()

@@ -10,9 +10,10 @@ use super::{Cell, Experiment, views};
 use crate::data::Splits;
 use crate::disk::{self, Lock};
 use crate::run::RunError;
-use crate::run::config::RunConfig;
 use crate::run::folder::refuse_inside_data;
+use crate::run::settings::RunConfig;
 use crate::run::trained::{read_config, write_whole};
+use crate::text;
 use crate::train::experiment::{evaluated, read_summary};
 
 /// Name of the file that says which grid a folder holds.
@@ -191,7 +192,7 @@ pub fn verify(
 ) -> Result<Identity, RunError> {
     if out.exists() && !out.is_dir() {
         return Err(RunError::config(
-            format!("{} is no folder", out.display()),
+            format!("{} is no folder", text::name(&out)),
             Some("name a folder with --out"),
         ));
     }
@@ -209,7 +210,7 @@ pub fn verify(
                     );
             if !same {
                 let message =
-                    format!("{} holds {}; this is {}", out.display(), there.name(), mine.name());
+                    format!("{} holds {}; this is {}", text::name(&out), there.name(), mine.name());
                 let hint = if there.version == mine.version {
                     "name another folder with --out"
                 } else {
@@ -220,7 +221,7 @@ pub fn verify(
             if !there.images.is_empty() && there.images != mine.images {
                 let message = format!(
                     "{} was begun on other images of `{}` than these",
-                    out.display(),
+                    text::name(&out),
                     mine.dataset
                 );
                 return Err(RunError::config(
@@ -231,7 +232,7 @@ pub fn verify(
             if there.seeds > mine.seeds {
                 let message = format!(
                     "{} holds {} seeds, more than the {} asked for",
-                    out.display(),
+                    text::name(&out),
                     there.seeds,
                     mine.seeds
                 );
@@ -252,7 +253,7 @@ pub fn verify(
                 .and_then(|mut dir| dir.find(|e| !e.as_ref().is_ok_and(|e| left(&e.file_name()))));
             if foreign.is_some() {
                 let message =
-                    format!("{} is not empty and holds no grid (no {FILE})", out.display());
+                    format!("{} is not empty and holds no grid (no {FILE})", text::name(&out));
                 return Err(RunError::config(message, Some("name another folder with --out")));
             }
         }
@@ -278,7 +279,7 @@ pub fn read(out: &Path) -> Result<Option<Identity>, RunError> {
     };
     let damaged = |e: serde_json::Error| {
         RunError::config(
-            format!("{} cannot be read: {e}", path.display()),
+            format!("{} cannot be read: {e}", text::name(&path)),
             Some("name another folder with --out; the runs in this one are whole"),
         )
     };
@@ -297,8 +298,13 @@ fn check(run: &Run<'_>, out: &Path) -> Result<(), RunError> {
     match wanted.differences(&stored).first() {
         None => Ok(()),
         Some(d) => {
-            let message =
-                format!("{} is {} here, but {} in {}", d.flag(), d.here, d.there, path.display());
+            let message = format!(
+                "{} is {} here, but {} in {}",
+                d.flag(),
+                d.here,
+                d.there,
+                text::name(&path)
+            );
             Err(RunError::config(
                 message,
                 Some(

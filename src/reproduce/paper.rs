@@ -1,6 +1,6 @@
 //! The paper's numbers (Table 1; its figures give no numbers in the text).
 
-use crate::run::config::DataKind;
+use crate::run::settings::DataKind;
 
 /// Networks, epochs and evaluation behind the numbers.
 pub const PROTOCOL: &str = "ResNet-50, 3200 epochs of all training images, 90-epoch probe";

@@ -9,8 +9,8 @@ use super::folder::{Run, State};
 use super::views::{self, Similarity};
 use super::{Cell, Experiment};
 use crate::data::Splits;
-use crate::run::config::RunConfig;
 use crate::run::metrics;
+use crate::run::settings::RunConfig;
 
 /// Mean and spread of a quantity over seeds.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -15,9 +15,10 @@ use super::{Cell, Setup, cells, report, views};
 use crate::data::Splits;
 use crate::device::{self, Choice};
 use crate::run::RunError;
-use crate::run::config::RunConfig;
 use crate::run::folder::RunFolder;
+use crate::run::settings::RunConfig;
 use crate::run::trained::open_data;
+use crate::text;
 use crate::train::experiment::{self, Evaluate, Present};
 use crate::train::interrupt::Interrupt;
 use crate::train::schedule;
@@ -169,8 +170,8 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Ru
         "experiment": setup.experiment.name(),
         "scale": setup.scale.name(),
         "dataset": setup.dataset.name(),
-        "out": out.display().to_string(),
-        "report": written.display().to_string(),
+        "out": text::name(&out).to_string(),
+        "report": text::name(&written).to_string(),
         "runs": results.runs.len(),
         "done": results.done().count(),
         "failed": errors.iter().map(|(run, error)| json!({ "run": run, "error": error })).collect::<Vec<_>>(),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Experiment;
 use crate::model::Depth;
-use crate::run::config::DataKind;
+use crate::run::settings::DataKind;
 
 /// How much is spent on an experiment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

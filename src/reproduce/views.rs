@@ -9,7 +9,7 @@ use crate::eval::evaluator::Evaluator;
 use crate::eval::grid;
 use crate::ops::StepUniforms;
 use crate::run::RunError;
-use crate::run::config::RunConfig;
+use crate::run::settings::RunConfig;
 use crate::run::trained::{Trained, model_config, open_data, write_whole};
 
 /// Images, the first of the test set.

@@ -123,13 +123,13 @@ pub enum CheckpointError {
     #[error(transparent)]
     Io(#[from] DiskError),
     /// There is no such file.
-    #[error("no checkpoint at `{}`", path.display())]
+    #[error("no checkpoint at `{}`", crate::text::name(path))]
     Missing {
         /// Where it was looked for.
         path: PathBuf,
     },
     /// The file is something else.
-    #[error("`{}` ({bytes} bytes) is not a safetensors file: {reason}", path.display())]
+    #[error("`{}` ({bytes} bytes) is not a safetensors file: {reason}", crate::text::name(path))]
     NotSafetensors {
         /// The file.
         path: PathBuf,
@@ -149,7 +149,7 @@ pub enum CheckpointError {
     },
     /// The file has another length than its header says.
     #[error("`{}` is {}: it has {bytes} bytes, its header asks for \
-        {expected}", path.display(), if bytes < expected { "truncated" } else { "too long" })]
+        {expected}", crate::text::name(path), if bytes < expected { "truncated" } else { "too long" })]
     Length {
         /// The file.
         path: PathBuf,
@@ -159,8 +159,11 @@ pub enum CheckpointError {
         expected: u64,
     },
     /// The content is not what was written.
-    #[error("`{}` is damaged: the SHA-256 of its {what} is {found}, recorded was \
-        {expected}", path.display())]
+    #[error(
+        "`{}` is damaged: the SHA-256 of its {what} is {found}, recorded was \
+        {expected}",
+        crate::text::name(path)
+    )]
     Digest {
         /// The file.
         path: PathBuf,
@@ -172,8 +175,11 @@ pub enum CheckpointError {
         found: String,
     },
     /// A newer program wrote the file.
-    #[error("`{}` has format version {found}; this program reads up to \
-        {FORMAT_VERSION}", path.display())]
+    #[error(
+        "`{}` has format version {found}; this program reads up to \
+        {FORMAT_VERSION}",
+        crate::text::name(path)
+    )]
     Version {
         /// The file.
         path: PathBuf,
@@ -181,8 +187,11 @@ pub enum CheckpointError {
         found: String,
     },
     /// A tensor has an element type that weights do not have.
-    #[error("`{}`: tensor `{tensor}` has elements of type {dtype}; F32, F64, F16, BF16 and I64 can \
-        be read", path.display())]
+    #[error(
+        "`{}`: tensor `{tensor}` has elements of type {dtype}; F32, F64, F16, BF16 and I64 can \
+        be read",
+        crate::text::name(path)
+    )]
     Type {
         /// The file.
         path: PathBuf,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::checkpoint::CheckpointError;
 use super::metrics::MetricsError;
 use crate::disk::{DiskError, LockError};
+use crate::text;
 
 /// What stops a run.
 #[derive(Debug, thiserror::Error)]
@@ -89,24 +90,28 @@ impl RunError {
             _ => "gradient is not finite".into(),
         }
     }
-    /// Of an error that stopped a run: one that can be resumed once there is room.
-    pub(crate) fn of_run(self) -> Self {
-        let full = match &self {
+    /// What the operating system refused, if it did.
+    fn refused(&self) -> Option<&DiskError> {
+        match self {
             Self::Io(e)
             | Self::Checkpoint(CheckpointError::Io(e))
-            | Self::Metrics(MetricsError::Io(e)) => e.is_full(),
-            _ => false,
-        };
+            | Self::Metrics(MetricsError::Io(e)) => Some(e),
+            _ => None,
+        }
+    }
+    /// Of an error that stopped a run: one that can be resumed once there is room.
+    pub(crate) fn of_run(self) -> Self {
+        let full = self.refused().is_some_and(DiskError::is_full);
         if full { Self::NoRoom(Box::new(self)) } else { self }
     }
     /// Names the file that a checkpoint's error is about.
     pub(crate) fn of_file(self, path: &std::path::Path) -> Self {
         match self {
             Self::Architecture { message } => {
-                Self::Architecture { message: format!("`{}`: {message}", path.display()) }
+                Self::Architecture { message: format!("`{}`: {message}", text::name(&path)) }
             }
             Self::Weights { message } => {
-                Self::Weights { message: format!("`{}`: {message}", path.display()) }
+                Self::Weights { message: format!("`{}`: {message}", text::name(&path)) }
             }
             other => other,
         }
@@ -132,11 +137,14 @@ impl RunError {
             ),
             Self::Lock(LockError::Disk(e)) => e.hint(),
             Self::Metrics(MetricsError::Io(e)) | Self::Io(e) => e.hint(),
-            Self::NoRoom(_) => Some(
-                "free some space and continue with `--resume`; the checkpoints \
-                saved before are whole"
-                    .into(),
-            ),
+            Self::NoRoom(e) => Some(format!(
+                "{}, and continue with `--resume`; the checkpoints saved before are whole",
+                if e.refused().is_some_and(DiskError::is_too_long) {
+                    "raise the limit on the length of files (`ulimit -f`)"
+                } else {
+                    "free some space"
+                }
+            )),
             Self::NotFinite { .. } | Self::NotFiniteState { .. } => Some(
                 "use a lower --learning-rate; the checkpoints saved before are whole, and \
                  `--init-from` with another --out starts from one"

@@ -15,12 +15,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::RunError;
-use super::config::DataKind;
 use super::events;
 use super::metrics::Record;
+use super::settings::DataKind;
 use super::store::{CHECKPOINTS, Store};
 use super::trained::read_config;
 use crate::disk::{self, DiskError, Lock};
+use crate::text;
 
 /// A run folder that belongs to this process until it is dropped.
 #[derive(Debug)]
@@ -113,7 +114,8 @@ impl RunFolder {
         if files.is_empty() {
             return Ok(());
         }
-        let message = format!("{} already holds a run: {}", self.path.display(), files.join(", "));
+        let message =
+            format!("{} already holds a run: {}", text::name(&self.path), files.join(", "));
         let hint = "continue it with --resume, replace it with --overwrite, or name another folder \
             with --out";
         Err(RunError::config(message, Some(hint)))
@@ -130,7 +132,7 @@ impl RunFolder {
             Contents::Stripped(files) => {
                 let message = format!(
                     "{} holds a run without checkpoints: {}",
-                    self.path.display(),
+                    text::name(&self.path),
                     files.join(", ")
                 );
                 let hint = "bring `checkpoints/` back from a backup; without --resume, --overwrite \
@@ -202,7 +204,7 @@ impl RunFolder {
             let path = self.path.join(name);
             if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file() || !own(&path)) {
                 let message =
-                    format!("{} is no file of a run; nothing was removed", path.display());
+                    format!("{} is no file of a run; nothing was removed", text::name(&path));
                 return Err(RunError::config(
                     message,
                     Some("move it away, or name another folder with --out"),
@@ -279,8 +281,8 @@ pub fn refuse_inside_data(
     };
     let message = format!(
         "{} lies in {}, whose folders are the classes of the data set",
-        out.display(),
-        split.display()
+        text::name(&out),
+        text::name(&split)
     );
     Err(RunError::config(message, Some("name a folder outside the data with --out")))
 }

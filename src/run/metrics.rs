@@ -84,7 +84,7 @@ pub enum MetricsError {
     #[error(transparent)]
     Io(#[from] DiskError),
     /// A line is no record.
-    #[error("`{}`, line {line}: not a metrics record", path.display())]
+    #[error("`{}`, line {line}: not a metrics record", crate::text::name(path))]
     Line {
         /// The file.
         path: PathBuf,

@@ -2,7 +2,7 @@
 //! trains or measures; what does is above.
 
 pub mod checkpoint;
-pub mod config;
+
 mod error;
 pub mod events;
 pub mod fit;
@@ -11,6 +11,7 @@ pub mod foreign;
 pub mod metrics;
 pub mod resume;
 pub mod saver;
+pub mod settings;
 pub mod state;
 pub mod store;
 mod tfrecord;

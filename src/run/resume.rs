@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use super::RunError;
 use super::checkpoint::Checkpoint;
-use super::config::{Difference, Fixed, RunConfig, flag};
 use super::folder::RunFolder;
+use super::settings::{Difference, Resume, RunConfig};
 use super::trained::{parse_config, read_config};
 use crate::ops::Choices;
+use crate::text::name;
 
 /// Scalars of the batches since the last record that was due, by step.
 pub type Window = Vec<(u32, Vec<f32>)>;
@@ -57,7 +58,7 @@ impl Resumed {
         let latest = folder.store().latest();
         let Some((path, checkpoint)) = latest.found else {
             let why = latest.skipped.first().map_or_else(String::new, |error| format!(": {error}"));
-            let message = format!("no checkpoint of {} is whole{why}", folder.path().display());
+            let message = format!("no checkpoint of {} is whole{why}", name(folder.path()));
             return Err(RunError::config(
                 message,
                 Some("bring one back from a backup, or start another run with another --out"),
@@ -70,7 +71,7 @@ impl Resumed {
             .collect();
         let step = checkpoint.step().ok_or_else(|| {
             RunError::config(
-                format!("{} does not say its step; it is no checkpoint of a run", path.display()),
+                format!("{} does not say its step; it is no checkpoint of a run", name(&path)),
                 None,
             )
         })?;
@@ -81,7 +82,7 @@ impl Resumed {
     fn says(&self, key: &str) -> Result<&str, RunError> {
         self.checkpoint.meta.get(key).map(String::as_str).ok_or_else(|| {
             RunError::config(
-                format!("{} does not say its {key}; it cannot be resumed", self.path.display()),
+                format!("{} does not say its {key}; it cannot be resumed", name(&self.path)),
                 Some(ANOTHER),
             )
         })
@@ -94,7 +95,7 @@ impl Resumed {
         }
         let message = format!(
             "{} is of version {there}, this is {here}: the bits could differ",
-            self.path.display()
+            name(&self.path)
         );
         Err(RunError::config(
             message,
@@ -121,7 +122,7 @@ impl Resumed {
         let message = format!(
             "the images or labels of `{}` are not those that {} was trained on",
             config.dataset.name(),
-            self.path.display()
+            name(&self.path)
         );
         Err(RunError::config(
             message,
@@ -143,7 +144,7 @@ impl Resumed {
         }
         let message = format!(
             "{} was trained on `{there}`, this is `{device}`: the bits would differ",
-            self.path.display()
+            name(&self.path)
         );
         Err(RunError::config(
             message,
@@ -161,7 +162,7 @@ impl Resumed {
         }
         let message = format!(
             "{} has taken {} steps already, more than the {total} asked for",
-            self.path.display(),
+            name(&self.path),
             self.step
         );
         Err(RunError::config(message, Some("raise --epochs or --max-steps to continue")))
@@ -183,7 +184,7 @@ impl Resumed {
             .filter(|w: &Vec<(u32, Vec<u32>)>| w.iter().all(|(_, bits)| bits.len() == scalars));
         let window = window.ok_or_else(|| {
             RunError::config(
-                format!("`{}`: the metadata `window` cannot be read", self.path.display()),
+                format!("`{}`: the metadata `window` cannot be read", name(&self.path)),
                 None,
             )
         })?;
@@ -215,33 +216,28 @@ fn refuse_changes(
     path: &Path,
 ) -> Result<(), RunError> {
     let changes = asked.differences(saved);
-    let Some((change, why)) = asked.refuses(&changes) else { return Ok(()) };
+    let Some((change, rule)) = asked.refuses(&changes) else { return Ok(()) };
     // Where the value comes from: the file, or else the command line.
     let file = folder.path().join("config.toml");
     let edited = read_config(&file).is_ok_and(|stored| stored.differences(saved).contains(change));
     let Difference { key, here, there } = change;
-    let path = path.display();
+    let (path, why) = (name(path), rule.refuses(asked.schedule).unwrap_or_default());
     let message = if edited {
-        format!("{key} is {here} in {}, but {there} in {path}", file.display())
+        format!("{key} is {here} in {}, but {there} in {path}: {why}", name(&file))
     } else {
-        format!("{} is {here} here, but {there} in {path}", change.flag())
+        format!("{} is {here} here, but {there} in {path}: {why}", change.flag())
     };
-    Err(match why {
-        Fixed::Always => {
-            let flags = RunConfig::MAY_CHANGE.map(flag).join(", ");
-            RunError::config(
-                message,
-                Some(&format!("a run is resumed as it was started; what may change is {flags}")),
-            )
+    let hint = match rule {
+        Resume::Length => {
+            "resume it as it was started, or start another run from its weights with --init-from"
+                .into()
         }
-        Fixed::BySchedule => RunError::config(
-            format!("{message}: the learning rate of a run with a schedule depends on its length"),
-            Some(
-                "resume it as it was started, or start another run from its weights with \
-                 --init-from",
-            ),
-        ),
-    })
+        Resume::Fixed | Resume::Free => {
+            let flags: Vec<_> = RunConfig::may_change().collect();
+            format!("a run is resumed as it was started; what may change is {}", flags.join(", "))
+        }
+    };
+    Err(RunError::config(message, Some(&hint)))
 }
 
 /// The text of [`Resumed::window`].

@@ -21,6 +21,7 @@ use super::store::{Saved, Store};
 use crate::disk::DiskError;
 use crate::ir::Layout;
 use crate::nn::Params;
+use crate::text;
 
 /// A state of a run, to be saved.
 #[derive(Debug)]
@@ -162,7 +163,7 @@ impl Saver {
         self.writing = false;
         let saved = saved?;
         if let Some(error) = &saved.held {
-            let path = saved.path.display();
+            let path = text::name(&saved.path);
             self.warnings.push(format!(
                 "warning: {error}; the newest checkpoint is {path}, and the next one tries again"
             ));

@@ -9,10 +9,11 @@ use serde::Deserialize;
 
 use super::RunError;
 use super::checkpoint::{Checkpoint, CheckpointError};
-use super::config::{DataKind, RunConfig};
+use super::settings::{DataKind, RunConfig};
 use crate::data::{self, Kind, OpenOptions, Splits};
 use crate::disk;
 use crate::method::ModelConfig;
+use crate::text;
 
 /// Opens the data set of a configuration.
 ///
@@ -71,7 +72,7 @@ pub fn read_config(path: &Path) -> Result<RunConfig, RunError> {
         return parse_config(path, &text);
     }
     let wrong =
-        |e: &dyn std::fmt::Display| RunError::config(format!("{}: {e}", path.display()), None);
+        |e: &dyn std::fmt::Display| RunError::config(format!("{}: {e}", text::name(&path)), None);
     let value: serde_json::Value = serde_json::from_str(&text).map_err(|e| wrong(&e))?;
     let training = value.get("training").ok_or_else(|| {
         wrong(&"it has no `training`, as `aavae export --format folder` writes it")
@@ -87,7 +88,7 @@ pub(super) fn parse_config(path: &Path, text: &str) -> Result<RunConfig, RunErro
         let line = text.lines().nth(number).unwrap_or_default();
         let message = format!(
             "{}, line {} (`{line}`): {}",
-            path.display(),
+            text::name(&path),
             number + 1,
             e.message().replace('\n', " ")
         );
@@ -129,9 +130,9 @@ pub fn config_text(config: &RunConfig) -> Result<String, RunError> {
 fn plannable(path: &Path, config: &RunConfig) -> Result<(), RunError> {
     let hint = "it was changed or damaged after the run; the original values are in the metadata \
         of the checkpoints";
-    config
-        .validate_network()
-        .map_err(|message| RunError::config(format!("{}: {message}", path.display()), Some(hint)))
+    config.validate_network().map_err(|message| {
+        RunError::config(format!("{}: {message}", text::name(&path)), Some(hint))
+    })
 }
 
 /// A trained model: a run folder, or a checkpoint file inside one.
@@ -157,7 +158,7 @@ impl Trained {
         if !path.exists() {
             let hint = "`aavae pretrain --out DIR` makes run folders";
             return Err(RunError::config(
-                format!("no run folder or checkpoint at {}", path.display()),
+                format!("no run folder or checkpoint at {}", text::name(&path)),
                 Some(hint),
             ));
         }
@@ -169,7 +170,7 @@ impl Trained {
                     "`aavae pretrain --out DIR` makes run folders"
                 };
                 return Err(RunError::config(
-                    format!("{} is no run folder: it has no config.toml", path.display()),
+                    format!("{} is no run folder: it has no config.toml", text::name(&path)),
                     Some(hint),
                 ));
             }
@@ -181,7 +182,7 @@ impl Trained {
                     return Err(error.into());
                 }
                 return Err(RunError::config(
-                    format!("{} has no whole checkpoint", path.display()),
+                    format!("{} has no whole checkpoint", text::name(&path)),
                     Some("`pretrain --resume` continues an interrupted run"),
                 ));
             };
@@ -198,7 +199,7 @@ impl Trained {
         let Some(text) = checkpoint.meta.get("config") else {
             let message = format!(
                 "{} does not say how it was trained (no `config` in its metadata)",
-                path.display()
+                text::name(&path)
             );
             let hint = "`aavae import` makes a run folder of such weights, `pretrain --init-from` \
                 trains them further";

@@ -21,13 +21,14 @@ use crate::eval::knn::Features;
 use crate::eval::probe::{ProbeConfig, ProbeResult, probe};
 use crate::method::ModelConfig;
 use crate::run::RunError;
-use crate::run::config::RunConfig;
 use crate::run::folder::RunFolder;
 use crate::run::metrics::Record;
 use crate::run::resume::{self, Resumed};
+use crate::run::settings::RunConfig;
 use crate::run::trained::{
     Trained, model_config, open_data, read_config, write_config, write_whole,
 };
+use crate::text;
 
 /// What is measured once the encoder is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,7 +175,7 @@ pub fn untrained(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Val
     write_config(&out.join("config.toml"), config)?;
     let (session, _) = device::open(&request.device)?;
     let mut summary = json!({
-        "run": out.display().to_string(),
+        "run": text::name(&out).to_string(),
         "method": config.method.name(),
         "random_init": true,
         "dataset": config.dataset.name(),
@@ -243,7 +244,7 @@ fn summary_of(
             .map_err(|e| RunError::config(format!("the summary cannot be written: {e}"), None))
     };
     Ok(json!({
-        "run": out.display().to_string(),
+        "run": text::name(&out).to_string(),
         "method": config.method.name(),
         "dataset": config.dataset.name(),
         "seed": config.seed,
@@ -255,7 +256,7 @@ fn summary_of(
         "train": record(&outcome.last)?,
         "validation": record(&outcome.validation)?,
         "evaluation": record(&outcome.evaluation)?,
-        "checkpoint": outcome.checkpoint.display().to_string(),
+        "checkpoint": text::name(&outcome.checkpoint).to_string(),
         "sha256": outcome.digest,
         "finished": timestamp_now(),
         "interrupted": interrupted,

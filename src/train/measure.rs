@@ -35,7 +35,7 @@ use crate::eval::knn::knn;
 use crate::method::ModelConfig;
 use crate::ops::StepUniforms;
 use crate::run::RunError;
-use crate::run::config::RunConfig;
+use crate::run::settings::RunConfig;
 
 /// Most held-out images whose likelihood is importance-sampled, unless a batch is larger.
 pub const IMPORTANCE_IMAGES: usize = 1024;

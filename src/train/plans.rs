@@ -9,8 +9,8 @@ use crate::ops::Choices;
 use crate::optim;
 use crate::plan::{Plan, held_bytes};
 use crate::run::RunError;
-use crate::run::config::RunConfig;
 use crate::run::fit::{self, Fit};
+use crate::run::settings::RunConfig;
 use crate::tune;
 
 /// Images of a figure.

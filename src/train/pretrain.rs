@@ -15,11 +15,11 @@ use crate::data::{Loader, Splits};
 use crate::device::Session;
 use crate::eval::evaluator;
 use crate::run::checkpoint::Checkpoint;
-use crate::run::config::RunConfig;
 use crate::run::folder::RunFolder;
 use crate::run::metrics::Record;
 use crate::run::resume::{Resumed, window_text};
 use crate::run::saver::{Saver, State, Writer};
+use crate::run::settings::RunConfig;
 use crate::run::trained::{config_text, model_config, open_data, write_config};
 use crate::run::{RunError, foreign};
 use crate::text;
@@ -158,7 +158,7 @@ fn kernels(
         }
         let message = format!(
             "{} was trained with kernels that are wrong here: {}",
-            resumed.path.display(),
+            text::name(&resumed.path),
             refused[0]
         );
         let hint = "a driver may have changed; `--allow-device-change` goes on with other kernels \

@@ -8,7 +8,7 @@ use crate::ops::StepUniforms;
 use crate::optim;
 use crate::rng::EVALUATION_STEP;
 use crate::run::RunError;
-use crate::run::config::{RunConfig, Schedule};
+use crate::run::settings::{RunConfig, Schedule};
 
 /// Learning rate of a step: linear from 0 over the warm-up, then constant (the paper, section 4),
 /// or falling so that the step after the last would have 0.

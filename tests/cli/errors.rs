@@ -57,8 +57,8 @@ fn sizes() {
         ("--weight-decay nan", "--weight-decay NaN "),
         ("--optimizer rmsprop", "'rmsprop'"),
         ("--schedule step", "'step'"),
-        ("--log-scale inf", "--log-scale must be finite"),
-        ("--kl-coeff -1", "--kl-coeff finite and not negative"),
+        ("--log-scale inf", "--log-scale inf is not a finite number"),
+        ("--kl-coeff -1", "--kl-coeff -1 is not a number of at least 0"),
         ("--warmup-epochs -1", "'-1' for '--warmup-epochs"),
         ("--seed -1", "'-1' for '--seed"),
         ("--method simclr --temperature 0", "--temperature 0 is not between"),
@@ -439,7 +439,8 @@ fn a_disk_that_fills_up() {
     pretrain(&out, "--max-steps 5");
     let before = Checkpoint::load(out.join("checkpoints/last.safetensors")).expect("a checkpoint");
     shell(&format!("ulimit -f 4000; exec {binary} {}", more(&out, "--resume")))
-        .fails(1, &["cannot write", "step-8"]);
+        .fails(1, &["cannot write", "step-8"])
+        .hints("`ulimit -f`");
     assert_eq!(
         Checkpoint::load(out.join("checkpoints/last.safetensors")).expect("a checkpoint"),
         before

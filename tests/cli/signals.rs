@@ -240,6 +240,7 @@ fn a_limit_on_files_is_an_error() {
     let ran = shell.args(["-c", &script]).env("NODEVICE_SELECT", "1").output().expect("a shell");
     let ran = Ran::new(script, ran).fails(1, &["cannot write", "f.safetensors", "File too large"]);
     assert!(!ran.stderr.contains("--resume") && !out.exists(), "{ran:?}");
+    ran.hints("`ulimit -f`");
 }
 
 /// A limit on threads is an error with a hint, where nobody is exempt from it.

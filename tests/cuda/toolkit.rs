@@ -15,7 +15,7 @@ use std::process::{Command, ExitCode};
 use aavae::method::{Training, training};
 use aavae::ops::all_cases;
 use aavae::plan::{Options, Plan, lower};
-use aavae::run::config::RunConfig;
+use aavae::run::settings::RunConfig;
 use aavae::shader::cuda::{PRELUDE, TARGET, translate};
 use aavae::shader::source;
 use libtest_mimic::{Arguments, Failed, Trial};

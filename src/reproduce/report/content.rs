@@ -11,7 +11,8 @@ use crate::reproduce::folder::{Identity, State};
 use crate::reproduce::results::{Measure, Results, RunResult, Stat};
 use crate::reproduce::views::Similarity;
 use crate::reproduce::{Experiment, Scale, paper};
-use crate::run::config::DataKind;
+use crate::run::settings::DataKind;
+use crate::text;
 
 /// A part of a report.
 #[derive(Clone, Debug)]
@@ -448,7 +449,7 @@ fn provenance(results: &Results, identity: &Identity) -> Vec<Block> {
 fn command(out: &Path, name: &str, summary: &serde_json::Value) -> String {
     let device =
         summary["device"].as_str().and_then(|device| device.split(' ').next()).unwrap_or("auto");
-    let config = quoted(&out.join(name).join("config.toml").display().to_string());
+    let config = quoted(&text::name(&out.join(name).join("config.toml")).to_string());
     format!("aavae pretrain --config {config} --device {} --out runs/{name}", quoted(device))
 }
 

@@ -10,7 +10,7 @@ use crate::reproduce::findings::similarity;
 use crate::reproduce::results::{Bits, Measure, Results, RunResult, Stat};
 use crate::reproduce::views::{IMAGES, VIEWS, picture};
 use crate::reproduce::{Cell, Experiment, Scale, paper};
-use crate::run::config::RunConfig;
+use crate::run::settings::RunConfig;
 
 /// A plot of a report.
 #[derive(Clone, Debug)]

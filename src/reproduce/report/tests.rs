@@ -8,7 +8,7 @@ use crate::reproduce::folder::State;
 use crate::reproduce::results::{Bits, RunResult};
 use crate::reproduce::views::{IMAGES, Similarity, VIEWS};
 use crate::reproduce::{Experiment, Scale};
-use crate::run::config::DataKind;
+use crate::run::settings::DataKind;
 
 const SEEDS: u64 = 3;
 
