@@ -37,12 +37,15 @@ static std::string fail_name;
 static unsigned long fail_nth;
 static int fail_code;
 
+static void report();
 // Counts a call and says what it must return; 0 to go on.
 static Result enter(const char* name) {
   std::lock_guard<std::recursive_mutex> guard(lock);
   static bool first = true;
   if (first) {
     first = false;
+    // Before the maps here are destroyed.
+    atexit(report);
     if (const char* text = getenv("STAND_IN_FAIL")) {
       char function[64];
       if (sscanf(text, "%63[^:]:%lu:%d", function, &fail_nth, &fail_code) == 3) fail_name = function;
@@ -356,7 +359,7 @@ extern "C" __attribute__((visibility("default"))) void stand_in_fail(const char*
   fail_nth = nth;
   fail_code = code;
 }
-__attribute__((destructor)) static void report() {
+static void report() {
   const char* path = getenv("STAND_IN_COUNTS");
   FILE* file = path ? fopen(path, "w") : nullptr;
   if (!file) return;

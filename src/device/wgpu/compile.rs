@@ -80,12 +80,18 @@ pub(super) fn compile(
     let made: Vec<Result<Made, DeviceError>> = std::thread::scope(|scope| {
         let own = Context::of(gpu);
         let (missing, tick) = (&missing, &tick);
-        let handles: Vec<_> = (1..threads)
-            .map(|t| scope.spawn(move || share(own, missing, t, threads, lazy, tick)))
-            .collect();
-        let mut made = vec![share(own, missing, 0, threads, lazy, tick)];
-        for handle in handles {
-            made.push(handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let run = move |t| share(own, missing, t, threads, lazy, tick);
+        let spawn = |t| std::thread::Builder::new().spawn_scoped(scope, move || run(t));
+        // Where the system allows no more threads, this one does their shares.
+        let spawned: Vec<_> = (1..threads).map(|t| (t, spawn(t))).collect();
+        let mut made = vec![run(0)];
+        for (t, handle) in spawned {
+            made.push(match handle {
+                Ok(handle) => {
+                    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                }
+                Err(_) => run(t),
+            });
         }
         made
     });
