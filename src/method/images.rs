@@ -45,7 +45,9 @@ pub(super) fn images(
         Views::Given => {
             let mut input =
                 |name, n| b.graph.input(name, TensorType::f32(Shape::new(n, side, side, 4)));
-            let original = method.reconstructs().then(|| input("original", config.batch));
+            let of_views = method.augments() && config.objective.target == Compare::View;
+            let reads = method.reconstructs() && !of_views;
+            let original = reads.then(|| input("original", config.batch));
             let view = method.augments().then(|| input("view", config.batch * method.views()));
             // A method that reads only one of them gets it as both.
             let [original, view] = [original.or(view), view.or(original)]

@@ -1,0 +1,225 @@
+//! Values that were published elsewhere or are computed by hand, against what the crate does with
+//! them. Each is independent of the code it tests, and each has failed for a mutation of that code.
+
+mod support;
+
+use aavae::data::Kind;
+use aavae::device::{Data, Host, PlanId, Session};
+use aavae::ir::{Graph, Group, autodiff};
+use aavae::method::{self, Compare, Method, ModelConfig, Training, Views};
+use aavae::model::Stem;
+use aavae::ops::{Dot, Emit, Op, Recipe, StepUniforms};
+use aavae::optim::{Optimizer, Update};
+use aavae::tensor::{Shape, TensorType};
+use support::{config, fill, load, reset, uniforms};
+
+/// Draws of the training graph of a stem at a side.
+fn recipe(stem: Stem, image: usize) -> Recipe {
+    let mut config = config(Method::Aavae, image, 2);
+    config.net.stem = stem;
+    let nodes = method::training(&config, Training::default()).graph.nodes;
+    let draws = |op: Op| if let Op::AugmentParams(op) = op { Some(op.recipe) } else { None };
+    nodes.into_iter().find_map(|node| draws(node.op)).expect("AAVAE augments")
+}
+
+/// SimCLR's transforms: colour strength .5 and no blur on CIFAR-10; strength 1 and, with
+/// probability .5, a blur of a tenth of the height elsewhere (Chen et al., 2020, appendix A and
+/// B.9).
+#[test]
+fn each_stem_has_its_augmentation() {
+    let cifar = recipe(Stem::Cifar, 32);
+    assert_eq!((cifar.strength, cifar.blur_p), (0.5, 0.0));
+    for (side, kernel) in [(96, 9), (64, 7), (224, 23)] {
+        let stl = recipe(Stem::Stl, side);
+        assert_eq!((stl.strength, stl.blur_p, stl.blur_kernel), (1.0, 0.5, kernel), "{side}");
+        assert_eq!(stl.sigma, (0.1, 2.0));
+    }
+    for recipe in [cifar, recipe(Stem::Stl, 96)] {
+        assert_eq!((recipe.jitter_p, recipe.grey_p, recipe.flip_p), (0.8, 0.2, 0.5));
+        assert_eq!((recipe.scale, recipe.ratio), ((0.08, 1.0), (0.75, 4.0 / 3.0)));
+    }
+}
+
+/// Means and standard deviations of the libraries that the paper's code normalises with
+/// (lightning-bolts 0.2: `cifar10_normalization`, `stl10_normalization`; ImageNet's of
+/// torchvision).
+#[test]
+fn pixels_are_normalised_as_published() {
+    let bytes = |values: [f64; 3]| values.map(|x| (x / 255.0) as f32);
+    let close = |a: [f32; 3], b: [f32; 3]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5);
+    let (mean, std) = Kind::Cifar10.mean_std(32);
+    assert!(close(mean, bytes([125.3, 123.0, 113.9])), "{mean:?}");
+    assert!(close(std, bytes([63.0, 62.1, 66.7])), "{std:?}");
+    assert_eq!(Kind::Stl10.mean_std(96), ([0.43, 0.42, 0.39], [0.27, 0.26, 0.27]));
+    assert_eq!(Kind::Folder.mean_std(96), ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]));
+    assert_eq!(Kind::Folder.mean_std(32), Kind::Cifar10.mean_std(32));
+}
+
+/// One step of a method on given images, without an update: its scalars and outputs by name.
+fn step(config: &ModelConfig) -> (Session, PlanId, Vec<(String, f32)>) {
+    let options = Training { views: Views::Given, update: false, ..Training::default() };
+    let model = method::training(config, options);
+    let mut session = Session::from(Host::<f32>::new());
+    session.allocate(&model.graph.layout);
+    let id = load(&mut session, &model, true).expect("a plan");
+    reset(&mut session, &model, 1).expect("weights");
+    fill(&mut session, id).expect("images");
+    session.run(id, &uniforms(1, 0, 0.0)).expect("a step");
+    let rows = session.drain(id).expect("scalars");
+    let names = session.plan(id).ring.scalars.clone();
+    (session, id, names.into_iter().zip(rows[0].1.clone()).collect())
+}
+
+fn scalar(scalars: &[(String, f32)], name: &str) -> f64 {
+    let found = scalars.iter().find(|(n, _)| n == name);
+    f64::from(found.unwrap_or_else(|| panic!("no {name} in {scalars:?}")).1)
+}
+
+/// The AAAE's loss is the mean square over the three channels between its reconstruction and the
+/// image or, as in the authors' code, its view.
+#[test]
+fn the_reconstruction_is_compared_with_what_was_asked() {
+    let losses = [Compare::Original, Compare::View].map(|target| {
+        let mut config = config(Method::Aaae, 16, 4);
+        config.objective.target = target;
+        let (mut session, id, scalars) = step(&config);
+        let port = |name: &str| {
+            let outputs = &session.plan(id).outputs;
+            outputs.iter().position(|p| p.name == name).unwrap_or_else(|| panic!("no {name}"))
+        };
+        let output = port("reconstruction");
+        let reconstruction = session.read(id, output).expect("a reconstruction");
+        // `fill` makes the view the mirror image of the original.
+        let (original, side) = (originals(4, 16), 16);
+        let mut sum = 0.0;
+        for (i, pixel) in reconstruction.chunks(4).enumerate() {
+            let (x, row) = (i % side, i / side);
+            let column = if target == Compare::View { side - 1 - x } else { x };
+            let with = &original[(row * side + column) * 4..][..3];
+            sum += pixel.iter().zip(with).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+        }
+        let expected = sum / (reconstruction.len() / 4 * 3) as f64;
+        let loss = scalar(&scalars, "loss");
+        assert!((loss / expected - 1.0).abs() < 1e-5, "{target:?}: {loss}, by hand {expected}");
+        loss
+    });
+    assert!((losses[0] / losses[1] - 1.0).abs() > 1e-3, "the two targets are alike: {losses:?}");
+}
+
+/// What `fill` uploads as `original`.
+fn originals(images: usize, side: usize) -> Vec<f32> {
+    let mut g = Graph::default();
+    let x = g.input("original", TensorType::f32(Shape::new(images, side, side, 4)));
+    let total = g.emit1(aavae::ops::Scale { a: 1.0 }.into(), &[x]);
+    g.output("copy", total);
+    let mut session = Session::from(Host::<f32>::new());
+    session.allocate(&g.layout);
+    let id = session.load(session.lower("copy", &g)).expect("a plan");
+    fill(&mut session, id).expect("images");
+    session.run(id, &StepUniforms::default()).expect("a step");
+    session.read(id, 0).expect("the images")
+}
+
+/// `loss = beta KL - log p`, whatever beta: 1 is the VAE (Kingma and Welling, 2014), others the
+/// beta-VAE (Higgins et al., 2017), 0 AAVAE.
+#[test]
+fn beta_weighs_the_kl_term() {
+    for method in [Method::Vae, Method::Aavae] {
+        for beta in [0.0, 0.25, 1.0, 4.0] {
+            let mut config = config(method, 16, 4);
+            config.objective.kl_coeff = beta;
+            let (_, _, scalars) = step(&config);
+            let [loss, kl, log_pxz] = ["loss", "kl", "log_pxz"].map(|n| scalar(&scalars, n));
+            let expected = f64::from(beta) * kl - log_pxz;
+            assert!(kl > 0.01 && (loss / expected - 1.0).abs() < 1e-6, "{method:?}: {scalars:?}");
+        }
+    }
+    assert_eq!(Method::Vae.default_kl_coeff(), 1.0);
+    assert_eq!(Method::Aavae.default_kl_coeff(), 0.0);
+}
+
+/// PyTorch's initial values: scale 1 and shift 0 of BatchNorm, running mean 0 and variance 1.
+#[test]
+fn batch_norm_begins_as_the_identity() {
+    let model = method::training(&config(Method::Vae, 16, 4), Training::default());
+    let mut session = Session::from(Host::<f32>::new());
+    session.allocate(&model.graph.layout);
+    reset(&mut session, &model, 1).expect("weights");
+    let states = &model.graph.layout.states;
+    let norms: Vec<&str> =
+        states.iter().filter_map(|s| s.name.strip_suffix(".running_mean")).collect();
+    // Of the stem, two of each of eight blocks, three shortcuts, and the projection.
+    assert_eq!(norms.len(), 1 + 16 + 3 + 1, "{norms:?}");
+    for norm in norms {
+        for (of, expected) in
+            [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)]
+        {
+            let name = format!("{norm}.{of}");
+            let range = model.graph.layout.get(&name).expect("a part of BatchNorm").range;
+            let all = session.read_state(range.group).expect("weights");
+            let values = &all[range.offset..][..range.len];
+            assert!(values.iter().all(|x| *x == expected), "{name} begins with {:?}", &values[..4]);
+        }
+    }
+}
+
+/// Weights (3, 4) after one step with this gradient at rate `rate`, by an optimiser with decay .1.
+fn updated(optimizer: Optimizer, gradient: [f32; 2], rate: f32) -> [f32; 2] {
+    let mut g = Graph::default();
+    // Of two dimensions: a vector would have no decay.
+    let shape = Shape::rows(2, 4);
+    let p = g.state("w", shape, Group::Param);
+    let x = g.input("x", TensorType::f32(shape));
+    let loss = g.emit1(Dot.into(), &[p, x]);
+    g.output("loss", loss);
+    autodiff::backward(&mut g, loss);
+    let rule = Update { optimizer, weight_decay: 0.1, ..Update::default() };
+    rule.emit(&mut g, Group::Grad, loss);
+    let offset = g.layout.get("w").expect("w").range.offset;
+    let mut session = Session::from(Host::<f32>::new());
+    session.allocate(&g.layout);
+    let id = session.load(session.lower("step", &g)).expect("a plan");
+    let spread = |pair: [f32; 2]| vec![pair[0], 0.0, 0.0, 0.0, pair[1], 0.0, 0.0, 0.0];
+    session.write_state(Group::Param, offset, &spread([3.0, 4.0])).expect("weights");
+    session.upload(id, 0, Data::F32(&spread(gradient))).expect("a gradient");
+    session.run(id, &uniforms(1, 0, rate)).expect("a step");
+    session.drain(id).expect("scalars");
+    let w = session.read_state(Group::Param).expect("weights");
+    [w[offset], w[offset + 4]]
+}
+
+fn assert_close(a: [f32; 2], b: [f64; 2]) {
+    let near = a.iter().zip(b).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-6);
+    assert!(near, "{a:?}, published {b:?}");
+}
+
+/// LARS (You, Gitman and Ginsburg, 2017, arXiv 1708.03888, equation 6 and algorithm 1), trust .001:
+/// the decay counts in the local rate, by its norm beside the gradient's, and in the step.
+///
+/// `|w| = 5`, `|g| = 2`: local rate `.001 * 5 / (2 + .1 * 5) = .002`; step
+/// `2 * .002 * (g + .1 w) = .004 * (.3, 2.4) = (.0012, .0096)`.
+#[test]
+fn lars_is_the_published_one() {
+    assert_close(updated(Optimizer::Lars, [0.0, 2.0], 2.0), [3.0 - 0.0012, 4.0 - 0.0096]);
+}
+
+/// LAMB (You et al., 2020, arXiv 1904.00962, algorithm 2, phi the identity): the decay is added to
+/// Adam's direction, before the norm that scales the step.
+///
+/// In the first step Adam's direction is the sign of the gradient, (-1, 1);
+/// `u = (-1, 1) + .1 (3, 4) = (-.7, 1.4)`, `|u| = .7 sqrt 5`, ratio `5 / |u|`; step
+/// `.01 * 5 / (.7 sqrt 5) * u = .05 / sqrt 5 * (-1, 2)`.
+#[test]
+fn lamb_is_the_published_one() {
+    let unit = 0.05 / 5f64.sqrt();
+    assert_close(updated(Optimizer::Lamb, [-1.0, 2.0], 0.01), [3.0 + unit, 4.0 - 2.0 * unit]);
+}
+
+/// Adam and SGD with PyTorch's L2 decay, first step: Adam moves by the rate in the direction of the
+/// decayed gradient's sign, SGD by the rate times that gradient.
+#[test]
+fn decay_of_adam_and_sgd_is_pytorchs() {
+    // .1 * 3 > .2 turns the sign of the first gradient.
+    assert_close(updated(Optimizer::Adam, [-0.2, 2.0], 0.01), [2.99, 3.99]);
+    assert_close(updated(Optimizer::Sgd, [-0.2, 2.0], 0.01), [3.0 - 0.001, 4.0 - 0.024]);
+}
