@@ -339,8 +339,7 @@ fn pretrain() -> Result<(), Failed> {
     let resumed = succeeded(&run("parts", "--resume --max-steps 4 --no-eval")?)?;
     let same = whole["sha256"].is_string() && whole["sha256"] == resumed["sha256"];
     check(same, || format!("resumed: {resumed}, straight: {whole}"))?;
-    let line =
-        format!("probe {} --device cuda:0 --epochs 1 --batch-size 4 --json", at("whole"));
+    let line = format!("probe {} --device cuda:0 --epochs 1 --batch-size 4 --json", at("whole"));
     succeeded(&aavae(&folder, &line, &[])?)?;
     Ok(())
 }
