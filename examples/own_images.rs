@@ -10,10 +10,9 @@
 use std::error::Error;
 use std::path::Path;
 
-use aavae::data::View;
-use aavae::device::{self, Choice};
-use aavae::eval::evaluator::Evaluator;
-use aavae::eval::knn::Features;
+use aavae::data::Subset;
+use aavae::device::{self, DeviceSpec};
+use aavae::eval::features::{Evaluator, Features};
 use aavae::run::folder::RunFolder;
 use aavae::run::settings::{DataKind, RunConfig};
 use aavae::run::trained::{Trained, model_config, open_data};
@@ -54,7 +53,11 @@ fn nearest(train: &Features, test: &Features) -> Vec<(usize, f32)> {
 
 /// Trains. Returns the probe's accuracy, and the share of test images that are most like a training
 /// image of their class.
-fn train(config: &RunConfig, out: &Path, device: &Choice) -> Result<(f64, f64), Box<dyn Error>> {
+fn train(
+    config: &RunConfig,
+    out: &Path,
+    device: &DeviceSpec,
+) -> Result<(f64, f64), Box<dyn Error>> {
     config.validate()?;
     let interrupt = Interrupt::default();
     let folder = RunFolder::claim(out, "own_images")?;
@@ -74,9 +77,10 @@ fn train(config: &RunConfig, out: &Path, device: &Choice) -> Result<(f64, f64), 
     let (trained, splits) = (Trained::open(out)?, open_data(config)?);
     let (session, _) = device::open(device)?;
     let model = model_config(config, &splits);
+    let classes = splits.labelled_train.dataset.classes().len();
     let mut evaluator =
-        Evaluator::new(session, model, config.protocol(), Some(&trained), config.seed)?;
-    let mut features = |view: &View| evaluator.features(view, |_| ());
+        Evaluator::new(session, model, config.protocol(), classes, Some(&trained), config.seed)?;
+    let mut features = |subset: &Subset| evaluator.features(subset, |_| ());
     let (train, test) = (features(&splits.labelled_train)?, features(&splits.test)?);
     let nearest = nearest(&train, &test);
     let classes = splits.test.dataset.classes();
@@ -107,7 +111,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Choice, RunConfig, settings, train};
+    use super::{DeviceSpec, RunConfig, settings, train};
 
     /// Two classes that differ in colour: the nearest image is of the same class.
     #[test]
@@ -130,7 +134,7 @@ mod tests {
         }
         let config =
             RunConfig { width: 8, batch_size: 16, epochs: 3, probe_epochs: 5, ..settings(&data) };
-        let (accuracy, same) = train(&config, &out, &Choice::Cpu).expect("a training");
+        let (accuracy, same) = train(&config, &out, &DeviceSpec::Cpu).expect("a training");
         assert!(accuracy > 0.8 && same > 0.8, "probe {accuracy}, nearest {same}");
         assert!(out.join("summary.json").exists() && out.join("checkpoints").exists());
     }

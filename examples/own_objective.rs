@@ -14,7 +14,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 use aavae::data::shapes::{MEAN, Part, STD};
-use aavae::data::{Loader, Order, Shapes, View};
+use aavae::data::{Loader, Order, Shapes, Subset};
 use aavae::device::{self, Data};
 use aavae::ir::{Graph, Group, autodiff};
 use aavae::nn::{Builder, Conv, Init, Params};
@@ -102,10 +102,10 @@ fn train(device: &str, steps: u64) -> Result<(f32, f32), Box<dyn Error>> {
     let plan = session.load(session.lower("sharpen", &graph))?;
     state::initialise(&mut session, &graph.layout, &params, SEED)?;
 
-    let view = View::full(Arc::new(Shapes::new(SEED, Part::Train, 2000)));
-    let order = Order::new(view.len(), BATCH, SEED, true)?;
+    let subset = Subset::full(Arc::new(Shapes::new(SEED, Part::Train, 2000)));
+    let order = Order::new(subset.len(), BATCH, SEED, true)?;
     let mut last = (f32::NAN, f32::NAN);
-    for batch in Loader::new(&view, order, 0..steps)? {
+    for batch in Loader::new(&subset, order, 0..steps)? {
         let batch = batch?;
         session.upload(plan, 0, Data::U32(&batch.pixels))?;
         let bias = |beta: f64| (1.0 / (1.0 - beta.powf(batch.step as f64 + 1.0))) as f32;

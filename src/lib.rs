@@ -37,23 +37,41 @@
 //!
 //! # Vocabulary
 //!
-//! * **Op**: one file of [`ops`]: mathematics, shape rule, f64 reference, native version, gradient,
-//!   lowering, trial cases.
-//! * **Kernel**: a file of `shaders/` and the constants it is specialised with. Every shape is a
-//!   WGSL constant, so index arithmetic is exact and division is cheap.
-//! * **Plan**: one step: ops in order, where each tensor lives, the dispatches. Made once; a step
-//!   allocates nothing and decides nothing.
-//! * **State**: what outlives a step: flat buffers of parameters, gradients, moments and running
-//!   statistics.
-//! * **Batch**: what a plan takes at once. A step has one, or with `--accumulate` several and a
-//!   plan of its own for the update.
-//! * **Variant**: one of several kernels that an op could be lowered to; **product**: an op that
-//!   has several, at a shape.
-//! * **Device**: what carries out plans. **Session**: one model on one device, and all that devices
-//!   do alike.
-//! * **Run**: one model trained into one folder, which belongs to one process at a time. A trainer
-//!   (a device, no files) takes its steps, a recorder writes what is measured, a saver keeps states
-//!   on a thread of its own. Its checkpoints, not the files that people edit, say what it is.
+//! A word means one thing. Where it is a type, the entry links to it; no two public types share a
+//! name, but for those that `tests/hygiene.rs` lists with a reason.
+//!
+//! * **Op** ([`ops::Op`]): one file of [`ops`]: mathematics, shape rule, f64 reference, native
+//!   version, gradient, lowering, trial cases.
+//! * **Kernel** ([`ops::Kernel`]): a file of `shaders/` and the constants it is specialised with.
+//!   Every shape is a WGSL constant, so index arithmetic is exact and division is cheap.
+//! * **Graph** ([`ir::Graph`]): ops applied to values. A value's **source** ([`ir::Source`]) is an
+//!   op, an upload, or state.
+//! * **Plan** ([`plan::Plan`]): a graph ready for a device: ops in order ([`plan::PlannedOp`]),
+//!   where each tensor lives, the dispatches. Made once; running it allocates nothing and decides
+//!   nothing.
+//! * **Step**: one update of the weights, and the run of the plans that make it. What a step draws
+//!   and how far it goes is its uniform ([`ops::StepUniforms`]).
+//! * **State** ([`ir::Layout`] says where): what outlives a step: flat buffers of parameters,
+//!   gradients, moments and running statistics ([`ir::Group`]). What is frozen
+//!   ([`ir::Layout::frozen`]) no update touches.
+//! * **Batch** ([`data::Batch`]): what a plan takes at once. A step has one, or with `--accumulate`
+//!   several and a plan of its own for the update.
+//! * **Subset** ([`data::Subset`]): some images of a data set, in an order of their own.
+//! * **View**: what augmentation makes of an image. Graphs draw views or are given them
+//!   ([`method::Views`]).
+//! * **Method** ([`method::Method`]): what is trained: an equation and its properties, one file of
+//!   [`method`]. Its parameters are the **objective** ([`method::Objective`]).
+//! * **Variant** ([`ops::Variant`]): one of several kernels that an op could be lowered to;
+//!   **product** ([`tune::Product`]): an op that has several, at a shape. **Choices**
+//!   ([`ops::Choices`]) say which variant a product takes.
+//! * **Device** ([`device::Device`]): what carries out plans, as [`device::DeviceSpec`] names it.
+//!   **Session** ([`device::Session`]): one model on one device, and all that devices do alike.
+//! * **Evaluator** ([`eval::features::Evaluator`]): a trained model on a session, frozen. A
+//!   **probe** is a linear classifier that is trained on its features.
+//! * **Run**: one model trained into one folder, which belongs to one process at a time
+//!   ([`reproduce::folder::Run`] is one of a grid). A trainer (a device, no files) takes its steps,
+//!   a recorder writes what is measured, a saver keeps states on a thread of its own. Its
+//!   checkpoints, not the files that people edit, say what it is.
 //! * **Grid**: an experiment of the paper: runs of its cells and seeds, and their report.
 //!
 //! # Invariants

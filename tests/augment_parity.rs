@@ -2,8 +2,8 @@
 //! case, by the reference in f64 and by the `cpu` device's version in f32.
 
 use aavae::ops::{
-    ColorJitter, CropResize, Decode, GaussianBlur, Input, Normalize, Op, ProbeAugment,
-    ResizeCenter, Run, StepUniforms, slot,
+    Call, ColorJitter, CropResize, Decode, GaussianBlur, Input, Normalize, Op, ProbeAugment,
+    ResizeCenter, StepUniforms, slot,
 };
 use aavae::rng::{Philox, Stream};
 use aavae::tensor::{Shape, TensorType};
@@ -60,26 +60,26 @@ impl Chain {
         if self.native {
             let mut y = vec![f32::NAN; out_types[0].shape.len()];
             let inputs = vec![pixels.map_or(Input::F(&narrow), Input::U), Input::F(&self.params)];
-            let mut run = Run {
+            let mut call = Call {
                 inputs,
                 outputs: vec![&mut y],
                 in_types: &in_types,
                 out_types: &out_types,
                 step: &self.step,
             };
-            op.native(&mut run);
+            op.native(&mut call);
             y.into_iter().map(f64::from).collect()
         } else {
             let mut y = vec![f64::NAN; out_types[0].shape.len()];
             let inputs = vec![pixels.map_or(Input::F(image), Input::U), Input::F(&wide)];
-            let mut run = Run {
+            let mut call = Call {
                 inputs,
                 outputs: vec![&mut y],
                 in_types: &in_types,
                 out_types: &out_types,
                 step: &self.step,
             };
-            op.reference(&mut run);
+            op.reference(&mut call);
             y
         }
     }

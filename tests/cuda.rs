@@ -126,7 +126,7 @@ fn notices(ops: &str, bug: &Bug) -> Result<(), Failed> {
     cases.retain(|c| c.op.name() == ops);
     let portable = |case: &Case| variants(case, &cuda::TARGET)[0];
     let dispatches =
-        |case: &Case| plan(case, portable(case)).steps.into_iter().flat_map(|s| s.dispatches);
+        |case: &Case| plan(case, portable(case)).ops.into_iter().flat_map(|s| s.dispatches);
     let mut planted = false;
     for dispatch in cases.iter().flat_map(dispatches) {
         let text = cuda::translate(&source(&dispatch.kernel), "k")?.text;
@@ -180,7 +180,7 @@ fn prepare() -> Result<(), String> {
     for case in aavae::ops::all_cases() {
         plans.extend(tiles(&case).into_iter().map(|v| plan(&case, v)));
     }
-    let dispatches = plans.iter().flat_map(|p| &p.steps).flat_map(|s| &s.dispatches);
+    let dispatches = plans.iter().flat_map(|p| &p.ops).flat_map(|s| &s.dispatches);
     let mut kernels: Vec<_> = dispatches.map(|d| (d.kernel.file, source(&d.kernel))).collect();
     kernels.sort();
     kernels.dedup();

@@ -14,7 +14,7 @@ use aavae::data::cifar10::{self, Cifar10, FILE_RECORDS, RECORD_BYTES};
 use aavae::data::shapes::{Part, Shapes};
 use aavae::data::split::{permutation, split};
 use aavae::data::stl10::{self, Stl10};
-use aavae::data::{self, Batch, DataError, Dataset, Kind, Loader, OpenOptions, Order, View};
+use aavae::data::{self, Batch, DataError, Dataset, Kind, Loader, OpenOptions, Order, Subset};
 use aavae::rng::Stream;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -353,8 +353,8 @@ fn shapes_are_hard_for_nearest_neighbours() {
 
 // ---- Loader ----
 
-fn shapes_view(n: usize) -> View {
-    View::full(Arc::new(Shapes::new(1, Part::Train, n)))
+fn shapes_subset(n: usize) -> Subset {
+    Subset::full(Arc::new(Shapes::new(1, Part::Train, n)))
 }
 
 fn batches(loader: Loader) -> Vec<Batch> {
@@ -363,22 +363,22 @@ fn batches(loader: Loader) -> Vec<Batch> {
 
 #[test]
 fn loader_resumes_exactly_and_packs() {
-    let mut view = shapes_view(23);
-    view.indices = view.indices.iter().copied().filter(|i| i % 7 != 0).collect(); // 19 images
-    let order = Order::new(view.len(), 4, 11, true).unwrap();
-    let straight = batches(Loader::new(&view, order, 0..13).unwrap());
+    let mut subset = shapes_subset(23);
+    subset.indices = subset.indices.iter().copied().filter(|i| i % 7 != 0).collect(); // 19 images
+    let order = Order::new(subset.len(), 4, 11, true).unwrap();
+    let straight = batches(Loader::new(&subset, order, 0..13).unwrap());
     assert_eq!(straight.len(), 13);
     for start in [1, 3, 4, 9, 12] {
         assert_eq!(
-            batches(Loader::new(&view, order, start..13).unwrap()),
+            batches(Loader::new(&subset, order, start..13).unwrap()),
             straight[start as usize..]
         );
     }
     for (k, batch) in straight.iter().enumerate() {
         assert_eq!((batch.step, batch.epoch, batch.valid), (k as u64, k as u32 / 4, 4));
         for (row, &index) in batch.indices.iter().enumerate() {
-            assert_eq!(batch.labels[row], view.dataset.label(index as usize));
-            let image = image_of(&*view.dataset, index as usize);
+            assert_eq!(batch.labels[row], subset.dataset.label(index as usize));
+            let image = image_of(&*subset.dataset, index as usize);
             let packed = &batch.pixels[row * 1024..][..1024];
             assert!(
                 packed
@@ -395,19 +395,19 @@ fn loader_resumes_exactly_and_packs() {
     assert_eq!(used.len(), 16);
     assert!(used.iter().all(|i| i % 7 != 0));
     // Without shuffling: file order, every epoch.
-    let plain = batches(Loader::new(&view, Order::new(19, 4, 11, false).unwrap(), 3..5).unwrap());
+    let plain = batches(Loader::new(&subset, Order::new(19, 4, 11, false).unwrap(), 3..5).unwrap());
     assert_eq!(
         (&plain[0].indices[..], &plain[1].indices[..]),
-        (&view.indices[12..16], &view.indices[..4])
+        (&subset.indices[12..16], &subset.indices[..4])
     );
 }
 
 #[test]
 fn parts_of_a_step_are_its_batch() {
-    let view = shapes_view(50);
+    let subset = shapes_subset(50);
     let order = Order::new(50, 12, 7, true).unwrap();
-    let whole = batches(Loader::new(&view, order, 2..9).unwrap());
-    let parts = batches(Loader::in_parts(&view, order, 3, 2..9).unwrap());
+    let whole = batches(Loader::new(&subset, order, 2..9).unwrap());
+    let parts = batches(Loader::in_parts(&subset, order, 3, 2..9).unwrap());
     assert_eq!(parts.len(), 3 * whole.len());
     for (batch, parts) in whole.iter().zip(parts.chunks(3)) {
         assert!(parts.iter().all(|p| (p.step, p.epoch, p.valid) == (batch.step, batch.epoch, 4)));
@@ -419,16 +419,16 @@ fn parts_of_a_step_are_its_batch() {
 
 #[test]
 fn evaluation_pads_the_last_batch() {
-    let view = shapes_view(10);
-    let all = batches(Loader::eval_batches(&view, 4).unwrap());
+    let subset = shapes_subset(10);
+    let all = batches(Loader::eval_batches(&subset, 4).unwrap());
     assert_eq!(
         all.iter().map(|b| (b.valid, b.labels.len(), b.pixels.len())).collect::<Vec<_>>(),
         [(4, 4, 4096), (4, 4, 4096), (2, 4, 4096)]
     );
     assert_eq!(all[2].indices, [8, 9, 9, 9]);
     assert_eq!(all[2].pixels[3 * 1024..], all[2].pixels[1024..2048]);
-    assert_eq!(batches(Loader::eval_batches(&shapes_view(0), 4).unwrap()), []);
-    assert!(matches!(Loader::eval_batches(&view, 0), Err(DataError::BatchZero)));
+    assert_eq!(batches(Loader::eval_batches(&shapes_subset(0), 4).unwrap()), []);
+    assert!(matches!(Loader::eval_batches(&subset, 0), Err(DataError::BatchZero)));
 }
 
 /// Ten black images, of which some fail.
@@ -465,22 +465,24 @@ impl Dataset for Faulty {
     }
 }
 
-fn faulty(bad: usize, panics: bool) -> (View, Arc<AtomicUsize>) {
+fn faulty(bad: usize, panics: bool) -> (Subset, Arc<AtomicUsize>) {
     let reads = Arc::new(AtomicUsize::new(0));
     let set = Faulty { classes: vec!["only".into()], bad, panics, reads: reads.clone() };
-    (View::full(Arc::new(set)), reads)
+    (Subset::full(Arc::new(set)), reads)
 }
 
 #[test]
 fn loader_hands_errors_over_and_ends() {
-    let (view, _) = faulty(5, false);
-    let mut loader = Loader::new(&view, Order::new(10, 2, 0, false).unwrap(), 0..u64::MAX).unwrap();
+    let (subset, _) = faulty(5, false);
+    let mut loader =
+        Loader::new(&subset, Order::new(10, 2, 0, false).unwrap(), 0..u64::MAX).unwrap();
     assert!(loader.next().unwrap().is_ok() && loader.next().unwrap().is_ok());
     assert!(loader.next().unwrap().is_err());
     assert!(loader.next().is_none() && loader.next().is_none());
 
-    let (view, _) = faulty(5, true);
-    let mut loader = Loader::new(&view, Order::new(10, 2, 0, false).unwrap(), 0..u64::MAX).unwrap();
+    let (subset, _) = faulty(5, true);
+    let mut loader =
+        Loader::new(&subset, Order::new(10, 2, 0, false).unwrap(), 0..u64::MAX).unwrap();
     assert!(loader.next().unwrap().is_ok() && loader.next().unwrap().is_ok());
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| loader.next()));
     assert!(ended.is_err(), "a panic in a data set is a panic of the loader");
@@ -488,8 +490,9 @@ fn loader_hands_errors_over_and_ends() {
 
 #[test]
 fn loader_stays_a_few_batches_ahead_and_stops_on_drop() {
-    let (view, reads) = faulty(99, false);
-    let mut loader = Loader::new(&view, Order::new(10, 1, 0, false).unwrap(), 0..u64::MAX).unwrap();
+    let (subset, reads) = faulty(99, false);
+    let mut loader =
+        Loader::new(&subset, Order::new(10, 1, 0, false).unwrap(), 0..u64::MAX).unwrap();
     assert!(loader.next().unwrap().is_ok());
     thread::sleep(Duration::from_millis(50));
     assert!(reads.load(Ordering::SeqCst) <= 4, "one taken, two waiting, one in the thread's hands");
@@ -497,5 +500,5 @@ fn loader_stays_a_few_batches_ahead_and_stops_on_drop() {
     let after = reads.load(Ordering::SeqCst);
     thread::sleep(Duration::from_millis(20));
     assert_eq!(reads.load(Ordering::SeqCst), after);
-    assert_eq!(Arc::strong_count(&view.dataset), 1);
+    assert_eq!(Arc::strong_count(&subset.dataset), 1);
 }

@@ -5,7 +5,7 @@ mod support;
 
 use aavae::device::pace::SUBMISSION;
 use aavae::device::wgpu::{AdapterInfo, find};
-use aavae::device::{Choice, DeviceError, Pick, PlanId, Session};
+use aavae::device::{DeviceError, DeviceSpec, Pick, PlanId, Session};
 use aavae::method::{self, Method, Training};
 use aavae::plan::{Options, Plan, lower};
 use support::faulty::{Fault, Faulty, Temper};
@@ -83,12 +83,12 @@ fn the_first_step_is_cut_by_its_cost() {
     // On a device five times as fast as the pessimistic guess no piece comes near the two seconds
     // of a reset.
     let flops = |r: &std::ops::Range<usize>| {
-        plan.steps[r.clone()].iter().map(|s| s.flops).sum::<u64>() as f64
+        plan.ops[r.clone()].iter().map(|s| s.flops).sum::<u64>() as f64
     };
     let worst = pieces.iter().map(|r| flops(r) / 1.5e11).fold(0.0, f64::max);
     assert!(worst < 0.5, "{worst} s");
     let covered: Vec<usize> = pieces.into_iter().flatten().collect();
-    assert_eq!(covered, (0..plan.steps.len()).collect::<Vec<_>>());
+    assert_eq!(covered, (0..plan.ops.len()).collect::<Vec<_>>());
 }
 
 #[test]
@@ -230,7 +230,7 @@ fn adapter(name: &str, backend: &str, software: bool) -> AdapterInfo {
 
 fn pick(text: &str) -> Pick {
     match text.parse() {
-        Ok(Choice::Wgpu(pick)) => pick,
+        Ok(DeviceSpec::Wgpu(pick)) => pick,
         other => panic!("{text}: {other:?}"),
     }
 }
@@ -269,6 +269,6 @@ fn the_adapter_that_was_meant() {
     }
     assert!(find(&Pick::Any, &all[5..]).is_err_and(|e| e.to_string().contains("no GPU adapter")));
     for text in ["wgpu:", "wgpu:dx12:", "gpu", "CPU"] {
-        assert!(text.parse::<Choice>().is_err_and(|e| e.hint().is_some()), "{text}");
+        assert!(text.parse::<DeviceSpec>().is_err_and(|e| e.hint().is_some()), "{text}");
     }
 }

@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 
 use aavae::data::folder::Folder;
 use aavae::data::{Cifar10, Dataset, Stl10, cifar10, jpeg};
-use aavae::device::Choice;
+use aavae::device::DeviceSpec;
 use aavae::interop::import;
 use aavae::method::{Training, training};
 use aavae::monitor::compare::Comparison;
@@ -233,7 +233,7 @@ proptest! {
         let line: Vec<OsString> = ["aavae", commands[command]].into_iter().chain(words).chain([odd.as_str()]).map(Into::into).collect();
         aavae::cli::understands(line.clone());
         aavae::cli::understands(line[..line.len() - 1].to_vec());
-        odd.parse::<Choice>().ok();
+        odd.parse::<DeviceSpec>().ok();
     }
 }
 

@@ -2,7 +2,7 @@
 //! (its inputs are scaled parameters, its output meets a random cotangent), so a gradient that
 //! ignores `dy` fails.
 
-use aavae::check::{Contents, contents};
+use aavae::check::{Filled, contents};
 use aavae::device::{Data, Host, PlanId, Session};
 use aavae::ir::{Graph, Group, autodiff};
 use aavae::ops::{Case, Dot, Emit, Scale, StepUniforms, ValueId};
@@ -89,11 +89,11 @@ fn check(case: &Case) {
     let mut words = Vec::new();
     for (i, (ty, fill)) in case.inputs.iter().enumerate() {
         match contents(&name, i, *ty, *fill) {
-            Contents::F(x) => {
+            Filled::F(x) => {
                 data.push(x.iter().map(|v| f64::from(*v)).collect::<Vec<_>>());
                 words.push(vec![]);
             }
-            Contents::U(x) => {
+            Filled::U(x) => {
                 data.push(vec![]);
                 words.push(x);
             }
@@ -101,7 +101,7 @@ fn check(case: &Case) {
     }
     let inputs: Vec<_> = case.inputs.iter().map(|i| i.0).collect();
     let y = case.op.outputs(&inputs).expect("a case has legal inputs")[0];
-    let Contents::F(cotangent) = contents(&name, 99, y, aavae::ops::Fill::Normal) else {
+    let Filled::F(cotangent) = contents(&name, 99, y, aavae::ops::Fill::Normal) else {
         unreachable!("normal draws are floats")
     };
     data.push(cotangent.iter().map(|v| f64::from(*v)).collect());

@@ -5,6 +5,8 @@
 
 #[path = "hygiene/circles.rs"]
 mod circles;
+#[path = "hygiene/names.rs"]
+mod names;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -171,7 +173,7 @@ fn wrong_imports_are_seen() {
     }
     for (name, text) in [
         ("src/plan/lower.rs", "use crate::{ir::Graph, ops::{Io, Target}};\n// crate::device"),
-        ("src/data/mod.rs", "use crate::rng::Philox;\nuse crate::data::View;"),
+        ("src/data/mod.rs", "use crate::rng::Philox;\nuse crate::data::Subset;"),
         ("src/ops/mod.rs", "$crate::cli::x"),
     ] {
         assert_eq!(arrows(name, text), Vec::<String>::new(), "{name}: {text}");

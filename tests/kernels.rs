@@ -9,7 +9,7 @@ mod support;
 
 use std::process::ExitCode;
 
-use aavae::check::{Contents, STEP, contents, graph, io, trial, variants};
+use aavae::check::{Filled, STEP, contents, graph, io, trial, variants};
 use aavae::device::{Data, Session};
 use aavae::ops::{
     AllFinite, BatchNorm, BatchNormEval, BatchNormGrad, Case, Conv2d, Conv2dInputGrad, Epilogue,
@@ -38,7 +38,7 @@ fn input(shape: Shape, special: &[(usize, f32)]) -> Input {
 
 impl Input {
     fn values(&self, position: usize) -> Vec<f32> {
-        let Contents::F(mut x) =
+        let Filled::F(mut x) =
             contents("kernels", position, TensorType::f32(self.shape), Fill::Normal)
         else {
             unreachable!("normal values are floats")

@@ -51,14 +51,12 @@ fn reviewed() -> Vec<(String, Plan)> {
             optim::update(&layout, Update { optimizer, weight_decay: 0.1, ..Update::default() });
         plans.push((format!("update_{name}"), lower("update", &update, Options::default())));
     }
-    plans.push((
-        "features".into(),
-        lower(
-            "features",
-            &method::features(&config, &layout, Protocol::PadCrop, false).graph,
-            Options::default(),
-        ),
-    ));
+    let features = method::features(&config, &layout, Protocol::PadCrop).graph;
+    let frozen = method::frozen(&config, 10).layout;
+    let probe = method::probe(&config, &frozen, Protocol::PadCrop, 10).graph;
+    for (name, graph) in [("features", features), ("probe", probe)] {
+        plans.push((name.into(), lower(name, &graph, Options::default())));
+    }
     plans
 }
 
@@ -124,12 +122,10 @@ fn refuses(
     broken: impl Fn(&mut Plan, usize) -> bool,
 ) -> Result<(), Failed> {
     let mut count = 0;
-    for i in 0..plan.steps.len() {
+    for i in 0..plan.ops.len() {
         let mut bad = plan.clone();
         if broken(&mut bad, i) {
-            check(refused(&bad), || {
-                format!("accepted {what} at step {i}, {}", plan.steps[i].label)
-            })?;
+            check(refused(&bad), || format!("accepted {what} at step {i}, {}", plan.ops[i].label))?;
             count += 1;
         }
     }
@@ -142,21 +138,21 @@ fn broken_plans() -> Result<(), Failed> {
     check(!refused(&plan), || "refused a whole plan".into())?;
     let n = plan.buffers.len();
     refuses("an input read from another buffer", &plan, 100, |p, i| {
-        let Some(Place::Buffer(b)) = p.steps[i].inputs.first().map(|x| x.1) else { return false };
-        p.steps[i].inputs[0].1 = Place::Buffer((b + 1) % n);
+        let Some(Place::Buffer(b)) = p.ops[i].inputs.first().map(|x| x.1) else { return false };
+        p.ops[i].inputs[0].1 = Place::Buffer((b + 1) % n);
         true
     })?;
     let upload = plan.inputs[0].place;
     refuses("an input read from an uploaded buffer", &plan, 100, |p, i| {
         let own =
-            p.steps[i].inputs.iter().position(|x| matches!(x.1, Place::Buffer(_)) && x.1 != upload);
+            p.ops[i].inputs.iter().position(|x| matches!(x.1, Place::Buffer(_)) && x.1 != upload);
         own.is_some_and(|j| {
-            p.steps[i].inputs[j].1 = upload;
+            p.ops[i].inputs[j].1 = upload;
             true
         })
     })?;
     refuses("an output where an input is", &plan, 100, |p, i| {
-        let step = &mut p.steps[i];
+        let step = &mut p.ops[i];
         let updated = |x: &Place| step.outputs.iter().any(|y| y.1 == *x);
         let input =
             step.inputs.iter().map(|x| x.1).find(|x| matches!(x, Place::Buffer(_)) && !updated(x));
@@ -166,75 +162,75 @@ fn broken_plans() -> Result<(), Failed> {
         true
     })?;
     refuses("an output over an uploaded input", &plan, 100, |p, i| {
-        let output = p.steps[i].outputs.iter().position(|y| matches!(y.1, Place::Buffer(_)));
+        let output = p.ops[i].outputs.iter().position(|y| matches!(y.1, Place::Buffer(_)));
         output.is_some_and(|o| {
-            p.steps[i].outputs[o].1 = upload;
+            p.ops[i].outputs[o].1 = upload;
             true
         })
     })?;
     refuses("a step before what it reads", &plan, 50, |p, i| {
-        let next = p.steps.get(i + 1).is_some_and(|next| {
+        let next = p.ops.get(i + 1).is_some_and(|next| {
             next.inputs.iter().any(|x| {
-                matches!(x.1, Place::Buffer(_)) && p.steps[i].outputs.iter().any(|y| y.0 == x.0)
+                matches!(x.1, Place::Buffer(_)) && p.ops[i].outputs.iter().any(|y| y.0 == x.0)
             })
         });
         if next {
-            p.steps.swap(i, i + 1);
+            p.ops.swap(i, i + 1);
         }
         next
     })?;
     refuses("a step left out", &plan, 100, |p, i| {
-        let read = p.steps[i].outputs.iter().any(|y| {
+        let read = p.ops[i].outputs.iter().any(|y| {
             matches!(y.1, Place::Buffer(_))
-                && p.steps.iter().any(|s| s.inputs.iter().any(|x| x.0 == y.0))
+                && p.ops.iter().any(|s| s.inputs.iter().any(|x| x.0 == y.0))
         });
         if read {
-            p.steps.remove(i);
+            p.ops.remove(i);
         }
         read
     })?;
     refuses("overlapping outputs", &plan, 20, |p, i| {
-        let states: Vec<usize> = (0..p.steps[i].outputs.len())
-            .filter(|&o| matches!(p.steps[i].outputs[o].1, Place::State(_)))
+        let states: Vec<usize> = (0..p.ops[i].outputs.len())
+            .filter(|&o| matches!(p.ops[i].outputs[o].1, Place::State(_)))
             .collect();
         let [a, b, ..] = states[..] else { return false };
-        let Place::State(r) = p.steps[i].outputs[a].1 else { return false };
+        let Place::State(r) = p.ops[i].outputs[a].1 else { return false };
         // The last element of one is the first of the other.
-        p.steps[i].outputs[b].1 = Place::State(Range { offset: r.offset + r.len - 1, ..r });
+        p.ops[i].outputs[b].1 = Place::State(Range { offset: r.offset + r.len - 1, ..r });
         true
     })?;
     refuses("gradients that overlap", &plan, 30, |p, i| {
-        let grad = |s: &aavae::plan::Step| {
+        let grad = |s: &aavae::plan::PlannedOp| {
             s.outputs
                 .iter()
                 .position(|y| matches!(y.1, Place::State(r) if r.group == Group::Grad))
                 .map(|o| (o, s.outputs[o].1))
         };
-        let Some((o, _)) = grad(&p.steps[i]) else { return false };
-        let Some((_, Place::State(other))) = p.steps[..i].iter().rev().find_map(grad) else {
+        let Some((o, _)) = grad(&p.ops[i]) else { return false };
+        let Some((_, Place::State(other))) = p.ops[..i].iter().rev().find_map(grad) else {
             return false;
         };
-        let len = p.steps[i].io.outputs[o].shape.len();
+        let len = p.ops[i].io.outputs[o].shape.len();
         if other.offset + len > p.layout.size(Group::Grad) {
             return false;
         }
-        p.steps[i].outputs[o].1 = Place::State(Range { len, ..other });
+        p.ops[i].outputs[o].1 = Place::State(Range { len, ..other });
         true
     })?;
     refuses("an optimiser before the gradients", &plan, 30, |p, i| {
-        let gradient = p.steps[i]
+        let gradient = p.ops[i]
             .outputs
             .iter()
             .any(|y| matches!(y.1, Place::State(r) if r.group == Group::Grad));
-        let last = p.steps.len() - 1;
+        let last = p.ops.len() - 1;
         if gradient {
-            let step = p.steps.remove(i);
-            p.steps.insert(last, step);
+            let step = p.ops.remove(i);
+            p.ops.insert(last, step);
         }
         gradient
     })?;
     refuses("a range beyond its flat buffer", &plan, 30, |p, i| {
-        let state = p.steps[i]
+        let state = p.ops[i]
             .outputs
             .iter_mut()
             .find_map(|y| if let Place::State(r) = &mut y.1 { Some(r) } else { None });
@@ -244,7 +240,7 @@ fn broken_plans() -> Result<(), Failed> {
         })
     })?;
     refuses("scratch that is an input", &plan, 20, |p, i| {
-        let step = &mut p.steps[i];
+        let step = &mut p.ops[i];
         let input = step
             .inputs
             .iter()
@@ -254,7 +250,7 @@ fn broken_plans() -> Result<(), Failed> {
         true
     })?;
     refuses("scratch that is an output", &plan, 20, |p, i| {
-        let step = &mut p.steps[i];
+        let step = &mut p.ops[i];
         let output = step
             .outputs
             .iter()
@@ -266,7 +262,7 @@ fn broken_plans() -> Result<(), Failed> {
         true
     })?;
     refuses("an empty grid", &plan, 100, |p, i| {
-        p.steps[i].dispatches.first_mut().is_some_and(|d| {
+        p.ops[i].dispatches.first_mut().is_some_and(|d| {
             d.grid[1] = 0;
             true
         })
@@ -275,17 +271,17 @@ fn broken_plans() -> Result<(), Failed> {
         let mut small = plan.clone();
         small.buffers[b].bytes = 12;
         let tensor = |p: &Place, bytes: usize| *p == Place::Buffer(b) && bytes > 12;
-        let used = small.steps.iter().any(|s| {
+        let used = small.ops.iter().any(|s| {
             let all = s.inputs.iter().zip(&s.io.inputs).chain(s.outputs.iter().zip(&s.io.outputs));
             all.into_iter().any(|(x, t)| tensor(&x.1, t.bytes()))
         });
         check(!used || refused(&small), || format!("accepted a buffer {b} that is too small"))?;
     }
     let mut unstamped = plan.clone();
-    unstamped.steps.pop();
+    unstamped.ops.pop();
     check(refused(&unstamped), || "accepted a plan that does not say when it is done".into())?;
     let mut early = plan.clone();
-    early.steps.rotate_right(1);
+    early.ops.rotate_right(1);
     check(refused(&early), || "accepted a plan that says too early that it is done".into())?;
     let mut lost = plan.clone();
     lost.outputs[0].place = lost.outputs[1].place;
@@ -302,11 +298,11 @@ fn limits() -> Result<(), Failed> {
         "baseline WebGPU does not take a small plan".into()
     })?;
     let sizes = plan
-        .steps
+        .ops
         .iter()
         .flat_map(|s| s.io.inputs.iter().chain(&s.io.outputs))
         .map(TensorType::bytes);
-    let scratch = plan.steps.iter().flat_map(|s| &s.scratch).map(|b| plan.buffers[*b].bytes);
+    let scratch = plan.ops.iter().flat_map(|s| &s.scratch).map(|b| plan.buffers[*b].bytes);
     let largest = sizes.chain(scratch).max().unwrap_or(0);
     let binding = |max_binding| verify(&plan, &Limits { max_binding, ..Limits::NONE });
     check(binding(largest).is_ok(), || "refused a binding of just the limit".into())?;
@@ -316,13 +312,12 @@ fn limits() -> Result<(), Failed> {
         || format!("{largest} bytes against a limit of one less: {found:?}"),
     )?;
     let mut table = plan.clone();
-    table.steps[0].tables.push(vec![0; largest / 4 + 1]);
+    table.ops[0].tables.push(vec![0; largest / 4 + 1]);
     let found = verify(&table, &Limits { max_binding: largest, ..Limits::NONE });
     check(matches!(found, Err(PlanError::TooLarge { bytes, .. }) if bytes == largest + 4), || {
         format!("a table: {found:?}")
     })?;
-    let most =
-        plan.steps.iter().flat_map(|s| &s.dispatches).flat_map(|d| d.grid).max().unwrap_or(0);
+    let most = plan.ops.iter().flat_map(|s| &s.dispatches).flat_map(|d| d.grid).max().unwrap_or(0);
     let grid = |max_groups| verify(&plan, &Limits { max_groups, ..Limits::NONE });
     check(grid(most).is_ok(), || "refused a grid of just the limit".into())?;
     let found = grid(most - 1);
@@ -332,7 +327,7 @@ fn limits() -> Result<(), Failed> {
     let buffers = |d: &aavae::ops::Dispatch| {
         d.bindings.iter().filter(|b| !matches!(b, Binding::Step | Binding::Skip)).count()
     };
-    let most = plan.steps.iter().flat_map(|s| &s.dispatches).map(buffers).max().unwrap_or(0);
+    let most = plan.ops.iter().flat_map(|s| &s.dispatches).map(buffers).max().unwrap_or(0);
     let bound =
         |max_storage_buffers| verify(&plan, &Limits { max_storage_buffers, ..Limits::NONE });
     check(bound(most).is_ok(), || "refused just as many bindings as the limit".into())?;
@@ -346,7 +341,7 @@ fn limits() -> Result<(), Failed> {
 fn scratch_fits() -> Result<(), Failed> {
     let mut count = 0;
     for (name, plan) in reviewed() {
-        for step in &plan.steps {
+        for step in &plan.ops {
             let lowering = step.op.lower_as(&Io::from(&step.io), &plan.target, step.variant);
             check(lowering.dispatches == step.dispatches, || {
                 format!("{name}: {} lowers to something else", step.label)
@@ -578,7 +573,7 @@ fn fusion(method: Method) -> Result<(), Failed> {
                     .collect(),
             );
         }
-        found.push((values, host.plan(id).steps.len()));
+        found.push((values, host.plan(id).ops.len()));
     }
     let [(plain, many), (fused, few)] = &found[..] else { unreachable!("two runs") };
     check(few + 15 < *many, || format!("fusion leaves {few} of {many} nodes"))?;
@@ -598,7 +593,7 @@ fn fusion_asks_the_device() -> Result<(), Failed> {
     let count = |epilogues| {
         let target = Target { epilogues, ..Target::default() };
         let plan = lower("train", &graph, Options::new(target));
-        plan.steps.iter().filter(|s| s.op.name() == "relu").count()
+        plan.ops.iter().filter(|s| s.op.name() == "relu").count()
     };
     let (fused, apart) = (count(true), count(false));
     check(fused < apart && apart > 10, || {

@@ -153,15 +153,15 @@ fn no_memory_is_one_error_with_a_batch_that_fits() {
 /// A picture of more images than fit is an error that names how many do.
 #[test]
 fn reconstructions_obey_the_memory() {
-    use aavae::eval::evaluator::Evaluator;
+    use aavae::eval::features::Evaluator;
     let config = RunConfig { limit_train: None, ..settings() };
     let splits = aavae::run::trained::open_data(&config).expect("embedded images");
     let model = aavae::run::trained::model_config(&config, &splits);
     let temper = Temper::default();
     temper.memory.set(Some(8 << 20));
     let session = Session::from(Faulty::new(temper, true));
-    let mut evaluator =
-        Evaluator::new(session, model, config.protocol(), None, 0).expect("room for the weights");
+    let mut evaluator = Evaluator::new(session, model, config.protocol(), 10, None, 0)
+        .expect("room for the weights");
     let step = aavae::ops::StepUniforms::default();
     let error = evaluator.reconstruct(&splits.train, 5_000, &step).expect_err("more than 8 MiB");
     let hint = error.hint().unwrap_or_default();

@@ -222,9 +222,8 @@ fn graphs(depth: Depth, stem: Stem, method: Method) -> Vec<(&'static str, Graph)
         ("update by lamb", update(Optimizer::Lamb, 0.1)),
         ("validation", method::validation(&config, &layout, Views::Drawn).graph),
         ("figures", method::figures(&config, &layout).graph),
-        ("features", method::features(&config, &layout, protocol, false).graph),
-        ("probe features", method::features(&config, &layout, protocol, true).graph),
     ];
+    graphs.extend(aavae::eval::graphs(&config, protocol, 10));
     if method.reconstructs() {
         graphs.push(("views", method::views(&config, &layout, Views::Drawn).graph));
     }
@@ -289,7 +288,7 @@ fn reached() -> &'static [Reached] {
                         // What a tuner may choose for the networks' shapes.
                         let tuned =
                             small && method == Method::Aavae && name == "train" && common(&target);
-                        for s in plans.into_iter().flat_map(|p| p.steps) {
+                        for s in plans.into_iter().flat_map(|p| p.ops) {
                             let io = Io::from(&s.io);
                             let all =
                                 if tuned { s.op.variants(&io, &target) } else { vec![s.variant] };

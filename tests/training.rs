@@ -248,11 +248,8 @@ fn evaluation(device: &Device) -> Result<(), Failed> {
         ("importance", method::importance(&config, layout, 3, Views::Drawn).graph),
         ("views", method::views(&config, layout, Views::Drawn).graph),
         ("figures", method::figures(&config, layout).graph),
-        ("features", method::features(&config, layout, Protocol::PadCrop, true).graph),
-        (
-            "features of STL-10",
-            method::features(&config, layout, Protocol::ResizedCrop, true).graph,
-        ),
+        ("features", method::features(&config, layout, Protocol::PadCrop).graph),
+        ("features of STL-10", method::features(&config, layout, Protocol::ResizedCrop).graph),
     ] {
         let id = session.load(session.lower(name, &graph))?;
         fill(session, id)?;
@@ -536,7 +533,7 @@ fn every_image_once() -> Result<(), Failed> {
     let plan = host.load(lower("importance", &one, Options::default()))?;
     let (mut log_px, mut elbo) = (0.0, 0.0);
     for i in 0..14 {
-        let only = data::View {
+        let only = data::Subset {
             dataset: splits.val.dataset.clone(),
             indices: splits.val.indices[i..=i].into(),
         };

@@ -44,7 +44,7 @@ fn tuned(
     temper: &Temper,
     memory: &mut Memory,
     effort: Effort,
-) -> Result<(Session, aavae::tune::Report), Failed> {
+) -> Result<(Session, aavae::tune::Tuning), Failed> {
     let mut session = Session::from(Faulty::with_variants(temper.clone()));
     let report = tune_products(&mut session, &shapes(), memory, effort)?;
     Ok((session, report))
@@ -84,7 +84,7 @@ fn wrong_at_one_shape() -> Result<(), Failed> {
     let y = g.emit1(Conv2d::new(1, 0).into(), &inputs);
     g.output("y", y);
     let plan = session.lower("tuned", &g);
-    check(plan.steps[0].variant != BROADCAST && plan.to_string().contains("tile "), || {
+    check(plan.ops[0].variant != BROADCAST && plan.to_string().contains("tile "), || {
         plan.to_string()
     })
 }
@@ -177,7 +177,7 @@ fn foreign_choices_are_ignored() -> Result<(), Failed> {
         g.output("y", y);
         let plan = lower("foreign", &g, Options { choices: &choices, ..Options::default() });
         let portable = one.op.variants(&one.io, &Target::WEBGPU)[0];
-        check(plan.steps[0].variant == portable, || format!("{foreign} was taken"))?;
+        check(plan.ops[0].variant == portable, || format!("{foreign} was taken"))?;
     }
     Ok(())
 }

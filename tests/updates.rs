@@ -14,7 +14,7 @@ use aavae::ir::{Graph, Group, Range, autodiff};
 use aavae::method::{self, Method, Training, Views};
 use aavae::ops::{Dot, Emit, Scale, StepUniforms, Target, WeightedSum};
 use aavae::optim::{self, FINITE, Optimizer, Update};
-use aavae::plan::{Limits, Options, Place, Plan, Step, lower, verify};
+use aavae::plan::{Limits, Options, Place, Plan, PlannedOp, lower, verify};
 use aavae::tensor::{Shape, TensorType};
 use libtest_mimic::{Arguments, Failed, Trial};
 use support::{Device, check, config, fill, on_devices, reset, uniforms};
@@ -181,7 +181,7 @@ fn too_large(plan: &Plan, bytes: usize) -> Vec<String> {
     };
     let single = |r: Range| r.len == 1 || tensor(r);
     let operands = plan
-        .steps
+        .ops
         .iter()
         .flat_map(|s| s.inputs.iter().chain(&s.outputs).map(move |x| (&s.label, x.1)));
     let large = operands
@@ -214,7 +214,7 @@ fn cut_updates(device: &Device) -> Result<(), Failed> {
             }
             let updates = plans
                 .iter()
-                .flat_map(|p| &p.steps)
+                .flat_map(|p| &p.ops)
                 .filter(|s| s.label.starts_with("optimizer"))
                 .count();
             check(updates >= least_parts && (max_binding < usize::MAX || updates == 1), || {
@@ -301,17 +301,17 @@ fn stale_reads() -> Result<(), Failed> {
             Options { alias: false, ..Options::new(Target { max_binding, ..Target::default() }) };
         let plan = lower("linear", &g, options);
         verify(&plan, &Limits::NONE)?;
-        let updates = plan.steps.iter().filter(|s| s.op.name() == "adam").count();
+        let updates = plan.ops.iter().filter(|s| s.op.name() == "adam").count();
         check(updates == if max_binding == 1 { 2 } else { 1 }, || format!("{updates} updates"))?;
         for name in ["v", "w"] {
             let mut bad = plan.clone();
-            let reads = |s: &Step| {
+            let reads = |s: &PlannedOp| {
                 s.op.name() == "dot" && s.inputs.iter().any(|x| plan.names[x.0.0 as usize] == name)
             };
-            let at = bad.steps.iter().position(reads).ok_or("no step reads it")?;
+            let at = bad.ops.iter().position(reads).ok_or("no step reads it")?;
             // Only its place in the order changes, so no buffer is to blame.
-            let late = bad.steps[at].clone();
-            bad.steps.insert(bad.steps.len() - 1, Step { outputs: vec![], ..late });
+            let late = bad.ops[at].clone();
+            bad.ops.insert(bad.ops.len() - 1, PlannedOp { outputs: vec![], ..late });
             let refused = catch_unwind(AssertUnwindSafe(|| verify(&bad, &Limits::NONE)));
             check(refused.is_err(), || {
                 format!("`{name}` is read after its update ({max_binding} bytes)")

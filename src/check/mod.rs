@@ -28,7 +28,7 @@ pub const STEP: StepUniforms = StepUniforms {
 
 /// An input of a trial.
 #[derive(Clone, Debug)]
-pub enum Contents {
+pub enum Filled {
     /// Floats.
     F(Vec<f32>),
     /// Integers.
@@ -36,30 +36,27 @@ pub enum Contents {
 }
 
 /// Fills an input from the name of its trial: the same on every device and in every run.
-pub fn contents(trial: &str, input: usize, ty: TensorType, fill: Fill) -> Contents {
+pub fn contents(trial: &str, input: usize, ty: TensorType, fill: Fill) -> Filled {
     let rng = Philox::new(u64::from(fnv1a(trial)), Stream::Test);
     let len = ty.shape.len();
     let word = |i: usize| rng.words(input as u32, (i / 4) as u32, 0)[i % 4];
     match fill {
-        Fill::Normal => Contents::F(
+        Fill::Normal => Filled::F(
             (0..len).map(|i| rng.normals(input as u32, (i / 4) as u32, 0)[i % 4] as f32).collect(),
         ),
         Fill::Uniform(a, b) => {
-            Contents::F((0..len).map(|i| a + (b - a) * uniform(word(i))).collect())
+            Filled::F((0..len).map(|i| a + (b - a) * uniform(word(i))).collect())
         }
-        Fill::Constant(x) => Contents::F(vec![x; len]),
+        Fill::Constant(x) => Filled::F(vec![x; len]),
         Fill::Alternate(a, b) => {
-            Contents::F((0..len).map(|i| if i % 2 == 0 { a } else { b }).collect())
+            Filled::F((0..len).map(|i| if i % 2 == 0 { a } else { b }).collect())
         }
-        Fill::Ties => Contents::F((0..len).map(|i| (word(i) % 3) as f32).collect()),
-        Fill::Below(n) => Contents::U((0..len).map(|i| word(i) % n).collect()),
-        Fill::AugmentParams(h, w) => Contents::F(crate::ops::sample_augment_params(
-            ty.shape.n,
-            h,
-            w,
-            u64::from(fnv1a(trial)),
-        )),
-        Fill::Pixels => Contents::U((0..len).map(|i| word(i) & 0x00ff_ffff).collect()),
+        Fill::Ties => Filled::F((0..len).map(|i| (word(i) % 3) as f32).collect()),
+        Fill::Below(n) => Filled::U((0..len).map(|i| word(i) % n).collect()),
+        Fill::AugmentParams(h, w) => {
+            Filled::F(crate::ops::sample_augment_params(ty.shape.n, h, w, u64::from(fnv1a(trial))))
+        }
+        Fill::Pixels => Filled::U((0..len).map(|i| word(i) & 0x00ff_ffff).collect()),
     }
 }
 
@@ -68,7 +65,7 @@ pub fn name(case: &Case) -> String {
     format!("{}/{}", case.op.name(), case.name)
 }
 
-fn inputs(case: &Case) -> Vec<Contents> {
+fn inputs(case: &Case) -> Vec<Filled> {
     let name = name(case);
     case.inputs.iter().enumerate().map(|(i, (ty, fill))| contents(&name, i, *ty, *fill)).collect()
 }
@@ -94,19 +91,14 @@ pub fn graph(case: &Case) -> Graph {
     g
 }
 
-fn feed(
-    session: &mut Session,
-    id: PlanId,
-    g: &Graph,
-    data: &[Contents],
-) -> Result<(), DeviceError> {
+fn feed(session: &mut Session, id: PlanId, g: &Graph, data: &[Filled]) -> Result<(), DeviceError> {
     for (i, data) in data.iter().enumerate() {
         let name = format!("x{i}");
         let input = session.plan(id).input(&name).map(|p| p.0);
         match (input, data) {
-            (Some(p), Contents::F(x)) => session.upload(id, p, Data::F32(x))?,
-            (Some(p), Contents::U(x)) => session.upload(id, p, Data::U32(x))?,
-            (None, Contents::F(x)) => {
+            (Some(p), Filled::F(x)) => session.upload(id, p, Data::F32(x))?,
+            (Some(p), Filled::U(x)) => session.upload(id, p, Data::U32(x))?,
+            (None, Filled::F(x)) => {
                 let range = g
                     .layout
                     .get(&name)
@@ -114,7 +106,7 @@ fn feed(
                     .range;
                 session.write_state(range.group, range.offset, x)?;
             }
-            (None, Contents::U(_)) => unreachable!("no op updates integers in place"),
+            (None, Filled::U(_)) => unreachable!("no op updates integers in place"),
         }
     }
     Ok(())
@@ -163,7 +155,7 @@ pub fn trial(case: &Case, session: &mut Session, variant: Variant) -> Result<f64
     choices.set(key(&case.op, &io(case)), variant);
     let plan = lower("trial", &g, Options { choices: &choices, ..Options::new(session.target()) });
     assert_eq!(
-        plan.steps[0].variant,
+        plan.ops[0].variant,
         variant,
         "{}: a variant that this device cannot run",
         name(case)

@@ -44,13 +44,13 @@ fn plan(session: &Session, op: &Op, io: &Io, trusted: Variant, candidate: Varian
     };
     let (mut plan, mut other) = (planned(trusted), planned(candidate));
     // The two plans are the same but for the products and their scratch.
-    let mut step = other.steps.swap_remove(1);
-    (step.inputs, step.outputs) = (plan.steps[1].inputs.clone(), plan.steps[1].outputs.clone());
+    let mut step = other.ops.swap_remove(1);
+    (step.inputs, step.outputs) = (plan.ops[1].inputs.clone(), plan.ops[1].outputs.clone());
     for scratch in &mut step.scratch {
         plan.buffers.push(other.buffers[*scratch]);
         *scratch = plan.buffers.len() - 1;
     }
-    plan.steps[1] = step;
+    plan.ops[1] = step;
     plan
 }
 

@@ -269,7 +269,7 @@ fn peaks(device: &str) -> Result<(f64, f64), Failure> {
             *best = best.min(session.time_op(id, step)?.seconds);
         }
     }
-    let steps = &session.plan(id).steps;
+    let steps = &session.plan(id).ops;
     let gflops = |i: usize| steps[i].flops as f64 / best[i] / 1e9;
     Ok((gflops(0).max(gflops(2)), steps[1].bytes() as f64 / best[1] / 1e9))
 }
@@ -278,14 +278,14 @@ fn peaks(device: &str) -> Result<(f64, f64), Failure> {
 /// often it occurs.
 fn time_ops(session: &mut Session, id: PlanId, peak: (f64, f64)) -> Result<Value, Failure> {
     let mut distinct: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-    for (i, step) in session.plan(id).steps.iter().enumerate() {
+    for (i, step) in session.plan(id).ops.iter().enumerate() {
         let shapes = step.io.inputs.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         distinct.entry(format!("{:?} {shapes}", step.op)).or_insert((i, 0)).1 += 1;
     }
     let mut rows = Vec::new();
     for (key, (index, count)) in distinct {
         let timing = session.time_op(id, index)?;
-        let (s, step) = (timing.seconds, &session.plan(id).steps[index]);
+        let (s, step) = (timing.seconds, &session.plan(id).ops[index]);
         let (gflops, gbs) = (step.flops as f64 / s / 1e9, step.bytes() as f64 / s / 1e9);
         let share = f64::max(gflops / peak.0, gbs / peak.1);
         rows.push(json!({ "op": step.op.name(), "detail": key, "label": step.label, "count": count, "ms": s * 1e3, "total_ms": s * 1e3 * count as f64,

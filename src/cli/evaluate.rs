@@ -10,9 +10,10 @@ use serde_json::json;
 use super::flags::{Flags, Selection};
 use super::pretrain::SHAPES_HAS_NO_FILES;
 use super::{Failure, Outcome, choice, print_json, print_text, say, usage};
-use crate::data::{Splits, View};
-use crate::device::{self, Choice};
-use crate::eval::evaluator::{Evaluator, KNN, knn_left_out, knn_table};
+use crate::data::{Splits, Subset};
+use crate::device;
+use crate::eval::features::Evaluator;
+use crate::eval::knn::{KNN, knn_left_out, knn_table};
 use crate::interop::import;
 use crate::ops::StepUniforms;
 use crate::run::RunError;
@@ -72,7 +73,6 @@ struct Common {
 
 struct Opened {
     config: RunConfig,
-    choice: Choice,
     splits: Splits,
     evaluator: Evaluator,
 }
@@ -110,16 +110,17 @@ impl Common {
             session,
             model_config(&config, &splits),
             config.protocol(),
+            splits.labelled_train.dataset.classes().len(),
             (!self.random_init).then_some(&trained),
             config.seed,
         )?;
-        Ok(Opened { config, choice, splits, evaluator })
+        Ok(Opened { config, splits, evaluator })
     }
 }
 
 impl Opened {
     /// The images with labels, or those of pretraining.
-    fn view(&self, split: Split, labelled: bool) -> Result<View, Failure> {
+    fn view(&self, split: Split, labelled: bool) -> Result<Subset, Failure> {
         let s = &self.splits;
         let view = match (split, labelled) {
             (Split::Train, true) => s.labelled_train.clone(),
@@ -159,15 +160,10 @@ pub(super) fn probe(args: &ProbeArgs) -> Outcome {
     let view = o.view(args.common.split, true)?;
     let test = o.evaluator.features(&view, |_| ())?;
     let train = o.splits.labelled_train.clone();
-    let result = probe_view(
-        &mut o.evaluator,
-        &o.choice,
-        o.config.seed,
-        args.epochs,
-        &train,
-        &test,
-        &mut |line| say(line),
-    )?;
+    let result =
+        probe_view(&mut o.evaluator, o.config.seed, args.epochs, &train, &test, &mut |line| {
+            say(line)
+        })?;
     let value = json!({
         "accuracy": result.test, "train_accuracy": result.train, "epochs": args.epochs, "seed": o.config.seed,
         "train_images": train.len(), "test_images": view.len(), "random_init": args.common.random_init,
@@ -222,7 +218,7 @@ pub(super) fn embed(args: &EmbedArgs) -> Outcome {
     // File order, whatever order training used: of the whole training file unless a part was asked
     // for.
     let view = match (args.common.split, args.common.settings.limit_train) {
-        (Split::Train, None) => View::full(o.splits.labelled_train.dataset.clone()),
+        (Split::Train, None) => Subset::full(o.splits.labelled_train.dataset.clone()),
         (split, _) => {
             let mut view = o.view(split, true)?;
             let mut indices = view.indices.to_vec();
@@ -256,7 +252,7 @@ pub(super) fn embed(args: &EmbedArgs) -> Outcome {
 /// What the rows of an embedding are: `classes`, by label, and `files`, by row, where images have
 /// files, each an array of JSON as [`json_names`] writes it. Files are relative to the folder of
 /// the data set.
-fn names(view: &View) -> Result<BTreeMap<String, String>, String> {
+fn names(view: &Subset) -> Result<BTreeMap<String, String>, String> {
     /// Most bytes of names: with quotes and backslashes escaped they fit in a header, which has 100
     /// MB.
     const MOST: usize = 45_000_000;

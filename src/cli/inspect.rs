@@ -9,7 +9,7 @@ use super::flags::{Flags, Selection};
 use super::{Failure, Outcome, choice, print_json, print_text, say, usage};
 use crate::check;
 use crate::device::wgpu::adapters;
-use crate::device::{self, Choice, Pick};
+use crate::device::{self, DeviceSpec, Pick};
 use crate::method::ModelConfig;
 use crate::optim::Update;
 use crate::plan::{Plan, held_bytes, summary};
@@ -29,8 +29,8 @@ pub(super) fn devices(args: &DevicesArgs) -> Outcome {
     let found = adapters();
     let (taken, why) = device::auto();
     let taken = match &taken {
-        Choice::Wgpu(Pick::Index(index)) => format!("wgpu:{index}"),
-        Choice::Cuda(index) => format!("cuda:{index}"),
+        DeviceSpec::Wgpu(Pick::Index(index)) => format!("wgpu:{index}"),
+        DeviceSpec::Cuda(index) => format!("cuda:{index}"),
         _ => "cpu".into(),
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -219,7 +219,7 @@ pub(super) fn plan(args: &PlanArgs) -> Outcome {
 
 /// The final WGSL of every kernel of a file, each text once.
 fn kernel_texts(plans: &[&Plan], file: &str) -> Result<String, Failure> {
-    let dispatches = plans.iter().flat_map(|p| &p.steps).flat_map(|s| &s.dispatches);
+    let dispatches = plans.iter().flat_map(|p| &p.ops).flat_map(|s| &s.dispatches);
     let of_file = dispatches.filter(|d| d.kernel.file == file);
     let texts: BTreeSet<String> = of_file.map(|d| crate::shader::source(&d.kernel)).collect();
     if texts.is_empty() {
@@ -236,13 +236,13 @@ fn plan_json(plan: &Plan) -> Value {
     let places = |x: &[(crate::ops::ValueId, crate::plan::Place)]| {
         x.iter().map(|p| p.1.to_string()).collect::<Vec<_>>()
     };
-    let step = |s: &crate::plan::Step| {
+    let step = |s: &crate::plan::PlannedOp| {
         let kernels: Vec<_> =
             s.dispatches.iter().map(|d| json!({ "file": d.kernel.file, "grid": d.grid })).collect();
         json!({ "label": s.label, "op": s.op.name(), "inputs": shapes(&s.io.inputs), "outputs": shapes(&s.io.outputs), "reads": places(&s.inputs),
             "writes": places(&s.outputs), "kernels": kernels, "flops": s.flops, "bytes": s.bytes() })
     };
-    json!({ "summary": summary(plan), "steps": plan.steps.iter().map(step).collect::<Vec<_>>() })
+    json!({ "summary": summary(plan), "steps": plan.ops.iter().map(step).collect::<Vec<_>>() })
 }
 
 #[derive(Debug, clap::Args)]

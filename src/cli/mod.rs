@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::device::{Choice, DeviceError};
+use crate::device::{DeviceError, DeviceSpec};
 use crate::run::RunError;
 use output::{arrived, print_json, print_text, say};
 
@@ -159,6 +159,6 @@ fn usage(message: impl Into<String>, hint: Option<&str>) -> Failure {
 }
 
 /// Parses `--device`.
-fn choice(text: &str) -> Result<Choice, Failure> {
+fn choice(text: &str) -> Result<DeviceSpec, Failure> {
     text.parse().map_err(|e: DeviceError| Failure { usage: true, ..Failure::from(e) })
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Outcome, print_json, print_text, say, signals, usage};
 use crate::monitor::compare::Comparison;
-use crate::monitor::plot::{self, Kind};
+use crate::monitor::plot::{self, Format};
 use crate::monitor::run::RunView;
 use crate::monitor::{dashboard, watch};
 use crate::run::trained::write_whole;
@@ -32,7 +32,7 @@ pub(super) fn compare(args: &CompareArgs) -> Outcome {
     let kind = |path: &PathBuf| {
         let odd =
             || usage(format!("--out {} is no .svg, .png or .html file", text::name(&path)), None);
-        Kind::of(path).map(|kind| (path.clone(), kind)).ok_or_else(odd)
+        Format::of(path).map(|kind| (path.clone(), kind)).ok_or_else(odd)
     };
     let file = args.out.as_ref().map(kind).transpose()?;
     let comparison = Comparison::open(&args.runs)?;

@@ -4,7 +4,7 @@
 //! Images are JPEG, PNG, WebP, BMP and TIFF, by the extensions in [`IMAGE_FILES`] in any case.
 //! Classes and the files in them are sorted by name (bytewise), so labels and indices are the same
 //! everywhere. Names that start with a dot are skipped; what else is not read (files of other
-//! kinds, folders in classes, devices) is counted in [`Source::notes`]. With `val` but no `test`
+//! kinds, folders in classes, devices) is counted in [`Datasets::notes`]. With `val` but no `test`
 //! (ImageNet's layout), `val` is the test set. Opening reads folders only; images are decoded when
 //! first read and stay in memory up to a byte limit.
 //!
@@ -25,7 +25,7 @@ use image::{ImageError, ImageFormat, ImageReader, RgbImage};
 
 use super::archive::mistaken;
 use super::files::{self, Unread};
-use super::{DataError, Dataset, IMAGE_FILES, Kind, Source, jpeg};
+use super::{DataError, Dataset, Datasets, IMAGE_FILES, Kind, jpeg};
 
 /// Default limit of the cache of decoded images, per split: 2 GiB.
 pub const CACHE_BYTES: usize = 2 << 30;
@@ -112,7 +112,11 @@ impl Folder {
     ///
     /// # Errors
     /// As [`Folder::open`], and [`DataError::ClassMismatch`].
-    pub fn open_source(dir: &Path, size: usize, cache_bytes: usize) -> Result<Source, DataError> {
+    pub fn open_datasets(
+        dir: &Path,
+        size: usize,
+        cache_bytes: usize,
+    ) -> Result<Datasets, DataError> {
         let open = |split: &str| Self::open(&dir.join(split), size, cache_bytes);
         if !files::is_folder(dir)? {
             let hint = Some(layout(&dir.join("<split>")));
@@ -146,7 +150,7 @@ impl Folder {
         let line =
             |text| format!("`{}` holds entries that are not read: {text}", crate::text::name(dir));
         let notes = unread.text().map(line).into_iter().collect();
-        Ok(Source {
+        Ok(Datasets {
             train: Arc::new(train),
             val: val.map(|val| Arc::new(val) as _),
             test: Arc::new(test),

@@ -1,6 +1,6 @@
 //! Batches from a prefetch thread.
 //!
-//! Batch `k` of a training loader is a pure function of the view, the [`Order`] and `k`: a loader
+//! Batch `k` of a training loader is a pure function of the subset, the [`Order`] and `k`: a loader
 //! that starts at step `k` yields exactly what one started at 0 yields from there on. Images are
 //! read and packed in parallel on rayon's pool; at most `DEPTH` batches wait in the channel.
 //! Dropping a loader ends its thread, unless that hangs.
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-use super::split::{Order, View};
+use super::split::{Order, Subset};
 use super::{DataError, Dataset};
 
 /// Name of the prefetch thread.
@@ -56,32 +56,32 @@ impl Loader {
     /// Those of [`Loader::in_parts`].
     ///
     /// # Panics
-    /// If `order` is for a view of another length.
-    pub fn new(view: &View, order: Order, steps: Range<u64>) -> Result<Self, DataError> {
-        Self::in_parts(view, order, 1, steps)
+    /// If `order` is for a subset of another length.
+    pub fn new(subset: &Subset, order: Order, steps: Range<u64>) -> Result<Self, DataError> {
+        Self::in_parts(subset, order, 1, steps)
     }
 
     /// Starts the batches of `steps` (global steps; `start..u64::MAX` never ends) of an order over
-    /// the view, each step's batch in so many equal parts, one after the other.
+    /// the subset, each step's batch in so many equal parts, one after the other.
     ///
     /// # Errors
     /// If no thread can be started. Errors in reading images arrive in place of the batch.
     ///
     /// # Panics
-    /// If `order` is for a view of another length, or its batches cannot be cut into `parts`.
+    /// If `order` is for a subset of another length, or its batches cannot be cut into `parts`.
     pub fn in_parts(
-        view: &View,
+        subset: &Subset,
         order: Order,
         parts: usize,
         steps: Range<u64>,
     ) -> Result<Self, DataError> {
-        assert_eq!(order.len(), view.len(), "the order is for another view");
+        assert_eq!(order.len(), subset.len(), "the order is for another subset");
         assert!(
             order.batch_size().is_multiple_of(parts),
             "batches of {} in {parts} parts",
             order.batch_size()
         );
-        let view = view.clone();
+        let subset = subset.clone();
         Self::spawn(move |out| {
             let mut current = None;
             for step in steps {
@@ -92,8 +92,8 @@ impl Loader {
                 };
                 let part = order.batch_size() / parts;
                 for chosen in positions[first..first + order.batch_size()].chunks(part) {
-                    let indices = chosen.iter().map(|&p| view.indices[p as usize]).collect();
-                    let batch = read_batch(&*view.dataset, step, epoch, indices, part);
+                    let indices = chosen.iter().map(|&p| subset.indices[p as usize]).collect();
+                    let batch = read_batch(&*subset.dataset, step, epoch, indices, part);
                     let failed = batch.is_err();
                     if out.send(batch).is_err() || failed {
                         return;
@@ -104,20 +104,20 @@ impl Loader {
         })
     }
 
-    /// Starts one pass over the view in its own order, every image once; the last batch is padded
+    /// Starts one pass over the subset in its own order, every image once; the last batch is padded
     /// to `batch_size`.
     ///
     /// # Errors
     /// [`DataError::BatchZero`], or if no thread can be started.
-    pub fn eval_batches(view: &View, batch_size: usize) -> Result<Self, DataError> {
+    pub fn eval_batches(subset: &Subset, batch_size: usize) -> Result<Self, DataError> {
         if batch_size == 0 {
             return Err(DataError::BatchZero);
         }
-        let view = view.clone();
+        let subset = subset.clone();
         Self::spawn(move |out| {
-            for (step, indices) in view.indices.chunks(batch_size).enumerate() {
+            for (step, indices) in subset.indices.chunks(batch_size).enumerate() {
                 let batch =
-                    read_batch(&*view.dataset, step as u64, 0, indices.to_vec(), batch_size);
+                    read_batch(&*subset.dataset, step as u64, 0, indices.to_vec(), batch_size);
                 let failed = batch.is_err();
                 if out.send(batch).is_err() || failed {
                     return;

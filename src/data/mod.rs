@@ -37,7 +37,7 @@ pub(crate) use files::{is_there, open_regular};
 pub use folder::Folder;
 pub use loader::{Batch, Loader};
 pub use shapes::Shapes;
-pub use split::{Order, View};
+pub use split::{Order, Subset};
 pub use stl10::Stl10;
 
 /// The names of image files.
@@ -141,7 +141,7 @@ impl FromStr for Kind {
 /// The data sets that a run reads: `val` only where it is a set of its own and not split off
 /// `train`.
 #[derive(Clone)]
-pub struct Source {
+pub struct Datasets {
     /// Training images, before the validation split.
     pub train: Arc<dyn Dataset>,
     /// Validation images, where the data set brings them along.
@@ -200,40 +200,41 @@ impl OpenOptions {
     }
 }
 
-/// The views of a data set that a run works on.
+/// The subsets of a data set that a run works on.
 #[derive(Clone)]
 pub struct Splits {
     /// Images to train on.
-    pub train: View,
+    pub train: Subset,
     /// Images held out, empty if none were.
-    pub val: View,
+    pub val: Subset,
     /// Images to train classifiers on: `train`, unless its images have no labels.
-    pub labelled_train: View,
+    pub labelled_train: Subset,
     /// Images held out of those: `val`, unless its images have no labels.
-    pub labelled_val: View,
+    pub labelled_val: Subset,
     /// Test images, all of them in file order, with the classes of `labelled_train`.
-    pub test: View,
+    pub test: Subset,
     /// What people should know, a line each: files that were not read.
     pub notes: Vec<String>,
 }
 
 impl Splits {
     /// Tells data sets apart: SHA-256, as hexadecimal digits, of the classes, of the place, the
-    /// label and the identity ([`Dataset::identify`]) of every image of every view, and of the
+    /// label and the identity ([`Dataset::identify`]) of every image of every subset, and of the
     /// pixels of some. An image that cannot be read counts as empty. Where the data lies does not
     /// count.
     ///
     /// What it does not see: pixels that change within a file that keeps its name and length, and
     /// within STL-10's files of gigabytes, unless the image is one of those read.
     pub fn fingerprint(&self) -> String {
-        /// Images of each view whose pixels count, spread over it.
+        /// Images of each subset whose pixels count, spread over it.
         const IMAGES: usize = 32;
         let mut hash = Sha256::new();
-        let views = [&self.train, &self.val, &self.labelled_train, &self.labelled_val, &self.test];
-        for (i, view) in views.into_iter().enumerate() {
-            let set = &view.dataset;
-            // Where the images have labels the views of those are the first two again.
-            if views[..i].iter().any(|other| Arc::ptr_eq(&other.indices, &view.indices)) {
+        let subsets =
+            [&self.train, &self.val, &self.labelled_train, &self.labelled_val, &self.test];
+        for (i, subset) in subsets.into_iter().enumerate() {
+            let set = &subset.dataset;
+            // Where the images have labels the subsets of those are the first two again.
+            if subsets[..i].iter().any(|other| Arc::ptr_eq(&other.indices, &subset.indices)) {
                 continue;
             }
             hash.update((set.classes().len() as u64).to_le_bytes());
@@ -241,15 +242,16 @@ impl Splits {
                 hash.update((class.len() as u64).to_le_bytes());
                 hash.update(class.as_encoded_bytes());
             }
-            hash.update((view.len() as u64).to_le_bytes());
-            for &index in view.indices.iter() {
+            hash.update((subset.len() as u64).to_le_bytes());
+            for &index in subset.indices.iter() {
                 hash.update(index.to_le_bytes());
                 hash.update(set.label(index as usize).to_le_bytes());
                 set.identify(index as usize, &mut |bytes| hash.update(bytes));
             }
             let mut image = vec![0; set.image_size().pow(2) * 3];
-            for place in 0..IMAGES.min(view.len()) {
-                let index = view.indices[place * view.len() / IMAGES.min(view.len())] as usize;
+            for place in 0..IMAGES.min(subset.len()) {
+                let index =
+                    subset.indices[place * subset.len() / IMAGES.min(subset.len())] as usize;
                 if set.read(index, &mut image).is_err() {
                     image.fill(0);
                 }
@@ -265,7 +267,7 @@ impl Splits {
 /// # Errors
 /// If the files are missing or damaged, or the options ask for more images than there are.
 pub fn open(options: &OpenOptions) -> Result<Splits, DataError> {
-    let source = open_source(options)?;
+    let source = open_datasets(options)?;
     let n = source.train.len();
     let n_val = match (&source.val, options.n_val) {
         (Some(_), _) => 0,
@@ -275,12 +277,12 @@ pub fn open(options: &OpenOptions) -> Result<Splits, DataError> {
         // 5,000 of CIFAR-10's 50,000.
         (None, None) => n / 10,
     };
-    let part = |dataset: &Arc<dyn Dataset>, indices: Vec<u32>| View {
+    let part = |dataset: &Arc<dyn Dataset>, indices: Vec<u32>| Subset {
         dataset: dataset.clone(),
         indices: indices.into(),
     };
     let indices = split::split(n, n_val, options.seed, options.limit_train, options.shuffle)?;
-    let val = source.val.map_or_else(|| part(&source.train, indices.val), View::full);
+    let val = source.val.map_or_else(|| part(&source.train, indices.val), Subset::full);
     let train = part(&source.train, indices.train);
     let (labelled_train, labelled_val) = match &source.labelled {
         None => (train.clone(), val.clone()),
@@ -298,7 +300,7 @@ pub fn open(options: &OpenOptions) -> Result<Splits, DataError> {
         val,
         labelled_train,
         labelled_val,
-        test: View::full(source.test),
+        test: Subset::full(source.test),
         notes: source.notes,
     })
 }
@@ -307,7 +309,7 @@ pub fn open(options: &OpenOptions) -> Result<Splits, DataError> {
 ///
 /// # Errors
 /// If the files are missing or damaged, or the data set does not come at the size asked for.
-pub fn open_source(options: &OpenOptions) -> Result<Source, DataError> {
+pub fn open_datasets(options: &OpenOptions) -> Result<Datasets, DataError> {
     let dataset = options.kind.name();
     let dir = options.dir.as_deref().ok_or(DataError::NoFolder { dataset });
     let (native, expected) =
@@ -319,7 +321,7 @@ pub fn open_source(options: &OpenOptions) -> Result<Source, DataError> {
     match options.kind {
         Kind::Cifar10 => {
             let (train, test) = Cifar10::open(dir?)?;
-            Ok(Source {
+            Ok(Datasets {
                 train: Arc::new(train),
                 val: None,
                 test: Arc::new(test),
@@ -327,10 +329,10 @@ pub fn open_source(options: &OpenOptions) -> Result<Source, DataError> {
                 notes: vec![],
             })
         }
-        Kind::Folder => Folder::open_source(dir?, size, options.cache_bytes),
+        Kind::Folder => Folder::open_datasets(dir?, size, options.cache_bytes),
         Kind::Shapes => {
             let (train, test) = options.shapes_len;
-            Ok(Source {
+            Ok(Datasets {
                 train: Arc::new(Shapes::new(options.shapes_seed, shapes::Part::Train, train)),
                 val: None,
                 test: Arc::new(Shapes::new(options.shapes_seed, shapes::Part::Test, test)),
@@ -341,7 +343,7 @@ pub fn open_source(options: &OpenOptions) -> Result<Source, DataError> {
         Kind::Stl10 => {
             let sets = Stl10::open(dir?)?;
             let (train, labelled) = (Arc::new(sets.unlabelled), Arc::new(sets.train));
-            Ok(Source {
+            Ok(Datasets {
                 train,
                 val: None,
                 test: Arc::new(sets.test),

@@ -27,14 +27,14 @@ use crate::rng::{Philox, Stream};
 
 /// Some images of a data set, in an order of their own.
 #[derive(Clone)]
-pub struct View {
+pub struct Subset {
     /// The whole data set.
     pub dataset: Arc<dyn Dataset>,
-    /// Which of its images belong to the view.
+    /// Which of its images belong to the subset.
     pub indices: Arc<[u32]>,
 }
 
-impl View {
+impl Subset {
     /// All images of a data set in file order.
     pub fn full(dataset: Arc<dyn Dataset>) -> Self {
         let indices = iota(dataset.len()).into();
@@ -96,7 +96,7 @@ pub fn split(
     Ok(Indices { train, val })
 }
 
-/// Which positions of a view make up the batch of a step, for every step.
+/// Which positions of a subset make up the batch of a step, for every step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Order {
     seed: u64,
@@ -107,7 +107,7 @@ pub struct Order {
 
 impl Order {
     /// The order of `len` images in batches of `batch`; without `shuffle` every epoch is in the
-    /// view's own order.
+    /// subset's own order.
     ///
     /// # Errors
     /// [`DataError::BatchTooLarge`] if not even one batch fits, [`DataError::BatchZero`].
@@ -121,7 +121,7 @@ impl Order {
         Ok(Self { seed, len, batch, shuffle })
     }
 
-    /// Images in the view that the order is for.
+    /// Images in the subset that the order is for.
     #[expect(
         clippy::len_without_is_empty,
         reason = "an order holds at least one batch, so it is never empty"

@@ -11,7 +11,7 @@ use super::{
     Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Progress, Ticket,
     Values,
 };
-use crate::ops::{Input, Output, Real, Run, StepUniforms, Target};
+use crate::ops::{Call, Input, Output, Real, StepUniforms, Target};
 use crate::plan::{Limits, Place, Plan};
 use crate::tensor::DType;
 
@@ -22,7 +22,7 @@ pub trait Precision: Real {
     /// Value of dead storage.
     const POISON: Option<f64>;
     /// Runs an op.
-    fn execute(op: &crate::ops::Op, run: &mut Run<'_, Self>);
+    fn execute(op: &crate::ops::Op, call: &mut Call<'_, Self>);
     /// Elements for the host.
     fn values(elements: &[Self]) -> Values;
 }
@@ -30,8 +30,8 @@ pub trait Precision: Real {
 impl Precision for f64 {
     const NAME: &'static str = "reference";
     const POISON: Option<f64> = Some(f64::NAN);
-    fn execute(op: &crate::ops::Op, run: &mut Run<'_, Self>) {
-        op.reference(run);
+    fn execute(op: &crate::ops::Op, call: &mut Call<'_, Self>) {
+        op.reference(call);
     }
     fn values(elements: &[Self]) -> Values {
         Values::F64(elements.to_vec())
@@ -41,8 +41,8 @@ impl Precision for f64 {
 impl Precision for f32 {
     const NAME: &'static str = "cpu";
     const POISON: Option<f64> = None;
-    fn execute(op: &crate::ops::Op, run: &mut Run<'_, Self>) {
-        op.native(run);
+    fn execute(op: &crate::ops::Op, call: &mut Call<'_, Self>) {
+        op.native(call);
     }
     fn values(elements: &[Self]) -> Values {
         Values::F32(elements.to_vec())
@@ -125,7 +125,7 @@ impl<T: Precision> Host<T> {
 fn execute<T: Precision>(
     buffers: &mut [Memory<T>],
     program: &Program,
-    step: &crate::plan::Step,
+    step: &crate::plan::PlannedOp,
     uniforms: &StepUniforms,
 ) {
     let in_place = step.op.in_place();
@@ -172,7 +172,7 @@ fn execute<T: Precision>(
     outputs.sort_by_key(|o| o.0);
     let outputs = outputs.into_iter().map(|o| o.1).collect();
     let (in_types, out_types) = (&step.io.inputs[..], &step.io.outputs[..]);
-    T::execute(&step.op, &mut Run { inputs, outputs, in_types, out_types, step: uniforms });
+    T::execute(&step.op, &mut Call { inputs, outputs, in_types, out_types, step: uniforms });
     for (buffer, memory) in taken {
         buffers[buffer.0].floats = memory;
     }
@@ -187,8 +187,8 @@ fn dead_after(plan: &Plan) -> Vec<Vec<usize>> {
         }
     }
     wanted[plan.ring.buffer] = true;
-    let mut dead = vec![Vec::new(); plan.steps.len()];
-    for (i, step) in plan.steps.iter().enumerate().rev() {
+    let mut dead = vec![Vec::new(); plan.ops.len()];
+    for (i, step) in plan.ops.iter().enumerate().rev() {
         for (_, place) in &step.outputs {
             if let Place::Buffer(b) = place {
                 if !wanted[*b] {
@@ -274,7 +274,7 @@ impl<T: Precision> Device for Host<T> {
         let program = &self.programs[&program];
         let start = Instant::now();
         for i in steps {
-            execute(&mut self.buffers, program, &program.plan.steps[i], uniforms);
+            execute(&mut self.buffers, program, &program.plan.ops[i], uniforms);
             if let Some(poison) = T::POISON {
                 for &b in &program.dead[i] {
                     self.buffers[program.bound.buffers[b].0].floats.fill(T::of(poison));

@@ -16,7 +16,7 @@ pub mod wgpu;
 
 pub use self::wgpu::Pick;
 pub use host::{Host, Precision};
-pub use select::{Choice, auto, open};
+pub use select::{DeviceSpec, auto, open};
 pub use session::{Clock, OnCompile, PlanId, Session, Timing};
 
 use std::collections::BTreeMap;

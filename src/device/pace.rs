@@ -31,11 +31,11 @@ pub struct Pace {
 impl Pace {
     /// The pessimistic guess.
     pub fn new(plan: &Plan) -> Self {
-        let guess = |step: &crate::plan::Step| {
+        let guess = |step: &crate::plan::PlannedOp| {
             let dispatches = step.dispatches.len() as f64 * DISPATCH;
             step.flops as f64 / FLOPS + step.bytes() as f64 / BYTES + dispatches
         };
-        Self { seconds: plan.steps.iter().map(guess).collect(), passes: 0 }
+        Self { seconds: plan.ops.iter().map(guess).collect(), passes: 0 }
     }
 
     /// Whether every op has been measured. The first time of an op may include its compilation, so

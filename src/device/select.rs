@@ -9,7 +9,7 @@ use crate::tensor::{Shape, TensorType};
 
 /// A parsed `--device`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Choice {
+pub enum DeviceSpec {
     /// The faster one of a GPU and the processor.
     Auto,
     /// f32 on the processor.
@@ -22,7 +22,7 @@ pub enum Choice {
     Cuda(usize),
 }
 
-impl std::str::FromStr for Choice {
+impl std::str::FromStr for DeviceSpec {
     type Err = DeviceError;
     fn from_str(text: &str) -> Result<Self, DeviceError> {
         match text {
@@ -46,12 +46,12 @@ impl std::str::FromStr for Choice {
 /// What `auto` takes, and why: the fastest of the first CUDA device, the first other GPU and the
 /// processor, measured on a convolution of the networks' kind. An integrated GPU, or a software
 /// adapter that calls itself a GPU, can be slower than the processor.
-pub fn auto() -> (Choice, String) {
+pub fn auto() -> (DeviceSpec, String) {
     let found = adapters();
     let first = found.iter().position(|a| !a.software);
-    let wgpu = first.map(|i| (found[i].name.clone(), Choice::Wgpu(Pick::Index(i))));
+    let wgpu = first.map(|i| (found[i].name.clone(), DeviceSpec::Wgpu(Pick::Index(i))));
     let rate =
-        |choice: &Choice| open(choice).and_then(|(mut session, _)| convolution_rate(&mut session));
+        |spec: &DeviceSpec| open(spec).and_then(|(mut session, _)| convolution_rate(&mut session));
     let gpus = cuda_gpu().into_iter().chain(wgpu);
     let raced = gpus.map(|(name, choice)| (name, rate(&choice), choice));
     // One that fails is the slowest.
@@ -67,27 +67,27 @@ pub fn auto() -> (Choice, String) {
                 )
             }
         };
-        return (Choice::Cpu, why);
+        return (DeviceSpec::Cpu, why);
     };
-    faster(&name, gpu, gpu_rate, rate(&Choice::Cpu))
+    faster(&name, gpu, gpu_rate, rate(&DeviceSpec::Cpu))
 }
 
 /// The choice between a GPU and the processor from their FLOP/s.
 fn faster(
     name: &str,
-    gpu: Choice,
+    gpu: DeviceSpec,
     gpu_rate: Result<f64, DeviceError>,
     cpu_rate: Result<f64, DeviceError>,
-) -> (Choice, String) {
+) -> (DeviceSpec, String) {
     let giga = |rate: f64| format!("{:.0} GFLOP/s", rate / 1e9);
     match (gpu_rate, cpu_rate) {
         (Ok(g), Ok(c)) => {
             let why =
                 format!("on a convolution `{name}` does {}, the processor {}", giga(g), giga(c));
-            (if g > c { gpu } else { Choice::Cpu }, why)
+            (if g > c { gpu } else { DeviceSpec::Cpu }, why)
         }
         (Ok(_), Err(error)) => (gpu, format!("the processor failed: {error}")),
-        (Err(error), _) => (Choice::Cpu, format!("`{name}` failed: {error}")),
+        (Err(error), _) => (DeviceSpec::Cpu, format!("`{name}` failed: {error}")),
     }
 }
 
@@ -108,25 +108,25 @@ fn convolution_rate(session: &mut Session) -> Result<f64, DeviceError> {
         session.upload(id, i, Data::F32(&data))?;
     }
     let timing = session.time_op(id, 0)?;
-    Ok(session.plan(id).steps[0].flops as f64 / timing.seconds)
+    Ok(session.plan(id).ops[0].flops as f64 / timing.seconds)
 }
 
 /// Opens a device and says why it is the one.
 ///
 /// # Errors
 /// If there is no such device or its driver fails.
-pub fn open(choice: &Choice) -> Result<(Session, String), DeviceError> {
-    match choice {
-        Choice::Auto => {
+pub fn open(spec: &DeviceSpec) -> Result<(Session, String), DeviceError> {
+    match spec {
+        DeviceSpec::Auto => {
             let (choice, why) = auto();
             open(&choice).map(|(session, _)| (session, why))
         }
-        Choice::Cpu => Ok((Host::<f32>::new().into(), "as asked".into())),
-        Choice::Reference => Ok((Host::<f64>::new().into(), "as asked".into())),
-        Choice::Wgpu(pick) => {
+        DeviceSpec::Cpu => Ok((Host::<f32>::new().into(), "as asked".into())),
+        DeviceSpec::Reference => Ok((Host::<f64>::new().into(), "as asked".into())),
+        DeviceSpec::Wgpu(pick) => {
             Ok((Gpu::pick(pick, OpenOptions::default())?.into(), "as asked".into()))
         }
-        Choice::Cuda(index) => Ok((cuda(*index)?, "as asked".into())),
+        DeviceSpec::Cuda(index) => Ok((cuda(*index)?, "as asked".into())),
     }
 }
 
@@ -145,13 +145,13 @@ fn cuda(_: usize) -> Result<Session, DeviceError> {
 }
 
 /// The first CUDA device: its name and how to open it.
-fn cuda_gpu() -> Option<(String, Choice)> {
+fn cuda_gpu() -> Option<(String, DeviceSpec)> {
     #[cfg(feature = "cuda")]
     {
         let report = super::cuda::report();
         // One that cannot be used is none.
         report.missing.is_none().then_some(())?;
-        report.gpus.first().map(|gpu| (format!("cuda:{}", gpu.name), Choice::Cuda(0)))
+        report.gpus.first().map(|gpu| (format!("cuda:{}", gpu.name), DeviceSpec::Cuda(0)))
     }
     #[cfg(not(feature = "cuda"))]
     None
@@ -163,27 +163,27 @@ mod tests {
 
     #[test]
     fn cuda_devices_are_named_by_index() {
-        assert_eq!("cuda".parse(), Ok(Choice::Cuda(0)));
-        assert_eq!("cuda:3".parse(), Ok(Choice::Cuda(3)));
+        assert_eq!("cuda".parse(), Ok(DeviceSpec::Cuda(0)));
+        assert_eq!("cuda:3".parse(), Ok(DeviceSpec::Cuda(3)));
         for text in ["cuda:", "cuda:x", "cuda:-1", "cudaa"] {
-            let error = text.parse::<Choice>().expect_err("no device");
+            let error = text.parse::<DeviceSpec>().expect_err("no device");
             assert!(error.to_string().contains(text), "{error}");
         }
     }
 
     #[test]
     fn auto_takes_the_faster_one() {
-        let gpu = Choice::Wgpu(Pick::Index(1));
+        let gpu = DeviceSpec::Wgpu(Pick::Index(1));
         let lost = || Err(DeviceError::Lost { device: "GPU".into(), message: "reset".into() });
         let choose = |g, c| faster("GPU", gpu.clone(), g, c);
         let (choice, why) = choose(Ok(3e11), Ok(2e11));
         assert_eq!(choice, gpu);
         assert!(why.contains("300 GFLOP/s") && why.contains("200 GFLOP/s"), "{why}");
         let (choice, why) = choose(Ok(1e11), Ok(2e11));
-        assert_eq!(choice, Choice::Cpu, "an integrated GPU can be the slower one");
+        assert_eq!(choice, DeviceSpec::Cpu, "an integrated GPU can be the slower one");
         assert!(why.contains("100 GFLOP/s") && why.contains("200 GFLOP/s"), "{why}");
-        assert_eq!(choose(lost(), Ok(1e9)).0, Choice::Cpu);
-        assert_eq!(choose(Ok(f64::NAN), Ok(1e9)).0, Choice::Cpu);
+        assert_eq!(choose(lost(), Ok(1e9)).0, DeviceSpec::Cpu);
+        assert_eq!(choose(Ok(f64::NAN), Ok(1e9)).0, DeviceSpec::Cpu);
     }
 
     #[test]

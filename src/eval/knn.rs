@@ -11,28 +11,11 @@ use std::collections::BinaryHeap;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-/// Rows of features and their labels.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Features {
-    /// Length of a row.
-    pub dim: usize,
-    /// Rows, one after another.
-    pub data: Vec<f32>,
-    /// A label a row.
-    pub labels: Vec<u32>,
-}
+use super::features::Features;
+use crate::run::RunError;
 
-impl Features {
-    /// Number of rows.
-    pub fn len(&self) -> usize {
-        self.labels.len()
-    }
-
-    /// Whether there are no rows.
-    pub fn is_empty(&self) -> bool {
-        self.labels.is_empty()
-    }
-}
+/// Neighbours and temperatures that are reported.
+pub const KNN: [(usize, f32); 4] = [(20, 0.07), (20, 0.1), (200, 0.07), (200, 0.1)];
 
 /// Why features cannot be classified.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -43,7 +26,7 @@ pub enum KnnError {
     Neighbours {
         /// Neighbours asked for.
         k: usize,
-        /// Training rows.
+        /// How many training rows there are.
         rows: usize,
     },
     /// The two sets come from different networks.
@@ -62,9 +45,9 @@ pub enum KnnError {
     Label {
         /// "training" or "test".
         split: &'static str,
-        /// The row.
+        /// Which row it is.
         row: usize,
-        /// Its label.
+        /// The label that it has.
         label: u32,
         /// Number of classes.
         classes: usize,
@@ -74,13 +57,13 @@ pub enum KnnError {
     NotFinite {
         /// "training" or "test".
         split: &'static str,
-        /// The row.
+        /// Which row it is.
         row: usize,
     },
     /// A temperature is not above 0.
     #[error("temperature {temperature}, expected a number above 0")]
     Temperature {
-        /// The temperature.
+        /// What was asked for.
         temperature: f32,
     },
 }
@@ -94,6 +77,30 @@ const TRAIN_BLOCK: usize = 96;
 const TILE: (usize, usize) = (4, 3);
 /// Rows are padded with zeros to a multiple of this many values, the longest vector (AVX-512).
 const PAD: usize = 16;
+
+/// kNN accuracies for every (k, temperature) of [`KNN`] that the training set is large enough for.
+///
+/// # Errors
+/// If data or device fail.
+pub fn knn_table(
+    train: &Features,
+    test: &Features,
+    classes: usize,
+) -> Result<Vec<(usize, f32, f32)>, RunError> {
+    let ks: Vec<_> = KNN.into_iter().filter(|(k, _)| *k <= train.labels.len()).collect();
+    let accuracies = knn(train, test, &ks, classes)?;
+    Ok(ks.into_iter().zip(accuracies).map(|((k, t), a)| (k, t, a)).collect())
+}
+
+/// What [`knn_table`] leaves out with so many training images, as a sentence.
+pub fn knn_left_out(images: usize) -> Option<String> {
+    let mut large: Vec<usize> = KNN.into_iter().map(|(k, _)| k).filter(|k| *k > images).collect();
+    large.dedup();
+    let ks: Vec<String> = large.iter().map(ToString::to_string).collect();
+    (!ks.is_empty()).then(|| {
+        format!("no kNN with k = {}: there are {images} training images", ks.join(" and "))
+    })
+}
 
 /// The accuracy, a fraction, for each pair of `k` and temperature.
 ///

@@ -1,24 +1,25 @@
 //! The linear probe (the paper, section 4): one linear layer on the frozen encoder, SGD with
 //! Nesterov momentum .9, learning rate `.1 * batch / 256` decayed to 0 by a cosine (per step), no
 //! weight decay, crops of 4-pixel padding and flips.
+//!
+//! A step is one plan, from bytes to the update of the classifier ([`method::probe`]): the host
+//! reads nothing but the scalars of many steps at once.
 
-use std::f64::consts::PI;
-
-use super::evaluator::Evaluator;
-use super::knn::Features;
-use crate::data::{Loader, Order, View};
-use crate::device::{Data, Session};
-use crate::ir::{Graph, Group, autodiff};
-use crate::method;
-use crate::nn::Builder;
-use crate::ops::{Emit, Sgd, SoftmaxCrossEntropy, StepUniforms};
-use crate::run::RunError;
-use crate::tensor::{Shape, TensorType};
+use super::features::{Evaluator, Features};
+use super::knn::KnnError;
+use crate::data::{Batch, Loader, Order, Subset};
+use crate::device::{Data, PlanId, Session};
+use crate::ir::Group;
+use crate::method::{self, ModelConfig};
+use crate::ops::StepUniforms;
+use crate::optim::half_cosine;
+use crate::run::fit::{self, Fit};
+use crate::run::{RunError, state};
 
 /// What the probe is asked to do.
 #[derive(Clone, Copy, Debug)]
 pub struct ProbeConfig {
-    /// Passes over the training images; the paper's 90.
+    /// Passes over the training images; the paper's are 90.
     pub epochs: usize,
     /// Seed of its weights, order and crops.
     pub seed: u64,
@@ -38,124 +39,171 @@ pub struct ProbeResult {
 /// Learning rate of a step out of `total`.
 pub fn learning_rate(batch: usize, step: u64, total: u64) -> f32 {
     let base = 0.1 * batch as f64 / 256.0;
-    (base * 0.5 * (1.0 + (PI * step as f64 / total as f64).cos())) as f32
+    (base * half_cosine(step as f64 / total as f64)) as f32
 }
 
-/// Trains a probe on `train` and tests it on `test`. `session` carries the linear layer; the
-/// evaluator carries the encoder.
+/// Trains a probe on `train` and tests it on `test`.
 ///
 /// # Errors
-/// If data or device fail.
+/// If data or device fail, or there is no room for its plans.
 pub fn probe(
     evaluator: &mut Evaluator,
-    mut session: Session,
     config: ProbeConfig,
-    train: &View,
+    train: &Subset,
     test: &Features,
     mut progress: impl FnMut(usize, f64),
 ) -> Result<ProbeResult, RunError> {
-    let (batch, dim) = (evaluator.model.batch, evaluator.model.net.features());
     let classes = train.dataset.classes().len();
-    let (training, layout) = classifier(batch, dim, classes, None);
-    session.allocate(&layout);
-    let plan = session.load(session.lower("probe", &training.graph))?;
-    let (testing, _) = classifier(batch, dim, classes, Some(&layout));
-    let test_plan = session.load(session.lower("probe test", &testing.graph))?;
-    crate::run::state::initialise(&mut session, &layout, &training.params, config.seed)?;
-
-    let order = Order::new(train.len(), batch, config.seed, true)?;
-    let total = order.steps_per_epoch() * config.epochs as u64;
-    let (mut correct, mut loss, mut seen) = (0.0, 0.0, 0.0);
-    for item in Loader::new(train, order, 0..total)? {
-        let item = item?;
-        let step = StepUniforms {
-            seed_lo: config.seed as u32,
-            seed_hi: (config.seed >> 32) as u32,
-            step: item.step as u32,
-            learning_rate: learning_rate(batch, item.step, total),
-            ..StepUniforms::default()
-        };
-        let features = evaluator.features_of(&item.pixels, Some(&step))?;
-        session.upload(plan, 0, Data::F32(&features))?;
-        session.upload(plan, 1, Data::U32(&item.labels))?;
-        session.run(plan, &step)?;
-        let end = (item.step + 1) % order.steps_per_epoch() == 0;
-        if end {
-            (correct, loss, seen) = (0.0, 0.0, 0.0);
-            for (step, values) in session.drain(plan)? {
-                if values.iter().any(|x| !x.is_finite()) {
-                    let what = RunError::what(&session.plan(plan).ring.scalars, &values);
-                    let (step, tensor) = (u64::from(step) + 1, "classifier".into());
-                    return Err(RunError::NotFinite { split: "probe's", step, what, tensor });
-                }
-                loss += f64::from(values[0]) * batch as f64;
-                correct += f64::from(values[1]);
-                seen += batch as f64;
-            }
-            progress(item.epoch as usize + 1, correct / seen);
+    assert_eq!(classes, evaluator.classes, "the evaluator is for images of other classes");
+    if let Some(at) = test.data.iter().position(|x| !x.is_finite()) {
+        return Err(KnnError::NotFinite { split: "test", row: at / test.dim }.into());
+    }
+    let training = Training::new(evaluator, config, train)?;
+    let mut epoch = Epoch::default();
+    for batch in Loader::new(train, training.order, 0..training.total)? {
+        let batch = batch?;
+        training.step(&mut evaluator.session, &batch)?;
+        if (batch.step + 1).is_multiple_of(training.order.steps_per_epoch()) {
+            epoch = training.end_epoch(&mut evaluator.session)?;
+            progress(batch.epoch as usize + 1, epoch.accuracy());
         }
     }
-    // The last test batch is padded; only its valid rows count.
-    let mut hits = 0.0;
-    for (rows, labels) in test.data.chunks(batch * dim).zip(test.labels.chunks(batch)) {
-        let valid = labels.len();
-        let (mut rows, mut labels) = (rows.to_vec(), labels.to_vec());
-        rows.resize(batch * dim, 0.0);
-        labels.resize(batch, 0);
-        session.upload(test_plan, 0, Data::F32(&rows))?;
-        session.upload(test_plan, 1, Data::U32(&labels))?;
-        session.run(test_plan, &StepUniforms::default())?;
-        session.drain(test_plan)?;
-        let logits = session.read(test_plan, 0)?;
-        let wide = logits.len() / batch;
-        hits += (0..valid)
-            .filter(|&i| argmax(&logits[i * wide..i * wide + classes]) == labels[i] as usize)
-            .count() as f64;
+    let test = accuracy(evaluator, test)?;
+    Ok(ProbeResult { test, train: epoch.accuracy(), loss: epoch.loss() })
+}
+
+/// A probe that is being trained.
+struct Training<'a> {
+    config: ProbeConfig,
+    train: &'a Subset,
+    order: Order,
+    /// Steps in all.
+    total: u64,
+    plan: PlanId,
+}
+
+impl<'a> Training<'a> {
+    /// Loads the plan of a step and sets the initial weights.
+    fn new(
+        evaluator: &mut Evaluator,
+        config: ProbeConfig,
+        train: &'a Subset,
+    ) -> Result<Self, RunError> {
+        let Evaluator { session, model, protocol, classes, frozen, .. } = evaluator;
+        let order = Order::new(train.len(), model.batch, config.seed, true)?;
+        let total = order.steps_per_epoch() * config.epochs as u64;
+        let graph = |batch| {
+            let model = ModelConfig { batch, ..*model };
+            method::probe(&model, &frozen.layout, *protocol, *classes).graph
+        };
+        let fit = Fit { option: "--batch-size", asked: model.batch, least: 1 };
+        let plan = fit::load(session, "the probe's plan", fit, &graph)?;
+        state::initialise(session, &frozen.layout, &frozen.classifier, config.seed)?;
+        let momentum = vec![0.0; frozen.layout.size(Group::Moment1)];
+        session.write_state(Group::Moment1, 0, &momentum)?;
+        Ok(Self { config, train, order, total, plan })
     }
-    Ok(ProbeResult {
-        test: hits / test.labels.len() as f64,
-        train: correct / f64::max(seen, 1.0),
-        loss: loss / f64::max(seen, 1.0),
-    })
+
+    fn uniforms(&self, step: u64) -> StepUniforms {
+        let learning_rate = learning_rate(self.order.batch_size(), step, self.total);
+        StepUniforms { learning_rate, ..StepUniforms::seeded(self.config.seed, step as u32) }
+    }
+
+    /// Queues the step of a batch.
+    fn step(&self, session: &mut Session, batch: &Batch) -> Result<(), RunError> {
+        self.feed(session, batch)?;
+        Ok(session.run(self.plan, &self.uniforms(batch.step))?)
+    }
+
+    fn feed(&self, session: &mut Session, batch: &Batch) -> Result<(), RunError> {
+        session.upload(self.plan, 0, Data::U32(&batch.pixels))?;
+        Ok(session.upload(self.plan, 1, Data::U32(&batch.labels))?)
+    }
+
+    /// Adds up the scalars of the steps since the last call, all that the host reads of them. Stops
+    /// the probe if one is not finite.
+    fn end_epoch(&self, session: &mut Session) -> Result<Epoch, RunError> {
+        let batch = self.order.batch_size() as f64;
+        let mut epoch = Epoch::default();
+        for (step, values) in session.drain(self.plan)? {
+            if values.iter().any(|x| !x.is_finite()) {
+                return Err(self.failure(session, step, &values)?);
+            }
+            epoch.loss += f64::from(values[0]) * batch;
+            epoch.correct += f64::from(values[1]);
+            epoch.seen += batch;
+        }
+        Ok(epoch)
+    }
+
+    /// Runs a step again, op by op, for the first tensor that is not finite: since that step
+    /// nothing has been updated.
+    fn failure(
+        &self,
+        session: &mut Session,
+        step: u32,
+        values: &[f32],
+    ) -> Result<RunError, RunError> {
+        let what = RunError::what(&session.plan(self.plan).ring.scalars, values);
+        let step = u64::from(step);
+        if let Some(batch) = Loader::new(self.train, self.order, step..step + 1)?.next() {
+            self.feed(session, &batch?)?;
+        }
+        let tensor = session.first_non_finite(self.plan, &self.uniforms(step))?;
+        let tensor = tensor.unwrap_or_else(|| "loss".into());
+        Ok(RunError::NotFinite { split: "probe's", step: step + 1, what, tensor })
+    }
+}
+
+/// Sums over the steps of an epoch.
+#[derive(Clone, Copy, Debug, Default)]
+struct Epoch {
+    loss: f64,
+    correct: f64,
+    /// Images that were seen.
+    seen: f64,
+}
+
+impl Epoch {
+    fn accuracy(&self) -> f64 {
+        self.correct / self.seen.max(1.0)
+    }
+
+    fn loss(&self) -> f64 {
+        self.loss / self.seen.max(1.0)
+    }
+}
+
+/// Fraction of the test images that the trained classifier is right about. Of whole batches the
+/// host reads how many rows are, of a last one that is padded the logits.
+fn accuracy(evaluator: &mut Evaluator, test: &Features) -> Result<f64, RunError> {
+    let Evaluator { session, model, classes, frozen, .. } = evaluator;
+    let graph = |batch| {
+        let model = ModelConfig { batch, ..*model };
+        method::probe_test(&model, &frozen.layout, *classes).graph
+    };
+    let fit = Fit { option: "--batch-size", asked: model.batch, least: 1 };
+    let plan = fit::load(session, "the probe's test plan", fit, &graph)?;
+    let batch = model.batch;
+    for (rows, labels) in test.data.chunks(batch * test.dim).zip(test.labels.chunks(batch)) {
+        let (mut rows, mut labels) = (rows.to_vec(), labels.to_vec());
+        rows.resize(batch * test.dim, 0.0);
+        labels.resize(batch, 0);
+        session.upload(plan, 0, Data::F32(&rows))?;
+        session.upload(plan, 1, Data::U32(&labels))?;
+        session.run(plan, &StepUniforms::default())?;
+    }
+    let (runs, whole) = (session.drain(plan)?, test.len() / batch);
+    let mut hits: f64 = runs[..whole].iter().map(|(_, values)| f64::from(values[1])).sum();
+    let last = &test.labels[whole * batch..];
+    if !last.is_empty() {
+        let logits = session.read(plan, 2)?;
+        let right = |(row, label): &(&[f32], &u32)| argmax(&row[..*classes]) == **label as usize;
+        hits += logits.chunks(logits.len() / batch).zip(last).filter(right).count() as f64;
+    }
+    Ok(hits / test.len() as f64)
 }
 
 fn argmax(row: &[f32]) -> usize {
     (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
-}
-
-/// The linear layer; with a layout, for testing (logits only).
-fn classifier(
-    batch: usize,
-    dim: usize,
-    classes: usize,
-    layout: Option<&crate::ir::Layout>,
-) -> (method::Model, crate::ir::Layout) {
-    let mut b = Builder::new(
-        layout.map_or_else(Graph::default, |l| Graph::with_layout(l.clone())),
-        layout.is_none(),
-    );
-    let x = b.graph.input("features", TensorType::f32(Shape::rows(batch, dim)));
-    let labels = b.graph.input("labels", TensorType::u32(Shape::rows(batch, 1)));
-    let logits = b.linear("classifier", x, classes, true);
-    b.graph.label("loss");
-    if layout.is_some() {
-        b.graph.output("logits", logits);
-    }
-    let out = b.graph.emit(SoftmaxCrossEntropy { classes }.into(), &[logits, labels]);
-    b.graph.output("loss", out[0]);
-    if layout.is_none() {
-        b.graph.output("correct", out[1]);
-        autodiff::backward(&mut b.graph, out[0]);
-        let [param, grad, m] =
-            [Group::Param, Group::Grad, Group::Moment1].map(|g| b.graph.whole(g));
-        let guard = crate::optim::guard(&mut b.graph, Group::Grad, out[0]);
-        b.graph.output(crate::optim::FINITE, guard);
-        b.graph.label("optimizer");
-        b.graph.emit(
-            Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.0, plain: vec![] }.into(),
-            &[param, grad, m, guard],
-        );
-    }
-    let layout = b.graph.layout.clone();
-    (method::Model { graph: b.graph, params: b.params }, layout)
 }

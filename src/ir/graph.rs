@@ -9,7 +9,8 @@ use crate::tensor::{DType, Shape, TensorType};
 pub enum Group {
     /// Trained weights.
     Param,
-    /// Running statistics of BatchNorm, then the flag that guards updates ([`Layout::guard`]).
+    /// Running statistics of BatchNorm and the weights that are not trained ([`Layout::frozen`]),
+    /// then the flag that guards updates ([`Layout::guard`]).
     Buffer,
     /// Gradients of the weights.
     Grad,
@@ -50,7 +51,7 @@ impl Range {
 
 /// A named tensor in `Param` or `Buffer`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct State {
+pub struct StateTensor {
     /// Checkpoint name, e.g. `encoder.layer1.0.conv1.weight`.
     pub name: String,
     /// Shape in memory.
@@ -63,7 +64,7 @@ pub struct State {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Layout {
     /// In order of registration.
-    pub states: Vec<State>,
+    pub states: Vec<StateTensor>,
 }
 
 /// Ranges start at multiples of this many elements: 256 bytes, WebGPU's default
@@ -71,15 +72,25 @@ pub struct Layout {
 pub(super) const ALIGN: usize = 64;
 
 impl Layout {
+    /// The same tensors as state that no update touches: they have neither gradients nor moments,
+    /// and what is registered after them is trained alone.
+    #[must_use]
+    pub fn frozen(&self) -> Self {
+        let mut frozen = Self::default();
+        for state in &self.states {
+            frozen.register(&state.name, state.shape, Group::Buffer);
+        }
+        frozen
+    }
     /// Finds a state by name.
-    pub fn get(&self, name: &str) -> Option<&State> {
+    pub fn get(&self, name: &str) -> Option<&StateTensor> {
         self.states.iter().find(|s| s.name == name)
     }
     /// Registers a state, or returns the one of that name.
     ///
     /// # Panics
     /// If the name is taken by another shape or group: two layers share a name.
-    pub fn register(&mut self, name: &str, shape: Shape, group: Group) -> &State {
+    pub fn register(&mut self, name: &str, shape: Shape, group: Group) -> &StateTensor {
         assert!(
             matches!(group, Group::Param | Group::Buffer),
             "{name}: gradients and moments follow their parameter"
@@ -94,7 +105,7 @@ impl Layout {
             return s;
         }
         let range = Range { group, offset: self.end(group), len: shape.len() };
-        self.states.push(State { name: name.into(), shape, range });
+        self.states.push(StateTensor { name: name.into(), shape, range });
         &self.states[self.states.len() - 1]
     }
     /// Where the next state of a group would be.

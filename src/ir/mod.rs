@@ -6,4 +6,4 @@ pub mod cut;
 pub mod fuse;
 mod graph;
 
-pub use graph::{Graph, Group, Layout, Node, Range, Source, State, Value};
+pub use graph::{Graph, Group, Layout, Node, Range, Source, StateTensor, Value};

@@ -7,20 +7,16 @@ use super::{ModelConfig, Outcome};
 use crate::ir::{Graph, Group, Layout, autodiff};
 use crate::model::resnet::encoder;
 use crate::nn::{Builder, Params};
-use crate::ops::{
-    AugmentParams, CropResize, Decode, Emit, Normalize, ProbeAugment, Recipe, ResizeCenter, Scale,
-    SoftmaxCrossEntropy, ValueId,
-};
+use crate::ops::{Emit, Scale, SoftmaxCrossEntropy, ValueId};
 use crate::optim::{self, Update};
-use crate::rng::Stream;
 use crate::tensor::{Shape, TensorType};
 
 /// A graph and the parameters it uses.
 #[derive(Debug)]
 pub struct Model {
-    /// The step.
+    /// What is computed, in one step.
     pub graph: Graph,
-    /// Its parameters.
+    /// Parameters and buffers that it uses.
     pub params: Params,
 }
 
@@ -61,7 +57,7 @@ pub struct Training {
     pub views: Views,
     /// Append the optimiser (without it the gradients stay readable).
     pub update: bool,
-    /// The optimiser.
+    /// What turns the gradients into new weights.
     pub rule: Update,
     /// Batches of an update. If it is more than 1, a graph adds its part to the mean gradient in
     /// place of the optimiser, and [`optim::update`] follows the last.
@@ -147,65 +143,6 @@ pub fn figures(config: &ModelConfig, layout: &Layout) -> Model {
     })
 }
 
-/// What images go through before a frozen encoder (the paper's section 4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// A probe trains on crops of the image padded by 4 pixels, flipped at random, and is tested on
-    /// the image itself.
-    PadCrop,
-    /// STL-10: a probe trains on random resized crops, flipped at random, and is tested on the
-    /// centre of the image resized by 105 / 96.
-    ResizedCrop,
-}
-
-/// Encoder features `[N, 1, 1, h]` in evaluation mode; `augment` asks for the images that a probe
-/// trains on.
-pub fn features(config: &ModelConfig, layout: &Layout, protocol: Protocol, augment: bool) -> Model {
-    evaluation(layout, |b| {
-        let x = frozen_images(b, config, protocol, augment);
-        let h = encoder(b, &config.net, x);
-        b.graph.output("features", h);
-    })
-}
-
-/// The images that a frozen encoder sees; `augment` asks for those that a probe trains on.
-fn frozen_images(
-    b: &mut Builder,
-    config: &ModelConfig,
-    protocol: Protocol,
-    augment: bool,
-) -> ValueId {
-    let (side, mean, std) = (config.net.image, config.mean, config.std);
-    let pixels = pixels(b, config);
-    b.graph.label("images");
-    match (protocol, augment) {
-        (Protocol::PadCrop, true) => {
-            b.graph.emit1(ProbeAugment { pad: 4, mean, std }.into(), &[pixels])
-        }
-        (Protocol::PadCrop, false) => b.graph.emit1(Decode { mean, std }.into(), &[pixels]),
-        (Protocol::ResizedCrop, true) => {
-            let draws = AugmentParams {
-                recipe: Recipe::crop_and_flip(),
-                n: config.batch,
-                views: 1,
-                in_h: side,
-                in_w: side,
-                stream: Stream::Probe,
-            };
-            let params = b.graph.emit1(draws.into(), &[]);
-            let crop = CropResize { out_h: side, out_w: side };
-            let x = b.graph.emit1(crop.into(), &[pixels, params]);
-            b.graph.emit1(Normalize { mean, std }.into(), &[x])
-        }
-        (Protocol::ResizedCrop, false) => {
-            let full = side * 105 / 96;
-            let resize =
-                ResizeCenter { full_h: full, full_w: full, out_h: side, out_w: side, mean, std };
-            b.graph.emit1(resize.into(), &[pixels])
-        }
-    }
-}
-
 /// An augmented view of every image, whatever the method trains on, and what the network makes of
 /// it in evaluation mode. Outputs: `view` `[N, H, W, 4]`, normalised; features `h`; for methods
 /// that sample the posterior's mean `mu`; the latent `z`, `[N, 1, 1, latent]`.
@@ -230,64 +167,4 @@ pub(super) fn evaluation(layout: &Layout, build: impl FnOnce(&mut Builder)) -> M
     build(&mut b);
     assert_eq!(b.graph.layout, *layout, "evaluation uses the parameters of training");
     Model { graph: b.graph, params: b.params }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::method::{Compare, Method, Objective};
-    use crate::model::{Depth, NetConfig, Stem};
-    use crate::ops::Op;
-
-    /// The ops before the encoder.
-    fn transforms(protocol: Protocol, augment: bool) -> Vec<Op> {
-        let net = NetConfig {
-            encoder: Depth::Resnet18,
-            decoder: Depth::Resnet18,
-            width: 8,
-            latent: 16,
-            stem: Stem::Stl,
-            image: 96,
-        };
-        let objective = Objective {
-            method: Method::Ae,
-            kl_coeff: 0.0,
-            log_scale: 0.0,
-            learn_log_scale: false,
-            target: Compare::Original,
-            temperature: 0.5,
-        };
-        let config = ModelConfig {
-            net,
-            objective,
-            mean: [0.5; 3],
-            std: [0.25; 3],
-            batch: 2,
-            online_probe: None,
-        };
-        let layout = training(&config, Training::default()).graph.layout;
-        let nodes = features(&config, &layout, protocol, augment).graph.nodes;
-        nodes
-            .into_iter()
-            .map(|node| node.op)
-            .take_while(|op| !matches!(op, Op::Conv2d(_)))
-            .collect()
-    }
-
-    #[test]
-    fn frozen_encoders_see_the_images_of_the_paper() {
-        let names = |protocol, augment| {
-            transforms(protocol, augment).iter().map(Op::name).collect::<Vec<_>>()
-        };
-        assert_eq!(names(Protocol::PadCrop, true), ["probe_augment"]);
-        assert_eq!(names(Protocol::PadCrop, false), ["decode"]);
-        assert_eq!(
-            names(Protocol::ResizedCrop, true),
-            ["augment_params", "crop_resize", "normalize"]
-        );
-        let [Op::ResizeCenter(op)] = &transforms(Protocol::ResizedCrop, false)[..] else {
-            panic!("one op resizes and cuts")
-        };
-        assert_eq!([op.full_h, op.full_w, op.out_h, op.out_w], [105, 105, 96, 96]);
-    }
 }

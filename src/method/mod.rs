@@ -4,17 +4,17 @@
 //! What others ask of a method (how many views it sees, whether it samples, reconstructs, which
 //! settings it reads) is a property in its [`Definition`]; nobody else names a method in order to
 //! decide. `images` is what the methods see, `latent` what their head makes of features, `graphs`
-//! assembles training, evaluation and figures around an objective, `measure` what is measured of a
-//! trained model besides.
+//! assembles training, evaluation and figures around an objective, `frozen` the linear probe,
+//! `measure` what is measured of a trained model besides.
 
+mod frozen;
 mod graphs;
 mod images;
 mod latent;
 mod measure;
 
-pub use graphs::{
-    Model, ONLINE_PROBE, Protocol, Training, embedding, features, figures, training, validation,
-};
+pub use frozen::{Frozen, Protocol, features, frozen, probe, probe_test};
+pub use graphs::{Model, ONLINE_PROBE, Training, embedding, figures, training, validation};
 pub use images::Views;
 pub use measure::{importance, log_weights, views};
 
@@ -67,13 +67,14 @@ pub enum Head {
 /// A parameter of an objective that only some methods read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parameter {
-    /// [`Objective::kl_coeff`].
+    /// The weight of the KL term, [`Objective::kl_coeff`].
     KlCoeff,
-    /// [`Objective::log_scale`] and [`Objective::learn_log_scale`].
+    /// The width of the likelihood, [`Objective::log_scale`] and
+    /// [`Objective::learn_log_scale`].
     LogScale,
-    /// [`Objective::target`].
+    /// What a reconstruction is compared with, [`Objective::target`].
     Target,
-    /// [`Objective::temperature`].
+    /// The temperature of a contrastive loss, [`Objective::temperature`].
     Temperature,
 }
 
@@ -91,7 +92,7 @@ macro_rules! methods {
         }
 
         impl Method {
-            /// Every method.
+            /// Every method, in the order of the list.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
             /// Its name on the command line and in files.
@@ -112,13 +113,13 @@ macro_rules! methods {
 }
 
 methods! {
-    /// Autoencoder.
+    /// Autoencoder of the images themselves.
     Ae => ae,
-    /// Variational autoencoder.
+    /// Variational autoencoder of the images themselves.
     Vae => vae,
-    /// Augmentation-augmented autoencoder.
+    /// Augmentation-augmented autoencoder, which encodes a view.
     Aaae => aaae,
-    /// Augmentation-augmented variational autoencoder.
+    /// Augmentation-augmented variational autoencoder, which encodes a view.
     Aavae => aavae,
     /// Contrastive learning of two views.
     Simclr => simclr,
@@ -165,7 +166,7 @@ pub enum Compare {
 /// A method and the parameters of its objective.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Objective {
-    /// The method.
+    /// Which equation is minimised.
     pub method: Method,
     /// Weight of the KL term.
     pub kl_coeff: f32,
@@ -189,7 +190,7 @@ impl Objective {
 /// Everything that a graph is built from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ModelConfig {
-    /// The networks.
+    /// Sizes of the networks.
     pub net: NetConfig,
     /// What they are trained for.
     pub objective: Objective,

@@ -58,15 +58,15 @@ pub enum Stem {
 /// Sizes of the networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetConfig {
-    /// Encoder.
+    /// Depth of the encoder.
     pub encoder: Depth,
-    /// Decoder.
+    /// Depth of the decoder.
     pub decoder: Depth,
     /// Channels of the first stage; 64 is the paper's.
     pub width: usize,
-    /// Latent dimensions.
+    /// Dimensions of the latent.
     pub latent: usize,
-    /// Stem.
+    /// First layers of the encoder.
     pub stem: Stem,
     /// Side of the images.
     pub image: usize,

@@ -16,7 +16,7 @@ const WORDS: usize = 6;
 
 /// Kinds of files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum Format {
     /// The curves.
     Svg,
     /// The curves.
@@ -25,7 +25,7 @@ pub enum Kind {
     Html,
 }
 
-impl Kind {
+impl Format {
     /// The kind of a file by its extension.
     pub fn of(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()? {
@@ -41,18 +41,18 @@ impl Kind {
 ///
 /// # Errors
 /// If no run has logged a loss that could be drawn.
-pub fn file(comparison: &Comparison, kind: Kind) -> Result<Vec<u8>, RunError> {
+pub fn file(comparison: &Comparison, kind: Format) -> Result<Vec<u8>, RunError> {
     let svg = curves(comparison);
     let nothing = || {
         RunError::config("no run has a curve to draw", Some("without --out the table is printed"))
     };
     Ok(match kind {
-        Kind::Svg => chart::document(&svg.ok_or_else(nothing)?).into_bytes(),
-        Kind::Png => {
+        Format::Svg => chart::document(&svg.ok_or_else(nothing)?).into_bytes(),
+        Format::Png => {
             let failed = |e| RunError::config(format!("the curves cannot be drawn: {e}"), None);
             chart::png(&svg.ok_or_else(nothing)?).map_err(failed)?
         }
-        Kind::Html => {
+        Format::Html => {
             let table = |mut rows: Vec<Vec<String>>, words| {
                 Block::Table(Table { head: rows.remove(0), rows, words })
             };

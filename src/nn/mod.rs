@@ -40,15 +40,15 @@ pub struct Conv {
     pub inputs: usize,
     /// Output channels, padding excluded.
     pub outputs: usize,
-    /// Side of the kernel.
+    /// Side of the kernel in pixels.
     pub kernel: usize,
-    /// Step.
+    /// Pixels from one window to the next.
     pub stride: usize,
-    /// Border.
+    /// Pixels of zeros around the image.
     pub pad: usize,
     /// Whether a bias is added.
     pub bias: bool,
-    /// Initial weights.
+    /// How the weights are drawn.
     pub init: Init,
 }
 
@@ -58,7 +58,8 @@ impl Builder {
         Self { graph, params: Params::default(), training }
     }
 
-    /// A parameter or buffer, registered.
+    /// A parameter or buffer, registered. A parameter that the layout has frozen
+    /// ([`Layout::frozen`](crate::ir::Layout::frozen)) is a buffer.
     pub fn param(
         &mut self,
         name: &str,
@@ -67,6 +68,8 @@ impl Builder {
         init: Init,
         file: FileLayout,
     ) -> ValueId {
+        let held = self.graph.layout.get(name).map(|state| state.range.group);
+        let group = if held == Some(Group::Buffer) { Group::Buffer } else { group };
         self.params.add(Param { name: name.into(), shape, group, init, file });
         self.graph.state(name, shape, group)
     }
@@ -190,7 +193,7 @@ impl Builder {
         }
     }
 
-    /// ReLU.
+    /// The positive part of each element.
     pub fn relu(&mut self, name: &str, x: ValueId) -> ValueId {
         self.op(name, Relu, &[x])
     }

@@ -11,7 +11,7 @@ use crate::tensor::Shape;
 /// FNV-1a of the name, element / 4).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
-    /// Every element.
+    /// The same for every element.
     Constant(f32),
     /// Uniform in `[-bound, bound)`.
     Uniform(f32),
@@ -49,41 +49,41 @@ impl Init {
 /// How a tensor is stored in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileLayout {
-    /// OIHW.
+    /// The kernels of a convolution, OIHW.
     Conv {
-        /// O.
+        /// Output channels, O.
         outputs: usize,
-        /// I.
+        /// Input channels, I.
         inputs: usize,
-        /// H = W.
+        /// Side of the kernel or image, H = W.
         kernel: usize,
     },
-    /// `[out, in]`.
+    /// The matrix of a linear layer, `[out, in]`.
     Linear {
-        /// Rows.
+        /// Rows of the matrix.
         outputs: usize,
-        /// Columns.
+        /// Columns of the matrix.
         inputs: usize,
     },
     /// `[channels * side * side, in]` whose rows are a CHW image in the file and HWC in memory.
     LinearImage {
-        /// C.
+        /// Channels of the image, C.
         channels: usize,
-        /// H = W.
+        /// Side of the kernel or image, H = W.
         side: usize,
-        /// Columns.
+        /// Columns of the matrix.
         inputs: usize,
     },
-    /// `[len]`.
+    /// A tensor of one dimension, `[len]`.
     Vector {
-        /// Elements.
+        /// How many elements.
         len: usize,
     },
     /// `[channels * side * side]`, CHW in the file and HWC in memory.
     VectorImage {
-        /// C.
+        /// Channels of the image, C.
         channels: usize,
-        /// H = W.
+        /// Side of the kernel or image, H = W.
         side: usize,
     },
 }
@@ -150,13 +150,13 @@ impl FileLayout {
 /// A named parameter or buffer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Param {
-    /// Checkpoint name.
+    /// Its name in checkpoints.
     pub name: String,
     /// Shape in memory.
     pub shape: Shape,
     /// `Param` or `Buffer`.
     pub group: Group,
-    /// Initial values.
+    /// How its initial values are drawn.
     pub init: Init,
     /// Layout in files.
     pub file: FileLayout,
@@ -187,6 +187,12 @@ impl Params {
             Some(p) => assert_eq!(*p, param, "two parameters are named {}", param.name),
             None => self.all.push(param),
         }
+    }
+    /// The same tensors in a layout that is [`frozen`](crate::ir::Layout::frozen).
+    #[must_use]
+    pub fn frozen(mut self) -> Self {
+        self.all.iter_mut().for_each(|param| param.group = Group::Buffer);
+        self
     }
     /// Number of trained values, padding excluded.
     pub fn count(&self) -> usize {

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, Op, OpDef, Real, Run, ShapeError, Target, arity, same};
+use super::{Binding, Case, Fill, Io, Kernel, Lowering, Op, OpDef, Real, Call, ShapeError, Target, arity, same};
 use crate::tensor::{Shape, TensorType};
 use Fill::Normal;
 
@@ -34,16 +34,16 @@ impl OpDef for Accumulate {
     fn part(&self, _elements: Range<usize>) -> Option<Op> {
         Some(self.clone().into())
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (x, first) = (run.inputs[1].f(), run.step.first_sample == 0);
-        for (acc, x) in run.outputs[0].iter_mut().zip(x) {
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (x, first) = (call.inputs[1].f(), call.step.first_sample == 0);
+        for (acc, x) in call.outputs[0].iter_mut().zip(x) {
             let before = if first { 0.0 } else { acc.get() };
             *acc = T::of(before + f64::from(self.scale) * x.get());
         }
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let (x, first, scale) = (run.inputs[1].f(), run.step.first_sample == 0, self.scale);
-        run.outputs[0].par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(acc, x)| {
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let (x, first, scale) = (call.inputs[1].f(), call.step.first_sample == 0, self.scale);
+        call.outputs[0].par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(acc, x)| {
             let pairs = acc.iter_mut().zip(x);
             if first { pairs.for_each(|(acc, x)| *acc = scale * x) } else { pairs.for_each(|(acc, x)| *acc += scale * x) }
         });

@@ -7,7 +7,7 @@
 
 use rayon::prelude::*;
 
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, WORKGROUP, native::simd, same};
+use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, WORKGROUP, native::simd, same};
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};
 
@@ -55,14 +55,14 @@ impl OpDef for AllFinite {
     fn in_place(&self) -> &'static [(usize, usize)] {
         &[(0, 0)]
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
         let finite = |x: &T| x.get().is_finite();
-        let all = run.outputs[0].iter().all(finite) && run.inputs[1..].iter().all(|x| x.f().iter().all(finite));
-        run.outputs[0][0] = T::of(if all { 0.0 } else { f64::NAN });
+        let all = call.outputs[0].iter().all(finite) && call.inputs[1..].iter().all(|x| x.f().iter().all(finite));
+        call.outputs[0][0] = T::of(if all { 0.0 } else { f64::NAN });
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let bad = has_bad(run.outputs[0]) || run.inputs[1..].iter().any(|x| x.f().par_chunks(CHUNK).any(has_bad));
-        run.outputs[0][0] = if bad { f32::NAN } else { 0.0 };
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let bad = has_bad(call.outputs[0]) || call.inputs[1..].iter().any(|x| x.f().par_chunks(CHUNK).any(has_bad));
+        call.outputs[0][0] = if bad { f32::NAN } else { 0.0 };
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let mut l = Lowering::default();

@@ -22,7 +22,7 @@ use rayon::prelude::*;
 
 use super::augment_params::{check_params, slot};
 use super::decode::{check_image, check_pixels, put, rgb, set_normalization, standardize, unpack};
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, arity};
+use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity};
 use crate::tensor::{DType, Shape, TensorType};
 
 /// First tap and weights of output `i`, for a box of `n` resized to `out`.
@@ -60,9 +60,9 @@ impl OpDef for CropResize {
         }
         Ok(vec![TensorType::f32(Shape::new(rows, self.out_h, self.out_w, 4))])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (s, pixels, params) = (run.in_shape(0), run.inputs[0].u(), run.inputs[1].f());
-        let images = run.outputs[0].par_chunks_mut(self.out_h * self.out_w * 4);
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (s, pixels, params) = (call.in_shape(0), call.inputs[0].u(), call.inputs[1].f());
+        let images = call.outputs[0].par_chunks_mut(self.out_h * self.out_w * 4);
         images.zip(params.par_chunks(slot::COUNT)).enumerate().for_each(|(i, (image, p))| {
             let n = i % s.n;
             let [top, left, h, w] = [0, 1, 2, 3].map(|i| p[slot::BOX + i].get() as usize);
@@ -159,10 +159,10 @@ impl OpDef for ColorJitter {
         check_params(Self::NAME, inputs[1], s.n)?;
         Ok(vec![inputs[0]])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (s, x, params) = (run.in_shape(0), run.inputs[0].f(), run.inputs[1].f());
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (s, x, params) = (call.in_shape(0), call.inputs[0].f(), call.inputs[1].f());
         let len = s.h * s.w * 4;
-        let images = run.outputs[0].par_chunks_mut(len).zip(x.par_chunks(len));
+        let images = call.outputs[0].par_chunks_mut(len).zip(x.par_chunks(len));
         images.zip(params.par_chunks(slot::COUNT)).for_each(|((y, x), p)| {
             let p = |i: usize| p[i].get();
             let mut image: Vec<[f64; 3]> = x.chunks(4).map(rgb).collect();

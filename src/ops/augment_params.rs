@@ -47,7 +47,7 @@
 //! ten thousand. The trials keep clear of such draws (a test below holds them to it). Everything
 //! else is exact.
 
-use super::{Binding, Case, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, arity};
+use super::{Binding, Case, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity};
 use crate::rng::{Philox, Stream, uniform};
 use crate::tensor::{Shape, TensorType};
 
@@ -244,10 +244,10 @@ impl OpDef for AugmentParams {
         Ok(vec![TensorType::f32(Shape::rows(self.views * self.n, slot::COUNT))])
     }
     /// In f32 whatever `T` is: the draws are f32.
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let step = run.step;
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let step = call.step;
         let rng = Philox::new(step.seed(), self.stream);
-        for (i, row) in run.outputs[0].chunks_mut(slot::COUNT).enumerate() {
+        for (i, row) in call.outputs[0].chunks_mut(slot::COUNT).enumerate() {
             let (view, sample) = ((i / self.n) as u32, step.first_sample.wrapping_add((i % self.n) as u32));
             let drawn = self.recipe.draw(&rng, step.step, sample, view, self.in_h, self.in_w);
             row.copy_from_slice(&drawn.map(|x| T::of(f64::from(x))));
@@ -384,7 +384,7 @@ mod tests {
         let rows = |op: &AugmentParams| {
             let out_types = op.outputs(&[]).expect("no inputs");
             let mut rows = vec![f64::NAN; out_types[0].shape.len()];
-            op.reference(&mut Run { inputs: vec![], outputs: vec![&mut rows], in_types: &[], out_types: &out_types, step: &step });
+            op.reference(&mut Call { inputs: vec![], outputs: vec![&mut rows], in_types: &[], out_types: &out_types, step: &step });
             rows
         };
         let (both, first) = (rows(&op), rows(&AugmentParams { views: 1, ..op.clone() }));

@@ -19,7 +19,7 @@
 
 use super::sum_rows::{FAN_IN, chunk_rows, shrink};
 use super::{
-    Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, ReluGrad, Run, ShapeError, Target, ValueId, activation, arity, same,
+    Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, ReluGrad, Call, ShapeError, Target, ValueId, activation, arity, same,
 };
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};
@@ -48,29 +48,29 @@ fn elementwise(file: &'static str, x: Shape, target: &Target) -> (Kernel, [u32; 
 }
 
 /// `y = (x - mean) * rstd * gamma + beta [+ add] [relu]` of all rows, for the references.
-fn apply_naive<T: Real>(run: &mut Run<'_, T>, c: usize, mean: f64, rstd: f64, add: bool, relu: bool) {
-    let (x, s) = (run.inputs[0].f(), run.in_shape(0));
-    let (gamma, beta) = (run.inputs[1].f()[c].get(), run.inputs[2].f()[c].get());
+fn apply_naive<T: Real>(call: &mut Call<'_, T>, c: usize, mean: f64, rstd: f64, add: bool, relu: bool) {
+    let (x, s) = (call.inputs[0].f(), call.in_shape(0));
+    let (gamma, beta) = (call.inputs[1].f()[c].get(), call.inputs[2].f()[c].get());
     for i in (c..s.len()).step_by(s.c) {
         let mut y = (x[i].get() - mean) * rstd * gamma + beta;
         if add {
-            y += run.inputs[5].f()[i].get();
+            y += call.inputs[5].f()[i].get();
         }
-        run.outputs[0][i] = T::of(if relu { super::pointwise::relu(y) } else { y });
+        call.outputs[0][i] = T::of(if relu { super::pointwise::relu(y) } else { y });
     }
 }
 
 /// The same, fast.
-fn apply_native(run: &mut Run<'_, f32>, mean: &[f32], rstd: &[f32], add: bool, relu: bool) {
-    let (x, c) = (run.inputs[0].f(), run.in_shape(0).c);
-    let scale: Vec<f32> = run.inputs[1].f().iter().zip(rstd).map(|(g, r)| g * r).collect();
-    let [mean, scale, beta] = [mean, &scale, run.inputs[2].f()].map(repeated);
+fn apply_native(call: &mut Call<'_, f32>, mean: &[f32], rstd: &[f32], add: bool, relu: bool) {
+    let (x, c) = (call.inputs[0].f(), call.in_shape(0).c);
+    let scale: Vec<f32> = call.inputs[1].f().iter().zip(rstd).map(|(g, r)| g * r).collect();
+    let [mean, scale, beta] = [mean, &scale, call.inputs[2].f()].map(repeated);
     let (length, task) = (run_length(c), task_length(c));
     // Without a residual zeros are added; without a ReLU nothing is below the floor.
     let zeros = vec![0.0; if add { 0 } else { task }];
-    let other = |part: usize, len: usize| if add { &run.inputs[5].f()[part * task..][..len] } else { &zeros[..len] };
+    let other = |part: usize, len: usize| if add { &call.inputs[5].f()[part * task..][..len] } else { &zeros[..len] };
     let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
-    run.outputs[0].par_chunks_mut(task).zip(x.par_chunks(task)).enumerate().for_each(|(part, (y, x))| {
+    call.outputs[0].par_chunks_mut(task).zip(x.par_chunks(task)).enumerate().for_each(|(part, (y, x))| {
         let other = other(part, x.len());
         simd(
             #[inline(always)]
@@ -152,8 +152,8 @@ impl OpDef for BatchNorm {
     fn in_place(&self) -> &'static [(usize, usize)] {
         &[(3, 3), (4, 4)]
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (x, s) = (run.inputs[0].f(), run.in_shape(0));
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (x, s) = (call.inputs[0].f(), call.in_shape(0));
         let rows = s.pixels() as f64;
         let momentum = f64::from(self.momentum);
         for c in 0..s.c {
@@ -161,15 +161,15 @@ impl OpDef for BatchNorm {
             let mean = column().sum::<f64>() / rows;
             let var = column().map(|x| (x - mean).powi(2)).sum::<f64>() / rows;
             let rstd = 1.0 / (var + f64::from(self.eps)).sqrt();
-            apply_naive(run, c, mean, rstd, self.add, self.relu);
-            run.outputs[1][c] = T::of(mean);
-            run.outputs[2][c] = T::of(rstd);
-            run.outputs[3][c] = T::of((1.0 - momentum) * run.outputs[3][c].get() + momentum * mean);
-            run.outputs[4][c] = T::of((1.0 - momentum) * run.outputs[4][c].get() + momentum * var * rows / (rows - 1.0));
+            apply_naive(call, c, mean, rstd, self.add, self.relu);
+            call.outputs[1][c] = T::of(mean);
+            call.outputs[2][c] = T::of(rstd);
+            call.outputs[3][c] = T::of((1.0 - momentum) * call.outputs[3][c].get() + momentum * mean);
+            call.outputs[4][c] = T::of((1.0 - momentum) * call.outputs[4][c].get() + momentum * var * rows / (rows - 1.0));
         }
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let (x, s) = (run.inputs[0].f(), run.in_shape(0));
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let (x, s) = (call.inputs[0].f(), call.in_shape(0));
         // (shift, rows, sum, sum of squares) of each task, about the task's first row.
         let length = run_length(s.c);
         let parts: Vec<_> = x
@@ -209,12 +209,12 @@ impl OpDef for BatchNorm {
             let m2 = if m2 < 0.0 { 0.0 } else { m2 }; // rounding; NaN stays
             means[c] = mean as f32;
             rstds[c] = (1.0 / (m2 / rows + f64::from(self.eps)).sqrt()) as f32;
-            run.outputs[3][c] = ((1.0 - momentum) * f64::from(run.outputs[3][c]) + momentum * mean) as f32;
-            run.outputs[4][c] = ((1.0 - momentum) * f64::from(run.outputs[4][c]) + momentum * m2 / (rows - 1.0)) as f32;
+            call.outputs[3][c] = ((1.0 - momentum) * f64::from(call.outputs[3][c]) + momentum * mean) as f32;
+            call.outputs[4][c] = ((1.0 - momentum) * f64::from(call.outputs[4][c]) + momentum * m2 / (rows - 1.0)) as f32;
         }
-        apply_native(run, &means, &rstds, self.add, self.relu);
-        run.outputs[1].copy_from_slice(&means);
-        run.outputs[2].copy_from_slice(&rstds);
+        apply_native(call, &means, &rstds, self.add, self.relu);
+        call.outputs[1].copy_from_slice(&means);
+        call.outputs[2].copy_from_slice(&rstds);
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         assert!(node.dy[1..].iter().all(Option::is_none), "the statistics of batch_norm have no \
@@ -294,15 +294,15 @@ impl OpDef for BatchNormEval {
         check(Self::NAME, inputs, 5 + usize::from(self.add), 0, 1..5)?;
         Ok(vec![inputs[0]])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        for c in 0..run.in_shape(0).c {
-            let (mean, var) = (run.inputs[3].f()[c].get(), run.inputs[4].f()[c].get());
-            apply_naive(run, c, mean, 1.0 / (var + f64::from(self.eps)).sqrt(), self.add, self.relu);
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        for c in 0..call.in_shape(0).c {
+            let (mean, var) = (call.inputs[3].f()[c].get(), call.inputs[4].f()[c].get());
+            apply_naive(call, c, mean, 1.0 / (var + f64::from(self.eps)).sqrt(), self.add, self.relu);
         }
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let rstd: Vec<f32> = run.inputs[4].f().iter().map(|var| 1.0 / (var + self.eps).sqrt()).collect();
-        apply_native(run, run.inputs[3].f(), &rstd, self.add, self.relu);
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let rstd: Vec<f32> = call.inputs[4].f().iter().map(|var| 1.0 / (var + self.eps).sqrt()).collect();
+        apply_native(call, call.inputs[3].f(), &rstd, self.add, self.relu);
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         gradient(g, node, [node.x[3], node.x[4]], self.add, self.relu, Some(self.eps))
@@ -350,34 +350,34 @@ impl OpDef for BatchNormGrad {
         check(Self::NAME, inputs, 5 + usize::from(self.relu), 1, 2..5)?;
         Ok(vec![inputs[1], inputs[2], inputs[2]])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (dy, x, s) = (run.inputs[0].f(), run.inputs[1].f(), run.in_shape(1));
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (dy, x, s) = (call.inputs[0].f(), call.inputs[1].f(), call.in_shape(1));
         let rows = s.pixels() as f64;
         for c in 0..s.c {
-            let [gamma, mean, spread] = [2, 3, 4].map(|i| run.inputs[i].f()[c].get());
+            let [gamma, mean, spread] = [2, 3, 4].map(|i| call.inputs[i].f()[c].get());
             let rstd = self.frozen.map_or(spread, |eps| 1.0 / (spread + f64::from(eps)).sqrt());
             let column = || (c..s.len()).step_by(s.c);
             let xhat = |i: usize| (x[i].get() - mean) * rstd;
-            let dy = |i: usize| if self.relu && run.inputs[5].f()[i].get() <= 0.0 { 0.0 } else { dy[i].get() };
+            let dy = |i: usize| if self.relu && call.inputs[5].f()[i].get() <= 0.0 { 0.0 } else { dy[i].get() };
             let dbeta: f64 = column().map(dy).sum();
             let dgamma: f64 = column().map(|i| dy(i) * xhat(i)).sum();
             for i in column() {
                 let through = if self.frozen.is_some() { 0.0 } else { dbeta / rows + xhat(i) * dgamma / rows };
-                run.outputs[0][i] = T::of(gamma * rstd * (dy(i) - through));
+                call.outputs[0][i] = T::of(gamma * rstd * (dy(i) - through));
             }
-            run.outputs[1][c] = T::of(dgamma);
-            run.outputs[2][c] = T::of(dbeta);
+            call.outputs[1][c] = T::of(dgamma);
+            call.outputs[2][c] = T::of(dbeta);
         }
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let (dy, x, s) = (run.inputs[0].f(), run.inputs[1].f(), run.in_shape(1));
-        let [gamma, mean, spread] = [2, 3, 4].map(|i| run.inputs[i].f());
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let (dy, x, s) = (call.inputs[0].f(), call.inputs[1].f(), call.in_shape(1));
+        let [gamma, mean, spread] = [2, 3, 4].map(|i| call.inputs[i].f());
         let rstd = |c: usize| self.frozen.map_or(spread[c], |eps| 1.0 / (spread[c] + eps).sqrt());
         let c = s.c;
         let (length, task) = (run_length(c), task_length(c));
         let mean = &repeated(mean)[..];
         // Without a mask, dy stands in for y, and nothing is <= NaN.
-        let (y, floor) = if self.relu { (run.inputs[5].f(), 0.0) } else { (dy, f32::NAN) };
+        let (y, floor) = if self.relu { (call.inputs[5].f(), 0.0) } else { (dy, f32::NAN) };
         // (sum dy, sum dy * (x - mean)) of each task.
         let parts: Vec<_> = dy
             .par_chunks(task)
@@ -415,11 +415,11 @@ impl OpDef for BatchNormGrad {
                 level[c] = (dbeta / rows) as f32;
                 slope[c] = (dgamma / rows) as f32 * rstd;
             }
-            run.outputs[1][c] = dgamma as f32;
-            run.outputs[2][c] = dbeta as f32;
+            call.outputs[1][c] = dgamma as f32;
+            call.outputs[2][c] = dbeta as f32;
         }
         let [scale, level, slope] = [&scale, &level, &slope].map(|v| repeated(v));
-        run.outputs[0].par_chunks_mut(task).zip(dy.par_chunks(task)).zip(x.par_chunks(task)).zip(y.par_chunks(task)).for_each(
+        call.outputs[0].par_chunks_mut(task).zip(dy.par_chunks(task)).zip(x.par_chunks(task)).zip(y.par_chunks(task)).for_each(
             |(((dx, dy), x), y)| {
                 simd(
                     #[inline(always)]

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::augment_params::{check_params, slot};
 use super::decode::{check_image, put};
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, arity};
+use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity};
 use crate::tensor::{DType, Shape, TensorType};
 
 /// Index `i` of `n`, reflected at both ends; `i` is out by less than `n`.
@@ -48,10 +48,10 @@ impl OpDef for GaussianBlur {
         }
         Ok(vec![inputs[0]])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (s, x, params) = (run.in_shape(0), run.inputs[0].f(), run.inputs[1].f());
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (s, x, params) = (call.in_shape(0), call.inputs[0].f(), call.inputs[1].f());
         let radius = (self.kernel / 2) as isize;
-        run.outputs[0].par_chunks_mut(s.h * s.w * 4).zip(params.par_chunks(slot::COUNT)).enumerate().for_each(|(n, (image, p))| {
+        call.outputs[0].par_chunks_mut(s.h * s.w * 4).zip(params.par_chunks(slot::COUNT)).enumerate().for_each(|(n, (image, p))| {
             if p[slot::BLUR].get() < 0.5 {
                 image.copy_from_slice(&x[s.at(n, 0, 0, 0)..][..image.len()]);
                 return;
@@ -71,11 +71,11 @@ impl OpDef for GaussianBlur {
         });
     }
     /// Two passes: a kernel of 9 costs 18 taps instead of 81.
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let (s, x, params) = (run.in_shape(0), run.inputs[0].f(), run.inputs[1].f());
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let (s, x, params) = (call.in_shape(0), call.inputs[0].f(), call.inputs[1].f());
         let len = s.h * s.w * 4;
         let radius = (self.kernel / 2) as isize;
-        let images = run.outputs[0].par_chunks_mut(len).zip(x.par_chunks(len));
+        let images = call.outputs[0].par_chunks_mut(len).zip(x.par_chunks(len));
         images.zip(params.par_chunks(slot::COUNT)).for_each(|((image, x), p)| {
             if p[slot::BLUR] < 0.5 {
                 image.copy_from_slice(x);

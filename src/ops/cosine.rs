@@ -1,7 +1,7 @@
 //! Cosine similarity of rows, logged for pairs of latents:
 //! `y[n] = a.b / (max(|a|, 1e-8) max(|b|, 1e-8))`, as PyTorch. No gradient.
 
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, arity, same};
+use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity, same};
 use crate::tensor::{Shape, TensorType};
 use Fill::Normal;
 
@@ -18,10 +18,10 @@ impl OpDef for CosineSimilarity {
         same(Self::NAME, "the second input", inputs[0], inputs[1])?;
         Ok(vec![TensorType::f32(Shape::rows(inputs[0].shape.n, 1))])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (a, b) = (run.inputs[0].f(), run.inputs[1].f());
-        let len = run.in_shape(0).len() / run.in_shape(0).n;
-        for (n, y) in run.outputs[0].iter_mut().enumerate() {
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (a, b) = (call.inputs[0].f(), call.inputs[1].f());
+        let len = call.in_shape(0).len() / call.in_shape(0).n;
+        for (n, y) in call.outputs[0].iter_mut().enumerate() {
             let (a, b) = (&a[n * len..][..len], &b[n * len..][..len]);
             let dot = |p: &[T], q: &[T]| p.iter().zip(q).map(|(p, q)| p.get() * q.get()).sum::<f64>();
             let norm = |p: &[T]| dot(p, p).sqrt().max(f64::from(EPS));

@@ -3,7 +3,7 @@
 //! `dx[n, c] = dloss * (p[n, c] - [c = label_n]) / N`. The maximum of the row is subtracted first,
 //! so no logit overflows. `correct` counts the rows whose first maximum is the label.
 
-use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, arity, same};
+use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, ValueId, arity, same};
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Alternate, Below, Normal, Ties, Uniform};
 
@@ -36,8 +36,8 @@ impl OpDef for SoftmaxCrossEntropy {
         rows(Self::NAME, inputs[0], inputs[1], self.classes)?;
         Ok(vec![TensorType::f32(Shape::SCALAR); 2])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (x, labels, shape) = (run.inputs[0].f(), run.inputs[1].u(), run.in_shape(0));
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (x, labels, shape) = (call.inputs[0].f(), call.inputs[1].u(), call.in_shape(0));
         let (mut loss, mut correct) = (0.0, 0);
         for (row, &label) in x.chunks_exact(shape.c).zip(labels) {
             let row = &row[..self.classes];
@@ -46,8 +46,8 @@ impl OpDef for SoftmaxCrossEntropy {
             let first = row.iter().position(|x| x.get() == max);
             correct += usize::from(first == Some(label as usize));
         }
-        run.outputs[0][0] = T::of(loss / shape.n as f64);
-        run.outputs[1][0] = T::of(correct as f64);
+        call.outputs[0][0] = T::of(loss / shape.n as f64);
+        call.outputs[1][0] = T::of(correct as f64);
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         let dy = node.dy[0].filter(|_| node.wants[0]);
@@ -102,12 +102,12 @@ impl OpDef for SoftmaxCrossEntropyGrad {
         rows(Self::NAME, inputs[1], inputs[2], self.classes)?;
         Ok(vec![inputs[1]])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (dy, x, labels, shape) = (run.inputs[0].f()[0].get(), run.inputs[1].f(), run.inputs[2].u(), run.in_shape(1));
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (dy, x, labels, shape) = (call.inputs[0].f()[0].get(), call.inputs[1].f(), call.inputs[2].u(), call.in_shape(1));
         for n in 0..shape.n {
             let row = &x[n * shape.c..][..self.classes];
             let (max, sum) = softmax_sum(row);
-            let dx = &mut run.outputs[0][n * shape.c..][..shape.c];
+            let dx = &mut call.outputs[0][n * shape.c..][..shape.c];
             dx.fill(T::of(0.0));
             for (c, (dx, x)) in dx.iter_mut().zip(row).enumerate() {
                 let own = f64::from(u8::from(c == labels[n] as usize));

@@ -14,7 +14,7 @@
 
 use rayon::prelude::*;
 
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, arity};
+use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity};
 use crate::tensor::{DType, Shape, TensorType};
 
 /// Refuses anything but pixels `u32 [N, H, W, 1]`.
@@ -74,9 +74,9 @@ impl OpDef for Decode {
         let s = check_pixels(Self::NAME, inputs[0])?;
         Ok(vec![TensorType::f32(Shape { c: 4, ..s })])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let x = run.inputs[0].u();
-        run.outputs[0].par_chunks_mut(4).zip(x).for_each(|(y, &x)| put(y, standardize(unpack(x), self.mean, self.std)));
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let x = call.inputs[0].u();
+        call.outputs[0].par_chunks_mut(4).zip(x).for_each(|(y, &x)| put(y, standardize(unpack(x), self.mean, self.std)));
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let pixels = io.outputs[0].shape.pixels();
@@ -109,9 +109,9 @@ impl OpDef for Normalize {
         check_image(Self::NAME, inputs[0])?;
         Ok(vec![inputs[0]])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let x = run.inputs[0].f();
-        run.outputs[0].par_chunks_mut(4).zip(x.par_chunks(4)).for_each(|(y, x)| put(y, standardize(rgb(x), self.mean, self.std)));
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let x = call.inputs[0].f();
+        call.outputs[0].par_chunks_mut(4).zip(x.par_chunks(4)).for_each(|(y, x)| put(y, standardize(rgb(x), self.mean, self.std)));
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let pixels = io.outputs[0].shape.pixels();

@@ -11,7 +11,7 @@
 use super::native::{scaled_difference, squared_distance};
 use super::mse::{images, parts, squared_error};
 use super::reparameterize::{STD_FLOOR, deviation};
-use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, arity, same};
+use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, ValueId, arity, same};
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Normal, Uniform};
 
@@ -37,9 +37,9 @@ impl OpDef for GaussianNll {
         same(Self::NAME, "log_scale", TensorType::f32(Shape::SCALAR), inputs[2])?;
         Ok(vec![inputs[2]])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (x, t, shape) = (run.inputs[0].f(), run.inputs[1].f(), run.in_shape(0));
-        let scale = deviation(run.inputs[2].f()[0].get());
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (x, t, shape) = (call.inputs[0].f(), call.inputs[1].f(), call.in_shape(0));
+        let scale = deviation(call.inputs[2].f()[0].get());
         let half_ln_2pi = (2.0 * std::f64::consts::PI).ln() / 2.0;
         let mut total = 0.0;
         for pixel in 0..shape.pixels() {
@@ -49,15 +49,15 @@ impl OpDef for GaussianNll {
                 total += -d * d / 2.0 - scale.ln() - half_ln_2pi;
             }
         }
-        run.outputs[0][0] = T::of(total / shape.n as f64);
+        call.outputs[0][0] = T::of(total / shape.n as f64);
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let (x, t, shape) = (run.inputs[0].f(), run.inputs[1].f(), run.in_shape(0));
-        let scale = deviation(f64::from(run.inputs[2].f()[0]));
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let (x, t, shape) = (call.inputs[0].f(), call.inputs[1].f(), call.in_shape(0));
+        let scale = deviation(f64::from(call.inputs[2].f()[0]));
         let q = squared_distance(x, t, shape.c, self.channels);
         let count = (shape.pixels() * self.channels) as f64;
         let constant = scale.ln() + (2.0 * std::f64::consts::PI).ln() / 2.0;
-        run.outputs[0][0] = ((-q / (2.0 * scale * scale) - count * constant) / shape.n as f64) as f32;
+        call.outputs[0][0] = ((-q / (2.0 * scale * scale) - count * constant) / shape.n as f64) as f32;
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         let Some(dy) = node.dy[0].filter(|_| node.wants[0] || node.wants[2]) else { return vec![None; 3] };
@@ -107,27 +107,27 @@ impl OpDef for GaussianNllGrad {
         same(Self::NAME, "log_scale", scalar, inputs[3])?;
         Ok(vec![inputs[1], scalar])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (dy, x, t) = (run.inputs[0].f()[0].get(), run.inputs[1].f(), run.inputs[2].f());
-        let (log_scale, shape) = (run.inputs[3].f()[0].get(), run.in_shape(1));
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (dy, x, t) = (call.inputs[0].f()[0].get(), call.inputs[1].f(), call.inputs[2].f());
+        let (log_scale, shape) = (call.inputs[3].f()[0].get(), call.in_shape(1));
         let scale = deviation(log_scale);
-        for (i, dx) in run.outputs[0].iter_mut().enumerate() {
+        for (i, dx) in call.outputs[0].iter_mut().enumerate() {
             let d = if i % shape.c < self.channels { t[i].get() - x[i].get() } else { 0.0 };
             *dx = T::of(dy * d / (shape.n as f64 * scale * scale));
         }
         let q = mean_squared_error(x, t, shape, self.channels);
         let count = (shape.h * shape.w * self.channels) as f64;
-        run.outputs[1][0] = T::of(dy * (q / scale.powi(3) - count / scale) * (log_scale / 2.0).exp() / 2.0);
+        call.outputs[1][0] = T::of(dy * (q / scale.powi(3) - count / scale) * (log_scale / 2.0).exp() / 2.0);
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let (dy, x, t) = (f64::from(run.inputs[0].f()[0]), run.inputs[1].f(), run.inputs[2].f());
-        let (log_scale, shape) = (f64::from(run.inputs[3].f()[0]), run.in_shape(1));
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let (dy, x, t) = (f64::from(call.inputs[0].f()[0]), call.inputs[1].f(), call.inputs[2].f());
+        let (log_scale, shape) = (f64::from(call.inputs[3].f()[0]), call.in_shape(1));
         let scale = deviation(log_scale);
         let factor = (dy / (shape.n as f64 * scale * scale)) as f32;
-        scaled_difference(run.outputs[0], t, x, factor, shape.c, self.channels);
+        scaled_difference(call.outputs[0], t, x, factor, shape.c, self.channels);
         let q = squared_distance(x, t, shape.c, self.channels) / shape.n as f64;
         let count = (shape.h * shape.w * self.channels) as f64;
-        run.outputs[1][0] = (dy * (q / scale.powi(3) - count / scale) * (log_scale / 2.0).exp() / 2.0) as f32;
+        call.outputs[1][0] = (dy * (q / scale.powi(3) - count / scale) * (log_scale / 2.0).exp() / 2.0) as f32;
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let shape = io.inputs[1].shape;

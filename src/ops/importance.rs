@@ -12,7 +12,7 @@
 
 use super::mse::images;
 use super::reparameterize::{STD_FLOOR, deviation};
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, activation, arity, same};
+use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, activation, arity, same};
 use crate::tensor::{Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};
 
@@ -37,13 +37,13 @@ impl OpDef for GaussianLogProb {
         }
         Ok(vec![TensorType::f32(Shape::new(t.n, x.n / t.n, 1, 1))])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (x, t, shape) = (run.inputs[0].f(), run.inputs[1].f(), run.in_shape(0));
-        let samples = run.out_shape(0).h;
-        let scale = deviation(run.inputs[2].f()[0].get());
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (x, t, shape) = (call.inputs[0].f(), call.inputs[1].f(), call.in_shape(0));
+        let samples = call.out_shape(0).h;
+        let scale = deviation(call.inputs[2].f()[0].get());
         let half_ln_2pi = (2.0 * std::f64::consts::PI).ln() / 2.0;
         let len = shape.len() / shape.n;
-        for (row, y) in run.outputs[0].iter_mut().enumerate() {
+        for (row, y) in call.outputs[0].iter_mut().enumerate() {
             let (x, t) = (&x[row * len..][..len], &t[row / samples * len..][..len]);
             let mut total = 0.0;
             for i in (0..len).filter(|i| i % shape.c < self.channels) {
@@ -93,10 +93,10 @@ impl OpDef for LatentLogRatio {
         same(Self::NAME, "eps", inputs[0], inputs[2])?;
         Ok(vec![TensorType::f32(Shape { c: 1, ..inputs[0].shape })])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (mu, logvar, eps, latent) = (run.inputs[0].f(), run.inputs[1].f(), run.inputs[2].f(), run.in_shape(0).c);
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (mu, logvar, eps, latent) = (call.inputs[0].f(), call.inputs[1].f(), call.inputs[2].f(), call.in_shape(0).c);
         let half_ln_2pi = (2.0 * std::f64::consts::PI).ln() / 2.0;
-        for (row, y) in run.outputs[0].iter_mut().enumerate() {
+        for (row, y) in call.outputs[0].iter_mut().enumerate() {
             let mut total = 0.0;
             for i in row * latent..(row + 1) * latent {
                 let (std, eps) = (deviation(logvar[i].get()), eps[i].get());

@@ -13,7 +13,7 @@
 
 use super::mse::parts;
 use super::reparameterize::{STD_FLOOR, deviation};
-use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, arity, same};
+use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, ValueId, arity, same};
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};
 
@@ -28,14 +28,14 @@ impl OpDef for KlNormal {
         same(Self::NAME, "logvar", inputs[0], inputs[1])?;
         Ok(vec![TensorType::f32(Shape::SCALAR)])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (mu, logvar, n) = (run.inputs[0].f(), run.inputs[1].f(), run.in_shape(0).n);
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (mu, logvar, n) = (call.inputs[0].f(), call.inputs[1].f(), call.in_shape(0).n);
         let mut total = 0.0;
         for (mu, logvar) in mu.iter().zip(logvar) {
             let std = deviation(logvar.get());
             total += (std * std + mu.get() * mu.get() - 1.0) / 2.0 - std.ln();
         }
-        run.outputs[0][0] = T::of(total / n as f64);
+        call.outputs[0][0] = T::of(total / n as f64);
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         let Some(dy) = node.dy[0] else { return vec![None; 2] };
@@ -85,13 +85,13 @@ impl OpDef for KlNormalGrad {
         same(Self::NAME, "logvar", inputs[1], inputs[2])?;
         Ok(vec![inputs[1], inputs[1]])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (dy, mu, logvar) = (run.inputs[0].f()[0].get(), run.inputs[1].f(), run.inputs[2].f());
-        let n = run.in_shape(1).n as f64;
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (dy, mu, logvar) = (call.inputs[0].f()[0].get(), call.inputs[1].f(), call.inputs[2].f());
+        let n = call.in_shape(1).n as f64;
         for i in 0..mu.len() {
             let std = deviation(logvar[i].get());
-            run.outputs[0][i] = T::of(dy * mu[i].get() / n);
-            run.outputs[1][i] = T::of(dy * (std - 1.0 / std) * (logvar[i].get() / 2.0).exp() / 2.0 / n);
+            call.outputs[0][i] = T::of(dy * mu[i].get() / n);
+            call.outputs[1][i] = T::of(dy * (std - 1.0 / std) * (logvar[i].get() / 2.0).exp() / 2.0 / n);
         }
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
@@ -129,15 +129,15 @@ impl OpDef for KlGaussians {
         }
         Ok(vec![TensorType::f32(Shape::SCALAR)])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let [mu, logvar, mu2, logvar2] = [0, 1, 2, 3].map(|i| run.inputs[i].f());
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let [mu, logvar, mu2, logvar2] = [0, 1, 2, 3].map(|i| call.inputs[i].f());
         let mut total = 0.0;
         for i in 0..mu.len() {
             let (std, std2) = (deviation(logvar[i].get()), deviation(logvar2[i].get()));
             let distance = mu[i].get() - mu2[i].get();
             total += (std * std + distance * distance) / (2.0 * std2 * std2) - 0.5 - (std / std2).ln();
         }
-        run.outputs[0][0] = T::of(total / run.in_shape(0).n as f64);
+        call.outputs[0][0] = T::of(total / call.in_shape(0).n as f64);
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let shape = io.inputs[0].shape;

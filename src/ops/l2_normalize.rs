@@ -8,7 +8,7 @@
 //! Rows of zeros may be appended, so that the rows can be the columns of a product (`y y^T`), whose
 //! number is a multiple of 4.
 
-use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, activation, arity};
+use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, ValueId, activation, arity};
 use crate::tensor::{Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};
 
@@ -52,9 +52,9 @@ impl OpDef for L2Normalize {
         }
         Ok(vec![TensorType::f32(Shape { n: self.rows, ..inputs[0].shape })])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (x, s) = (run.inputs[0].f(), run.in_shape(0));
-        let (rows, rest) = run.outputs[0].split_at_mut(s.len());
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (x, s) = (call.inputs[0].f(), call.in_shape(0));
+        let (rows, rest) = call.outputs[0].split_at_mut(s.len());
         for (y, x) in rows.chunks_mut(s.c).zip(x.chunks(s.c)) {
             let r = radius(norm(x));
             y.iter_mut().zip(x).for_each(|(y, x)| *y = T::of(x.get() / r));
@@ -98,9 +98,9 @@ impl OpDef for L2NormalizeGrad {
         super::same(Self::NAME, "dy", TensorType::f32(Shape { n: inputs[0].shape.n, ..inputs[1].shape }), inputs[0])?;
         Ok(vec![inputs[1]])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (dy, x, c) = (run.inputs[0].f(), run.inputs[1].f(), run.in_shape(1).c);
-        for ((dx, dy), x) in run.outputs[0].chunks_mut(c).zip(dy.chunks(c)).zip(x.chunks(c)) {
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (dy, x, c) = (call.inputs[0].f(), call.inputs[1].f(), call.in_shape(1).c);
+        for ((dx, dy), x) in call.outputs[0].chunks_mut(c).zip(dy.chunks(c)).zip(x.chunks(c)) {
             let (r, eps) = (norm(x), f64::from(EPS));
             let along = if r > eps { x.iter().zip(dy).map(|(x, dy)| x.get() / r * dy.get()).sum() } else { 0.0 };
             let r = radius(r);

@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use super::native::simd;
 use super::optimizer::flat;
 use super::segments::{self, Chunk, Segment, chunk_table, chunks, pieces, segment_table};
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, Op, OpDef, Real, Run, ShapeError, Target};
+use super::{Binding, Case, Fill, Io, Kernel, Lowering, Op, OpDef, Real, Call, ShapeError, Target};
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};
 
@@ -111,9 +111,9 @@ impl OpDef for Lars {
     fn part(&self, elements: Range<usize>) -> Option<Op> {
         Some(Self { segments: segments::part(&self.segments, &elements), ..self.clone() }.into())
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (grad, guard, lr) = (run.inputs[1].f(), run.inputs[3].f()[0].get(), f64::from(run.step.learning_rate));
-        let [p, b] = &mut run.outputs[..] else { unreachable!("two outputs") };
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (grad, guard, lr) = (call.inputs[1].f(), call.inputs[3].f()[0].get(), f64::from(call.step.learning_rate));
+        let [p, b] = &mut call.outputs[..] else { unreachable!("two outputs") };
         if !guard.is_finite() {
             return;
         }
@@ -130,10 +130,10 @@ impl OpDef for Lars {
             }
         }
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let (grad, guard, lr) = (run.inputs[1].f(), run.inputs[3].f()[0], run.step.learning_rate);
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let (grad, guard, lr) = (call.inputs[1].f(), call.inputs[3].f()[0], call.step.learning_rate);
         let momentum = self.momentum as f32;
-        let [p, b] = &mut run.outputs[..] else { unreachable!("two outputs") };
+        let [p, b] = &mut call.outputs[..] else { unreachable!("two outputs") };
         if !guard.is_finite() {
             return;
         }
@@ -210,10 +210,10 @@ impl OpDef for Lamb {
     fn part(&self, elements: Range<usize>) -> Option<Op> {
         Some(Self { segments: segments::part(&self.segments, &elements), ..self.clone() }.into())
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (grad, guard) = (run.inputs[1].f(), run.inputs[4].f()[0].get());
-        let [lr, bias1, bias2] = [run.step.learning_rate, run.step.bias1, run.step.bias2].map(f64::from);
-        let [p, m, v] = &mut run.outputs[..] else { unreachable!("three outputs") };
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (grad, guard) = (call.inputs[1].f(), call.inputs[4].f()[0].get());
+        let [lr, bias1, bias2] = [call.step.learning_rate, call.step.bias1, call.step.bias2].map(f64::from);
+        let [p, m, v] = &mut call.outputs[..] else { unreachable!("three outputs") };
         if !guard.is_finite() {
             return;
         }
@@ -238,12 +238,12 @@ impl OpDef for Lamb {
             }
         }
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let (grad, guard) = (run.inputs[1].f(), run.inputs[4].f()[0]);
-        let (lr, bias1, bias2) = (run.step.learning_rate, run.step.bias1, run.step.bias2);
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let (grad, guard) = (call.inputs[1].f(), call.inputs[4].f()[0]);
+        let (lr, bias1, bias2) = (call.step.learning_rate, call.step.bias1, call.step.bias2);
         let [beta1, beta2, eps] = [self.beta1, self.beta2, self.eps].map(|x| x as f32);
         let [rest1, rest2] = [self.beta1, self.beta2].map(|beta| (1.0 - beta) as f32);
-        let [p, m, v] = &mut run.outputs[..] else { unreachable!("three outputs") };
+        let [p, m, v] = &mut call.outputs[..] else { unreachable!("three outputs") };
         if !guard.is_finite() {
             return;
         }

@@ -20,7 +20,7 @@ pub use lowering::{
     Binding, Const, Dispatch, Io, Kernel, Lowering, Requirements, Target, WORKGROUP,
 };
 pub use record::STAMP;
-pub use run::{Input, Output, Real, Run, StepUniforms};
+pub use run::{Call, Input, Output, Real, StepUniforms};
 pub use segments::Segment;
 pub use variant::{Choices, DEFAULTS, Tile, Variant, key};
 
@@ -122,10 +122,10 @@ pub trait OpDef: Clone + PartialEq + std::fmt::Debug {
     }
     /// Naive loops with f64 accumulation, independent of every kernel's decomposition: the oracle.
     /// Writes (=) every element.
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>);
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>);
     /// Fast f32 version of the `cpu` device, where a profile asked for one.
-    fn native(&self, run: &mut Run<'_, f32>) {
-        self.reference(run);
+    fn native(&self, call: &mut Call<'_, f32>) {
+        self.reference(call);
     }
     /// Emits the gradient of each input; `None` where there is none.
     fn gradient(&self, _g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
@@ -261,9 +261,9 @@ macro_rules! ops {
             /// See [`OpDef::part`].
             pub fn part(&self, elements: Range<usize>) -> Option<Op> { match self { $($(Self::$variant(op) => op.part(elements)),+),+ } }
             /// See [`OpDef::reference`].
-            pub fn reference<T: Real>(&self, run: &mut Run<'_, T>) { match self { $($(Self::$variant(op) => op.reference(run)),+),+ } }
+            pub fn reference<T: Real>(&self, call: &mut Call<'_, T>) { match self { $($(Self::$variant(op) => op.reference(call)),+),+ } }
             /// See [`OpDef::native`].
-            pub fn native(&self, run: &mut Run<'_, f32>) { match self { $($(Self::$variant(op) => op.native(run)),+),+ } }
+            pub fn native(&self, call: &mut Call<'_, f32>) { match self { $($(Self::$variant(op) => op.native(call)),+),+ } }
             /// See [`OpDef::gradient`].
             pub fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> { match self { $($(Self::$variant(op) => op.gradient(g, node)),+),+ } }
             /// See [`OpDef::differentiable`].

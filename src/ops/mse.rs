@@ -2,7 +2,7 @@
 //! With `M = N*H*W*channels`: `y = sum (x - t)^2 / M`, `dx = dy * 2 (x - t) / M`, 0 in the padding.
 
 use super::native::{scaled_difference, squared_distance};
-use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, arity, same};
+use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, ValueId, arity, same};
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::Normal;
 
@@ -47,8 +47,8 @@ impl OpDef for Mse {
         images(Self::NAME, inputs[0], inputs[1], self.channels)?;
         Ok(vec![TensorType::f32(Shape::SCALAR)])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (x, t, shape) = (run.inputs[0].f(), run.inputs[1].f(), run.in_shape(0));
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (x, t, shape) = (call.inputs[0].f(), call.inputs[1].f(), call.in_shape(0));
         let mut total = 0.0;
         for pixel in 0..shape.pixels() {
             for c in 0..self.channels {
@@ -56,12 +56,12 @@ impl OpDef for Mse {
                 total += (x[i].get() - t[i].get()).powi(2);
             }
         }
-        run.outputs[0][0] = T::of(total / (shape.pixels() * self.channels) as f64);
+        call.outputs[0][0] = T::of(total / (shape.pixels() * self.channels) as f64);
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let (x, t, shape) = (run.inputs[0].f(), run.inputs[1].f(), run.in_shape(0));
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let (x, t, shape) = (call.inputs[0].f(), call.inputs[1].f(), call.in_shape(0));
         let total = squared_distance(x, t, shape.c, self.channels);
-        run.outputs[0][0] = (total / (shape.pixels() * self.channels) as f64) as f32;
+        call.outputs[0][0] = (total / (shape.pixels() * self.channels) as f64) as f32;
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         let dy = node.dy[0].filter(|_| node.wants[0]);
@@ -103,17 +103,17 @@ impl OpDef for MseGrad {
         images(Self::NAME, inputs[1], inputs[2], self.channels)?;
         Ok(vec![inputs[1]])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (dy, x, t, shape) = (run.inputs[0].f()[0].get(), run.inputs[1].f(), run.inputs[2].f(), run.in_shape(1));
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (dy, x, t, shape) = (call.inputs[0].f()[0].get(), call.inputs[1].f(), call.inputs[2].f(), call.in_shape(1));
         let count = (shape.pixels() * self.channels) as f64;
-        for (i, dx) in run.outputs[0].iter_mut().enumerate() {
+        for (i, dx) in call.outputs[0].iter_mut().enumerate() {
             *dx = T::of(if i % shape.c < self.channels { dy * 2.0 * (x[i].get() - t[i].get()) / count } else { 0.0 });
         }
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let (dy, x, t, shape) = (f64::from(run.inputs[0].f()[0]), run.inputs[1].f(), run.inputs[2].f(), run.in_shape(1));
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let (dy, x, t, shape) = (f64::from(call.inputs[0].f()[0]), call.inputs[1].f(), call.inputs[2].f(), call.in_shape(1));
         let factor = (2.0 * dy / (shape.pixels() * self.channels) as f64) as f32;
-        scaled_difference(run.outputs[0], x, t, factor, shape.c, self.channels);
+        scaled_difference(call.outputs[0], x, t, factor, shape.c, self.channels);
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let shape = io.inputs[1].shape;

@@ -14,7 +14,7 @@
 
 use rayon::prelude::*;
 
-use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, arity, same};
+use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, ValueId, arity, same};
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Alternate, Constant, Normal, Ties, Uniform};
 
@@ -57,9 +57,9 @@ impl OpDef for NtXent {
         let scalar = TensorType::f32(Shape::SCALAR);
         Ok(vec![scalar, scalar, self.rows()])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (s, width, t) = (run.inputs[0].f(), run.in_shape(0).c, f64::from(self.temperature));
-        let [loss, accuracy, rows] = &mut run.outputs[..] else { unreachable!("three outputs") };
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (s, width, t) = (call.inputs[0].f(), call.in_shape(0).c, f64::from(self.temperature));
+        let [loss, accuracy, rows] = &mut call.outputs[..] else { unreachable!("three outputs") };
         let row = |(i, stored): (usize, &mut [T])| {
             let own = s[i * width + self.positive(i)].get();
             let others = || (0..self.views).filter(|&k| k != i && k != self.positive(i)).map(|k| s[i * width + k].get());
@@ -125,11 +125,11 @@ impl OpDef for NtXentGrad {
         same(Self::NAME, "the rows", self.0.rows(), inputs[2])?;
         Ok(vec![inputs[1]])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
         let Self(op) = self;
-        let (dy, s, rows, width) = (run.inputs[0].f()[0].get(), run.inputs[1].f(), run.inputs[2].f(), run.in_shape(1).c);
+        let (dy, s, rows, width) = (call.inputs[0].f()[0].get(), call.inputs[1].f(), call.inputs[2].f(), call.in_shape(1).c);
         let t = f64::from(op.temperature);
-        run.outputs[0].par_chunks_mut(width).enumerate().for_each(|(i, ds)| {
+        call.outputs[0].par_chunks_mut(width).enumerate().for_each(|(i, ds)| {
             ds.fill(T::of(0.0));
             if i >= op.views {
                 return;

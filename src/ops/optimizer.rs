@@ -16,7 +16,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, Op, OpDef, Real, Run, ShapeError, Target, arity, same};
+use super::{Binding, Case, Fill, Io, Kernel, Lowering, Op, OpDef, Real, Call, ShapeError, Target, arity, same};
 use crate::tensor::{Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};
 
@@ -111,10 +111,10 @@ impl OpDef for Adam {
     fn part(&self, elements: Range<usize>) -> Option<Op> {
         Some(Self { plain: plain_part(&self.plain, &elements), ..self.clone() }.into())
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (grad, guard) = (run.inputs[1].f(), run.inputs[4].f()[0].get());
-        let [lr, bias1, bias2] = [run.step.learning_rate, run.step.bias1, run.step.bias2].map(f64::from);
-        let [p, m, v] = &mut run.outputs[..] else { unreachable!("three outputs") };
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (grad, guard) = (call.inputs[1].f(), call.inputs[4].f()[0].get());
+        let [lr, bias1, bias2] = [call.step.learning_rate, call.step.bias1, call.step.bias2].map(f64::from);
+        let [p, m, v] = &mut call.outputs[..] else { unreachable!("three outputs") };
         if !guard.is_finite() {
             return;
         }
@@ -128,12 +128,12 @@ impl OpDef for Adam {
             v[i] = T::of(second);
         }
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let (grad, guard) = (run.inputs[1].f(), run.inputs[4].f()[0]);
-        let (lr, bias1, bias2) = (run.step.learning_rate, run.step.bias1, run.step.bias2);
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let (grad, guard) = (call.inputs[1].f(), call.inputs[4].f()[0]);
+        let (lr, bias1, bias2) = (call.step.learning_rate, call.step.bias1, call.step.bias2);
         let [beta1, beta2, eps, decay] = [self.beta1, self.beta2, self.eps, self.weight_decay].map(|x| x as f32);
         let [rest1, rest2] = [self.beta1, self.beta2].map(|beta| (1.0 - beta) as f32);
-        let [p, m, v] = &mut run.outputs[..] else { unreachable!("three outputs") };
+        let [p, m, v] = &mut call.outputs[..] else { unreachable!("three outputs") };
         if !guard.is_finite() {
             return;
         }
@@ -214,9 +214,9 @@ impl OpDef for Sgd {
     fn part(&self, elements: Range<usize>) -> Option<Op> {
         Some(Self { plain: plain_part(&self.plain, &elements), ..self.clone() }.into())
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (grad, guard, lr) = (run.inputs[1].f(), run.inputs[3].f()[0].get(), f64::from(run.step.learning_rate));
-        let [p, b] = &mut run.outputs[..] else { unreachable!("two outputs") };
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (grad, guard, lr) = (call.inputs[1].f(), call.inputs[3].f()[0].get(), f64::from(call.step.learning_rate));
+        let [p, b] = &mut call.outputs[..] else { unreachable!("two outputs") };
         if !guard.is_finite() {
             return;
         }
@@ -229,10 +229,10 @@ impl OpDef for Sgd {
             b[i] = T::of(buffer);
         }
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let (grad, guard, lr) = (run.inputs[1].f(), run.inputs[3].f()[0], run.step.learning_rate);
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let (grad, guard, lr) = (call.inputs[1].f(), call.inputs[3].f()[0], call.step.learning_rate);
         let (momentum, decay, nesterov) = (self.momentum as f32, self.weight_decay as f32, self.nesterov);
-        let [p, b] = &mut run.outputs[..] else { unreachable!("two outputs") };
+        let [p, b] = &mut call.outputs[..] else { unreachable!("two outputs") };
         if !guard.is_finite() {
             return;
         }

@@ -2,7 +2,7 @@
 //! at 0; NaN stays NaN, and a NaN in `y` lets `dy` pass, all as PyTorch);
 //! `weighted_sum: y = a*p + b*q`; `scale: y = a*x`; `dot: y = sum(p*q)`, a scalar.
 
-use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, arity, same};
+use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, ValueId, arity, same};
 use super::native::{map, map2};
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Normal, Uniform};
@@ -43,14 +43,14 @@ impl OpDef for Relu {
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         unary(Self::NAME, inputs)
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let x = run.inputs[0].f();
-        for (y, x) in run.outputs[0].iter_mut().zip(x) {
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let x = call.inputs[0].f();
+        for (y, x) in call.outputs[0].iter_mut().zip(x) {
             *y = T::of(relu(x.get()));
         }
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        map(run.outputs[0], run.inputs[0].f(), |x| if x < 0.0 { 0.0 } else { x });
+    fn native(&self, call: &mut Call<'_, f32>) {
+        map(call.outputs[0], call.inputs[0].f(), |x| if x < 0.0 { 0.0 } else { x });
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         vec![node.dy[0].map(|dy| g.emit1(ReluGrad.into(), &[dy, node.y[0]]))]
@@ -80,14 +80,14 @@ impl OpDef for ReluGrad {
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         binary(Self::NAME, inputs)
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (dy, y) = (run.inputs[0].f(), run.inputs[1].f());
-        for (i, dx) in run.outputs[0].iter_mut().enumerate() {
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (dy, y) = (call.inputs[0].f(), call.inputs[1].f());
+        for (i, dx) in call.outputs[0].iter_mut().enumerate() {
             *dx = if y[i].get() <= 0.0 { T::of(0.0) } else { dy[i] };
         }
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        map2(run.outputs[0], run.inputs[0].f(), run.inputs[1].f(), |dy, y| if y <= 0.0 { 0.0 } else { dy });
+    fn native(&self, call: &mut Call<'_, f32>) {
+        map2(call.outputs[0], call.inputs[0].f(), call.inputs[1].f(), |dy, y| if y <= 0.0 { 0.0 } else { dy });
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         elementwise(Kernel::new("relu_grad"), io, target)
@@ -114,16 +114,16 @@ impl OpDef for WeightedSum {
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         binary(Self::NAME, inputs)
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (p, q) = (run.inputs[0].f(), run.inputs[1].f());
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (p, q) = (call.inputs[0].f(), call.inputs[1].f());
         let (a, b) = (f64::from(self.a), f64::from(self.b));
-        for (i, y) in run.outputs[0].iter_mut().enumerate() {
+        for (i, y) in call.outputs[0].iter_mut().enumerate() {
             *y = T::of(a * p[i].get() + b * q[i].get());
         }
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
+    fn native(&self, call: &mut Call<'_, f32>) {
         let (a, b) = (self.a, self.b);
-        map2(run.outputs[0], run.inputs[0].f(), run.inputs[1].f(), |p, q| a * p + b * q);
+        map2(call.outputs[0], call.inputs[0].f(), call.inputs[1].f(), |p, q| a * p + b * q);
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         let scaled = |g: &mut dyn Emit, a: f32, want: bool| {
@@ -158,15 +158,15 @@ impl OpDef for Scale {
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         unary(Self::NAME, inputs)
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let x = run.inputs[0].f();
-        for (y, x) in run.outputs[0].iter_mut().zip(x) {
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let x = call.inputs[0].f();
+        for (y, x) in call.outputs[0].iter_mut().zip(x) {
             *y = T::of(f64::from(self.a) * x.get());
         }
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
+    fn native(&self, call: &mut Call<'_, f32>) {
         let a = self.a;
-        map(run.outputs[0], run.inputs[0].f(), |x| a * x);
+        map(call.outputs[0], call.inputs[0].f(), |x| a * x);
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         vec![node.dy[0].map(|dy| g.emit1(Scale { a: self.a }.into(), &[dy]))]
@@ -195,9 +195,9 @@ impl OpDef for Dot {
         binary(Self::NAME, inputs)?;
         Ok(vec![TensorType::f32(Shape::SCALAR)])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (p, q) = (run.inputs[0].f(), run.inputs[1].f());
-        run.outputs[0][0] = T::of(p.iter().zip(q).map(|(p, q)| p.get() * q.get()).sum());
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (p, q) = (call.inputs[0].f(), call.inputs[1].f());
+        call.outputs[0][0] = T::of(p.iter().zip(q).map(|(p, q)| p.get() * q.get()).sum());
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         let mut by = |other: usize, want: bool| Some(g.emit1(ScaleBy.into(), &[node.x[other], node.dy[0].filter(|_| want)?]));
@@ -236,15 +236,15 @@ impl OpDef for ScaleBy {
         same(Self::NAME, "the factor", TensorType::f32(Shape::SCALAR), inputs[1])?;
         Ok(vec![inputs[0]])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (x, s) = (run.inputs[0].f(), run.inputs[1].f()[0].get());
-        for (y, x) in run.outputs[0].iter_mut().zip(x) {
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (x, s) = (call.inputs[0].f(), call.inputs[1].f()[0].get());
+        for (y, x) in call.outputs[0].iter_mut().zip(x) {
             *y = T::of(s * x.get());
         }
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let a = run.inputs[1].f()[0];
-        map(run.outputs[0], run.inputs[0].f(), |x| a * x);
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let a = call.inputs[1].f()[0];
+        map(call.outputs[0], call.inputs[0].f(), |x| a * x);
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         elementwise(Kernel::new("scale_by"), io, target)
@@ -269,8 +269,8 @@ impl OpDef for Constant {
         arity(Self::NAME, inputs, 0)?;
         Ok(vec![TensorType::f32(self.shape)])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        run.outputs[0].fill(T::of(f64::from(self.value)));
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        call.outputs[0].fill(T::of(f64::from(self.value)));
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         elementwise(Kernel::new("constant").set("VALUE", self.value), io, target)
@@ -297,9 +297,9 @@ impl OpDef for Reshape {
         }
         Ok(vec![TensorType::f32(self.shape)])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let x = run.inputs[0].f();
-        run.outputs[0].copy_from_slice(x);
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let x = call.inputs[0].f();
+        call.outputs[0].copy_from_slice(x);
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         let shape = g.ty(node.x[0]).shape;

@@ -5,7 +5,7 @@
 //! `global_avg_pool: y[n, c] = mean over h, w of x[n, h, w, c]`; its gradient is `dy / (h*w)`
 //! everywhere.
 
-use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, activation, arity, same};
+use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, ValueId, activation, arity, same};
 use crate::tensor::{Shape, TensorType};
 use Fill::{Normal, Ties};
 use rayon::prelude::*;
@@ -42,8 +42,8 @@ impl OpDef for MaxPool2d {
         activation(Self::NAME, "x", inputs[0])?;
         Ok(vec![TensorType::f32(halved(inputs[0].shape))])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (x, xs, ys) = (run.inputs[0].f(), run.in_shape(0), run.out_shape(0));
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (x, xs, ys) = (call.inputs[0].f(), call.in_shape(0), call.out_shape(0));
         for n in 0..ys.n {
             for i in 0..ys.h {
                 for j in 0..ys.w {
@@ -59,15 +59,15 @@ impl OpDef for MaxPool2d {
                                 }
                             }
                         }
-                        run.outputs[0][ys.at(n, i, j, c)] = top.expect("a window holds its centre");
+                        call.outputs[0][ys.at(n, i, j, c)] = top.expect("a window holds its centre");
                     }
                 }
             }
         }
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let (x, xs, ys) = (run.inputs[0].f(), run.in_shape(0), run.out_shape(0));
-        run.outputs[0].par_chunks_mut(ys.w * ys.c).enumerate().for_each(|(row, y)| {
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let (x, xs, ys) = (call.inputs[0].f(), call.in_shape(0), call.out_shape(0));
+        call.outputs[0].par_chunks_mut(ys.w * ys.c).enumerate().for_each(|(row, y)| {
             let (n, i) = (row / ys.h, row % ys.h);
             for (j, pixel) in y.chunks_exact_mut(ys.c).enumerate() {
                 pixel.copy_from_slice(&x[xs.at(n, 2 * i, 2 * j, 0)..][..ys.c]);
@@ -114,9 +114,9 @@ impl OpDef for MaxPool2dGrad {
         same(Self::NAME, "y", y, inputs[2])?;
         Ok(vec![inputs[1]])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (dy, x, y) = (run.inputs[0].f(), run.inputs[1].f(), run.inputs[2].f());
-        let (ys, xs) = (run.in_shape(0), run.out_shape(0));
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (dy, x, y) = (call.inputs[0].f(), call.inputs[1].f(), call.inputs[2].f());
+        let (ys, xs) = (call.in_shape(0), call.out_shape(0));
         let mut dx = vec![0.0; xs.len()];
         for n in 0..ys.n {
             for i in 0..ys.h {
@@ -133,12 +133,12 @@ impl OpDef for MaxPool2dGrad {
                 }
             }
         }
-        run.outputs[0].iter_mut().zip(dx).for_each(|(to, from)| *to = T::of(from));
+        call.outputs[0].iter_mut().zip(dx).for_each(|(to, from)| *to = T::of(from));
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let (dy, x, y) = (run.inputs[0].f(), run.inputs[1].f(), run.inputs[2].f());
-        let (ys, xs) = (run.in_shape(0), run.out_shape(0));
-        run.outputs[0].par_chunks_mut(xs.h * xs.w * xs.c).enumerate().for_each(|(n, dx)| {
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let (dy, x, y) = (call.inputs[0].f(), call.inputs[1].f(), call.inputs[2].f());
+        let (ys, xs) = (call.in_shape(0), call.out_shape(0));
+        call.outputs[0].par_chunks_mut(xs.h * xs.w * xs.c).enumerate().for_each(|(n, dx)| {
             dx.fill(0.0);
             let mut open = vec![0.0; xs.c];
             for i in 0..ys.h {
@@ -188,8 +188,8 @@ impl OpDef for GlobalAvgPool {
         activation(Self::NAME, "x", inputs[0])?;
         Ok(vec![TensorType::f32(Shape::rows(inputs[0].shape.n, inputs[0].shape.c))])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (x, s) = (run.inputs[0].f(), run.in_shape(0));
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (x, s) = (call.inputs[0].f(), call.in_shape(0));
         for n in 0..s.n {
             for c in 0..s.c {
                 let mut total = 0.0;
@@ -198,14 +198,14 @@ impl OpDef for GlobalAvgPool {
                         total += x[s.at(n, i, j, c)].get();
                     }
                 }
-                run.outputs[0][n * s.c + c] = T::of(total / (s.h * s.w) as f64);
+                call.outputs[0][n * s.c + c] = T::of(total / (s.h * s.w) as f64);
             }
         }
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let (x, s) = (run.inputs[0].f(), run.in_shape(0));
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let (x, s) = (call.inputs[0].f(), call.in_shape(0));
         let image = s.h * s.w * s.c;
-        run.outputs[0].par_chunks_mut(s.c).zip(x.par_chunks(image)).for_each(|(y, x)| {
+        call.outputs[0].par_chunks_mut(s.c).zip(x.par_chunks(image)).for_each(|(y, x)| {
             y.fill(0.0);
             for pixel in x.chunks_exact(s.c) {
                 y.iter_mut().zip(pixel).for_each(|(y, x)| *y += x);
@@ -255,16 +255,16 @@ impl OpDef for GlobalAvgPoolGrad {
         }
         Ok(vec![TensorType::f32(Shape { h: self.h, w: self.w, ..s })])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (dy, s) = (run.inputs[0].f(), run.out_shape(0));
-        for (at, dx) in run.outputs[0].iter_mut().enumerate() {
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (dy, s) = (call.inputs[0].f(), call.out_shape(0));
+        for (at, dx) in call.outputs[0].iter_mut().enumerate() {
             let (n, c) = (at / (s.h * s.w * s.c), at % s.c);
             *dx = T::of(dy[n * s.c + c].get() / (s.h * s.w) as f64);
         }
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let (dy, s) = (run.inputs[0].f(), run.out_shape(0));
-        run.outputs[0].par_chunks_mut(s.h * s.w * s.c).zip(dy.par_chunks(s.c)).for_each(|(dx, dy)| {
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let (dy, s) = (call.inputs[0].f(), call.out_shape(0));
+        call.outputs[0].par_chunks_mut(s.h * s.w * s.c).zip(dy.par_chunks(s.c)).for_each(|(dx, dy)| {
             for pixel in dx.chunks_exact_mut(s.c) {
                 pixel.iter_mut().zip(dy).for_each(|(dx, dy)| *dx = dy / (s.h * s.w) as f32);
             }

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::blur::reflect;
 use super::decode::{check_pixels, put, set_normalization, standardize, unpack};
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, arity};
+use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity};
 use crate::rng::{Philox, Stream};
 use crate::tensor::{Shape, TensorType};
 
@@ -39,10 +39,10 @@ impl OpDef for ProbeAugment {
         }
         Ok(vec![TensorType::f32(Shape { c: 4, ..s })])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (s, pixels, step) = (run.in_shape(0), run.inputs[0].u(), run.step);
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (s, pixels, step) = (call.in_shape(0), call.inputs[0].u(), call.step);
         let rng = Philox::new(step.seed(), Stream::Probe);
-        run.outputs[0].par_chunks_mut(s.h * s.w * 4).enumerate().for_each(|(n, image)| {
+        call.outputs[0].par_chunks_mut(s.h * s.w * 4).enumerate().for_each(|(n, image)| {
             let [dy, dx, flip, _] = rng.uniforms(step.step, step.first_sample.wrapping_add(n as u32), 0);
             let shift = |u: f32| (u * (2 * self.pad + 1) as f32).floor() as isize - self.pad as isize;
             for (i, pixel) in image.chunks_mut(4).enumerate() {

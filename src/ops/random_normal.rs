@@ -3,7 +3,7 @@
 //! (`rng.rs`), whatever the batch size and the device. Element `e` of the output's sample `n` is
 //! number `first + e`.
 
-use super::{Binding, Case, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, arity};
+use super::{Binding, Case, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity};
 use crate::rng::{Philox, Stream};
 use crate::tensor::{Shape, TensorType};
 
@@ -34,12 +34,12 @@ impl OpDef for RandomNormal {
         }
         Ok(vec![TensorType::f32(self.shape)])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let rng = Philox::new(run.step.seed(), Stream::Noise);
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let rng = Philox::new(call.step.seed(), Stream::Noise);
         for n in 0..self.shape.n {
             for e in 0..self.shape.at(1, 0, 0, 0) {
-                let draw = rng.normals(run.step.step, run.step.first_sample.wrapping_add(n as u32), ((self.first + e) / 4) as u32);
-                run.outputs[0][self.shape.at(n, 0, 0, 0) + e] = T::of(draw[e % 4]);
+                let draw = rng.normals(call.step.step, call.step.first_sample.wrapping_add(n as u32), ((self.first + e) / 4) as u32);
+                call.outputs[0][self.shape.at(n, 0, 0, 0) + e] = T::of(draw[e % 4]);
             }
         }
     }

@@ -7,7 +7,7 @@
 //! killed without an error).
 
 use super::{
-    Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, same,
+    Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, same,
 };
 use crate::tensor::{Shape, TensorType};
 
@@ -37,13 +37,13 @@ impl OpDef for Record {
     fn in_place(&self) -> &'static [(usize, usize)] {
         &[(0, 0)]
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (shape, serial) = (run.out_shape(0), run.step.serial);
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (shape, serial) = (call.out_shape(0), call.step.serial);
         let at = serial as usize % shape.n * shape.c;
-        let row = &mut run.outputs[0][at..at + shape.c];
+        let row = &mut call.outputs[0][at..at + shape.c];
         row[0] = T::of(f64::from(serial & 0xffff));
         row[1] = T::of(f64::from(serial >> 16));
-        for (to, value) in row[STAMP..].iter_mut().zip(&run.inputs[1..]) {
+        for (to, value) in row[STAMP..].iter_mut().zip(&call.inputs[1..]) {
             *to = value.f()[0];
         }
     }

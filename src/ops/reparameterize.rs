@@ -2,7 +2,7 @@
 //! `dmu = dz`, `dlogvar = dz * eps * exp(logvar / 2) / 2`.
 
 use super::pointwise::elementwise;
-use super::{Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, arity, same};
+use super::{Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, ValueId, arity, same};
 use crate::tensor::{Shape, TensorType};
 use Fill::{Normal, Uniform};
 
@@ -30,9 +30,9 @@ impl OpDef for Reparameterize {
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         three_alike(Self::NAME, inputs)
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (mu, logvar, eps) = (run.inputs[0].f(), run.inputs[1].f(), run.inputs[2].f());
-        for (i, z) in run.outputs[0].iter_mut().enumerate() {
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (mu, logvar, eps) = (call.inputs[0].f(), call.inputs[1].f(), call.inputs[2].f());
+        for (i, z) in call.outputs[0].iter_mut().enumerate() {
             *z = T::of(mu[i].get() + deviation(logvar[i].get()) * eps[i].get());
         }
     }
@@ -68,9 +68,9 @@ impl OpDef for ReparameterizeGrad {
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         three_alike(Self::NAME, inputs)
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (dz, logvar, eps) = (run.inputs[0].f(), run.inputs[1].f(), run.inputs[2].f());
-        for (i, d) in run.outputs[0].iter_mut().enumerate() {
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (dz, logvar, eps) = (call.inputs[0].f(), call.inputs[1].f(), call.inputs[2].f());
+        for (i, d) in call.outputs[0].iter_mut().enumerate() {
             *d = T::of(dz[i].get() * eps[i].get() * (logvar[i].get() / 2.0).exp() / 2.0);
         }
     }

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::augment::taps;
 use super::decode::{check_pixels, put, set_normalization, standardize, unpack};
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, arity};
+use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity};
 use crate::tensor::{Shape, TensorType};
 
 /// Pixels `u32 [N, H, W, 1]` -> normalised image `[N, out_h, out_w, 4]`.
@@ -48,11 +48,11 @@ impl OpDef for ResizeCenter {
         }
         Ok(vec![TensorType::f32(Shape::new(s.n, self.out_h, self.out_w, 4))])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (s, pixels) = (run.in_shape(0), run.inputs[0].u());
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (s, pixels) = (call.in_shape(0), call.inputs[0].u());
         let (top, left) = (margin(self.full_h, self.out_h), margin(self.full_w, self.out_w));
         let columns: Vec<_> = (0..self.out_w).map(|x| taps(left + x, s.w, self.full_w)).collect();
-        run.outputs[0].par_chunks_mut(self.out_h * self.out_w * 4).enumerate().for_each(|(n, image)| {
+        call.outputs[0].par_chunks_mut(self.out_h * self.out_w * 4).enumerate().for_each(|(n, image)| {
             for (y, row) in image.chunks_mut(self.out_w * 4).enumerate() {
                 let (y0, wy) = taps(top + y, s.h, self.full_h);
                 for (pixel, (x0, wx)) in row.chunks_mut(4).zip(&columns) {

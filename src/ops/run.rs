@@ -105,7 +105,7 @@ pub type Output<'a, T> = &'a mut [T];
 
 /// One execution of an op on the host.
 #[derive(Debug)]
-pub struct Run<'a, T> {
+pub struct Call<'a, T> {
     /// Inputs.
     pub inputs: Vec<Input<'a, T>>,
     /// Outputs; those updated in place hold the input's contents.
@@ -118,7 +118,7 @@ pub struct Run<'a, T> {
     pub step: &'a StepUniforms,
 }
 
-impl<T> Run<'_, T> {
+impl<T> Call<'_, T> {
     /// Shape of an input.
     pub fn in_shape(&self, i: usize) -> Shape {
         self.in_types[i].shape

@@ -4,7 +4,7 @@
 //! then chunks of chunks. Depth `d` of fan-in `f` bounds the relative error by `d*f*eps` (of the
 //! sum of magnitudes) instead of `rows*eps`, and the order is fixed by the shape.
 
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, arity, same};
+use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity, same};
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Normal, Uniform};
 use rayon::prelude::*;
@@ -54,14 +54,14 @@ impl OpDef for SumRows {
         }
         Ok(vec![TensorType::f32(Shape::vector(inputs[0].shape.c))])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (x, s) = (run.inputs[0].f(), run.in_shape(0));
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (x, s) = (call.inputs[0].f(), call.in_shape(0));
         for c in 0..s.c {
-            run.outputs[0][c] = T::of((0..s.pixels()).map(|row| x[row * s.c + c].get()).sum());
+            call.outputs[0][c] = T::of((0..s.pixels()).map(|row| x[row * s.c + c].get()).sum());
         }
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let (x, c) = (run.inputs[0].f(), run.in_shape(0).c);
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let (x, c) = (call.inputs[0].f(), call.in_shape(0).c);
         let length = run_length(c);
         let parts: Vec<Vec<f64>> = x
             .par_chunks(task_length(c))
@@ -74,7 +74,7 @@ impl OpDef for SumRows {
                 folded(&total, c)
             })
             .collect();
-        for (c, y) in run.outputs[0].iter_mut().enumerate() {
+        for (c, y) in call.outputs[0].iter_mut().enumerate() {
             *y = parts.iter().map(|p| p[c]).sum::<f64>() as f32;
         }
     }

@@ -2,7 +2,7 @@
 //! to `[h, w]` (PyTorch's "nearest"). Its gradient adds up the pixels that copied one: those with
 //! `ceil(p*h/H) <= i < ceil((p+1)*h/H)`, likewise in `j`.
 
-use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Run, ShapeError, Target, ValueId, activation, arity};
+use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, ValueId, activation, arity};
 use crate::tensor::{Shape, TensorType};
 use Fill::Normal;
 use rayon::prelude::*;
@@ -43,21 +43,21 @@ impl OpDef for UpsampleNearest {
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         resized(Self::NAME, inputs, self.h, self.w)
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (x, xs, ys) = (run.inputs[0].f(), run.in_shape(0), run.out_shape(0));
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (x, xs, ys) = (call.inputs[0].f(), call.in_shape(0), call.out_shape(0));
         for n in 0..ys.n {
             for i in 0..ys.h {
                 for j in 0..ys.w {
                     for c in 0..ys.c {
-                        run.outputs[0][ys.at(n, i, j, c)] = x[xs.at(n, i * xs.h / ys.h, j * xs.w / ys.w, c)];
+                        call.outputs[0][ys.at(n, i, j, c)] = x[xs.at(n, i * xs.h / ys.h, j * xs.w / ys.w, c)];
                     }
                 }
             }
         }
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let (x, xs, ys) = (run.inputs[0].f(), run.in_shape(0), run.out_shape(0));
-        run.outputs[0].par_chunks_mut(ys.w * ys.c).enumerate().for_each(|(row, y)| {
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let (x, xs, ys) = (call.inputs[0].f(), call.in_shape(0), call.out_shape(0));
+        call.outputs[0].par_chunks_mut(ys.w * ys.c).enumerate().for_each(|(row, y)| {
             let (n, i) = (row / ys.h, row % ys.h);
             for (j, pixel) in y.chunks_exact_mut(ys.c).enumerate() {
                 pixel.copy_from_slice(&x[xs.at(n, i * xs.h / ys.h, j * xs.w / ys.w, 0)..][..ys.c]);
@@ -101,8 +101,8 @@ impl OpDef for UpsampleNearestGrad {
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         resized(Self::NAME, inputs, self.h, self.w)
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (dy, ys, xs) = (run.inputs[0].f(), run.in_shape(0), run.out_shape(0));
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (dy, ys, xs) = (call.inputs[0].f(), call.in_shape(0), call.out_shape(0));
         let mut dx = vec![0.0; xs.len()];
         for n in 0..ys.n {
             for i in 0..ys.h {
@@ -113,12 +113,12 @@ impl OpDef for UpsampleNearestGrad {
                 }
             }
         }
-        run.outputs[0].iter_mut().zip(dx).for_each(|(to, from)| *to = T::of(from));
+        call.outputs[0].iter_mut().zip(dx).for_each(|(to, from)| *to = T::of(from));
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let (dy, ys, xs) = (run.inputs[0].f(), run.in_shape(0), run.out_shape(0));
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let (dy, ys, xs) = (call.inputs[0].f(), call.in_shape(0), call.out_shape(0));
         let copies = |p: usize, small: usize, large: usize| (p * large).div_ceil(small)..((p + 1) * large).div_ceil(small);
-        run.outputs[0].par_chunks_mut(xs.w * xs.c).enumerate().for_each(|(row, dx)| {
+        call.outputs[0].par_chunks_mut(xs.w * xs.c).enumerate().for_each(|(row, dx)| {
             let (n, p) = (row / xs.h, row % xs.h);
             dx.fill(0.0);
             for (q, pixel) in dx.chunks_exact_mut(xs.c).enumerate() {

@@ -10,6 +10,8 @@ mod guard;
 pub use accumulate::{accumulate, update};
 pub use guard::{FINITE, guard};
 
+use std::f64::consts::PI;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ir::{Graph, Group, Layout, Range};
@@ -30,7 +32,7 @@ const LARS_TRUST: f64 = 1e-3;
 /// What LARS adds to the norm of the gradient there.
 const LARS_EPS: f64 = 1e-8;
 
-/// Which optimiser.
+/// Which formula updates the weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Optimizer {
@@ -60,7 +62,7 @@ impl Optimizer {
 /// An optimiser and what may be set of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Update {
-    /// The optimiser.
+    /// Which formula it is.
     pub optimizer: Optimizer,
     /// Weight decay; one-dimensional tensors (BatchNorm's parameters, biases, the log-scale) have
     /// none.
@@ -122,6 +124,12 @@ impl Update {
 pub fn bias_corrections(step: u64) -> [f32; 2] {
     let t = step as f64 + 1.0;
     BETAS.map(|beta| (1.0 / (1.0 - beta.powf(t))) as f32)
+}
+
+/// Half a cosine from 1 to 0: what a learning rate that decays by it is multiplied with when this
+/// fraction of the decay is `done` (Loshchilov and Hutter, 2017).
+pub fn half_cosine(done: f64) -> f64 {
+    0.5 * (1.0 + (PI * done).cos())
 }
 
 /// The gradients of all parameters, wherever they are, as a vector.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::slots::{Life, assign};
-use super::{Buffer, Place, Plan, Port, Ring, Step, StepIo};
+use super::{Buffer, OpIo, Place, Plan, PlannedOp, Port, Ring};
 use crate::ir::{Graph, Group, Source, cut, fuse};
 use crate::ops::{Choices, DEFAULTS, Emit, Io, Op, Record, Target, ValueId, Variant};
 use crate::tensor::TensorType;
@@ -138,17 +138,17 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
     };
 
     let mut next_scratch = scratch_from;
-    let mut steps = Vec::new();
+    let mut ops = Vec::new();
     for (((&n, io), l), variant) in nodes.iter().zip(io).zip(lowered).zip(variants) {
         let node = &g.nodes[n];
         let scratch = (0..l.scratch.len()).map(|i| slots[next_scratch + i]).collect();
         next_scratch += l.scratch.len();
-        steps.push(Step {
+        ops.push(PlannedOp {
             label: format!("{}:{}", node.name, node.op.name()),
             flops: node.op.flops(&io),
             op: node.op.clone(),
             variant,
-            io: StepIo { inputs: io.inputs, outputs: io.outputs },
+            io: OpIo { inputs: io.inputs, outputs: io.outputs },
             inputs: node.inputs.iter().map(|&v| (v, place(v))).collect(),
             outputs: node.outputs.iter().map(|&v| (v, place(v))).collect(),
             scratch,
@@ -166,8 +166,8 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
     let (ring, record) = record(&outputs, buffers.len() - 1, names.len(), &options.target);
     buffers[ring.buffer].bytes = ring.ty.bytes().next_multiple_of(16);
     names.extend(["ring".into(), "ring:record".into()]);
-    steps.push(record);
-    let touched: BTreeSet<Group> = steps
+    ops.push(record);
+    let touched: BTreeSet<Group> = ops
         .iter()
         .flat_map(|s| s.inputs.iter().chain(&s.outputs))
         .filter_map(|(_, p)| if let Place::State(r) = p { Some(r.group) } else { None })
@@ -182,22 +182,22 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
         inputs,
         outputs,
         ring,
-        steps,
+        ops,
         names,
     }
 }
 
 /// The ring of a plan and the op that writes it: the last one, so that its stamp says that the step
 /// is done.
-fn record(outputs: &[Port], buffer: usize, values: usize, target: &Target) -> (Ring, Step) {
+fn record(outputs: &[Port], buffer: usize, values: usize, target: &Target) -> (Ring, PlannedOp) {
     let scalars: Vec<&Port> = outputs.iter().filter(|p| p.ty.shape.len() == 1).collect();
     let ty = TensorType::f32(Ring::shape(scalars.len()));
     let [before, after] = [0, 1].map(|i| ValueId((values + i) as u32));
     let (op, place) = (Op::from(Record), Place::Buffer(buffer));
     let inputs = std::iter::once(ty).chain(scalars.iter().map(|p| p.ty)).collect();
-    let io = StepIo { inputs, outputs: vec![ty] };
+    let io = OpIo { inputs, outputs: vec![ty] };
     let lowering = op.lower(&Io::from(&io), target);
-    let step = Step {
+    let step = PlannedOp {
         label: "ring:record".into(),
         op,
         variant: Variant::Only,

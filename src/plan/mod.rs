@@ -73,7 +73,7 @@ impl Ring {
 
 /// One op of the step.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Step {
+pub struct PlannedOp {
     /// Layer and op, e.g. `encoder.layer1.0.conv1:conv2d`.
     pub label: String,
     /// The op; host devices run it as is.
@@ -81,7 +81,7 @@ pub struct Step {
     /// How it is lowered.
     pub variant: Variant,
     /// Types around it.
-    pub io: StepIo,
+    pub io: OpIo,
     /// Inputs: value and place.
     pub inputs: Vec<(ValueId, Place)>,
     /// Outputs: value and place.
@@ -98,20 +98,20 @@ pub struct Step {
 
 /// Types around an op, comparable.
 #[derive(Clone, Debug, PartialEq)]
-pub struct StepIo {
+pub struct OpIo {
     /// Inputs.
     pub inputs: Vec<TensorType>,
     /// Outputs.
     pub outputs: Vec<TensorType>,
 }
 
-impl From<&StepIo> for Io {
-    fn from(io: &StepIo) -> Self {
+impl From<&OpIo> for Io {
+    fn from(io: &OpIo) -> Self {
         Self { inputs: io.inputs.clone(), outputs: io.outputs.clone() }
     }
 }
 
-impl Step {
+impl PlannedOp {
     /// Bytes read and written, each tensor once.
     pub fn bytes(&self) -> usize {
         self.io.inputs.iter().chain(&self.io.outputs).map(TensorType::bytes).sum()
@@ -140,7 +140,7 @@ pub struct Plan {
     /// Scalar outputs of the latest runs.
     pub ring: Ring,
     /// In execution order.
-    pub steps: Vec<Step>,
+    pub ops: Vec<PlannedOp>,
     /// Names of values, for messages.
     pub names: Vec<String>,
 }
@@ -152,7 +152,7 @@ impl Plan {
     }
     /// Bytes of the constant tables.
     fn table_bytes(&self) -> usize {
-        self.steps.iter().flat_map(|s| &s.tables).map(|words| size_of_val(&words[..])).sum()
+        self.ops.iter().flat_map(|s| &s.tables).map(|words| size_of_val(&words[..])).sum()
     }
     /// Bytes of the flat buffers this plan touches.
     pub fn state_bytes(&self) -> usize {
@@ -164,7 +164,7 @@ impl Plan {
     }
     /// FLOPs of the step.
     pub fn flops(&self) -> u64 {
-        self.steps.iter().map(|s| s.flops).sum()
+        self.ops.iter().map(|s| s.flops).sum()
     }
     /// Finds an output.
     pub fn output(&self, name: &str) -> Option<&Port> {

@@ -35,18 +35,18 @@ pub struct Summary {
 pub fn summary(plan: &Plan) -> Summary {
     let inputs: usize = plan.inputs.iter().map(|p| p.ty.bytes().next_multiple_of(16)).sum();
     let kernels: BTreeMap<String, usize> = plan
-        .steps
+        .ops
         .iter()
         .flat_map(|s| &s.dispatches)
         .map(|d| (format!("{:?}", d.kernel), 1))
         .collect();
     Summary {
         name: plan.name.clone(),
-        steps: plan.steps.len(),
-        dispatches: plan.steps.iter().map(|s| s.dispatches.len()).sum(),
+        steps: plan.ops.len(),
+        dispatches: plan.ops.iter().map(|s| s.dispatches.len()).sum(),
         pipelines: kernels.len(),
         flops: plan.flops(),
-        bytes: plan.steps.iter().map(super::Step::bytes).sum(),
+        bytes: plan.ops.iter().map(super::PlannedOp::bytes).sum(),
         peak_bytes: plan.peak_bytes(),
         peak_bytes_unaliased: plan.unaliased_bytes
             + inputs
@@ -68,7 +68,7 @@ impl fmt::Display for Place {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "plan {}", self.name)?;
-        for (i, step) in self.steps.iter().enumerate() {
+        for (i, step) in self.ops.iter().enumerate() {
             let side = |tensors: &[(crate::ops::ValueId, Place)],
                         types: &[crate::tensor::TensorType]| {
                 tensors

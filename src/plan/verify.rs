@@ -46,15 +46,15 @@ pub fn verify(plan: &Plan, limits: &Limits) -> Result<(), PlanError> {
     }
     owner[plan.ring.buffer] = Some(plan.ring.value);
     let ring = Place::Buffer(plan.ring.buffer);
-    let last = plan.steps.last().map(|step| (&step.op, &step.outputs[..]));
+    let last = plan.ops.last().map(|step| (&step.op, &step.outputs[..]));
     let stamped = matches!(last, Some((Op::Record(_), [(_, place)])) if *place == ring);
     assert!(stamped, "{}: the last step does not record that the others are done", plan.name);
-    let written = plan.steps.iter().flat_map(|s| &s.outputs).filter(|y| y.1 == ring).count();
+    let written = plan.ops.iter().flat_map(|s| &s.outputs).filter(|y| y.1 == ring).count();
     assert!(written == 1, "{}: a step writes into the ring", plan.name);
     // What was written so far, and whether in place.
     let mut updated: Vec<(Range, ValueId, bool)> = Vec::new();
     let mut read: Vec<Range> = Vec::new();
-    for step in &plan.steps {
+    for step in &plan.ops {
         let label = &step.label;
         for (i, (value, place)) in step.inputs.iter().enumerate() {
             assert!(
@@ -148,7 +148,7 @@ fn holds(plan: &Plan, place: &Place, ty: TensorType) -> bool {
     }
 }
 
-fn check_limits(plan: &Plan, step: &super::Step, limits: &Limits) -> Result<(), PlanError> {
+fn check_limits(plan: &Plan, step: &super::PlannedOp, limits: &Limits) -> Result<(), PlanError> {
     for (ty, (value, _)) in
         step.io.inputs.iter().zip(&step.inputs).chain(step.io.outputs.iter().zip(&step.outputs))
     {

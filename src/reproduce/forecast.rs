@@ -9,7 +9,8 @@ use super::cells::Weights;
 use super::folder::{Run, State};
 use super::{Cell, Setup};
 use crate::data::Splits;
-use crate::device::{self, Choice, Data, Session};
+use crate::device::{self, Data, DeviceSpec, Session};
+use crate::eval;
 use crate::method::{self, ModelConfig, Training};
 use crate::ops::StepUniforms;
 use crate::plan::Plan;
@@ -26,7 +27,7 @@ pub struct Cost {
     pub steps: u64,
     /// Floating-point operations of pretraining, and of what it measures on the way.
     pub train_flops: f64,
-    /// Floating-point operations of the evaluations: the encoder's, which dwarf the classifier's.
+    /// Floating-point operations of the evaluations: features, and a probe's steps.
     pub evaluation_flops: f64,
     /// Bytes of device memory at the most.
     pub peak_bytes: usize,
@@ -47,32 +48,22 @@ impl Cost {
         let model = model_config(&config, splits);
         let plans = plans::plan(session, &config, &model, splits.val.len())?;
         let sizes = plans::Sizes::new(&config, model.batch, splits.val.len());
-        let layout = plans.train.layout.clone();
-        let features = |batch, augment| {
-            session.lower(
-                "features",
-                &method::features(
-                    &ModelConfig { batch, ..model },
-                    &layout,
-                    config.protocol(),
-                    augment,
-                )
-                .graph,
-            )
-        };
         let each = |plan: &Plan, batch: usize| plan.flops() as f64 / batch as f64;
 
         // At the end, and at the milestones, of which the last may be the end.
         let labelled = splits.labelled_train.len();
         let batch = config.probe_batch().min(labelled);
-        let probe = [false, true].map(|augment| features(batch, augment));
+        let classes = splits.labelled_train.dataset.classes().len();
+        let graphs = eval::graphs(&ModelConfig { batch, ..model }, config.protocol(), classes);
+        let loaded = graphs.map(|(name, graph)| session.lower(name, &graph));
+        let [features, probe, _] = &loaded;
         let milestones = schedule::milestones(&config, splits)?;
         let encoded = labelled + splits.test.len();
-        let evaluation = encoded as f64 * each(&probe[0], batch)
-            + (labelled * config.probe_epochs) as f64 * each(&probe[1], batch);
+        let evaluation = encoded as f64 * each(features, batch)
+            + (labelled * config.probe_epochs) as f64 * each(probe, batch);
         let evaluations = milestones.len().max(1);
         let evaluation_flops = evaluation * evaluations as f64;
-        let evaluation_bytes = plans::device_bytes(session, &probe);
+        let evaluation_bytes = plans::device_bytes(session, &loaded);
         if cell.weights == Weights::Initial {
             return Ok(Self {
                 steps: 0,
@@ -112,7 +103,7 @@ impl Cost {
 ///
 /// # Errors
 /// If the device fails.
-pub fn measure(choice: &Choice, model: &ModelConfig) -> Result<f64, RunError> {
+pub fn measure(choice: &DeviceSpec, model: &ModelConfig) -> Result<f64, RunError> {
     /// Seconds that a step must take to say something.
     const LONG: f64 = 0.2;
     let mut batch = model.batch.min(8);
@@ -155,12 +146,12 @@ pub fn measure(choice: &Choice, model: &ModelConfig) -> Result<f64, RunError> {
 
 /// Time left, from what the runs so far took.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Pace {
+pub struct Speed {
     flops: f64,
     seconds: f64,
 }
 
-impl Pace {
+impl Speed {
     /// Adds a run that was not resumed.
     pub fn add(&mut self, flops: f64, seconds: f64) {
         self.flops += flops;
@@ -181,7 +172,7 @@ pub fn forecast(
     setup: &Setup,
     cells: &[&Cell],
     splits: &Splits,
-    choice: &Choice,
+    choice: &DeviceSpec,
     state: impl Fn(&Run<'_>) -> State,
 ) -> Result<Value, RunError> {
     let (session, why) = device::open(choice)?;

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 
 use super::cells::Weights;
 use super::folder::{self, Run, State};
-use super::forecast::{self, Cost, Pace};
+use super::forecast::{self, Cost, Speed};
 use super::results::Results;
 use super::{Cell, Setup, cells, report, views};
 use crate::data::Splits;
-use crate::device::{self, Choice};
+use crate::device::{self, DeviceSpec};
 use crate::run::RunError;
 use crate::run::folder::RunFolder;
 use crate::run::settings::RunConfig;
@@ -31,7 +31,7 @@ pub struct Request<'a> {
     /// Names of the cells to run; all if empty.
     pub only: &'a [String],
     /// Device.
-    pub device: Choice,
+    pub device: DeviceSpec,
     /// Resume runs on another device than they were trained on.
     pub another_device: bool,
     /// Folder of the grid.
@@ -120,7 +120,7 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Ru
         })
         .collect();
     let state = |run: &Run<'_>| run.state(setup.experiment, out, &grid.milestones);
-    let mut pace = Pace::default();
+    let mut pace = Speed::default();
     let mut errors: Vec<(String, String)> = Vec::new();
     let show_images = !request.without_images;
     let results = || Results {

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::{self, Choice};
-use crate::eval::evaluator::Evaluator;
+use crate::device::{self, DeviceSpec};
+use crate::eval::features::Evaluator;
 use crate::eval::grid;
 use crate::ops::StepUniforms;
 use crate::run::RunError;
@@ -77,7 +77,7 @@ const FILE: &str = "views.json";
 ///
 /// # Errors
 /// If data or device fail, or a file cannot be written.
-pub fn measure(config: &RunConfig, choice: &Choice, out: &Path) -> Result<(), RunError> {
+pub fn measure(config: &RunConfig, choice: &DeviceSpec, out: &Path) -> Result<(), RunError> {
     let splits = open_data(config)?;
     let trained = Trained::open(out)?;
     let (session, _) = device::open(choice)?;
@@ -85,6 +85,7 @@ pub fn measure(config: &RunConfig, choice: &Choice, out: &Path) -> Result<(), Ru
         session,
         model_config(config, &splits),
         config.protocol(),
+        splits.labelled_train.dataset.classes().len(),
         Some(&trained),
         config.seed,
     )?;

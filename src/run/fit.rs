@@ -2,7 +2,7 @@
 
 use super::RunError;
 use crate::device::{DeviceError, PlanId, Session};
-use crate::ir::{Graph, Group, Layout, Source, State, Value};
+use crate::ir::{Graph, Group, Layout, Source, StateTensor, Value};
 use crate::ops::Target;
 use crate::plan::{Plan, PlanError, verify};
 use crate::tensor::DType;
@@ -59,7 +59,9 @@ pub fn plan(
     fit.largest(|n| {
         let plan = fits(session, name, &graph(n))?;
         let held = session.allocated_bytes();
-        let state = if held == 0 { plan.state_bytes() } else { 0 };
+        // A flat buffer is allocated when a plan first needs it.
+        let new = plan.groups.iter().filter(|&&group| !session.holds(group));
+        let state: usize = new.map(|&group| plan.layout.bytes(group)).sum();
         let reads = session.capabilities().read_bytes.unwrap_or(0);
         check_memory(session, name, held + state + plan.buffer_bytes() + reads)?;
         Ok(plan)
@@ -103,7 +105,7 @@ pub fn check_state(session: &Session, layout: &Layout) -> Result<(), RunError> {
 /// Checks that a device can bind each tensor; what works on all of them at once is cut to size
 /// ([`crate::ir::cut`]).
 fn check_tensors(session: &Session, layout: &Layout) -> Result<(), String> {
-    let bytes = |s: &State| s.shape.len() * DType::F32.bytes();
+    let bytes = |s: &StateTensor| s.shape.len() * DType::F32.bytes();
     let largest = layout.states.iter().max_by_key(|s| bytes(s));
     largest.map_or(Ok(()), |s| check_binding(session, &s.name, bytes(s)))
 }

@@ -14,10 +14,10 @@ use super::interrupt::Interrupt;
 use super::pretrain::{self, Outcome};
 use super::progress::{on_compile, timestamp_now};
 use super::{recover, schedule};
-use crate::data::{Splits, View};
-use crate::device::{self, Choice};
-use crate::eval::evaluator::{Evaluator, knn_left_out, knn_table};
-use crate::eval::knn::Features;
+use crate::data::{Splits, Subset};
+use crate::device::{self, DeviceSpec};
+use crate::eval::features::{Evaluator, Features};
+use crate::eval::knn::{knn_left_out, knn_table};
 use crate::eval::probe::{ProbeConfig, ProbeResult, probe};
 use crate::method::ModelConfig;
 use crate::run::RunError;
@@ -58,7 +58,7 @@ pub struct Request<'a> {
     /// Configuration, validated.
     pub config: &'a RunConfig,
     /// Device.
-    pub device: Choice,
+    pub device: DeviceSpec,
     /// Resume on another device than the run was trained on.
     pub another_device: bool,
     /// Measure which kernels are the fastest, where that is not remembered.
@@ -269,7 +269,7 @@ const EVALUATION: [&str; 3] = ["probe", "knn", "evaluation_seconds"];
 /// Probe and kNN of a checkpoint, or of the network as it is initialised, into a summary.
 fn evaluate(
     config: &RunConfig,
-    choice: &Choice,
+    choice: &DeviceSpec,
     checkpoint: Option<&Path>,
     summary: &mut Value,
     say: &mut dyn FnMut(&str),
@@ -282,9 +282,10 @@ fn evaluate(
     // A set with fewer labelled images than the probe's batch is a batch.
     let batch = config.probe_batch().min(splits.labelled_train.len());
     let model = ModelConfig { batch, ..model_config(config, &splits) };
-    let mut evaluator =
-        Evaluator::new(session, model, config.protocol(), trained.as_ref(), config.seed)?;
     let Splits { labelled_train: train, test, .. } = &splits;
+    let classes = train.dataset.classes().len();
+    let (protocol, trained) = (config.protocol(), trained.as_ref());
+    let mut evaluator = Evaluator::new(session, model, protocol, classes, trained, config.seed)?;
     say(&format!(
         "evaluating: features of {} training and {} test images",
         train.len(),
@@ -292,48 +293,38 @@ fn evaluate(
     ));
     let train_features = evaluator.features(train, |_| ())?;
     let test_features = evaluator.features(test, |_| ())?;
-    let table = knn_table(&train_features, &test_features, train.dataset.classes().len())?;
+    let table = knn_table(&train_features, &test_features, classes)?;
     for (k, temperature, accuracy) in &table {
         say(&format!("knn k={k} temperature={temperature}: {accuracy:.4}"));
     }
     knn_left_out(train.len()).inspect(|text| say(text));
-    let result = probe_view(
-        &mut evaluator,
-        choice,
-        config.seed,
-        config.probe_epochs,
-        train,
-        &test_features,
-        say,
-    )?;
+    let result =
+        probe_view(&mut evaluator, config.seed, config.probe_epochs, train, &test_features, say)?;
     summary["probe"] = json!({ "accuracy": result.test, "train_accuracy": result.train, "epochs": config.probe_epochs });
     summary["knn"] = knn_rows(&table);
     summary["evaluation_seconds"] = json!(round(started.elapsed().as_secs_f64(), 1));
     Ok(())
 }
 
-/// Trains a probe on one view and tests it on features of another, saying every tenth of its
+/// Trains a probe on one subset and tests it on features of another, saying every tenth of its
 /// epochs.
 ///
 /// # Errors
 /// If data or device fail.
 pub fn probe_view(
     evaluator: &mut Evaluator,
-    choice: &Choice,
     seed: u64,
     epochs: usize,
-    train: &View,
+    train: &Subset,
     test: &Features,
     say: &mut dyn FnMut(&str),
 ) -> Result<ProbeResult, RunError> {
-    let (session, _) = device::open(choice)?;
     let every = epochs.div_ceil(10).max(1);
-    let result =
-        probe(evaluator, session, ProbeConfig { epochs, seed }, train, test, |epoch, accuracy| {
-            if epoch % every == 0 || epoch == epochs {
-                say(&format!("probe epoch {epoch}/{epochs}: train accuracy {accuracy:.4}"));
-            }
-        })?;
+    let result = probe(evaluator, ProbeConfig { epochs, seed }, train, test, |epoch, accuracy| {
+        if epoch % every == 0 || epoch == epochs {
+            say(&format!("probe epoch {epoch}/{epochs}: train accuracy {accuracy:.4}"));
+        }
+    })?;
     say(&format!("probe: test accuracy {:.4}", result.test));
     Ok(result)
 }

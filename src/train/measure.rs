@@ -24,13 +24,13 @@
 //! batches of at most [`IMPORTANCE_IMAGES`] held-out images, at least one batch: all of CIFAR-10's
 //! 5,000 would take the multiply-adds of training on 8,700. Its `elbo` is of the same images and
 //! samples, the mean of `ln w_k`. An image has the view and, as its first sample, the noise that
-//! validation gives it. kNN (temperatures 0.07 and 0.1) asks the first [`KNN_IMAGES`] training
-//! images about every held-out one.
+//! validation gives it. kNN (temperatures 0.07 and 0.1) looks for the neighbours of every held-out
+//! image among the first [`KNN_IMAGES`] training images.
 
 use super::plans::{RunSet, Sizes};
-use crate::data::{Loader, Splits, View};
+use crate::data::{Loader, Splits, Subset};
 use crate::device::{Data, PlanId, Session};
-use crate::eval::evaluator;
+use crate::eval::features::features;
 use crate::eval::knn::knn;
 use crate::method::ModelConfig;
 use crate::ops::StepUniforms;
@@ -39,13 +39,13 @@ use crate::run::settings::RunConfig;
 
 /// Most held-out images whose likelihood is importance-sampled, unless a batch is larger.
 pub const IMPORTANCE_IMAGES: usize = 1024;
-/// Most training images that kNN asks.
+/// Most training images among which kNN looks for neighbours.
 pub const KNN_IMAGES: usize = 10_000;
 /// Name, neighbours and temperature of the accuracies of an evaluation.
 const KNN: [(&str, usize, f32); 2] = [("knn20", 20, 0.07), ("knn200", 200, 0.1)];
 
-/// Values with their names.
-pub type Values = Vec<(String, f32)>;
+/// Scalars with their names.
+pub type Scalars = Vec<(String, f32)>;
 
 /// Bits per byte of an image whose density in normalised pixels is `log_p` nats.
 pub fn bits_per_dim(model: &ModelConfig, log_p: f64) -> f64 {
@@ -67,7 +67,7 @@ pub fn log_mean_exp(x: &[f32]) -> f64 {
 }
 
 /// Adds `elbo` and `bits_per_dim_elbo` to means that have a likelihood.
-pub fn add_bound(model: &ModelConfig, means: &mut Values) {
+pub fn add_bound(model: &ModelConfig, means: &mut Scalars) {
     let find = |name: &str| means.iter().find(|m| m.0 == name).map(|m| f64::from(m.1));
     if let (Some(log_pxz), Some(kl)) = (find("log_pxz"), find("kl")) {
         let elbo = log_pxz - kl;
@@ -138,7 +138,7 @@ impl Measures {
         session: &mut Session,
         pixels: &[u32],
         step: &StepUniforms,
-    ) -> Result<Values, RunError> {
+    ) -> Result<Scalars, RunError> {
         let Some(plan) = self.views else { return Ok(vec![]) };
         session.upload(plan, 0, Data::U32(pixels))?;
         session.run(plan, step)?;
@@ -150,8 +150,8 @@ impl Measures {
     ///
     /// # Errors
     /// If data or device fail.
-    pub fn evaluate(&self, session: &mut Session, splits: &Splits) -> Result<Values, RunError> {
-        let mut values = Values::new();
+    pub fn evaluate(&self, session: &mut Session, splits: &Splits) -> Result<Scalars, RunError> {
+        let mut values = Scalars::new();
         if let Some((log_px, elbo)) = self.log_px(session, &splits.val)? {
             for (name, bits, log_p) in
                 [("log_px", "bits_per_dim", log_px), ("elbo", "bits_per_dim_elbo", elbo)]
@@ -163,13 +163,12 @@ impl Measures {
         if let Some(plan) = self.features {
             let labelled = &splits.labelled_train;
             let first = labelled.len().min(KNN_IMAGES);
-            let reference = View {
+            let reference = Subset {
                 dataset: labelled.dataset.clone(),
                 indices: labelled.indices[..first].into(),
             };
-            let train = evaluator::features(session, plan, &self.model, &reference, |_| ())?;
-            let val =
-                evaluator::features(session, plan, &self.model, &splits.labelled_val, |_| ())?;
+            let train = features(session, plan, &self.model, &reference, |_| ())?;
+            let val = features(session, plan, &self.model, &splits.labelled_val, |_| ())?;
             let fits: Vec<_> = KNN.into_iter().filter(|(_, k, _)| *k <= first).collect();
             let ks: Vec<_> = fits.iter().map(|(_, k, temperature)| (*k, *temperature)).collect();
             let accuracies = knn(&train, &val, &ks, labelled.dataset.classes().len())?;
@@ -179,7 +178,7 @@ impl Measures {
     }
 
     /// Means over images of the importance-sampled `ln p(x)`, and of the log weights.
-    fn log_px(&self, session: &mut Session, val: &View) -> Result<Option<(f64, f64)>, RunError> {
+    fn log_px(&self, session: &mut Session, val: &Subset) -> Result<Option<(f64, f64)>, RunError> {
         let Some(Importance { plan, samples, images, batch: size }) = self.importance else {
             return Ok(None);
         };
@@ -224,12 +223,12 @@ fn needs_labels(config: &RunConfig, splits: &Splits) -> Result<(), RunError> {
         ("--online-probe", config.online_probe, &splits.train),
         ("--eval-every", config.eval_every > 0, &splits.labelled_train),
     ];
-    for (flag, _, view) in asked.into_iter().filter(|(_, asked, _)| *asked) {
-        let classes = view.dataset.classes().len();
+    for (flag, _, subset) in asked.into_iter().filter(|(_, asked, _)| *asked) {
+        let classes = subset.dataset.classes().len();
         if classes < 2 {
             let message = format!(
                 "{flag} needs images of 2 classes, the training images of `{}` have {classes}",
-                view.dataset.name()
+                subset.dataset.name()
             );
             return Err(RunError::config(
                 message,

@@ -114,7 +114,7 @@ pub fn graphs(config: &RunConfig, model: &ModelConfig, sizes: Sizes) -> (RunSet<
         views: (config.view_metrics_every > 0)
             .then(|| method::views(&of(sizes.batch), &layout, Views::Drawn).graph),
         features: (config.eval_every > 0)
-            .then(|| method::features(&of(sizes.batch), &layout, config.protocol(), false).graph),
+            .then(|| method::features(&of(sizes.batch), &layout, config.protocol()).graph),
         train: training.graph,
     };
     (set, training.params)
@@ -183,7 +183,7 @@ pub fn tune(
     config: &RunConfig,
     model: &ModelConfig,
     held_out: usize,
-) -> Result<Option<tune::Report>, RunError> {
+) -> Result<Option<tune::Tuning>, RunError> {
     if session.target().software || !session.capabilities().dispatches {
         return Ok(None);
     }

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::interrupt::Interrupt;
-use super::measure::Values;
+use super::measure::Scalars;
 use super::plans;
-use super::progress::Progress;
+use super::progress::TrainingProgress;
 use super::recorder::Recorder;
 use super::schedule::Timetable;
 use super::trainer::{Step, Trainer};
 use crate::data::{Loader, Splits};
 use crate::device::Session;
-use crate::eval::evaluator;
+use crate::eval::knn;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::folder::RunFolder;
 use crate::run::metrics::Record;
@@ -88,7 +88,7 @@ pub(super) fn train(
     }
     let mut notes: Vec<String> = notes.to_vec();
     let asked = (config.eval_every > 0).then_some(splits.labelled_train.len());
-    let left_out = asked.and_then(evaluator::knn_left_out);
+    let left_out = asked.and_then(knn::knn_left_out);
     notes.extend(splits.notes.iter().chain(&left_out).map(|note| format!("note: {note}")));
     notes.extend(kernels(request, resumed, &mut session, &splits)?);
     let mut trainer = Trainer::new(config, timetable, &splits, session)?;
@@ -230,7 +230,7 @@ struct Run<'a> {
     trainer: Trainer<'a>,
     recorder: Recorder,
     saver: Saver,
-    progress: Progress,
+    progress: TrainingProgress,
     pace: Pace,
     identity: Identity,
     start: u64,
@@ -248,7 +248,7 @@ impl<'a> Run<'a> {
         let Request { config, folder, .. } = *request;
         let (layout, params) = trainer.tensors();
         let writer = Writer { store: folder.store(), keep: config.keep, layout, params };
-        let progress = Progress::new(timetable.total, config.images_per_step(), start)
+        let progress = TrainingProgress::new(timetable.total, config.images_per_step(), start)
             .with_epochs(timetable.per_epoch);
         Ok(Self {
             config,
@@ -433,7 +433,7 @@ impl Pace {
     }
 }
 
-fn record(step: &Step, split: &str, values: &Values) -> Record {
+fn record(step: &Step, split: &str, values: &Scalars) -> Record {
     let empty = Record::new(step.number, u64::from(step.batch.epoch), split);
     values.iter().fold(empty, |record, (name, value)| record.with(name, *value))
 }

@@ -48,7 +48,7 @@ pub fn on_compile() -> OnCompile {
 }
 
 /// Shows how far training is.
-pub struct Progress {
+pub struct TrainingProgress {
     meter: Meter,
     started: Instant,
     interval: Duration,
@@ -58,7 +58,7 @@ pub struct Progress {
     log: Option<File>,
 }
 
-impl Progress {
+impl TrainingProgress {
     /// Progress from `start_step` to `total_steps`; starts the clock.
     pub fn new(total_steps: u64, images_per_step: usize, start_step: u64) -> Self {
         let bar = understands_escapes(&io::stderr()).then(|| {
@@ -211,7 +211,7 @@ pub struct LogEnd {
 }
 
 impl LogEnd {
-    /// Reads the lines that [`Progress`] writes; `text` may begin within one.
+    /// Reads the lines that [`TrainingProgress`] writes; `text` may begin within one.
     pub fn of(text: &str) -> Self {
         let lines = || text.lines().rev().filter_map(|line| Some(line.split_once("Z ")?.1));
         let total = |line: &str| {
@@ -284,7 +284,7 @@ mod tests {
         let path = dir.path().join("train.log");
         std::fs::write(&path, "from before\n").expect("a log");
         let mut progress =
-            Progress::new(100, 8, 10).with_epochs(50).with_log(&path).expect("a log");
+            TrainingProgress::new(100, 8, 10).with_epochs(50).with_log(&path).expect("a log");
         for step in 11..=100 {
             progress.update(step, 2.0);
         }
@@ -308,7 +308,7 @@ mod tests {
         );
         assert_eq!(texts[2..], ["two", "lines", "90 steps in 0:00"], "{log}");
         assert!(
-            Progress::new(1, 1, 0)
+            TrainingProgress::new(1, 1, 0)
                 .with_log(dir.path())
                 .is_err_and(|error| error.to_string().contains("cannot open"))
         );

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use crate::disk;
-use crate::eval::evaluator::Picture;
+use crate::eval::pictures::Picture;
 use crate::run::RunError;
 use crate::run::events::EventWriter;
 use crate::run::folder::RunFolder;

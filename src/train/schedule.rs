@@ -1,8 +1,6 @@
 //! What every step of a run is given: its images, its learning rate, its random numbers; and which
 //! records are due after it. All of it follows from the configuration and the number of images.
 
-use std::f64::consts::PI;
-
 use crate::data::{Order, Splits};
 use crate::ops::StepUniforms;
 use crate::optim;
@@ -22,7 +20,7 @@ pub fn learning_rate(config: &RunConfig, steps_per_epoch: u64, step: u64) -> f32
     let done = ((step - warmup) as f64 / falling as f64).min(1.0);
     match config.schedule {
         Schedule::Constant => config.learning_rate,
-        Schedule::Cosine => (rate * 0.5 * (1.0 + (PI * done).cos())) as f32,
+        Schedule::Cosine => (rate * optim::half_cosine(done)) as f32,
         Schedule::Linear => (rate * (1.0 - done)) as f32,
     }
 }

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use super::measure::{self, Measures, Values};
+use super::measure::{self, Measures, Scalars};
 use super::plans::{self, Sizes};
 use super::schedule::{Timetable, part_uniforms, uniforms};
-use crate::data::{Batch, DataError, Loader, Splits, View};
+use crate::data::{Batch, DataError, Loader, Splits, Subset};
 use crate::device::{Data, PlanId, Session};
-use crate::eval::evaluator;
-use crate::eval::evaluator::Picture;
+use crate::eval::pictures::{self, Picture};
 use crate::ir::Layout;
 use crate::method::{self, ModelConfig};
 use crate::nn::Params;
@@ -165,7 +164,7 @@ impl<'a> Trainer<'a> {
 
     /// Means of the scalars of the steps since the last call that closed the window; `close` it if
     /// the record is due. Stops the run if a scalar is not finite.
-    pub(super) fn means(&mut self, close: bool) -> Result<Values, RunError> {
+    pub(super) fn means(&mut self, close: bool) -> Result<Scalars, RunError> {
         self.drain()?;
         let mut means = means(self.names(self.train), &self.window);
         measure::add_bound(&self.model, &mut means);
@@ -249,13 +248,13 @@ impl<'a> Trainer<'a> {
     }
 
     /// How alike views and originals of a step are; empty if nobody asks.
-    pub(super) fn views(&mut self, step: &Step) -> Result<Values, RunError> {
+    pub(super) fn views(&mut self, step: &Step) -> Result<Scalars, RunError> {
         self.measures.views(&mut self.session, &step.batch.pixels, &step.uniform)
     }
 
     /// Means over the held-out images, if there are any. Stops the run if they are not finite: the
     /// weights that made them are not worth keeping.
-    pub(super) fn validate(&mut self, step: u64) -> Result<Option<Values>, RunError> {
+    pub(super) fn validate(&mut self, step: u64) -> Result<Option<Scalars>, RunError> {
         let Some((plan, size)) = self.validation else { return Ok(None) };
         let (names, seed) = (self.names(plan), self.config.seed);
         let (session, val) = (&mut self.session, &self.splits.val);
@@ -285,7 +284,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Likelihood and kNN of the held-out images; empty if nobody asks.
-    pub(super) fn evaluate(&mut self) -> Result<Values, RunError> {
+    pub(super) fn evaluate(&mut self) -> Result<Scalars, RunError> {
         self.measures.evaluate(&mut self.session, self.splits)
     }
 
@@ -295,7 +294,7 @@ impl<'a> Trainer<'a> {
             .objective
             .method
             .augments()
-            .then(|| self.picture(evaluator::augmentation_grid))
+            .then(|| self.picture(pictures::augmentation_grid))
             .transpose()
     }
 
@@ -306,19 +305,19 @@ impl<'a> Trainer<'a> {
             .objective
             .method
             .reconstructs()
-            .then(|| self.picture(evaluator::reconstruction_grid))
+            .then(|| self.picture(pictures::reconstruction_grid))
             .transpose()
     }
 
     fn picture(&mut self, draw: Draw) -> Result<Picture, RunError> {
         let (plan, batch) = self.figures;
         let splits = self.splits;
-        let view = if splits.val.len() >= batch { &splits.val } else { &splits.train };
+        let subset = if splits.val.len() >= batch { &splits.val } else { &splits.train };
         draw(
             &mut self.session,
             plan,
             &self.model,
-            view,
+            subset,
             batch,
             &StepUniforms::evaluation(self.config.seed, 0),
         )
@@ -329,7 +328,7 @@ type Draw = fn(
     &mut Session,
     PlanId,
     &ModelConfig,
-    &View,
+    &Subset,
     usize,
     &StepUniforms,
 ) -> Result<Picture, RunError>;
@@ -349,7 +348,7 @@ fn feed(session: &mut Session, plan: PlanId, batch: &Batch) -> Result<(), RunErr
     Ok(())
 }
 
-fn means(names: Vec<String>, steps: &[(u32, Vec<f32>)]) -> Values {
+fn means(names: Vec<String>, steps: &[(u32, Vec<f32>)]) -> Scalars {
     let mean =
         |k: usize| steps.iter().map(|(_, v)| f64::from(v[k])).sum::<f64>() / steps.len() as f64;
     if steps.is_empty() {

@@ -45,7 +45,7 @@ pub struct Product {
 pub fn products<'a>(plans: impl IntoIterator<Item = &'a Plan>) -> Vec<Product> {
     let mut found: BTreeMap<String, Product> = BTreeMap::new();
     for plan in plans {
-        for step in &plan.steps {
+        for step in &plan.ops {
             let io = Io::from(&step.io);
             if step.op.variants(&io, &plan.target).len() < 2 {
                 continue;
@@ -77,7 +77,7 @@ pub struct Trial {
 
 /// What tuning has found.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Report {
+pub struct Tuning {
     /// Every candidate that was tried.
     pub trials: Vec<Trial>,
     /// Products with a choice.
@@ -90,7 +90,7 @@ pub struct Report {
     pub seconds: f64,
 }
 
-impl std::fmt::Display for Report {
+impl std::fmt::Display for Tuning {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let refused = self.trials.iter().filter(|t| t.refused.is_some()).count();
         write!(
@@ -129,7 +129,7 @@ pub fn tune(
     graphs: &[&Graph],
     memory: &mut Memory,
     effort: Effort,
-) -> Result<Report, DeviceError> {
+) -> Result<Tuning, DeviceError> {
     let plans: Vec<Plan> = graphs.iter().map(|g| lower("tune", g, session.options())).collect();
     let products = products(&plans);
     tune_products(session, &products, memory, effort)
@@ -144,13 +144,13 @@ pub fn tune_products(
     products: &[Product],
     memory: &mut Memory,
     effort: Effort,
-) -> Result<Report, DeviceError> {
+) -> Result<Tuning, DeviceError> {
     if !session.capabilities().dispatches {
-        return Ok(Report::default());
+        return Ok(Tuning::default());
     }
     let began = Instant::now();
     let device = session.device();
-    let (mut choices, mut report) = (Choices::default(), Report::default());
+    let (mut choices, mut report) = (Choices::default(), Tuning::default());
     for product in products {
         let remembered = memory.get(&device, &product.key).filter(|_| !effort.sweep);
         if let Some(known) = remembered {

@@ -129,7 +129,7 @@ impl Emulated {
         step: usize,
         binding: Binding,
     ) -> Option<(BufferId, usize, usize)> {
-        let s = &plan.steps[step];
+        let s = &plan.ops[step];
         let place = |place: Place, bytes: usize| {
             let (buffer, first) = bound.place(place);
             // Kernels take whole vectors of four.
@@ -211,11 +211,11 @@ impl Device for Emulated {
         bound: Bound,
         _: Progress<'_>,
     ) -> Result<ProgramId, DeviceError> {
-        let dispatches = plan.steps.iter().flat_map(|s| &s.dispatches);
+        let dispatches = plan.ops.iter().flat_map(|s| &s.dispatches);
         let kernels: Vec<_> = dispatches.map(|d| (d.kernel.file, source(&d.kernel))).collect();
         let mut codes = load(&kernels, &self.bug).map_err(|e| self.failed(e))?.into_iter();
         let (mut commands, mut steps) = (Vec::new(), Vec::new());
-        for (i, step) in plan.steps.iter().enumerate() {
+        for (i, step) in plan.ops.iter().enumerate() {
             let first = commands.len();
             for (dispatch, code) in step.dispatches.iter().zip(&mut codes) {
                 let bindings = dispatch.bindings.iter();

@@ -130,9 +130,9 @@ struct Subject {
 /// All kernels, by file.
 fn subjects() -> Vec<Subject> {
     let step = resnet18();
-    let (flops, bytes) = (step.flops() as f64, step.steps.iter().map(|s| s.bytes()).sum::<usize>());
+    let (flops, bytes) = (step.flops() as f64, step.ops.iter().map(|s| s.bytes()).sum::<usize>());
     let mut all: BTreeMap<(&'static str, String), [f64; 2]> = BTreeMap::new();
-    for s in &step.steps {
+    for s in &step.ops {
         let texts: BTreeSet<_> =
             s.dispatches.iter().map(|d| (d.kernel.file, source(&d.kernel))).collect();
         for text in texts {
@@ -144,7 +144,7 @@ fn subjects() -> Vec<Subject> {
     for case in all_cases() {
         for variant in crate::tiles(&case) {
             let plan = crate::plan(&case, variant);
-            for d in plan.steps.iter().flat_map(|s| &s.dispatches) {
+            for d in plan.ops.iter().flat_map(|s| &s.dispatches) {
                 all.entry((d.kernel.file, source(&d.kernel))).or_default();
             }
         }

@@ -249,7 +249,7 @@ fn whole_jpegs_are_read_whatever_is_around() {
 fn what_is_not_read_is_counted() {
     let dir = temp();
     tree(dir.path(), &["train", "test", "val"], 2);
-    let open = || Folder::open_source(dir.path(), 8, 0).expect("a tree").notes;
+    let open = || Folder::open_datasets(dir.path(), 8, 0).expect("a tree").notes;
     assert_eq!(open(), Vec::<String>::new());
     let place = |name: &str| dir.path().join(name);
     fs::create_dir_all(place("train/ant/old/older")).expect("a folder");
@@ -287,7 +287,7 @@ fn only_files_are_opened_and_no_entry_vanishes() {
     let made =
         std::process::Command::new("mkfifo").arg(ant.join("pipe.png")).status().expect("mkfifo");
     assert!(made.success());
-    let source = Folder::open_source(dir.path(), 8, 0).expect("a tree");
+    let source = Folder::open_datasets(dir.path(), 8, 0).expect("a tree");
     assert_eq!(source.train.len(), 5);
     for part in ["1 device (train/ant/z.jpg)", "1 pipe (train/ant/pipe.png)"] {
         assert!(source.notes[0].contains(part), "no `{part}`: {}", source.notes[0]);
@@ -330,7 +330,7 @@ fn names_are_bytes() {
             fs::write(class.join(OsStr::from_bytes(b"\xff.png")), &image).expect("a file");
         }
     }
-    let source = Folder::open_source(dir.path(), 8, 0).expect("two classes");
+    let source = Folder::open_datasets(dir.path(), 8, 0).expect("two classes");
     assert_eq!(source.train.classes(), [two, one]);
     assert_eq!(
         source.train.file(0).expect("a file"),

@@ -69,7 +69,7 @@ fn stl_pretrains_without_labels_and_classifies_with() {
         OpenOptions { dir: Some(dir.path().to_owned()), seed: 3, ..OpenOptions::new(Kind::Stl10) };
     let lengths = |options: &OpenOptions| {
         let s = data::open(options).unwrap();
-        [&s.train, &s.val, &s.labelled_train, &s.labelled_val, &s.test].map(View::len)
+        [&s.train, &s.val, &s.labelled_train, &s.labelled_val, &s.test].map(Subset::len)
     };
     // A twentieth and a tenth are held out: 5,000 of 100,000, 500 of 5,000.
     assert_eq!(lengths(&options), [61, 3, 36, 4, 20]);
@@ -83,10 +83,10 @@ fn stl_pretrains_without_labels_and_classifies_with() {
         (&splits.labelled_train.indices[..], &splits.labelled_val.indices[..]),
         (&few.train[..], &few.val[..])
     );
-    assert_eq!([&splits.train, &splits.val].map(|view| view.dataset.classes().len()), [1, 1]);
+    assert_eq!([&splits.train, &splits.val].map(|subset| subset.dataset.classes().len()), [1, 1]);
     assert_eq!(
         [&splits.labelled_train, &splits.labelled_val, &splits.test]
-            .map(|view| view.dataset.classes().len()),
+            .map(|subset| subset.dataset.classes().len()),
         [10; 3]
     );
     // More images than have labels are no mistake, more than there are is one.
@@ -182,7 +182,7 @@ fn stl_is_mapped_and_not_loaded() {
     let splits = data::open(&options).unwrap();
     let lengths =
         [&splits.train, &splits.val, &splits.labelled_train, &splits.labelled_val, &splits.test]
-            .map(View::len);
+            .map(Subset::len);
     assert_eq!(lengths, [95_000, 5_000, 4_500, 500, 8_000]);
     for index in (0..99_999).step_by(9_999) {
         assert!(image_of(&*splits.train.dataset, index).iter().all(|&byte| byte == 0), "{index}");

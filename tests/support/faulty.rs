@@ -12,7 +12,7 @@ use aavae::device::{
     Ticket,
 };
 use aavae::ops::{Io, StepUniforms, Variant, key};
-use aavae::plan::{Plan, Step};
+use aavae::plan::{Plan, PlannedOp};
 use aavae::tensor::DType;
 
 /// What goes wrong.
@@ -63,7 +63,7 @@ pub(crate) struct Faulty {
 }
 
 impl Temper {
-    fn is_crooked(&self, step: &Step) -> bool {
+    fn is_crooked(&self, step: &PlannedOp) -> bool {
         let key = key(&step.op, &Io::from(&step.io));
         self.crooked
             .borrow()
@@ -169,14 +169,14 @@ impl Device for Faulty {
             }
             _ => {}
         }
-        let flops: u64 = plan.steps[steps.clone()].iter().map(|s| s.flops).sum();
+        let flops: u64 = plan.ops[steps.clone()].iter().map(|s| s.flops).sum();
         let rate = self.temper.flops.get();
         let seconds = if rate > 0.0 { flops as f64 / rate } else { 0.0 };
         self.temper.submissions.borrow_mut().push(seconds);
         if timed {
             let cost =
-                |s: &Step| self.temper.costs.borrow().get(&s.variant).copied().unwrap_or(1.0);
-            self.seconds = Some(plan.steps[steps.clone()].iter().map(cost).sum());
+                |s: &PlannedOp| self.temper.costs.borrow().get(&s.variant).copied().unwrap_or(1.0);
+            self.seconds = Some(plan.ops[steps.clone()].iter().map(cost).sum());
         }
         let mut ticket = Ticket(0);
         if self.dead {
@@ -185,8 +185,8 @@ impl Device for Faulty {
         } else {
             for i in steps {
                 ticket = self.host.run(program, i..i + 1, uniforms, timed)?;
-                if self.temper.is_crooked(&plan.steps[i]) {
-                    let (buffer, offset) = bound.place(plan.steps[i].outputs[0].1);
+                if self.temper.is_crooked(&plan.ops[i]) {
+                    let (buffer, offset) = bound.place(plan.ops[i].outputs[0].1);
                     self.host.write(buffer, offset + 7, Data::F32(&[0.4321]))?;
                 }
             }

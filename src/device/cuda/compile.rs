@@ -118,7 +118,7 @@ impl Compiler {
     /// What is missing, in programs of a few kernels of one file, the same for the same plan.
     fn batches(&self, plan: &Plan) -> Result<Vec<Batch>, CompileError> {
         let mut missing: BTreeMap<(&str, String), ()> = BTreeMap::new();
-        for dispatch in plan.steps.iter().flat_map(|s| &s.dispatches) {
+        for dispatch in plan.ops.iter().flat_map(|s| &s.dispatches) {
             let wgsl = source(&dispatch.kernel);
             if !self.codes.contains_key(&wgsl) {
                 missing.insert((dispatch.kernel.file, wgsl), ());

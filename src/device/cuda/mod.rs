@@ -66,7 +66,7 @@ pub struct GpuInfo {
 
 /// What there is of CUDA on this machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Report {
+pub struct Installation {
     /// GPUs by index.
     pub gpus: Vec<GpuInfo>,
     /// Version of CUDA that the driver supports, and its library.
@@ -78,15 +78,15 @@ pub struct Report {
 }
 
 /// Looks for GPUs and libraries.
-pub fn report() -> Report {
-    let mut report = Report::default();
+pub fn report() -> Installation {
+    let mut report = Installation::default();
     if let Err(e) = look(&mut report) {
         report.missing = Some([e.to_string(), e.hint().unwrap_or_default().into()]);
     }
     report
 }
 
-fn look(report: &mut Report) -> Result<(), DeviceError> {
+fn look(report: &mut Installation) -> Result<(), DeviceError> {
     let driver = libraries::driver()?;
     let [major, minor] = libraries::version(driver.version);
     report.driver = Some([format!("{major}.{minor}"), driver.path.display().to_string()]);
@@ -288,7 +288,7 @@ impl Cuda {
         step: usize,
         binding: Binding,
     ) -> Option<Address> {
-        let s = &plan.steps[step];
+        let s = &plan.ops[step];
         let place = |place: Place, bytes: usize| {
             let (buffer, offset) = bound.place(place);
             let (memory, offset) = (&self.buffers[&buffer], offset * DType::F32.bytes());
@@ -416,7 +416,7 @@ impl Device for Cuda {
             }
         })?;
         let (mut commands, mut steps) = (Vec::new(), Vec::new());
-        for (i, step) in plan.steps.iter().enumerate() {
+        for (i, step) in plan.ops.iter().enumerate() {
             let first = commands.len();
             for dispatch in &step.dispatches {
                 let code = self.compiler.code(&source(&dispatch.kernel));

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::{PlanId, Session};
 use crate::device::{BufferId, DeviceError, Values};
 use crate::ops::StepUniforms;
-use crate::plan::{Place, Step};
+use crate::plan::{Place, PlannedOp};
 
 impl Session {
     /// Runs a step op by op and reports the first tensor that holds a NaN or an infinity. What an
@@ -20,21 +20,22 @@ impl Session {
         step: &StepUniforms,
     ) -> Result<Option<String>, DeviceError> {
         let (plan, program) = (Rc::clone(&self.plans[id.0].plan), self.plans[id.0].program);
-        let updates = |op: &Step, input: usize| op.op.in_place().iter().any(|pair| pair.0 == input);
+        let updates =
+            |op: &PlannedOp, input: usize| op.op.in_place().iter().any(|pair| pair.0 == input);
         for state in &plan.layout.states {
-            let reads = |op: &Step| {
+            let reads = |op: &PlannedOp| {
                 let inputs = op.inputs.iter().enumerate();
                 inputs.into_iter().any(|(i, x)| {
                     matches!(x.1, Place::State(r) if r.overlaps(&state.range)) && !updates(op, i)
                 })
             };
-            let read = plan.steps.iter().any(reads);
+            let read = plan.ops.iter().any(reads);
             let buffer = self.state(state.range.group)?;
             if read && self.is_bad(buffer, state.range.offset, state.range.len)? {
                 return Ok(Some(state.name.clone()));
             }
         }
-        for (i, op) in plan.steps.iter().enumerate() {
+        for (i, op) in plan.ops.iter().enumerate() {
             let mut before = Vec::new();
             for &(_, output) in op.op.in_place() {
                 let (buffer, offset) = self.plans[id.0].bound.place(op.outputs[output].1);
@@ -46,10 +47,9 @@ impl Session {
             for (output, ((value, place), ty)) in op.outputs.iter().zip(&op.io.outputs).enumerate()
             {
                 // What nobody reads is nobody's fault, and `reference` poisons it at once.
-                let read =
-                    plan.steps[i + 1..].iter().any(|s| s.inputs.iter().any(|x| x.0 == *value))
-                        || plan.outputs.iter().any(|y| y.value == *value)
-                        || matches!(place, Place::State(_));
+                let read = plan.ops[i + 1..].iter().any(|s| s.inputs.iter().any(|x| x.0 == *value))
+                    || plan.outputs.iter().any(|y| y.value == *value)
+                    || matches!(place, Place::State(_));
                 let (buffer, offset) = self.plans[id.0].bound.place(*place);
                 if read
                     && !before.contains(&output)

@@ -282,7 +282,7 @@ impl Session {
             let label = format!("{}.b{i}", plan.name);
             bound.buffers.push(self.device.allocate(&label, ty, buffer.bytes / ty.bytes())?);
         }
-        for step in &plan.steps {
+        for step in &plan.ops {
             bound.tables.push(Vec::new());
             for table in &step.tables {
                 let label = format!("{} (table)", step.label);
@@ -314,6 +314,11 @@ impl Session {
         let buffer = self.device.allocate(&label, DType::F32, elements)?;
         self.states.insert(group, buffer);
         Ok(buffer)
+    }
+
+    /// Whether a flat buffer is allocated.
+    pub fn holds(&self, group: Group) -> bool {
+        self.states.contains_key(&group)
     }
 
     /// Writes part of a flat buffer.
@@ -382,7 +387,7 @@ impl Session {
         loaded.pending.push(Pending { serial: loaded.serial, step: step.step });
         loaded.serial = loaded.serial.wrapping_add(1);
         let (program, measured) = (loaded.program, !watched || loaded.pace.is_measured());
-        let all = 0..loaded.plan.steps.len();
+        let all = 0..loaded.plan.ops.len();
         let pieces = if watched { loaded.pace.pieces() } else { vec![all] };
         // What was never measured is waited for piece by piece: a queue of long submissions is a
         // long one.

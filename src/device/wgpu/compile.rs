@@ -57,7 +57,7 @@ pub(super) fn compile(
     progress: Progress<'_>,
 ) -> Result<(), DeviceError> {
     let mut distinct: BTreeMap<String, Missing<'_>> = BTreeMap::new();
-    for dispatch in plan.steps.iter().flat_map(|s| &s.dispatches) {
+    for dispatch in plan.ops.iter().flat_map(|s| &s.dispatches) {
         let text = shader::source(&dispatch.kernel);
         if !gpu.pipelines.contains_key(&text) && !distinct.contains_key(&text) {
             let (kernel, bindings) = (&dispatch.kernel, &dispatch.bindings[..]);

@@ -296,7 +296,7 @@ impl Gpu {
         bindings: &[Binding],
         pipeline: &wgpu::ComputePipeline,
     ) -> wgpu::BindGroup {
-        let step = &plan.steps[index];
+        let step = &plan.ops[index];
         let resource = |b: &Binding| match b {
             Binding::Input(j) => self.binding(bound, step.inputs[*j].1, step.io.inputs[*j].bytes()),
             Binding::Output(j) => {
@@ -464,7 +464,7 @@ impl Device for Gpu {
     ) -> Result<ProgramId, DeviceError> {
         compile::compile(self, plan, progress)?;
         let (mut commands, mut steps) = (Vec::new(), Vec::new());
-        for (index, step) in plan.steps.iter().enumerate() {
+        for (index, step) in plan.ops.iter().enumerate() {
             let first = commands.len();
             for dispatch in &step.dispatches {
                 let pipeline = self.pipelines[&crate::shader::source(&dispatch.kernel)].clone();

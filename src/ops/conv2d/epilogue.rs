@@ -1,7 +1,7 @@
 //! What happens to a finished sum: `v += bias[o]; v += add; v = relu(v); v = 0 where mask <= 0`.
 
 use crate::ops::pointwise::relu;
-use crate::ops::{Real, Run, ShapeError, same};
+use crate::ops::{Real, Call, ShapeError, same};
 use crate::tensor::{Shape, TensorType};
 
 /// What happens to a finished sum; each present part is one more input, in this order after the
@@ -41,19 +41,19 @@ impl Epilogue {
         mask.map_or(Ok(()), |i| same(op, "the mask", y, inputs[i]))
     }
     /// The finished sum of element `at`, of one channel, for the references.
-    pub(super) fn apply<T: Real>(&self, run: &Run<'_, T>, sum: f64, at: usize, channel: usize) -> f64 {
+    pub(super) fn apply<T: Real>(&self, call: &Call<'_, T>, sum: f64, at: usize, channel: usize) -> f64 {
         let [bias, add, mask] = self.positions();
         let mut v = sum;
-        v += bias.map_or(0.0, |i| run.inputs[i].f()[channel].get());
-        v += add.map_or(0.0, |i| run.inputs[i].f()[at].get());
+        v += bias.map_or(0.0, |i| call.inputs[i].f()[channel].get());
+        v += add.map_or(0.0, |i| call.inputs[i].f()[at].get());
         if self.relu {
             v = relu(v);
         }
-        if mask.is_some_and(|i| run.inputs[i].f()[at].get() <= 0.0) { 0.0 } else { v }
+        if mask.is_some_and(|i| call.inputs[i].f()[at].get() <= 0.0) { 0.0 } else { v }
     }
     /// The same as slices, for the native versions.
-    pub(super) fn tail<'a>(&self, run: &Run<'a, f32>) -> Tail<'a> {
-        let [bias, add, mask] = self.positions().map(|p| p.map(|i| run.inputs[i].f()));
+    pub(super) fn tail<'a>(&self, call: &Call<'a, f32>) -> Tail<'a> {
+        let [bias, add, mask] = self.positions().map(|p| p.map(|i| call.inputs[i].f()));
         Tail { bias, add, relu: self.relu, mask }
     }
 }

@@ -27,7 +27,7 @@ use geometry::{Geometry, out_extent};
 use lower::How;
 
 use super::{
-    Case, Emit, Fill, Forward, Io, Lowering, OpDef, Real, Run, ShapeError, SumRows, Target, ValueId, Variant, arity,
+    Case, Emit, Fill, Forward, Io, Lowering, OpDef, Real, Call, ShapeError, SumRows, Target, ValueId, Variant, arity,
 };
 use crate::tensor::{Shape, TensorType};
 
@@ -82,8 +82,8 @@ impl Conv2d {
     pub fn new(stride: usize, pad: usize) -> Self {
         Self { stride, pad, epilogue: Epilogue::default() }
     }
-    fn geometry<T>(&self, run: &Run<'_, T>) -> Geometry {
-        Geometry::new(run.in_shape(0), run.in_shape(1), run.out_shape(0), self.stride, self.pad)
+    fn geometry<T>(&self, call: &Call<'_, T>) -> Geometry {
+        Geometry::new(call.in_shape(0), call.in_shape(1), call.out_shape(0), self.stride, self.pad)
     }
 }
 
@@ -112,9 +112,9 @@ impl OpDef for Conv2d {
         self.epilogue.check(Self::NAME, inputs, y)?;
         Ok(vec![y])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (xs, ws, ys) = (run.in_shape(0), run.in_shape(1), run.out_shape(0));
-        let (x, w) = (run.inputs[0].f(), run.inputs[1].f());
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (xs, ws, ys) = (call.in_shape(0), call.in_shape(1), call.out_shape(0));
+        let (x, w) = (call.inputs[0].f(), call.inputs[1].f());
         for n in 0..ys.n {
             for oy in 0..ys.h {
                 for ox in 0..ys.w {
@@ -129,15 +129,15 @@ impl OpDef for Conv2d {
                             }
                         }
                         let at = ys.at(n, oy, ox, o);
-                        run.outputs[0][at] = T::of(self.epilogue.apply(run, sum, at, o));
+                        call.outputs[0][at] = T::of(self.epilogue.apply(call, sum, at, o));
                     }
                 }
             }
         }
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let (g, tail) = (self.geometry(run), self.epilogue.tail(run));
-        native::forward(&g, run.inputs[0].f(), run.inputs[1].f(), tail, run.outputs[0]);
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let (g, tail) = (self.geometry(call), self.epilogue.tail(call));
+        native::forward(&g, call.inputs[0].f(), call.inputs[1].f(), tail, call.outputs[0]);
     }
     /// # Panics
     /// On a fused tail other than a bias: fusion comes after differentiation.
@@ -239,9 +239,9 @@ impl OpDef for Conv2dInputGrad {
         self.epilogue.check(Self::NAME, inputs, dx)?;
         Ok(vec![dx])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (ys, ws, xs) = (run.in_shape(0), run.in_shape(1), run.out_shape(0));
-        let (dy, w) = (run.inputs[0].f(), run.inputs[1].f());
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (ys, ws, xs) = (call.in_shape(0), call.in_shape(1), call.out_shape(0));
+        let (dy, w) = (call.inputs[0].f(), call.inputs[1].f());
         // Scatter: the transpose of the forward loops, written independently of the gather that
         // kernels use.
         let mut dx = vec![0.0; xs.len()];
@@ -262,13 +262,13 @@ impl OpDef for Conv2dInputGrad {
             }
         }
         for (at, sum) in dx.into_iter().enumerate() {
-            run.outputs[0][at] = T::of(self.epilogue.apply(run, sum, at, at % xs.c));
+            call.outputs[0][at] = T::of(self.epilogue.apply(call, sum, at, at % xs.c));
         }
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let g = Geometry::new(run.out_shape(0), run.in_shape(1), run.in_shape(0), self.stride, self.pad);
-        let tail = self.epilogue.tail(run);
-        native::input_gradient(&g, run.inputs[0].f(), run.inputs[1].f(), tail, run.outputs[0]);
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let g = Geometry::new(call.out_shape(0), call.in_shape(1), call.in_shape(0), self.stride, self.pad);
+        let tail = self.epilogue.tail(call);
+        native::input_gradient(&g, call.inputs[0].f(), call.inputs[1].f(), tail, call.outputs[0]);
     }
     fn variants(&self, io: &Io, target: &Target) -> Vec<Variant> {
         lower::nt_variants(io.outputs[0].shape.c, target)
@@ -327,9 +327,9 @@ impl OpDef for Conv2dWeightGrad {
         }
         Ok(vec![TensorType::f32(Shape::new(dy.c, self.kernel, self.kernel, x.c))])
     }
-    fn reference<T: Real>(&self, run: &mut Run<'_, T>) {
-        let (xs, ys, ws) = (run.in_shape(0), run.in_shape(1), run.out_shape(0));
-        let (x, dy) = (run.inputs[0].f(), run.inputs[1].f());
+    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (xs, ys, ws) = (call.in_shape(0), call.in_shape(1), call.out_shape(0));
+        let (x, dy) = (call.inputs[0].f(), call.inputs[1].f());
         for o in 0..ws.n {
             for kh in 0..ws.h {
                 for kw in 0..ws.w {
@@ -346,15 +346,15 @@ impl OpDef for Conv2dWeightGrad {
                         }
                     }
                     for (c, sum) in sums.into_iter().enumerate() {
-                        run.outputs[0][ws.at(o, kh, kw, c)] = T::of(sum);
+                        call.outputs[0][ws.at(o, kh, kw, c)] = T::of(sum);
                     }
                 }
             }
         }
     }
-    fn native(&self, run: &mut Run<'_, f32>) {
-        let g = Geometry::new(run.in_shape(0), run.out_shape(0), run.in_shape(1), self.stride, self.pad);
-        native_weight::weight_gradient(&g, run.inputs[0].f(), run.inputs[1].f(), run.outputs[0]);
+    fn native(&self, call: &mut Call<'_, f32>) {
+        let g = Geometry::new(call.in_shape(0), call.out_shape(0), call.in_shape(1), self.stride, self.pad);
+        native_weight::weight_gradient(&g, call.inputs[0].f(), call.inputs[1].f(), call.outputs[0]);
     }
     fn variants(&self, io: &Io, target: &Target) -> Vec<Variant> {
         lower::tn_variants(io.inputs[1].shape.c, target)

@@ -22,8 +22,8 @@ use crate::method::{Compare, Method, Parameter};
 use crate::model::{Depth, Stem};
 use crate::optim::Optimizer;
 pub use difference::Difference;
-use range::Range::{AtLeastZero, Batch, Between, Count, Epochs, Extent, Finite, Positive, Text};
-pub use range::{MOST_IMAGES, Range, Ranged};
+use range::Bounds::{AtLeastZero, Batch, Between, Count, Epochs, Extent, Finite, Positive, Text};
+pub use range::{Bounds, MOST_IMAGES, Ranged};
 
 /// How a setting is given on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub struct Setting {
     /// What a resumed run may do with it.
     pub resume: Resume,
     /// Which values make sense; `None` if all that its type has do.
-    pub range: Option<Range>,
+    pub range: Option<Bounds>,
     /// What is taken where it is not given, in words; `None` if [`RunConfig::default`] says it all.
     pub unset: Option<&'static str>,
 }
@@ -169,7 +169,7 @@ macro_rules! config {
             }
 
             /// Checks every setting that has a range of its own against what `wanted` makes of it.
-            fn check_ranges(&self, wanted: fn(Range) -> Option<Range>) -> Result<(), String> {
+            fn check_ranges(&self, wanted: fn(Bounds) -> Option<Bounds>) -> Result<(), String> {
                 $($($( if let Some(range) = wanted($range) {
                     self.$key.check(range).map_err(|says| complaint(stringify!($key), says))?;
                 } )?)+)+
@@ -401,7 +401,7 @@ impl RunConfig {
     /// # Errors
     /// What is wrong, by the name of its flag and with the numbers.
     pub fn validate_network(&self) -> Result<(), String> {
-        self.check_ranges(Range::planned)?;
+        self.check_ranges(Bounds::planned)?;
         self.net().validate()
     }
 
@@ -511,7 +511,7 @@ mod tests {
         let wrong = RunConfig { save_minutes: -1.0, ..whole() };
         let says = "--save-minutes -1 is not a number of at least 0".to_owned();
         assert_eq!(wrong.check_ranges(Some), Err(says));
-        assert_eq!(wrong.check_ranges(Range::planned), Ok(()), "no plan depends on it");
+        assert_eq!(wrong.check_ranges(Bounds::planned), Ok(()), "no plan depends on it");
         let single = RunConfig { batch_size: 1, ..whole() };
         assert!(single.check_ranges(Some).is_err() && single.validate_network().is_ok());
     }

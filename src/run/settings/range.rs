@@ -9,7 +9,7 @@ pub const MOST_IMAGES: usize = 1 << 20;
 
 /// Which values of a setting make sense.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Range {
+pub enum Bounds {
     /// A whole number from 1.
     Count,
     /// An extent of tensors or a part of one. A network and its plan depend on it.
@@ -35,7 +35,7 @@ pub enum Range {
     Epochs,
 }
 
-impl Range {
+impl Bounds {
     /// What must hold of the value for its network to be planned; `None` if anything may.
     pub fn planned(self) -> Option<Self> {
         match self {
@@ -79,7 +79,7 @@ impl Range {
     }
 }
 
-impl Display for Range {
+impl Display for Bounds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Count => f.write_str("from 1"),
@@ -95,7 +95,7 @@ impl Display for Range {
     }
 }
 
-/// A type of values that can have a [`Range`].
+/// A type of values that can have [`Bounds`].
 pub trait Ranged {
     /// Checks a value.
     ///
@@ -104,13 +104,13 @@ pub trait Ranged {
     ///
     /// # Panics
     /// If the range is not one of such values, which is a fault of the list of settings.
-    fn check(&self, range: Range) -> Result<(), String>;
+    fn check(&self, range: Bounds) -> Result<(), String>;
 }
 
 macro_rules! numbers {
     ($($type:ty),+) => { $(
         impl Ranged for $type {
-            fn check(&self, range: Range) -> Result<(), String> {
+            fn check(&self, range: Bounds) -> Result<(), String> {
                 range.number(*self as f64, self)
             }
         }
@@ -120,14 +120,14 @@ numbers!(usize, u64, f32, f64);
 
 /// An option that is not set is within every range.
 impl<T: Ranged> Ranged for Option<T> {
-    fn check(&self, range: Range) -> Result<(), String> {
+    fn check(&self, range: Bounds) -> Result<(), String> {
         self.as_ref().map_or(Ok(()), |value| value.check(range))
     }
 }
 
 impl Ranged for PathBuf {
-    fn check(&self, range: Range) -> Result<(), String> {
-        assert_eq!(range, Range::Text, "a path is text");
+    fn check(&self, range: Bounds) -> Result<(), String> {
+        assert_eq!(range, Bounds::Text, "a path is text");
         if self.to_str().is_some() {
             return Ok(());
         }
@@ -137,8 +137,8 @@ impl Ranged for PathBuf {
 }
 
 impl Ranged for Vec<usize> {
-    fn check(&self, range: Range) -> Result<(), String> {
-        assert_eq!(range, Range::Epochs, "a list is of epochs");
+    fn check(&self, range: Bounds) -> Result<(), String> {
+        assert_eq!(range, Bounds::Epochs, "a list is of epochs");
         if self.first() != Some(&0) && self.is_sorted_by(|a, b| a < b) {
             return Ok(());
         }

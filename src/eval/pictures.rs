@@ -1,0 +1,129 @@
+//! Grids of what a model sees and makes of it.
+
+use super::features::Evaluator;
+use super::grid;
+use crate::data::{Loader, Subset};
+use crate::device::{Data, PlanId, Session};
+use crate::method::{self, ModelConfig};
+use crate::ops::StepUniforms;
+use crate::run::RunError;
+use crate::run::fit::{self, Fit};
+
+/// Screen pixels per image pixel of a grid.
+const SCALE: usize = 2;
+
+/// A PNG and its size.
+#[derive(Clone, Debug)]
+pub struct Picture {
+    /// The bytes of the file.
+    pub bytes: Vec<u8>,
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+}
+
+impl Evaluator {
+    /// A grid of originals, views and reconstructions.
+    ///
+    /// # Errors
+    /// If the method reconstructs nothing, or data or device fail.
+    pub fn reconstruct(
+        &mut self,
+        subset: &Subset,
+        count: usize,
+        step: &StepUniforms,
+    ) -> Result<Picture, RunError> {
+        let method = self.model.objective.method;
+        if !method.reconstructs() {
+            let message = format!(
+                "a {} model has no decoder, so there is nothing to reconstruct",
+                method.name()
+            );
+            return Err(RunError::config(
+                message,
+                Some(
+                    "`aavae probe`, `knn` and `embed` take every model; views are in \
+                     images/augmentation.png",
+                ),
+            ));
+        }
+        let count = count.min(subset.len());
+        let graph =
+            |n| method::figures(&ModelConfig { batch: n, ..self.model }, &self.frozen.layout).graph;
+        let fit = Fit { option: "--count", asked: count, least: 1 };
+        let plan = fit::load(&mut self.session, "the reconstruction plan", fit, &graph)?;
+        reconstruction_grid(&mut self.session, plan, &self.model, subset, count, step)
+    }
+}
+
+/// Runs a [`method::figures`] plan of a method that reconstructs on the first images of a subset and
+/// draws the grid: one column per image, rows original, view (where the method augments),
+/// reconstruction.
+///
+/// # Errors
+/// If data or device fail.
+pub fn reconstruction_grid(
+    session: &mut Session,
+    plan: PlanId,
+    model: &ModelConfig,
+    subset: &Subset,
+    count: usize,
+    step: &StepUniforms,
+) -> Result<Picture, RunError> {
+    let side = model.net.image;
+    let Some(batch) = Loader::eval_batches(subset, count)?.next() else {
+        return Err(RunError::config("there is no image to reconstruct", None));
+    };
+    session.upload(plan, 0, Data::U32(&batch?.pixels))?;
+    session.run(plan, step)?;
+    session.drain(plan)?;
+    let mut rows = Vec::new();
+    for (o, name) in ["original", "view", "reconstruction"].into_iter().enumerate() {
+        if name == "view" && !model.objective.method.augments() {
+            continue;
+        }
+        let pixels = grid::denormalise(&session.read(plan, o)?, model.mean, model.std);
+        rows.push(pixels.chunks(side * side * 3).map(<[u8]>::to_vec).collect::<Vec<_>>());
+    }
+    let (width, height) = grid::grid_size(rows.len(), count, side, SCALE);
+    let rows: Vec<Vec<&[u8]>> =
+        rows.iter().map(|row| row.iter().map(Vec::as_slice).collect()).collect();
+    Ok(Picture { bytes: grid::grid_png(&rows, side, SCALE), width, height })
+}
+
+/// Views drawn per image of an augmentation grid.
+const VIEWS: usize = 6;
+
+/// Runs a [`method::figures`] plan for several steps and draws the augmentation: one column per
+/// image, the original on top of views of it.
+///
+/// # Errors
+/// If data or device fail.
+pub fn augmentation_grid(
+    session: &mut Session,
+    plan: PlanId,
+    model: &ModelConfig,
+    subset: &Subset,
+    count: usize,
+    step: &StepUniforms,
+) -> Result<Picture, RunError> {
+    let side = model.net.image;
+    let Some(batch) = Loader::eval_batches(subset, count)?.next() else {
+        return Err(RunError::config("there is no image to augment", None));
+    };
+    session.upload(plan, 0, Data::U32(&batch?.pixels))?;
+    let mut rows: Vec<Vec<u8>> = Vec::new();
+    for i in 0..VIEWS / model.objective.method.views() {
+        session.run(plan, &StepUniforms { step: step.step + i as u32, ..*step })?;
+        session.drain(plan)?;
+        for output in if i == 0 { 0..2 } else { 1..2 } {
+            let images = grid::denormalise(&session.read(plan, output)?, model.mean, model.std);
+            rows.extend(images.chunks(count * side * side * 3).map(<[u8]>::to_vec));
+        }
+    }
+    let (width, height) = grid::grid_size(rows.len(), count, side, SCALE);
+    let rows: Vec<Vec<&[u8]>> =
+        rows.iter().map(|row| row.chunks(side * side * 3).collect()).collect();
+    Ok(Picture { bytes: grid::grid_png(&rows, side, SCALE), width, height })
+}
