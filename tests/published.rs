@@ -1,6 +1,8 @@
 //! Values that were published elsewhere or are computed by hand, against what the crate does with
 //! them. Each is independent of the code it tests, and each has failed for a mutation of that code.
 
+#[path = "published/probe.rs"]
+mod probe;
 mod support;
 
 use aavae::data::Kind;
