@@ -57,9 +57,9 @@ fn pixels_are_normalised_as_published() {
     assert_eq!(Kind::Folder.mean_std(32), Kind::Cifar10.mean_std(32));
 }
 
-/// One step of a method on given images, without an update: its scalars and outputs by name.
-fn step(config: &ModelConfig) -> (Session, PlanId, Vec<(String, f32)>) {
-    let options = Training { views: Views::Given, update: false, ..Training::default() };
+/// One step of a method, without an update, and its scalars by name.
+fn step(config: &ModelConfig, views: Views) -> (Session, PlanId, Vec<(String, f32)>) {
+    let options = Training { views, update: false, ..Training::default() };
     let model = method::training(config, options);
     let mut session = Session::from(Host::<f32>::new());
     session.allocate(&model.graph.layout);
@@ -84,7 +84,7 @@ fn the_reconstruction_is_compared_with_what_was_asked() {
     let losses = [Compare::Original, Compare::View].map(|target| {
         let mut config = config(Method::Aaae, 16, 4);
         config.objective.target = target;
-        let (mut session, id, scalars) = step(&config);
+        let (mut session, id, scalars) = step(&config, Views::Given);
         let port = |name: &str| {
             let outputs = &session.plan(id).outputs;
             outputs.iter().position(|p| p.name == name).unwrap_or_else(|| panic!("no {name}"))
@@ -103,7 +103,8 @@ fn the_reconstruction_is_compared_with_what_was_asked() {
         let expected = sum / (reconstruction.len() / 4 * 3) as f64;
         let loss = scalar(&scalars, "loss");
         assert!((loss / expected - 1.0).abs() < 1e-5, "{target:?}: {loss}, by hand {expected}");
-        loss
+        // Where the view is drawn, it is another target than the image too.
+        scalar(&step(&config, Views::Drawn).2, "loss")
     });
     assert!((losses[0] / losses[1] - 1.0).abs() > 1e-3, "the two targets are alike: {losses:?}");
 }
@@ -130,7 +131,7 @@ fn beta_weighs_the_kl_term() {
         for beta in [0.0, 0.25, 1.0, 4.0] {
             let mut config = config(method, 16, 4);
             config.objective.kl_coeff = beta;
-            let (_, _, scalars) = step(&config);
+            let (_, _, scalars) = step(&config, Views::Given);
             let [loss, kl, log_pxz] = ["loss", "kl", "log_pxz"].map(|n| scalar(&scalars, n));
             let expected = f64::from(beta) * kl - log_pxz;
             assert!(kl > 0.01 && (loss / expected - 1.0).abs() < 1e-6, "{method:?}: {scalars:?}");
