@@ -1,5 +1,5 @@
-//! Training: the plans of a run, the trainer that takes steps, and the loop that sees to logs and
-//! checkpoints.
+//! Training: the plans of a run, the trainer that takes steps (a device, no files), the recorder of
+//! what is measured (files, no device), and the loop that sees to both and to checkpoints.
 
 pub mod experiment;
 pub mod interrupt;
@@ -9,5 +9,6 @@ pub mod pretrain;
 pub mod progress;
 pub mod recorder;
 pub mod recover;
+mod running;
 pub mod schedule;
 mod trainer;

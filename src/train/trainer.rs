@@ -29,13 +29,13 @@ pub(super) struct Trainer<'a> {
     model: ModelConfig,
     layout: Arc<Layout>,
     params: Arc<Params>,
-    /// A step, or one of its batches.
+    /// The plan of a step, or of one of its batches.
     train: PlanId,
-    /// The update from several batches.
+    /// The plan of the update from several batches, if a step has several.
     update: Option<PlanId>,
-    /// With the images of its batch.
+    /// The validation plan, and how many images it takes at once.
     validation: Option<(PlanId, usize)>,
-    /// With the images of its batch.
+    /// The plan of the pictures, and how many images it takes at once.
     figures: (PlanId, usize),
     measures: Measures,
     /// Scalars of the batches since the last record that was due.

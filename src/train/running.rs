@@ -1,0 +1,308 @@
+//! A run in progress: what is due after a step, and who does it. The trainer takes the steps, the
+//! recorder writes what is measured, the saver keeps states.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::measure::Scalars;
+use super::progress::TrainingProgress;
+use super::recorder::Recorder;
+use super::schedule::Timetable;
+use super::trainer::{Step, Trainer};
+use crate::data::{Batch, DataError, Loader, Splits};
+use crate::run::RunError;
+use crate::run::folder::RunFolder;
+use crate::run::metrics::Record;
+use crate::run::resume::window_text;
+use crate::run::saver::{Saver, State, Writer};
+use crate::run::settings::RunConfig;
+use crate::run::trained::config_text;
+
+/// What a run did.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Steps taken in all.
+    pub steps: u64,
+    /// Step from which this session continued; 0 if it began the run.
+    pub resumed_at: u64,
+    /// Stopped before the end by Ctrl-C.
+    pub interrupted: bool,
+    /// Seconds of this session.
+    pub seconds: f64,
+    /// Images per second over this session's steps.
+    pub images_per_second: f64,
+    /// Device, for people.
+    pub device: String,
+    /// Last training record.
+    pub last: Option<Record>,
+    /// Last validation record.
+    pub validation: Option<Record>,
+    /// Last evaluation record.
+    pub evaluation: Option<Record>,
+    /// SHA-256 of the final weights and optimiser state.
+    pub digest: String,
+    /// Checkpoint with the final weights.
+    pub checkpoint: PathBuf,
+}
+
+/// What a checkpoint says of its run, besides the settings.
+pub(super) struct Identity {
+    /// Fingerprint of the images and labels.
+    pub(super) data: String,
+    /// The device, as it names itself.
+    pub(super) device: String,
+}
+
+/// A run in progress.
+pub(super) struct Running<'a> {
+    config: &'a RunConfig,
+    timetable: Timetable<'a>,
+    trainer: Trainer<'a>,
+    recorder: Recorder,
+    saver: Saver,
+    progress: TrainingProgress,
+    pace: Pace,
+    identity: Identity,
+    /// Steps that had been taken when this session began.
+    start: u64,
+    /// Steps taken so far.
+    taken: u64,
+}
+
+impl<'a> Running<'a> {
+    /// Puts the parts together; the weights are set.
+    pub(super) fn new(
+        config: &'a RunConfig,
+        folder: &RunFolder,
+        trainer: Trainer<'a>,
+        recorder: Recorder,
+        timetable: Timetable<'a>,
+        identity: Identity,
+        start: u64,
+    ) -> Result<Self, RunError> {
+        let (layout, params) = trainer.tensors();
+        let writer = Writer { store: folder.store(), keep: config.keep, layout, params };
+        let progress = TrainingProgress::new(timetable.total, config.images_per_step(), start)
+            .with_epochs(timetable.per_epoch);
+        Ok(Self {
+            config,
+            timetable,
+            trainer,
+            recorder,
+            saver: Saver::new(writer, config.save_interval()),
+            progress: progress.with_log(folder.path().join("train.log"))?,
+            pace: Pace::new(start),
+            identity,
+            start,
+            taken: start,
+        })
+    }
+
+    /// Says what is trained, on what, and from where on.
+    pub(super) fn greet(&mut self, why: &str, notes: &[String], resumed: bool) {
+        notes.iter().for_each(|note| self.progress.message(note));
+        self.progress.message(&format!("device: {} ({why})", self.identity.device));
+        self.progress.message(&self.trainer.describe());
+        if resumed {
+            let (start, total) = (self.start, self.timetable.total);
+            self.progress.message(&format!("resumed at step {start} of {total}"));
+        }
+    }
+
+    /// The batches of the steps that are left.
+    pub(super) fn batches(&self, splits: &Splits) -> Result<Loader, DataError> {
+        let steps = self.start..self.timetable.total;
+        Loader::in_parts(&splits.train, self.timetable.order, self.config.accumulate, steps)
+    }
+
+    /// Takes the next step; `None` if the batches end before it is whole.
+    pub(super) fn step(
+        &mut self,
+        batches: &mut impl Iterator<Item = Result<Batch, DataError>>,
+    ) -> Result<Option<Step>, RunError> {
+        let step = self.trainer.step(batches)?;
+        self.taken = step.as_ref().map_or(self.taken, |step| step.number);
+        Ok(step)
+    }
+
+    /// Whether something else than training may be due after a step: at the end of an epoch, and of
+    /// the run.
+    pub(super) fn pauses(&self, step: &Step) -> bool {
+        self.timetable.epoch_end(step.number).is_some() || step.number == self.timetable.total
+    }
+
+    /// Writes the records of the step: of its views, and of training if one is due or the run
+    /// stops.
+    pub(super) fn log(&mut self, step: &Step, interrupted: bool) -> Result<(), RunError> {
+        if self.timetable.due(step.number, "view") {
+            let values = self.trainer.views(step)?;
+            self.recorder.record(record(step, "view", &values))?;
+        }
+        let due = self.timetable.due(step.number, "train");
+        if !(due || interrupted || step.number == self.timetable.total) {
+            return Ok(());
+        }
+        let means = self.trainer.means(due)?;
+        let rate = self.pace.rate(step.number) * self.config.images_per_step() as f64;
+        let record = record(step, "train", &means).with("lr", step.uniform.learning_rate);
+        self.recorder.record(record.with("images_per_second", rate as f32))?;
+        self.progress.update(step.number, means.first().map_or(f32::NAN, |mean| mean.1));
+        Ok(())
+    }
+
+    /// Measures the held-out images where that is due, and at the end.
+    pub(super) fn measure(&mut self, step: &Step) -> Result<(), RunError> {
+        let (number, last) = (step.number, step.number == self.timetable.total);
+        if (last || self.timetable.due(number, "val"))
+            && let Some(means) = self.trainer.validate(number)?
+        {
+            self.recorder.record(record(step, "val", &means))?;
+        }
+        if last || self.timetable.due(number, "eval") {
+            let values = self.trainer.evaluate()?;
+            if !values.is_empty() {
+                let text: Vec<_> =
+                    values.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+                self.progress.message(&format!("evaluation at step {number}: {}", text.join(", ")));
+                self.recorder.record(record(step, "eval", &values))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Draws what is trained, where that is due.
+    pub(super) fn draw(&mut self, step: &Step) -> Result<(), RunError> {
+        let step = step.number;
+        if !self.timetable.picture(step) {
+            return Ok(());
+        }
+        if !self.recorder.has_views()
+            && let Some(picture) = self.trainer.picture_views()?
+        {
+            self.recorder.views(&picture)?;
+        }
+        if let Some(picture) = self.trainer.picture_reconstructions()? {
+            self.recorder.reconstruction(step, &picture)?;
+        }
+        Ok(())
+    }
+
+    /// Hands the state over to be saved: at the end, at a milestone, if the run `stops` here, or if
+    /// enough time has gone by.
+    pub(super) fn save(&mut self, stops: bool) -> Result<(), RunError> {
+        let step = self.taken;
+        let milestone = self.timetable.milestone(step);
+        if !(stops || milestone.is_some() || step == self.timetable.total || self.saver.due()) {
+            return Ok(());
+        }
+        let config = self.config;
+        let mut meta = vec![
+            ("step", step.to_string()),
+            ("seed", config.seed.to_string()),
+            ("config", config_text(config)?),
+        ];
+        meta.push(("version", env!("CARGO_PKG_VERSION").to_owned()));
+        meta.push(("data", self.identity.data.clone()));
+        meta.push(("device", self.identity.device.clone()));
+        meta.push(("kernels", self.trainer.kernels()));
+        if !self.trainer.window().is_empty() {
+            meta.push(("window", window_text(self.trainer.window())));
+        }
+        let meta = meta.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let (snapshot, logs) = (self.trainer.snapshot(step)?, self.recorder.logs()?);
+        self.saver.save(State { step, milestone, snapshot, meta, logs })
+    }
+
+    /// Stops the run if a state could not be saved.
+    pub(super) fn see_to_saves(&mut self) -> Result<(), RunError> {
+        self.saver.check()?;
+        self.saver.warnings().iter().for_each(|warning| self.progress.message(warning));
+        Ok(())
+    }
+
+    /// Does what is not training: no rate counts its time.
+    pub(super) fn pause(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<(), RunError>,
+    ) -> Result<(), RunError> {
+        let began = Instant::now();
+        work(self)?;
+        self.pace.pause(began.elapsed());
+        Ok(())
+    }
+
+    /// Saves what is not saved yet, and waits for it. A run whose batches ended before the last step
+    /// was stopped between two steps, or within one.
+    pub(super) fn end(mut self, stopped: bool) -> Result<Outcome, RunError> {
+        let (steps, total) = (self.taken, self.timetable.total);
+        let interrupted = stopped || steps < total;
+        if interrupted && !stopped {
+            self.trainer.abandon(steps)?;
+        }
+        // A run that has nothing to do is saved too, so that its folder is whole.
+        if !stopped && (steps < total || steps == self.start) {
+            self.save(true)?;
+        }
+        let seconds = self.pace.began.elapsed();
+        self.saver.wait()?;
+        self.see_to_saves()?;
+        if interrupted {
+            self.progress.message(&format!(
+                "interrupted: saved at step {steps} of {total}; `--resume` continues"
+            ));
+        }
+        self.progress.finish();
+        let saved = self.saver.saved().expect("the end of a run is saved");
+        let trained = (steps - self.start) as f64 * self.config.images_per_step() as f64;
+        let last = |split| self.recorder.last(split).cloned();
+        Ok(Outcome {
+            steps,
+            resumed_at: self.start,
+            interrupted,
+            seconds: seconds.as_secs_f64(),
+            images_per_second: trained
+                / seconds.saturating_sub(self.pace.paused).as_secs_f64().max(1e-9),
+            device: self.identity.device,
+            last: last("train"),
+            validation: last("val"),
+            evaluation: last("eval"),
+            digest: saved.digest.clone(),
+            checkpoint: saved.path.clone(),
+        })
+    }
+}
+
+/// How fast steps are taken.
+struct Pace {
+    began: Instant,
+    /// Time that was not spent on training.
+    paused: Duration,
+    /// When the rate was last asked for, less what was not spent on training since; after which
+    /// step.
+    since: Instant,
+    step: u64,
+}
+
+impl Pace {
+    fn new(step: u64) -> Self {
+        let now = Instant::now();
+        Self { began: now, paused: Duration::ZERO, since: now, step }
+    }
+
+    /// Steps a second since the last call.
+    fn rate(&mut self, step: u64) -> f64 {
+        let rate = (step - self.step) as f64 / self.since.elapsed().as_secs_f64().max(1e-9);
+        (self.since, self.step) = (Instant::now(), step);
+        rate
+    }
+
+    fn pause(&mut self, time: Duration) {
+        self.paused += time;
+        self.since += time;
+    }
+}
+
+fn record(step: &Step, split: &str, values: &Scalars) -> Record {
+    let empty = Record::new(step.number, u64::from(step.batch.epoch), split);
+    values.iter().fold(empty, |record, (name, value)| record.with(name, *value))
+}
