@@ -11,7 +11,7 @@
 //!                                                  | ir::autodiff   calls OpDef::gradient, knows no op
 //!                                                  v
 //!   plan::lower: ir::fuse (what the device can) -> ir::cut (updates to what it binds) -> a variant of each
-//!                op -> steps (kernel, constants, grid, bindings) -> lives -> buffers -> plan::verify
+//!                op (kernel, constants, grid, bindings) -> lives -> buffers -> plan::verify
 //!                                                  |
 //!                          Plan: plain data, printable, knows no GPU type
 //!                                                  |
@@ -23,7 +23,7 @@
 //! ```
 //!
 //! A device is about eight primitives ([`device::Device`]): capabilities, allocate, write, load,
-//! run some of a plan's steps, ask for a read, poll, free. Everything that devices would do alike
+//! run some of a plan's ops, ask for a read, poll, free. Everything that devices would do alike
 //! stands in [`device::Session`], once. Which variant of a product a device runs is plain data
 //! ([`ops::Choices`]): [`tune`] measures it, a file remembers it, a checkpoint carries it.
 //!

@@ -11,6 +11,7 @@ mod names;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use aavae::method::{Head, Method};
 use aavae::ops;
 use aavae::run::settings::{Flag, Preset, Resume, RunConfig, SETTINGS};
 use aavae::shader::FILES;
@@ -218,6 +219,34 @@ fn op_table() -> String {
     table
 }
 
+/// The README's table of methods.
+fn methods_table() -> String {
+    let mut table = String::from(
+        "| method | what it is | it minimises | the encoder sees | the latent is |\n\
+         |---|---|---|---|---|\n",
+    );
+    for method in Method::ALL {
+        let definition = method.definition();
+        let sees = match definition.views {
+            0 => "the image".to_owned(),
+            1 => "a view".to_owned(),
+            views => format!("{views} views"),
+        };
+        let latent = match definition.head {
+            Head::Deterministic => "a function of the features",
+            Head::Gaussian => "sampled",
+        };
+        // A bar would end the cell.
+        let equation = definition.equation.replace('|', "\\|");
+        let (name, title, arxiv) = (method.name(), definition.title, definition.arxiv);
+        table += &format!(
+            "| `{name}` | [{title}](https://arxiv.org/abs/{arxiv}) | `{equation}` | {sees} | \
+             {latent} |\n"
+        );
+    }
+    table
+}
+
 /// The README's table of settings.
 fn settings_table() -> String {
     let mut table = String::from(
@@ -264,9 +293,12 @@ fn readme_s_tables_are_the_code_s() {
     let path = root().join("README.md");
     let mut text = read(&path);
     let before = text.clone();
-    for (name, table) in
-        [("ops", op_table()), ("settings", settings_table()), ("presets", presets_table())]
-    {
+    for (name, table) in [
+        ("methods", methods_table()),
+        ("ops", op_table()),
+        ("settings", settings_table()),
+        ("presets", presets_table()),
+    ] {
         let marks = [format!("<!-- {name} -->\n"), format!("<!-- /{name} -->")];
         let (Some(start), Some(end)) =
             (text.find(&marks[0]).map(|i| i + marks[0].len()), text.find(&marks[1]))

@@ -1,6 +1,6 @@
 //! Devices carry out plans and decide nothing.
 //!
-//! A [`Device`] is narrow: capabilities, memory, a plan's steps, asynchronous reads. What every
+//! A [`Device`] is narrow: capabilities, memory, a plan's ops, asynchronous reads. What every
 //! device would do alike stands once, in the [`Session`] above it: limits and layout, the ring of
 //! scalars, cutting long steps into short submissions ([`pace`]), the hunt for the first non-finite
 //! tensor, timing, poison. There are `reference` (f64, the oracle) and `cpu` (f32, threads), both
@@ -208,7 +208,7 @@ pub struct Capabilities {
 pub struct Bound {
     /// By the plan's buffers.
     pub buffers: Vec<BufferId>,
-    /// By step and table.
+    /// By op and table.
     pub tables: Vec<Vec<BufferId>>,
     /// The flat buffers that the plan touches.
     pub states: BTreeMap<Group, BufferId>,
@@ -258,7 +258,7 @@ pub trait Device {
         bound: Bound,
         progress: Progress<'_>,
     ) -> Result<ProgramId, DeviceError>;
-    /// Queues some of the plan's steps; `timed` asks for the seconds they take, where the device
+    /// Queues some of the plan's ops; `timed` asks for the seconds they take, where the device
     /// can tell.
     ///
     /// # Errors

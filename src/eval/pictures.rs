@@ -57,8 +57,8 @@ impl Evaluator {
     }
 }
 
-/// Runs a [`method::figures`] plan of a method that reconstructs on the first images of a subset and
-/// draws the grid: one column per image, rows original, view (where the method augments),
+/// Runs a [`method::figures`] plan of a method that reconstructs on the first images of a subset
+/// and draws the grid: one column per image, rows original, view (where the method augments),
 /// reconstruction.
 ///
 /// # Errors

@@ -113,8 +113,8 @@ pub fn features(config: &ModelConfig, layout: &Layout, protocol: Protocol) -> Mo
 }
 
 /// A step of the linear probe over a [`frozen`] layout: the images it trains on, the encoder in
-/// evaluation mode, `min -ln softmax(W h + b)[label]` in W and b, and their update. Inputs: `pixels`
-/// and `labels`. Outputs, all scalars: `loss`, `correct` (how many of the batch) and
+/// evaluation mode, `min -ln softmax(W h + b)[label]` in W and b, and their update. Inputs:
+/// `pixels` and `labels`. Outputs, all scalars: `loss`, `correct` (how many of the batch) and
 /// [`FINITE`](crate::optim::FINITE).
 pub fn probe(config: &ModelConfig, layout: &Layout, protocol: Protocol, classes: usize) -> Model {
     evaluation(layout, |b| {

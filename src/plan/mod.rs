@@ -1,4 +1,4 @@
-//! A plan: one step as plain data (kernels, specialisation, grids, bindings, buffers). It knows no
+//! A plan: a graph as plain data (kernels, specialisation, grids, bindings, buffers). It knows no
 //! GPU type and is the same for every device; a device only carries it out. Printable, diffable,
 //! verified before any device sees it.
 
@@ -18,12 +18,12 @@ use crate::tensor::{Shape, TensorType};
 /// Runs of a plan whose scalars stay on the device before they are read back together.
 pub const RING: usize = 64;
 
-/// Where a tensor is during a step.
+/// Where a tensor is while a plan runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Place {
     /// The start of a buffer of the plan.
     Buffer(usize),
-    /// Part of a flat buffer that outlives the step.
+    /// Part of a flat buffer that outlives the run.
     State(Range),
 }
 
@@ -34,7 +34,7 @@ pub struct Buffer {
     pub bytes: usize,
 }
 
-/// A tensor that crosses the border of the step.
+/// A tensor that crosses the border of the plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Port {
     /// Name.
@@ -55,7 +55,7 @@ pub struct Ring {
     pub buffer: usize,
     /// Type: a row for each of [`RING`] runs.
     pub ty: TensorType,
-    /// The value it holds before the step.
+    /// The value it holds before the run.
     pub value: ValueId,
     /// Names of the scalar outputs, in the order of a row behind its stamp.
     pub scalars: Vec<String>,
@@ -71,7 +71,7 @@ impl Ring {
     }
 }
 
-/// One op of the step.
+/// An op of a plan, with the places of its tensors and its dispatches.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlannedOp {
     /// Layer and op, e.g. `encoder.layer1.0.conv1:conv2d`.
@@ -118,7 +118,7 @@ impl PlannedOp {
     }
 }
 
-/// One step, ready for any device.
+/// Ops in order, ready for any device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// What it is for, e.g. `train`.
@@ -127,13 +127,13 @@ pub struct Plan {
     pub target: Target,
     /// Persistent tensors.
     pub layout: Layout,
-    /// Which flat buffers the steps touch.
+    /// Which flat buffers the ops touch.
     pub groups: Vec<Group>,
     /// Transient buffers.
     pub buffers: Vec<Buffer>,
     /// Bytes if no two values shared a buffer.
     pub unaliased_bytes: usize,
-    /// Uploaded before the step.
+    /// Uploaded before the run.
     pub inputs: Vec<Port>,
     /// Read back after it.
     pub outputs: Vec<Port>,
@@ -158,11 +158,11 @@ impl Plan {
     pub fn state_bytes(&self) -> usize {
         self.groups.iter().map(|&g| self.layout.bytes(g)).sum()
     }
-    /// Device memory of a step: transient and persistent buffers.
+    /// Device memory of a run: transient and persistent buffers.
     pub fn peak_bytes(&self) -> usize {
         self.buffer_bytes() + self.state_bytes()
     }
-    /// FLOPs of the step.
+    /// FLOPs of a run.
     pub fn flops(&self) -> u64 {
         self.ops.iter().map(|s| s.flops).sum()
     }

@@ -1,20 +1,23 @@
 //! What is measured while a model trains, besides the scalars of its objective. None of it touches
 //! the model.
 //!
-//! | records | when | values |
-//! |---|---|---|
-//! | `train`, `val` | as the loss | `elbo`, `bits_per_dim_elbo` |
-//! | `view` | every `view_metrics_every` steps, on the step's images, after its update | `cosine`, `kl` ([`views`](crate::method::views)) |
-//! | `eval` | every `eval_every` epochs, and after the last step | `log_px`, `elbo`, their bits; with `eval_every` `knn20`, `knn200` |
+//! * `train` and `val` records, as the loss: `elbo`, `bits_per_dim_elbo`.
+//! * `view` records, every `view_metrics_every` steps, on the step's images, after its update:
+//!   `cosine` and `kl` ([`views`](crate::method::views)).
+//! * `eval` records, every `eval_every` epochs and after the last step: `log_px`, `elbo` and their
+//!   bits; with `eval_every` also `knn20` and `knn200`.
 //!
 //! `q(z|input)` is of what the method encodes: the image for a VAE, a view of it for AAVAE. Means
 //! over images x of
 //!
 //! ```text
-//! elbo         = ln p(x|z) - KL(q(z|input) || N(0, I)), z ~ q        of the objective's one sample, whatever the weight of its KL
-//! log_px       = ln (1/K) sum_k w_k, w_k = p(x|z_k) p(z_k) / q(z_k|input)        at least the ELBO, and ln p(x) as K grows
+//! elbo         = ln p(x|z) - KL(q(z|input) || N(0, I)), z ~ q
+//! log_px       = ln (1/K) sum_k w_k, w_k = p(x|z_k) p(z_k) / q(z_k|input)
 //! bits_per_dim = mean over channels of log2(255 std_c) - log_px / (D ln 2)       D = 3 H W
 //! ```
+//!
+//! The ELBO is of the objective's one sample, whatever the weight of its KL; `log_px` is at least
+//! the ELBO, and ln p(x) as K grows.
 //!
 //! Likelihoods are densities of normalised pixels, in nats. A step of a byte is `1 / (255 std_c)`
 //! of that unit, so bits per dimension are those of the stored bytes: minus log2 of the density

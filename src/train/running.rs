@@ -231,8 +231,8 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
-    /// Saves what is not saved yet, and waits for it. A run whose batches ended before the last step
-    /// was stopped between two steps, or within one.
+    /// Saves what is not saved yet, and waits for it. A run whose batches ended before the last
+    /// step was stopped between two steps, or within one.
     pub(super) fn end(mut self, stopped: bool) -> Result<Outcome, RunError> {
         let (steps, total) = (self.taken, self.timetable.total);
         let interrupted = stopped || steps < total;
