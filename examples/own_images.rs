@@ -72,7 +72,7 @@ fn train(
         interrupt: &interrupt,
     };
     let summary = experiment::run(&request, &mut |line| println!("{line}"))?;
-    let accuracy = summary["probe"]["accuracy"].as_f64().ok_or("the summary has no accuracy")?;
+    let accuracy = summary.measured.probe_accuracy().ok_or("the summary has no accuracy")?;
 
     let (trained, splits) = (Trained::open(out)?, open_data(config)?);
     let (session, _) = device::open(device)?;

@@ -251,7 +251,7 @@ pub enum LockError {
     #[error("another process works in `{}`: \
         {}", crate::text::name(folder), holder.as_deref().unwrap_or("it does not say which"))]
     Held {
-        /// The folder.
+        /// Path of the folder.
         folder: PathBuf,
         /// Its number and name, where it can be read.
         holder: Option<String>,

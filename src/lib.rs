@@ -7,7 +7,7 @@
 //! training, evaluation. This page is its architecture.
 //!
 //! ```text
-//! flags -> RunConfig -> method (one file = one equation) -> ir::Graph
+//! settings -> RunConfig -> method (one file = one equation) -> ir::Graph
 //!                                                  | ir::autodiff   calls OpDef::gradient, knows no op
 //!                                                  v
 //!   plan::lower: ir::fuse (what the device can) -> ir::cut (updates to what it binds) -> a variant of each
@@ -69,9 +69,14 @@
 //! * **Evaluator** ([`eval::features::Evaluator`]): a trained model on a session, frozen. A
 //!   **probe** is a linear classifier that is trained on its features.
 //! * **Run**: one model trained into one folder, which belongs to one process at a time
-//!   ([`reproduce::folder::Run`] is one of a grid). A trainer (a device, no files) takes its steps,
+//!   ([`reproduce::folder::CellRun`] is one of a grid). A trainer (a device, no files) takes its steps,
 //!   a recorder writes what is measured, a saver keeps states on a thread of its own. Its
 //!   checkpoints, not the files that people edit, say what it is.
+//! * **Setting** ([`run::settings::Setting`]): an entry of the list from which a run's
+//!   configuration, its file, flags and checks follow. A **preset** ([`run::settings::Preset`]) is
+//!   a named set of them.
+//! * **Evaluation** ([`run::summary::Evaluation`]): probe and kNN of a frozen encoder, as a run's
+//!   summary keeps them.
 //! * **Grid**: an experiment of the paper: runs of its cells and seeds, and their report.
 //!
 //! # Invariants

@@ -135,8 +135,12 @@ pub(super) fn bench(args: &BenchArgs) -> Outcome {
     state::initialise(session, &training.graph.layout, &training.params, 0)?;
     fill(session, id)?;
     let mut result = json!({
-        "device": session.device(), "method": config.objective.method.name(), "width": config.net.width, "batch_size": config.batch,
-        "parameters": training.params.count(), "plan": summary(session.plan(id)),
+        "device": session.device(),
+        "method": config.objective.method.name(),
+        "width": config.net.width,
+        "batch_size": config.batch,
+        "parameters": training.params.count(),
+        "plan": summary(session.plan(id)),
     });
     let uniforms = |step: usize| StepUniforms {
         step: step as u32,
@@ -288,9 +292,19 @@ fn time_ops(session: &mut Session, id: PlanId, peak: (f64, f64)) -> Result<Value
         let (s, step) = (timing.seconds, &session.plan(id).ops[index]);
         let (gflops, gbs) = (step.flops as f64 / s / 1e9, step.bytes() as f64 / s / 1e9);
         let share = f64::max(gflops / peak.0, gbs / peak.1);
-        rows.push(json!({ "op": step.op.name(), "detail": key, "label": step.label, "count": count, "ms": s * 1e3, "total_ms": s * 1e3 * count as f64,
-            "gflops": gflops, "gigabytes_per_second": gbs, "share_of_peak": share,
-            "n": timing.runs, "clock": if timing.by_device { "device" } else { "host" } }));
+        rows.push(json!({
+            "op": step.op.name(),
+            "detail": key,
+            "label": step.label,
+            "count": count,
+            "ms": s * 1e3,
+            "total_ms": s * 1e3 * count as f64,
+            "gflops": gflops,
+            "gigabytes_per_second": gbs,
+            "share_of_peak": share,
+            "n": timing.runs,
+            "clock": if timing.by_device { "device" } else { "host" },
+        }));
     }
     rows.sort_by(|a, b| {
         b["total_ms"].as_f64().unwrap_or(0.0).total_cmp(&a["total_ms"].as_f64().unwrap_or(0.0))

@@ -19,9 +19,10 @@ use crate::ops::StepUniforms;
 use crate::run::RunError;
 use crate::run::checkpoint::{Checkpoint, NamedTensor, TensorData};
 use crate::run::settings::{DataKind, RunConfig, Setting};
+use crate::run::summary::KnnScore;
 use crate::run::trained::{model_config, open_data, write_whole};
 use crate::text::{self, json_names};
-use crate::train::experiment::{knn_rows, probe_view};
+use crate::train::experiment::probe_view;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Split {
@@ -51,7 +52,7 @@ struct Common {
     model: PathBuf,
     #[command(flatten)]
     settings: Flags<OfData>,
-    /// Which images
+    /// Part of the data set to evaluate on
     #[arg(long, value_enum, default_value = "test")]
     split: Split,
     /// Images per step
@@ -165,8 +166,13 @@ pub(super) fn probe(args: &ProbeArgs) -> Outcome {
             say(line)
         })?;
     let value = json!({
-        "accuracy": result.test, "train_accuracy": result.train, "epochs": args.epochs, "seed": o.config.seed,
-        "train_images": train.len(), "test_images": view.len(), "random_init": args.common.random_init,
+        "accuracy": result.test,
+        "train_accuracy": result.train,
+        "epochs": args.epochs,
+        "seed": o.config.seed,
+        "train_images": train.len(),
+        "test_images": view.len(),
+        "random_init": args.common.random_init,
     });
     report(&value, args.common.json, args.out.as_ref(), &format!("accuracy {:.4}", result.test))
 }
@@ -200,7 +206,12 @@ pub(super) fn knn(args: &KnnArgs) -> Outcome {
         .iter()
         .map(|(k, t, a)| format!("k {k:3}  temperature {t:.2}  accuracy {a:.4}"))
         .collect();
-    let value = json!({ "knn": knn_rows(&table), "train_images": train_view.len(), "test_images": view.len(), "random_init": args.common.random_init });
+    let value = json!({
+        "knn": KnnScore::rows(&table),
+        "train_images": train_view.len(),
+        "test_images": view.len(),
+        "random_init": args.common.random_init,
+    });
     report(&value, args.common.json, args.out.as_ref(), &text.join("\n"))
 }
 
@@ -240,7 +251,8 @@ pub(super) fn embed(args: &EmbedArgs) -> Outcome {
     let meta =
         names(&view).inspect_err(|note| say(&format!("warning: {note}"))).unwrap_or_default();
     Checkpoint { tensors, meta }.save(&args.out)?;
-    let value = json!({ "file": text::name(&args.out).to_string(), "images": rows, "features": features.dim });
+    let file = text::name(&args.out).to_string();
+    let value = json!({ "file": file, "images": rows, "features": features.dim });
     report(
         &value,
         args.common.json,
@@ -277,7 +289,7 @@ fn names(view: &Subset) -> Result<BTreeMap<String, String>, String> {
 pub(super) struct ReconstructArgs {
     #[command(flatten)]
     common: Common,
-    /// Images
+    /// How many images to draw
     #[arg(long, default_value_t = 16)]
     count: usize,
     /// PNG to write
@@ -294,7 +306,12 @@ pub(super) fn reconstruct(args: &ReconstructArgs) -> Outcome {
     let step = StepUniforms::evaluation(o.config.seed, 0);
     let png = o.evaluator.reconstruct(&view, args.count, &step)?;
     write_whole(&args.out, &png.bytes)?;
-    let value = json!({ "file": text::name(&args.out).to_string(), "images": args.count.min(view.len()), "width": png.width, "height": png.height });
+    let value = json!({
+        "file": text::name(&args.out).to_string(),
+        "images": args.count.min(view.len()),
+        "width": png.width,
+        "height": png.height,
+    });
     report(
         &value,
         args.common.json,

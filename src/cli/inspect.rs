@@ -52,8 +52,9 @@ pub(super) fn devices(args: &DevicesArgs) -> Outcome {
         let features = if a.features.is_empty() { "none".into() } else { a.features.join(", ") };
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
         text += &format!(
-            "wgpu:{index} = wgpu:{}:{}\n  {}, driver {}\n  binding {:.2} GiB, buffer {:.2} GiB, {} storage \
-             buffers, {} KiB workgroup memory, subgroup {subgroup}\n  features: {features}\n",
+            "wgpu:{index} = wgpu:{}:{}\n  {}, driver {}\n  binding {:.2} GiB, buffer {:.2} GiB, \
+             {} storage buffers, {} KiB workgroup memory, subgroup {subgroup}\n  \
+             features: {features}\n",
             a.backend,
             a.name,
             a.kind,
@@ -239,8 +240,17 @@ fn plan_json(plan: &Plan) -> Value {
     let step = |s: &crate::plan::PlannedOp| {
         let kernels: Vec<_> =
             s.dispatches.iter().map(|d| json!({ "file": d.kernel.file, "grid": d.grid })).collect();
-        json!({ "label": s.label, "op": s.op.name(), "inputs": shapes(&s.io.inputs), "outputs": shapes(&s.io.outputs), "reads": places(&s.inputs),
-            "writes": places(&s.outputs), "kernels": kernels, "flops": s.flops, "bytes": s.bytes() })
+        json!({
+            "label": s.label,
+            "op": s.op.name(),
+            "inputs": shapes(&s.io.inputs),
+            "outputs": shapes(&s.io.outputs),
+            "reads": places(&s.inputs),
+            "writes": places(&s.outputs),
+            "kernels": kernels,
+            "flops": s.flops,
+            "bytes": s.bytes(),
+        })
     };
     json!({ "summary": summary(plan), "steps": plan.ops.iter().map(step).collect::<Vec<_>>() })
 }
@@ -300,10 +310,13 @@ pub(super) fn check(args: &CheckArgs) -> Outcome {
     if args.json {
         let row = |(op, (trials, worst)): (&&str, &(usize, f64))| json!({ "op": op, "trials": trials, "worst": worst });
         let accuracy: Vec<_> = accuracy.iter().map(row).collect();
-        print_json(
-            &json!({ "device": session.device(), "passed": passed, "failed": failed, "accuracy": accuracy,
-            "failures": failures }),
-        )?;
+        print_json(&json!({
+            "device": session.device(),
+            "passed": passed,
+            "failed": failed,
+            "accuracy": accuracy,
+            "failures": failures,
+        }))?;
     } else {
         let mut text = String::from("trials  worst error / tolerance  op\n");
         for (op, (trials, worst)) in &accuracy {

@@ -63,7 +63,11 @@ pub(super) fn export(args: &ExportArgs) -> Outcome {
             let text =
                 format!("{} tensors in {}; {normalise}", file.tensors.len(), text::name(&args.out));
             (
-                json!({ "file": text::name(&args.out).to_string(), "tensors": file.tensors.len(), "metadata": file.meta }),
+                json!({
+                    "file": text::name(&args.out).to_string(),
+                    "tensors": file.tensors.len(),
+                    "metadata": file.meta,
+                }),
                 text,
             )
         }
@@ -74,8 +78,11 @@ pub(super) fn export(args: &ExportArgs) -> Outcome {
                      results");
             }
             (
-                json!({ "folder": text::name(&args.out).to_string(), "results": results.is_some() }),
-                format!("{}", text::name(&args.out)),
+                json!({
+                    "folder": text::name(&args.out).to_string(),
+                    "results": results.is_some(),
+                }),
+                text::name(&args.out).to_string(),
             )
         }
     };
@@ -141,7 +148,7 @@ pub(super) fn import(args: &ImportArgs) -> Outcome {
         say(&format!("warning: {} more tensors are left out", more.len()));
     }
     let (config, extra) = (imported.config.clone(), imported.extra.clone());
-    let mut value = import::write(imported, &args.file, &args.out)?;
+    let mut value = import::write(imported, &args.file, &args.out)?.to_json();
     value["extra"] = json!(extra);
     let text = format!(
         "{}: {} with a {:?} encoder and a {:?} decoder of width {}, {:?} stem, {} latent \

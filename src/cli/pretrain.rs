@@ -162,7 +162,7 @@ pub(super) fn run(args: Args) -> Outcome {
         interrupt: &interrupt,
     };
     let summary = experiment::run(&request, &mut |line| say(line))?;
-    print_json(&summary)?;
+    print_json(&summary.to_json())?;
     Ok(interrupt.signal().map_or(ExitCode::SUCCESS, exit_code))
 }
 

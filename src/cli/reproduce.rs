@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use serde_json::json;
+
 use super::flags::{Flags, Selection};
 use super::pretrain::SHAPES_HAS_NO_FILES;
 use super::signals::{exit_code, interrupt};
@@ -110,7 +112,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         .clone()
         .unwrap_or_else(|| PathBuf::from(format!("reproduce/{experiment}-{scale}-{dataset}")));
     let typed: Vec<String> =
-        std::env::args_os().skip(1).map(|word| quoted(&word.to_string_lossy())).collect();
+        std::env::args_os().skip(1).map(|word| quoted(&text::name(&word).to_string())).collect();
     let command = format!("aavae {}", typed.join(" "));
     let interrupt = if args.dry_run { Arc::default() } else { interrupt()? };
     let request = Request {
@@ -124,31 +126,27 @@ pub(super) fn run(args: &Args) -> Outcome {
         interrupt: &interrupt,
     };
     if args.dry_run {
-        let value = forecast(&request)?;
+        let forecast = forecast(&request)?;
         if args.json {
-            print_json(&value)?;
+            print_json(&json!(forecast))?;
         } else {
-            print_text(&forecasts::text(&value))?;
+            print_text(&forecasts::text(&forecast))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
     let summary = run_grid(&request, &mut |line| say(line))?;
-    let failed = summary["failed"].as_array().map_or(&[][..], Vec::as_slice);
+    let failed = &summary.failed;
     say(&format!(
         "{} of {} runs done, {} failed; report: {}",
-        summary["done"],
-        summary["runs"],
+        summary.done,
+        summary.runs,
         failed.len(),
         text::name(&out.join("report.html"))
     ));
     for run in failed {
-        say(&format!(
-            "failed: {}: {}",
-            run["run"].as_str().unwrap_or(""),
-            run["error"].as_str().unwrap_or("")
-        ));
+        say(&format!("failed: {}: {}", run.run, run.error));
     }
-    print_json(&summary)?;
+    print_json(&json!(summary))?;
     Ok(match interrupt.signal() {
         Some(signal) => exit_code(signal),
         None if !failed.is_empty() => ExitCode::FAILURE,

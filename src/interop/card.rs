@@ -1,9 +1,9 @@
 //! The model card of an exported folder.
 
-use serde_json::Value;
-
+use crate::run::metrics::Record;
 use crate::run::settings::{DataKind, RunConfig};
-use crate::text::{markdown, markdown_code};
+use crate::run::summary::RunSummary;
+use crate::text::markdown_code;
 
 /// What the encoder is of, and what its training minimises.
 fn method(config: &RunConfig) -> String {
@@ -17,44 +17,43 @@ fn method(config: &RunConfig) -> String {
 
 /// The command that trains these weights: on the device they were trained on its result is the same
 /// to the bit.
-fn command(config: &RunConfig, results: Option<&Value>) -> String {
+fn command(config: &RunConfig, results: Option<&RunSummary>) -> String {
     let plain =
         |device: &&str| device.chars().all(|c| c.is_ascii_alphanumeric() || ":-_.".contains(c));
     let device = results
-        .and_then(|r| r["device"].as_str())
+        .and_then(|r| r.device.as_deref())
         .and_then(|text| text.split(' ').next())
         .filter(plain)
         .unwrap_or("auto");
     let data = if config.dataset == DataKind::Shapes { "" } else { " --data-dir DIR" };
     let evaluation =
-        if results.is_some_and(|r| r["probe"].is_object()) { "" } else { " --no-eval" };
+        if results.is_some_and(|r| r.measured.probe.is_some()) { "" } else { " --no-eval" };
     format!("aavae pretrain --config config.json --device {device}{data}{evaluation} --out run")
 }
 
-/// Rows of the table of results.
-fn rows(results: &Value) -> Vec<(String, String)> {
-    let number = |value: &Value| value.as_f64().map(|x| format!("{x:.4}"));
-    let mut rows = Vec::new();
-    let mut add =
-        |name: String, value: Option<String>| rows.extend(value.map(|value| (name, value)));
-    add("loss, training".into(), number(&results["train"]["loss"]));
-    add("loss, held out".into(), number(&results["validation"]["loss"]));
-    let word = |value: &Value| markdown(&value.to_string());
-    add(
-        format!("linear probe, {} epochs, test accuracy", word(&results["probe"]["epochs"])),
-        number(&results["probe"]["accuracy"]),
-    );
-    for knn in results["knn"].as_array().into_iter().flatten() {
-        add(
-            format!(
-                "kNN, k = {}, temperature {}, test accuracy",
-                word(&knn["k"]),
-                word(&knn["temperature"])
-            ),
-            number(&knn["accuracy"]),
-        );
-    }
-    rows
+/// A number of a summary, where it says one.
+fn or_unknown(number: Option<impl ToString>) -> String {
+    number.map_or("unknown".into(), |number| number.to_string())
+}
+
+/// Rows of the table of results: what was measured, and the value.
+fn rows(results: &RunSummary) -> Vec<(String, String)> {
+    let loss = |record: &Option<Record>| record.as_ref()?.get("loss").map(f64::from);
+    let measured = &results.measured;
+    let mut rows = vec![
+        ("loss, training".into(), loss(&results.train)),
+        ("loss, held out".into(), loss(&results.validation)),
+    ];
+    rows.extend(measured.probe.map(|probe| {
+        let epochs = or_unknown(probe.epochs);
+        (format!("linear probe, {epochs} epochs, test accuracy"), probe.accuracy)
+    }));
+    rows.extend(measured.knn.iter().flatten().map(|row| {
+        let (k, temperature) = (or_unknown(row.k), or_unknown(row.temperature));
+        (format!("kNN, k = {k}, temperature {temperature}, test accuracy"), row.accuracy)
+    }));
+    let number = |value: f64| value.is_finite().then(|| format!("{value:.4}"));
+    rows.into_iter().filter_map(|(name, value)| Some((name, number(value?)?))).collect()
 }
 
 /// The card, as Markdown with the header that model hubs read. The licence is the user's to choose.
@@ -64,7 +63,7 @@ pub(super) fn text(
     config: &RunConfig,
     parameters: usize,
     imported: Option<&str>,
-    results: Option<&Value>,
+    results: Option<&RunSummary>,
 ) -> String {
     let encoder = format!("{:?}", config.encoder);
     let head = match config.method.reconstructs() {
@@ -78,7 +77,8 @@ pub(super) fn text(
         config.limit_train.map_or("all training images".into(), |n| format!("{n} training images"));
     let images = format!("{dataset}, {side} x {side}, {images}", side = config.image_size);
     let steps = results
-        .map_or(String::new(), |r| format!(", {} steps in all", markdown(&r["steps"].to_string())));
+        .and_then(|r| r.steps)
+        .map_or(String::new(), |steps| format!(", {steps} steps in all"));
     let (training, again) = match imported {
         None => (
             format!(
@@ -106,9 +106,8 @@ pub(super) fn text(
                 .into_iter()
                 .map(|(name, value)| format!("| {name} | {value} |\n"))
                 .collect();
-            let (device, seed) =
-                (r["device"].as_str().unwrap_or("unknown"), markdown(&r["seed"].to_string()));
-            let device = markdown_code(device);
+            let device = markdown_code(r.device.as_deref().unwrap_or("unknown"));
+            let seed = or_unknown(r.seed);
             format!(
                 "n = 1 run (seed {seed}) on {device}.\n\n| measured | value |\n|---|---|\n{table}"
             )
@@ -141,9 +140,10 @@ pub(super) fn text(
          \n\
          ## Use\n\
          \n\
-         `aavae embed model.safetensors`, `aavae probe model.safetensors` and `aavae reconstruct model.safetensors` take the weights as they are.\n\
-         In PyTorch, `safetensors.torch.load_file(\"model.safetensors\")` is the state dict; `config.json` has the architecture and the\n\
-         normalisation of the images.\n\
+         `aavae embed model.safetensors`, `aavae probe model.safetensors` and `aavae reconstruct\n\
+         model.safetensors` take the weights as they are. In PyTorch,\n\
+         `safetensors.torch.load_file(\"model.safetensors\")` is the state dict; `config.json`\n\
+         has the architecture and the normalisation of the images.\n\
          \n\
          {again}\n\
          \n\

@@ -4,7 +4,6 @@
 //! checkpoint takes it. The card's command trains the same weights again, from the configuration in
 //! `config.json`.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -15,6 +14,7 @@ use crate::run::RunError;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::settings::RunConfig;
 use crate::run::state;
+use crate::run::summary::RunSummary;
 use crate::run::trained::{Trained, config_text, normalisation, write_whole};
 
 /// Writes the folder: all of it or nothing. Returns the results that the card states, if there are
@@ -22,7 +22,7 @@ use crate::run::trained::{Trained, config_text, normalisation, write_whole};
 ///
 /// # Errors
 /// If `out` holds anything already, or cannot be written.
-pub fn write(trained: &Trained, out: &Path) -> Result<Option<Value>, RunError> {
+pub fn write(trained: &Trained, out: &Path) -> Result<Option<RunSummary>, RunError> {
     let config = public(&trained.config);
     let (mean, std) = normalisation(&config);
     let params = method::training(&config.model(mean, std), Training::default()).params;
@@ -85,10 +85,10 @@ fn settings(config: &RunConfig) -> Result<Value, RunError> {
 }
 
 /// `summary.json` of the run that the weights are from, if it is about these weights.
-fn results(trained: &Trained) -> Option<Value> {
+fn results(trained: &Trained) -> Option<RunSummary> {
     let run = trained.path.parent()?.parent()?;
-    let summary: Value = serde_json::from_slice(&fs::read(run.join("summary.json")).ok()?).ok()?;
+    let summary = RunSummary::read(run)?;
     // An imported run has a summary, but nothing was measured.
-    let measured = summary["seed"].is_u64();
-    (measured && summary["sha256"] == trained.checkpoint.digest().as_str()).then_some(summary)
+    let measured = summary.seed.is_some();
+    (measured && summary.sha256 == Some(trained.checkpoint.digest())).then_some(summary)
 }

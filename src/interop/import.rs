@@ -5,8 +5,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
-
 use super::new_folder;
 use crate::method::{self, Method, Training};
 use crate::model::{Depth, Stem};
@@ -16,7 +14,8 @@ use crate::run::foreign;
 use crate::run::settings::{DataKind, RunConfig};
 use crate::run::state;
 use crate::run::store::LAST;
-use crate::run::trained::{Trained, config_text, normalisation, write_config, write_whole};
+use crate::run::summary::RunSummary;
+use crate::run::trained::{Trained, config_text, normalisation, write_config};
 use crate::text;
 
 /// What a state dict does not say.
@@ -292,10 +291,10 @@ fn depth(
 ///
 /// # Errors
 /// If `out` holds anything already, or cannot be written.
-pub fn write(imported: Imported, from: &Path, out: &Path) -> Result<Value, RunError> {
+pub fn write(imported: Imported, from: &Path, out: &Path) -> Result<RunSummary, RunError> {
     const FOLDER: &str = "checkpoints";
     let Imported { config, tensors, .. } = imported;
-    let source = from.file_name().unwrap_or(from.as_os_str()).to_string_lossy().into_owned();
+    let source = text::name(from.file_name().unwrap_or(from.as_os_str())).to_string();
     let meta = [
         ("config", config_text(&config)?),
         ("imported_from", source.clone()),
@@ -303,20 +302,21 @@ pub fn write(imported: Imported, from: &Path, out: &Path) -> Result<Value, RunEr
     ];
     let checkpoint =
         Checkpoint { tensors, meta: meta.map(|(key, value)| (key.to_owned(), value)).into() };
-    let summary = json!({
-        "run": text::name(&out).to_string(),
-        "method": config.method.name(),
-        "dataset": config.dataset.name(),
-        "imported_from": source,
-        "checkpoint": text::name(&out.join(FOLDER).join(LAST)).to_string(),
-        "sha256": checkpoint.digest(),
-        "interrupted": false,
-    });
+    let summary = RunSummary {
+        run: Some(text::name(out).to_string()),
+        method: Some(config.method.name().into()),
+        dataset: Some(config.dataset.name()),
+        imported_from: Some(source),
+        checkpoint: Some(text::name(&out.join(FOLDER).join(LAST)).to_string()),
+        sha256: Some(checkpoint.digest()),
+        interrupted: Some(false),
+        ..RunSummary::default()
+    };
     new_folder(out, |out| {
         let folder = out.join(FOLDER);
         std::fs::create_dir(&folder).map_err(RunError::io("create", &folder))?;
         checkpoint.save(folder.join(LAST))?;
-        write_whole(&out.join("summary.json"), format!("{summary:#}\n").as_bytes())?;
+        summary.write(out)?;
         write_config(&out.join("config.toml"), &config)
     })?;
     Ok(summary)

@@ -8,7 +8,7 @@ use ratatui::symbols::Marker;
 use ratatui::text::Line;
 use ratatui::widgets::{Axis, Block, Chart, Dataset, GraphType, Widget};
 
-/// One curve.
+/// A curve of a chart: its name and its points.
 #[derive(Clone, Debug)]
 pub struct Curve {
     /// Name in the legend; none if empty.

@@ -25,7 +25,7 @@ pub struct Comparison {
 }
 
 impl State {
-    /// In a word.
+    /// The state as tables and screens word it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -95,10 +95,19 @@ impl Comparison {
         let row = |(index, run): (usize, &RunView)| {
             let loss = |split| run.last(split).and_then(|r| r.get("loss")).and_then(short);
             json!({
-                "letter": letter(index), "run": text::name(&run.dir).to_string(), "state": run.state().name(), "method": run.config.method.name(),
-                "dataset": run.config.dataset.name(), "seed": run.config.seed, "steps": run.steps(),
-                "loss": loss("train"), "validation_loss": loss("val"), "probe": run.probe(), "knn20": run.knn(20),
-                "knn200": run.knn(200), "images_per_second": run.images_per_second(),
+                "letter": letter(index),
+                "run": text::name(&run.dir).to_string(),
+                "state": run.state().name(),
+                "method": run.config.method.name(),
+                "dataset": run.config.dataset.name(),
+                "seed": run.config.seed,
+                "steps": run.steps(),
+                "loss": loss("train"),
+                "validation_loss": loss("val"),
+                "probe": run.probe(),
+                "knn20": run.knn(20),
+                "knn200": run.knn(200),
+                "images_per_second": run.images_per_second(),
             })
         };
         let differ = |(key, values): (String, Vec<String>)| {

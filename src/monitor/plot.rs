@@ -14,12 +14,12 @@ const COLOURS: usize = 4;
 /// Columns of the table that are words.
 const WORDS: usize = 6;
 
-/// Kinds of files.
+/// Kinds of files that curves are drawn to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// The curves.
+    /// The curves as vectors.
     Svg,
-    /// The curves.
+    /// The curves as pixels.
     Png,
     /// Tables and curves, in one file.
     Html,

@@ -6,12 +6,11 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::data::{is_there, open_regular};
 use crate::run::RunError;
 use crate::run::metrics::Record;
 use crate::run::settings::RunConfig;
+use crate::run::summary::RunSummary;
 use crate::run::trained::read_config;
 use crate::text;
 use crate::train::progress::LogEnd;
@@ -22,17 +21,17 @@ const LOG_END: u64 = 1 << 14;
 /// How far a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// No record yet.
+    /// It has written no record yet.
     Starting,
     /// Training, or killed: the age of the last record tells.
     Training,
-    /// Stopped by Ctrl-C.
+    /// It was stopped by Ctrl-C or `kill`, and can be resumed.
     Interrupted,
     /// Trained; evaluation may follow.
     Trained,
-    /// Trained and evaluated.
+    /// It is trained, and probe and kNN have been measured.
     Evaluated,
-    /// Weights from elsewhere.
+    /// Its weights were trained elsewhere and imported.
     Imported,
 }
 
@@ -112,16 +111,16 @@ impl Follow {
     }
 }
 
-/// A run folder.
+/// A run folder as it was when it was last read.
 #[derive(Debug)]
 pub struct RunView {
-    /// The folder.
+    /// Path of the folder.
     pub dir: PathBuf,
-    /// `config.toml`.
+    /// What its `config.toml` says.
     pub config: RunConfig,
     /// `summary.json`, if it is about the records: not of an earlier session that this one
     /// continues.
-    pub summary: Option<Value>,
+    pub summary: Option<RunSummary>,
     /// Steps of the whole run, where `train.log` says.
     pub total: Option<u64>,
     /// The newest reconstruction in `images/`.
@@ -181,12 +180,11 @@ impl RunView {
             .and_then(|time| time.elapsed().ok());
         let log = end_of(&self.dir.join("train.log"), LOG_END).map(|text| LogEnd::of(&text));
         self.total = log.and_then(|log| log.total);
-        let summary = whole(&self.dir.join("summary.json"))
-            .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+        let summary = RunSummary::read(&self.dir);
         let steps = self.last("train").map(|record| record.step);
         let ended = log.is_none_or(|log| log.ended);
         self.summary =
-            summary.filter(|summary| ended && steps.is_none_or(|steps| summary["steps"] == steps));
+            summary.filter(|summary| ended && (steps.is_none() || summary.steps == steps));
         self.picture = newest_picture(&self.dir.join("images"));
         Ok(())
     }
@@ -218,23 +216,23 @@ impl RunView {
     /// How far it is.
     pub fn state(&self) -> State {
         match &self.summary {
-            Some(summary) if summary["imported_from"].is_string() => State::Imported,
-            Some(summary) if summary["interrupted"] == true => State::Interrupted,
-            Some(summary) if summary["probe"].is_object() => State::Evaluated,
+            Some(summary) if summary.imported_from.is_some() => State::Imported,
+            Some(summary) if summary.interrupted == Some(true) => State::Interrupted,
+            Some(summary) if summary.measured.probe.is_some() => State::Evaluated,
             Some(_) => State::Trained,
             None if self.records().is_empty() => State::Starting,
             None => State::Training,
         }
     }
 
-    /// Steps taken.
+    /// Steps that its last training record counts.
     pub fn steps(&self) -> u64 {
         self.last("train").map_or(0, |record| record.step)
     }
 
     /// Images per second: over the whole session once it has ended, before that as last logged.
     pub fn images_per_second(&self) -> Option<f64> {
-        let ended = self.summary.as_ref().and_then(|s| s["images_per_second"].as_f64());
+        let ended = self.summary.as_ref().and_then(|s| s.images_per_second);
         ended.or_else(|| Some(f64::from(self.last("train")?.get("images_per_second")?)))
     }
 
@@ -249,23 +247,13 @@ impl RunView {
 
     /// Test accuracy of the linear probe.
     pub fn probe(&self) -> Option<f64> {
-        self.summary.as_ref()?["probe"]["accuracy"].as_f64()
+        self.summary.as_ref()?.measured.probe_accuracy()
     }
 
     /// Test accuracy of kNN at the first temperature of the table.
     pub fn knn(&self, k: u64) -> Option<f64> {
-        let rows = self.summary.as_ref()?["knn"].as_array()?;
-        rows.iter().find(|row| row["k"] == k)?["accuracy"].as_f64()
+        self.summary.as_ref()?.measured.knn_accuracy(|row| row.k == Some(k))
     }
-}
-
-/// A small file; `None` if there is none.
-fn whole(path: &Path) -> Option<Vec<u8>> {
-    /// Far more than any summary has.
-    const MOST: u64 = 1 << 24;
-    let mut bytes = Vec::new();
-    open_regular(path).ok()?.take(MOST).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
 }
 
 /// The last bytes of a file as text; `None` if there is none.
@@ -449,7 +437,8 @@ mod tests {
         put("config.toml", "batch_size = 16\n");
         put(
             "metrics.jsonl",
-            "{\"step\":10,\"epoch\":0,\"split\":\"train\",\"loss\":1.0,\"images_per_second\":32.0}\n",
+            "{\"step\":10,\"epoch\":0,\"split\":\"train\",\"loss\":1.0,\
+             \"images_per_second\":32.0}\n",
         );
         assert_eq!(
             RunView::open(dir.path()).expect("a run").seconds_left(),

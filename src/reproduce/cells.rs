@@ -13,13 +13,13 @@ use crate::run::settings::{DataKind, RunConfig};
 /// What a grid is made from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Setup {
-    /// Experiment.
+    /// Table or figure of the paper.
     pub experiment: Experiment,
-    /// Scale.
+    /// Budget of every run.
     pub scale: Scale,
-    /// Data set.
+    /// Images that all runs train on.
     pub dataset: DataKind,
-    /// Its folder.
+    /// Folder of the data set's files, where it has any.
     pub data_dir: Option<PathBuf>,
     /// Seeds, from 0.
     pub seeds: usize,
@@ -34,7 +34,7 @@ pub struct Overrides {
     /// Steps of every run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<u64>,
-    /// Training images.
+    /// Training images to use at the most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit_train: Option<usize>,
     /// Epochs of the probe.
@@ -62,7 +62,7 @@ pub enum Varies {
     Beta,
     /// Batch size, and with it learning rate and warm-up.
     Batch,
-    /// Latent dimensions.
+    /// The number of latent dimensions.
     Latent,
     /// Depth of the decoder.
     Decoder,

@@ -3,20 +3,21 @@
 use super::cells::Varies;
 use super::results::{Measure, Results, RunResult, Stat};
 use super::{Experiment, views};
+use crate::run::summary::RunSummary;
 
 /// What the runs say about a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// They agree.
+    /// Our numbers agree with the claim.
     Holds,
-    /// They differ.
+    /// Our numbers contradict the claim.
     Fails,
     /// The 95 % confidence interval has both signs, or there is only one seed.
     Open,
 }
 
 impl Verdict {
-    /// In words.
+    /// The verdict as a report words it.
     pub const fn text(self) -> &'static str {
         match self {
             Self::Holds => "holds",
@@ -42,7 +43,7 @@ pub struct Finding {
     pub claim: String,
     /// What we measured.
     pub ours: String,
-    /// The comparison.
+    /// Whether our numbers bear the claim out.
     pub verdict: Verdict,
 }
 
@@ -63,7 +64,7 @@ fn paired(
     results: &Results,
     a: &str,
     b: &str,
-    of: impl Fn(&RunResult, &serde_json::Value) -> Option<f64>,
+    of: impl Fn(&RunResult, &RunSummary) -> Option<f64>,
 ) -> Option<Stat> {
     let (a, b) = (results.values(results.cell(a)?, &of), results.values(results.cell(b)?, &of));
     let differences: Vec<f64> =
@@ -125,7 +126,7 @@ fn table1(results: &Results) -> Vec<Finding> {
         ("SimCLR is above AAVAE", "simclr", "aavae"),
     ];
     let finding = |(claim, a, b): (&str, &str, &str)| {
-        let of = |measure: Measure| paired(results, a, b, |_, s| measure.of(s));
+        let of = |measure: Measure| paired(results, a, b, |_, s| measure.of(&s.measured));
         Some(difference(claim.into(), &of(Measure::Probe)?, of(Measure::Knn20)))
     };
     claims.into_iter().filter_map(finding).collect()
@@ -136,15 +137,16 @@ const NOTHING: f64 = 0.01;
 
 fn fig2(results: &Results) -> Vec<Finding> {
     let finding = |(i, cell): (usize, &super::Cell)| {
-        let late = |run: &RunResult, _: &serde_json::Value| {
+        let late = |run: &RunResult, _: &RunSummary| {
             let accuracies = run.milestones(Measure::Probe);
             Some(accuracies.last()?.1 - accuracies.get((accuracies.len() - 1) / 2)?.1)
         };
         let gains: Vec<f64> = results.values(i, late).into_iter().map(|v| v.1).collect();
         let stat = Stat::of(&gains)?;
-        let overfit = |run: &RunResult, _: &serde_json::Value| {
-            let last = run.bits.last()?.val;
-            Some(last - run.bits.iter().map(|b| b.val).fold(f64::INFINITY, f64::min))
+        let overfit = |run: &RunResult, _: &RunSummary| {
+            let bits = run.bits.as_ref().ok()?;
+            let last = bits.last()?.val;
+            Some(last - bits.iter().map(|b| b.val).fold(f64::INFINITY, f64::min))
         };
         let bits: Vec<f64> = results.values(i, overfit).into_iter().map(|v| v.1).collect();
         let bits = Stat::of(&bits).map_or(String::new(), |b| {
@@ -164,7 +166,7 @@ fn fig2(results: &Results) -> Vec<Finding> {
 
 fn fig3(results: &Results) -> Vec<Finding> {
     let falls = |name: &str, claim: &str| {
-        let stat = paired(results, "beta-0", name, |_, s| Measure::Probe.of(s))?;
+        let stat = paired(results, "beta-0", name, |_, s| Measure::Probe.of(&s.measured))?;
         let ours = format!("β = 0 minus it: {}", points(&stat));
         Some(Finding { claim: claim.into(), ours, verdict: Verdict::positive(&stat) })
     };
@@ -234,9 +236,7 @@ fn fig4(results: &Results) -> Vec<Finding> {
 
 fn fig5(results: &Results) -> Vec<Finding> {
     let gap = |of: &'static str| {
-        move |run: &RunResult, _: &serde_json::Value| {
-            similarity(run, of).map(views::Similarity::gap)
-        }
+        move |run: &RunResult, _: &RunSummary| similarity(run, of).map(views::Similarity::gap)
     };
     let finding = |of: &'static str, what: &str| {
         let stat = paired(results, "aavae", "vae", gap(of))?;
@@ -261,7 +261,7 @@ pub fn similarity<'a>(run: &'a RunResult, of: &str) -> Option<&'a views::Similar
 }
 
 fn duration(results: &Results) -> Vec<Finding> {
-    let gain = |run: &RunResult, _: &serde_json::Value| {
+    let gain = |run: &RunResult, _: &RunSummary| {
         let accuracies = run.milestones(Measure::Probe);
         Some(accuracies.last()?.1 - accuracies.first()?.1)
     };
@@ -274,8 +274,7 @@ fn duration(results: &Results) -> Vec<Finding> {
         Some(Finding { claim, ours, verdict: Verdict::positive(&stat) })
     };
     let noise = |epoch: usize| {
-        let at =
-            |measure| move |run: &RunResult, _: &serde_json::Value| run.milestone(epoch, measure);
+        let at = |measure| move |run: &RunResult, _: &RunSummary| run.milestone(epoch, measure);
         let claim = match results.milestones.last() {
             Some(last) if *last == epoch => {
                 "In the end AAVAE is above AAAE: augmentation alone is not enough".to_owned()

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::cells::{Overrides, Setup, Weights};
 use super::{Cell, Experiment, views};
@@ -12,9 +12,9 @@ use crate::disk::{self, Lock};
 use crate::run::RunError;
 use crate::run::folder::refuse_inside_data;
 use crate::run::settings::RunConfig;
+use crate::run::summary::{Evaluation, RunSummary};
 use crate::run::trained::{read_config, write_whole};
 use crate::text;
-use crate::train::experiment::{evaluated, read_summary};
 
 /// Name of the file that says which grid a folder holds.
 pub const FILE: &str = "grid.json";
@@ -26,11 +26,11 @@ const FAILURE: &str = "failure.json";
 /// What `grid.json` says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Identity {
-    /// Experiment.
+    /// Name of the experiment.
     pub experiment: String,
-    /// Scale.
+    /// Name of the scale.
     pub scale: String,
-    /// Data set.
+    /// Name of the data set.
     pub dataset: String,
     /// Version of this program.
     pub version: String,
@@ -42,17 +42,24 @@ pub struct Identity {
     pub images: String,
     /// Seeds, from 0; may grow.
     pub seeds: usize,
-    /// Run folders.
+    /// Names of the run folders, seed by seed.
     pub runs: Vec<String>,
     /// The command that was typed last.
     pub command: String,
+}
+
+/// What is read of the `failure.json` of a run that failed.
+#[derive(Debug, Deserialize)]
+struct Failure {
+    /// What stopped it.
+    error: String,
 }
 
 /// How far a run is.
 #[derive(Clone, Debug, PartialEq)]
 pub enum State {
     /// Everything is measured.
-    Done(Value),
+    Done(Box<RunSummary>),
     /// It stopped with an error, and will be tried again.
     Failed(String),
     /// Not started, or not finished.
@@ -61,15 +68,15 @@ pub enum State {
 
 /// A run of the grid.
 #[derive(Clone, Copy, Debug)]
-pub struct Run<'a> {
-    /// Its cell.
+pub struct CellRun<'a> {
+    /// The cell that it repeats.
     pub cell: &'a Cell,
-    /// Its seed.
+    /// Its seed, from 0.
     pub seed: u64,
 }
 
-impl Run<'_> {
-    /// Its folder.
+impl CellRun<'_> {
+    /// Its run folder in the folder of the grid.
     pub fn path(&self, out: &Path) -> PathBuf {
         out.join(self.cell.folder(self.seed))
     }
@@ -83,22 +90,18 @@ impl Run<'_> {
     pub fn state(&self, experiment: Experiment, out: &Path, milestones: &[(usize, u64)]) -> State {
         let path = self.path(out);
         let config = self.cell.config(self.seed);
-        if let Some(summary) = read_summary(&path).filter(|summary| evaluated(summary, &config)) {
-            let rows = summary["milestones"].as_array().map_or(&[][..], Vec::as_slice);
-            let reached = |epoch: usize| {
-                rows.iter().any(|row| row["epoch"] == epoch && evaluated(row, &config))
-            };
+        let whole = |measured: &Evaluation| measured.is_whole(config.probe_epochs);
+        if let Some(summary) = RunSummary::read(&path).filter(|summary| whole(&summary.measured)) {
+            let reached = |epoch| summary.milestone(epoch).is_some_and(whole);
             let views = !self.needs_views(experiment) || views::read(&path).is_some();
             if views && milestones.iter().all(|(epoch, _)| reached(*epoch)) {
-                return State::Done(summary);
+                return State::Done(summary.into());
             }
         }
         let failure = std::fs::read(path.join(FAILURE))
             .ok()
-            .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-        failure
-            .and_then(|f| f["error"].as_str().map(str::to_owned))
-            .map_or(State::Open, State::Failed)
+            .and_then(|bytes| serde_json::from_slice::<Failure>(&bytes).ok());
+        failure.map_or(State::Open, |failure| State::Failed(failure.error))
     }
 
     /// Notes why it failed.
@@ -108,11 +111,8 @@ impl Run<'_> {
     pub fn failed(&self, out: &Path, error: &RunError) -> Result<(), RunError> {
         let path = self.path(out);
         disk::create_folder(&path)?;
-        write_whole(
-            &path.join(FAILURE),
-            format!("{:#}\n", json!({ "error": error.to_string(), "hint": error.hint() }))
-                .as_bytes(),
-        )
+        let failure = json!({ "error": error.to_string(), "hint": error.hint() });
+        write_whole(&path.join(FAILURE), format!("{failure:#}\n").as_bytes())
     }
 
     /// Forgets an earlier failure: it is tried again.
@@ -198,72 +198,61 @@ pub fn verify(
     }
     let mine = Identity::new(setup, cells, splits, command);
     match read(out)? {
-        Some(there) => {
-            let same =
-                (&there.experiment, &there.scale, &there.dataset, &there.version, there.overrides)
-                    == (
-                        &mine.experiment,
-                        &mine.scale,
-                        &mine.dataset,
-                        &mine.version,
-                        mine.overrides,
-                    );
-            if !same {
-                let message =
-                    format!("{} holds {}; this is {}", text::name(&out), there.name(), mine.name());
-                let hint = if there.version == mine.version {
-                    "name another folder with --out"
-                } else {
-                    "finish it with that version, or name another folder with --out"
-                };
-                return Err(RunError::config(message, Some(hint)));
-            }
-            if !there.images.is_empty() && there.images != mine.images {
-                let message = format!(
-                    "{} was begun on other images of `{}` than these",
-                    text::name(&out),
-                    mine.dataset
-                );
-                return Err(RunError::config(
-                    message,
-                    Some("give --data-dir the same images, or name another folder with --out"),
-                ));
-            }
-            if there.seeds > mine.seeds {
-                let message = format!(
-                    "{} holds {} seeds, more than the {} asked for",
-                    text::name(&out),
-                    there.seeds,
-                    mine.seeds
-                );
-                return Err(RunError::config(
-                    message,
-                    Some(&format!("--seeds {} keeps them all", there.seeds)),
-                ));
-            }
-        }
-        None => {
-            // A process that was killed before it had written anything may have left these.
-            let left = |name: &std::ffi::OsStr| {
-                name == Lock::FILE
-                    || name.to_str().is_some_and(|name| disk::is_temporary(name, FILE))
-            };
-            let foreign = std::fs::read_dir(out)
-                .ok()
-                .and_then(|mut dir| dir.find(|e| !e.as_ref().is_ok_and(|e| left(&e.file_name()))));
-            if foreign.is_some() {
-                let message =
-                    format!("{} is not empty and holds no grid (no {FILE})", text::name(&out));
-                return Err(RunError::config(message, Some("name another folder with --out")));
-            }
-        }
+        Some(there) => refuse_another(out, &there, &mine)?,
+        None => refuse_foreign(out)?,
     }
     for seed in 0..setup.seeds as u64 {
         for cell in cells {
-            check(&Run { cell, seed }, out)?;
+            check(&CellRun { cell, seed }, out)?;
         }
     }
     Ok(mine)
+}
+
+/// Refuses to carry a grid on in the folder of another one, or with fewer seeds.
+fn refuse_another(out: &Path, there: &Identity, mine: &Identity) -> Result<(), RunError> {
+    let out = text::name(out);
+    let what = |grid: &Identity| {
+        let names = [&grid.experiment, &grid.scale, &grid.dataset, &grid.version];
+        (names.map(String::clone), grid.overrides)
+    };
+    if what(there) != what(mine) {
+        let message = format!("{out} holds {}; this is {}", there.name(), mine.name());
+        let hint = if there.version == mine.version {
+            "name another folder with --out"
+        } else {
+            "finish it with that version, or name another folder with --out"
+        };
+        return Err(RunError::config(message, Some(hint)));
+    }
+    if !there.images.is_empty() && there.images != mine.images {
+        let message = format!("{out} was begun on other images of `{}` than these", mine.dataset);
+        let hint = "give --data-dir the same images, or name another folder with --out";
+        return Err(RunError::config(message, Some(hint)));
+    }
+    let (seeds, asked) = (there.seeds, mine.seeds);
+    if seeds > asked {
+        let message = format!("{out} holds {seeds} seeds, more than the {asked} asked for");
+        let hint = format!("--seeds {seeds} keeps them all");
+        return Err(RunError::config(message, Some(&hint)));
+    }
+    Ok(())
+}
+
+/// Refuses to begin a grid among the files of something else.
+fn refuse_foreign(out: &Path) -> Result<(), RunError> {
+    // A process that was killed before it had written anything may have left these.
+    let left = |name: &std::ffi::OsStr| {
+        name == Lock::FILE || name.to_str().is_some_and(|name| disk::is_temporary(name, FILE))
+    };
+    let foreign = std::fs::read_dir(out)
+        .ok()
+        .and_then(|mut dir| dir.find(|e| !e.as_ref().is_ok_and(|e| left(&e.file_name()))));
+    if foreign.is_none() {
+        return Ok(());
+    }
+    let message = format!("{} is not empty and holds no grid (no {FILE})", text::name(out));
+    Err(RunError::config(message, Some("name another folder with --out")))
 }
 
 /// `grid.json` of a folder; `None` if there is none.
@@ -288,7 +277,7 @@ pub fn read(out: &Path) -> Result<Option<Identity>, RunError> {
 
 /// Checks that a run folder, where there is one, holds its cell's configuration. Where its data is
 /// may change.
-fn check(run: &Run<'_>, out: &Path) -> Result<(), RunError> {
+fn check(run: &CellRun<'_>, out: &Path) -> Result<(), RunError> {
     let path = run.path(out).join("config.toml");
     if !path.exists() {
         return Ok(());

@@ -3,18 +3,19 @@
 
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::cells::Weights;
-use super::folder::{Run, State};
+use super::folder::{CellRun, State};
 use super::{Cell, Setup};
 use crate::data::Splits;
 use crate::device::{self, Data, DeviceSpec, Session};
 use crate::eval;
-use crate::method::{self, ModelConfig, Training};
+use crate::method::ModelConfig;
 use crate::ops::StepUniforms;
 use crate::plan::Plan;
 use crate::rng::{Philox, Stream};
+use crate::run::settings::RunConfig;
 use crate::run::trained::model_config;
 use crate::run::{RunError, state};
 use crate::train::measure::{IMPORTANCE_IMAGES, KNN_IMAGES};
@@ -98,22 +99,28 @@ impl Cost {
     }
 }
 
-/// Measures how fast a device trains a model: floating-point operations a second, the batch grown
-/// until a step takes long enough.
+/// Measures how fast a device takes the training steps of a run: floating-point operations a
+/// second. The batch grows until a step takes long enough to be timed.
 ///
 /// # Errors
 /// If the device fails.
-pub fn measure(choice: &DeviceSpec, model: &ModelConfig) -> Result<f64, RunError> {
+pub fn measure(
+    choice: &DeviceSpec,
+    config: &RunConfig,
+    model: &ModelConfig,
+) -> Result<f64, RunError> {
     /// Seconds that a step must take to say something.
     const LONG: f64 = 0.2;
     let mut batch = model.batch.min(8);
     loop {
         let (mut session, _) = device::open(choice)?;
         let session = &mut session;
-        let training = method::training(&ModelConfig { batch, ..*model }, Training::default());
-        session.allocate(&training.graph.layout);
-        let plan = session.load(session.lower("train", &training.graph))?;
-        state::initialise(session, &training.graph.layout, &training.params, 0)?;
+        let sizes = plans::Sizes::new(config, batch, 0);
+        let (graphs, params) = plans::graphs(config, model, sizes);
+        let layout = &graphs.train.layout;
+        session.allocate(layout);
+        let plan = session.load(session.lower("train", &graphs.train))?;
+        state::initialise(session, layout, &params, 0)?;
         let rng = Philox::new(0, Stream::Test);
         let pixels: Vec<u32> = (0..batch * model.net.image.pow(2))
             .map(|i| rng.words(0, 0, i as u32)[0] & 0x00ff_ffff)
@@ -164,24 +171,82 @@ impl Speed {
     }
 }
 
-/// The grid with its predicted hours and memory, without running it.
+/// What a grid is predicted to cost.
+#[derive(Clone, Debug, Serialize)]
+pub struct Forecast {
+    /// Name of the experiment.
+    pub experiment: &'static str,
+    /// Name of the scale.
+    pub scale: &'static str,
+    /// Name of the data set.
+    pub dataset: String,
+    /// Device, and why it was chosen.
+    pub device: String,
+    /// Measured rate of the costliest cell's training, in 10^9 operations a second.
+    pub gflops: f64,
+    /// Its cells, in the grid's order.
+    pub cells: Vec<CellForecast>,
+    /// Hours of all runs of the cells that fit.
+    pub hours: f64,
+    /// Hours of those that are not done.
+    pub hours_left: f64,
+    /// Bytes of device memory at the most; `None` if no cell fits.
+    pub peak_bytes: Option<usize>,
+}
+
+/// What the runs of a cell are predicted to cost.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum CellForecast {
+    /// The device has room for them.
+    Fits {
+        /// Name of the cell.
+        cell: String,
+        /// Its runs, one for each seed.
+        runs: usize,
+        /// Those that are done.
+        done: usize,
+        /// Steps of each.
+        steps: u64,
+        /// 10^9 operations of each one's training, and of what it measures on the way.
+        train_gflop: f64,
+        /// 10^9 operations of each one's evaluations.
+        evaluation_gflop: f64,
+        /// Hours of each.
+        hours: f64,
+        /// Bytes of device memory at the most.
+        peak_bytes: usize,
+    },
+    /// The device has none.
+    DoesNotFit {
+        /// Name of the cell.
+        cell: String,
+        /// Its runs, one for each seed.
+        runs: usize,
+        /// What there is no room for.
+        error: String,
+        /// What would fit.
+        hint: Option<String>,
+    },
+}
+
+/// The grid with its predicted hours and memory, without running it. All cells are timed by the
+/// rate of the costliest: they differ in a layer or two.
 ///
 /// # Errors
-/// If the device fails or has no room.
+/// If the device fails, or has no room for any cell.
 pub fn forecast(
     setup: &Setup,
     cells: &[&Cell],
     splits: &Splits,
     choice: &DeviceSpec,
-    state: impl Fn(&Run<'_>) -> State,
-) -> Result<Value, RunError> {
+    state: impl Fn(&CellRun<'_>) -> State,
+) -> Result<Forecast, RunError> {
     let (session, why) = device::open(choice)?;
-    // A cell that the device has no room for is a row of its own.
     let costs: Vec<Result<Cost, RunError>> =
         cells.iter().map(|cell| Cost::new(cell, splits, &session)).collect();
     let device = format!("{} ({why})", session.device());
     drop(session);
-    // All cells by the rate of the costliest: they differ in a layer or two.
     let known =
         cells.iter().zip(&costs).filter_map(|(cell, cost)| Some((cell, cost.as_ref().ok()?)));
     let Some((costliest, _)) = known.max_by(|a, b| a.1.flops().total_cmp(&b.1.flops())) else {
@@ -189,71 +254,84 @@ pub fn forecast(
         return Err(first.unwrap_or_else(|| RunError::config("the grid is empty", None)));
     };
     let config = costliest.config(0);
-    let rate = measure(choice, &model_config(&config, splits))?;
-    let mut rows = Vec::new();
-    let (mut hours, mut left) = (0.0, 0.0);
-    for (cell, cost) in cells.iter().zip(&costs) {
-        let cost = match cost {
-            Ok(cost) => cost,
-            Err(error) => {
-                rows.push(json!({ "cell": cell.name, "runs": setup.seeds, "error": error.to_string(), "hint": error.hint() }));
-                continue;
+    let rate = measure(choice, &config, &model_config(&config, splits))?;
+    let mut forecast = Forecast {
+        experiment: setup.experiment.name(),
+        scale: setup.scale.name(),
+        dataset: setup.dataset.name(),
+        device,
+        gflops: rate / 1e9,
+        cells: Vec::new(),
+        hours: 0.0,
+        hours_left: 0.0,
+        peak_bytes: costs.iter().flatten().map(|cost| cost.peak_bytes).max(),
+    };
+    let runs = setup.seeds;
+    for (cell, cost) in cells.iter().zip(costs) {
+        let name = cell.name.clone();
+        forecast.cells.push(match cost {
+            // A cell that the device has no room for is a row of its own.
+            Err(error) => CellForecast::DoesNotFit {
+                cell: name,
+                runs,
+                error: error.to_string(),
+                hint: error.hint(),
+            },
+            Ok(cost) => {
+                let hours = cost.flops() / rate / 3600.0;
+                let done = (0..runs as u64)
+                    .filter(|seed| matches!(state(&CellRun { cell, seed: *seed }), State::Done(_)))
+                    .count();
+                forecast.hours += hours * runs as f64;
+                forecast.hours_left += hours * (runs - done) as f64;
+                CellForecast::Fits {
+                    cell: name,
+                    runs,
+                    done,
+                    steps: cost.steps,
+                    train_gflop: cost.train_flops / 1e9,
+                    evaluation_gflop: cost.evaluation_flops / 1e9,
+                    hours,
+                    peak_bytes: cost.peak_bytes,
+                }
             }
-        };
-        let each = cost.flops() / rate / 3600.0;
-        let done = (0..setup.seeds as u64)
-            .filter(|seed| matches!(state(&Run { cell, seed: *seed }), State::Done(_)))
-            .count();
-        hours += each * setup.seeds as f64;
-        left += each * (setup.seeds - done) as f64;
-        rows.push(json!({
-            "cell": cell.name, "runs": setup.seeds, "done": done, "steps": cost.steps, "train_gflop": cost.train_flops / 1e9,
-            "evaluation_gflop": cost.evaluation_flops / 1e9, "hours": each, "peak_bytes": cost.peak_bytes,
-        }));
+        });
     }
-    let peak = costs.iter().flatten().map(|cost| cost.peak_bytes).max();
-    Ok(json!({
-        "experiment": setup.experiment.name(), "scale": setup.scale.name(), "dataset": setup.dataset.name(), "device": device,
-        "gflops": rate / 1e9, "cells": rows, "hours": hours, "hours_left": left, "peak_bytes": peak,
-    }))
+    Ok(forecast)
 }
 
 /// A forecast as a table.
-pub fn text(forecast: &Value) -> String {
-    let number = |v: &Value| v.as_f64().unwrap_or(f64::NAN);
+pub fn text(forecast: &Forecast) -> String {
+    let Forecast { experiment, scale, dataset, device, gflops, .. } = forecast;
     let mut out = format!(
-        "{} at scale {} on {}, {}, {:.1} GFLOP/s\n  runs  done    steps   TFLOP each  hours each  \
-         memory MB  cell\n",
-        forecast["experiment"].as_str().unwrap_or(""),
-        forecast["scale"].as_str().unwrap_or(""),
-        forecast["dataset"].as_str().unwrap_or(""),
-        forecast["device"].as_str().unwrap_or(""),
-        number(&forecast["gflops"])
+        "{experiment} at scale {scale} on {dataset}, {device}, {gflops:.1} GFLOP/s\n  \
+         runs  done    steps   TFLOP each  hours each  memory MB  cell\n",
     );
-    for row in forecast["cells"].as_array().map_or(&[][..], Vec::as_slice) {
-        if let Some(error) = row["error"].as_str() {
-            out += &format!(
-                "{:6}  {} does not fit: {error}\n",
-                number(&row["runs"]),
-                row["cell"].as_str().unwrap_or("")
-            );
-            continue;
-        }
-        out += &format!(
-            "{:6} {:5} {:8} {:12.1} {:11.2} {:10.0}  {}\n",
-            number(&row["runs"]),
-            number(&row["done"]),
-            number(&row["steps"]),
-            (number(&row["train_gflop"]) + number(&row["evaluation_gflop"])) / 1e3,
-            number(&row["hours"]),
-            number(&row["peak_bytes"]) / 1e6,
-            row["cell"].as_str().unwrap_or("")
-        );
+    for row in &forecast.cells {
+        out += &match row {
+            CellForecast::DoesNotFit { cell, runs, error, .. } => {
+                format!("{runs:6}  {cell} does not fit: {error}\n")
+            }
+            CellForecast::Fits {
+                cell,
+                runs,
+                done,
+                steps,
+                train_gflop,
+                evaluation_gflop,
+                hours,
+                peak_bytes,
+            } => format!(
+                "{runs:6} {done:5} {steps:8} {:12.1} {hours:11.2} {:10.0}  {cell}\n",
+                (train_gflop + evaluation_gflop) / 1e3,
+                *peak_bytes as f64 / 1e6,
+            ),
+        };
     }
     out + &format!(
         "{:.2} hours in all, {:.2} left; {:.0} MB of memory at the most",
-        number(&forecast["hours"]),
-        number(&forecast["hours_left"]),
-        number(&forecast["peak_bytes"]) / 1e6
+        forecast.hours,
+        forecast.hours_left,
+        forecast.peak_bytes.map_or(f64::NAN, |bytes| bytes as f64 / 1e6)
     )
 }

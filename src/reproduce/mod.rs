@@ -1,9 +1,10 @@
 //! The paper's experiments: each is a grid of runs, a folder, and a report.
 //!
 //! ```text
-//! experiment x scale -> cells x seeds -> OUT/<cell>-s<seed>/   ordinary run folders (`train::experiment`)
-//!                                        OUT/grid.json         which grid this is
-//!                                        OUT/report.html, report.md, results.csv, plots/*.png
+//! experiment x scale -> cells x seeds -> OUT/
+//!     <cell>-s<seed>/                              ordinary run folders (`train::experiment`)
+//!     grid.json                                    which grid this is
+//!     report.html, report.md, results.csv, plots/  what came out
 //! ```
 //!
 //! A run is done when its `summary.json` holds every measurement of its cell; a grid that is

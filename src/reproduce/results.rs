@@ -2,24 +2,25 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::cells::Setup;
-use super::folder::{Run, State};
+use super::folder::{CellRun, State};
 use super::views::{self, Similarity};
 use super::{Cell, Experiment};
 use crate::data::Splits;
-use crate::run::metrics;
+use crate::run::metrics::{self, MetricsError};
 use crate::run::settings::RunConfig;
+use crate::run::summary::{Evaluation, Milestone, RunSummary};
 
 /// Mean and spread of a quantity over seeds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stat {
-    /// Mean.
+    /// Mean of the values.
     pub mean: f64,
     /// Standard deviation of the sample (n - 1); `None` for a single value.
     pub sd: Option<f64>,
-    /// Values.
+    /// How many values there are.
     pub n: usize,
 }
 
@@ -74,16 +75,13 @@ impl Measure {
         }
     }
 
-    /// Its value in a summary, or in a milestone of one; `None` if the training set is too small
-    /// for so many neighbours.
-    pub fn of(self, value: &Value) -> Option<f64> {
-        let knn = |k: u64, temperature: f64| {
-            let rows = value["knn"].as_array()?;
-            rows.iter().find(|row| row["k"] == k && row["temperature"] == temperature)?["accuracy"]
-                .as_f64()
+    /// Its value in an evaluation; `None` if the training set is too small for so many neighbours.
+    pub fn of(self, measured: &Evaluation) -> Option<f64> {
+        let knn = |k, temperature| {
+            measured.knn_accuracy(|row| row.k == Some(k) && row.temperature == Some(temperature))
         };
         match self {
-            Self::Probe => value["probe"]["accuracy"].as_f64(),
+            Self::Probe => measured.probe_accuracy(),
             Self::Knn20 => knn(20, 0.07),
             Self::Knn200 => knn(200, 0.1),
         }
@@ -97,21 +95,22 @@ pub struct RunResult {
     pub name: String,
     /// Position of its cell.
     pub cell: usize,
-    /// Seed.
+    /// Seed of the run, from 0.
     pub seed: u64,
-    /// Configuration.
+    /// Settings that the run has by its cell and seed.
     pub config: RunConfig,
     /// How far it is.
     pub state: State,
-    /// Bits per dimension after each epoch.
-    pub bits: Vec<Bits>,
+    /// Bits per dimension after each epoch; why there are none, where the records of a run that is
+    /// done cannot be read.
+    pub bits: Result<Vec<Bits>, String>,
     /// Similarities of views.
     pub similarities: Vec<Similarity>,
 }
 
 impl RunResult {
     /// The summary of a run that is done.
-    pub fn summary(&self) -> Option<&Value> {
+    pub fn summary(&self) -> Option<&RunSummary> {
         match &self.state {
             State::Done(summary) => Some(summary),
             _ => None,
@@ -120,9 +119,9 @@ impl RunResult {
 
     /// A quantity at each milestone: epoch and value.
     pub fn milestones(&self, measure: Measure) -> Vec<(f64, f64)> {
-        let rows =
-            self.summary().and_then(|s| s["milestones"].as_array()).map_or(&[][..], Vec::as_slice);
-        rows.iter().filter_map(|row| Some((row["epoch"].as_f64()?, measure.of(row)?))).collect()
+        let rows = self.summary().map_or(&[][..], |summary| &summary.milestones);
+        let value = |row: &Milestone| Some((row.epoch as f64, measure.of(&row.measured)?));
+        rows.iter().filter_map(value).collect()
     }
 
     /// A quantity at one milestone.
@@ -136,7 +135,7 @@ impl RunResult {
 pub struct Results {
     /// What the grid was made from.
     pub setup: Setup,
-    /// Its cells.
+    /// Cells of the grid, in its order.
     pub cells: Vec<Cell>,
     /// Its runs, seed by seed.
     pub runs: Vec<RunResult>,
@@ -160,14 +159,14 @@ impl Results {
         out: &Path,
     ) -> Self {
         let one = |(seed, (cell, c)): (u64, (usize, &Cell))| {
-            let run = Run { cell: c, seed };
+            let run = CellRun { cell: c, seed };
             let (config, path) = (c.config(seed), run.path(out));
             let state = run.state(setup.experiment, out, milestones);
             let done = matches!(state, State::Done(_));
             let bits = if done && setup.experiment == Experiment::Fig2 {
-                bits_by_epoch(&path)
+                bits_by_epoch(&path).map_err(|error| error.to_string())
             } else {
-                Vec::new()
+                Ok(Vec::new())
             };
             let similarities = if done && run.needs_views(setup.experiment) {
                 views::read(&path).unwrap_or_default()
@@ -193,7 +192,7 @@ impl Results {
     }
 
     /// Runs that are done, with their summaries.
-    pub fn done(&self) -> impl Iterator<Item = (&RunResult, &Value)> {
+    pub fn done(&self) -> impl Iterator<Item = (&RunResult, &RunSummary)> {
         self.runs.iter().filter_map(|run| run.summary().map(|summary| (run, summary)))
     }
 
@@ -205,11 +204,18 @@ impl Results {
         })
     }
 
+    /// Runs that are done and whose bits per dimension cannot be read, with the reasons.
+    pub fn unread(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.runs.iter().filter_map(|run| {
+            run.bits.as_ref().err().map(|error| (run.name.as_str(), error.as_str()))
+        })
+    }
+
     /// The values of a quantity over the seeds of a cell that are done.
     pub fn values(
         &self,
         cell: usize,
-        of: impl Fn(&RunResult, &Value) -> Option<f64>,
+        of: impl Fn(&RunResult, &RunSummary) -> Option<f64>,
     ) -> Vec<(u64, f64)> {
         self.done()
             .filter(|(run, _)| run.cell == cell)
@@ -220,7 +226,7 @@ impl Results {
     /// Mean and spread of a measure of a cell.
     pub fn stat(&self, cell: usize, measure: Measure) -> Option<Stat> {
         let values: Vec<f64> =
-            self.values(cell, |_, summary| measure.of(summary)).into_iter().map(|v| v.1).collect();
+            self.values(cell, |_, s| measure.of(&s.measured)).into_iter().map(|v| v.1).collect();
         Stat::of(&values)
     }
 
@@ -230,18 +236,46 @@ impl Results {
     }
 
     /// The aggregated measures of every cell, for the summary on stdout.
-    pub fn table(&self) -> Vec<Value> {
+    pub fn table(&self) -> Vec<CellRow> {
         let row = |(i, cell): (usize, &Cell)| {
-            let mut row = json!({ "cell": cell.name, "n": self.values(i, |_, s| Measure::Probe.of(s)).len() });
-            for measure in Measure::ALL {
-                if let Some(stat) = self.stat(i, measure) {
-                    row[measure.name()] = json!({ "mean": stat.mean, "sd": stat.sd });
-                }
+            let stat = |measure| self.stat(i, measure).map(|s| MeanSd { mean: s.mean, sd: s.sd });
+            CellRow {
+                cell: cell.name.clone(),
+                n: self.values(i, |_, s| Measure::Probe.of(&s.measured)).len(),
+                probe: stat(Measure::Probe),
+                knn20: stat(Measure::Knn20),
+                knn200: stat(Measure::Knn200),
             }
-            row
         };
         self.cells.iter().enumerate().map(row).collect()
     }
+}
+
+/// Mean and standard deviation of a quantity over the seeds of a cell.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct MeanSd {
+    /// Mean, a fraction of the test images.
+    pub mean: f64,
+    /// Standard deviation of the sample; `None` for a single value.
+    pub sd: Option<f64>,
+}
+
+/// A cell in the summary on stdout.
+#[derive(Clone, Debug, Serialize)]
+pub struct CellRow {
+    /// Name of the cell.
+    pub cell: String,
+    /// Runs of it that are done.
+    pub n: usize,
+    /// The linear probe.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe: Option<MeanSd>,
+    /// kNN with 20 neighbours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub knn20: Option<MeanSd>,
+    /// kNN with 200 neighbours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub knn200: Option<MeanSd>,
 }
 
 /// Bits per dimension after an epoch (`train::measure`): of the batches that were trained on and of
@@ -249,7 +283,7 @@ impl Results {
 /// sampling where that was measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bits {
-    /// Epochs.
+    /// Epochs trained, from 1.
     pub epoch: f64,
     /// Training batches, bound.
     pub train: f64,
@@ -260,8 +294,11 @@ pub struct Bits {
 }
 
 /// Bits per dimension at the end of each epoch, from the records of `metrics.jsonl`.
-fn bits_by_epoch(path: &Path) -> Vec<Bits> {
-    let mut records = metrics::read(path.join("metrics.jsonl")).unwrap_or_default();
+///
+/// # Errors
+/// If a line is no record: the means of the epochs around it would be others.
+fn bits_by_epoch(path: &Path) -> Result<Vec<Bits>, MetricsError> {
+    let mut records = metrics::read(path.join("metrics.jsonl"))?;
     // As a run writes them, whatever became of the file since.
     records.sort_by_key(|record| record.step);
     let value = |split: &str, step: u64, key: &str| {
@@ -303,11 +340,13 @@ fn bits_by_epoch(path: &Path) -> Vec<Bits> {
             sampled,
         })
     };
-    held_out.iter().enumerate().filter_map(bits).collect()
+    Ok(held_out.iter().enumerate().filter_map(bits).collect())
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -332,9 +371,8 @@ mod tests {
     fn bits_are_means_of_epochs() {
         let dir = tempfile::tempdir().expect("a folder");
         let line = |step: u64, epoch: u64, split: &str, key: &str, bits: f64| {
-            format!(
-                "{{\"step\":{step},\"epoch\":{epoch},\"split\":\"{split}\",\"loss\":1.0,\"{key}\":{bits}}}\n"
-            )
+            let head = format!("\"step\":{step},\"epoch\":{epoch},\"split\":\"{split}\"");
+            format!("{{{head},\"loss\":1.0,\"{key}\":{bits}}}\n")
         };
         let elbo = "bits_per_dim_elbo";
         let lines = [
@@ -356,16 +394,22 @@ mod tests {
         let twice = [&swapped[..], &lines[..]].concat();
         for lines in [&lines[..], &swapped, &twice] {
             std::fs::write(dir.path().join("metrics.jsonl"), lines.concat()).expect("a file");
-            assert_eq!(bits_by_epoch(dir.path()), want);
+            assert_eq!(bits_by_epoch(dir.path()).expect("records"), want);
         }
+        std::fs::write(dir.path().join("metrics.jsonl"), lines.concat() + "{}\n").expect("a file");
+        let error = bits_by_epoch(dir.path()).expect_err("no record").to_string();
+        assert!(error.contains("metrics.jsonl`, line 8: not a metrics record"), "{error}");
     }
 
     #[test]
     fn measures_are_found() {
         let summary = json!({ "probe": { "accuracy": 0.5 }, "knn": [
-            { "k": 20, "temperature": 0.07, "accuracy": 0.3 }, { "k": 20, "temperature": 0.1, "accuracy": 0.2 },
+            { "k": 20, "temperature": 0.07, "accuracy": 0.3 },
+            { "k": 20, "temperature": 0.1, "accuracy": 0.2 },
             { "k": 200, "temperature": 0.1, "accuracy": 0.1 } ] });
+        let measured = |value| RunSummary::of_json(value).expect("a summary").measured;
+        let summary = measured(summary);
         assert_eq!(Measure::ALL.map(|m| m.of(&summary)), [Some(0.5), Some(0.3), Some(0.1)]);
-        assert_eq!(Measure::Knn200.of(&json!({ "knn": [] })), None);
+        assert_eq!(Measure::Knn200.of(&measured(json!({ "knn": [] }))), None);
     }
 }

@@ -5,12 +5,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use super::cells::Weights;
-use super::folder::{self, Run, State};
-use super::forecast::{self, Cost, Speed};
-use super::results::Results;
+use super::folder::{self, CellRun, State};
+use super::forecast::{self, Cost, Forecast, Speed};
+use super::results::{CellRow, Results};
 use super::{Cell, Setup, cells, report, views};
 use crate::data::Splits;
 use crate::device::{self, DeviceSpec};
@@ -30,7 +30,7 @@ pub struct Request<'a> {
     pub setup: &'a Setup,
     /// Names of the cells to run; all if empty.
     pub only: &'a [String],
-    /// Device.
+    /// Device that every run is trained on.
     pub device: DeviceSpec,
     /// Resume runs on another device than they were trained on.
     pub another_device: bool,
@@ -40,7 +40,7 @@ pub struct Request<'a> {
     pub command: &'a str,
     /// Leaves images of the data set out of the report.
     pub without_images: bool,
-    /// Ctrl-C.
+    /// Ctrl-C and `kill`: stops the run at hand and the grid.
     pub interrupt: &'a Interrupt,
 }
 
@@ -83,10 +83,11 @@ impl Grid {
 ///
 /// # Errors
 /// If data or device fail.
-pub fn forecast(request: &Request<'_>) -> Result<Value, RunError> {
+pub fn forecast(request: &Request<'_>) -> Result<Forecast, RunError> {
     let grid = Grid::new(request.setup)?;
     folder::verify(request.out, request.setup, &grid.cells, &grid.splits, request.command)?;
-    let state = |run: &Run<'_>| run.state(request.setup.experiment, request.out, &grid.milestones);
+    let state =
+        |run: &CellRun<'_>| run.state(request.setup.experiment, request.out, &grid.milestones);
     forecast::forecast(
         request.setup,
         &grid.selected(request.only)?,
@@ -101,7 +102,7 @@ pub fn forecast(request: &Request<'_>) -> Result<Value, RunError> {
 /// # Errors
 /// If the grid cannot start, or the report cannot be written. A run that fails is in the summary
 /// and stops nothing.
-pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, RunError> {
+pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<GridSummary, RunError> {
     let Request { setup, out, interrupt, .. } = *request;
     let grid = Grid::new(setup)?;
     let selected = grid.selected(request.only)?;
@@ -114,14 +115,14 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Ru
     drop(session);
     let (identity, _lock) = folder::claim(out, setup, &grid.cells, &grid.splits, request.command)?;
 
-    let runs: Vec<(Run<'_>, f64)> = (0..setup.seeds as u64)
+    let runs: Vec<(CellRun<'_>, f64)> = (0..setup.seeds as u64)
         .flat_map(|seed| {
-            selected.iter().zip(&costs).map(move |(cell, cost)| (Run { cell, seed }, *cost))
+            selected.iter().zip(&costs).map(move |(cell, cost)| (CellRun { cell, seed }, *cost))
         })
         .collect();
-    let state = |run: &Run<'_>| run.state(setup.experiment, out, &grid.milestones);
+    let state = |run: &CellRun<'_>| run.state(setup.experiment, out, &grid.milestones);
     let mut pace = Speed::default();
-    let mut errors: Vec<(String, String)> = Vec::new();
+    let mut errors: Vec<FailedRun> = Vec::new();
     let show_images = !request.without_images;
     let results = || Results {
         show_images,
@@ -147,17 +148,10 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Ru
         say(&format!("run {} of {}: {name}{eta}", i + 1, runs.len()));
         let fresh = !run.path(out).join("config.toml").exists();
         let began = Instant::now();
-        match caught(|| run.again(out).and_then(|()| carry_out(request, run, say))) {
+        match attempt(request, run, say) {
             Ok(()) if fresh => pace.add(*cost, began.elapsed().as_secs_f64()),
             Ok(()) => {}
-            Err(error) => {
-                say(&format!("{name} failed: {error}"));
-                // Where nothing can be written the report says less; the other runs go on.
-                if let Err(also) = run.failed(out, &error) {
-                    say(&format!("{name}: {also}"));
-                }
-                errors.push((name, error.to_string()));
-            }
+            Err(failed) => errors.push(failed),
         }
         // A report at any moment, also if an evaluation is cut short.
         if let Err(error) = report::write(&results(), &identity, out) {
@@ -166,18 +160,72 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Ru
     }
     let results = results();
     let written = report::write(&results, &identity, out)?;
-    Ok(json!({
-        "experiment": setup.experiment.name(),
-        "scale": setup.scale.name(),
-        "dataset": setup.dataset.name(),
-        "out": text::name(&out).to_string(),
-        "report": text::name(&written).to_string(),
-        "runs": results.runs.len(),
-        "done": results.done().count(),
-        "failed": errors.iter().map(|(run, error)| json!({ "run": run, "error": error })).collect::<Vec<_>>(),
-        "cells": results.table(),
-        "interrupted": interrupt.asked(),
-    }))
+    for (run, error) in results.unread() {
+        say(&format!("warning: the bits per dimension of {run} are left out: {error}"));
+    }
+    Ok(GridSummary {
+        experiment: setup.experiment.name(),
+        scale: setup.scale.name(),
+        dataset: setup.dataset.name(),
+        out: text::name(out).to_string(),
+        report: text::name(&written).to_string(),
+        runs: results.runs.len(),
+        done: results.done().count(),
+        failed: errors,
+        cells: results.table(),
+        interrupted: interrupt.asked(),
+    })
+}
+
+/// What became of a grid, for the summary on stdout.
+#[derive(Clone, Debug, Serialize)]
+pub struct GridSummary {
+    /// Name of the experiment.
+    pub experiment: &'static str,
+    /// Name of the scale.
+    pub scale: &'static str,
+    /// Name of the data set.
+    pub dataset: String,
+    /// Folder of the grid.
+    pub out: String,
+    /// Path of the report.
+    pub report: String,
+    /// Runs of the whole grid.
+    pub runs: usize,
+    /// Runs that are done.
+    pub done: usize,
+    /// Runs that were tried and failed.
+    pub failed: Vec<FailedRun>,
+    /// What was measured of each cell.
+    pub cells: Vec<CellRow>,
+    /// Whether it was stopped before its end.
+    pub interrupted: bool,
+}
+
+/// A run that was tried and failed.
+#[derive(Clone, Debug, Serialize)]
+pub struct FailedRun {
+    /// Name of its folder.
+    pub run: String,
+    /// What stopped it.
+    pub error: String,
+}
+
+/// Carries a run out. Why it failed is said, and kept in its folder.
+fn attempt(
+    request: &Request<'_>,
+    run: &CellRun<'_>,
+    say: &mut dyn FnMut(&str),
+) -> Result<(), FailedRun> {
+    let (out, name) = (request.out, run.cell.folder(run.seed));
+    caught(|| run.again(out).and_then(|()| carry_out(request, run, say))).map_err(|error| {
+        say(&format!("{name} failed: {error}"));
+        // Where nothing can be written the report says less; the other runs go on.
+        if let Err(also) = run.failed(out, &error) {
+            say(&format!("{name}: {also}"));
+        }
+        FailedRun { run: name, error: error.to_string() }
+    })
 }
 
 /// A bug in one run is that run's failure and not the end of the grid. Its message is printed as
@@ -200,7 +248,7 @@ fn caught(work: impl FnOnce() -> Result<(), RunError>) -> Result<(), RunError> {
 /// Trains and measures one run, or what is left of it.
 fn carry_out(
     request: &Request<'_>,
-    run: &Run<'_>,
+    run: &CellRun<'_>,
     say: &mut dyn FnMut(&str),
 ) -> Result<(), RunError> {
     let (config, path) = (run.cell.config(run.seed), run.path(request.out));
@@ -221,7 +269,7 @@ fn carry_out(
         return Ok(());
     }
     let summary = experiment::run(&asked, say)?;
-    if summary["interrupted"] == false
+    if summary.interrupted == Some(false)
         && run.needs_views(request.setup.experiment)
         && views::read(&path).is_none()
     {

@@ -33,7 +33,7 @@ const MAX_HEADER: u64 = 100_000_000;
 /// Elements of a tensor, row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TensorData {
-    /// 32-bit floats.
+    /// 32-bit floats, row by row.
     F32(Vec<f32>),
     /// 64-bit integers: counters and labels.
     I64(Vec<i64>),
@@ -131,9 +131,9 @@ pub enum CheckpointError {
     /// The file is something else.
     #[error("`{}` ({bytes} bytes) is not a safetensors file: {reason}", crate::text::name(path))]
     NotSafetensors {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its length.
+        /// Length of the file in bytes.
         bytes: u64,
         /// What does not fit.
         reason: String,
@@ -144,16 +144,19 @@ pub enum CheckpointError {
         crate::text::name(path)
     )]
     PyTorch {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
     },
     /// The file has another length than its header says.
-    #[error("`{}` is {}: it has {bytes} bytes, its header asks for \
-        {expected}", crate::text::name(path), if bytes < expected { "truncated" } else { "too long" })]
+    #[error(
+        "`{}` is {}: it has {bytes} bytes, its header asks for {expected}",
+        crate::text::name(path),
+        if bytes < expected { "truncated" } else { "too long" }
+    )]
     Length {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its length.
+        /// Length of the file in bytes.
         bytes: u64,
         /// Length according to its header.
         expected: u64,
@@ -165,7 +168,7 @@ pub enum CheckpointError {
         crate::text::name(path)
     )]
     Digest {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// "tensors" or "metadata".
         what: &'static str,
@@ -181,9 +184,9 @@ pub enum CheckpointError {
         crate::text::name(path)
     )]
     Version {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its version.
+        /// Version of the format that it says it has.
         found: String,
     },
     /// A tensor has an element type that weights do not have.
@@ -193,9 +196,9 @@ pub enum CheckpointError {
         crate::text::name(path)
     )]
     Type {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The tensor.
+        /// Name of the tensor.
         tensor: String,
         /// Its type, as safetensors calls it.
         dtype: String,
@@ -206,7 +209,8 @@ pub enum CheckpointError {
 const CONVERT: &str = "three lines of Python convert it:
     import torch, safetensors.torch
     state = torch.load(\"FILE\", map_location=\"cpu\", weights_only=True)
-    safetensors.torch.save_file({k: v.contiguous().clone() for k, v in state.get(\"state_dict\", state).items()}, \"FILE.safetensors\")";
+    safetensors.torch.save_file({k: v.contiguous().clone() for k, v in \
+state.get(\"state_dict\", state).items()}, \"FILE.safetensors\")";
 
 impl CheckpointError {
     /// What the user can do about it, as one sentence without a full stop.

@@ -11,16 +11,16 @@ use crate::text;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
-    /// Device.
+    /// The device failed, or there is none as asked for.
     #[error(transparent)]
     Device(#[from] crate::device::DeviceError),
-    /// Data.
+    /// The data set is missing, damaged or too small.
     #[error(transparent)]
     Data(#[from] crate::data::DataError),
-    /// Checkpoint.
+    /// A checkpoint cannot be read or written.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// `metrics.jsonl`.
+    /// `metrics.jsonl` cannot be read or written.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
     /// Features that cannot be classified.

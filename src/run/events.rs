@@ -1,7 +1,8 @@
 //! TensorBoard event files: `metrics.jsonl` and some pictures, as curves.
 //!
 //! ```text
-//! Event:      1 wall_time f64 | 2 step i64 | 3 file_version text | 5 summary Summary | 7 session_log SessionLog
+//! Event:      1 wall_time f64 | 2 step i64 | 3 file_version text | 5 summary Summary
+//!             7 session_log SessionLog
 //! Summary:    1 value (repeated): 1 tag text | 2 simple_value f32 | 4 image Image
 //! Image:      1 height | 2 width | 3 colorspace | 4 encoded bytes
 //! SessionLog: 1 status (1 = START)

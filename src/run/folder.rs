@@ -3,7 +3,8 @@
 //! | file | what it is |
 //! |---|---|
 //! | `config.toml` | the settings, written when everything else has begun |
-//! | `metrics.jsonl`, `events.out.tfevents.*` | what was measured ([`super::metrics`], [`super::events`]) |
+//! | `metrics.jsonl` | what was measured ([`super::metrics`]) |
+//! | `events.out.tfevents.*` | the same for TensorBoard ([`super::events`]) |
 //! | `checkpoints/` | states to resume from and weights to keep ([`super::store`]) |
 //! | `images/` | views and reconstructions |
 //! | `train.log`, `summary.json` | what was said, and what came out |
@@ -19,6 +20,7 @@ use super::events;
 use super::metrics::Record;
 use super::settings::DataKind;
 use super::store::{CHECKPOINTS, Store};
+use super::summary::RunSummary;
 use super::trained::read_config;
 use crate::disk::{self, DiskError, Lock};
 use crate::text;
@@ -79,12 +81,12 @@ impl RunFolder {
         self.made.is_empty() && entries().all(|entry| entry.file_name() == Lock::FILE)
     }
 
-    /// Its checkpoints.
+    /// The checkpoints in its folder `checkpoints`.
     pub fn store(&self) -> Store {
         Store::of_run(&self.path)
     }
 
-    /// Its pictures.
+    /// Its folder of PNG pictures; it need not be there.
     pub fn images(&self) -> PathBuf {
         self.path.join(IMAGES)
     }
@@ -194,10 +196,8 @@ impl RunFolder {
                 first_line(path).is_none_or(|line| line.get(19..21) == Some(b"Z "))
             }),
             ("summary.json", |path| {
-                let value = fs::read(path)
-                    .ok()
-                    .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
-                value.is_some_and(|value| value["run"].is_string())
+                let summary = path.parent().and_then(RunSummary::read);
+                summary.is_some_and(|summary| summary.run.is_some())
             }),
         ];
         for (name, own) in checks {

@@ -11,15 +11,16 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::disk::DiskError;
 
-/// One line.
+/// What one line of the file says of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
-    /// Steps taken.
+    /// Steps that had been taken, from 1.
     pub step: u64,
     /// Epoch, from 0.
     pub epoch: u64,
@@ -49,7 +50,11 @@ impl Record {
 
     /// A record from a line without its end; `None` if it is no record.
     pub fn parse(line: &[u8]) -> Option<Self> {
-        let Ok(Value::Object(object)) = serde_json::from_slice(line) else { return None };
+        Self::of_json(&serde_json::from_slice(line).ok()?)
+    }
+
+    fn of_json(value: &Value) -> Option<Self> {
+        let object = value.as_object()?;
         let integer = |key| object.get(key).and_then(Value::as_u64);
         let mut record =
             Self::new(integer("step")?, integer("epoch")?, object.get("split")?.as_str()?);
@@ -76,6 +81,13 @@ impl Serialize for Record {
     }
 }
 
+impl<'de> Deserialize<'de> for Record {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::of_json(&Value::deserialize(deserializer)?)
+            .ok_or_else(|| serde::de::Error::custom("not a metrics record"))
+    }
+}
+
 /// What can go wrong with a metrics file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -86,7 +98,7 @@ pub enum MetricsError {
     /// A line is no record.
     #[error("`{}`, line {line}: not a metrics record", crate::text::name(path))]
     Line {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,

@@ -2,7 +2,6 @@
 //! trains or measures; what does is above.
 
 pub mod checkpoint;
-
 mod error;
 pub mod events;
 pub mod fit;
@@ -14,6 +13,7 @@ pub mod saver;
 pub mod settings;
 pub mod state;
 pub mod store;
+pub mod summary;
 mod tfrecord;
 pub mod trained;
 

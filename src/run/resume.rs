@@ -20,11 +20,11 @@ pub type Window = Vec<(u32, Vec<f32>)>;
 /// The newest checkpoint of a run.
 #[derive(Debug)]
 pub struct Resumed {
-    /// Its file.
+    /// Path of the checkpoint's file.
     pub path: PathBuf,
-    /// Steps taken.
+    /// Steps that had been taken when it was saved.
     pub step: u64,
-    /// Its tensors.
+    /// Its tensors and metadata.
     pub checkpoint: Checkpoint,
     /// Why newer ones were passed over.
     pub warnings: Vec<String>,

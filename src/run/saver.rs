@@ -26,7 +26,7 @@ use crate::text;
 /// A state of a run, to be saved.
 #[derive(Debug)]
 pub struct State {
-    /// Steps taken.
+    /// Steps that had been taken when it was made.
     pub step: u64,
     /// The epoch whose weights are to be kept, at a milestone.
     pub milestone: Option<usize>,
@@ -68,7 +68,7 @@ struct Worker {
 /// What a state becomes a checkpoint with.
 #[derive(Clone, Debug)]
 pub struct Writer {
-    /// Where to.
+    /// The folder of checkpoints to save to.
     pub store: Store,
     /// Checkpoints to keep.
     pub keep: usize,
@@ -211,7 +211,10 @@ impl Writer {
         let State { step, milestone, snapshot, meta, logs } = state;
         let tensors = snapshot.tensors(&self.layout, &self.params);
         drop(snapshot);
-        let bad = |t: &NamedTensor| matches!(&t.data, TensorData::F32(x) if x.iter().any(|x| !x.is_finite()));
+        let bad = |tensor: &NamedTensor| match &tensor.data {
+            TensorData::F32(values) => values.iter().any(|x| !x.is_finite()),
+            _ => false,
+        };
         if let Some((tensor, _)) = tensors.iter().find(|(_, t)| bad(t)) {
             return Err(RunError::NotFiniteState { step, tensor: tensor.clone() });
         }

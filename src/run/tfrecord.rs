@@ -1,7 +1,8 @@
 //! What event files are made of: TFRecords that hold protocol buffers.
 //!
 //! ```text
-//! record:  u64 length | u32 masked crc32c(length) | bytes | u32 masked crc32c(bytes)      little-endian
+//! record:  u64 length | u32 masked crc32c(length) | bytes | u32 masked crc32c(bytes),
+//!          all little-endian
 //! message: fields, each a key (number << 3 | wire type) and a value
 //! ```
 //!

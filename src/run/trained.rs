@@ -109,7 +109,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), RunError> {
     Ok(disk::write(path, bytes)?)
 }
 
-/// Writes `config.toml`.
+/// Writes a configuration to a `config.toml`, whole or not at all.
 ///
 /// # Errors
 /// If it cannot be written.
@@ -140,7 +140,7 @@ fn plannable(path: &Path, config: &RunConfig) -> Result<(), RunError> {
 pub struct Trained {
     /// The configuration it was trained with.
     pub config: RunConfig,
-    /// Its weights.
+    /// Its tensors, with those of the optimiser where the file has them.
     pub checkpoint: Checkpoint,
     /// Where the weights came from.
     pub path: PathBuf,

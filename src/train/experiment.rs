@@ -8,8 +8,6 @@
 use std::path::Path;
 use std::time::Instant;
 
-use serde_json::{Value, json};
-
 use super::interrupt::Interrupt;
 use super::pretrain::{self, Outcome};
 use super::progress::{on_compile, timestamp_now};
@@ -22,18 +20,16 @@ use crate::eval::probe::{ProbeConfig, ProbeResult, probe};
 use crate::method::ModelConfig;
 use crate::run::RunError;
 use crate::run::folder::RunFolder;
-use crate::run::metrics::Record;
 use crate::run::resume::{self, Resumed};
 use crate::run::settings::RunConfig;
-use crate::run::trained::{
-    Trained, model_config, open_data, read_config, write_config, write_whole,
-};
+use crate::run::summary::{Evaluation, KnnScore, Milestone, ProbeScore, RunSummary, tenth};
+use crate::run::trained::{Trained, model_config, open_data, read_config, write_config};
 use crate::text;
 
 /// What is measured once the encoder is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evaluate {
-    /// Nothing.
+    /// Training is all.
     Nothing,
     /// Probe and kNN of the final weights.
     End,
@@ -55,29 +51,29 @@ pub enum Present {
 /// What an experiment is asked to do.
 #[derive(Debug)]
 pub struct Request<'a> {
-    /// Configuration, validated.
+    /// Settings of the run; [`RunConfig::validate`] has let them pass.
     pub config: &'a RunConfig,
-    /// Device.
+    /// Device to train and evaluate on.
     pub device: DeviceSpec,
     /// Resume on another device than the run was trained on.
     pub another_device: bool,
     /// Measure which kernels are the fastest, where that is not remembered.
     pub tune: bool,
-    /// Run folder.
+    /// Folder of the run, which belongs to this process.
     pub folder: &'a RunFolder,
     /// What it may hold.
     pub present: Present,
-    /// Measurements.
+    /// What is measured once the encoder is trained.
     pub evaluate: Evaluate,
     /// Ctrl-C and `kill`.
     pub interrupt: &'a Interrupt,
 }
 
-/// Pretrains and evaluates; returns the contents of `summary.json`. `say` takes lines for people.
+/// Pretrains and evaluates; returns what `summary.json` says. `say` takes lines for people.
 ///
 /// # Errors
 /// Whatever stops it; the checkpoints and the summary written before stay whole.
-pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, RunError> {
+pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<RunSummary, RunError> {
     let Request { config, folder, interrupt, .. } = *request;
     let out = folder.path();
     let resumed = match request.present {
@@ -107,42 +103,38 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, Ru
                 Ok((session, why))
             };
             let outcome = recover::pretrain(&asked, resumed.as_ref(), &mut open)?;
-            let summary =
-                summary_of(config, out, &outcome, outcome.interrupted || interrupt.asked())?;
-            write(out, &summary)?;
+            let interrupted = outcome.interrupted || interrupt.asked();
+            let summary = summary_of(config, out, &outcome, interrupted);
+            summary.write(out)?;
             (summary, outcome.checkpoint)
         }
     };
     drop(resumed);
-    if request.evaluate == Evaluate::Nothing || summary["interrupted"] == true {
+    if request.evaluate == Evaluate::Nothing || summary.interrupted == Some(true) {
         return Ok(summary);
     }
     let store = folder.store();
     if request.evaluate == Evaluate::Milestones {
         let splits = open_data(config)?;
         for (epoch, step) in schedule::milestones(config, &splits)? {
-            let rows =
-                summary.get("milestones").and_then(Value::as_array).cloned().unwrap_or_default();
-            if rows.iter().any(|row| row["epoch"] == epoch && evaluated(row, config)) {
+            if summary.milestone(epoch).is_some_and(|m| m.is_whole(config.probe_epochs)) {
                 continue;
             }
             say(&format!("milestone: epoch {epoch}"));
-            let mut row = json!({ "epoch": epoch, "step": step });
-            evaluate(config, &request.device, Some(&store.milestone(epoch)), &mut row, say)?;
-            if summary["steps"] == step {
+            let measured = evaluate(config, &request.device, Some(&store.milestone(epoch)), say)?;
+            if summary.steps == Some(step) {
                 // The end of training: the weights that the summary is about.
-                for key in EVALUATION {
-                    summary[key] = row[key].clone();
-                }
+                summary.measured = measured.clone();
             }
-            summary["milestones"] =
-                rows.into_iter().filter(|old| old["epoch"] != epoch).chain([row]).collect();
-            write(out, &summary)?;
+            let epoch = epoch as u64;
+            summary.milestones.retain(|row| row.epoch != epoch);
+            summary.milestones.push(Milestone { epoch, step: Some(step), measured });
+            summary.write(out)?;
         }
     }
-    if !evaluated(&summary, config) {
-        evaluate(config, &request.device, Some(&newest), &mut summary, say)?;
-        write(out, &summary)?;
+    if !summary.measured.is_whole(config.probe_epochs) {
+        summary.measured = evaluate(config, &request.device, Some(&newest), say)?;
+        summary.write(out)?;
     }
     Ok(summary)
 }
@@ -165,51 +157,38 @@ fn can_be_evaluated(splits: &Splits) -> Result<(), RunError> {
 }
 
 /// Evaluates the encoder that is initialised with a configuration's seed and never trained; returns
-/// the contents of `summary.json`.
+/// what `summary.json` says.
 ///
 /// # Errors
 /// Whatever stops it.
-pub fn untrained(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<Value, RunError> {
+pub fn untrained(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<RunSummary, RunError> {
     let Request { config, folder, .. } = *request;
     let out = folder.path();
     write_config(&out.join("config.toml"), config)?;
     let (session, _) = device::open(&request.device)?;
-    let mut summary = json!({
-        "run": text::name(&out).to_string(),
-        "method": config.method.name(),
-        "random_init": true,
-        "dataset": config.dataset.name(),
-        "seed": config.seed,
-        "device": session.device(),
-        "steps": 0,
-        "seconds": 0.0,
-        "finished": timestamp_now(),
-        "interrupted": false,
-    });
+    let summary = RunSummary {
+        random_init: Some(true),
+        device: Some(session.device()),
+        steps: Some(0),
+        seconds: Some(0.0),
+        interrupted: Some(false),
+        ..summary_now(config, out)
+    };
     drop(session);
-    evaluate(config, &request.device, None, &mut summary, say)?;
-    write(out, &summary)?;
+    let measured = evaluate(config, &request.device, None, say)?;
+    let summary = RunSummary { measured, ..summary };
+    summary.write(out)?;
     Ok(summary)
-}
-
-/// Whether a summary, or a milestone of one, holds the evaluation that a configuration asks for.
-pub fn evaluated(value: &Value, config: &RunConfig) -> bool {
-    value["probe"]["epochs"] == config.probe_epochs
-        && value["probe"]["accuracy"].is_number()
-        && value["knn"].is_array()
-}
-
-/// `summary.json` of a folder; `None` if there is none that is whole.
-pub fn read_summary(out: &Path) -> Option<Value> {
-    std::fs::read(out.join("summary.json"))
-        .ok()
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
 }
 
 /// The summary of a folder whose training is done: its checkpoint has taken every step and is the
 /// one that the summary is about.
-fn finished(config: &RunConfig, out: &Path, resumed: &Resumed) -> Result<Option<Value>, RunError> {
-    let Some(summary) = read_summary(out).filter(|s| s["interrupted"] == false) else {
+fn finished(
+    config: &RunConfig,
+    out: &Path,
+    resumed: &Resumed,
+) -> Result<Option<RunSummary>, RunError> {
+    let Some(summary) = RunSummary::read(out).filter(|s| s.interrupted == Some(false)) else {
         return Ok(None);
     };
     // Where the data is may change.
@@ -219,61 +198,47 @@ fn finished(config: &RunConfig, out: &Path, resumed: &Resumed) -> Result<Option<
         return Ok(None);
     }
     let total = schedule::total_steps(config, &open_data(config)?)?;
-    let whole = resumed.step == total && summary["sha256"] == resumed.checkpoint.digest();
+    let digest = Some(resumed.checkpoint.digest());
+    let whole = resumed.step == total && summary.sha256 == digest;
     Ok(whole.then_some(summary))
 }
 
-fn write(out: &Path, summary: &Value) -> Result<(), RunError> {
-    write_whole(&out.join("summary.json"), format!("{summary:#}\n").as_bytes())
-        .map_err(RunError::of_run)
+/// What every summary says: which run it is of, and the time.
+fn summary_now(config: &RunConfig, out: &Path) -> RunSummary {
+    RunSummary {
+        run: Some(text::name(out).to_string()),
+        method: Some(config.method.name().into()),
+        dataset: Some(config.dataset.name()),
+        seed: Some(config.seed),
+        finished: Some(timestamp_now()),
+        ..RunSummary::default()
+    }
 }
 
-fn summary_of(
-    config: &RunConfig,
-    out: &Path,
-    outcome: &Outcome,
-    interrupted: bool,
-) -> Result<Value, RunError> {
-    let record = |r: &Option<Record>| {
-        r.as_ref()
-            .map(|r| serde_json::to_string(r).and_then(|text| serde_json::from_str::<Value>(&text)))
-    };
-    let record = |r| {
-        record(r)
-            .transpose()
-            .map_err(|e| RunError::config(format!("the summary cannot be written: {e}"), None))
-    };
-    Ok(json!({
-        "run": text::name(&out).to_string(),
-        "method": config.method.name(),
-        "dataset": config.dataset.name(),
-        "seed": config.seed,
-        "device": outcome.device,
-        "steps": outcome.steps,
-        "resumed_at": outcome.resumed_at,
-        "seconds": round(outcome.seconds, 1),
-        "images_per_second": round(outcome.images_per_second, 1),
-        "train": record(&outcome.last)?,
-        "validation": record(&outcome.validation)?,
-        "evaluation": record(&outcome.evaluation)?,
-        "checkpoint": text::name(&outcome.checkpoint).to_string(),
-        "sha256": outcome.digest,
-        "finished": timestamp_now(),
-        "interrupted": interrupted,
-    }))
+fn summary_of(config: &RunConfig, out: &Path, outcome: &Outcome, interrupted: bool) -> RunSummary {
+    RunSummary {
+        device: Some(outcome.device.clone()),
+        steps: Some(outcome.steps),
+        resumed_at: Some(outcome.resumed_at),
+        seconds: Some(tenth(outcome.seconds)),
+        images_per_second: Some(tenth(outcome.images_per_second)),
+        train: outcome.last.clone(),
+        validation: outcome.validation.clone(),
+        evaluation: outcome.evaluation.clone(),
+        checkpoint: Some(text::name(&outcome.checkpoint).to_string()),
+        sha256: Some(outcome.digest.clone()),
+        interrupted: Some(interrupted),
+        ..summary_now(config, out)
+    }
 }
 
-/// What [`evaluate`] adds to a summary.
-const EVALUATION: [&str; 3] = ["probe", "knn", "evaluation_seconds"];
-
-/// Probe and kNN of a checkpoint, or of the network as it is initialised, into a summary.
+/// Probe and kNN of a checkpoint, or of the network as it is initialised.
 fn evaluate(
     config: &RunConfig,
     choice: &DeviceSpec,
     checkpoint: Option<&Path>,
-    summary: &mut Value,
     say: &mut dyn FnMut(&str),
-) -> Result<(), RunError> {
+) -> Result<Evaluation, RunError> {
     let splits = open_data(config)?;
     can_be_evaluated(&splits)?;
     let trained = checkpoint.map(Trained::open).transpose()?;
@@ -298,12 +263,17 @@ fn evaluate(
         say(&format!("knn k={k} temperature={temperature}: {accuracy:.4}"));
     }
     knn_left_out(train.len()).inspect(|text| say(text));
-    let result =
-        probe_view(&mut evaluator, config.seed, config.probe_epochs, train, &test_features, say)?;
-    summary["probe"] = json!({ "accuracy": result.test, "train_accuracy": result.train, "epochs": config.probe_epochs });
-    summary["knn"] = knn_rows(&table);
-    summary["evaluation_seconds"] = json!(round(started.elapsed().as_secs_f64(), 1));
-    Ok(())
+    let (seed, epochs) = (config.seed, config.probe_epochs);
+    let result = probe_view(&mut evaluator, seed, epochs, train, &test_features, say)?;
+    Ok(Evaluation {
+        probe: Some(ProbeScore {
+            accuracy: Some(result.test),
+            train_accuracy: Some(result.train),
+            epochs: Some(epochs as u64),
+        }),
+        knn: Some(KnnScore::rows(&table)),
+        evaluation_seconds: Some(tenth(started.elapsed().as_secs_f64())),
+    })
 }
 
 /// Trains a probe on one subset and tests it on features of another, saying every tenth of its
@@ -327,22 +297,4 @@ pub fn probe_view(
     })?;
     say(&format!("probe: test accuracy {:.4}", result.test));
     Ok(result)
-}
-
-/// kNN accuracies as JSON.
-pub fn knn_rows(table: &[(usize, f32, f32)]) -> Value {
-    table
-        .iter()
-        .map(|(k, t, a)| json!({ "k": k, "temperature": short(*t), "accuracy": short(*a) }))
-        .collect()
-}
-
-/// The number that the shortest text of an f32 stands for: .07, not .07000000029802322.
-fn short(x: f32) -> f64 {
-    x.to_string().parse().unwrap_or(f64::from(x))
-}
-
-fn round(x: f64, digits: i32) -> f64 {
-    let scale = 10f64.powi(digits);
-    (x * scale).round() / scale
 }

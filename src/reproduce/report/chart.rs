@@ -40,7 +40,7 @@ pub const STYLE: &str = "
 pub struct Point {
     /// Place: a number, or the position of a name.
     pub x: f64,
-    /// Value.
+    /// Height, in the units of the vertical axis.
     pub y: f64,
     /// Half the length of its error bar.
     pub sd: Option<f64>,
@@ -49,7 +49,7 @@ pub struct Point {
 /// How a series is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
-    /// Dots.
+    /// Dots alone, in the colour of this number.
     Dots(usize),
     /// A line with dots.
     Line(usize),
@@ -84,9 +84,9 @@ pub enum Axis {
 /// One pair of axes.
 #[derive(Clone, Debug)]
 pub struct Panel {
-    /// Above it.
+    /// Title above the panel.
     pub title: String,
-    /// Below it.
+    /// Name of the horizontal axis, below the panel.
     pub x_label: String,
     /// Places on it.
     pub axis: Axis,
@@ -115,10 +115,12 @@ pub fn chart(panels: &[Panel], columns: usize, label: &str) -> Markup {
     let rows = panels.len().div_ceil(columns);
     let (w, h) = (width * columns.min(panels.len()) as f64, height * rows as f64);
     html! {
-        svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox={ "0 0 " (n(w)) " " (n(h)) } width=(n(w)) height=(n(h))
-            role="img" aria-label=(label) {
+        svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox={ "0 0 " (n(w)) " " (n(h)) }
+            width=(n(w)) height=(n(h)) role="img" aria-label=(label) {
             @for (i, panel) in panels.iter().enumerate() {
-                g transform={ "translate(" (n((i % columns) as f64 * width + LEFT)) " " (n((i / columns) as f64 * height + TOP)) ")" } {
+                @let left = n((i % columns) as f64 * width + LEFT);
+                @let top = n((i / columns) as f64 * height + TOP);
+                g transform={ "translate(" (left) " " (top) ")" } {
                     (panel_body(panel, inner))
                 }
             }
@@ -199,10 +201,13 @@ fn panel_body(panel: &Panel, width: f64) -> Markup {
         }
         line class="axis" x1="0" x2=(n(width)) y1=(n(HEIGHT)) y2=(n(HEIGHT)) {}
         @for (place, name) in &x_ticks {
-            line class="axis" x1=(n(x(*place))) x2=(n(x(*place))) y1=(n(HEIGHT)) y2=(n(HEIGHT + 4.0)) {}
-            text class="faint" x=(n(x(*place))) y=(n(HEIGHT + 18.0)) text-anchor="middle" { (name) }
+            @let at = n(x(*place));
+            line class="axis" x1=(at) x2=(at) y1=(n(HEIGHT)) y2=(n(HEIGHT + 4.0)) {}
+            text class="faint" x=(at) y=(n(HEIGHT + 18.0)) text-anchor="middle" { (name) }
         }
-        text class="faint" x=(n(width / 2.0)) y=(n(HEIGHT + 37.0)) text-anchor="middle" { (panel.x_label) }
+        text class="faint" x=(n(width / 2.0)) y=(n(HEIGHT + 37.0)) text-anchor="middle" {
+            (panel.x_label)
+        }
         @for s in &series {
             (series_body(s, &x, &y))
         }
@@ -219,18 +224,27 @@ fn series_body(s: &Series, x: &dyn Fn(f64) -> f64, y: &dyn Fn(f64) -> f64) -> Ma
     };
     html! {
         @match s.mark {
-            Mark::Line(colour) | Mark::Curve(colour) => { polyline class={ "line s" (colour) } points=(path()) {} }
-            Mark::Dashed(colour) => { polyline class={ "line dash s" (colour) } points=(path()) {} }
+            Mark::Line(colour) | Mark::Curve(colour) => {
+                polyline class={ "line s" (colour) } points=(path()) {}
+            }
+            Mark::Dashed(colour) => {
+                polyline class={ "line dash s" (colour) } points=(path()) {}
+            }
             Mark::Dots(_) | Mark::Theirs => {}
         }
         @for p in &s.points {
             @match s.mark {
                 Mark::Theirs => {
-                    path class="theirs" d={ "M" (n(x(p.x))) " " (n(y(p.y) - 6.0)) "l6 6l-6 6l-6 -6z" } {}
+                    @let top = n(y(p.y) - 6.0);
+                    path class="theirs" d={ "M" (n(x(p.x))) " " (top) "l6 6l-6 6l-6 -6z" } {}
                 }
-                Mark::Dots(colour) | Mark::Line(colour) | Mark::Curve(colour) | Mark::Dashed(colour) => {
+                Mark::Dots(colour)
+                | Mark::Line(colour)
+                | Mark::Curve(colour)
+                | Mark::Dashed(colour) => {
                     @if let Some(sd) = p.sd {
-                        line class={ "bar s" (colour) } x1=(n(x(p.x))) x2=(n(x(p.x))) y1=(n(y(p.y - sd))) y2=(n(y(p.y + sd))) {}
+                        @let (at, low, high) = (n(x(p.x)), n(y(p.y - sd)), n(y(p.y + sd)));
+                        line class={ "bar s" (colour) } x1=(at) x2=(at) y1=(low) y2=(high) {}
                     }
                     @if matches!(s.mark, Mark::Dots(_) | Mark::Line(_)) {
                         circle class={ "f" (colour) } cx=(n(x(p.x))) cy=(n(y(p.y))) r="4" {}
@@ -268,8 +282,12 @@ fn legend(series: &[Series]) -> Markup {
                         line class={ "line s" (colour) } x1="0" x2="16" y1="-4" y2="-4" {}
                         circle class={ "f" (colour) } cx="8" cy="-4" r="4" {}
                     }
-                    Mark::Curve(colour) => { line class={ "line s" (colour) } x1="0" x2="16" y1="-4" y2="-4" {} }
-                    Mark::Dashed(colour) => { line class={ "line dash s" (colour) } x1="0" x2="16" y1="-4" y2="-4" {} }
+                    Mark::Curve(colour) => {
+                        line class={ "line s" (colour) } x1="0" x2="16" y1="-4" y2="-4" {}
+                    }
+                    Mark::Dashed(colour) => {
+                        line class={ "line dash s" (colour) } x1="0" x2="16" y1="-4" y2="-4" {}
+                    }
                 }
                 text x="22" y="0" { (s.name) }
             }
@@ -315,7 +333,10 @@ pub fn document(svg: &Markup) -> String {
     });
     let text = svg.clone().into_string();
     match text.find('>') {
-        Some(end) => html! { (PreEscaped(&text[..=end])) style { (PreEscaped(style)) } (PreEscaped(&text[end + 1..])) }.into_string(),
+        Some(end) => {
+            let (head, rest) = (PreEscaped(&text[..=end]), PreEscaped(&text[end + 1..]));
+            html! { (head) style { (PreEscaped(style)) } (rest) }.into_string()
+        }
         None => text,
     }
 }

@@ -12,12 +12,13 @@ use crate::reproduce::results::{Measure, Results, RunResult, Stat};
 use crate::reproduce::views::Similarity;
 use crate::reproduce::{Experiment, Scale, paper};
 use crate::run::settings::DataKind;
+use crate::run::summary::RunSummary;
 use crate::text;
 
 /// A part of a report.
 #[derive(Clone, Debug)]
 pub struct Section {
-    /// Its heading.
+    /// Heading of the section.
     pub title: &'static str,
     /// What it holds.
     pub blocks: Vec<Block>,
@@ -26,13 +27,13 @@ pub struct Section {
 /// A piece of a section.
 #[derive(Clone, Debug)]
 pub enum Block {
-    /// A paragraph.
+    /// A paragraph of running text.
     Text(String),
     /// A paragraph that must not be overlooked.
     Note(String),
-    /// A table.
+    /// A table of words and numbers.
     Table(Table),
-    /// A plot.
+    /// A plot that is drawn from the results.
     Figure(Figure),
     /// A picture: caption, path from the grid's folder, contents.
     Picture(String, String, Vec<u8>),
@@ -71,6 +72,9 @@ pub fn sections(results: &Results, identity: &Identity, figures: Vec<Figure>) ->
         Block::Note(comparable(results)),
     ];
     found.extend(unfinished(results).map(Block::Note));
+    found.extend(results.unread().map(|(run, error)| {
+        Block::Note(format!("The bits per dimension of `{run}` are left out: {error}"))
+    }));
     found.push(Block::Table(main_table(results)));
     found.push(Block::Text(legend(results)));
     found.extend(ablation(results).into_iter().flatten());
@@ -82,10 +86,11 @@ pub fn sections(results: &Results, identity: &Identity, figures: Vec<Figure>) ->
         .into_iter()
         .map(|f| vec![f.claim.clone(), f.ours.clone(), verdict(&f).into()])
         .collect();
-    let verdicts = "A claim about a difference holds if the 95 % confidence interval of the probe's difference (Student's t) is above 0, and \
-                    does not hold if it is below; otherwise, and with one seed, it is undecided. Means hardly differ if they are less than \
-                    three points apart, and an accuracy does not fall if it loses less than one, by the same interval. Differences are \
-                    taken seed by seed: mean ± standard deviation over n seeds.";
+    let verdicts = "A claim about a difference holds if the 95 % confidence interval of the \
+        probe's difference (Student's t) is above 0, and does not hold if it is below; otherwise, and with \
+        one seed, it is undecided. Means hardly differ if they are less than three points apart, \
+        and an accuracy does not fall if it loses less than one, by the same interval. Differences \
+        are taken seed by seed: mean ± standard deviation over n seeds.";
     let mut sections = vec![Section { title: "Results", blocks: found }];
     if !claims.rows.is_empty() {
         let mut blocks = vec![Block::Table(claims), Block::Text(verdicts.into())];
@@ -195,7 +200,7 @@ fn main_table(results: &Results) -> Table {
         }
     }
     for (i, cell) in results.cells.iter().enumerate() {
-        let n = results.values(i, |_, s| Measure::Probe.of(s)).len();
+        let n = results.values(i, |_, s| Measure::Probe.of(&s.measured)).len();
         let mut row = vec![cell.label.clone(), n.to_string()];
         row.extend(Measure::ALL.map(|measure| percent(results.stat(i, measure))));
         let of = |f: &dyn Fn(&RunResult) -> Option<f64>, digits: usize| {
@@ -207,7 +212,9 @@ fn main_table(results: &Results) -> Table {
             Experiment::Table1 => row.push(
                 paper::table1(&cell.name, setup.dataset).map_or(NONE.into(), |p| format!("{p:.2}")),
             ),
-            Experiment::Fig2 => row.push(of(&|run| run.bits.last().map(|b| b.val), 3)),
+            Experiment::Fig2 => {
+                row.push(of(&|run| run.bits.as_ref().ok()?.last().map(|b| b.val), 3))
+            }
             Experiment::Fig5 => {
                 for kind in ["h", "mu", "z"] {
                     let fields: [fn(&Similarity) -> f64; 3] =
@@ -230,10 +237,12 @@ fn two_targets(results: &Results) -> Option<String> {
     let mean = |name: &str| Some(results.stat(results.cell(name)?, Measure::Probe)?.mean * 100.0);
     let (aavae, original, view) = (mean("aavae")?, mean("aaae")?, mean("aaae-view")?);
     Some(format!(
-        "Why there are two AAAEs: with the view as target (the released code) AAAE copies its input, and AAVAE's lead of {:+.2} points over it \
-         is that of the target and of the noise together. With the original as target (the equations) AAAE undoes the augmentation as AAVAE \
-         does, and the lead of {:+.2} points is what the noise of the sampled latent gains by itself at this length of training. \
-         `aavae reproduce duration` follows both over a longer one.",
+        "Why there are two AAAEs: with the view as target (the released code) AAAE copies its \
+         input, and AAVAE's lead of {:+.2} points over it is that of the target and of the noise \
+         together. With the original as target (the equations) AAAE undoes the augmentation as \
+         AAVAE does, and the lead of {:+.2} points is what the noise of the sampled latent gains \
+         by itself at this length of training. `aavae reproduce duration` follows both over a \
+         longer one.",
         aavae - view,
         aavae - original
     ))
@@ -241,13 +250,14 @@ fn two_targets(results: &Results) -> Option<String> {
 
 fn legend(results: &Results) -> String {
     let mut text = format!(
-        "Accuracy on {} test images: mean ± standard deviation over n seeds. The linear probe trains on the frozen features; kNN-20 and \
-         kNN-200 vote with temperatures .07 and .1.",
+        "Accuracy on {} test images: mean ± standard deviation over n seeds. The linear probe \
+         trains on the frozen features; kNN-20 and kNN-200 vote with temperatures .07 and .1.",
         results.images[2]
     );
     if results.setup.experiment == Experiment::Table1 {
-        text += " The paper has one AAAE: its equations have the original image as target, its released code the view. AE and AAAE \
-                 minimise a squared error, VAE and AAVAE a likelihood, SimCLR a contrastive loss.";
+        text += " The paper has one AAAE: its equations have the original image as target, its \
+            released code the view. AE and AAAE minimise a squared error, VAE and AAVAE a \
+            likelihood, SimCLR a contrastive loss.";
     } else {
         let dataset = results.setup.dataset;
         let methods = results
@@ -310,7 +320,7 @@ fn pictures(results: &Results) -> Vec<Block> {
         } else {
             "original and reconstruction"
         };
-        let step = summary["steps"].as_u64().unwrap_or(0);
+        let step = summary.steps.unwrap_or(0);
         add(
             format!("{}: {rows} of held-out images", cell.label),
             format!("{}/images/reconstruction-{step:06}.png", run.name),
@@ -346,28 +356,28 @@ fn runs(results: &Results) -> Table {
     for run in &results.runs {
         let row = match &run.state {
             State::Done(s) => {
-                let number = |key: &str| s[key].as_f64().map_or(NONE.into(), |x| format!("{x:.0}"));
-                let digest = s["sha256"]
-                    .as_str()
+                let number = |x: Option<f64>| x.map_or(NONE.into(), |x| format!("{x:.0}"));
+                let digest = s
+                    .sha256
+                    .as_ref()
                     .map_or("initial".into(), |d| d.chars().take(12).collect::<String>());
-                let device = s["device"].as_str().unwrap_or(NONE);
-                let accuracies = Measure::ALL
-                    .map(|m| m.of(s).map_or(NONE.into(), |x| format!("{:.2}", x * 100.0)));
+                let device = s.device.as_deref().unwrap_or(NONE);
+                let accuracies = Measure::ALL.map(|m| {
+                    m.of(&s.measured).map_or(NONE.into(), |x| format!("{:.2}", x * 100.0))
+                });
                 // Of a run that was resumed the summary has the last session's.
-                let straight = s["resumed_at"].as_u64().unwrap_or(0) == 0;
-                let of_session = |key: &str| if straight { number(key) } else { NONE.into() };
-                let evaluations =
-                    s["milestones"].as_array().filter(|rows| !rows.is_empty()).map(|rows| {
-                        let seconds =
-                            rows.iter().filter_map(|row| row["evaluation_seconds"].as_f64());
-                        format!("{:.0}", seconds.sum::<f64>())
-                    });
-                let evaluation = evaluations.unwrap_or_else(|| number("evaluation_seconds"));
+                let of_session = |x: Option<f64>| number(x.filter(|_| s.is_of_one_session()));
+                let evaluations = s.milestones.iter().filter_map(|m| m.measured.evaluation_seconds);
+                let evaluation = if s.milestones.is_empty() {
+                    s.measured.evaluation_seconds
+                } else {
+                    Some(evaluations.sum())
+                };
                 let rest = [
-                    number("steps"),
-                    of_session("images_per_second"),
-                    of_session("seconds"),
-                    evaluation,
+                    number(s.steps.map(|steps| steps as f64)),
+                    of_session(s.images_per_second),
+                    of_session(s.seconds),
+                    number(evaluation),
                 ];
                 [run.name.clone(), "done".into(), device.into(), digest]
                     .into_iter()
@@ -416,14 +426,12 @@ fn provenance(results: &Results, identity: &Identity) -> Vec<Block> {
     if let Some(steps) = setup.overrides.max_steps {
         table.rows.push(row("steps", format!("{steps}, fewer than the epochs have")));
     }
-    let devices: BTreeSet<&str> =
-        results.done().filter_map(|(_, s)| s["device"].as_str()).collect();
+    let devices: BTreeSet<&str> = results.done().filter_map(|(_, s)| s.device.as_deref()).collect();
     table.rows.push(row("device", devices.into_iter().collect::<Vec<_>>().join("; ")));
     let system =
         format!("aavae {}, {} {}", identity.version, std::env::consts::OS, std::env::consts::ARCH);
     table.rows.push(row("program and system", system));
-    let dates: BTreeSet<&str> =
-        results.done().filter_map(|(_, s)| s["finished"].as_str()).collect();
+    let dates: BTreeSet<&str> = results.done().filter_map(|(_, s)| s.finished.as_deref()).collect();
     if let (Some(first), Some(last)) = (dates.first(), dates.last()) {
         table.rows.push(row("first and last run finished", format!("{first}, {last}")));
     }
@@ -433,12 +441,16 @@ fn provenance(results: &Results, identity: &Identity) -> Vec<Block> {
         trained.map(|(run, summary)| command(&results.out, &run.name, summary)).collect();
     vec![
         Block::Table(table),
-        Block::Text("The command that was typed last. It continues where it was stopped; without \
-            --only it is the whole grid:".into()),
+        Block::Text(
+            "The command that was typed last. It continues where it was stopped; without \
+            --only it is the whole grid:"
+                .into(),
+        ),
         Block::Code(identity.command.clone()),
         Block::Text(
-            "Each trained run that is done, by itself; the same version, device and seed give the same bits. The probe and kNN at the end \
-             are among them, measurements of earlier checkpoints and of views are the grid's:"
+            "Each trained run that is done, by itself; the same version, device and seed give the \
+             same bits. The probe and kNN at the end are among them, measurements of earlier \
+             checkpoints and of views are the grid's:"
                 .into(),
         ),
         Block::Code(lines.join("\n")),
@@ -446,9 +458,9 @@ fn provenance(results: &Results, identity: &Identity) -> Vec<Block> {
 }
 
 /// A run by itself, into a folder of its own, on the device that it ran on.
-fn command(out: &Path, name: &str, summary: &serde_json::Value) -> String {
+fn command(out: &Path, name: &str, summary: &RunSummary) -> String {
     let device =
-        summary["device"].as_str().and_then(|device| device.split(' ').next()).unwrap_or("auto");
+        summary.device.as_deref().and_then(|device| device.split(' ').next()).unwrap_or("auto");
     let config = quoted(&text::name(&out.join(name).join("config.toml")).to_string());
     format!("aavae pretrain --config {config} --device {} --out runs/{name}", quoted(device))
 }

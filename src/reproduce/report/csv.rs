@@ -5,7 +5,7 @@
 use crate::reproduce::folder::State;
 use crate::reproduce::results::{Measure, Results};
 
-/// The file.
+/// `results.csv`: one row for each number that was measured.
 pub(super) fn text(results: &Results) -> String {
     let setup = &results.setup;
     let mut text = String::from("experiment,scale,dataset,cell,seed,state,epoch,metric,value\n");
@@ -35,11 +35,11 @@ pub(super) fn text(results: &Results) -> String {
             for (epoch, value) in run.milestones(measure) {
                 line(&epoch.to_string(), measure.name(), value);
             }
-            if let Some(value) = measure.of(summary) {
+            if let Some(value) = measure.of(&summary.measured) {
                 line("", measure.name(), value);
             }
         }
-        for bits in &run.bits {
+        for bits in run.bits.iter().flatten() {
             let epoch = bits.epoch.to_string();
             line(&epoch, "train_bits_per_dim_elbo", bits.train);
             line(&epoch, "val_bits_per_dim_elbo", bits.val);
@@ -53,9 +53,13 @@ pub(super) fn text(results: &Results) -> String {
             }
         }
         // Of a run that was resumed the summary has the last session's times.
-        let keys = ["steps", "seconds", "images_per_second"];
-        for key in &keys[..if summary["resumed_at"].as_u64().unwrap_or(0) == 0 { 3 } else { 1 }] {
-            if let Some(value) = summary[key].as_f64() {
+        let one = summary.is_of_one_session();
+        for (key, value) in [
+            ("steps", summary.steps.map(|steps| steps as f64)),
+            ("seconds", summary.seconds.filter(|_| one)),
+            ("images_per_second", summary.images_per_second.filter(|_| one)),
+        ] {
+            if let Some(value) = value {
                 line("", key, value);
             }
         }

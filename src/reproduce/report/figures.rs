@@ -19,7 +19,7 @@ pub struct Figure {
     pub name: &'static str,
     /// What it shows.
     pub caption: String,
-    /// The plot.
+    /// The plot as an SVG element.
     pub svg: Markup,
 }
 
@@ -122,8 +122,9 @@ fn by_epoch(
 fn bits(results: &Results) -> Figure {
     let panel = |(i, cell): (usize, &Cell)| {
         let series = |name: &str, mark, of: fn(&Bits) -> Option<f64>| {
-            let curve =
-                |run: &RunResult| run.bits.iter().filter_map(|b| Some((b.epoch, of(b)?))).collect();
+            let curve = |run: &RunResult| {
+                run.bits.iter().flatten().filter_map(|b| Some((b.epoch, of(b)?))).collect()
+            };
             Series { name: name.into(), points: by_epoch(results, i, curve, 1.0), mark }
         };
         let series = vec![
@@ -139,9 +140,10 @@ fn bits(results: &Results) -> Figure {
         }
     };
     let panels: Vec<Panel> = results.cells.iter().enumerate().map(panel).collect();
-    let caption = "Bits per dimension of the 8-bit pixels over epochs: by the evidence lower bound (log p(x|z) minus KL) of the batches that \
-                   were trained on and of the held-out images, and by importance-sampled log p(x) of the held-out images; bars are \
-                   standard deviations over seeds.";
+    let caption = "Bits per dimension of the 8-bit pixels over epochs: by the evidence lower bound \
+        (log p(x|z) minus KL) of the batches that were trained on and of the held-out images, and \
+        by importance-sampled log p(x) of the held-out images; bars are standard deviations over \
+        seeds.";
     Figure { name: "bits", caption: caption.into(), svg: chart(&panels, columns(&panels), caption) }
 }
 
@@ -250,8 +252,9 @@ fn fig4(results: &Results) -> Figure {
         panel("(c) accuracy, %", "decoder ResNet", Varies::Decoder, &|c| depth(c.decoder)),
         panel("(d) accuracy, %", "log-scale", Varies::LogScale, &|c| f64::from(c.log_scale)),
     ];
-    let caption = "Accuracy by batch size (learning rate and warm-up scaled linearly), latent size, decoder, and the logarithm of the \
-                   likelihood's variance; one is varied, the others are the base's.";
+    let caption = "Accuracy by batch size (learning rate and warm-up scaled linearly), latent \
+        size, decoder, and the logarithm of the likelihood's variance; one is varied, the others \
+        are the base's.";
     Figure { name: "fig4", caption: caption.into(), svg: chart(&panels, 2, caption) }
 }
 
@@ -277,8 +280,9 @@ fn fig5(results: &Results) -> Option<Figure> {
     let (step_x, step_y) = (strip + side + 28.0, strip + side + 62.0);
     let (w, h) = (step_x * runs.len() as f64 + 44.0, step_y * kinds.len() as f64);
     let caption = format!(
-        "Cosine similarity between {VIEWS} views of each of {IMAGES} test images, seed {}.{} One warm block an image on the diagonal \
-         means that views of an image are alike and images differ.",
+        "Cosine similarity between {VIEWS} views of each of {IMAGES} test images, seed {}.{} One \
+         warm block an image on the diagonal means that views of an image are alike and images \
+         differ.",
         runs[0].seed,
         if images > 0 {
             " Beside each group of rows and above each group of columns: the image and its views."
@@ -287,21 +291,28 @@ fn fig5(results: &Results) -> Option<Figure> {
         }
     );
     let svg = html! {
-        svg class="chart" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"
-            viewBox={ "0 0 " (n(w)) " " (n(h)) } width=(n(w)) height=(n(h)) role="img" aria-label="similarity of views" {
+        svg class="chart" xmlns="http://www.w3.org/2000/svg"
+            xmlns:xlink="http://www.w3.org/1999/xlink"
+            viewBox={ "0 0 " (n(w)) " " (n(h)) } width=(n(w)) height=(n(h))
+            role="img" aria-label="similarity of views" {
             defs {
                 @for (i, png) in pictures.iter().enumerate() {
                     @let side = n(heat::STRIP - 4.0);
-                    image id={ "views-" (i) } width=(side) height=(side) xlink:href=(super::data_uri(png)) {}
+                    @let picture = super::data_uri(png);
+                    image id={ "views-" (i) } width=(side) height=(side) xlink:href=(picture) {}
                 }
             }
             @for (column, run) in runs.iter().enumerate() {
                 @for (row, (kind, name)) in kinds.iter().enumerate() {
                     @if let Some(found) = similarity(run, kind) {
-                        g transform={ "translate(" (n(column as f64 * step_x)) " " (n(row as f64 * step_y)) ")" } {
-                            text class="title" x=(n(strip)) y="18" { (results.cells[run.cell].label) ", " (name) }
+                        @let left = n(column as f64 * step_x);
+                        @let top = n(row as f64 * step_y);
+                        @let label = &results.cells[run.cell].label;
+                        g transform={ "translate(" (left) " " (top) ")" } {
+                            text class="title" x=(n(strip)) y="18" { (label) ", " (name) }
                             text class="faint" x=(n(strip)) y="36" {
-                                "within " (format!("{:.3}", found.within)) ", across " (format!("{:.3}", found.across))
+                                "within " (format!("{:.3}", found.within))
+                                ", across " (format!("{:.3}", found.across))
                                 ", gap " (format!("{:.3}", found.gap()))
                             }
                             g transform="translate(0 44)" { (heat::map(&found.matrix, images)) }
@@ -309,7 +320,8 @@ fn fig5(results: &Results) -> Option<Figure> {
                     }
                 }
             }
-            g transform={ "translate(" (n(step_x * runs.len() as f64 - 8.0)) " " (n(44.0 + strip)) ")" } { (heat::legend(side)) }
+            @let right = n(step_x * runs.len() as f64 - 8.0);
+            g transform={ "translate(" (right) " " (n(44.0 + strip)) ")" } { (heat::legend(side)) }
         }
     };
     Some(Figure { name: "fig5", caption, svg })

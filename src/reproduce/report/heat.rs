@@ -52,7 +52,9 @@ pub(super) fn map(matrix: &[f64], images: usize) -> Markup {
             use xlink:href={ "#views-" (i) } x="0" y=(at) {}
             use xlink:href={ "#views-" (i) } x=(at) y="0" {}
         }
-        image x=(n(strip(images))) y=(n(strip(images))) width=(n(side)) height=(n(side)) style="image-rendering:pixelated" xlink:href=(data_uri(&png)) {}
+        @let (corner, side) = (n(strip(images)), n(side));
+        image x=(corner) y=(corner) width=(side) height=(side) style="image-rendering:pixelated"
+            xlink:href=(data_uri(&png)) {}
     }
 }
 
@@ -61,7 +63,8 @@ pub(super) fn legend(height: f64) -> Markup {
     const STEPS: u32 = 64;
     let png = picture(1, STEPS, |_, y| 1.0 - 2.0 * f64::from(y) / f64::from(STEPS - 1));
     html! {
-        image width="12" height=(n(height)) preserveAspectRatio="none" xlink:href=(data_uri(&png)) {}
+        @let picture = data_uri(&png);
+        image width="12" height=(n(height)) preserveAspectRatio="none" xlink:href=(picture) {}
         @for (text, share) in [("1", 0.0), ("0", 0.5), ("−1", 1.0)] {
             text class="faint" x="18" y=(n(height * share + 4.0)) { (text) }
         }

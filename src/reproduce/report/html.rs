@@ -7,7 +7,7 @@ use super::content::{Block, Section, Table};
 use super::data_uri;
 use crate::reproduce::findings::Verdict;
 
-/// The page.
+/// A report as one HTML page that fetches nothing.
 pub fn page(title: &str, sections: &[Section]) -> String {
     let colours = |dark: bool| {
         COLOURS
@@ -52,7 +52,11 @@ pub fn page(title: &str, sections: &[Section]) -> String {
 
 /// A paragraph, with `code` between backticks.
 fn paragraph(text: &str) -> Markup {
-    html! { @for (i, part) in text.split('`').enumerate() { @if i % 2 == 1 { code { (part) } } @else { (part) } } }
+    html! {
+        @for (i, part) in text.split('`').enumerate() {
+            @if i % 2 == 1 { code { (part) } } @else { (part) }
+        }
+    }
 }
 
 fn block(block: &Block) -> Markup {
@@ -85,11 +89,19 @@ fn table(table: &Table) -> Markup {
         div class="wide" {
             table {
                 thead {
-                    tr { @for (i, name) in table.head.iter().enumerate() { th class=[(i >= table.words).then_some("number")] { (name) } } }
+                    tr {
+                        @for (i, name) in table.head.iter().enumerate() {
+                            th class=[(i >= table.words).then_some("number")] { (name) }
+                        }
+                    }
                 }
                 tbody {
                     @for row in &table.rows {
-                        tr { @for (i, cell) in row.iter().enumerate() { td class=[class(cell, i >= table.words)] { (cell) } } }
+                        tr {
+                            @for (i, cell) in row.iter().enumerate() {
+                                td class=[class(cell, i >= table.words)] { (cell) }
+                            }
+                        }
                     }
                 }
             }

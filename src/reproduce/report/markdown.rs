@@ -4,7 +4,7 @@
 use super::content::{Block, Section, Table};
 use crate::text::{clean, longest_fence, markdown, markdown_code};
 
-/// The file.
+/// `report.md`: the report as Markdown.
 pub(super) fn text(title: &str, sections: &[Section]) -> String {
     let mut text = format!("# {title}\n");
     for section in sections {

@@ -9,10 +9,11 @@ use crate::reproduce::results::{Bits, RunResult};
 use crate::reproduce::views::{IMAGES, Similarity, VIEWS};
 use crate::reproduce::{Experiment, Scale};
 use crate::run::settings::DataKind;
+use crate::run::summary::RunSummary;
 
 const SEEDS: u64 = 3;
 
-fn summary(cell: usize, seed: u64, milestones: &[usize]) -> Value {
+fn summary(cell: usize, seed: u64, milestones: &[usize]) -> Box<RunSummary> {
     let accuracy = |plus: f64| 0.3 + 0.01 * cell as f64 + 0.001 * seed as f64 + plus;
     let measured = |plus: f64| {
         json!({ "probe": { "accuracy": accuracy(plus), "epochs": 4 }, "knn": [
@@ -36,7 +37,14 @@ fn summary(cell: usize, seed: u64, milestones: &[usize]) -> Value {
     all["sha256"] = json!("0123456789abcdef".repeat(4));
     all["device"] = json!("cpu");
     all["finished"] = json!(format!("2026-01-0{}T00:00:00Z", seed + 1));
-    all
+    RunSummary::of_json(all).expect("a summary").into()
+}
+
+/// Changes what a summary says, as somebody who edits the file.
+fn edit(summary: &mut RunSummary, edits: impl Fn(&mut Value)) {
+    let mut value = summary.to_json();
+    edits(&mut value);
+    *summary = RunSummary::of_json(value).expect("a summary");
 }
 
 /// Made-up results: in the last seed the first cell failed and the second is open.
@@ -84,7 +92,7 @@ fn results(experiment: Experiment, scale: Scale, out: &Path) -> Results {
             seed,
             config,
             state,
-            bits: if fig2 { (1..=4).map(|e| bits(f64::from(e))).collect() } else { vec![] },
+            bits: Ok(if fig2 { (1..=4).map(|e| bits(f64::from(e))).collect() } else { vec![] }),
             similarities: if fig5 { similarities } else { vec![] },
         }
     };
@@ -351,7 +359,7 @@ fn times_of_a_resumed_run_are_left_out() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut results = results(Experiment::Fig5, Scale::Ci, dir.path());
     if let State::Done(summary) = &mut results.runs[1].state {
-        summary["resumed_at"] = json!(20);
+        summary.resumed_at = Some(20);
     }
     write_all(&results, dir.path());
     let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).expect("a file");
@@ -367,6 +375,26 @@ fn times_of_a_resumed_run_are_left_out() {
     assert_eq!((seconds("vae"), seconds("aavae")), (1, 0), "{csv}");
 }
 
+/// What cannot be read of a run that is done is said, and the other runs' curves are drawn.
+#[test]
+fn a_curve_that_cannot_be_read_is_named() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut results = results(Experiment::Fig2, Scale::Ci, dir.path());
+    let name = results.runs[1].name.clone();
+    results.runs[1].bits = Err("`metrics.jsonl`, line 8: not a metrics record".into());
+    write_all(&results, dir.path());
+    for file in ["report.md", "report.html"] {
+        let text = std::fs::read_to_string(dir.path().join(file)).expect("a report");
+        let says = "are left out: ";
+        assert!(text.contains(says) && text.contains("line 8: not a metrics record"), "{text}");
+        assert!(text.contains(&name), "{text}");
+    }
+    results.runs[1].bits = Ok(vec![]);
+    write_all(&results, dir.path());
+    let text = std::fs::read_to_string(dir.path().join("report.md")).expect("a report");
+    assert!(!text.contains("are left out: "));
+}
+
 /// Whatever somebody has written into the files of a run, there is a report.
 #[test]
 fn edited_summaries_are_reported() {
@@ -375,11 +403,13 @@ fn edited_summaries_are_reported() {
         let mut results = results(experiment, Scale::Ci, dir.path());
         for (i, run) in results.runs.iter_mut().enumerate() {
             let State::Done(summary) = &mut run.state else { continue };
-            summary["sha256"] = json!("é猫".repeat(8));
-            summary["device"] = json!("a|b `c` <d>\u{1b}[2J");
-            summary["steps"] = json!(-1);
-            summary["probe"]["accuracy"] = json!([1e308, -1e308, 5e-324, 0.5][i % 4]);
-            summary["knn"][0]["accuracy"] = json!(1e308);
+            edit(summary, |summary| {
+                summary["sha256"] = json!("é猫".repeat(8));
+                summary["device"] = json!("a|b `c` <d>\u{1b}[2J");
+                summary["steps"] = json!(-1);
+                summary["probe"]["accuracy"] = json!([1e308, -1e308, 5e-324, 0.5][i % 4]);
+                summary["knn"][0]["accuracy"] = json!(1e308);
+            });
         }
         write_all(&results, dir.path());
         let read = |name: &str| std::fs::read_to_string(dir.path().join(name)).expect("a file");

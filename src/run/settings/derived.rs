@@ -45,7 +45,7 @@ impl RunConfig {
         if self.dataset == DataKind::Stl10 { Protocol::ResizedCrop } else { Protocol::PadCrop }
     }
 
-    /// The optimiser.
+    /// How gradients become new weights: the optimiser and its weight decay.
     pub fn update(&self) -> Update {
         Update { optimizer: self.optimizer, weight_decay: self.weight_decay, ..Update::default() }
     }
@@ -70,7 +70,7 @@ impl RunConfig {
         (self.epochs as u64).saturating_mul(steps_per_epoch).min(self.max_steps.unwrap_or(u64::MAX))
     }
 
-    /// The networks.
+    /// The sizes of encoder and decoder.
     pub fn net(&self) -> NetConfig {
         NetConfig {
             encoder: self.encoder,
@@ -82,7 +82,7 @@ impl RunConfig {
         }
     }
 
-    /// The objective.
+    /// The loss with its free parameters; what is not set has the method's own value.
     pub fn objective(&self) -> Objective {
         Objective {
             method: self.method,

@@ -294,15 +294,15 @@ fn complaint(key: &str, says: String) -> String {
     format!("{name} {says}")
 }
 
-/// Data sets.
+/// Data sets that there are readers for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum DataKind {
-    /// Procedural, embedded.
+    /// Drawn by a program; needs no files.
     Shapes,
     /// Official binary files.
     Cifar10,
-    /// `<split>/<class>/<image>`.
+    /// Image files in folders: `<split>/<class>/<image>`.
     Folder,
     /// Official binary files: pretraining on the images without labels, evaluation on those with.
     Stl10,

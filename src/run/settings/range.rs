@@ -14,7 +14,7 @@ pub enum Bounds {
     Count,
     /// An extent of tensors or a part of one. A network and its plan depend on it.
     Extent {
-        /// The smallest.
+        /// The smallest value allowed.
         least: usize,
         /// The largest: no product of such extents overflows.
         most: usize,
