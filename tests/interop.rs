@@ -6,6 +6,8 @@
 //! elsewhere its trial shows as *ignored*, and `REQUIRE_TORCH=1` turns that into a failure.
 //! `tests/terminal.py` plays the terminal of `watch` (Unix; `REQUIRE_PYTHON=1`).
 
+#[path = "interop/export.rs"]
+mod export;
 #[path = "golden/mod.rs"]
 #[allow(dead_code, reason = "each test uses a part of it")]
 mod golden;
@@ -14,8 +16,7 @@ mod golden;
 mod support;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 
@@ -356,245 +357,6 @@ fn imported_runs_are_runs() -> Result<(), Failed> {
     Ok(())
 }
 
-/// The folder is whole, its card's command trains the same weights and measures the same accuracy,
-/// and commands take the file.
-fn a_published_folder_is_the_run() -> Result<(), Failed> {
-    let dir = folder();
-    let at = |name: &str| dir.path().join(name).display().to_string();
-    let flags = "--max-steps 5 --probe-epochs 1 --seed 18446744073709551615 --learn-log-scale \
-        --learning-rate 0.0007 --online-probe";
-    let summary = sh(&format!("pretrain {TINY} {flags} --out {}", at("run"))).ok().json();
-    let exported =
-        sh(&format!("export {} --format folder --out {} --json", at("run"), at("export")))
-            .ok()
-            .json();
-    assert_eq!(exported["results"], true, "{exported}");
-    let mut names: Vec<_> = fs::read_dir(at("export"))?
-        .map(|e| e.expect("an entry").file_name().into_string().expect("text"))
-        .collect();
-    names.sort_unstable();
-    assert_eq!(names, ["README.md", "config.json", "model.safetensors"]);
-    assert!(!Path::new(&at("export.tmp")).exists());
-
-    let config: Value = serde_json::from_slice(&fs::read(at("export/config.json"))?)?;
-    for (pointer, want) in [
-        ("/architecture/encoder", Value::from("resnet18")),
-        ("/architecture/features", 64.into()),
-        ("/normalisation/mean/0", 0.498.into()),
-        ("/training/learning_rate", 0.0007.into()),
-        ("/training/seed", u64::MAX.into()),
-    ] {
-        assert_eq!(config.pointer(pointer), Some(&want), "{pointer} in {config:#}");
-    }
-    let model = Checkpoint::load(at("export/model.safetensors"))?;
-    let run = Checkpoint::load(at("run/checkpoints/last.safetensors"))?;
-    let weights: Vec<_> =
-        run.tensors.iter().filter(|(name, _)| !name.starts_with("optim.")).collect();
-    assert!(weights.len() > 100 && weights.into_iter().eq(&model.tensors));
-
-    let card = fs::read_to_string(at("export/README.md"))?;
-    let accuracy = format!(
-        "| linear probe, 1 epochs, test accuracy | {:.4} |",
-        summary["probe"]["accuracy"].as_f64().expect("an accuracy")
-    );
-    for part in [
-        "n = 1 run (seed 18446744073709551615) on `cpu`",
-        "Resnet18, width 8",
-        "64 training images",
-        &accuracy,
-        "## Licence",
-    ] {
-        assert!(card.contains(part), "`{part}` is missing:\n{card}");
-    }
-    let command =
-        card.lines().find_map(|line| line.strip_prefix("aavae pretrain ")).ok_or("no command")?;
-    let line = format!("pretrain {command}")
-        .replace("config.json", &at("export/config.json"))
-        .replace("--out run", &format!("--out {}", at("again")));
-    let again = sh(&line).ok().json();
-    assert_eq!((digest(&again), &again["probe"]), (digest(&summary), &summary["probe"]));
-
-    let features = |model: &str| {
-        let flags = "--device cpu --dataset shapes --batch-size 50";
-        sh(&format!("embed {} {flags} --out {}", at(model), at("f.safetensors"))).ok();
-        Checkpoint::load(at("f.safetensors")).expect("features").tensors
-    };
-    assert_eq!(features("export/model.safetensors"), features("run"));
-
-    // Never over anything, never half.
-    sh(&format!("export {} --format folder --out {}", at("run"), at("export")))
-        .fails(1, &["export is not empty"])
-        .hints("--out");
-    fs::create_dir(at("empty"))?;
-    // The weights of an earlier step have no results.
-    let ran = sh(&format!(
-        "export {} --format folder --out {}",
-        at("run/checkpoints/step-4.safetensors"),
-        at("empty")
-    ))
-    .ok();
-    assert!(ran.stderr.contains("warning: no summary.json is about these weights"), "{ran:?}");
-    let card = fs::read_to_string(at("empty/README.md"))?;
-    assert!(card.contains("The run left none") && !card.contains("accuracy"), "{card}");
-    sh(&format!("export {} --format folder --out {}/file/x", at("run"), at("run/config.toml")))
-        .fails(1, &["cannot create"]);
-    fs::create_dir(at("theirs.tmp"))?;
-    fs::write(at("theirs.tmp/kept"), "")?;
-    sh(&format!("export {} --format folder --out {}", at("run"), at("theirs")))
-        .fails(1, &["theirs.tmp is there already"])
-        .hints("killed");
-    assert!(Path::new(&at("theirs.tmp/kept")).exists() && !Path::new(&at("theirs")).exists());
-    sh(&format!("export {} --format folder --out {}", at("run"), at("run/train.log")))
-        .fails(1, &["train.log is no folder"])
-        .hints("--out");
-    assert!(
-        Path::new(&at("run/train.log")).is_file() && !Path::new(&at("run/train.log.tmp")).exists()
-    );
-    sh(&format!("export {} --format torchvision --out {}", at("run"), at("e.safetensors")))
-        .fails(1, &["width 64", "width 8"])
-        .hints("folder");
-    sh(&format!("export {} --format torchvision --out {}", at("none"), at("e.safetensors")))
-        .fails(1, &["none"]);
-    sh(&format!("export {} --format onnx --out {}", at("run"), at("e"))).fails(2, &["'onnx'"]);
-    fs::write(at("bad.json"), "{}")?;
-    sh(&format!("pretrain --config {} --out {}", at("bad.json"), at("x")))
-        .fails(1, &["bad.json", "`training`"]);
-    assert!(!Path::new(&at("e.safetensors")).exists() && !Path::new(&at("x")).exists());
-
-    // A stored configuration that no network can have, and a card of weights that nobody here
-    // trained.
-    let config = fs::read_to_string(at("run/config.toml"))?;
-    for (line, says) in [
-        ("width = 12", "width"),
-        ("latent_dim = 0", "--latent-dim is 0"),
-        ("image_size = 33", "33"),
-    ] {
-        let key = line.split(' ').next().expect("a key");
-        let other = |l: &str| {
-            if l.starts_with(&format!("{key} =")) { line.to_owned() } else { l.to_owned() }
-        };
-        fs::write(at("run/config.toml"), config.lines().map(other).collect::<Vec<_>>().join("\n"))?;
-        sh(&format!("export {} --format folder --out {}", at("run"), at("y")))
-            .fails(1, &["config.toml", says])
-            .hints("metadata");
-    }
-    fs::write(at("run/config.toml"), config)?;
-    sh(&format!("import {} --out {}", at("export/model.safetensors"), at("imported"))).ok();
-    let ran = sh(&format!("export {} --format folder --out {}", at("imported"), at("card"))).ok();
-    assert!(ran.stderr.contains("states no results"), "{ran:?}");
-    let card = fs::read_to_string(at("card/README.md"))?;
-    assert!(
-        card.contains("imported from `model.safetensors`") && !card.contains("epochs of batch"),
-        "{card}"
-    );
-    // Nothing of others is removed.
-    std::os::unix::fs::symlink("train.log", at("run/link"))?;
-    sh(&format!("import {} --out {}", at("export/model.safetensors"), at("run/link")))
-        .fails(1, &["link is no folder"])
-        .hints("--out");
-    assert!(fs::symlink_metadata(at("run/link")).is_ok_and(|m| m.is_symlink()));
-    let line = format!(
-        "import {} --image-size 4294967296 --out {}",
-        at("export/model.safetensors"),
-        at("z")
-    );
-    sh(&line).fails(1, &["--image-size 4294967296"]).hints("flag");
-    Ok(())
-}
-
-/// ResNet-18 of the paper's width, imported, and its encoder exported: `run`,
-/// `encoder.safetensors`.
-fn paper_width() -> &'static Path {
-    static DIR: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
-    let (_, path) = DIR.get_or_init(|| {
-        let dir = folder();
-        let path = dir.path().to_owned();
-        let file = path.join("reference.safetensors");
-        write_foreign(&filled(&wide_names(), fill_parameter), &file);
-        let data = path.join("data");
-        let import = format!(
-            "import {} --out {}/run --dataset folder --data-dir {}",
-            file.display(),
-            path.display(),
-            data.display()
-        );
-        sh(&import).ok();
-        let export = format!(
-            "export {0}/run --format torchvision --out {0}/encoder.safetensors",
-            path.display()
-        );
-        sh(&export).ok();
-        sh(&export).fails(1, &["encoder.safetensors is there already"]).hints("--out");
-        (dir, path)
-    });
-    path
-}
-
-/// Names and shapes of ResNet-18 of width 64 with 8 latent dimensions, from our own parameters:
-/// width 8's are golden.
-fn wide_names() -> Dict {
-    let config = RunConfig { latent_dim: 8, ..RunConfig::default() };
-    let params = training(&config.model([0.0; 3], [1.0; 3]), Training::default()).params;
-    params.all.iter().map(|p| (p.name.clone(), ("F32".to_owned(), p.file.shape()))).collect()
-}
-
-/// Every exported value is the one that was imported.
-fn torchvision_values() -> Result<(), Failed> {
-    let encoder = Checkpoint::load(paper_width().join("encoder.safetensors"))?;
-    assert_eq!(described(&encoder), dict("torchvision/resnet18"));
-    assert_eq!(
-        (encoder.meta["architecture"].as_str(), encoder.meta["stem"].as_str()),
-        ("resnet18", "cifar")
-    );
-    for (name, tensor) in &encoder.tensors {
-        let want = if name.ends_with("num_batches_tracked") {
-            TensorData::I64(vec![0])
-        } else {
-            TensorData::F32(fill_parameter(&format!("encoder.{name}"), &tensor.shape))
-        };
-        assert!(tensor.data == want, "{name}");
-    }
-    Ok(())
-}
-
-/// The README's snippet loads the file, and the network gives the features of `aavae embed`.
-fn the_readme_snippet_loads() -> Result<(), Failed> {
-    let dir = paper_width();
-    for (split, count) in [("train", 2), ("test", 6)] {
-        for class in 0..2u32 {
-            let folder = dir.join(format!("data/{split}/class{class}"));
-            fs::create_dir_all(&folder)?;
-            for i in 0..count {
-                let pixel = |x: u32, y: u32| {
-                    image::Rgb([
-                        (x * 9 + class * 80) as u8,
-                        (y * 7 + i * 31) as u8,
-                        (x * y + class * 60 + i * 5) as u8,
-                    ])
-                };
-                image::RgbImage::from_fn(32, 32, pixel).save(folder.join(format!("{i}.png")))?;
-            }
-        }
-    }
-    sh(&format!(
-        "embed {0}/run --device cpu --batch-size 12 --out {0}/features.safetensors",
-        dir.display()
-    ))
-    .ok();
-    let root = env!("CARGO_MANIFEST_DIR");
-    let output = Command::new("python3")
-        .arg(format!("{root}/tests/check_torchvision.py"))
-        .arg(format!("{root}/README.md"))
-        .current_dir(dir)
-        .output()?;
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    if output.status.success() {
-        Ok(())
-    } else {
-        Err(format!("check_torchvision.py ended with {}:\n{text}", output.status).into())
-    }
-}
-
 /// `watch` in a terminal: it follows the run, and gives the screen back however it ends.
 fn watch_gives_the_terminal_back() -> Result<(), Failed> {
     let dir = folder();
@@ -681,15 +443,15 @@ fn main() -> ExitCode {
         trials.push(Trial::test(format!("import/golden numbers/{}", method.name()), test));
     }
     trials.push(Trial::test("import/a run to every command", imported_runs_are_runs));
-    trials.push(Trial::test("export/folder", a_published_folder_is_the_run));
-    trials.push(Trial::test("export/torchvision", torchvision_values));
+    trials.push(Trial::test("export/folder", export::a_published_folder_is_the_run));
+    trials.push(Trial::test("export/torchvision", export::torchvision_values));
     let find = "import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in \
         ('torch', 'torchvision', 'safetensors', 'PIL')))";
     let torch =
         Command::new("python3").args(["-c", find]).output().is_ok_and(|o| o.status.success());
     let skip = !torch && std::env::var_os("REQUIRE_TORCH").is_none();
     let name = if torch { "export/README snippet" } else { "export/README snippet (no torch)" };
-    trials.push(Trial::test(name, the_readme_snippet_loads).with_ignored_flag(skip));
+    trials.push(Trial::test(name, export::the_readme_snippet_loads).with_ignored_flag(skip));
     let python = cfg!(unix)
         && Command::new("python3").arg("--version").output().is_ok_and(|o| o.status.success());
     let skip = !python && std::env::var_os("REQUIRE_PYTHON").is_none();

@@ -1,6 +1,5 @@
 //! What is measured along with training: importance sampling, evaluations, the online probe.
 
-
 use aavae::data::{self, Kind, Loader, OpenOptions};
 use aavae::device::{Data, Host, Session};
 use aavae::ir::Group;
@@ -13,8 +12,8 @@ use aavae::train::measure::{Measures, bits_per_dim, log_mean_exp};
 use aavae::train::plans::{self, Sizes};
 use libtest_mimic::Failed;
 
-use crate::trace;
 use crate::support::{Device, check, config, fill, load, pixels, reset, uniforms};
+use crate::trace;
 
 /// Importance sampling sees what validation sees: with the step of its batch and the position in
 /// it, an image has the same view and, as its first sample, the same noise.
