@@ -56,6 +56,37 @@ fn rows(results: &RunSummary) -> Vec<(String, String)> {
     rows.into_iter().filter_map(|(name, value)| Some((name, number(value?)?))).collect()
 }
 
+/// Rows of the card about the images and the training.
+fn trained(config: &RunConfig, results: Option<&RunSummary>) -> String {
+    let images =
+        config.limit_train.map_or("all training images".into(), |n| format!("{n} training images"));
+    let steps = results
+        .and_then(|r| r.steps)
+        .map_or(String::new(), |steps| format!(", {steps} steps in all"));
+    format!(
+        "| images | {dataset}, {side} x {side}, {images} |\n| training | {epochs} epochs of batch \
+         {batch}, {optimizer}, learning rate {rate}, seed {seed}{steps} |",
+        dataset = config.dataset.name(),
+        side = config.image_size,
+        epochs = config.epochs,
+        batch = config.images_per_step(),
+        optimizer = config.optimizer.name(),
+        rate = config.learning_rate,
+        seed = config.seed,
+    )
+}
+
+/// What was measured of a run, as a table.
+fn results_section(results: &RunSummary) -> String {
+    let table: String =
+        rows(results).into_iter().map(|(name, value)| format!("| {name} | {value} |\n")).collect();
+    let device = markdown_code(results.device.as_deref().unwrap_or("unknown"));
+    let seed = or_unknown(results.seed);
+    format!("n = 1 run (seed {seed}) on {device}.\n\n| measured | value |\n|---|---|\n{table}")
+        .trim_end()
+        .to_owned()
+}
+
 /// The card, as Markdown with the header that model hubs read. The licence is the user's to choose.
 ///
 /// Of weights that were imported only the network is known, not what trained it.
@@ -73,23 +104,9 @@ pub(super) fn text(
         false => format!("| projection | {} dimensions |", config.latent_dim),
     };
     let dataset = config.dataset.name();
-    let images =
-        config.limit_train.map_or("all training images".into(), |n| format!("{n} training images"));
-    let images = format!("{dataset}, {side} x {side}, {images}", side = config.image_size);
-    let steps = results
-        .and_then(|r| r.steps)
-        .map_or(String::new(), |steps| format!(", {steps} steps in all"));
     let (training, again) = match imported {
         None => (
-            format!(
-                "| images | {images} |\n| training | {epochs} epochs of batch {batch}, \
-                 {optimizer}, learning rate {rate}, seed {seed}{steps} |",
-                epochs = config.epochs,
-                batch = config.images_per_step(),
-                optimizer = config.optimizer.name(),
-                rate = config.learning_rate,
-                seed = config.seed,
-            ),
+            trained(config, results),
             format!("## Training it again\n\n```sh\n{}\n```", command(config, results)),
         ),
         Some(file) => (
@@ -99,22 +116,8 @@ pub(super) fn text(
                 .into(),
         ),
     };
-    let results_text = match results {
-        None => "The run left none for these weights.".to_owned(),
-        Some(r) => {
-            let table: String = rows(r)
-                .into_iter()
-                .map(|(name, value)| format!("| {name} | {value} |\n"))
-                .collect();
-            let device = markdown_code(r.device.as_deref().unwrap_or("unknown"));
-            let seed = or_unknown(r.seed);
-            format!(
-                "n = 1 run (seed {seed}) on {device}.\n\n| measured | value |\n|---|---|\n{table}"
-            )
-            .trim_end()
-            .to_owned()
-        }
-    };
+    let results_text =
+        results.map_or_else(|| "The run left none for these weights.".to_owned(), results_section);
     format!(
         "---\n\
          library_name: aavae\n\
