@@ -33,7 +33,7 @@
 //!
 //! [`text`], [`tensor`], [`rng`], [`disk`] → [`ops`] → [`shader`] → [`ir`] → [`plan`] → [`device`]
 //! → [`check`] → [`tune`] → [`nn`] → [`model`] → [`optim`] → [`method`] → [`data`] → [`run`] → [`eval`]
-//! → [`train`] → [`interop`] → [`reproduce`] → [`monitor`] → [`cli`].
+//! → [`train`] → [`interop`] → [`reproduce`] → [`monitor`] → [`cli`] → [`web`](#parts).
 //!
 //! # Vocabulary
 //!
@@ -79,6 +79,14 @@
 //!   summary keeps them.
 //! * **Grid**: an experiment of the paper: runs of its cells and seeds, and their report.
 //!
+//! # Parts
+//!
+//! With the feature `cli` the crate has everything. With `native` alone it lacks the command and
+//! what is drawn on terminals; without that too, what needs drivers, threads or the network, and so
+//! it builds for a browser: `web` is the bridge to a page (`scripts/web`), in which the same
+//! trainer takes the same steps. Without threads rayon works on the one that asks and batches are
+//! read when they are due; without SIMD pulp has scalars.
+//!
 //! # Invariants
 //!
 //! * `ir` and `plan` know no GPU type. A device makes no decision: grid, buffers and variants are
@@ -114,30 +122,36 @@
 //! * *`subgroupBroadcast` carries the barrier-free GEMM.* naga wants its index to be a constant
 //!   expression, which a loop counter is not before unrolling; the kernels use `subgroupShuffle`,
 //!   which llvmpipe compiles to the same permutation.
-//! * *Nothing blocks inside the library.* A device never waits unless `poll` is told to, and
-//!   scalars are ring-buffered, so a step never waits either. But [`device::Session`] tells it to
-//!   where a whole tensor is read (`Session::wait`, one line): callers above it are plain
-//!   functions. A browser build has to make that line, and them, `async`.
+//! * *Nothing blocks inside the library, so that it runs in a browser.* A device never waits
+//!   unless `poll` is told to, and scalars are ring-buffered, so a step never waits either. But
+//!   whoever reads a tensor needs it for what follows, and colouring every function between a page
+//!   and its device `async` would have put the browser's event loop into the trainer, the probe and
+//!   the measures. Instead the one place that waits ([`device::wait`]) puts a thread to sleep, and
+//!   in a browser suspends the program (JavaScript Promise Integration), while the page goes on.
 //! * *One GEMM variant per device, chosen by one convolution.* The fastest tile differs by shape,
 //!   and so does the wrong one.
 //! * *A step is one command buffer.* It is one where that is short; a slow device gets pieces, cut
 //!   between ops.
 
 pub mod check;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod data;
 pub mod device;
 pub mod disk;
 pub mod eval;
+#[cfg(feature = "native")]
 pub mod interop;
 pub mod ir;
 pub mod method;
 pub mod model;
+#[cfg(feature = "cli")]
 pub mod monitor;
 pub mod nn;
 pub mod ops;
 pub mod optim;
 pub mod plan;
+#[cfg(feature = "native")]
 pub mod reproduce;
 pub mod rng;
 pub mod run;
@@ -146,3 +160,5 @@ pub mod tensor;
 pub mod text;
 pub mod train;
 pub mod tune;
+#[cfg(all(feature = "web", target_family = "wasm"))]
+pub mod web;

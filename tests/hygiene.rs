@@ -17,7 +17,7 @@ use aavae::run::settings::{Flag, Preset, Resume, RunConfig, SETTINGS};
 use aavae::shader::FILES;
 
 /// Every layer uses only those before it (crate docs, "Layers").
-const LAYERS: [&str; 23] = [
+const LAYERS: [&str; 24] = [
     "text",
     "tensor",
     "rng",
@@ -41,6 +41,7 @@ const LAYERS: [&str; 23] = [
     "reproduce",
     "monitor",
     "cli",
+    "web",
 ];
 /// Pictures and files know nothing of tensors on devices.
 const DATA_USES: [&str; 4] = ["text", "tensor", "rng", "disk"];

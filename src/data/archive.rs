@@ -2,7 +2,6 @@
 //! on disk.
 
 use std::ffi::OsString;
-use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -118,13 +117,6 @@ impl Archive<'_> {
     /// Name of the archive's file.
     pub(super) fn file_name(&self) -> &str {
         self.url.rsplit('/').next().unwrap_or(self.dataset)
-    }
-
-    /// Whether `dir` holds all data files at their official lengths.
-    pub(super) fn is_complete(&self, dir: &Path) -> bool {
-        self.files.iter().all(|(name, length)| {
-            fs::metadata(dir.join(name)).is_ok_and(|file| file.len() == *length)
-        })
     }
 }
 
@@ -268,7 +260,7 @@ mod tests {
             Checksum::Sha256("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("abc");
-        fs::write(&path, "abc").expect("written");
+        std::fs::write(&path, "abc").expect("written");
         for checksum in [md5, sha] {
             let (length, found) = checksum.of(&path).expect("a readable file");
             assert!(

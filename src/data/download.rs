@@ -35,7 +35,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 pub fn download(archive: &Archive<'_>, dir: &Path, progress: bool) -> Result<PathBuf, DataError> {
     let folder = dir.join(archive.folder);
     for complete in [dir, &folder] {
-        if archive.is_complete(complete) {
+        if is_complete(archive, complete) {
             return Ok(complete.to_owned());
         }
     }
@@ -48,6 +48,14 @@ pub fn download(archive: &Archive<'_>, dir: &Path, progress: bool) -> Result<Pat
     unpack(archive, &file, &folder)?;
     fs::remove_file(&file).map_err(DataError::io("remove", &file))?;
     Ok(folder)
+}
+
+/// Whether `dir` holds all data files at their official lengths.
+fn is_complete(archive: &Archive<'_>, dir: &Path) -> bool {
+    archive
+        .files
+        .iter()
+        .all(|(name, length)| fs::metadata(dir.join(name)).is_ok_and(|file| file.len() == *length))
 }
 
 /// Downloads a file, continuing `<path>.part` where there is one, and renames it to `path` once its

@@ -207,7 +207,7 @@ pub enum DataError {
         /// What was asked for.
         url: String,
         /// The cause.
-        source: Box<ureq::Error>,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The connection ended before the file did.
     #[error("download of {url} stopped after {received} bytes, expected {}: \

@@ -1,4 +1,5 @@
-//! Batches from a prefetch thread.
+//! Batches from a prefetch thread; where there are no threads, as in a browser, each is read when
+//! it is asked for.
 //!
 //! Batch `k` of a training loader is a pure function of the subset, the [`Order`] and `k`: a loader
 //! that starts at step `k` yields exactly what one started at 0 yields from there on. Images are
@@ -6,7 +7,8 @@
 //! Dropping a loader ends its thread, unless that hangs.
 
 use std::ops::Range;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -45,8 +47,17 @@ pub struct Batch {
 
 /// An iterator of batches, in order. It ends after the last one, or after the first error.
 pub struct Loader {
-    batches: Option<Receiver<Result<Batch, DataError>>>,
-    thread: Option<JoinHandle<()>>,
+    source: Source,
+}
+
+/// Makes the batches, one after the other.
+type Batches = Box<dyn Iterator<Item = Result<Batch, DataError>> + Send>;
+
+enum Source {
+    /// Read ahead by a thread.
+    Thread { batches: Option<Receiver<Result<Batch, DataError>>>, thread: Option<JoinHandle<()>> },
+    /// Read when asked for.
+    InPlace(Batches),
 }
 
 impl Loader {
@@ -82,26 +93,22 @@ impl Loader {
             order.batch_size()
         );
         let subset = subset.clone();
-        Self::spawn(move |out| {
-            let mut current = None;
-            for step in steps {
-                let (epoch, first) = order.locate(step);
-                let positions = match current.take() {
-                    Some((e, positions)) if e == epoch => positions,
-                    _ => order.epoch(epoch),
-                };
-                let part = order.batch_size() / parts;
-                for chosen in positions[first..first + order.batch_size()].chunks(part) {
-                    let indices = chosen.iter().map(|&p| subset.indices[p as usize]).collect();
-                    let batch = read_batch(&*subset.dataset, step, epoch, indices, part);
-                    let failed = batch.is_err();
-                    if out.send(batch).is_err() || failed {
-                        return;
-                    }
-                }
-                current = Some((epoch, positions));
-            }
-        })
+        let part = order.batch_size() / parts;
+        let mut current: Option<(u32, Vec<u32>)> = None;
+        Self::start(steps.flat_map(move |step| {
+            let (epoch, first) = order.locate(step);
+            let positions = match current.take() {
+                Some((e, positions)) if e == epoch => positions,
+                _ => order.epoch(epoch),
+            };
+            let chosen = &positions[first..first + order.batch_size()];
+            let indices: Vec<u32> = chosen.iter().map(|&p| subset.indices[p as usize]).collect();
+            current = Some((epoch, positions));
+            let dataset = Arc::clone(&subset.dataset);
+            (0..parts).map(move |i| {
+                read_batch(&*dataset, step, epoch, indices[i * part..][..part].to_vec(), part)
+            })
+        }))
     }
 
     /// Starts one pass over the subset in its own order, every image once; the last batch is padded
@@ -114,27 +121,44 @@ impl Loader {
             return Err(DataError::BatchZero);
         }
         let subset = subset.clone();
-        Self::spawn(move |out| {
-            for (step, indices) in subset.indices.chunks(batch_size).enumerate() {
-                let batch =
-                    read_batch(&*subset.dataset, step as u64, 0, indices.to_vec(), batch_size);
+        let batches = subset.len().div_ceil(batch_size);
+        Self::start((0..batches).map(move |step| {
+            let last = subset.len().min((step + 1) * batch_size);
+            let indices = subset.indices[step * batch_size..last].to_vec();
+            read_batch(&*subset.dataset, step as u64, 0, indices, batch_size)
+        }))
+    }
+
+    fn start(
+        batches: impl Iterator<Item = Result<Batch, DataError>> + Send + 'static,
+    ) -> Result<Self, DataError> {
+        let source = if cfg!(feature = "native") {
+            Source::read_ahead(batches)?
+        } else {
+            Source::InPlace(Box::new(batches))
+        };
+        Ok(Self { source })
+    }
+}
+
+impl Source {
+    fn read_ahead(
+        made: impl Iterator<Item = Result<Batch, DataError>> + Send + 'static,
+    ) -> Result<Self, DataError> {
+        let (out, batches) = sync_channel(DEPTH);
+        let run = move || {
+            for batch in made {
                 let failed = batch.is_err();
                 if out.send(batch).is_err() || failed {
                     return;
                 }
             }
-        })
-    }
-
-    fn spawn(
-        run: impl FnOnce(SyncSender<Result<Batch, DataError>>) + Send + 'static,
-    ) -> Result<Self, DataError> {
-        let (out, batches) = sync_channel(DEPTH);
+        };
         let thread = Builder::new()
             .name(THREAD.into())
-            .spawn(move || run(out))
+            .spawn(run)
             .map_err(|source| DataError::Thread { name: THREAD, source })?;
-        Ok(Self { batches: Some(batches), thread: Some(thread) })
+        Ok(Self::Thread { batches: Some(batches), thread: Some(thread) })
     }
 }
 
@@ -150,19 +174,24 @@ impl Loader {
                 if stop() {
                     return None;
                 }
-                match self.batches.as_ref()?.recv_timeout(PATIENCE) {
+                let Source::Thread { batches, .. } = &self.source else { return self.next() };
+                match batches.as_ref()?.recv_timeout(PATIENCE) {
                     Ok(batch) => return Some(batch),
                     Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => return self.end(),
+                    Err(RecvTimeoutError::Disconnected) => return self.source.end(),
                 }
             }
         })
     }
+}
 
+impl Source {
     /// No batch follows, because none is left or because of a bug, which must not look like the end
     /// of the data.
     fn end<T>(&mut self) -> Option<T> {
-        if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join) {
+        if let Self::Thread { thread, .. } = self
+            && let Some(Err(panic)) = thread.take().map(JoinHandle::join)
+        {
             std::panic::resume_unwind(panic);
         }
         None
@@ -173,16 +202,23 @@ impl Iterator for Loader {
     type Item = Result<Batch, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let batch = self.batches.as_ref().and_then(|batches| batches.recv().ok());
-        if batch.is_some() { batch } else { self.end() }
+        let batch = match &mut self.source {
+            Source::Thread { batches, .. } => batches.as_ref().and_then(|b| b.recv().ok()),
+            Source::InPlace(batches) => batches.next(),
+        };
+        if let (Some(Err(_)), Source::InPlace(batches)) = (&batch, &mut self.source) {
+            *batches = Box::new(std::iter::empty());
+        }
+        if batch.is_some() { batch } else { self.source.end() }
     }
 }
 
 impl Drop for Loader {
     fn drop(&mut self) {
+        let Source::Thread { batches, thread } = &mut self.source else { return };
         // The thread may be waiting to send: with the receiver gone it fails and returns.
-        drop(self.batches.take());
-        let Some(thread) = self.thread.take() else { return };
+        drop(batches.take());
+        let Some(thread) = thread.take() else { return };
         let asked = Instant::now();
         while !thread.is_finished() {
             if asked.elapsed() > FAREWELL {

@@ -14,6 +14,7 @@
 
 pub mod archive;
 pub mod cifar10;
+#[cfg(feature = "native")]
 pub mod download;
 mod error;
 mod files;
@@ -33,7 +34,9 @@ use sha2::{Digest, Sha256};
 
 pub use cifar10::Cifar10;
 pub use error::DataError;
-pub(crate) use files::{is_there, open_regular};
+#[cfg(feature = "cli")]
+pub(crate) use files::is_there;
+pub(crate) use files::open_regular;
 pub use folder::Folder;
 pub use loader::{Batch, Loader};
 pub use shapes::Shapes;

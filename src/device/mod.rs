@@ -10,12 +10,15 @@
 pub mod cuda;
 mod host;
 pub mod pace;
+#[cfg(feature = "native")]
 mod select;
 mod session;
+pub mod wait;
 pub mod wgpu;
 
 pub use self::wgpu::Pick;
 pub use host::{Host, Precision};
+#[cfg(feature = "native")]
 pub use select::{DeviceSpec, auto, open};
 pub use session::{Clock, OnCompile, PlanId, Session, Timing};
 

@@ -85,7 +85,8 @@ macro_rules! methods {
         $(mod $file;)+
 
         /// What is trained.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
         #[serde(rename_all = "lowercase")]
         pub enum Method {
             $($(#[$doc])* $variant,)+
@@ -154,7 +155,8 @@ impl Method {
 }
 
 /// What a reconstruction is compared with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Compare {
     /// The original image (the paper's equations).

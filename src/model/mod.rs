@@ -8,7 +8,8 @@ pub mod resnet;
 use serde::{Deserialize, Serialize};
 
 /// Depth of a ResNet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Depth {
     /// BasicBlock, [2, 2, 2, 2].
@@ -44,7 +45,8 @@ impl Depth {
 }
 
 /// First layers of the encoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Stem {
     /// 3x3 stride 1, no pooling.

@@ -33,7 +33,8 @@ const LARS_TRUST: f64 = 1e-3;
 const LARS_EPS: f64 = 1e-8;
 
 /// Which formula updates the weights.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Optimizer {
     /// PyTorch's Adam with its defaults, which the paper uses; weight decay is L2.

@@ -29,7 +29,8 @@ pub use run::{Request, run};
 pub use scale::{Budget, Scale};
 
 /// A table or a figure of the paper.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Experiment {
     /// Methods: linear probe and kNN of each.

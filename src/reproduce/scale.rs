@@ -8,7 +8,8 @@ use crate::model::Depth;
 use crate::run::settings::DataKind;
 
 /// How much is spent on an experiment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Scale {
     /// Minutes on two cores: shows that everything works, not what the paper found.

@@ -283,20 +283,31 @@ impl Checkpoint {
         let header = self.header(&digest);
         disk::replace(path, |file| {
             let mut writer = BufWriter::with_capacity(1 << 20, file);
-            let written = (|| {
-                writer.write_all(&(header.len() as u64).to_le_bytes())?;
-                writer.write_all(&header)?;
-                let mut tensors = self.in_file_order().into_iter();
-                tensors.try_for_each(|(_, tensor)| {
-                    tensor.data.stream(|bytes| writer.write_all(bytes))
-                })?;
-                writer.flush()
-            })();
+            let written = self.write(&header, &mut writer);
             // What a failed write left in the buffer must not be tried again on drop.
             drop(writer.into_parts());
             written
         })?;
         Ok(digest)
+    }
+
+    /// The bytes of the file that [`Checkpoint::save`] writes.
+    ///
+    /// # Panics
+    /// If a tensor's shape does not fit its data.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let written = self.write(&self.header(&self.digest()), &mut bytes);
+        written.expect("memory does no input or output");
+        bytes
+    }
+
+    fn write(&self, header: &[u8], to: &mut impl Write) -> io::Result<()> {
+        to.write_all(&(header.len() as u64).to_le_bytes())?;
+        to.write_all(header)?;
+        let mut tensors = self.in_file_order().into_iter();
+        tensors.try_for_each(|(_, tensor)| tensor.data.stream(|bytes| to.write_all(bytes)))?;
+        to.flush()
     }
 
     /// Reads a file that [`Checkpoint::save`] or PyTorch wrote.
@@ -310,8 +321,19 @@ impl Checkpoint {
             _ => CheckpointError::io("open", path)(source),
         })?;
         let bytes = file.metadata().map_err(CheckpointError::io("read", path))?.len();
-        let mut reader = BufReader::with_capacity(1 << 20, file);
-        let metadata = read_header(path, bytes, &mut reader)?;
+        Self::read(path, bytes, &mut BufReader::with_capacity(1 << 20, file))
+    }
+
+    /// Reads such a file that is in memory; errors call it `name`.
+    ///
+    /// # Errors
+    /// Any [`CheckpointError`].
+    pub fn from_bytes(name: &Path, mut bytes: &[u8]) -> Result<Self, CheckpointError> {
+        Self::read(name, bytes.len() as u64, &mut bytes)
+    }
+
+    fn read(path: &Path, bytes: u64, reader: &mut impl Read) -> Result<Self, CheckpointError> {
+        let metadata = read_header(path, bytes, reader)?;
         // Before the tensors: a newer version may have types that this one does not know.
         let meta = metadata.metadata().clone().unwrap_or_default();
         if let Some(found) = meta.get(VERSION_KEY)

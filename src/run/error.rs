@@ -100,7 +100,7 @@ impl RunError {
         }
     }
     /// Of an error that stopped a run: one that can be resumed once there is room.
-    pub(crate) fn of_run(self) -> Self {
+    pub fn of_run(self) -> Self {
         let full = self.refused().is_some_and(DiskError::is_full);
         if full { Self::NoRoom(Box::new(self)) } else { self }
     }

@@ -2,6 +2,7 @@
 //! imports resolved, `// spec` consts set, guards applied and `// unroll` loops expanded (`spec`);
 //! each file is legal WGSL as it stands.
 
+#[cfg(feature = "native")]
 pub mod cuda;
 mod files;
 mod spec;

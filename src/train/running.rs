@@ -4,7 +4,6 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::measure::Scalars;
 use super::progress::TrainingProgress;
 use super::recorder::Recorder;
 use super::schedule::Timetable;
@@ -13,10 +12,8 @@ use crate::data::{Batch, DataError, Loader, Splits};
 use crate::run::RunError;
 use crate::run::folder::RunFolder;
 use crate::run::metrics::Record;
-use crate::run::resume::window_text;
 use crate::run::saver::{Saver, State, Writer};
 use crate::run::settings::RunConfig;
-use crate::run::trained::config_text;
 
 /// What a run did.
 #[derive(Debug)]
@@ -136,7 +133,7 @@ impl<'a> Running<'a> {
     pub(super) fn log(&mut self, step: &Step, interrupted: bool) -> Result<(), RunError> {
         if self.timetable.due(step.number, "view") {
             let values = self.trainer.views(step)?;
-            self.recorder.record(record(step, "view", &values))?;
+            self.recorder.record(step.record("view", &values))?;
         }
         let due = self.timetable.due(step.number, "train");
         if !(due || interrupted || step.number == self.timetable.total) {
@@ -144,7 +141,7 @@ impl<'a> Running<'a> {
         }
         let means = self.trainer.means(due)?;
         let rate = self.pace.rate(step.number) * self.config.images_per_step() as f64;
-        let record = record(step, "train", &means).with("lr", step.uniform.learning_rate);
+        let record = step.record("train", &means).with("lr", step.uniform.learning_rate);
         self.recorder.record(record.with("images_per_second", rate as f32))?;
         self.progress.update(step.number, means.first().map_or(f32::NAN, |mean| mean.1));
         Ok(())
@@ -156,7 +153,7 @@ impl<'a> Running<'a> {
         if (last || self.timetable.due(number, "val"))
             && let Some(means) = self.trainer.validate(number)?
         {
-            self.recorder.record(record(step, "val", &means))?;
+            self.recorder.record(step.record("val", &means))?;
         }
         if last || self.timetable.due(number, "eval") {
             let values = self.trainer.evaluate()?;
@@ -164,7 +161,7 @@ impl<'a> Running<'a> {
                 let text: Vec<_> =
                     values.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
                 self.progress.message(&format!("evaluation at step {number}: {}", text.join(", ")));
-                self.recorder.record(record(step, "eval", &values))?;
+                self.recorder.record(step.record("eval", &values))?;
             }
         }
         Ok(())
@@ -195,20 +192,7 @@ impl<'a> Running<'a> {
         if !(stops || milestone.is_some() || step == self.timetable.total || self.saver.due()) {
             return Ok(());
         }
-        let config = self.config;
-        let mut meta = vec![
-            ("step", step.to_string()),
-            ("seed", config.seed.to_string()),
-            ("config", config_text(config)?),
-        ];
-        meta.push(("version", env!("CARGO_PKG_VERSION").to_owned()));
-        meta.push(("data", self.identity.data.clone()));
-        meta.push(("device", self.identity.device.clone()));
-        meta.push(("kernels", self.trainer.kernels()));
-        if !self.trainer.window().is_empty() {
-            meta.push(("window", window_text(self.trainer.window())));
-        }
-        let meta = meta.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let meta = self.trainer.meta(step, &self.identity.data)?;
         let (snapshot, logs) = (self.trainer.snapshot(step)?, self.recorder.logs()?);
         self.saver.save(State { step, milestone, snapshot, meta, logs })
     }
@@ -300,9 +284,4 @@ impl Pace {
         self.paused += time;
         self.since += time;
     }
-}
-
-fn record(step: &Step, split: &str, values: &Scalars) -> Record {
-    let empty = Record::new(step.number, u64::from(step.batch.epoch), split);
-    values.iter().fold(empty, |record, (name, value)| record.with(name, *value))
 }

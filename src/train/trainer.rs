@@ -1,5 +1,6 @@
 //! A model on its device while it trains. Knows no file.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::measure::{self, Measures, Scalars};
@@ -13,15 +14,17 @@ use crate::method::{self, ModelConfig};
 use crate::nn::Params;
 use crate::ops::StepUniforms;
 use crate::optim;
+use crate::plan::Plan;
 use crate::run::checkpoint::Checkpoint;
-use crate::run::resume::Window;
+use crate::run::metrics::Record;
+use crate::run::resume::{Window, window_text};
 use crate::run::settings::RunConfig;
 use crate::run::state::Snapshot;
-use crate::run::trained::model_config;
+use crate::run::trained::{config_text, model_config};
 use crate::run::{RunError, state};
 
 /// A model, its plans, and the images that it sees.
-pub(super) struct Trainer<'a> {
+pub struct Trainer<'a> {
     config: &'a RunConfig,
     timetable: Timetable<'a>,
     splits: &'a Splits,
@@ -43,18 +46,26 @@ pub(super) struct Trainer<'a> {
 }
 
 /// A step that was taken.
-pub(super) struct Step {
+pub struct Step {
     /// Its number, counted from 1: the steps taken so far.
-    pub(super) number: u64,
+    pub number: u64,
     /// What it was given.
-    pub(super) uniform: StepUniforms,
+    pub uniform: StepUniforms,
     /// Its last batch.
-    pub(super) batch: Batch,
+    pub batch: Batch,
+}
+
+impl Step {
+    /// A line of `metrics.jsonl` about it.
+    pub fn record(&self, split: &str, values: &Scalars) -> Record {
+        let empty = Record::new(self.number, u64::from(self.batch.epoch), split);
+        values.iter().fold(empty, |record, (name, value)| record.with(name, *value))
+    }
 }
 
 impl<'a> Trainer<'a> {
     /// Loads the plans of a run; the weights are still to be set.
-    pub(super) fn new(
+    pub fn new(
         config: &'a RunConfig,
         timetable: Timetable<'a>,
         splits: &'a Splits,
@@ -85,17 +96,47 @@ impl<'a> Trainer<'a> {
     }
 
     /// Where its tensors lie in a [`Snapshot`], and their names and shapes.
-    pub(super) fn tensors(&self) -> (Arc<Layout>, Arc<Params>) {
+    pub fn tensors(&self) -> (Arc<Layout>, Arc<Params>) {
         (Arc::clone(&self.layout), Arc::clone(&self.params))
     }
 
     /// Which kernels it runs, for its checkpoints: those that are not of the table of defaults.
-    pub(super) fn kernels(&self) -> String {
+    fn kernels(&self) -> String {
         self.session.choices().to_json()
     }
 
+    /// What its checkpoints say of it: after so many steps, on images of such a fingerprint.
+    ///
+    /// # Errors
+    /// If the settings cannot be written.
+    pub fn meta(&self, steps: u64, data: &str) -> Result<BTreeMap<String, String>, RunError> {
+        let mut meta = vec![
+            ("step", steps.to_string()),
+            ("seed", self.config.seed.to_string()),
+            ("config", config_text(self.config)?),
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("data", data.to_owned()),
+            ("device", self.session.device()),
+            ("kernels", self.kernels()),
+        ];
+        if !self.window.is_empty() {
+            meta.push(("window", window_text(&self.window)));
+        }
+        Ok(meta.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+    }
+
+    /// The device that it runs on.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The plan of a step, or of one of its batches.
+    pub fn plan(&self) -> &Plan {
+        self.session.plan(self.train)
+    }
+
     /// What is trained, for people.
-    pub(super) fn describe(&self) -> String {
+    pub fn describe(&self) -> String {
         let config = self.config;
         format!(
             "{} on {:?}: {:?} encoder of width {}, {} parameters, {} training images, {} steps per \
@@ -112,7 +153,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Sets the initial weights: drawn from the seed, or given ones.
-    pub(super) fn initialise(&mut self, given: Option<&Checkpoint>) -> Result<(), RunError> {
+    pub fn initialise(&mut self, given: Option<&Checkpoint>) -> Result<(), RunError> {
         let session = &mut self.session;
         state::initialise(session, &self.layout, &self.params, self.config.seed)?;
         let Some(given) = given else { return Ok(()) };
@@ -123,11 +164,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// Sets weights, moments and the scalars that no record holds yet to those of a checkpoint.
-    pub(super) fn restore(
-        &mut self,
-        checkpoint: &Checkpoint,
-        window: Window,
-    ) -> Result<(), RunError> {
+    pub fn restore(&mut self, checkpoint: &Checkpoint, window: Window) -> Result<(), RunError> {
         let moments = self.config.update().moments();
         state::import(&mut self.session, &self.layout, &self.params, checkpoint, moments)?;
         self.window = window;
@@ -135,13 +172,13 @@ impl<'a> Trainer<'a> {
     }
 
     /// Reads weights and moments after so many steps.
-    pub(super) fn snapshot(&mut self, steps: u64) -> Result<Snapshot, RunError> {
+    pub fn snapshot(&mut self, steps: u64) -> Result<Snapshot, RunError> {
         let batches = steps * self.config.accumulate as u64;
         state::snapshot(&mut self.session, batches, self.config.update().moments())
     }
 
     /// Queues the next step; `None` if the batches end before it is whole.
-    pub(super) fn step(
+    pub fn step(
         &mut self,
         batches: &mut impl Iterator<Item = Result<Batch, DataError>>,
     ) -> Result<Option<Step>, RunError> {
@@ -164,7 +201,7 @@ impl<'a> Trainer<'a> {
 
     /// Means of the scalars of the steps since the last call that closed the window; `close` it if
     /// the record is due. Stops the run if a scalar is not finite.
-    pub(super) fn means(&mut self, close: bool) -> Result<Scalars, RunError> {
+    pub fn means(&mut self, close: bool) -> Result<Scalars, RunError> {
         self.drain()?;
         let mut means = means(self.names(self.train), &self.window);
         measure::add_bound(&self.model, &mut means);
@@ -175,19 +212,19 @@ impl<'a> Trainer<'a> {
     }
 
     /// Forgets the scalars of a step that was begun after so many: nothing of it counts.
-    pub(super) fn abandon(&mut self, steps: u64) -> Result<(), RunError> {
+    pub fn abandon(&mut self, steps: u64) -> Result<(), RunError> {
         self.drain()?;
         self.window.retain(|(of, _)| u64::from(*of) < steps);
         Ok(())
     }
 
     /// The scalars of the steps that no record holds yet; all of them have been read.
-    pub(super) fn window(&self) -> &Window {
+    pub fn window(&self) -> &Window {
         &self.window
     }
 
     /// Scalars that a training step gives.
-    pub(super) fn scalars(&self) -> usize {
+    pub fn scalars(&self) -> usize {
         self.names(self.train).len()
     }
 
@@ -248,13 +285,13 @@ impl<'a> Trainer<'a> {
     }
 
     /// How alike views and originals of a step are; empty if nobody asks.
-    pub(super) fn views(&mut self, step: &Step) -> Result<Scalars, RunError> {
+    pub fn views(&mut self, step: &Step) -> Result<Scalars, RunError> {
         self.measures.views(&mut self.session, &step.batch.pixels, &step.uniform)
     }
 
     /// Means over the held-out images, if there are any. Stops the run if they are not finite: the
     /// weights that made them are not worth keeping.
-    pub(super) fn validate(&mut self, step: u64) -> Result<Option<Scalars>, RunError> {
+    pub fn validate(&mut self, step: u64) -> Result<Option<Scalars>, RunError> {
         let Some((plan, size)) = self.validation else { return Ok(None) };
         let (names, seed) = (self.names(plan), self.config.seed);
         let (session, val) = (&mut self.session, &self.splits.val);
@@ -284,12 +321,12 @@ impl<'a> Trainer<'a> {
     }
 
     /// Likelihood and kNN of the held-out images; empty if nobody asks.
-    pub(super) fn evaluate(&mut self) -> Result<Scalars, RunError> {
+    pub fn evaluate(&mut self) -> Result<Scalars, RunError> {
         self.measures.evaluate(&mut self.session, self.splits)
     }
 
     /// A picture of views of the first held-out images, where the method sees views.
-    pub(super) fn picture_views(&mut self) -> Result<Option<Picture>, RunError> {
+    pub fn picture_views(&mut self) -> Result<Option<Picture>, RunError> {
         self.model
             .objective
             .method
@@ -300,7 +337,7 @@ impl<'a> Trainer<'a> {
 
     /// A picture of the first held-out images and their reconstructions, where the method
     /// reconstructs.
-    pub(super) fn picture_reconstructions(&mut self) -> Result<Option<Picture>, RunError> {
+    pub fn picture_reconstructions(&mut self) -> Result<Option<Picture>, RunError> {
         self.model
             .objective
             .method

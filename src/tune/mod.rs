@@ -9,9 +9,10 @@
 mod memory;
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
+use web_time::Instant;
 
 use crate::check::Pair;
 use crate::device::{DeviceError, Session};

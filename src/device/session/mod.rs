@@ -8,7 +8,9 @@ pub use timing::Timing;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use web_time::Instant;
 
 use super::pace::Pace;
 use super::{

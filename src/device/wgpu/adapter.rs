@@ -66,10 +66,14 @@ pub struct AdapterInfo {
     pub features: Vec<String>,
 }
 
-/// The instance every adapter comes from: native backends only.
+/// The instance every adapter comes from: a browser's where that was built in, else the native
+/// ones.
 pub(crate) fn instance() -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-    descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    descriptor.backends = wgpu::Backends::VULKAN
+        | wgpu::Backends::METAL
+        | wgpu::Backends::DX12
+        | wgpu::Backends::BROWSER_WEBGPU;
     descriptor.flags = wgpu::InstanceFlags::empty();
     // Where the driver tells its budget (Vulkan, DX12), a buffer beyond it is an error instead of a
     // machine that swaps.
@@ -78,8 +82,8 @@ pub(crate) fn instance() -> wgpu::Instance {
 }
 
 /// Every adapter, real GPUs first.
-pub(crate) fn enumerate() -> Vec<(wgpu::Adapter, AdapterInfo)> {
-    let adapters = pollster::block_on(instance().enumerate_adapters(wgpu::Backends::all()));
+pub(crate) async fn enumerate() -> Vec<(wgpu::Adapter, AdapterInfo)> {
+    let adapters = instance().enumerate_adapters(wgpu::Backends::all()).await;
     let mut found: Vec<_> = adapters
         .into_iter()
         .map(|a| {
@@ -97,8 +101,9 @@ pub(crate) fn enumerate() -> Vec<(wgpu::Adapter, AdapterInfo)> {
 }
 
 /// Descriptions of every adapter, real GPUs first.
+#[cfg(any(feature = "native", target_family = "wasm"))]
 pub fn adapters() -> Vec<AdapterInfo> {
-    enumerate().into_iter().map(|a| a.1).collect()
+    crate::device::wait::block_on(enumerate()).into_iter().map(|a| a.1).collect()
 }
 
 fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
@@ -132,8 +137,8 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
 ///
 /// # Errors
 /// If there is none or more than one; lists what there is.
-pub(crate) fn select(pick: &Pick) -> Result<(wgpu::Adapter, AdapterInfo), DeviceError> {
-    let mut all = enumerate();
+pub(crate) async fn select(pick: &Pick) -> Result<(wgpu::Adapter, AdapterInfo), DeviceError> {
+    let mut all = enumerate().await;
     let infos: Vec<AdapterInfo> = all.iter().map(|a| a.1.clone()).collect();
     let index = find(pick, &infos)?;
     Ok(all.swap_remove(index))

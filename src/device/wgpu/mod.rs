@@ -4,23 +4,27 @@
 mod adapter;
 mod cache;
 mod compile;
+mod completion;
 mod readback;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
+#[cfg(any(feature = "native", target_family = "wasm"))]
+pub use adapter::adapters;
 pub(crate) use adapter::select;
-pub use adapter::{AdapterInfo, Pick, adapters, find};
+pub use adapter::{AdapterInfo, Pick, find};
 
 use super::{
     Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Progress, Ticket,
+    wait,
 };
 use crate::ops::{Binding, StepUniforms, Target};
 use crate::plan::{Limits, Place, Plan};
 use crate::tensor::DType;
+use completion::Completion;
 use readback::Reading;
 
 /// Bytes that one read takes of host-visible memory at most.
@@ -58,7 +62,7 @@ struct Program {
 
 /// What a ticket waits for.
 struct Waiting {
-    submission: wgpu::SubmissionIndex,
+    done: Completion,
     reading: Option<Reading>,
     /// Queries of a timed run, in nanoseconds.
     timed: bool,
@@ -66,6 +70,8 @@ struct Waiting {
 
 /// A wgpu device.
 pub struct Gpu {
+    /// Opened again by the threads that compile.
+    #[cfg(feature = "native")]
     adapter: wgpu::Adapter,
     device: wgpu::Device,
     queue: wgpu::Queue,
@@ -107,15 +113,17 @@ impl Gpu {
     ///
     /// # Errors
     /// If the driver refuses.
-    pub(crate) fn open(
+    pub(crate) async fn open(
         adapter: &wgpu::Adapter,
         info: &AdapterInfo,
         options: OpenOptions,
     ) -> Result<Self, DeviceError> {
         let limits = adapter.limits();
-        let wanted = wgpu::Features::SUBGROUP
-            | wgpu::Features::TIMESTAMP_QUERY
-            | wgpu::Features::PIPELINE_CACHE;
+        // A browser's WGSL wants subgroups enabled in the text, and naga none of that.
+        let subgroups = !cfg!(target_family = "wasm");
+        let wanted = wgpu::Features::TIMESTAMP_QUERY
+            | wgpu::Features::PIPELINE_CACHE
+            | if subgroups { wgpu::Features::SUBGROUP } else { wgpu::Features::empty() };
         let features = adapter.features() & wanted;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("aavae"),
@@ -124,10 +132,9 @@ impl Gpu {
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()
         };
-        let (device, queue) =
-            pollster::block_on(adapter.request_device(&descriptor)).map_err(|e| {
-                DeviceError::Driver { device: info.name.clone(), message: e.to_string() }
-            })?;
+        let (device, queue) = adapter.request_device(&descriptor).await.map_err(|e| {
+            DeviceError::Driver { device: info.name.clone(), message: e.to_string() }
+        })?;
         let failure = watch(&device);
         let uniform = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("step"),
@@ -152,7 +159,10 @@ impl Gpu {
                 max_binding: max_binding.min(Target::LARGEST_BINDING),
                 max_invocations: limits.max_compute_invocations_per_workgroup,
                 workgroup_memory: limits.max_compute_workgroup_storage_size,
-                subgroup: info.subgroup.filter(|[least, most]| least == most).map(|s| s[0]),
+                subgroup: info
+                    .subgroup
+                    .filter(|[least, most]| subgroups && least == most)
+                    .map(|s| s[0]),
                 software: info.software,
                 epilogues: true,
             },
@@ -171,6 +181,7 @@ impl Gpu {
         };
         Ok(Self {
             cache: cached.then(|| cache::PipelineCache::open(&device, adapter)).flatten(),
+            #[cfg(feature = "native")]
             adapter: adapter.clone(),
             info: info.clone(),
             device,
@@ -195,9 +206,18 @@ impl Gpu {
     ///
     /// # Errors
     /// If there is no such adapter, more than one, or the driver refuses.
+    pub async fn request(pick: &Pick, options: OpenOptions) -> Result<Self, DeviceError> {
+        let (adapter, info) = select(pick).await?;
+        Self::open(&adapter, &info, options).await
+    }
+
+    /// [`Gpu::request`], waited for.
+    ///
+    /// # Errors
+    /// Those of [`Gpu::request`].
+    #[cfg(any(feature = "native", target_family = "wasm"))]
     pub fn pick(pick: &Pick, options: OpenOptions) -> Result<Self, DeviceError> {
-        let (adapter, info) = select(pick)?;
-        Self::open(&adapter, &info, options)
+        wait::block_on(Self::request(pick, options))
     }
 
     /// The adapter.
@@ -235,39 +255,29 @@ impl Gpu {
         })
     }
 
-    /// Waits for a submission, or only looks whether it is done. wgpu panics here if the device is
-    /// lost.
-    fn is_done(&self, submission: &wgpu::SubmissionIndex, wait: bool) -> Result<bool, DeviceError> {
-        let timeout = if wait { None } else { Some(Duration::ZERO) };
-        let poll = wgpu::PollType::Wait { submission_index: Some(submission.clone()), timeout };
-        let device = std::panic::AssertUnwindSafe(&self.device);
-        let done = match std::panic::catch_unwind(move || device.poll(poll)) {
-            Ok(Ok(_)) => true,
-            Ok(Err(wgpu::PollError::Timeout)) => false,
-            Ok(Err(error)) => {
-                fail(&self.failure, Failure::Other(error.to_string()));
-                false
-            }
-            Err(panic) => {
-                let text = panic.downcast_ref::<String>().map(String::as_str);
-                let text =
-                    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("the driver failed");
-                fail(&self.failure, Failure::Lost(text.into()));
-                false
-            }
-        };
-        self.check(None)?;
-        Ok(done)
+    /// Whether the driver has reported something that nobody has been told yet.
+    #[cfg(target_family = "wasm")]
+    fn has_failed(&self) -> bool {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    fn buffer(&self, label: &str, bytes: usize) -> wgpu::Buffer {
+    fn buffer(&self, label: &str, bytes: usize) -> Result<wgpu::Buffer, DeviceError> {
         use wgpu::BufferUsages as Usage;
-        self.device.create_buffer(&wgpu::BufferDescriptor {
+        // A browser tells later what it had no room for.
+        #[cfg(target_family = "wasm")]
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
             size: bytes.max(16) as u64,
             usage: Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST,
             mapped_at_creation: false,
-        })
+        });
+        #[cfg(target_family = "wasm")]
+        if wait::block_on(scope.pop()).is_some() {
+            fail(&self.failure, Failure::OutOfMemory);
+        }
+        self.check(Some((label, bytes)))?;
+        Ok(buffer)
     }
 
     fn binding<'a>(
@@ -354,6 +364,14 @@ impl Gpu {
     }
 }
 
+/// A browser would keep the memory until its garbage is collected.
+#[cfg(target_family = "wasm")]
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        self.device.destroy();
+    }
+}
+
 impl Queries {
     /// Bytes of the resolved timestamps.
     const BYTES: usize = 256;
@@ -402,6 +420,7 @@ fn watch(device: &wgpu::Device) -> Arc<Mutex<Option<Failure>>> {
 
 fn fail(sink: &Mutex<Option<Failure>>, failure: Failure) {
     let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
+    wait::wake();
     // The first failure is the cause and later ones follow from it, except that a lost device
     // explains all.
     if sink.is_none() || matches!(failure, Failure::Lost(_)) {
@@ -427,8 +446,7 @@ impl Device for Gpu {
                 crate::plan::PlanError::Buffer { buffer: label.into(), bytes, limit }.into()
             );
         }
-        let buffer = self.buffer(label, bytes);
-        self.check(Some((label, bytes)))?;
+        let buffer = self.buffer(label, bytes)?;
         self.next_buffer += 1;
         let id = BufferId(self.next_buffer);
         self.buffers.insert(id, buffer);
@@ -507,7 +525,8 @@ impl Device for Gpu {
         let submission = self.queue.submit([encoder.finish()]);
         let reading = reading.map(Reading::map);
         self.check(None)?;
-        Ok(self.waiting(Waiting { submission, reading, timed }))
+        let done = Completion::of(&self.queue, submission);
+        Ok(self.waiting(Waiting { done, reading, timed }))
     }
     fn read(
         &mut self,
@@ -524,11 +543,12 @@ impl Device for Gpu {
         let submission = self.queue.submit([encoder.finish()]);
         let reading = Some(reading.map());
         self.check(None)?;
-        Ok(self.waiting(Waiting { submission, reading, timed: false }))
+        let done = Completion::of(&self.queue, submission);
+        Ok(self.waiting(Waiting { done, reading, timed: false }))
     }
     fn poll(&mut self, ticket: Ticket, wait: bool) -> Result<Option<Done>, DeviceError> {
         let Some(waiting) = self.waiting.get(&ticket) else { return Ok(Some(Done::default())) };
-        if !self.is_done(&waiting.submission, wait)? {
+        if !self.is_done(waiting, wait)? {
             return Ok(None);
         }
         let waiting = self.waiting.remove(&ticket).unwrap_or_else(|| unreachable!("found above"));

@@ -284,6 +284,7 @@ macro_rules! settings {
         }
     } };
 }
+#[cfg(feature = "cli")]
 pub(crate) use settings;
 
 settings!(config);
@@ -295,7 +296,8 @@ fn complaint(key: &str, says: String) -> String {
 }
 
 /// Data sets that there are readers for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum DataKind {
     /// Drawn by a program; needs no files.
@@ -316,7 +318,8 @@ impl DataKind {
 }
 
 /// Learning rate after the warm-up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Schedule {
     /// Stays (the paper).
@@ -334,7 +337,8 @@ macro_rules! presets {
         $name:ident on $dataset:ident { $($key:ident: $value:expr),+ }
     )+) => {
         /// Named budgets that flags start from.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
         #[serde(rename_all = "kebab-case")]
         pub enum Preset { $( $(#[doc = $help])+ $name ),+ }
 

@@ -1,0 +1,159 @@
+//! The bridge to a page: a worker tells it what to do ([`Command`]), it tells the worker what came
+//! of that. Between the two stands the library as it is; nothing here knows what a step is.
+//!
+//! The worker calls `work` once, as a function that may be suspended, and `tell` whenever it likes.
+//! `host.js` has what the program asks of the worker.
+
+mod check;
+mod run;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use wasm_bindgen::prelude::wasm_bindgen;
+
+use crate::device::{DeviceError, wait};
+use crate::run::RunError;
+use crate::run::checkpoint::Checkpoint;
+use crate::run::settings::RunConfig;
+
+/// What a page asks for, as JSON: `{"do": "train", "steps": 10}`.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "do", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Command {
+    /// A new run, in place of the one there is. With the bytes of a checkpoint it goes on from
+    /// there, with the settings that it carries.
+    Begin {
+        /// Settings by their names in `config.toml`; what is missing has its default.
+        #[serde(default)]
+        settings: serde_json::Map<String, serde_json::Value>,
+    },
+    /// Takes so many steps, or all that are left.
+    Train {
+        /// How many.
+        steps: Option<u64>,
+    },
+    /// Takes no more steps.
+    Pause,
+    /// Draws a picture, `views` or `reconstructions`.
+    Picture {
+        /// Which.
+        of: String,
+    },
+    /// Measures the held-out images: the loss, kNN where the settings ask for it.
+    Measure,
+    /// The weights and the state of the optimiser as a safetensors file.
+    Save,
+    /// The plan of a step, as text.
+    Plan,
+    /// Runs the trials of every kernel whose case is named like that.
+    Check {
+        /// Part of the name; empty for all.
+        #[serde(default)]
+        only: String,
+    },
+    /// Ends the run and frees what it held.
+    End,
+}
+
+/// A command, and the bytes that came with it.
+type Asked = (Command, Option<Vec<u8>>);
+
+thread_local! {
+    static ASKED: RefCell<VecDeque<Asked>> = const { RefCell::new(VecDeque::new()) };
+}
+
+#[wasm_bindgen(raw_module = "./host.js")]
+extern "C" {
+    #[wasm_bindgen(js_name = post)]
+    fn post_bytes(kind: &str, json: &str, bytes: Option<js_sys::Uint8Array>);
+}
+
+/// Tells the page something.
+fn post(kind: &str, value: &impl Serialize) {
+    post_with(kind, value, None);
+}
+
+/// Tells the page something that has bytes.
+fn post_with(kind: &str, value: &impl Serialize, bytes: Option<&[u8]>) {
+    let json = serde_json::to_string(value).unwrap_or_else(|e| panic!("{kind}: {e}"));
+    post_bytes(kind, &json, bytes.map(js_sys::Uint8Array::from));
+}
+
+/// The next command; waits for one.
+fn next() -> Asked {
+    wait::until(|| ASKED.with_borrow(|asked| !asked.is_empty()));
+    asked().unwrap_or_else(|| unreachable!("waited for above"))
+}
+
+/// The next command, if there is one.
+fn asked() -> Option<Asked> {
+    ASKED.with_borrow_mut(VecDeque::pop_front)
+}
+
+/// Asks for something. What is no command is answered with an error.
+#[wasm_bindgen]
+pub fn tell(command: &str, bytes: Option<Vec<u8>>) {
+    match serde_json::from_str(command) {
+        Ok(command) => ASKED.with_borrow_mut(|asked| asked.push_back((command, bytes))),
+        Err(error) => {
+            post("error", &json!({ "what": "bug", "message": format!("{command}: {error}") }))
+        }
+    }
+    wait::wake();
+}
+
+/// Does what is asked for, for ever. The worker calls it as a function that may be suspended.
+#[wasm_bindgen]
+pub fn work() {
+    std::panic::set_hook(Box::new(|panic| {
+        post("error", &json!({ "what": "bug", "message": panic.to_string() }))
+    }));
+    let mut begin = None;
+    loop {
+        let (command, bytes) = begin.take().unwrap_or_else(next);
+        let ended = match command {
+            Command::Begin { settings } => start(settings, bytes),
+            Command::Check { only } => check::check(&only).map(|()| None).map_err(Into::into),
+            _ => continue,
+        };
+        match ended {
+            Ok(another) => begin = another,
+            Err(error) => {
+                let (message, hint) = (error.to_string(), error.hint());
+                post("error", &json!({ "what": what(&error), "message": message, "hint": hint }));
+            }
+        }
+    }
+}
+
+/// What a page can say about an error in its own words.
+fn what(error: &RunError) -> &'static str {
+    match error {
+        RunError::Device(DeviceError::Lost { .. }) => "lost",
+        RunError::Device(DeviceError::NotFound { .. }) => "adapter",
+        RunError::Device(DeviceError::OutOfMemory { .. } | DeviceError::Plan(_)) => "memory",
+        RunError::NotFinite { .. } => "diverged",
+        RunError::Checkpoint(_) | RunError::Architecture { .. } => "file",
+        _ => "settings",
+    }
+}
+
+/// Runs until another run is asked for, which is returned, or none.
+fn start(
+    settings: serde_json::Map<String, serde_json::Value>,
+    file: Option<Vec<u8>>,
+) -> Result<Option<Asked>, RunError> {
+    let wrong = |e: String| RunError::config(e, None);
+    let file =
+        file.map(|bytes| Checkpoint::from_bytes(Path::new("the file"), &bytes)).transpose()?;
+    let config: RunConfig = match file.as_ref().and_then(|file| file.meta.get("config")) {
+        Some(text) => toml::from_str(text).map_err(|e| wrong(e.to_string()))?,
+        None => serde_json::from_value(settings.into()).map_err(|e| wrong(e.to_string()))?,
+    };
+    config.validate().map_err(wrong)?;
+    run::run(&config, file)
+}

@@ -1,0 +1,201 @@
+//! One run in a page: the trainer and the images that it sees, between two commands to begin.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use web_time::Instant;
+
+use super::{Asked, Command, asked, next, post, post_with};
+use crate::data::{Loader, Splits};
+use crate::device::Session;
+use crate::device::wgpu::{Gpu, OpenOptions, Pick};
+use crate::eval::pictures::Picture;
+use crate::run::RunError;
+use crate::run::checkpoint::Checkpoint;
+use crate::run::resume::Resumed;
+use crate::run::settings::RunConfig;
+use crate::run::trained::open_data;
+use crate::train::schedule::Timetable;
+use crate::train::trainer::{Step, Trainer};
+
+/// A run in progress.
+struct Run<'a> {
+    config: &'a RunConfig,
+    timetable: Timetable<'a>,
+    splits: &'a Splits,
+    trainer: Trainer<'a>,
+    /// Steps taken.
+    steps: u64,
+    /// Steps that are still asked for.
+    left: u64,
+    /// When the last record was written, and after how many steps.
+    said: (Instant, u64),
+}
+
+/// Runs until another run is asked for, which is returned, or none.
+pub(super) fn run(config: &RunConfig, file: Option<Checkpoint>) -> Result<Option<Asked>, RunError> {
+    let splits = open_data(config)?;
+    let timetable = Timetable::new(config, splits.train.len())?;
+    timetable.refuse_endless()?;
+    let mut session = Session::from(Gpu::pick(&Pick::Index(0), OpenOptions::default())?);
+    session
+        .on_compile(Box::new(|ready, of| post("compiled", &json!({ "ready": ready, "of": of }))));
+    let mut trainer = Trainer::new(config, timetable, &splits, session)?;
+    let mut steps = 0;
+    match file {
+        Some(checkpoint) => steps = restore(&mut trainer, config, &splits, checkpoint)?,
+        None => trainer.initialise(None)?,
+    }
+    let said = (Instant::now(), steps);
+    let mut run = Run { config, timetable, splits: &splits, trainer, steps, left: 0, said };
+    run.greet();
+    run.work()
+}
+
+/// Goes on from a checkpoint of a run, or begins with its weights where it is none; the steps that
+/// are taken.
+fn restore(
+    trainer: &mut Trainer<'_>,
+    config: &RunConfig,
+    splits: &Splits,
+    checkpoint: Checkpoint,
+) -> Result<u64, RunError> {
+    let Some(step) = checkpoint.step() else {
+        trainer.initialise(Some(&checkpoint))?;
+        return Ok(0);
+    };
+    let path = PathBuf::from("the file");
+    let resumed = Resumed { path, step, checkpoint, warnings: vec![] };
+    resumed.same_data(&splits.fingerprint(), config)?;
+    let window = resumed.window(trainer.scalars())?;
+    trainer.restore(&resumed.checkpoint, window)?;
+    Ok(step)
+}
+
+impl Run<'_> {
+    fn greet(&self) {
+        let session = self.trainer.session();
+        let config = serde_json::to_value(self.config).unwrap_or_default();
+        let text = json!({
+            "device": session.device(),
+            "describe": self.trainer.describe(),
+            "settings": config,
+            "step": self.steps,
+            "total": self.timetable.total,
+            "per_epoch": self.timetable.per_epoch,
+            "bytes": session.allocated_bytes(),
+        });
+        post("begun", &text);
+    }
+
+    /// Does what is asked for, and between that the steps that were asked for.
+    fn work(&mut self) -> Result<Option<Asked>, RunError> {
+        let config = self.config;
+        let (order, steps) = (self.timetable.order, self.steps..self.timetable.total);
+        let mut batches = Loader::in_parts(&self.splits.train, order, config.accumulate, steps)?;
+        loop {
+            let command = if self.left > 0 { asked() } else { Some(next()) };
+            match command {
+                Some(another @ (Command::Begin { .. } | Command::Check { .. }, _)) => {
+                    return Ok(Some(another));
+                }
+                Some((Command::End, _)) => {
+                    post("ended", &json!({}));
+                    return Ok(None);
+                }
+                Some((command, _)) => self.obey(command)?,
+                None => match self.trainer.step(&mut batches)? {
+                    Some(step) => self.see_to(&step)?,
+                    None => self.pause(),
+                },
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) -> Result<(), RunError> {
+        match command {
+            Command::Train { steps } => {
+                self.left = steps.unwrap_or(u64::MAX).min(self.timetable.total - self.steps);
+                self.said = (Instant::now(), self.steps);
+                if self.left == 0 {
+                    self.pause();
+                }
+            }
+            Command::Pause => self.pause(),
+            Command::Picture { of } if of == "views" => {
+                let picture = self.trainer.picture_views()?;
+                self.show("views", picture);
+            }
+            Command::Picture { .. } => {
+                let picture = self.trainer.picture_reconstructions()?;
+                self.show("reconstructions", picture);
+            }
+            Command::Measure => {
+                let mut values = self.trainer.validate(self.steps)?.unwrap_or_default();
+                values.extend(self.trainer.evaluate()?);
+                let values: serde_json::Map<_, _> =
+                    values.into_iter().map(|(name, value)| (name, value.into())).collect();
+                post("measured", &json!({ "step": self.steps, "values": values }));
+            }
+            Command::Save => {
+                let meta = self.trainer.meta(self.steps, &self.splits.fingerprint())?;
+                let (layout, params) = self.trainer.tensors();
+                let tensors = self.trainer.snapshot(self.steps)?.tensors(&layout, &params);
+                let bytes = Checkpoint { tensors, meta }.to_bytes();
+                post_with("saved", &json!({ "step": self.steps }), Some(&bytes));
+            }
+            Command::Plan => post("plan", &json!({ "text": self.trainer.plan().to_string() })),
+            Command::Begin { .. } | Command::Check { .. } | Command::End => {
+                unreachable!("the run ends before")
+            }
+        }
+        Ok(())
+    }
+
+    fn pause(&mut self) {
+        self.left = 0;
+        post("paused", &json!({ "step": self.steps }));
+    }
+
+    fn show(&self, name: &str, picture: Option<Picture>) {
+        let Some(picture) = picture else { return };
+        let text = json!({
+            "of": name, "step": self.steps, "width": picture.width, "height": picture.height,
+        });
+        post_with("picture", &text, Some(&picture.bytes));
+    }
+
+    /// Says of a step what is due, as a run on disk writes it.
+    fn see_to(&mut self, step: &Step) -> Result<(), RunError> {
+        self.steps = step.number;
+        self.left -= 1;
+        if self.timetable.due(self.steps, "view") {
+            let values = self.trainer.views(step)?;
+            post("record", &step.record("view", &values));
+        }
+        let last = self.steps == self.timetable.total;
+        let due = self.timetable.due(self.steps, "train");
+        if due || last || self.left == 0 {
+            let means = self.trainer.means(due)?;
+            let record = step.record("train", &means).with("lr", step.uniform.learning_rate);
+            let images = (self.steps - self.said.1) * self.config.images_per_step() as u64;
+            let rate = images as f64 / self.said.0.elapsed().as_secs_f64().max(1e-3);
+            post("record", &record.with("images_per_second", rate as f32));
+            self.said = (Instant::now(), self.steps);
+        }
+        if self.timetable.epoch_end(self.steps).is_some() || last {
+            if let Some(means) = self.trainer.validate(self.steps)? {
+                post("record", &step.record("val", &means));
+            }
+            if last || self.timetable.due(self.steps, "eval") {
+                let values = self.trainer.evaluate()?;
+                post("record", &step.record("eval", &values));
+            }
+            self.said = (Instant::now(), self.steps);
+        }
+        if self.left == 0 {
+            self.pause();
+        }
+        Ok(())
+    }
+}
