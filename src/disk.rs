@@ -179,8 +179,12 @@ pub fn sweep(folder: &Path, ours: impl Fn(&str) -> bool) {
         // A link is none of ours, and opening it would follow it.
         if left && entry.file_type().is_ok_and(|kind| kind.is_file()) {
             let path = entry.path();
-            if File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
-                drop(fs::remove_file(path));
+            // The lock is held until the file is gone: a writer that has just made it, and not yet
+            // locked it, finds that and makes another.
+            if let Ok(file) = File::open(&path)
+                && file.try_lock().is_ok()
+            {
+                drop(fs::remove_file(&path));
             }
         }
     }
