@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::figures::Figure;
-use crate::method::Method;
 use crate::reproduce::cells::{Overrides, Weights};
 use crate::reproduce::findings::{Finding, findings, similarity};
 use crate::reproduce::folder::{Identity, State};
@@ -327,7 +326,7 @@ fn pictures(results: &Results) -> Vec<Block> {
         );
     }
     let augmented = results.done().find(|(run, _)| {
-        run.config.method == Method::Aavae && results.cells[run.cell].weights == Weights::Trained
+        run.config.method.augments() && results.cells[run.cell].weights == Weights::Trained
     });
     if let Some((run, _)) = augmented {
         add(
