@@ -49,8 +49,8 @@
 //! * **Plan** ([`plan::Plan`]): a graph ready for a device: ops in order ([`plan::PlannedOp`]),
 //!   where each tensor lives, the dispatches. Made once; running it allocates nothing and decides
 //!   nothing.
-//! * **Step**: one update of the weights, and the run of the plans that make it. What a step draws
-//!   and how far it goes is its uniform ([`ops::StepUniforms`]).
+//! * **Step** ([`train::trainer::Step`]): one update of the weights, and the run of the plans that
+//!   make it. What a step draws and how far it goes is its uniform ([`ops::StepUniforms`]).
 //! * **State** ([`ir::Layout`] says where): what outlives a step: flat buffers of parameters,
 //!   gradients, moments and running statistics ([`ir::Group`]). What is frozen
 //!   ([`ir::Layout::frozen`]) no update touches.
