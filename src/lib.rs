@@ -8,14 +8,14 @@
 //!
 //! ```text
 //! settings -> RunConfig -> method (one file = one equation) -> ir::Graph
-//!                                                  | ir::autodiff   calls OpDef::gradient, knows no op
+//!                                                  | ir::autodiff  calls OpDef::gradient, knows no op
 //!                                                  v
-//!   plan::lower: ir::fuse (what the device can) -> ir::cut (updates to what it binds) -> a variant of each
-//!                op (kernel, constants, grid, bindings) -> lives -> buffers -> plan::verify
+//!   plan::lower: ir::fuse (what the device can) -> ir::cut (updates to what it binds) -> a variant
+//!                of each op (kernel, constants, grid, bindings) -> lives -> buffers -> plan::verify
 //!                                                  |
 //!                          Plan: plain data, printable, knows no GPU type
 //!                                                  |
-//!       Session: one model on one device: checks, ring of scalars, short submissions, timing, recovery
+//!       Session: one model on one device: checks, ring of scalars, submissions, timing, recovery
 //!                    +-----------------------------+-----------------------------+
 //!              Host<f64> `reference`         Host<f32> `cpu`               Gpu `wgpu`
 //!              naive, poisons dead           SIMD and threads              WGSL -> Vulkan, Metal,

@@ -20,7 +20,9 @@ TOLERANCE = 1e-4
 
 def snippet(readme):
     """The one Python block that imports torchvision."""
-    blocks = [part.split("```")[0] for part in pathlib.Path(readme).read_text().split("```python\n")[1:]]
+    blocks = [
+        part.split("```")[0] for part in pathlib.Path(readme).read_text().split("```python\n")[1:]
+    ]
     (found,) = [block for block in blocks if "torchvision" in block]
     assert "strict=True" in found, found
     return found
@@ -34,7 +36,9 @@ def main():
     with safe_open("encoder.safetensors", "pt") as f:
         mean, std = (json.loads(f.metadata()[key]) for key in ("mean", "std"))
     files = sorted(pathlib.Path("data/test").glob("*/*.png"))
-    images = torch.stack([normalize(to_tensor(Image.open(file).convert("RGB")), mean, std) for file in files])
+    images = torch.stack(
+        [normalize(to_tensor(Image.open(file).convert("RGB")), mean, std) for file in files]
+    )
     with torch.no_grad():
         got = model(images)
     want = load_file("features.safetensors")["features"]

@@ -314,9 +314,10 @@ fn the_highest_step_is_the_newest() {
     fs::write(store.path(2), "half").expect("damage");
     let latest = store.latest();
     assert_same(&latest.found.expect("a checkpoint").1, &sample(1));
-    assert!(
-        matches!(&latest.skipped[..], [CheckpointError::NotSafetensors { path, .. }] if *path == store.path(2))
-    );
+    let [CheckpointError::NotSafetensors { path, .. }] = &latest.skipped[..] else {
+        panic!("{:?}", latest.skipped)
+    };
+    assert_eq!(*path, store.path(2));
     // Weights from elsewhere say no step, and are the newest.
     let mut foreign = sample(1);
     foreign.meta.clear();

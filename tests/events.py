@@ -7,6 +7,7 @@ usage: tests/events.py RUN          compares once; exits with 1 if they differ
 
 Needs the package `tensorboard`, and nothing that it does not bring along.
 """
+
 import json
 import logging
 import math
@@ -15,7 +16,6 @@ import struct
 import sys
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
 
 # It tells of every restart that it sees.
 logging.getLogger("tensorboard").setLevel(logging.CRITICAL)

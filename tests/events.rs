@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-const FLAGS: &str = "pretrain --device cpu --width 8 --limit-train 64 --batch-size 16 --importance-samples 2 --log-every 3 \
-                     --view-metrics-every 5 --no-eval";
+const FLAGS: &str = "pretrain --device cpu --width 8 --limit-train 64 --batch-size 16 \
+                     --importance-samples 2 --log-every 3 --view-metrics-every 5 --no-eval";
 
 fn script() -> String {
     format!("{}/tests/events.py", env!("CARGO_MANIFEST_DIR"))

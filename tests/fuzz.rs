@@ -147,9 +147,11 @@ fn written(path: &Path, bytes: &[u8]) -> PathBuf {
 
 // ---- Configurations and command lines ----
 
-const CONFIG: &str = "dataset = \"folder\"\ndata_dir = \"/data/ü\"\nmethod = \"simclr\"\nencoder = \"resnet18\"\nstem = \"cifar\"\n\
-    width = 64\nlatent_dim = 128\nimage_size = 32\nepochs = 400\nmax_steps = 7\nbatch_size = 256\naccumulate = 1\noptimizer = \"lars\"\n\
-    weight_decay = 1e-6\nlearning_rate = 0.00025\nwarmup_epochs = 10\nschedule = \"cosine\"\nlog_scale = -0.5\ntemperature = 0.5\n\
+const CONFIG: &str = "dataset = \"folder\"\ndata_dir = \"/data/ü\"\nmethod = \"simclr\"\n\
+    encoder = \"resnet18\"\nstem = \"cifar\"\nwidth = 64\nlatent_dim = 128\nimage_size = 32\n\
+    epochs = 400\nmax_steps = 7\nbatch_size = 256\naccumulate = 1\noptimizer = \"lars\"\n\
+    weight_decay = 1e-6\nlearning_rate = 0.00025\nwarmup_epochs = 10\nschedule = \"cosine\"\n\
+    log_scale = -0.5\ntemperature = 0.5\n\
     seed = 18446744073709551615\nmilestones = [1, 2, 30]\nkeep = 3\nshuffle = true\n";
 
 const FLAGS: [&str; 26] = [
@@ -220,17 +222,32 @@ proptest! {
             // What is read is written, and read again as the same.
             let text = config_text(&config).expect("a configuration from a file is text");
             let again = read_config(&written(&path, text.as_bytes())).expect("its own text");
-            prop_assert!(again.differences(&config).is_empty() && again.validate().is_ok() == valid);
+            prop_assert!(
+                again.differences(&config).is_empty() && again.validate().is_ok() == valid
+            );
         }
-        let training = json!({ "training": serde_json::to_value(RunConfig::default()).expect("a table") }).to_string();
-        read_config(&written(&dir.join("config.json"), &changed(training.as_bytes(), &changes))).ok();
+        let training =
+            json!({ "training": serde_json::to_value(RunConfig::default()).expect("a table") })
+                .to_string();
+        read_config(&written(&dir.join("config.json"), &changed(training.as_bytes(), &changes)))
+            .ok();
     }
 
     #[test]
-    fn command_lines(command in 0usize..8, words in prop::collection::vec((0usize..26, 0usize..24), 0..6), odd in ".{0,12}") {
-        let commands = ["pretrain", "probe", "plan", "bench", "reproduce", "watch", "knn", "compare"];
+    fn command_lines(
+        command in 0usize..8,
+        words in prop::collection::vec((0usize..26, 0usize..24), 0..6),
+        odd in ".{0,12}",
+    ) {
+        let commands =
+            ["pretrain", "probe", "plan", "bench", "reproduce", "watch", "knn", "compare"];
         let words = words.into_iter().flat_map(|(flag, value)| [FLAGS[flag], VALUES[value]]);
-        let line: Vec<OsString> = ["aavae", commands[command]].into_iter().chain(words).chain([odd.as_str()]).map(Into::into).collect();
+        let line: Vec<OsString> = ["aavae", commands[command]]
+            .into_iter()
+            .chain(words)
+            .chain([odd.as_str()])
+            .map(Into::into)
+            .collect();
         aavae::cli::understands(line.clone());
         aavae::cli::understands(line[..line.len() - 1].to_vec());
         odd.parse::<DeviceSpec>().ok();
@@ -242,12 +259,19 @@ proptest! {
 
     /// What `validate` lets pass is a network that can be built.
     #[test]
-    fn valid_configurations_have_networks(changes in changes(), stem in 0usize..3, sizes in prop::array::uniform4(0usize..24)) {
+    fn valid_configurations_have_networks(
+        changes in changes(),
+        stem in 0usize..3,
+        sizes in prop::array::uniform4(0usize..24),
+    ) {
         let text = String::from_utf8_lossy(&changed(CONFIG.as_bytes(), &changes)).into_owned();
         let stem = ["cifar", "stl", "imagenet"][stem];
         let small = format!(
             "stem = \"{stem}\"\nwidth = {}\nlatent_dim = {}\nimage_size = {}\nbatch_size = {}\n",
-            sizes[0] * 8, sizes[1] * 4, sizes[2] * 8, sizes[3]
+            sizes[0] * 8,
+            sizes[1] * 4,
+            sizes[2] * 8,
+            sizes[3]
         );
         for text in [text, small] {
             if let Ok(config) = toml::from_str::<RunConfig>(&text)
@@ -287,7 +311,9 @@ proptest! {
         // get past it.
         let bytes = if within_header {
             let end = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
-            let header = String::from_utf8(changed(&bytes[8..end], &changes)).unwrap_or_default().replace("sha256", "sha");
+            let header = String::from_utf8(changed(&bytes[8..end], &changes))
+                .unwrap_or_default()
+                .replace("sha256", "sha");
             [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &bytes[end..]].concat()
         } else {
             changed(bytes, &changes)
@@ -305,23 +331,36 @@ proptest! {
         prefix in 0usize..4,
     ) {
         let names = [
-            "encoder.conv1.weight", "projection.mu.weight", "projection.projection_head.3.weight", "log_scale", "encoder.layer1.0.conv3.weight",
-            "encoder.layer1.1.conv1.weight", "encoder.layer4.18446744073709551615.x", "decoder.layer2.0.conv1.weight", "criterion.weight",
+            "encoder.conv1.weight",
+            "projection.mu.weight",
+            "projection.projection_head.3.weight",
+            "log_scale",
+            "encoder.layer1.0.conv3.weight",
+            "encoder.layer1.1.conv1.weight",
+            "encoder.layer4.18446744073709551615.x",
+            "decoder.layer2.0.conv1.weight",
+            "criterion.weight",
         ];
         let prefix = ["", "module.", "model._orig_mod.", "net."][prefix];
         let tensor = |(name, shape): (usize, Vec<usize>)| {
-            let shape = if name == 0 { vec![shape.iter().sum::<usize>() * 4, 3, 3, 3] } else { shape };
+            let shape =
+                if name == 0 { vec![shape.iter().sum::<usize>() * 4, 3, 3, 3] } else { shape };
             let elements = shape.iter().product::<usize>();
-            (format!("{prefix}{}", names[name]), NamedTensor::f32(&shape, vec![0.1; elements.min(1 << 20)]))
+            (
+                format!("{prefix}{}", names[name]),
+                NamedTensor::f32(&shape, vec![0.1; elements.min(1 << 20)]),
+            )
         };
-        let file = Checkpoint { tensors: shapes.into_iter().map(tensor).collect(), meta: BTreeMap::new() };
+        let file =
+            Checkpoint { tensors: shapes.into_iter().map(tensor).collect(), meta: BTreeMap::new() };
         import::understand(file, &import::Options::default()).ok();
     }
 }
 
 // ---- What runs leave ----
 
-const METRICS: &str = "{\"step\":3,\"epoch\":0,\"split\":\"train\",\"loss\":4397.25,\"knn20\":0.5,\"images_per_second\":30.5}\n\
+const METRICS: &str = "{\"step\":3,\"epoch\":0,\"split\":\"train\",\"loss\":4397.25,\"knn20\":0.5,\
+    \"images_per_second\":30.5}\n\
     {\"step\":3,\"epoch\":0,\"split\":\"val\",\"loss\":4400.0,\"bits_per_dim_elbo\":6.5}\n\
     {\"step\":6,\"epoch\":1,\"split\":\"train\",\"loss\":null,\"bits_per_dim_elbo\":1e30}\n";
 
@@ -330,11 +369,14 @@ const LOG: &str =
 
 fn summary() -> Value {
     json!({
-        "run": "x", "method": "aavae", "seed": 0, "steps": 6, "resumed_at": 0, "seconds": 1.5, "images_per_second": 800.0,
-        "device": "cpu (2 threads)", "sha256": "0123456789abcdef".repeat(4), "finished": "2026-01-01T00:00:00Z", "interrupted": false,
+        "run": "x", "method": "aavae", "seed": 0, "steps": 6, "resumed_at": 0, "seconds": 1.5,
+            "images_per_second": 800.0,
+        "device": "cpu (2 threads)", "sha256": "0123456789abcdef".repeat(4),
+            "finished": "2026-01-01T00:00:00Z", "interrupted": false,
         "train": { "loss": 1.0 }, "evaluation_seconds": 2.0,
         "probe": { "accuracy": 0.5, "train_accuracy": 0.6, "epochs": 4 },
-        "knn": [{ "k": 20, "temperature": 0.07, "accuracy": 0.3 }, { "k": 200, "temperature": 0.1, "accuracy": 0.2 }],
+        "knn": [{ "k": 20, "temperature": 0.07, "accuracy": 0.3 },
+            { "k": 200, "temperature": 0.1, "accuracy": 0.2 }],
         "milestones": [{ "epoch": 1, "step": 3, "probe": { "accuracy": 0.4, "epochs": 4 },
             "knn": [{ "k": 20, "temperature": 0.07, "accuracy": 0.3 }] }],
     })
@@ -368,7 +410,11 @@ proptest! {
             ("summary.json", edited(&summary(), if which == 3 { &edits } else { &[] }).to_string()),
         ];
         for (i, (name, text)) in texts.iter().enumerate() {
-            let bytes = if i == which && i < 3 { changed(text.as_bytes(), &changes) } else { text.clone().into_bytes() };
+            let bytes = if i == which && i < 3 {
+                changed(text.as_bytes(), &changes)
+            } else {
+                text.clone().into_bytes()
+            };
             written(&dir.join(name), &bytes);
         }
         if let Ok(view) = RunView::open(&dir) {
@@ -387,15 +433,26 @@ proptest! {
 
     /// A report is written of whatever the runs of a grid say.
     #[test]
-    fn reports(experiment in 0usize..6, edits in edits(), changes in changes(), run in any::<prop::sample::Index>()) {
+    fn reports(
+        experiment in 0usize..6,
+        edits in edits(),
+        changes in changes(),
+        run in any::<prop::sample::Index>(),
+    ) {
         let dir = tempfile::tempdir().expect("a folder");
         let setup = Setup {
-            experiment: Experiment::ALL[experiment], scale: Scale::Smoke, dataset: DataKind::Shapes, data_dir: None, seeds: 2,
+            experiment: Experiment::ALL[experiment],
+            scale: Scale::Smoke,
+            dataset: DataKind::Shapes,
+            data_dir: None,
+            seeds: 2,
             overrides: Overrides::default(),
         };
         let cells = cells(&setup, 2000);
-        let splits = open_data(&RunConfig { limit_train: Some(64), ..RunConfig::default() }).expect("embedded images");
-        let names: Vec<String> = (0..2).flat_map(|seed| cells.iter().map(move |cell| cell.folder(seed))).collect();
+        let splits = open_data(&RunConfig { limit_train: Some(64), ..RunConfig::default() })
+            .expect("embedded images");
+        let names: Vec<String> =
+            (0..2).flat_map(|seed| cells.iter().map(move |cell| cell.folder(seed))).collect();
         let chosen = run.index(names.len());
         for (i, name) in names.iter().enumerate() {
             let path = dir.path().join(name);
@@ -405,12 +462,22 @@ proptest! {
             if i == chosen {
                 value = edited(&value, &edits);
                 written(&path.join("metrics.jsonl"), &changed(METRICS.as_bytes(), &changes));
-                written(&path.join("views.json"), &changed(b"[{\"of\":\"h\",\"matrix\":[0.5],\"within\":1e308,\"across\":-1e308}]", &changes));
-                written(&path.join("failure.json"), edited(&json!({ "error": "é", "hint": null }), &edits).to_string().as_bytes());
+                written(
+                    &path.join("views.json"),
+                    &changed(
+                        b"[{\"of\":\"h\",\"matrix\":[0.5],\"within\":1e308,\"across\":-1e308}]",
+                        &changes,
+                    ),
+                );
+                written(
+                    &path.join("failure.json"),
+                    edited(&json!({ "error": "é", "hint": null }), &edits).to_string().as_bytes(),
+                );
             }
             written(&path.join("summary.json"), value.to_string().as_bytes());
         }
-        let identity = json!({ "experiment": "fig2", "scale": "smoke", "dataset": "shapes", "version": "0.1.0", "seeds": 2, "runs": names,
+        let identity = json!({ "experiment": "fig2", "scale": "smoke", "dataset": "shapes",
+            "version": "0.1.0", "seeds": 2, "runs": names,
             "command": "aavae reproduce" });
         let mut known: Identity = serde_json::from_value(identity.clone()).expect("an identity");
         written(&dir.path().join(folder::FILE), edited(&identity, &edits).to_string().as_bytes());
@@ -444,8 +511,13 @@ proptest! {
 
     #[test]
     fn jpegs(changes in changes(), progressive in any::<bool>(), header in any::<bool>()) {
-        let whole = if progressive { include_bytes!("data/progressive.jpg").to_vec() } else { picture(ImageFormat::Jpeg) };
-        let bytes = if header { in_header(&whole, &changes, 200) } else { changed(&whole, &changes) };
+        let whole = if progressive {
+            include_bytes!("data/progressive.jpg").to_vec()
+        } else {
+            picture(ImageFormat::Jpeg)
+        };
+        let bytes =
+            if header { in_header(&whole, &changes, 200) } else { changed(&whole, &changes) };
         jpeg::decode(&bytes).ok();
         // It ends as a file must, so that more than the search for the end is tried.
         jpeg::decode(&[&bytes[..], &[0xff, 0xd9]].concat()).ok();
@@ -454,9 +526,11 @@ proptest! {
     #[test]
     fn images(changes in changes(), format in 0usize..4, header in any::<bool>()) {
         let dir = place("images");
-        let format = [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Tiff][format];
+        let format =
+            [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Tiff][format];
         let whole = picture(format);
-        let bytes = if header { in_header(&whole, &changes, 60) } else { changed(&whole, &changes) };
+        let bytes =
+            if header { in_header(&whole, &changes, 60) } else { changed(&whole, &changes) };
         fs::create_dir_all(dir.join("class")).expect("a folder");
         written(&dir.join("class/a.png"), &bytes);
         let set = Folder::open(&dir, 8, 0).expect("a file");
@@ -466,7 +540,8 @@ proptest! {
     #[test]
     fn cifar_and_stl_files(changes in changes(), records in 1usize..4, names in ".{0,40}") {
         let dir = place("cifar_and_stl_files");
-        let whole: Vec<u8> = (0..records).flat_map(|r| std::iter::once(r as u8).chain([7; 3072])).collect();
+        let whole: Vec<u8> =
+            (0..records).flat_map(|r| std::iter::once(r as u8).chain([7; 3072])).collect();
         let path = written(&dir.join("a.bin"), &changed(&whole, &changes));
         if let Ok(set) = Cifar10::from_files(&[path], records, Cifar10::class_names()) {
             prop_assert!((0..set.len()).all(|i| set.label(i) < 10));
@@ -479,7 +554,10 @@ proptest! {
         let images = 1 + usize::from(changes[0].0) % 2;
         for part in ["train", "test", "unlabeled"] {
             let labels = changed(&vec![1; images], &changes[..1]);
-            written(&dir.join(format!("{part}_X.bin")), &vec![9; images * 27_648 - usize::from(changes[0].3 % 16 == 0)]);
+            written(
+                &dir.join(format!("{part}_X.bin")),
+                &vec![9; images * 27_648 - usize::from(changes[0].3 % 16 == 0)],
+            );
             written(&dir.join(format!("{part}_y.bin")), &labels);
         }
         if let Ok(sets) = Stl10::open(&dir) {

@@ -86,21 +86,33 @@ def crop_box(recipe, seed, step, sample, side):
         ratio = math.exp(log_lo + (log_hi - log_lo) * u[1])
         sizes = math.sqrt(area / ratio), math.sqrt(area * ratio)
         if any(abs(x % 1 - 0.5) < 1e-4 for x in sizes):
-            raise ValueError(f"sample {sample}: a crop of {sizes} is too near a rounding boundary to replay; take another seed")
+            raise ValueError(
+                f"sample {sample}: a crop of {sizes} is too near a rounding boundary to replay; take another seed"
+            )
         height, width = (math.floor(x + 0.5) for x in sizes)
         if 1 <= height <= side and 1 <= width <= side:
-            return [math.floor(f32(u[2] * (side - height + 1))), math.floor(f32(u[3] * (side - width + 1))), height, width]
+            return [
+                math.floor(f32(u[2] * (side - height + 1))),
+                math.floor(f32(u[3] * (side - width + 1))),
+                height,
+                width,
+            ]
     return [0, 0, side, side]
 
 
 def augmentation(recipe, seed, step, sample, side):
     """The row of 32 numbers of one image."""
     chance = uniforms(seed, AUGMENT, step, sample, 10)
-    flags = [float(u < f32(recipe[p])) for u, p in zip(chance, ("flip_p", "jitter_p", "grey_p", "blur_p"))]
+    flags = [
+        float(u < f32(recipe[p]))
+        for u, p in zip(chance, ("flip_p", "jitter_p", "grey_p", "blur_p"))
+    ]
     strength = recipe["strength"]
     lo = max(0.0, 1 - 0.8 * strength)
     u = uniforms(seed, AUGMENT, step, sample, 11)
-    factors = [lo + (1 + 0.8 * strength - lo) * x for x in u[:3]] + [0.2 * strength * (2 * u[3] - 1)]
+    factors = [lo + (1 + 0.8 * strength - lo) * x for x in u[:3]] + [
+        0.2 * strength * (2 * u[3] - 1)
+    ]
     u = uniforms(seed, AUGMENT, step, sample, 12)
     order = [0, 1, 2, 3]
     for draw, i in zip(u, (3, 2, 1)):
@@ -137,7 +149,9 @@ def view(row, pixels, side, mean, std):
     image = []
     for ty in rows:
         for tx in columns:
-            cells = [(wy * wx, unpacked[(top + y) * side + left + x]) for y, wy in ty for x, wx in tx]
+            cells = [
+                (wy * wx, unpacked[(top + y) * side + left + x]) for y, wy in ty for x, wx in tx
+            ]
             image.append([sum(w * rgb[c] for w, rgb in cells) for c in range(3)])
     for op in order if jitter else []:
         if op == 0:
@@ -156,7 +170,9 @@ def view(row, pixels, side, mean, std):
 
 
 def noise(seed, step, sample, length):
-    return [z for i in range(math.ceil(length / 4)) for z in normals(seed, NOISE, step, sample, i)][:length]
+    return [z for i in range(math.ceil(length / 4)) for z in normals(seed, NOISE, step, sample, i)][
+        :length
+    ]
 
 
 def initial_weights(name, shape, init, seed):
@@ -203,17 +219,47 @@ def main():
     for e in (0, epoch):
         order = permutation(len(train), seed, ORDER, e)
         compare(f"order of epoch {e}", order, dump["order"][str(e)], 0)
-    compare("images of the step", [train[i] for i in order[first : first + batch]], dump["batch_images"], 0)
+    compare(
+        "images of the step",
+        [train[i] for i in order[first : first + batch]],
+        dump["batch_images"],
+        0,
+    )
 
     for n in range(batch):
         row = augmentation(dump["recipe"], seed, step, n, side)
-        compare(f"augmentation of sample {n}, box, flags and order", row[:12], dump["augmentation"][n][:12], 0)
-        compare(f"augmentation of sample {n}, factors", row[12:], dump["augmentation"][n][12:], TOLERANCE)
+        compare(
+            f"augmentation of sample {n}, box, flags and order",
+            row[:12],
+            dump["augmentation"][n][:12],
+            0,
+        )
+        compare(
+            f"augmentation of sample {n}, factors",
+            row[12:],
+            dump["augmentation"][n][12:],
+            TOLERANCE,
+        )
         pixels = dump["pixels"][n * side * side : (n + 1) * side * side]
-        compare(f"view of sample {n}", view(row, pixels, side, dump["mean"], dump["std"]), dump["view"][n], VIEW_TOLERANCE)
-        compare(f"noise of sample {n}", noise(seed, step, n, dump["latent"]), dump["noise"][n], TOLERANCE)
+        compare(
+            f"view of sample {n}",
+            view(row, pixels, side, dump["mean"], dump["std"]),
+            dump["view"][n],
+            VIEW_TOLERANCE,
+        )
+        compare(
+            f"noise of sample {n}",
+            noise(seed, step, n, dump["latent"]),
+            dump["noise"][n],
+            TOLERANCE,
+        )
     for w in dump["weights"]:
-        compare(w["name"], initial_weights(w["name"], w["shape"], w["init"], seed), w["values"], TOLERANCE)
+        compare(
+            w["name"],
+            initial_weights(w["name"], w["shape"], w["init"], seed),
+            w["values"],
+            TOLERANCE,
+        )
 
     print(f"{compared} numbers compared, {wrong} differ")
     return 1 if wrong or not compared else 0

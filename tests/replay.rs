@@ -113,10 +113,13 @@ fn dump(device: &Device) -> Result<Value, Failed> {
     let orders: BTreeMap<String, Vec<u32>> =
         [0, epoch].map(|e| (e.to_string(), order.epoch(e))).into();
     Ok(json!({
-        "seed": SEED, "step": STEP, "batch": config.batch_size, "image": config.image_size, "latent": config.latent_dim,
-        "images": IMAGES, "held_out": HELD_OUT, "train": indices.train, "val": indices.val, "order": orders, "batch_images": batch_images,
+        "seed": SEED, "step": STEP, "batch": config.batch_size, "image": config.image_size,
+            "latent": config.latent_dim,
+        "images": IMAGES, "held_out": HELD_OUT, "train": indices.train, "val": indices.val,
+            "order": orders, "batch_images": batch_images,
         "recipe": {
-            "strength": strength, "flip_p": flip_p, "jitter_p": jitter_p, "grey_p": grey_p, "blur_p": blur_p,
+            "strength": strength, "flip_p": flip_p, "jitter_p": jitter_p, "grey_p": grey_p,
+                "blur_p": blur_p,
             "sigma": [sigma.0, sigma.1], "scale": [scale.0, scale.1], "ratio": [ratio.0, ratio.1],
         },
         "pixels": pixels, "mean": mean, "std": std, "view": view,

@@ -1,6 +1,6 @@
 """Runs `aavae watch` in a pseudo-terminal: keys and signals end it, it follows what is written, and the terminal is as before.
 
-    python3 tests/terminal.py AAVAE RUN        RUN is trained, not evaluated; its logs are added to
+python3 tests/terminal.py AAVAE RUN        RUN is trained, not evaluated; its logs are added to
 """
 
 import json
@@ -52,7 +52,9 @@ class Watch:
             pass
         status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         assert status == code, f"exit code {status}, not {code}: {self.out[-2000:]}"
-        assert self.out.count(ENTER) == 1 and self.out.find(ENTER) < self.out.rfind(LEAVE), "the screen is not given back"
+        assert self.out.count(ENTER) == 1 and self.out.find(ENTER) < self.out.rfind(
+            LEAVE
+        ), "the screen is not given back"
         assert self.out.rfind(SHOW) > self.out.rfind(HIDE), "the cursor stays hidden"
         return self.out
 
@@ -63,7 +65,9 @@ def main():
         os.write(watch.fd, key)
         out = watch.ends(0)
         assert "▀".encode() in out, "no reconstruction"
-        assert b"not evaluated so far" in out[out.rfind(LEAVE) :], "what was shown last does not stay as text"
+        assert (
+            b"not evaluated so far" in out[out.rfind(LEAVE) :]
+        ), "what was shown last does not stay as text"
     watch = Watch("").until(b"COLORTERM does not say truecolor").until(b"leaves")
     os.kill(watch.pid, signal.SIGTERM)
     assert "▀".encode() not in watch.ends(143)
@@ -74,7 +78,9 @@ def main():
         f.write('{"step":77,"epoch":9,"split":"train","loss":1.0}\n')
     watch.until(b"77/")
     summary = json.loads((run / "summary.json").read_text())
-    (run / "summary.json").write_text(json.dumps({**summary, "steps": 77, "probe": {"accuracy": 0.625}}))
+    (run / "summary.json").write_text(
+        json.dumps({**summary, "steps": 77, "probe": {"accuracy": 0.625}})
+    )
     out = watch.ends(0)
     assert b"evaluated: step 77/" in out[out.rfind(LEAVE) :] and b"probe 0.6250" in out, out[-2000:]
 

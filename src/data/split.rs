@@ -3,8 +3,8 @@
 //! Every draw is one word of Philox4x32-10, so that a few lines of Python can replay it:
 //!
 //! ```text
-//! draw(stream, epoch, i) = philox4x32_10(key = (seed & 0xffffffff, seed >> 32 ^ (stream * 0x9e3779b9 & 0xffffffff)),
-//!                                        counter = (epoch, 0, i, 0))[0]
+//! key(stream) = (seed & 0xffffffff, seed >> 32 ^ (stream * 0x9e3779b9 & 0xffffffff))
+//! draw(stream, epoch, i) = philox4x32_10(key = key(stream), counter = (epoch, 0, i, 0))[0]
 //!
 //! def permutation(n, stream, epoch):         # Fisher-Yates from the end
 //!     p = list(range(n))
@@ -14,7 +14,8 @@
 //!     return p
 //!
 //! split:    p = permutation(n, SPLIT, 0); train = p[:n - n_val][:limit_train]; val = p[n - n_val:]
-//! epoch e:  q = permutation(len(train), ORDER, e); batch b holds train[q[b * batch]] .. train[q[(b + 1) * batch - 1]]
+//! epoch e:  q = permutation(len(train), ORDER, e);
+//!           batch b holds train[q[b * batch]] .. train[q[(b + 1) * batch - 1]]
 //! ```
 //!
 //! with `SPLIT` = 3 and `ORDER` = 2 ([`Stream`]). `draw * (i + 1) >> 32` is biased by at most

@@ -136,8 +136,8 @@ pub enum DeviceError {
 impl DeviceError {
     /// Of a `--device` that means nothing.
     pub(crate) fn unknown(text: &str) -> Self {
-        const DEVICES: &str = "auto, cpu, reference, wgpu, wgpu:INDEX, wgpu:NAME, wgpu:BACKEND:NAME, cuda and \
-                               cuda:INDEX are devices; `aavae devices` lists adapters";
+        const DEVICES: &str = "auto, cpu, reference, wgpu, wgpu:INDEX, wgpu:NAME, wgpu:BACKEND:NAME, \
+            cuda and cuda:INDEX are devices; `aavae devices` lists adapters";
         Self::NotFound { message: format!("unknown device `{text}`"), hint: Some(DEVICES.into()) }
     }
     /// What a user can do about it.

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! conv2d -> weighted_sum(1, 1) -> relu                        forward residual block
-//! conv2d_input_grad -> weighted_sum(1, 1) -> relu_grad        gradients that meet, and the ReLU of the producer
+//! conv2d_input_grad -> weighted_sum(1, 1) -> relu_grad        gradients that meet, the producer's ReLU
 //! ```
 
 use super::Graph;

@@ -334,7 +334,8 @@ fn a_folder_of_something_else_is_left_alone() {
     let out = dir.path().join("grid");
     fs::create_dir_all(out.join("beta-0-s0")).expect("a folder");
     let grid = |experiment: &str, version: &str, seeds: u32| {
-        let value = json!({ "experiment": experiment, "scale": "smoke", "dataset": "shapes", "version": version, "seeds": seeds,
+        let value = json!({ "experiment": experiment, "scale": "smoke", "dataset": "shapes",
+            "version": version, "seeds": seeds,
             "runs": [], "command": "" });
         let text = value.to_string();
         fs::write(out.join("grid.json"), &text).expect("a file");

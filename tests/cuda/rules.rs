@@ -118,7 +118,11 @@ fn control() -> Result<(), Failed> {
         var sum = 0u;
         for (var i = 0u; i < 10u; i++) {
             if (i == 3u) { continue; }
-            switch (i) { case 5u: { continue; } case 7u, 8u: { sum += 100u; } default: { sum += i; } }
+            switch (i) {
+                case 5u: { continue; }
+                case 7u, 8u: { sum += 100u; }
+                default: { sum += i; }
+            }
             if (i == 8u) { break; }
         }
         y[0] = sum;

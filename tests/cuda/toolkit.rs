@@ -251,7 +251,8 @@ fn limits(subjects: &[Subject], usage: &BTreeMap<String, Usage>) -> Result<(), F
 /// The most that kernels of each file take.
 fn table(subjects: &[Subject], by: &[(&str, BTreeMap<String, Usage>)]) -> String {
     let mut text = format!(
-        "NVRTC {}: the most that kernels of a file take, of those of the trials and of a ResNet-18's step\n\
+        "NVRTC {}: the most that kernels of a file take, of those of the trials and of a \
+         ResNet-18's step\n\
          {:28}{:>6} kernels registers  spilled    stack   shared\n",
         VERSIONS[0], "file", ""
     );

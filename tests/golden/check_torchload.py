@@ -16,7 +16,10 @@ from twin import DECODER_BLOCKS, ENCODER_BLOCKS, Model
 
 
 def arch_of(state, part, table):
-    blocks = [1 + max(int(m[1]) for k in state if (m := re.match(rf"{part}\.layer{i}\.(\d+)\.", k))) for i in range(1, 5)]
+    blocks = [
+        1 + max(int(m[1]) for k in state if (m := re.match(rf"{part}\.layer{i}\.(\d+)\.", k)))
+        for i in range(1, 5)
+    ]
     bottleneck = f"{part}.layer1.0.conv3.weight" in state
     for name, want in table.items():
         if want == blocks and (name == "resnet50") == bottleneck:
@@ -41,12 +44,22 @@ def main():
     )
     for key, value in model.state_dict().items():
         if key in state and (state[key].shape, state[key].dtype) != (value.shape, value.dtype):
-            raise SystemExit(f"{key}: is {state[key].dtype}{list(state[key].shape)}, not {value.dtype}{list(value.shape)}")
+            raise SystemExit(
+                f"{key}: is {state[key].dtype}{list(state[key].shape)}, not {value.dtype}{list(value.shape)}"
+            )
     model.load_state_dict(state, strict=True)
     bad = [k for k, v in state.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if bad:
         raise SystemExit(f"not finite: {bad}")
-    print(json.dumps({"keys": len(state), "optimiser_tensors": len(tensors) - len(state), "variational": variational}))
+    print(
+        json.dumps(
+            {
+                "keys": len(state),
+                "optimiser_tensors": len(tensors) - len(state),
+                "variational": variational,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

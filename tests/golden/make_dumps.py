@@ -21,13 +21,28 @@ from torch.overrides import TorchFunctionMode
 from torchvision.transforms import InterpolationMode
 
 from hashfill import bits, fill, fill_parameter, sample_indices
-from twin import Model, adam, bits_per_dim, gaussian_log_likelihood, kl_to_standard_normal, log_weights, nt_xent, std_of, views
+from twin import (
+    Model,
+    adam,
+    bits_per_dim,
+    gaussian_log_likelihood,
+    kl_to_standard_normal,
+    log_weights,
+    nt_xent,
+    std_of,
+    views,
+)
 
 HERE = pathlib.Path(__file__).parent
 SAMPLES = 32  # of each gradient and running statistic too large to store
 OUT_SAMPLES = 512  # of the reconstruction
 MANIFEST = {
-    "versions": {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__, "numpy": np.__version__},
+    "versions": {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+    },
     "files": {},
 }
 
@@ -50,7 +65,9 @@ def put(out, prefix, name, tensor, limit=SAMPLES):
         out[f"{prefix}/{name}"] = flat.astype(np.float32).reshape(tuple(tensor.shape))
         return
     picked = flat[sample_indices(name, flat.size, limit)]
-    out[f"{prefix}.sample/{name}"] = np.concatenate([picked, [np.linalg.norm(flat), flat.sum()]]).astype(np.float32)
+    out[f"{prefix}.sample/{name}"] = np.concatenate(
+        [picked, [np.linalg.norm(flat), flat.sum()]]
+    ).astype(np.float32)
 
 
 def hash_weights(model):
@@ -81,9 +98,12 @@ class ReluInputs(TorchFunctionMode):
 def margin(case):
     """How far the nearest ReLU input is from 0, in units of its layer's f32 rounding error (rms).
 
-    Below about 5, another order of summation can open or close a ReLU, which moves gradients by 1e-3 or more."""
+    Below about 5, another order of summation can open or close a ReLU, which moves gradients by 1e-3 or more.
+    """
     exact, single = network(torch.float64, case, True), network(torch.float32, case, True)
-    return min((e.abs().min() / (e - s).square().mean().sqrt()).item() for e, s in zip(exact, single))
+    return min(
+        (e.abs().min() / (e - s).square().mean().sqrt()).item() for e, s in zip(exact, single)
+    )
 
 
 def network(dtype, case, forward_only=False):
@@ -94,7 +114,9 @@ def network(dtype, case, forward_only=False):
     original = torch.from_numpy(fill("input.original" + suffix, (n, 3, s, s), 4.0)).to(dtype)
     views = 2 if model.decoder is None else 1
     view = torch.from_numpy(fill("input.view" + suffix, (views * n, 3, s, s), 4.0)).to(dtype)
-    eps = torch.from_numpy(fill("input.eps" + suffix, (n, case["latent"]), 2.0 * math.sqrt(3.0))).to(dtype)
+    eps = torch.from_numpy(
+        fill("input.eps" + suffix, (n, case["latent"]), 2.0 * math.sqrt(3.0))
+    ).to(dtype)
     x = view if model.uses_view else original
     with torch.no_grad():
         h_eval = model.eval().encoder(x)
@@ -119,7 +141,8 @@ def dead(name):
     return name in ("projection.first_layer.0.bias", "projection.projection_head.0.bias")
 
 
-# (method, encoder, image, stem, learn_log_scale, batch) and the suffix of the inputs' names, chosen by `--search` for its margin
+# (method, encoder, image, stem, learn_log_scale, batch) and the suffix of the inputs' names, chosen
+# by `--search` for its margin
 NETWORKS = {
     ("ae", "resnet18", 32, "cifar", False, 4): 61,
     ("vae", "resnet18", 32, "cifar", False, 4): 169,
@@ -157,7 +180,9 @@ def network_file(key, suffix):
     case = network_case(*key, suffix)
     method, encoder, _, stem, learn_log_scale, _ = key
     clear = margin(case)
-    assert clear > MARGIN / 2, f"{case}: a ReLU input only {clear} rounding errors from 0; run with --search"
+    assert (
+        clear > MARGIN / 2
+    ), f"{case}: a ReLU input only {clear} rounding errors from 0; run with --search"
     out, grads, stats = network(torch.float64, case)
     out32, grads32, stats32 = network(torch.float32, case)
     error = max(
@@ -176,25 +201,58 @@ def network_file(key, suffix):
         put(tensors, "grad", name, torch.zeros_like(value) if dead(name) else value)
     for name, value in stats.items():
         put(tensors, "stat", name, value)
-    parts = [method, encoder, f"w{case['width']}"] + ([] if stem == "cifar" else [stem]) + (["learned"] if learn_log_scale else [])
-    save("network_" + "_".join(parts) + ".safetensors", tensors, "one forward and backward pass", case=case, f32_error=float(f"{error:.2e}"), relu_margin=round(clear, 1))
+    parts = (
+        [method, encoder, f"w{case['width']}"]
+        + ([] if stem == "cifar" else [stem])
+        + (["learned"] if learn_log_scale else [])
+    )
+    save(
+        "network_" + "_".join(parts) + ".safetensors",
+        tensors,
+        "one forward and backward pass",
+        case=case,
+        f32_error=float(f"{error:.2e}"),
+        relu_margin=round(clear, 1),
+    )
 
 
 # ---------------------------------------------------------------- measurements
 
 
 def measures(dtype, case):
-    model = hash_weights(Model(**{k: case[k] for k in ("method", "encoder", "decoder", "width", "latent", "image")})).to(dtype).eval()
+    model = (
+        hash_weights(
+            Model(
+                **{k: case[k] for k in ("method", "encoder", "decoder", "width", "latent", "image")}
+            )
+        )
+        .to(dtype)
+        .eval()
+    )
     n, s, k, latent = case["batch"], case["image"], case["samples"], case["latent"]
-    image = lambda name: torch.from_numpy(fill(f"measure.{name}", (n, 3, s, s), 4.0)).to(dtype)  # noqa: E731
-    noise = lambda name, *shape: torch.from_numpy(fill(f"measure.{name}", (n, *shape, latent), 2.0 * math.sqrt(3.0))).to(dtype)  # noqa: E731
+    image = lambda name: torch.from_numpy(fill(f"measure.{name}", (n, 3, s, s), 4.0)).to(
+        dtype
+    )  # noqa: E731
+    noise = lambda name, *shape: torch.from_numpy(
+        fill(f"measure.{name}", (n, *shape, latent), 2.0 * math.sqrt(3.0))
+    ).to(
+        dtype
+    )  # noqa: E731
     original, view = image("original"), image("view")
     with torch.no_grad():
         out = model(original, view, noise("eps"))
-        weights = log_weights(model, view if model.uses_view else original, original, noise("eps_samples", k))
+        weights = log_weights(
+            model, view if model.uses_view else original, original, noise("eps_samples", k)
+        )
         log_px = torch.logsumexp(weights, 1) - math.log(k)
         cosine, kl = views(model, view, original, noise("eps"), noise("eps_original"))
-    means = {"log_pxz": out["log_pxz"], "kl": out["kl"], "log_px": log_px, "view_cosine": cosine, "view_kl": kl}
+    means = {
+        "log_pxz": out["log_pxz"],
+        "kl": out["kl"],
+        "log_px": log_px,
+        "view_cosine": cosine,
+        "view_kl": kl,
+    }
     means = {name: value.mean().reshape(1) for name, value in means.items()}
     means["elbo"] = means["log_pxz"] - means["kl"]
     for of, bits in [("log_px", "bits_per_dim"), ("elbo", "bits_per_dim_elbo")]:
@@ -211,7 +269,13 @@ def measures_file():
         exact, single = measures(torch.float64, case), measures(torch.float32, case)
         error = max(relative(single[k], exact[k]) for k in exact)
         tensors = {name: value.to(torch.float64).numpy() for name, value in exact.items()}
-        save(f"measure_{method}.safetensors", tensors, "likelihoods and comparisons of views, in evaluation mode", case=case, f32_error=float(f"{error:.2e}"))
+        save(
+            f"measure_{method}.safetensors",
+            tensors,
+            "likelihoods and comparisons of views, in evaluation mode",
+            case=case,
+            f32_error=float(f"{error:.2e}"),
+        )
 
 
 # ---------------------------------------------------------------- images
@@ -234,7 +298,20 @@ def images(n):
         img = np.where(inside, p[4:7, None, None], img)
         img = img + 0.08 * fill(f"image.{k}.noise", (3, 32, 32)).astype(np.float64)
         out[k] = np.rint(np.clip(img, 0, 1) * 255).astype(np.uint8)
-    colours = [(0, 0, 0), (255, 255, 255), (128, 128, 128), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255), (1, 0, 0), (254, 255, 255), (90, 90, 91)]
+    colours = [
+        (0, 0, 0),
+        (255, 255, 255),
+        (128, 128, 128),
+        (255, 0, 0),
+        (0, 255, 0),
+        (0, 0, 255),
+        (255, 255, 0),
+        (0, 255, 255),
+        (255, 0, 255),
+        (1, 0, 0),
+        (254, 255, 255),
+        (90, 90, 91),
+    ]
     for j, rgb in enumerate(colours):
         y, x = 4 * (j // 4), 4 * (j % 4)
         out[2, :, y : y + 4, x : x + 4] = np.array(rgb, np.uint8)[:, None, None]
@@ -265,11 +342,15 @@ def curve(dtype, method, u8, steps, lr, latent, channels_last=False, optimizer=a
     if model.samples:
         model.log_scale.data.zero_()
     x = normalise(u8).to(torch.float32).to(dtype).contiguous(memory_format=layout)
-    view = torch.cat([x, x.flip(3)]).contiguous(memory_format=layout) if model.decoder is None else x
+    view = (
+        torch.cat([x, x.flip(3)]).contiguous(memory_format=layout) if model.decoder is None else x
+    )
     opt = optimizer(model, lr)
     losses = []
     for step in range(steps):
-        eps = torch.from_numpy(fill(f"eps.{step}", (len(x), latent), 2.0 * math.sqrt(3.0))).to(dtype)
+        eps = torch.from_numpy(fill(f"eps.{step}", (len(x), latent), 2.0 * math.sqrt(3.0))).to(
+            dtype
+        )
         opt.zero_grad()
         loss = model(x, view, eps)["loss"]
         loss.backward()
@@ -287,19 +368,42 @@ def curves(u8):
         exact = curve(torch.float64, method, u8, **settings)
         single = curve(torch.float32, method, u8, **settings)
         tensors[f"{method}/loss"], tensors[f"{method}/loss_f32"] = exact, single
-        other = curve(torch.float32, method, u8, **settings, channels_last=True)  # another order of summation
-        errors[method] = float(f"{max(np.max(np.abs(single / exact - 1)), np.max(np.abs(other / exact - 1))):.2e}")
+        other = curve(
+            torch.float32, method, u8, **settings, channels_last=True
+        )  # another order of summation
+        errors[method] = float(
+            f"{max(np.max(np.abs(single / exact - 1)), np.max(np.abs(other / exact - 1))):.2e}"
+        )
         assert errors[method] < 2e-4, errors
-        case[method] = {"encoder": "resnet18", "decoder": "resnet18", "width": 8, "batch": 16, "image": 32, "log_scale": 0.0, "beta": 0.0, "decoder_scale": DECODER_SCALE, **settings}
+        case[method] = {
+            "encoder": "resnet18",
+            "decoder": "resnet18",
+            "width": 8,
+            "batch": 16,
+            "image": 32,
+            "log_scale": 0.0,
+            "beta": 0.0,
+            "decoder_scale": DECODER_SCALE,
+            **settings,
+        }
         print(method, np.round(exact, 5).tolist())
-    save("curve.safetensors", tensors, "loss of each step of training on the 16 images of images.safetensors", case=case, f32_error=errors)
+    save(
+        "curve.safetensors",
+        tensors,
+        "loss of each step of training on the 16 images of images.safetensors",
+        case=case,
+        f32_error=errors,
+    )
 
 
 def groups(model, weight_decay, exclude=True):
     """Parameters with and without weight decay: one-dimensional tensors have none."""
     trained = [p for p in model.parameters() if p.requires_grad]
     plain = [p for p in trained if p.ndim == 1]
-    return [{"params": [p for p in trained if p.ndim > 1]}, {"params": plain, **({"weight_decay": 0.0, "plain": True} if exclude else {})}]
+    return [
+        {"params": [p for p in trained if p.ndim > 1]},
+        {"params": plain, **({"weight_decay": 0.0, "plain": True} if exclude else {})},
+    ]
 
 
 class Layerwise(torch.optim.Optimizer):
@@ -318,37 +422,68 @@ class Layerwise(torch.optim.Optimizer):
 
 class Lars(Layerwise):
     def __init__(self, params, lr, weight_decay, momentum=0.9, trust=1e-3, eps=1e-8):
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "trust": trust, "eps": eps, "plain": False})
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "weight_decay": weight_decay,
+                "momentum": momentum,
+                "trust": trust,
+                "eps": eps,
+                "plain": False,
+            },
+        )
 
     def update(self, group, p, grad, state):
-        ratio = self.ratio(group, p, grad, lambda p, g: group["trust"] * p / (g + group["weight_decay"] * p + group["eps"]))
-        buffer = group["momentum"] * state.get("b", 0.0) + ratio * (grad + group["weight_decay"] * p)
+        ratio = self.ratio(
+            group,
+            p,
+            grad,
+            lambda p, g: group["trust"] * p / (g + group["weight_decay"] * p + group["eps"]),
+        )
+        buffer = group["momentum"] * state.get("b", 0.0) + ratio * (
+            grad + group["weight_decay"] * p
+        )
         state["b"] = buffer
         p.sub_(group["lr"] * buffer)
 
 
 class Lamb(Layerwise):
     def __init__(self, params, lr, weight_decay, betas=(0.9, 0.999), eps=1e-6):
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps, "plain": False})
+        super().__init__(
+            params,
+            {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps, "plain": False},
+        )
 
     def update(self, group, p, grad, state):
         t, (beta1, beta2) = state.get("t", 0) + 1, group["betas"]
         state["t"] = t
         state["m"] = beta1 * state.get("m", 0.0) + (1 - beta1) * grad
         state["v"] = beta2 * state.get("v", 0.0) + (1 - beta2) * grad**2
-        u = state["m"] / (1 - beta1**t) / ((state["v"] / (1 - beta2**t)).sqrt() + group["eps"]) + group["weight_decay"] * p
+        u = (
+            state["m"] / (1 - beta1**t) / ((state["v"] / (1 - beta2**t)).sqrt() + group["eps"])
+            + group["weight_decay"] * p
+        )
         p.sub_(group["lr"] * self.ratio(group, p, u, lambda p, u: p / u) * u)
 
 
-# Method, steps, make, rate, decay: each of them moves the weights far; from SimCLR's sixth step on rounding does, too.
+# Method, steps, make, rate, decay: each of them moves the weights far; from SimCLR's sixth step on
+# rounding does, too.
 OPTIMIZERS = {
-    "adam": ("ae", 10, lambda p, **k: torch.optim.Adam(p, betas=(0.9, 0.999), eps=1e-8, **k), 5e-4, 0.1),
+    "adam": (
+        "ae",
+        10,
+        lambda p, **k: torch.optim.Adam(p, betas=(0.9, 0.999), eps=1e-8, **k),
+        5e-4,
+        0.1,
+    ),
     "sgd": ("ae", 10, lambda p, **k: torch.optim.SGD(p, momentum=0.9, **k), 0.05, 0.1),
     "lars": ("ae", 10, Lars, 1.0, 0.05),
     "lamb": ("ae", 10, Lamb, 1e-3, 1.0),
     "lars_simclr": ("simclr", 5, Lars, 0.02, 0.05),
 }
-# Tensors that are kept after the last step: convolutions, linear layers, BatchNorm's parameters and biases.
+# Tensors that are kept after the last step: convolutions, linear layers, BatchNorm's parameters and
+# biases.
 KEPT = ["encoder.conv1.weight", "encoder.bn1.weight", "encoder.bn1.bias", "encoder.layer2.0.conv1.weight", "encoder.layer4.1.bn2.weight",
         "projection.projection_head.3.weight", "decoder.linear_projection1.weight", "decoder.linear_projection1.bias", "decoder.layer1.0.conv1.weight",
         "decoder.final_conv.weight", "decoder.final_conv.bias"]  # fmt: skip
@@ -362,24 +497,54 @@ def optimizers(u8):
 
         def run(dtype, decay=weight_decay, exclude=True, **more):
             weights = {}
-            rule = lambda model, lr: make(groups(model, decay, exclude), lr=lr, weight_decay=decay)  # noqa: E731
+            rule = lambda model, lr: make(
+                groups(model, decay, exclude), lr=lr, weight_decay=decay
+            )  # noqa: E731
             losses = curve(dtype, method, u8, **settings, optimizer=rule, weights=weights, **more)
             return losses, {k: weights[k] for k in KEPT if k in weights}
 
         def differ(a, b):
-            return np.array([np.max(np.abs(a[0] / b[0] - 1)), max(relative(a[1][k], b[1][k]) for k in b[1])])
+            return np.array(
+                [np.max(np.abs(a[0] / b[0] - 1)), max(relative(a[1][k], b[1][k]) for k in b[1])]
+            )
 
         exact = run(torch.float64)
-        error = np.maximum(differ(run(torch.float32), exact), differ(run(torch.float32, channels_last=True), exact))
+        error = np.maximum(
+            differ(run(torch.float32), exact), differ(run(torch.float32, channels_last=True), exact)
+        )
         # No decay, or one of every tensor, must show in the weights.
-        seen = [differ(run(torch.float64, **wrong), exact)[1] for wrong in ({"decay": 0.0}, {"exclude": False})]
-        print(name, np.round(exact[0], 5).tolist(), f"f32 {error}, decay {seen[0]:.1e}, exclusion {seen[1]:.1e}")
+        seen = [
+            differ(run(torch.float64, **wrong), exact)[1]
+            for wrong in ({"decay": 0.0}, {"exclude": False})
+        ]
+        print(
+            name,
+            np.round(exact[0], 5).tolist(),
+            f"f32 {error}, decay {seen[0]:.1e}, exclusion {seen[1]:.1e}",
+        )
         assert error[0] < 2e-4 and error[1] < 3.5e-3 and min(seen) > 1e-2, (name, error, seen)
         tensors[f"{name}/loss"], errors[name] = exact[0], [float(f"{e:.2e}") for e in error]
         for key, value in exact[1].items():
             put(tensors, f"{name}/weight", key, value)
-        case[name] = {"method": method, "optimizer": name.split("_")[0], "encoder": "resnet18", "decoder": "resnet18", "width": 8, "batch": 16, "image": 32, "decoder_scale": DECODER_SCALE, "weight_decay": weight_decay, **settings}
-    save("optimizers.safetensors", tensors, "steps of the autoencoder (SimCLR) with weight decay: losses, and weights after the last", case=case, f32_error=errors)
+        case[name] = {
+            "method": method,
+            "optimizer": name.split("_")[0],
+            "encoder": "resnet18",
+            "decoder": "resnet18",
+            "width": 8,
+            "batch": 16,
+            "image": 32,
+            "decoder_scale": DECODER_SCALE,
+            "weight_decay": weight_decay,
+            **settings,
+        }
+    save(
+        "optimizers.safetensors",
+        tensors,
+        "steps of the autoencoder (SimCLR) with weight decay: losses, and weights after the last",
+        case=case,
+        f32_error=errors,
+    )
 
 
 # ---------------------------------------------------------------- augmentation
@@ -397,24 +562,62 @@ def augment(u8):
         elif store.startswith("f32"):
             stored = result.astype(np.float32)
         else:
-            assert -1e-9 <= result.min() and result.max() <= 1 + 1e-9, (name, result.min(), result.max())
+            assert -1e-9 <= result.min() and result.max() <= 1 + 1e-9, (
+                name,
+                result.min(),
+                result.max(),
+            )
             stored = np.rint(np.clip(result, 0, 1) * 65535).astype(np.uint16)
             if store == "u16.even":
                 stored = stored[:, ::2, ::2]
         if store.endswith(".third"):
             stored = stored[:, ::3, ::3]
         tensors[name] = stored
-        cases.append({"name": name, "op": op, "image": image, "tile": tile, "store": store, **params})
+        cases.append(
+            {"name": name, "op": op, "image": image, "tile": tile, "store": store, **params}
+        )
 
-    boxes = [(1, (0, 0, 32, 32)), (1, (5, 3, 17, 22)), (1, (23, 21, 9, 9)), (1, (1, 2, 30, 27)), (3, (0, 0, 96, 96)), (3, (7, 11, 61, 80)), (3, (3, 0, 40, 33)), (3, (50, 60, 20, 36))]
+    boxes = [
+        (1, (0, 0, 32, 32)),
+        (1, (5, 3, 17, 22)),
+        (1, (23, 21, 9, 9)),
+        (1, (1, 2, 30, 27)),
+        (3, (0, 0, 96, 96)),
+        (3, (7, 11, 61, 80)),
+        (3, (3, 0, 40, 33)),
+        (3, (50, 60, 20, 36)),
+    ]
     for j, (tile, (top, left, height, width)) in enumerate(boxes):
         x = whole[1].repeat(1, tile, tile)
-        y = T.resized_crop(x, top, left, height, width, [32, 32], InterpolationMode.BILINEAR, antialias=True)
-        add(f"resized_crop.{j}", "resized_crop", 1, y, "u16", tile, top=top, left=left, height=height, width=width)
+        y = T.resized_crop(
+            x, top, left, height, width, [32, 32], InterpolationMode.BILINEAR, antialias=True
+        )
+        add(
+            f"resized_crop.{j}",
+            "resized_crop",
+            1,
+            y,
+            "u16",
+            tile,
+            top=top,
+            left=left,
+            height=height,
+            width=width,
+        )
     add("hflip", "hflip", 1, T.hflip(whole[1]), "u8")
     add("grayscale", "grayscale", 2, T.rgb_to_grayscale(whole[2], 3), "u16.even")
-    adjust = {"brightness": T.adjust_brightness, "contrast": T.adjust_contrast, "saturation": T.adjust_saturation, "hue": T.adjust_hue}
-    for op, factors in {"brightness": [0, 0.2, 0.6, 1.4, 1.8], "contrast": [0, 0.2, 0.6, 1.4, 1.8], "saturation": [0, 0.2, 0.6, 1.4, 1.8], "hue": [-0.5, -0.2, -0.1, 0.03, 0.1, 0.2, 0.5]}.items():
+    adjust = {
+        "brightness": T.adjust_brightness,
+        "contrast": T.adjust_contrast,
+        "saturation": T.adjust_saturation,
+        "hue": T.adjust_hue,
+    }
+    for op, factors in {
+        "brightness": [0, 0.2, 0.6, 1.4, 1.8],
+        "contrast": [0, 0.2, 0.6, 1.4, 1.8],
+        "saturation": [0, 0.2, 0.6, 1.4, 1.8],
+        "hue": [-0.5, -0.2, -0.1, 0.03, 0.1, 0.2, 0.5],
+    }.items():
         for j, factor in enumerate(factors):
             image = 2 if j % 2 == 0 or op == "hue" else 1
             add(f"{op}.{j}", op, image, adjust[op](whole[image], factor), "u16.even", factor=factor)
@@ -428,21 +631,57 @@ def augment(u8):
         y = whole[image]
         for op, factor in chain:
             y = adjust[op](y, factor)
-        add(f"jitter.{j}", "jitter", image, y, "u16.even", chain=[{"op": op, "factor": factor} for op, factor in chain])
+        add(
+            f"jitter.{j}",
+            "jitter",
+            image,
+            y,
+            "u16.even",
+            chain=[{"op": op, "factor": factor} for op, factor in chain],
+        )
     for kernel, sigma in [(3, 0.1), (3, 0.7), (3, 2.0), (9, 0.1), (9, 0.7), (9, 2.0)]:
         y = T.gaussian_blur(whole[1], [kernel, kernel], [sigma, sigma])
-        add(f"blur.k{kernel}.s{sigma}", "gaussian_blur", 1, y, "u16.even" if sigma == 0.1 else "u16", kernel=kernel, sigma=sigma)
+        add(
+            f"blur.k{kernel}.s{sigma}",
+            "gaussian_blur",
+            1,
+            y,
+            "u16.even" if sigma == 0.1 else "u16",
+            kernel=kernel,
+            sigma=sigma,
+        )
     padded = F.pad(whole[1:2], [4, 4, 4, 4], mode="reflect")[0]
     for j, (top, left) in enumerate([(0, 0), (4, 4), (8, 1), (3, 8)]):
-        add(f"pad_crop.{j}", "pad_crop", 1, T.crop(padded, top, left, 32, 32), "u8", pad=4, top=top, left=left)
+        add(
+            f"pad_crop.{j}",
+            "pad_crop",
+            1,
+            T.crop(padded, top, left, 32, 32),
+            "u8",
+            pad=4,
+            top=top,
+            left=left,
+        )
     y = T.normalize(whole[0], MEAN.flatten().tolist(), STD.flatten().tolist())
-    add("normalise", "normalise", 0, y[:, ::2, ::2], "f32", mean=MEAN.flatten().tolist(), std=STD.flatten().tolist())
+    add(
+        "normalise",
+        "normalise",
+        0,
+        y[:, ::2, ::2],
+        "f32",
+        mean=MEAN.flatten().tolist(),
+        std=STD.flatten().tolist(),
+    )
     cases[-1]["store"] = "f32.even"
-    full = T.resized_crop(whole[1], 2, 6, 21, 19, [32, 32], InterpolationMode.BILINEAR, antialias=True)
+    full = T.resized_crop(
+        whole[1], 2, 6, 21, 19, [32, 32], InterpolationMode.BILINEAR, antialias=True
+    )
     full = T.hflip(full)
     for op, factor in chains[0][1]:
         full = adjust[op](full, factor)
-    full = T.normalize(T.gaussian_blur(full, [3, 3], [0.9, 0.9]), MEAN.flatten().tolist(), STD.flatten().tolist())
+    full = T.normalize(
+        T.gaussian_blur(full, [3, 3], [0.9, 0.9]), MEAN.flatten().tolist(), STD.flatten().tolist()
+    )
     add("pipeline", "pipeline", 1, full, "f32", top=2, left=6, height=21, width=19, flip=True,
         chain=[{"op": op, "factor": factor} for op, factor in chains[0][1]], grayscale=False, kernel=3, sigma=0.9,
         mean=MEAN.flatten().tolist(), std=STD.flatten().tolist())  # fmt: skip
@@ -450,16 +689,34 @@ def augment(u8):
     stl = dict(mean=[0.43, 0.42, 0.39], std=[0.27, 0.26, 0.27])
     tiled = whole[2].repeat(1, 3, 3)
     chain = [("saturation", 1.7), ("hue", -0.15), ("contrast", 0.4), ("brightness", 1.2)]
-    full = T.hflip(T.resized_crop(tiled, 9, 17, 62, 71, [96, 96], InterpolationMode.BILINEAR, antialias=True))
+    full = T.hflip(
+        T.resized_crop(tiled, 9, 17, 62, 71, [96, 96], InterpolationMode.BILINEAR, antialias=True)
+    )
     for op, factor in chain:
         full = adjust[op](full, factor)
     full = T.normalize(T.gaussian_blur(full, [9, 9], [1.3, 1.3]), **stl)
     add("stl.pretrain", "pipeline", 2, full, "f32.third", 3, side=96, top=9, left=17, height=62, width=71, flip=True,
         chain=[{"op": op, "factor": factor} for op, factor in chain], grayscale=False, kernel=9, sigma=1.3, **stl)  # fmt: skip
     y = T.center_crop(T.resize(tiled, [105], InterpolationMode.BILINEAR, antialias=True), [96])
-    add("stl.test", "resize_center", 2, T.normalize(y, **stl), "f32.third", 3, side=96, full=105, **stl)
-    (HERE / "augment.json").write_text(json.dumps({"cases": cases}, indent=None).replace('{"name"', '\n{"name"') + "\n")
-    save("augment.safetensors", tensors, "torchvision's result of each case of augment.json, on images.safetensors")
+    add(
+        "stl.test",
+        "resize_center",
+        2,
+        T.normalize(y, **stl),
+        "f32.third",
+        3,
+        side=96,
+        full=105,
+        **stl,
+    )
+    (HERE / "augment.json").write_text(
+        json.dumps({"cases": cases}, indent=None).replace('{"name"', '\n{"name"') + "\n"
+    )
+    save(
+        "augment.safetensors",
+        tensors,
+        "torchvision's result of each case of augment.json, on images.safetensors",
+    )
 
 
 # ---------------------------------------------------------------- layers
@@ -472,7 +729,10 @@ class Layers:
         self.cases, self.tensors = [], {}
 
     def case(self, name, op, inputs, stored=None, **params):
-        got = {k: torch.from_numpy(fill(f"{name}.{k}", tuple(shape), scale, offset)).to(torch.float64) for k, (shape, scale, offset) in inputs.items()}
+        got = {
+            k: torch.from_numpy(fill(f"{name}.{k}", tuple(shape), scale, offset)).to(torch.float64)
+            for k, (shape, scale, offset) in inputs.items()
+        }
         for k, v in (stored or {}).items():
             self.tensors[f"{name}/{k}"] = v
             got[k] = torch.from_numpy(v)
@@ -490,7 +750,9 @@ class Layers:
 
     def put(self, name, **outputs):
         for k, v in outputs.items():
-            self.tensors[f"{name}/{k}"] = v.astype(np.float32) if isinstance(v, np.ndarray) else f32(v)
+            self.tensors[f"{name}/{k}"] = (
+                v.astype(np.float32) if isinstance(v, np.ndarray) else f32(v)
+            )
         self.cases[-1]["outputs"] = sorted(self.cases[-1].get("outputs", []) + list(outputs))
 
 
@@ -511,7 +773,13 @@ def layers():
         t = L.case(name, "conv2d", inputs, stride=stride, padding=pad)
         y = F.conv2d(t["x"], t["weight"], t.get("bias"), stride, pad)
         y.backward(t["dy"].detach())
-        L.put(name, y=y, dx=t["x"].grad, dweight=t["weight"].grad, **({"dbias": t["bias"].grad} if bias else {}))
+        L.put(
+            name,
+            y=y,
+            dx=t["x"].grad,
+            dweight=t["weight"].grad,
+            **({"dbias": t["bias"].grad} if bias else {}),
+        )
 
     t = L.case("linear", "linear", {"x": X(5, 12), "weight": X(8, 12), "bias": X(8), "dy": X(5, 8)})
     y = F.linear(t["x"], t["weight"], t["bias"])
@@ -519,9 +787,21 @@ def layers():
     L.put("linear", y=y, dx=t["x"].grad, dweight=t["weight"].grad, dbias=t["bias"].grad)
 
     # `offset` large against `scale`: cancellation. A constant channel: variance 0.
-    for name, shape, offset, constant in [("bn2d", (3, 4, 5, 3), 0.0, False), ("bn2d_offset", (2, 4, 4, 4), 100.0, False), ("bn2d_constant", (2, 4, 3, 3), 0.0, True), ("bn1d", (7, 8), 0.0, False), ("bn1d_pair", (2, 8), 0.0, False)]:
+    for name, shape, offset, constant in [
+        ("bn2d", (3, 4, 5, 3), 0.0, False),
+        ("bn2d_offset", (2, 4, 4, 4), 100.0, False),
+        ("bn2d_constant", (2, 4, 3, 3), 0.0, True),
+        ("bn1d", (7, 8), 0.0, False),
+        ("bn1d_pair", (2, 8), 0.0, False),
+    ]:
         c = shape[1]
-        inputs = {"weight": ((c,), 0.2, 1.0), "bias": ((c,), 0.2, 0.0), "running_mean": ((c,), 0.1, 0.0), "running_var": ((c,), 0.2, 1.0), "dy": X(*shape)}
+        inputs = {
+            "weight": ((c,), 0.2, 1.0),
+            "bias": ((c,), 0.2, 0.0),
+            "running_mean": ((c,), 0.1, 0.0),
+            "running_var": ((c,), 0.2, 1.0),
+            "dy": X(*shape),
+        }
         stored = None
         if constant:
             x = fill(f"{name}.x", shape, 2.0)
@@ -534,12 +814,25 @@ def layers():
         y_eval = F.batch_norm(t["x"], mean, var, t["weight"], t["bias"], False, 0.1, 1e-5)
         y = F.batch_norm(t["x"], mean, var, t["weight"], t["bias"], True, 0.1, 1e-5)
         y.backward(t["dy"].detach())
-        L.put(name, y=y, y_eval=y_eval, dx=t["x"].grad, dweight=t["weight"].grad, dbias=t["bias"].grad, running_mean_after=mean, running_var_after=var)
+        L.put(
+            name,
+            y=y,
+            y_eval=y_eval,
+            dx=t["x"].grad,
+            dweight=t["weight"].grad,
+            dbias=t["bias"].grad,
+            running_mean_after=mean,
+            running_var_after=var,
+        )
 
     for name, h, w in [("max_pool", 7, 6), ("max_pool_even", 4, 4)]:
-        x = np.round(fill(f"{name}.x", (2, 4, h, w), 4.0)).astype(np.float32)  # integers in -2..2: many ties, the first in row-major order wins
+        x = np.round(fill(f"{name}.x", (2, 4, h, w), 4.0)).astype(
+            np.float32
+        )  # integers in -2..2: many ties, the first in row-major order wins
         oh, ow = (h - 1) // 2 + 1, (w - 1) // 2 + 1
-        t = L.case(name, "max_pool", {"dy": X(2, 4, oh, ow)}, {"x": x}, kernel=3, stride=2, padding=1)
+        t = L.case(
+            name, "max_pool", {"dy": X(2, 4, oh, ow)}, {"x": x}, kernel=3, stride=2, padding=1
+        )
         y = F.max_pool2d(t["x"], 3, 2, 1)
         y.backward(t["dy"].detach())
         L.put(name, y=y, dx=t["x"].grad)
@@ -551,7 +844,9 @@ def layers():
 
     for h, w, oh, ow in [(3, 2, 7, 5), (2, 4, 5, 3), (4, 4, 6, 6), (4, 4, 3, 3), (3, 3, 6, 6)]:
         name = f"upsample_{h}x{w}_{oh}x{ow}"
-        t = L.case(name, "upsample_nearest", {"x": X(2, 4, h, w), "dy": X(2, 4, oh, ow)}, size=[oh, ow])
+        t = L.case(
+            name, "upsample_nearest", {"x": X(2, 4, h, w), "dy": X(2, 4, oh, ow)}, size=[oh, ow]
+        )
         y = F.interpolate(t["x"], size=(oh, ow), mode="nearest")
         y.backward(t["dy"].detach())
         L.put(name, y=y, dx=t["x"].grad)
@@ -565,18 +860,34 @@ def layers():
             logits[3, 4] = 1e4
             logits[4], labels[4] = -1e4, 4
             logits[4, 7] = 1e4
-        t = L.case(name, "cross_entropy", {}, {"logits": logits, "labels": labels}, reduction="mean")
+        t = L.case(
+            name, "cross_entropy", {}, {"logits": logits, "labels": labels}, reduction="mean"
+        )
         per = F.cross_entropy(t["logits"], t["labels"], reduction="none")
         per.mean().backward()
         L.put(name, loss_per_example=per, loss=per.mean().reshape(1), dlogits=t["logits"].grad)
 
     # loss = mean over the batch of -log p
-    for name, offset in [("gaussian_nll", 0.3), ("gaussian_nll_narrow", -5.0), ("gaussian_nll_wide", 2.0)]:
-        t = L.case(name, "gaussian_nll", {"x_hat": X(3, 3, 4, 5), "x": X(3, 3, 4, 5), "log_scale": ((1,), 0.0, offset)})
+    for name, offset in [
+        ("gaussian_nll", 0.3),
+        ("gaussian_nll_narrow", -5.0),
+        ("gaussian_nll_wide", 2.0),
+    ]:
+        t = L.case(
+            name,
+            "gaussian_nll",
+            {"x_hat": X(3, 3, 4, 5), "x": X(3, 3, 4, 5), "log_scale": ((1,), 0.0, offset)},
+        )
         log_p = gaussian_log_likelihood(t["x_hat"], t["x"], t["log_scale"])
         loss = -log_p.mean()
         loss.backward()
-        L.put(name, log_pxz=log_p, loss=loss.reshape(1), dx_hat=t["x_hat"].grad, dlog_scale=t["log_scale"].grad)
+        L.put(
+            name,
+            log_pxz=log_p,
+            loss=loss.reshape(1),
+            dx_hat=t["x_hat"].grad,
+            dlog_scale=t["log_scale"].grad,
+        )
 
     # loss = mean over the batch of KL(N(mu, std) || N(0, 1)), std = exp(logvar / 2) + 1e-6
     for name, scale in [("kl", 4.0), ("kl_extreme", 60.0)]:
@@ -585,7 +896,11 @@ def layers():
         kl.mean().backward()
         L.put(name, kl=kl, loss=kl.mean().reshape(1), dmu=t["mu"].grad, dlogvar=t["logvar"].grad)
 
-    t = L.case("reparameterise", "reparameterise", {"mu": X(5, 8), "logvar": ((5, 8), 8.0, 0.0), "eps": X(5, 8), "dz": X(5, 8)})
+    t = L.case(
+        "reparameterise",
+        "reparameterise",
+        {"mu": X(5, 8), "logvar": ((5, 8), 8.0, 0.0), "eps": X(5, 8), "dz": X(5, 8)},
+    )
     z = t["mu"] + std_of(t["logvar"]) * t["eps"]
     z.backward(t["dz"].detach())
     L.put("reparameterise", z=z, dmu=t["mu"].grad, dlogvar=t["logvar"].grad)
@@ -598,10 +913,19 @@ def layers():
     t = L.case("cosine_similarity", "cosine_similarity", {"a": X(5, 12), "b": X(5, 12)})
     L.put("cosine_similarity", y=F.cosine_similarity(t["a"], t["b"], dim=1))
 
-    # Rows b and n + b are a pair. The last number: all rows are distinct (0), one and the same (1: the gradient is 0 in exact arithmetic),
-    # or every third is row 0.
-    cases = [("t0.07", 10, 12, 0.07, 0), ("t0.5", 14, 36, 0.5, 0), ("t1", 6, 8, 1.0, 0), ("t0.001", 10, 12, 0.001, 0)]
-    cases += [("identical_t0.07", 10, 12, 0.07, 1), ("identical_t1", 8, 12, 1.0, 1), ("twins_t0.07", 12, 8, 0.07, 3)]
+    # Rows b and n + b are a pair. The last number: all rows are distinct (0), one and the same (1:
+    # the gradient is 0 in exact arithmetic), or every third is row 0.
+    cases = [
+        ("t0.07", 10, 12, 0.07, 0),
+        ("t0.5", 14, 36, 0.5, 0),
+        ("t1", 6, 8, 1.0, 0),
+        ("t0.001", 10, 12, 0.001, 0),
+    ]
+    cases += [
+        ("identical_t0.07", 10, 12, 0.07, 1),
+        ("identical_t1", 8, 12, 1.0, 1),
+        ("twins_t0.07", 12, 8, 0.07, 3),
+    ]
     for case, views, c, temperature, every in cases:
         name, attributes = f"nt_xent_{case}", {"shape": [views, c], "temperature": temperature}
         if every == 0:
@@ -617,7 +941,8 @@ def layers():
         if every == 0:  # no ties
             L.put(name, accuracy=accuracy.reshape(1))
 
-    # optimisers: gradient of step k is `grad.<k>`; element 0 has gradient 0 throughout, element 1 a tiny one
+    # optimisers: gradient of step k is `grad.<k>`; element 0 has gradient 0 throughout, element 1 a
+    # tiny one
     def optimiser(name, op, make, **params):
         stored = {}
         for k in range(3):
@@ -633,8 +958,23 @@ def layers():
             steps.append(w.detach().clone())
         L.put(name, w_after=torch.stack(steps))
 
-    optimiser("adam", "adam", lambda p: torch.optim.Adam(p, lr=1e-3), lr=1e-3, betas=[0.9, 0.999], eps=1e-8, weight_decay=0.0)
-    optimiser("sgd_nesterov", "sgd_nesterov", lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True), lr=0.1, momentum=0.9, weight_decay=0.0)
+    optimiser(
+        "adam",
+        "adam",
+        lambda p: torch.optim.Adam(p, lr=1e-3),
+        lr=1e-3,
+        betas=[0.9, 0.999],
+        eps=1e-8,
+        weight_decay=0.0,
+    )
+    optimiser(
+        "sgd_nesterov",
+        "sgd_nesterov",
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+        lr=0.1,
+        momentum=0.9,
+        weight_decay=0.0,
+    )
 
     w = torch.nn.Parameter(torch.zeros(1))
     opt = torch.optim.SGD([w], lr=0.1)
@@ -647,7 +987,9 @@ def layers():
     L.case("cosine_schedule", "cosine_schedule", {}, lr=0.1, total=90)
     L.put("cosine_schedule", lr=np.array(lrs))
 
-    (HERE / "layers.json").write_text(json.dumps({"cases": L.cases}).replace('{"name"', '\n{"name"') + "\n")
+    (HERE / "layers.json").write_text(
+        json.dumps({"cases": L.cases}).replace('{"name"', '\n{"name"') + "\n"
+    )
     save("layers.safetensors", L.tensors, "each case of layers.json")
 
 
@@ -664,7 +1006,11 @@ def main():
     optimizers(u8)
     augment(u8)
     layers()
-    MANIFEST["hash_check"] = {"name": "encoder.conv1.weight", "bits_0_1": [f"{b:#018x}" for b in bits("encoder.conv1.weight", 2)], "value_f32_scale1": fill("encoder.conv1.weight", (4,)).tolist()}
+    MANIFEST["hash_check"] = {
+        "name": "encoder.conv1.weight",
+        "bits_0_1": [f"{b:#018x}" for b in bits("encoder.conv1.weight", 2)],
+        "value_f32_scale1": fill("encoder.conv1.weight", (4,)).tolist(),
+    }
     (HERE / "manifest.json").write_text(json.dumps(MANIFEST, indent=1) + "\n")
     print("total", sum(f.stat().st_size for f in HERE.glob("*.safetensors")), "bytes")
 

@@ -40,12 +40,22 @@ def main():
         for case, arguments in {
             "resnet18-w8": {"width": 8, "latent": 8},
             "resnet18-w8-ae": {"width": 8, "latent": 8, "method": "ae"},
-            "resnet34-resnet18-w8-stl": {"encoder": "resnet34", "width": 8, "image": 96, "stem": "stl"},
+            "resnet34-resnet18-w8-stl": {
+                "encoder": "resnet34",
+                "width": 8,
+                "image": 96,
+                "stem": "stl",
+            },
             "resnet50-w64": {"encoder": "resnet50", "decoder": "resnet50"},
         }.items():
             dicts[f"reference/{case}"] = listed(Model(**arguments))
-    rows = [f"{json.dumps(name)}: {json.dumps(tensors, separators=(',', ':'))}" for name, tensors in dicts.items()]
-    pathlib.Path(__file__).with_name("state_dicts.json").write_text("{\n" + ",\n".join(rows) + "\n}\n")
+    rows = [
+        f"{json.dumps(name)}: {json.dumps(tensors, separators=(',', ':'))}"
+        for name, tensors in dicts.items()
+    ]
+    pathlib.Path(__file__).with_name("state_dicts.json").write_text(
+        "{\n" + ",\n".join(rows) + "\n}\n"
+    )
 
 
 if __name__ == "__main__":

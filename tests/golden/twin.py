@@ -194,7 +194,8 @@ class Decoder(nn.Module):
             for b in range(n):
                 up = None
                 if b == 0:
-                    up = Upsample(size=image // (16 if self.last_up else 8)) if i == 0 else Upsample(factor=2)
+                    // (16 if self.last_up else 8)) if i == 0 else Upsample(factor=2)
+                    up = Upsample(size=image
                 blocks.append(DecoderBlock(cin, planes, bottleneck, up))
                 cin = planes * expansion
             setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
@@ -239,7 +240,8 @@ def nt_xent(z, temperature):
     return F.cross_entropy(logits, positive), (logits.argmax(1) == positive).to(z.dtype).mean()
 
 
-# ---------------------------------------------------------------- measurements (by torch.distributions where it can)
+# ---------------------------------------------------------------- measurements (by
+# torch.distributions where it can)
 
 
 def posterior(mu, logvar):

@@ -70,7 +70,9 @@ macro_rules! functions {
                 // theirs.
                 unsafe {
                     Ok(Self {
-                        $($name: *library.get(stringify!($name).as_bytes()).map_err(|_| stringify!($name))?,)*
+                        $($name: *library
+                            .get(stringify!($name).as_bytes())
+                            .map_err(|_| stringify!($name))?,)*
                     })
                 }
             }

@@ -86,10 +86,10 @@ pub fn sections(results: &Results, identity: &Identity, figures: Vec<Figure>) ->
         .map(|f| vec![f.claim.clone(), f.ours.clone(), verdict(&f).into()])
         .collect();
     let verdicts = "A claim about a difference holds if the 95 % confidence interval of the \
-        probe's difference (Student's t) is above 0, and does not hold if it is below; otherwise, and with \
-        one seed, it is undecided. Means hardly differ if they are less than three points apart, \
-        and an accuracy does not fall if it loses less than one, by the same interval. Differences \
-        are taken seed by seed: mean ± standard deviation over n seeds.";
+        probe's difference (Student's t) is above 0, and does not hold if it is below; otherwise, \
+        and with one seed, it is undecided. Means hardly differ if they are less than three points \
+        apart, and an accuracy does not fall if it loses less than one, by the same interval. \
+        Differences are taken seed by seed: mean ± standard deviation over n seeds.";
     let mut sections = vec![Section { title: "Results", blocks: found }];
     if !claims.rows.is_empty() {
         let mut blocks = vec![Block::Table(claims), Block::Text(verdicts.into())];
