@@ -194,8 +194,11 @@ class Decoder(nn.Module):
             for b in range(n):
                 up = None
                 if b == 0:
-                    // (16 if self.last_up else 8)) if i == 0 else Upsample(factor=2)
-                    up = Upsample(size=image
+                    up = (
+                        Upsample(size=image // (16 if self.last_up else 8))
+                        if i == 0
+                        else Upsample(factor=2)
+                    )
                 blocks.append(DecoderBlock(cin, planes, bottleneck, up))
                 cin = planes * expansion
             setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
@@ -240,8 +243,7 @@ def nt_xent(z, temperature):
     return F.cross_entropy(logits, positive), (logits.argmax(1) == positive).to(z.dtype).mean()
 
 
-# ---------------------------------------------------------------- measurements (by
-# torch.distributions where it can)
+# ---------------------------------------------------------------- measurements (by torch.distributions where it can)
 
 
 def posterior(mu, logvar):
@@ -253,7 +255,9 @@ def log_weights(model, x, target, eps):
     q = posterior(*(t[:, None] for t in model.projection(model.encoder(x))))
     z = q.mean + q.stddev * eps
     k = eps.shape[1]
-    log_pxz = gaussian_log_likelihood(model.decoder(z.flatten(0, 1)), target.repeat_interleave(k, 0), model.log_scale).view(-1, k)
+    log_pxz = gaussian_log_likelihood(
+        model.decoder(z.flatten(0, 1)), target.repeat_interleave(k, 0), model.log_scale
+    ).view(-1, k)
     return log_pxz + torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(2) - q.log_prob(z).sum(2)
 
 
@@ -311,7 +315,13 @@ class Model(nn.Module):
             return {"h": h, "z": mu, "loss": loss, "contrastive_accuracy": accuracy}
         if not self.samples:
             x_hat = self.decoder(mu)
-            return {"h": h, "mu": mu, "z": mu, "reconstruction": x_hat, "loss": F.mse_loss(x_hat, target)}
+            return {
+                "h": h,
+                "mu": mu,
+                "z": mu,
+                "reconstruction": x_hat,
+                "loss": F.mse_loss(x_hat, target),
+            }
         std = std_of(logvar)
         z = mu + std * eps
         x_hat = self.decoder(z)
