@@ -7,5 +7,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let mut bindgen = wasm_bindgen_cli_support::Bindgen::new();
     bindgen.input_path(input).web(true)?.typescript(false);
+    bindgen.omit_default_module_path(false);
     Ok(bindgen.generate(folder)?)
 }
