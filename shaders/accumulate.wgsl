@@ -3,8 +3,8 @@
 // Grid: ceil(LEN4 / WG) workgroups, folded. Reference: ops/accumulate.rs `Accumulate::reference`.
 #import lib/grid
 #import lib/step
-const LEN4: u32 = 1u; // spec
-const SCALE: f32 = 1.0; // spec
+const LEN4: u32 = 1u; // uniform
+const SCALE: f32 = 1.0; // uniform
 @group(0) @binding(0) var<storage, read_write> acc: array<vec4<f32>>; // [LEN4]
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // [LEN4]
 @group(0) @binding(2) var<uniform> step: Step;

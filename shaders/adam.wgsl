@@ -5,7 +5,7 @@
 #import lib/grid
 #import lib/finite
 #import lib/step
-const LEN4: u32 = 1u; // spec
+const LEN4: u32 = 1u; // uniform
 const BETA1: f32 = 0.9; // spec
 const BETA1_REST: f32 = 0.1; // spec: 1 - BETA1, rounded once
 const BETA2: f32 = 0.999; // spec

@@ -4,7 +4,7 @@
 // Reference: ops/all_finite.rs `AllFinite::reference`.
 #import lib/grid
 #import lib/finite
-const COUNT: u32 = 64u; // spec
+const COUNT: u32 = 64u; // uniform
 @group(0) @binding(0) var<storage, read> flags: array<vec4<u32>>; // [COUNT / 4], the bits of floats
 @group(0) @binding(1) var<storage, read_write> y: array<u32>; // [1], the bits of a float
 var<workgroup> sh_bad: array<u32, WG>;

@@ -4,9 +4,9 @@
 // Reference: ops/all_finite.rs `AllFinite::reference`.
 #import lib/grid
 #import lib/finite
-const LEN: u32 = 1u; // spec
-const DEPTH: u32 = 16u; // spec: vec4s per invocation
-const FIRST: u32 = 0u; // spec
+const LEN: u32 = 1u; // uniform
+const DEPTH: u32 = 16u; // uniform: vec4s per invocation
+const FIRST: u32 = 0u; // uniform
 const LEN4: u32 = (LEN + 3u) / 4u;
 const COUNT: u32 = (LEN4 + WG * DEPTH - 1u) / (WG * DEPTH) * WG;
 @group(0) @binding(0) var<storage, read> x: array<vec4<u32>>; // [LEN4], the bits of floats

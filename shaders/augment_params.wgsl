@@ -5,28 +5,28 @@
 #import lib/step
 #import lib/rng
 #import lib/augment
-const N: u32 = 1u; // spec
-const STREAM: u32 = 5u; // spec: STREAM_AUGMENT
-const VIEWS: u32 = 1u; // spec: views of an image
-const IN_H: f32 = 1.0; // spec
-const IN_W: f32 = 1.0; // spec
-const SCALE_LO: f32 = 1.0; // spec
-const SCALE_SPAN: f32 = 0.0; // spec
-const LOG_RATIO_LO: f32 = 0.0; // spec
-const LOG_RATIO_SPAN: f32 = 0.0; // spec
-const FALLBACK_TOP: f32 = 0.0; // spec
-const FALLBACK_LEFT: f32 = 0.0; // spec
-const FALLBACK_HEIGHT: f32 = 1.0; // spec
-const FALLBACK_WIDTH: f32 = 1.0; // spec
-const FLIP_P: f32 = 0.0; // spec
-const JITTER_P: f32 = 0.0; // spec
-const GREY_P: f32 = 0.0; // spec
-const BLUR_P: f32 = 0.0; // spec
-const FACTOR_LO: f32 = 1.0; // spec
-const FACTOR_SPAN: f32 = 0.0; // spec
-const HUE: f32 = 0.0; // spec
-const SIGMA_LO: f32 = 1.0; // spec
-const SIGMA_SPAN: f32 = 0.0; // spec
+const N: u32 = 1u; // uniform
+const STREAM: u32 = 5u; // uniform: STREAM_AUGMENT
+const VIEWS: u32 = 1u; // uniform: views of an image
+const IN_H: f32 = 1.0; // uniform
+const IN_W: f32 = 1.0; // uniform
+const SCALE_LO: f32 = 1.0; // uniform
+const SCALE_SPAN: f32 = 0.0; // uniform
+const LOG_RATIO_LO: f32 = 0.0; // uniform
+const LOG_RATIO_SPAN: f32 = 0.0; // uniform
+const FALLBACK_TOP: f32 = 0.0; // uniform
+const FALLBACK_LEFT: f32 = 0.0; // uniform
+const FALLBACK_HEIGHT: f32 = 1.0; // uniform
+const FALLBACK_WIDTH: f32 = 1.0; // uniform
+const FLIP_P: f32 = 0.0; // uniform
+const JITTER_P: f32 = 0.0; // uniform
+const GREY_P: f32 = 0.0; // uniform
+const BLUR_P: f32 = 0.0; // uniform
+const FACTOR_LO: f32 = 1.0; // uniform
+const FACTOR_SPAN: f32 = 0.0; // uniform
+const HUE: f32 = 0.0; // uniform
+const SIGMA_LO: f32 = 1.0; // uniform
+const SIGMA_SPAN: f32 = 0.0; // uniform
 const M: u32 = N / VIEWS; // images
 const VIEW: u32 = 16u; // indices of the draws of one view
 @group(0) @binding(0) var<storage, read_write> params: array<vec4<f32>>; // [N, PARAMS4]

@@ -1,12 +1,12 @@
 // y = (x - mean) * rstd * gamma + beta [+ add] [relu].
 // Reads x [ROWS, C4], gamma, beta, mean, spread [C4] (rstd, or with EVAL the variance) [, add [ROWS, C4]]; writes (=) y [ROWS, C4].
-// Grid: ceil(ceil(ROWS / STRIP) * C4 / WG) workgroups, folded. Reference: ops/batch_norm.rs `BatchNorm::reference`.
+// Grid: ceil(ceil(ROWS / STRIP) * C4 / WG) workgroups, folded. Reference: ops/batch_norm/mod.rs `BatchNorm::reference`.
 #import lib/grid
 #import lib/relu
-const ROWS: u32 = 1u; // spec
-const C4: u32 = 1u; // spec
-const STRIP: u32 = 1u; // spec
-const EPS: f32 = 1e-5; // spec
+const ROWS: u32 = 1u; // uniform
+const C4: u32 = 1u; // uniform
+const STRIP: u32 = 1u; // uniform
+const EPS: f32 = 1e-5; // uniform
 const ADD: bool = false; // spec
 const RELU: bool = false; // spec
 const EVAL: bool = false; // spec
@@ -23,9 +23,10 @@ const EVAL: bool = false; // spec
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
   let i = global_index(group, groups, local);
-  let first = i / C4 * STRIP;
+  let at = divide(i, C4); // strip, vec4 of a row
+  let first = at.x * STRIP;
   if (first >= ROWS) { return; }
-  let c = i % C4;
+  let c = at.y;
   var rstd = spread[c];
   // #if EVAL
   rstd = 1.0 / sqrt(rstd + EPS);

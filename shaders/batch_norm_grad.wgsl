@@ -1,11 +1,11 @@
 // dx = scale * (dy - level - (x - mean) * slope), dy masked where y <= 0 with RELU.
 // Reads dy, x [ROWS, C4], mean [C4], factors [3, C4] (scale, level, slope) [, y [ROWS, C4]]; writes (=) dx [ROWS, C4].
-// Grid: ceil(ceil(ROWS / STRIP) * C4 / WG) workgroups, folded. Reference: ops/batch_norm.rs `BatchNormGrad::reference`.
+// Grid: ceil(ceil(ROWS / STRIP) * C4 / WG) workgroups, folded. Reference: ops/batch_norm/grad.rs `BatchNormGrad::reference`.
 #import lib/grid
 #import lib/relu
-const ROWS: u32 = 1u; // spec
-const C4: u32 = 1u; // spec
-const STRIP: u32 = 1u; // spec
+const ROWS: u32 = 1u; // uniform
+const C4: u32 = 1u; // uniform
+const STRIP: u32 = 1u; // uniform
 const RELU: bool = false; // spec
 @group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>; // [ROWS, C4]
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // [ROWS, C4]
@@ -19,9 +19,10 @@ const RELU: bool = false; // spec
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
   let i = global_index(group, groups, local);
-  let first = i / C4 * STRIP;
+  let at = divide(i, C4); // strip, vec4 of a row
+  let first = at.x * STRIP;
   if (first >= ROWS) { return; }
-  let c = i % C4;
+  let c = at.y;
   let centre = mean[c];
   let scale = factors[c];
   let level = factors[C4 + c];

@@ -1,13 +1,13 @@
 // dbeta = sum dy, dgamma = rstd * sum dy * (x - mean), and the factors of dx = scale * (dy - level - (x - mean) * slope).
 // With FROZEN the statistics are constants (level = slope = 0) and spread is the variance, not rstd.
 // Reads parts [PARTS, 2, C4], gamma, spread [C4]; writes (=) dgamma, dbeta [C4], factors [3, C4] (scale, level, slope).
-// Grid: ceil(C4 / WG) workgroups, folded. Reference: ops/batch_norm.rs `BatchNormGrad::reference`.
+// Grid: ceil(C4 / WG) workgroups, folded. Reference: ops/batch_norm/grad.rs `BatchNormGrad::reference`.
 #import lib/grid
-const ROWS: u32 = 1u; // spec
-const C4: u32 = 1u; // spec
-const PARTS: u32 = 1u; // spec
+const ROWS: u32 = 1u; // uniform
+const C4: u32 = 1u; // uniform
+const PARTS: u32 = 1u; // uniform
 const FROZEN: bool = false; // spec
-const EPS: f32 = 1e-5; // spec
+const EPS: f32 = 1e-5; // uniform
 @group(0) @binding(0) var<storage, read> parts: array<vec4<f32>>; // [PARTS, 2, C4]
 @group(0) @binding(1) var<storage, read> gamma: array<vec4<f32>>; // [C4]
 @group(0) @binding(2) var<storage, read> spread: array<vec4<f32>>; // [C4]

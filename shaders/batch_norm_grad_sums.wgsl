@@ -1,11 +1,11 @@
 // Sums of chunks of rows: parts[j] = (sum dy, sum dy * (x - mean)), dy masked where y <= 0 with RELU.
 // Reads dy, x [ROWS, C4], mean [C4] [, y [ROWS, C4]]; writes (=) parts [PARTS, 2, C4].
-// Grid: ceil(PARTS * C4 / WG) workgroups, folded. Reference: ops/batch_norm.rs `BatchNormGrad::reference`.
+// Grid: ceil(PARTS * C4 / WG) workgroups, folded. Reference: ops/batch_norm/grad.rs `BatchNormGrad::reference`.
 #import lib/grid
 #import lib/relu
-const ROWS: u32 = 1u; // spec
-const C4: u32 = 1u; // spec
-const CHUNK: u32 = 1u; // spec
+const ROWS: u32 = 1u; // uniform
+const C4: u32 = 1u; // uniform
+const CHUNK: u32 = 1u; // uniform
 const RELU: bool = false; // spec
 const PARTS: u32 = (ROWS + CHUNK - 1u) / CHUNK;
 @group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>; // [ROWS, C4]
@@ -20,8 +20,9 @@ const PARTS: u32 = (ROWS + CHUNK - 1u) / CHUNK;
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
   let i = global_index(group, groups, local);
   if (i >= PARTS * C4) { return; }
-  let c = i % C4;
-  let j = i / C4;
+  let at = divide(i, C4);
+  let c = at.y;
+  let j = at.x;
   let centre = mean[c];
   var plain = vec4<f32>();
   var moment = vec4<f32>();

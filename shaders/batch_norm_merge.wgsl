@@ -1,15 +1,15 @@
 // Merges the moments of FAN_IN chunks (Chan): mean = sum n_j mean_j / n, M2 = sum M2_j + sum n_j (mean_j - mean)^2.
 // Reads parts [PARTS, 2, C4], each of SPAN rows (the last one the rest). Not FINAL: writes (=) merged [OUT, 2, C4].
 // FINAL (OUT = 1): writes (=) mean, rstd [C4] and updates (in place) running_mean, running_var [C4].
-// Grid: ceil(OUT * C4 / WG) workgroups, folded. Reference: ops/batch_norm.rs `BatchNorm::reference`.
+// Grid: ceil(OUT * C4 / WG) workgroups, folded. Reference: ops/batch_norm/mod.rs `BatchNorm::reference`.
 #import lib/grid
 #import lib/relu
-const ROWS: u32 = 2u; // spec
-const C4: u32 = 1u; // spec
-const SPAN: u32 = 1u; // spec
-const FAN_IN: u32 = 2u; // spec
-const EPS: f32 = 1e-5; // spec
-const MOMENTUM: f32 = 0.1; // spec
+const ROWS: u32 = 2u; // uniform
+const C4: u32 = 1u; // uniform
+const SPAN: u32 = 1u; // uniform
+const FAN_IN: u32 = 2u; // uniform
+const EPS: f32 = 1e-5; // uniform
+const MOMENTUM: f32 = 0.1; // uniform
 const FINAL: bool = true; // spec
 const PARTS: u32 = (ROWS + SPAN - 1u) / SPAN;
 const OUT: u32 = (PARTS + FAN_IN - 1u) / FAN_IN;
@@ -28,8 +28,9 @@ const OUT: u32 = (PARTS + FAN_IN - 1u) / FAN_IN;
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
   let i = global_index(group, groups, local);
   if (i >= OUT * C4) { return; }
-  let c = i % C4;
-  let j = i / C4;
+  let at = divide(i, C4);
+  let c = at.y;
+  let j = at.x;
   let first = j * FAN_IN;
   let last = min(first + FAN_IN, PARTS);
   let n = f32(min(last * SPAN, ROWS) - first * SPAN);

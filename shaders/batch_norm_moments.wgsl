@@ -1,11 +1,11 @@
 // Mean and M2 = sum (x - mean)^2 of chunks of rows, shifted by the first row of the chunk: one pass, accurate when |mean| >> std.
 // Reads x [ROWS, C4]; writes (=) parts [PARTS, 2, C4].
-// Grid: ceil(PARTS * C4 / WG) workgroups, folded. Reference: ops/batch_norm.rs `BatchNorm::reference`.
+// Grid: ceil(PARTS * C4 / WG) workgroups, folded. Reference: ops/batch_norm/mod.rs `BatchNorm::reference`.
 #import lib/grid
 #import lib/relu
-const ROWS: u32 = 1u; // spec
-const C4: u32 = 1u; // spec
-const CHUNK: u32 = 1u; // spec
+const ROWS: u32 = 1u; // uniform
+const C4: u32 = 1u; // uniform
+const CHUNK: u32 = 1u; // uniform
 const PARTS: u32 = (ROWS + CHUNK - 1u) / CHUNK;
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [ROWS, C4]
 @group(0) @binding(1) var<storage, read_write> parts: array<vec4<f32>>; // [PARTS, 2, C4]
@@ -14,8 +14,9 @@ const PARTS: u32 = (ROWS + CHUNK - 1u) / CHUNK;
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
   let i = global_index(group, groups, local);
   if (i >= PARTS * C4) { return; }
-  let c = i % C4;
-  let j = i / C4;
+  let at = divide(i, C4);
+  let c = at.y;
+  let j = at.x;
   let first = j * CHUNK;
   let last = min(first + CHUNK, ROWS);
   let shift = x[first * C4 + c];

@@ -1,12 +1,13 @@
-// Colour jitter in the drawn order, then grey, then the normalisation if NORMALIZE.
-// Reads x [PIXELS, 4], params [N, 32], mean [N] (grey before contrast); writes (=) y [PIXELS, 4]. IMAGE = H*W.
+// y = standardize(grey(jitter[3](jitter[2](jitter[1](jitter[0](x)))))): the four jitters in the drawn order, each step where
+// its flag says so, the last where NORMALIZE.
+// Reads x [PIXELS, 4], params [N, 32], mean [N] (grey before contrast); writes (=) y [PIXELS, 4], PIXELS = N * IMAGE.
 // Grid: ceil(PIXELS / WG) workgroups, folded. Reference: ops/augment.rs `ColorJitter::reference`.
 #import lib/grid
 #import lib/augment
 #import lib/color
 #import lib/pixel
-const PIXELS: u32 = 1u; // spec
-const IMAGE: u32 = 1u; // spec
+const PIXELS: u32 = 1u; // uniform
+const IMAGE: u32 = 1u; // uniform
 const NORMALIZE: bool = false; // spec
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [PIXELS]
 @group(0) @binding(1) var<storage, read> params: array<vec4<f32>>; // [N, PARAMS4]

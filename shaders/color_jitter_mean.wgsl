@@ -2,9 +2,9 @@
 // Reads sums [N, H]; writes (=) mean [N].
 // Grid: ceil(N / WG) workgroups; one image per invocation. Reference: ops/augment.rs `ColorJitter::reference`.
 #import lib/grid
-const N: u32 = 1u; // spec
-const H: u32 = 1u; // spec
-const W: u32 = 1u; // spec
+const N: u32 = 1u; // uniform
+const H: u32 = 1u; // uniform
+const W: u32 = 1u; // uniform
 @group(0) @binding(0) var<storage, read> sums: array<f32>; // [N, H]
 @group(0) @binding(1) var<storage, read_write> mean: array<f32>; // [N]
 

@@ -1,12 +1,13 @@
-// Sum of grey over each row of each image, as it is just before contrast: first stage of the mean that contrast blends with.
-// Reads x [ROWS, W, 4] (ROWS = N*H), params [N, 32]; writes (=) sums [ROWS]. Images without jitter give 0.
+// sums[r] = sum over the row's pixels of grey(x), as it is just before contrast; 0 for an image without jitter.
+// First stage of the mean that contrast blends with.
+// Reads x [ROWS, W, 4] (ROWS = N*H), params [N, 32]; writes (=) sums [ROWS].
 // Grid: ceil(ROWS / WG) workgroups, folded; one row per invocation. Reference: ops/augment.rs `ColorJitter::reference`.
 #import lib/grid
 #import lib/augment
 #import lib/color
-const ROWS: u32 = 1u; // spec
-const H: u32 = 1u; // spec
-const W: u32 = 1u; // spec
+const ROWS: u32 = 1u; // uniform
+const H: u32 = 1u; // uniform
+const W: u32 = 1u; // uniform
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [ROWS, W]
 @group(0) @binding(1) var<storage, read> params: array<vec4<f32>>; // [N, PARAMS4]
 @group(0) @binding(2) var<storage, read_write> sums: array<f32>; // [ROWS]

@@ -2,8 +2,8 @@
 // Reads nothing; writes (=) y [LEN4].
 // Grid: ceil(LEN4 / WG) workgroups, folded. Reference: ops/pointwise.rs `Constant::reference`.
 #import lib/grid
-const LEN4: u32 = 1u; // spec
-const VALUE: f32 = 0.0; // spec
+const LEN4: u32 = 1u; // uniform
+const VALUE: f32 = 0.0; // uniform
 @group(0) @binding(0) var<storage, read_write> y: array<vec4<f32>>; // [LEN4]
 
 @compute @workgroup_size(WG)

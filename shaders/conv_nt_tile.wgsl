@@ -1,7 +1,7 @@
 // Convolution, or its input gradient, as an implicit GEMM tiled in workgroup memory.
 //   y[m, n] = sum_k a[m, k] * w[n, k],  m = (image, oy, ox), n = output channel, k = (kh, kw, c)
 //   a[m, k] = what tap (kh, kw) of output pixel (oy, ox) reads, channel c: lib/conv_nt.wgsl
-// Reads x [N, IH, IW, C], w [OC, KH, KW, C] and, as lib/epilogue.wgsl has it, bias [OC], add and gate
+// Reads x [N, IH, IW, C], w [OC, KH, KW, C], or with ACROSS w [C, KH, KW, OC], and, as lib/epilogue.wgsl has it, bias [OC], add and gate
 // [N, OH, OW, OC]; writes (=) y [N, OH, OW, OC].
 // A group computes BM pixels x BN channels, an invocation RM x RN of them.
 // Grid: (ceil(OC / BN), GY, ceil(MT / GY) * CLASSES * CLASSES), MT = ceil(N * OHC * OWC / BM).
@@ -14,6 +14,8 @@ const BK: u32 = 16u; // spec: depth of a tile, a multiple of 4
 const RM: u32 = 4u; // spec: pixels per invocation, divides BM
 const RN: u32 = 4u; // spec: output channels per invocation, divides BN
 
+const BN4: u32 = BN / 4u;
+const OC4: u32 = OC / 4u; // ACROSS only: OC is a multiple of 4
 const OWC: u32 = (OW + CLASSES - 1u) / CLASSES; // columns of one parity
 const M: u32 = N * OHC * OWC;
 const TX: u32 = BN / RN;
@@ -22,8 +24,12 @@ const WG: u32 = TX * TY;
 const K4: u32 = BK / 4u;
 const LOADS_A: u32 = (BM * K4 + WG - 1u) / WG;
 const LOADS_B: u32 = (BN * K4 + WG - 1u) / WG;
+const SQUARES: u32 = (BN4 * K4 + WG - 1u) / WG; // ACROSS: 4 x 4 weights, turned on the way
+const HELD_B: u32 = select(LOADS_B, 4u * SQUARES, ACROSS);
 const SA: u32 = BM + 2u; // two columns more: the stores of four k fall into different banks
 const SB: u32 = BN + 2u;
+
+@group(0) @binding(1) var<storage, read> w: array<vec4<f32>>; // [OC, KH, KW, C4], or [C, KH, KW, OC4]
 
 var<workgroup> sh_a: array<vec4<f32>, K4 * SA>; // [K4, BM]
 var<workgroup> sh_b: array<vec4<f32>, K4 * SB>; // [K4, BN]
@@ -59,7 +65,7 @@ fn main(
     let ty = local / TX;
     var acc: array<f32, RM * RN>;
     var a: array<vec4<f32>, LOADS_A>;
-    var b: array<vec4<f32>, LOADS_B>;
+    var b: array<vec4<f32>, HELD_B>;
     for (var k0 = 0u; k0 < depth; k0 += K4) {
         for (var i = 0u; i < LOADS_A; i++) { // unroll
             let k = k0 + (local + i * WG) % K4;
@@ -71,12 +77,25 @@ fn main(
             let inside = k < depth && line[i] >= 0 && sy >= 0 && sx >= 0 && iy < i32(IH) && ix < i32(IW);
             a[i] = load_x(x_at(u32(line[i] + iy), u32(ix), k % C4, inside), inside);
         }
+        // #if !ACROSS
         for (var i = 0u; i < LOADS_B; i++) { // unroll
             let k = min(k0 + (local + i * WG) % K4, depth - 1u); // beyond the end the pixels are zero
             let tap = k / C4;
             let col = min(n0 + (local + i * WG) / K4, OC - 1u);
             b[i] = w[((col * KH + kh0 + tap / taps_x * CLASSES) * KW + kw0 + tap % taps_x * CLASSES) * C4 + k % C4];
         }
+        // #end
+        // #if ACROSS
+        for (var i = 0u; i < SQUARES; i++) { // unroll
+            let k = min(k0 + (local + i * WG) / BN4, depth - 1u);
+            let tap = k / C4;
+            let col = min(n0 / 4u + (local + i * WG) % BN4, OC4 - 1u);
+            let row = ((k % C4 * 4u * KH + kh0 + tap / taps_x * CLASSES) * KW + kw0 + tap % taps_x * CLASSES) * OC4 + col;
+            for (var c = 0u; c < 4u; c++) { // unroll
+                b[i * 4u + c] = w[row + c * (KH * KW * OC4)];
+            }
+        }
+        // #end
         workgroupBarrier();
         for (var i = 0u; i < LOADS_A; i++) { // unroll
             let e = local + i * WG;
@@ -84,12 +103,24 @@ fn main(
                 sh_a[e % K4 * SA + e / K4] = a[i];
             }
         }
+        // #if !ACROSS
         for (var i = 0u; i < LOADS_B; i++) { // unroll
             let e = local + i * WG;
             if (e < BN * K4) {
                 sh_b[e % K4 * SB + e / K4] = b[i];
             }
         }
+        // #end
+        // #if ACROSS
+        for (var i = 0u; i < SQUARES; i++) { // unroll
+            let e = local + i * WG;
+            if (e < BN4 * K4) {
+                for (var j = 0u; j < 4u; j++) { // unroll
+                    sh_b[e / BN4 * SB + e % BN4 * 4u + j] = vec4<f32>(b[i * 4u][j], b[i * 4u + 1u][j], b[i * 4u + 2u][j], b[i * 4u + 3u][j]);
+                }
+            }
+        }
+        // #end
         workgroupBarrier();
         for (var k = 0u; k < K4; k++) {
             var u: array<vec4<f32>, RM>;

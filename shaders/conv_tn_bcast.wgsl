@@ -1,7 +1,8 @@
 // Weight gradient of a convolution as an implicit GEMM; no barriers: a subgroup shares pixels of dy by shuffles.
 //   partial[s, co, kh, kw, ci] = sum over pixels p of chunk s: dy[p, co] * x[pixel(p, kh, kw), ci]
-// Reads x [N, IH, IW, C], dy [N, OH, OW, OC]; writes (=) partial [SPLIT, OC, KH, KW, C], which is dw where SPLIT = 1;
-// else conv_tn_reduce.wgsl adds the chunks. Chunks are runs of strips of output pixels.
+// Reads x [N, IH, IW, C], dy [N, OH, OW, OC]; writes (=) partial [SPLIT, OC, KH, KW, C] and, with BIAS, sums [SPLIT, OC], the same
+// without x, by the groups of the kernel's row PAD, which meets every row of dy (2 * PAD < KH). Where SPLIT = 1 these are dw and db; else conv_tn_reduce.wgsl adds the chunks.
+// Chunks are runs of strips of output pixels.
 // A lane owns a vec4 of ci, LP lanes own a pixel, so a subgroup holds PP = SG / LP neighbours; NI such groups are a strip.
 // A subgroup computes ROWS output channels x KW taps x 4 * LP input channels, of one kh.
 // Grid: (ceil(OC / ROWS) * ceil(C4 / LP), KH, SPLIT).
@@ -43,6 +44,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     var image = begin / XT / max(rows, 1u);
 
     var acc: array<vec4<f32>, KW * ROWS>;
+    // #if BIAS
+    let owner = kh == PAD && group.x % CT == 0u;
+    var total: array<vec4<f32>, DL>;
+    // #end
     var xs: array<vec4<f32>, RES * XV>;
     var ds: array<vec4<f32>, NI * DL>;
     var taps: array<vec4<f32>, KW>;
@@ -63,6 +68,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
                 let inside = ox + v * PP < OW;
                 let co = min(co0 / 4u + u * LP + lane % LP, OC4 - 1u);
                 ds[v * DL + u] = load_dy(select(0u, (d_row + ox + v * PP) * OC4 + co, inside), inside);
+                // #if BIAS
+                if (owner) {
+                    total[u] += ds[v * DL + u];
+                }
+                // #end
             }
         }
         for (var v = 0u; v < NI; v++) { // unroll
@@ -90,6 +100,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
         oy = select(oy, first, oy == end);
     }
 
+    // #if BIAS
+    if (owner) {
+        for (var u = 0u; u < DL; u++) { // unroll
+            for (var d = LP; d < SG; d *= 2u) {
+                total[u] += subgroupShuffle(total[u], lane ^ d);
+            }
+            let co = u * LP + lane % LP;
+            if (lane < LP && co < ROWS / 4u && co0 / 4u + co < OC4) {
+                sums[group.z * OC4 + co0 / 4u + co] = total[u];
+            }
+        }
+    }
+    // #end
     // `acc` shifts down past its first row: an index known at run time only would cost the registers, and llvmpipe's compile time.
     for (var i = 0u; i < ROWS; i++) {
         for (var kw = 0u; kw < KW; kw++) { // unroll

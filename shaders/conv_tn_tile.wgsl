@@ -1,7 +1,8 @@
 // Weight gradient of a convolution as an implicit GEMM tiled in workgroup memory.
 //   partial[s, co, kh, kw, ci] = sum over pixels p of chunk s: dy[p, co] * x[pixel(p, kh, kw), ci]
-// Reads x [N, IH, IW, C], dy [N, OH, OW, OC]; writes (=) partial [SPLIT, OC, KH, KW, C], which is dw where SPLIT = 1;
-// else conv_tn_reduce.wgsl adds the chunks. A chunk is CHUNK output pixels.
+// Reads x [N, IH, IW, C], dy [N, OH, OW, OC]; writes (=) partial [SPLIT, OC, KH, KW, C] and, with BIAS, sums [SPLIT, OC], the
+// same without x, by the first column's groups. Where SPLIT = 1 these are dw and db; else conv_tn_reduce.wgsl adds the chunks.
+// A chunk is CHUNK output pixels.
 // A group computes BM output channels x BN columns (kh, kw, ci), an invocation RM x RN of them.
 // Grid: (ceil(KH * KW * C / BN), ceil(OC / BM), SPLIT).
 // Reference: ops/conv2d/mod.rs `Conv2dWeightGrad::reference`.
@@ -38,6 +39,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let tx = local % TX;
     let ty = local / TX;
     var acc: array<vec4<f32>, RM * RN4>;
+    // #if BIAS
+    var total: array<vec4<f32>, RM4>;
+    // #end
     var a: array<vec4<f32>, LOADS_A>;
     var b: array<vec4<f32>, LOADS_B>;
     for (var p0 = begin; p0 < end; p0 += BK) {
@@ -76,6 +80,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             for (var j = 0u; j < RN4; j++) { // unroll
                 v[j] = sh_b[k * BN4 + j * TX + tx];
             }
+            // #if BIAS
+            if (group.x == 0u) {
+                for (var i = 0u; i < RM4; i++) { // unroll
+                    total[i] += u[i];
+                }
+            }
+            // #end
             for (var i = 0u; i < RM; i++) { // unroll
                 for (var j = 0u; j < RN4; j++) { // unroll
                     acc[i * RN4 + j] = fma(vec4<f32>(u[i / 4u][i % 4u]), v[j], acc[i * RN4 + j]);
@@ -84,6 +95,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
     }
 
+    // #if BIAS
+    if (group.x == 0u && tx == 0u) {
+        for (var i = 0u; i < RM4; i++) { // unroll
+            let co = m0 + i * TY + ty;
+            if (co < OC4) {
+                sums[group.z * OC4 + co] = total[i];
+            }
+        }
+    }
+    // #end
     for (var i = 0u; i < RM; i++) { // unroll
         let co = (m0 + i / 4u * TY + ty) * 4u + i % 4u;
         for (var j = 0u; j < RN4; j++) { // unroll

@@ -2,9 +2,9 @@
 // Reads a, b [N, L]; writes (=) y [N].
 // Grid: ceil(N / WG) workgroups, folded; one row per invocation. Reference: ops/cosine.rs `CosineSimilarity::reference`.
 #import lib/grid
-const N: u32 = 1u; // spec
-const L: u32 = 1u; // spec
-const EPS: f32 = 1e-8; // spec
+const N: u32 = 1u; // uniform
+const L: u32 = 1u; // uniform
+const EPS: f32 = 1e-8; // uniform
 @group(0) @binding(0) var<storage, read> a: array<f32>; // [N, L]
 @group(0) @binding(1) var<storage, read> b: array<f32>; // [N, L]
 @group(0) @binding(2) var<storage, read_write> y: array<f32>; // [N]

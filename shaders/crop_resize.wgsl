@@ -4,11 +4,11 @@
 #import lib/grid
 #import lib/augment
 #import lib/resample
-const PIXELS: u32 = 1u; // spec
-const IN_H: u32 = 1u; // spec
-const OUT_H: u32 = 1u; // spec
-const OUT_W: u32 = 1u; // spec
-const VIEWS: u32 = 1u; // spec: views of an image
+const PIXELS: u32 = 1u; // uniform
+const IN_H: u32 = 1u; // uniform
+const OUT_H: u32 = 1u; // uniform
+const OUT_W: u32 = 1u; // uniform
+const VIEWS: u32 = 1u; // uniform: views of an image
 const N: u32 = PIXELS / (OUT_H * OUT_W * VIEWS);
 @group(0) @binding(1) var<storage, read> params: array<vec4<f32>>; // [VIEWS*N, PARAMS4]
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>; // [PIXELS]

@@ -3,7 +3,7 @@
 // Grid: ceil(PIXELS / WG) workgroups, folded. Reference: ops/decode.rs `Decode::reference`.
 #import lib/grid
 #import lib/pixel
-const PIXELS: u32 = 1u; // spec
+const PIXELS: u32 = 1u; // uniform
 @group(0) @binding(0) var<storage, read> x: array<u32>; // [PIXELS]
 @group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>; // [PIXELS]
 

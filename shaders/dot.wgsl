@@ -2,8 +2,8 @@
 // Reads p, q [LEN]; writes (=) parts [PARTS]; sum_parts.wgsl adds them up.
 // Grid: ceil(PARTS / WG) workgroups. Reference: ops/pointwise.rs `Dot::reference`.
 #import lib/grid
-const LEN: u32 = 1u; // spec
-const PARTS: u32 = 256u; // spec
+const LEN: u32 = 1u; // uniform
+const PARTS: u32 = 256u; // uniform
 @group(0) @binding(0) var<storage, read> p: array<f32>; // [LEN]
 @group(0) @binding(1) var<storage, read> q: array<f32>; // [LEN]
 @group(0) @binding(2) var<storage, read_write> parts: array<f32>; // [PARTS]

@@ -1,13 +1,14 @@
-// Gaussian blur along one axis of LENGTH pixels that lie STRIDE apart, ends reflected; a copy where the flag is 0.
-// Reads x [PIXELS, 4], params [N, 32]; writes (=) y [PIXELS, 4]. IMAGE = H*W. Once along rows, once along columns.
+// y[p] = sum_r w_r x[p + r] / sum_r w_r, w_r = exp(-r^2 / (2 sigma^2)), r = -RADIUS .. RADIUS, ends reflected; x[p] where the
+// flag is 0. Along an axis of LENGTH pixels that lie STRIDE apart: once along rows, once along columns.
+// Reads x [PIXELS, 4], params [N, 32]; writes (=) y [PIXELS, 4], PIXELS = N * IMAGE.
 // Grid: ceil(PIXELS / WG) workgroups, folded. Reference: ops/blur.rs `GaussianBlur::reference`.
 #import lib/grid
 #import lib/augment
-const PIXELS: u32 = 1u; // spec
-const IMAGE: u32 = 1u; // spec
-const LENGTH: u32 = 1u; // spec
-const STRIDE: u32 = 1u; // spec
-const RADIUS: u32 = 0u; // spec
+const PIXELS: u32 = 1u; // uniform
+const IMAGE: u32 = 1u; // uniform
+const LENGTH: u32 = 1u; // uniform
+const STRIDE: u32 = 1u; // uniform
+const RADIUS: u32 = 0u; // uniform
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [PIXELS]
 @group(0) @binding(1) var<storage, read> params: array<vec4<f32>>; // [N, PARAMS4]
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>; // [PIXELS]

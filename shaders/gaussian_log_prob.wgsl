@@ -4,11 +4,11 @@
 // Reference: ops/importance.rs `GaussianLogProb::reference`.
 #import lib/channels
 const WG: u32 = 64u; // spec
-const ROWS: u32 = 1u; // spec
-const SAMPLES: u32 = 1u; // spec: rows of x per row of t
-const LEN4: u32 = 1u; // spec: vec4s of a row
-const COUNT: f32 = 1.0; // spec: pixels times channels of a row
-const FLOOR: f32 = 1e-6; // spec
+const ROWS: u32 = 1u; // uniform
+const SAMPLES: u32 = 1u; // uniform: rows of x per row of t
+const LEN4: u32 = 1u; // uniform: vec4s of a row
+const COUNT: f32 = 1.0; // uniform: pixels times channels of a row
+const FLOOR: f32 = 1e-6; // uniform
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [ROWS, LEN4]
 @group(0) @binding(1) var<storage, read> t: array<vec4<f32>>; // [ROWS / SAMPLES, LEN4]
 @group(0) @binding(2) var<storage, read> log_scale: array<f32>; // [1]

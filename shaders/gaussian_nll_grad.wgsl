@@ -4,10 +4,10 @@
 // Grid: ceil(PARTS / WG) workgroups. Reference: ops/gaussian_nll.rs `GaussianNllGrad::reference`.
 #import lib/grid
 #import lib/channels
-const LEN4: u32 = 1u; // spec
-const PARTS: u32 = 1u; // spec
-const BATCH: f32 = 1.0; // spec
-const FLOOR: f32 = 1e-6; // spec
+const LEN4: u32 = 1u; // uniform
+const PARTS: u32 = 1u; // uniform
+const BATCH: f32 = 1.0; // uniform
+const FLOOR: f32 = 1e-6; // uniform
 @group(0) @binding(0) var<storage, read> dy: array<f32>; // [1]
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // [LEN4]
 @group(0) @binding(2) var<storage, read> t: array<vec4<f32>>; // [LEN4]

@@ -2,9 +2,9 @@
 // Reads x [N, PIXELS, C4]; writes (=) y [N, C4].
 // Grid: ceil(N * C4 / WG) workgroups, folded. Reference: ops/pool.rs `GlobalAvgPool::reference`.
 #import lib/grid
-const N: u32 = 1u; // spec
-const PIXELS: u32 = 1u; // spec
-const C4: u32 = 1u; // spec
+const N: u32 = 1u; // uniform
+const PIXELS: u32 = 1u; // uniform
+const C4: u32 = 1u; // uniform
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [N, PIXELS, C4]
 @group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>; // [N, C4]
 

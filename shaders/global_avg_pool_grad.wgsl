@@ -2,9 +2,9 @@
 // Reads dy [N, C4]; writes (=) dx [N, PIXELS, C4].
 // Grid: ceil(N * PIXELS * C4 / WG) workgroups, folded. Reference: ops/pool.rs `GlobalAvgPoolGrad::reference`.
 #import lib/grid
-const N: u32 = 1u; // spec
-const PIXELS: u32 = 1u; // spec
-const C4: u32 = 1u; // spec
+const N: u32 = 1u; // uniform
+const PIXELS: u32 = 1u; // uniform
+const C4: u32 = 1u; // uniform
 @group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>; // [N, C4]
 @group(0) @binding(1) var<storage, read_write> dx: array<vec4<f32>>; // [N, PIXELS, C4]
 

@@ -3,9 +3,9 @@
 // Reads mu, logvar, mu2, logvar2 [LEN]; writes (=) parts [PARTS]; sum_parts.wgsl adds them up.
 // Grid: ceil(PARTS / WG) workgroups. Reference: ops/kl.rs `KlGaussians::reference`.
 #import lib/grid
-const LEN: u32 = 1u; // spec
-const PARTS: u32 = 1u; // spec
-const FLOOR: f32 = 1e-6; // spec
+const LEN: u32 = 1u; // uniform
+const PARTS: u32 = 1u; // uniform
+const FLOOR: f32 = 1e-6; // uniform
 @group(0) @binding(0) var<storage, read> mu: array<f32>; // [LEN]
 @group(0) @binding(1) var<storage, read> logvar: array<f32>; // [LEN]
 @group(0) @binding(2) var<storage, read> mu2: array<f32>; // [LEN]

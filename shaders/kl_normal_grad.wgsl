@@ -2,9 +2,9 @@
 // Reads dkl [1], mu, logvar [LEN4]; writes (=) dmu, dlogvar [LEN4].
 // Grid: ceil(LEN4 / WG) workgroups, folded. Reference: ops/kl.rs `KlNormalGrad::reference`.
 #import lib/grid
-const LEN4: u32 = 1u; // spec
-const BATCH: f32 = 1.0; // spec
-const FLOOR: f32 = 1e-6; // spec
+const LEN4: u32 = 1u; // uniform
+const BATCH: f32 = 1.0; // uniform
+const FLOOR: f32 = 1e-6; // uniform
 @group(0) @binding(0) var<storage, read> dkl: array<f32>; // [1]
 @group(0) @binding(1) var<storage, read> mu: array<vec4<f32>>; // [LEN4]
 @group(0) @binding(2) var<storage, read> logvar: array<vec4<f32>>; // [LEN4]

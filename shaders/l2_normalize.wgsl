@@ -3,10 +3,10 @@
 // Grid: ceil(ROWS / WG) workgroups, folded; one row per invocation. Reference: ops/l2_normalize.rs `L2Normalize::reference`.
 #import lib/grid
 #import lib/finite
-const N: u32 = 1u; // spec
-const ROWS: u32 = 1u; // spec
-const C4: u32 = 1u; // spec
-const EPS: f32 = 1e-12; // spec
+const N: u32 = 1u; // uniform
+const ROWS: u32 = 1u; // uniform
+const C4: u32 = 1u; // uniform
+const EPS: f32 = 1e-12; // uniform
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [N, C4]
 @group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>; // [ROWS, C4]
 

@@ -3,9 +3,9 @@
 // Grid: ceil(N / WG) workgroups, folded; one row per invocation. Reference: ops/l2_normalize.rs `L2NormalizeGrad::reference`.
 #import lib/grid
 #import lib/finite
-const N: u32 = 1u; // spec
-const C4: u32 = 1u; // spec
-const EPS: f32 = 1e-12; // spec
+const N: u32 = 1u; // uniform
+const C4: u32 = 1u; // uniform
+const EPS: f32 = 1e-12; // uniform
 @group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>; // [at least N, C4]
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // [N, C4]
 @group(0) @binding(2) var<storage, read_write> dx: array<vec4<f32>>; // [N, C4]

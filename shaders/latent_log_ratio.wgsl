@@ -2,9 +2,9 @@
 // Reads mu, logvar, eps [ROWS, L4]; writes (=) y [ROWS].
 // Grid: ceil(ROWS / WG) workgroups, folded; one row per invocation. Reference: ops/importance.rs `LatentLogRatio::reference`.
 #import lib/grid
-const ROWS: u32 = 1u; // spec
-const L4: u32 = 1u; // spec: vec4s of a row
-const FLOOR: f32 = 1e-6; // spec
+const ROWS: u32 = 1u; // uniform
+const L4: u32 = 1u; // uniform: vec4s of a row
+const FLOOR: f32 = 1e-6; // uniform
 @group(0) @binding(0) var<storage, read> mu: array<vec4<f32>>; // [ROWS, L4]
 @group(0) @binding(1) var<storage, read> logvar: array<vec4<f32>>; // [ROWS, L4]
 @group(0) @binding(2) var<storage, read> eps: array<vec4<f32>>; // [ROWS, L4]

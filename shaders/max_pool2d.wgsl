@@ -3,10 +3,10 @@
 // Grid: ceil(N * OH * OW * C4 / WG) workgroups, folded. Reference: ops/pool.rs `MaxPool2d::reference`.
 #import lib/grid
 #import lib/finite
-const N: u32 = 1u; // spec
-const H: u32 = 1u; // spec
-const W: u32 = 1u; // spec
-const C4: u32 = 1u; // spec
+const N: u32 = 1u; // uniform
+const H: u32 = 1u; // uniform
+const W: u32 = 1u; // uniform
+const C4: u32 = 1u; // uniform
 const OH: u32 = (H + 1u) / 2u;
 const OW: u32 = (W + 1u) / 2u;
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [N, H, W, C4]

@@ -4,10 +4,10 @@
 // Grid: ceil(N * H * W * C4 / WG) workgroups, folded. Reference: ops/pool.rs `MaxPool2dGrad::reference`.
 #import lib/grid
 #import lib/finite
-const N: u32 = 1u; // spec
-const H: u32 = 1u; // spec
-const W: u32 = 1u; // spec
-const C4: u32 = 1u; // spec
+const N: u32 = 1u; // uniform
+const H: u32 = 1u; // uniform
+const W: u32 = 1u; // uniform
+const C4: u32 = 1u; // uniform
 const OH: u32 = (H + 1u) / 2u;
 const OW: u32 = (W + 1u) / 2u;
 @group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>; // [N, OH, OW, C4]
@@ -23,10 +23,13 @@ fn equal(x: vec4<f32>, y: vec4<f32>) -> vec4<bool> {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
   let at = global_index(group, groups, local);
   if (at >= N * H * W * C4) { return; }
-  let c = at % C4;
-  let q = at / C4 % W;
-  let p = at / (C4 * W) % H;
-  let n = at / (C4 * W * H);
+  let pixel = divide(at, C4); // pixel of all, vec4 of a pixel
+  let line = divide(pixel.x, W); // row of all, column
+  let row = divide(line.x, H); // image, row of the image
+  let c = pixel.y;
+  let q = line.y;
+  let p = row.y;
+  let n = row.x;
   var total = vec4<f32>();
   // Window i holds row p if |p - 2i| <= 1.
   for (var i = p / 2u; i < min((p + 1u) / 2u + 1u, OH); i++) {

@@ -3,8 +3,8 @@
 // Grid: ceil(LEN4 / WG) workgroups, folded. Reference: ops/mse.rs `MseGrad::reference`.
 #import lib/grid
 #import lib/channels
-const LEN4: u32 = 1u; // spec
-const FACTOR: f32 = 1.0; // spec
+const LEN4: u32 = 1u; // uniform
+const FACTOR: f32 = 1.0; // uniform
 @group(0) @binding(0) var<storage, read> dloss: array<f32>; // [1]
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // [LEN4]
 @group(0) @binding(2) var<storage, read> t: array<vec4<f32>>; // [LEN4]

@@ -4,9 +4,9 @@
 // Reads s [at least VIEWS, S4]; writes (=) losses, hits, rows [VIEWS]; sum_parts.wgsl adds up the first two.
 // Grid: VIEWS workgroups, folded; one row per workgroup, a fixed tree over its WG parts. Reference: ops/nt_xent.rs `NtXent::reference`.
 const WG: u32 = 64u; // spec
-const VIEWS: u32 = 2u; // spec
-const T: f32 = 1.0; // spec
-const S4: u32 = 1u; // spec: stored columns / 4
+const VIEWS: u32 = 2u; // uniform
+const T: f32 = 1.0; // uniform
+const S4: u32 = 1u; // uniform: stored columns / 4
 @group(0) @binding(0) var<storage, read> s: array<f32>; // [at least VIEWS, S4 * 4]
 @group(0) @binding(1) var<storage, read_write> losses: array<f32>; // [VIEWS]
 @group(0) @binding(2) var<storage, read_write> hits: array<f32>; // [VIEWS]

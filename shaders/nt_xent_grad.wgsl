@@ -3,9 +3,9 @@
 // Reads dloss [1], s [S, S4], rows [VIEWS] of (max, sum); writes (=) ds [S, S4], S = 4 * S4.
 // Grid: ceil(S * S4 / WG) workgroups, folded. Reference: ops/nt_xent.rs `NtXentGrad::reference`.
 #import lib/grid
-const VIEWS: u32 = 2u; // spec
-const T: f32 = 1.0; // spec
-const S4: u32 = 1u; // spec: stored columns / 4
+const VIEWS: u32 = 2u; // uniform
+const T: f32 = 1.0; // uniform
+const S4: u32 = 1u; // uniform: stored columns / 4
 @group(0) @binding(0) var<storage, read> dloss: array<f32>; // [1]
 @group(0) @binding(1) var<storage, read> s: array<vec4<f32>>; // [S, S4]
 @group(0) @binding(2) var<storage, read> rows: array<vec2<f32>>; // [VIEWS]

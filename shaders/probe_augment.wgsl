@@ -1,14 +1,15 @@
-// Random crop of the image padded by reflection, random flip, normalisation; ops/probe_augment.rs specifies the draws.
-// Reads x [N, H, W] packed pixels; writes (=) y [N, H, W, 4], PIXELS = N*H*W.
+// y[n, i, j] = standardize(x[n, reflect(i + dy), reflect(j' + dx)]), dy and dx drawn from -PAD .. PAD, j' = j or W - 1 - j:
+// a random crop of the image padded by reflection, a random flip; ops/probe_augment.rs specifies the draws.
+// Reads step, x [N, H, W] packed pixels; writes (=) y [N, H, W, 4], PIXELS = N*H*W.
 // Grid: ceil(PIXELS / WG) workgroups, folded. Reference: ops/probe_augment.rs `ProbeAugment::reference`.
 #import lib/grid
 #import lib/step
 #import lib/rng
 #import lib/pixel
-const PIXELS: u32 = 1u; // spec
-const H: u32 = 1u; // spec
-const W: u32 = 1u; // spec
-const PAD: u32 = 0u; // spec
+const PIXELS: u32 = 1u; // uniform
+const H: u32 = 1u; // uniform
+const W: u32 = 1u; // uniform
+const PAD: u32 = 0u; // uniform
 @group(0) @binding(0) var<storage, read> x: array<u32>; // [PIXELS]
 @group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>; // [PIXELS]
 @group(0) @binding(2) var<uniform> step: Step;

@@ -4,10 +4,10 @@
 #import lib/grid
 #import lib/rng
 #import lib/step
-const PER: u32 = 1u; // spec: elements of a sample
-const QUADS_PER: u32 = 1u; // spec: ceil(PER / 4)
-const QUADS: u32 = 1u; // spec: N * QUADS_PER
-const FIRST_QUAD: u32 = 0u; // spec: quads of a sample's sequence passed over
+const PER: u32 = 1u; // uniform: elements of a sample
+const QUADS_PER: u32 = 1u; // uniform: ceil(PER / 4)
+const QUADS: u32 = 1u; // uniform: N * QUADS_PER
+const FIRST_QUAD: u32 = 0u; // uniform: quads of a sample's sequence passed over
 @group(0) @binding(0) var<storage, read_write> y: array<f32>; // [N, PER]
 @group(0) @binding(1) var<uniform> step: Step;
 

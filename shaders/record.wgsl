@@ -3,9 +3,9 @@
 // Reads the step, value0, value1, value2, value3, value4, value5 [1]; updates (in place) one row of ring [ROWS, WIDTH].
 // Grid: one workgroup. Reference: ops/record.rs `Record::reference`.
 #import lib/step
-const ROWS: u32 = 64u; // spec
-const WIDTH: u32 = 8u; // spec: 2 + values
-const COLUMN: u32 = 2u; // spec
+const ROWS: u32 = 64u; // uniform
+const WIDTH: u32 = 8u; // uniform: 2 + values
+const COLUMN: u32 = 2u; // uniform
 const STAMP: bool = true; // spec
 const V0: bool = false; // spec
 const V1: bool = false; // spec

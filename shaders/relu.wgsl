@@ -3,7 +3,7 @@
 // Grid: ceil(LEN4 / WG) workgroups, folded. Reference: ops/pointwise.rs `Relu::reference`.
 #import lib/grid
 #import lib/relu
-const LEN4: u32 = 1u; // spec
+const LEN4: u32 = 1u; // uniform
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [LEN4]
 @group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>; // [LEN4]
 

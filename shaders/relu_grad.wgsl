@@ -3,7 +3,7 @@
 // Grid: ceil(LEN4 / WG) workgroups, folded. Reference: ops/pointwise.rs `ReluGrad::reference`.
 #import lib/grid
 #import lib/relu
-const LEN4: u32 = 1u; // spec
+const LEN4: u32 = 1u; // uniform
 @group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>; // [LEN4]
 @group(0) @binding(1) var<storage, read> y: array<vec4<f32>>; // [LEN4]
 @group(0) @binding(2) var<storage, read_write> dx: array<vec4<f32>>; // [LEN4]

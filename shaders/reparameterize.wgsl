@@ -2,8 +2,8 @@
 // Reads mu, logvar, eps [LEN4]; writes (=) z [LEN4].
 // Grid: ceil(LEN4 / WG) workgroups, folded. Reference: ops/reparameterize.rs `Reparameterize::reference`.
 #import lib/grid
-const LEN4: u32 = 1u; // spec
-const FLOOR: f32 = 1e-6; // spec
+const LEN4: u32 = 1u; // uniform
+const FLOOR: f32 = 1e-6; // uniform
 @group(0) @binding(0) var<storage, read> mu: array<vec4<f32>>; // [LEN4]
 @group(0) @binding(1) var<storage, read> logvar: array<vec4<f32>>; // [LEN4]
 @group(0) @binding(2) var<storage, read> eps: array<vec4<f32>>; // [LEN4]

@@ -2,7 +2,7 @@
 // Reads dz, logvar, eps [LEN4]; writes (=) dlogvar [LEN4].
 // Grid: ceil(LEN4 / WG) workgroups, folded. Reference: ops/reparameterize.rs `ReparameterizeGrad::reference`.
 #import lib/grid
-const LEN4: u32 = 1u; // spec
+const LEN4: u32 = 1u; // uniform
 @group(0) @binding(0) var<storage, read> dz: array<vec4<f32>>; // [LEN4]
 @group(0) @binding(1) var<storage, read> logvar: array<vec4<f32>>; // [LEN4]
 @group(0) @binding(2) var<storage, read> eps: array<vec4<f32>>; // [LEN4]

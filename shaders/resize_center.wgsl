@@ -1,16 +1,16 @@
-// Each image resized to FULL_H x FULL_W by an antialiased bilinear filter; the window of it at (TOP, LEFT), normalised.
+// y[n, i, j] = standardize(resize(x[n])[TOP + i, LEFT + j]), resize to FULL_H x FULL_W by an antialiased bilinear filter.
 // Reads x [N, IN_H, IN_W] packed pixels; writes (=) y [N, OUT_H, OUT_W, 4], PIXELS = N*OUT_H*OUT_W.
 // Grid: ceil(PIXELS / WG) workgroups, folded. Reference: ops/resize_center.rs `ResizeCenter::reference`.
 #import lib/grid
 #import lib/resample
-const PIXELS: u32 = 1u; // spec
-const IN_H: u32 = 1u; // spec
-const FULL_H: u32 = 1u; // spec
-const FULL_W: u32 = 1u; // spec
-const OUT_H: u32 = 1u; // spec
-const OUT_W: u32 = 1u; // spec
-const TOP: u32 = 0u; // spec
-const LEFT: u32 = 0u; // spec
+const PIXELS: u32 = 1u; // uniform
+const IN_H: u32 = 1u; // uniform
+const FULL_H: u32 = 1u; // uniform
+const FULL_W: u32 = 1u; // uniform
+const OUT_H: u32 = 1u; // uniform
+const OUT_W: u32 = 1u; // uniform
+const TOP: u32 = 0u; // uniform
+const LEFT: u32 = 0u; // uniform
 @group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>; // [PIXELS]
 
 @compute @workgroup_size(WG)

@@ -2,8 +2,8 @@
 // Reads x [LEN4]; writes (=) y [LEN4].
 // Grid: ceil(LEN4 / WG) workgroups, folded. Reference: ops/pointwise.rs `Scale::reference`.
 #import lib/grid
-const LEN4: u32 = 1u; // spec
-const A: f32 = 1.0; // spec
+const LEN4: u32 = 1u; // uniform
+const A: f32 = 1.0; // uniform
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [LEN4]
 @group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>; // [LEN4]
 

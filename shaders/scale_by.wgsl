@@ -2,7 +2,7 @@
 // Reads x [LEN4], s [1]; writes (=) y [LEN4].
 // Grid: ceil(LEN4 / WG) workgroups, folded. Reference: ops/pointwise.rs `ScaleBy::reference`.
 #import lib/grid
-const LEN4: u32 = 1u; // spec
+const LEN4: u32 = 1u; // uniform
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [LEN4]
 @group(0) @binding(1) var<storage, read> s: array<f32>; // [1]
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>; // [LEN4]

@@ -5,7 +5,7 @@
 #import lib/grid
 #import lib/finite
 #import lib/step
-const LEN4: u32 = 1u; // spec
+const LEN4: u32 = 1u; // uniform
 const MOMENTUM: f32 = 0.9; // spec
 const DECAY: f32 = 0.0; // spec
 const MASKED: bool = false; // spec

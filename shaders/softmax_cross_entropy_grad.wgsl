@@ -2,9 +2,9 @@
 // Reads dloss [1], x [N, C], labels [N]; writes (=) dx [N, C].
 // Grid: ceil(N / WG) workgroups, folded; one row per invocation. Reference: ops/cross_entropy.rs `SoftmaxCrossEntropyGrad::reference`.
 #import lib/grid
-const N: u32 = 1u; // spec
-const C: u32 = 4u; // spec: stored columns
-const CLASSES: u32 = 4u; // spec: columns that count
+const N: u32 = 1u; // uniform
+const C: u32 = 4u; // uniform: stored columns
+const CLASSES: u32 = 4u; // uniform: columns that count
 @group(0) @binding(0) var<storage, read> dloss: array<f32>; // [1]
 @group(0) @binding(1) var<storage, read> x: array<f32>; // [N, C]
 @group(0) @binding(2) var<storage, read> labels: array<u32>; // [N]

@@ -3,8 +3,8 @@
 // Grid: ceil(PARTS / WG) workgroups. Reference: ops/mse.rs `Mse::reference`.
 #import lib/grid
 #import lib/channels
-const LEN4: u32 = 1u; // spec
-const PARTS: u32 = 1u; // spec
+const LEN4: u32 = 1u; // uniform
+const PARTS: u32 = 1u; // uniform
 @group(0) @binding(0) var<storage, read> a: array<vec4<f32>>; // [LEN4]
 @group(0) @binding(1) var<storage, read> b: array<vec4<f32>>; // [LEN4]
 @group(0) @binding(2) var<storage, read_write> parts: array<f32>; // [PARTS]

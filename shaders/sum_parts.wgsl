@@ -3,8 +3,8 @@
 // Grid: 1 workgroup; invocation j adds parts j, j + WG, …, then a tree over the WG subtotals.
 // Reference: ops/pointwise.rs `Dot::reference`, and that of every other op whose result is a scalar.
 const WG: u32 = 64u; // spec
-const PARTS: u32 = 256u; // spec
-const SCALE: f32 = 1.0; // spec
+const PARTS: u32 = 256u; // uniform
+const SCALE: f32 = 1.0; // uniform
 @group(0) @binding(0) var<storage, read> parts: array<f32>; // [PARTS]
 @group(0) @binding(1) var<storage, read_write> y: array<f32>; // [1]
 var<workgroup> sh_total: array<f32, WG>;

@@ -3,9 +3,9 @@
 // no multiple of 4, sum_rows.wgsl otherwise.
 // Grid: ceil(PARTS * LANES / WG) workgroups, folded. Reference: ops/sum_rows.rs `SumRows::reference`.
 #import lib/grid
-const ROWS: u32 = 1u; // spec
-const CHUNK: u32 = 1u; // spec
-const LANES: u32 = 1u; // spec
+const ROWS: u32 = 1u; // uniform
+const CHUNK: u32 = 1u; // uniform
+const LANES: u32 = 1u; // uniform
 const PARTS: u32 = (ROWS + CHUNK - 1u) / CHUNK;
 @group(0) @binding(0) var<storage, read> x: array<f32>; // [ROWS, LANES]
 @group(0) @binding(1) var<storage, read_write> y: array<f32>; // [PARTS, LANES]

@@ -3,7 +3,7 @@
 // Grid: SEGMENTS workgroups, folded. Reference: ops/layerwise.rs `ratio`.
 #import lib/grid
 #import lib/sum2
-const SEGMENTS: u32 = 1u; // spec
+const SEGMENTS: u32 = 1u; // uniform
 const SCALE: f32 = 1.0; // spec
 const DECAY: f32 = 0.0; // spec
 const EPS: f32 = 0.0; // spec

@@ -2,12 +2,12 @@
 // Reads dy [N, OH, OW, C4]; writes (=) dx [N, H, W, C4].
 // Grid: ceil(N * H * W * C4 / WG) workgroups, folded. Reference: ops/upsample.rs `UpsampleNearestGrad::reference`.
 #import lib/grid
-const N: u32 = 1u; // spec
-const H: u32 = 1u; // spec
-const W: u32 = 1u; // spec
-const OH: u32 = 1u; // spec
-const OW: u32 = 1u; // spec
-const C4: u32 = 1u; // spec
+const N: u32 = 1u; // uniform
+const H: u32 = 1u; // uniform
+const W: u32 = 1u; // uniform
+const OH: u32 = 1u; // uniform
+const OW: u32 = 1u; // uniform
+const C4: u32 = 1u; // uniform
 @group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>; // [N, OH, OW, C4]
 @group(0) @binding(1) var<storage, read_write> dx: array<vec4<f32>>; // [N, H, W, C4]
 
@@ -15,10 +15,13 @@ const C4: u32 = 1u; // spec
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
   let at = global_index(group, groups, local);
   if (at >= N * H * W * C4) { return; }
-  let c = at % C4;
-  let q = at / C4 % W;
-  let p = at / (C4 * W) % H;
-  let n = at / (C4 * W * H);
+  let pixel = divide(at, C4); // pixel of all, vec4 of a pixel
+  let line = divide(pixel.x, W); // row of all, column
+  let row = divide(line.x, H); // image, row of the image
+  let c = pixel.y;
+  let q = line.y;
+  let p = row.y;
+  let n = row.x;
   let last_i = ((p + 1u) * OH + H - 1u) / H;
   let first_j = (q * OW + W - 1u) / W;
   let last_j = ((q + 1u) * OW + W - 1u) / W;

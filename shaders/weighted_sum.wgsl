@@ -2,9 +2,9 @@
 // Reads p, q [LEN4]; writes (=) y [LEN4].
 // Grid: ceil(LEN4 / WG) workgroups, folded. Reference: ops/pointwise.rs `WeightedSum::reference`.
 #import lib/grid
-const LEN4: u32 = 1u; // spec
-const A: f32 = 1.0; // spec
-const B: f32 = 1.0; // spec
+const LEN4: u32 = 1u; // uniform
+const A: f32 = 1.0; // uniform
+const B: f32 = 1.0; // uniform
 @group(0) @binding(0) var<storage, read> p: array<vec4<f32>>; // [LEN4]
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>; // [LEN4]
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>; // [LEN4]

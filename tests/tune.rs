@@ -162,7 +162,7 @@ fn budget_holds() -> Result<(), Failed> {
 /// An edited choice cannot reach a lowering: a variant that is not offered is no choice.
 fn foreign_choices_are_ignored() -> Result<(), Failed> {
     let one = product(64, 64);
-    let zero = Tile { m: 0, n: 0, k: 0, rows: 1, cols: 1, groups: 0 };
+    let zero = Tile { m: 0, n: 0, k: 0, rows: 1, cols: 1, groups: 0, compact: false };
     for foreign in [
         Variant::Broadcast { subgroup: 0 },
         Variant::Broadcast { subgroup: 32 },

@@ -1,16 +1,16 @@
 // Shapes of a convolution and its input x, which all four products read.
 // Requires nothing of the importer.
-const N: u32 = 1u; // spec
-const IH: u32 = 8u; // spec
-const IW: u32 = 8u; // spec
-const C: u32 = 16u; // spec
-const OH: u32 = 8u; // spec
-const OW: u32 = 8u; // spec
-const OC: u32 = 16u; // spec
-const KH: u32 = 3u; // spec
-const KW: u32 = 3u; // spec
-const STRIDE: u32 = 1u; // spec
-const PAD: u32 = 1u; // spec
+const N: u32 = 1u; // uniform
+const IH: u32 = 8u; // uniform
+const IW: u32 = 8u; // uniform
+const C: u32 = 16u; // uniform
+const OH: u32 = 8u; // uniform
+const OW: u32 = 8u; // uniform
+const OC: u32 = 16u; // uniform
+const KH: u32 = 3u; // uniform
+const KW: u32 = 3u; // uniform
+const STRIDE: u32 = 1u; // uniform
+const PAD: u32 = 1u; // uniform
 
 const C4: u32 = C / 4u;
 

@@ -1,17 +1,19 @@
 // Operands of a convolution, or of its input gradient (TRANSPOSED), as a product with weights.
 // TRANSPOSED = false: an output pixel reads x at (oy * STRIDE + kh - PAD, ox * STRIDE + kw - PAD).
 // TRANSPOSED = true:  an output pixel reads x at ((oy + PAD - kh) / STRIDE, (ox + PAD - kw) / STRIDE)
-//   where both divide: x is the output gradient, y the input gradient, w comes from
-//   weight_transpose.wgsl. Rows (columns) of one parity of oy (ox) share their taps.
+//   where both divide: x is the output gradient, y the input gradient. Rows (columns) of one parity
+//   of oy (ox) share their taps.
+// ACROSS: w is the weights of the forward convolution, of which this is the input gradient: its
+//   output channels are what is summed over here.
 // Requires nothing of the importer.
 #import lib/conv
 #import lib/epilogue
 const TRANSPOSED: bool = false; // spec
+const ACROSS: bool = false; // spec
 
 const CLASSES: u32 = 1u + (STRIDE - 1u) * u32(TRANSPOSED); // parities of an output row or column
 const OHC: u32 = (OH + CLASSES - 1u) / CLASSES; // rows of one parity, in one image
 
-@group(0) @binding(1) var<storage, read> w: array<vec4<f32>>; // [OC, KH, KW, C4]
 @group(0) @binding(2) var<storage, read_write> y: array<f32>; // [N, OH, OW, OC]
 
 // Row `coordinate(shifted(first_tap(oy), kh))` of x is what tap kh of output row oy reads; columns

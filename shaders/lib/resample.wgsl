@@ -1,7 +1,7 @@
 // Antialiased bilinear resampling of packed pixels; ops/augment.rs has the formula.
 // Declares the importer's binding 0, the pixels. Requires nothing of the importer.
 #import lib/pixel
-const IN_W: u32 = 1u; // spec
+const IN_W: u32 = 1u; // uniform
 @group(0) @binding(0) var<storage, read> x: array<u32>; // [N, IN_H, IN_W], packed pixels
 
 // Pixel `at` (row, column) of a box of `size` (height, width), resized to `full`; the box begins at x[corner]. In [0, 1].

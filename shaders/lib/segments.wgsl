@@ -1,7 +1,7 @@
 // Chunks of the tensors of a flat buffer, one per workgroup; ops/segments.rs makes the table.
 // Requires of the importer: workgroups of WG invocations, whose invocation j takes vec4s j, j + WG, … of its chunk.
 #import lib/grid
-const CHUNKS: u32 = 1u; // spec
+const CHUNKS: u32 = 1u; // uniform
 struct Chunk {
   first: u32,   // vec4
   end: u32,     // element

@@ -27,11 +27,14 @@ fn plan(session: &Session, op: &Op, io: &Io, trusted: Variant, candidate: Varian
     let named = |(i, ty): (usize, &TensorType)| g.input(&format!("x{i}"), *ty);
     let inputs: Vec<_> = io.inputs.iter().enumerate().map(named).collect();
     g.label("pair");
-    let [a, b] = [(); 2].map(|()| g.emit1(op.clone(), &inputs));
-    let difference = g.emit1(WeightedSum { a: 1.0, b: -1.0 }.into(), &[a, b]);
-    for (name, x) in [("difference", difference), ("trusted", a), ("candidate", b)] {
-        let square = g.emit1(Dot.into(), &[x, x]);
-        g.output(name, square);
+    let [a, b] = [(); 2].map(|()| g.emit(op.clone(), &inputs));
+    let mut apart = |(a, b)| g.emit1(WeightedSum { a: 1.0, b: -1.0 }.into(), &[a, b]);
+    let difference = a.iter().copied().zip(b.iter().copied()).map(&mut apart).collect();
+    for (name, outputs) in [("difference", difference), ("trusted", a), ("candidate", b)] {
+        let squares: Vec<_> = outputs.iter().map(|&x| g.emit1(Dot.into(), &[x, x])).collect();
+        let both = WeightedSum { a: 1.0, b: 1.0 };
+        let sum = squares.into_iter().reduce(|a, b| g.emit1(both.clone().into(), &[a, b]));
+        g.output(name, sum.unwrap_or_else(|| unreachable!("an op has an output")));
     }
     let planned = |variant| {
         let mut choices = Choices::default();
@@ -49,6 +52,9 @@ fn plan(session: &Session, op: &Op, io: &Io, trusted: Variant, candidate: Varian
     for scratch in &mut step.scratch {
         plan.buffers.push(other.buffers[*scratch]);
         *scratch = plan.buffers.len() - 1;
+    }
+    for words in &mut step.constants {
+        *words = plan.add_uniform(&other.constants[words.clone()]);
     }
     plan.ops[1] = step;
     plan

@@ -11,6 +11,7 @@ use crate::check;
 use crate::device::wgpu::adapters;
 use crate::device::{self, DeviceSpec, Pick};
 use crate::method::ModelConfig;
+use crate::ops::Target;
 use crate::optim::Update;
 use crate::plan::{Plan, held_bytes, summary};
 use crate::run::RunError;
@@ -167,13 +168,17 @@ pub(super) struct PlanArgs {
     /// Batches per step; more than 1 make two plans
     #[arg(long, default_value_t = 1, value_name = "N")]
     accumulate: usize,
+    /// Let products share pipelines, as where compiling is slow
+    #[arg(long)]
+    compact: bool,
 }
 
 pub(super) fn plan(args: &PlanArgs) -> Outcome {
     let config = RunConfig { accumulate: args.accumulate, ..args.model.config()? };
     config.validate().map_err(|message| usage(message, None))?;
     let model = config.model([0.5; 3], [0.25; 3]);
-    let (session, _) = device::open(&choice(&args.model.device)?)?;
+    let (mut session, _) = device::open(&choice(&args.model.device)?)?;
+    session.set_target(Target { compact: args.compact, ..session.target() });
     // As many held-out images as a batch takes: what a run on a whole data set has.
     let plans = plans::plan(&session, &config, &model, model.batch)?;
     let steps: Vec<&Plan> = std::iter::once(&plans.train).chain(&plans.update).collect();

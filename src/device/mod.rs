@@ -213,11 +213,18 @@ pub struct Bound {
     pub buffers: Vec<BufferId>,
     /// By op and table.
     pub tables: Vec<Vec<BufferId>>,
+    /// The words of the kernels' uniforms, if there are any.
+    pub constants: Option<BufferId>,
     /// The flat buffers that the plan touches.
     pub states: BTreeMap<Group, BufferId>,
 }
 
 impl Bound {
+    /// The buffers that are the program's own.
+    pub fn own(&self) -> Vec<BufferId> {
+        let tables = self.tables.iter().flatten();
+        self.buffers.iter().chain(tables).chain(&self.constants).copied().collect()
+    }
     /// Buffer and first element of a place.
     pub fn place(&self, place: Place) -> (BufferId, usize) {
         match place {

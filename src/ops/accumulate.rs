@@ -6,7 +6,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, Op, OpDef, Real, Call, ShapeError, Target, arity, same};
+use super::{
+    Binding, Case, Fill, Io, Kernel, Lowering, Op, OpDef, Real, Call, ShapeError, Target, arity,
+    same,
+};
 use crate::tensor::{Shape, TensorType};
 use Fill::Normal;
 
@@ -24,7 +27,12 @@ impl OpDef for Accumulate {
     const NAME: &'static str = "accumulate";
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 2)?;
-        same(Self::NAME, "the accumulator", TensorType::f32(Shape::vector(inputs[0].shape.len())), inputs[0])?;
+        same(
+            Self::NAME,
+            "the accumulator",
+            TensorType::f32(Shape::vector(inputs[0].shape.len())),
+            inputs[0],
+        )?;
         same(Self::NAME, "x", inputs[0], inputs[1])?;
         Ok(vec![inputs[0]])
     }
@@ -45,16 +53,26 @@ impl OpDef for Accumulate {
         let (x, first, scale) = (call.inputs[1].f(), call.step.first_sample == 0, self.scale);
         call.outputs[0].par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(acc, x)| {
             let pairs = acc.iter_mut().zip(x);
-            if first { pairs.for_each(|(acc, x)| *acc = scale * x) } else { pairs.for_each(|(acc, x)| *acc += scale * x) }
+            if first {
+                pairs.for_each(|(acc, x)| *acc = scale * x)
+            } else {
+                pairs.for_each(|(acc, x)| *acc += scale * x)
+            }
         });
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let vec4s = io.inputs[0].shape.len().div_ceil(4);
         let kernel = Kernel::new("accumulate").set("LEN4", vec4s).set("SCALE", self.scale);
-        Lowering::one(kernel, target.grid_1d(vec4s), &[Binding::Output(0), Binding::Input(1), Binding::Step])
+        Lowering::one(
+            kernel,
+            target.grid_1d(vec4s),
+            &[Binding::Output(0), Binding::Input(1), Binding::Step],
+        )
     }
     fn cases() -> Vec<Case> {
-        let case = |name: &str, len: usize| Case::new(name, Self { scale: 0.25 }, &[(Shape::vector(len), Normal); 2]);
+        let case = |name: &str, len: usize| {
+            Case::new(name, Self { scale: 0.25 }, &[(Shape::vector(len), Normal); 2])
+        };
         vec![case("p64", 64), case("p1", 1), case("p100003", 100_003)]
     }
 }

@@ -7,7 +7,10 @@
 
 use rayon::prelude::*;
 
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, WORKGROUP, native::simd, same};
+use super::{
+    Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, WORKGROUP,
+    native::simd, same,
+};
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};
 
@@ -41,14 +44,27 @@ fn flags(len: usize) -> usize {
 impl OpDef for AllFinite {
     const NAME: &'static str = "all_finite";
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
-        let [flag, x @ ..] = inputs else { return Err(ShapeError::new(Self::NAME, "takes a flag \
-            and tensors, got nothing")) };
+        let [flag, x @ ..] = inputs else {
+            return Err(ShapeError::new(
+                Self::NAME,
+                "takes a flag \
+            and tensors, got nothing",
+            ));
+        };
         same(Self::NAME, "the flag", TensorType::f32(Shape::SCALAR), *flag)?;
         match x.iter().find(|x| x.dtype != DType::F32 || x.shape.is_empty()) {
-            Some(x) => Err(ShapeError::new(Self::NAME, format!("a tensor is {x}, expected \
-                floats"))),
-            None if x.is_empty() => Err(ShapeError::new(Self::NAME, "there is no tensor beside the \
-                flag")),
+            Some(x) => Err(ShapeError::new(
+                Self::NAME,
+                format!(
+                    "a tensor is {x}, expected \
+                floats"
+                ),
+            )),
+            None if x.is_empty() => Err(ShapeError::new(
+                Self::NAME,
+                "there is no tensor beside the \
+                flag",
+            )),
             None => Ok(vec![*flag]),
         }
     }
@@ -57,11 +73,13 @@ impl OpDef for AllFinite {
     }
     fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
         let finite = |x: &T| x.get().is_finite();
-        let all = call.outputs[0].iter().all(finite) && call.inputs[1..].iter().all(|x| x.f().iter().all(finite));
+        let all = call.outputs[0].iter().all(finite)
+            && call.inputs[1..].iter().all(|x| x.f().iter().all(finite));
         call.outputs[0][0] = T::of(if all { 0.0 } else { f64::NAN });
     }
     fn native(&self, call: &mut Call<'_, f32>) {
-        let bad = has_bad(call.outputs[0]) || call.inputs[1..].iter().any(|x| x.f().par_chunks(CHUNK).any(has_bad));
+        let bad = has_bad(call.outputs[0])
+            || call.inputs[1..].iter().any(|x| x.f().par_chunks(CHUNK).any(has_bad));
         call.outputs[0][0] = if bad { f32::NAN } else { 0.0 };
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
@@ -69,7 +87,10 @@ impl OpDef for AllFinite {
         let mut count: usize = io.inputs[1..].iter().map(|x| flags(x.shape.len())).sum();
         let mut words = l.scratch(DType::U32, count);
         let pass = |l: &mut Lowering, len: usize, first: usize, from: Binding, to: Binding| {
-            let kernel = Kernel::new("all_finite_flags").set("LEN", len).set("DEPTH", DEPTH).set("FIRST", first);
+            let kernel = Kernel::new("all_finite_flags")
+                .set("LEN", len)
+                .set("DEPTH", DEPTH)
+                .set("FIRST", first);
             l.push(kernel, target.grid_1d(flags(len)), &[from, to]);
         };
         let mut first = 0;
@@ -82,7 +103,11 @@ impl OpDef for AllFinite {
             pass(&mut l, count, 0, words, fewer);
             (count, words) = (flags(count), fewer);
         }
-        l.push(Kernel::new("all_finite").set("COUNT", count), [1, 1, 1], &[words, Binding::Output(0)]);
+        l.push(
+            Kernel::new("all_finite").set("COUNT", count),
+            [1, 1, 1],
+            &[words, Binding::Output(0)],
+        );
         l
     }
     fn cases() -> Vec<Case> {
@@ -95,11 +120,17 @@ impl OpDef for AllFinite {
         vec![
             case("p1", &[(vector(1), Normal)]),
             case("loss and p64", &[(Shape::SCALAR, Normal), (vector(64), Normal)]),
-            case("three of odd lengths", &[(vector(3), Normal), (vector(1031), Normal), (Shape::new(3, 5, 7, 2), Normal)]),
+            case(
+                "three of odd lengths",
+                &[(vector(3), Normal), (vector(1031), Normal), (Shape::new(3, 5, 7, 2), Normal)],
+            ),
             case("p300007", &[(vector(300_007), Normal)]),
             case("p5000000, passes over flags", &[(vector(5_000_000), Constant(1.0))]),
-            case("the largest and the smallest \
-                floats", &[(vector(68), Fill::Alternate(f32::MAX, -1e-45))]),
+            case(
+                "the largest and the smallest \
+                floats",
+                &[(vector(68), Fill::Alternate(f32::MAX, -1e-45))],
+            ),
             case("large and small", &[(vector(100), Uniform(-1e38, 1e38))]),
         ]
     }
@@ -113,7 +144,13 @@ mod tests {
     fn takes_a_flag_and_floats() {
         let (flag, x) = (TensorType::f32(Shape::SCALAR), TensorType::f32(Shape::vector(7)));
         assert!(AllFinite.outputs(&[flag, x, flag]).is_ok());
-        for inputs in [&[][..], &[flag], &[x, x], &[flag, TensorType::u32(x.shape)], &[flag, TensorType::f32(Shape::vector(0))]] {
+        for inputs in [
+            &[][..],
+            &[flag],
+            &[x, x],
+            &[flag, TensorType::u32(x.shape)],
+            &[flag, TensorType::f32(Shape::vector(0))],
+        ] {
             assert!(AllFinite.outputs(inputs).is_err(), "{inputs:?}");
         }
     }

@@ -22,7 +22,9 @@ use rayon::prelude::*;
 
 use super::augment_params::{check_params, slot};
 use super::decode::{check_image, check_pixels, put, rgb, set_normalization, standardize, unpack};
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity};
+use super::{
+    Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity,
+};
 use crate::tensor::{DType, Shape, TensorType};
 
 /// First tap and weights of output `i`, for a box of `n` resized to `out`.
@@ -32,7 +34,9 @@ pub(super) fn taps(i: usize, n: usize, out: usize) -> (usize, Vec<f64>) {
     let centre = (i as f64 + 0.5) * scale;
     let first = (centre - support + 0.5).max(0.0) as usize;
     let end = ((centre + support + 0.5) as usize).min(n);
-    let weights: Vec<f64> = (first..end).map(|j| (1.0 - ((j as f64 + 0.5 - centre) / support).abs()).max(0.0)).collect();
+    let weights: Vec<f64> = (first..end)
+        .map(|j| (1.0 - ((j as f64 + 0.5 - centre) / support).abs()).max(0.0))
+        .collect();
     let total: f64 = weights.iter().sum();
     (first, weights.iter().map(|w| w / total).collect())
 }
@@ -56,7 +60,10 @@ impl OpDef for CropResize {
         let rows = (inputs[1].shape.n / s.n).max(1) * s.n;
         check_params(Self::NAME, inputs[1], rows)?;
         if self.out_h * self.out_w == 0 {
-            return Err(ShapeError::new(Self::NAME, format!("no output: {} x {}", self.out_h, self.out_w)));
+            return Err(ShapeError::new(
+                Self::NAME,
+                format!("no output: {} x {}", self.out_h, self.out_w),
+            ));
         }
         Ok(vec![TensorType::f32(Shape::new(rows, self.out_h, self.out_w, 4))])
     }
@@ -70,7 +77,8 @@ impl OpDef for CropResize {
             for y in 0..self.out_h {
                 let (y0, wy) = taps(y, h, self.out_h);
                 for x in 0..self.out_w {
-                    let (x0, wx) = &columns[if p[slot::FLIP].get() > 0.5 { self.out_w - 1 - x } else { x }];
+                    let (x0, wx) =
+                        &columns[if p[slot::FLIP].get() > 0.5 { self.out_w - 1 - x } else { x }];
                     let mut total = [0.0; 3];
                     for (j, wy) in wy.iter().enumerate() {
                         for (i, wx) in wx.iter().enumerate() {
@@ -92,11 +100,18 @@ impl OpDef for CropResize {
             .set("OUT_H", self.out_h)
             .set("OUT_W", self.out_w);
         let kernel = if out.n > s.n { kernel.set("VIEWS", out.n / s.n) } else { kernel };
-        Lowering::one(kernel, target.grid_1d(out.pixels()), &[Binding::Input(0), Binding::Input(1), Binding::Output(0)])
+        Lowering::one(
+            kernel,
+            target.grid_1d(out.pixels()),
+            &[Binding::Input(0), Binding::Input(1), Binding::Output(0)],
+        )
     }
     fn cases() -> Vec<Case> {
         let views = |name, views, n, h: usize, w: usize, out_h, out_w| {
-            let inputs = [(Shape::new(n, h, w, 1), Fill::Pixels), (Shape::rows(views * n, slot::COUNT), Fill::AugmentParams(h, w))];
+            let inputs = [
+                (Shape::new(n, h, w, 1), Fill::Pixels),
+                (Shape::rows(views * n, slot::COUNT), Fill::AugmentParams(h, w)),
+            ];
             // Slack: the place of a tap is rounded as well as its weight.
             Case::new(name, CropResize { out_h, out_w }, &inputs).slack(4.0)
         };
@@ -191,20 +206,29 @@ impl OpDef for ColorJitter {
         let s = io.inputs[0].shape;
         let mut l = Lowering::default();
         let (rows, mean) = (l.scratch(DType::F32, s.n * s.h), l.scratch(DType::F32, s.n));
-        let kernel = Kernel::new("color_jitter_rows").set("ROWS", s.n * s.h).set("H", s.h).set("W", s.w);
+        let kernel =
+            Kernel::new("color_jitter_rows").set("ROWS", s.n * s.h).set("H", s.h).set("W", s.w);
         l.push(kernel, target.grid_1d(s.n * s.h), &[Binding::Input(0), Binding::Input(1), rows]);
         let kernel = Kernel::new("color_jitter_mean").set("N", s.n).set("H", s.h).set("W", s.w);
         l.push(kernel, target.grid_1d(s.n), &[rows, mean]);
-        let mut kernel = Kernel::new("color_jitter").set("PIXELS", s.pixels()).set("IMAGE", s.h * s.w);
+        let mut kernel =
+            Kernel::new("color_jitter").set("PIXELS", s.pixels()).set("IMAGE", s.h * s.w);
         if let Some((mean, std)) = self.normalize {
             kernel = set_normalization(kernel.set("NORMALIZE", true), mean, std);
         }
-        l.push(kernel, target.grid_1d(s.pixels()), &[Binding::Input(0), Binding::Input(1), mean, Binding::Output(0)]);
+        l.push(
+            kernel,
+            target.grid_1d(s.pixels()),
+            &[Binding::Input(0), Binding::Input(1), mean, Binding::Output(0)],
+        );
         l
     }
     fn cases() -> Vec<Case> {
         let case = |name, n, h: usize, w: usize, fill, normalize| {
-            let inputs = [(Shape::new(n, h, w, 4), fill), (Shape::rows(n, slot::COUNT), Fill::AugmentParams(h, w))];
+            let inputs = [
+                (Shape::new(n, h, w, 4), fill),
+                (Shape::rows(n, slot::COUNT), Fill::AugmentParams(h, w)),
+            ];
             Case::new(name, ColorJitter { normalize }, &inputs)
         };
         let unit = Fill::Uniform(0.0, 1.0);

@@ -151,7 +151,15 @@ impl Recipe {
     }
     /// The row of view `view` of one image of `h x w`; the file's documentation is the
     /// specification.
-    fn draw(&self, rng: &Philox, step: u32, sample: u32, view: u32, h: usize, w: usize) -> [f32; slot::COUNT] {
+    fn draw(
+        &self,
+        rng: &Philox,
+        step: u32,
+        sample: u32,
+        view: u32,
+        h: usize,
+        w: usize,
+    ) -> [f32; slot::COUNT] {
         let mut row = [0.0; slot::COUNT];
         let (log_lo, log_span) = self.log_ratio_range();
         let words = |index: u32| rng.words(step, sample, view * INDICES + index);
@@ -160,7 +168,8 @@ impl Recipe {
             let [u0, u1, u2, u3] = uniforms(t);
             let area = (h * w) as f32 * (self.scale.0 + (self.scale.1 - self.scale.0) * u0);
             let ratio = (log_lo + log_span * u1).exp();
-            let (bw, bh) = (((area * ratio).sqrt() + 0.5).floor(), ((area / ratio).sqrt() + 0.5).floor());
+            let (bw, bh) =
+                (((area * ratio).sqrt() + 0.5).floor(), ((area / ratio).sqrt() + 0.5).floor());
             let (free_h, free_w) = (h as f32 - bh, w as f32 - bw);
             let fits = bw >= 1.0 && bh >= 1.0 && free_w >= 0.0 && free_h >= 0.0;
             fits.then(|| [(u2 * (free_h + 1.0)).floor(), (u3 * (free_w + 1.0)).floor(), bh, bw])
@@ -175,7 +184,8 @@ impl Recipe {
 
         let (lo, span) = self.factor_range();
         let [b, c, s, hue] = uniforms(11);
-        let factors = [lo + span * b, lo + span * c, lo + span * s, 0.2 * self.strength * (2.0 * hue - 1.0)];
+        let factors =
+            [lo + span * b, lo + span * c, lo + span * s, 0.2 * self.strength * (2.0 * hue - 1.0)];
         row[slot::FACTORS..][..4].copy_from_slice(&factors);
 
         let words = words(12);
@@ -195,7 +205,9 @@ pub fn sample_augment_params(n: usize, h: usize, w: usize, seed: u64) -> Vec<f32
     let rng = Philox::new(seed, Stream::Test);
     let row = |i: usize| {
         let mut row = Recipe::stl().draw(&rng, 0, i as u32, 0, h, w);
-        for (flag, on) in row[slot::FLIP..].iter_mut().zip([i % 2 == 1, i % 4 != 3, i % 5 == 2, i % 3 != 1]) {
+        for (flag, on) in
+            row[slot::FLIP..].iter_mut().zip([i % 2 == 1, i % 4 != 3, i % 5 == 2, i % 3 != 1])
+        {
             *flag = f32::from(u8::from(on));
         }
         if i % 6 == 5 {
@@ -209,8 +221,17 @@ pub fn sample_augment_params(n: usize, h: usize, w: usize, seed: u64) -> Vec<f32
 /// Refuses anything but rows of augmentation parameters for `n` images.
 pub(super) fn check_params(op: &'static str, ty: TensorType, n: usize) -> Result<(), ShapeError> {
     let want = TensorType::f32(Shape::rows(n, slot::COUNT));
-    if ty == want { Ok(()) } else { Err(ShapeError::new(op, format!("the parameters are {ty}, \
-        expected {want}"))) }
+    if ty == want {
+        Ok(())
+    } else {
+        Err(ShapeError::new(
+            op,
+            format!(
+                "the parameters are {ty}, \
+        expected {want}"
+            ),
+        ))
+    }
 }
 
 /// Draws the augmentation of a batch: no inputs, output `[views * n, 1, 1, 32]`, all of the first
@@ -237,8 +258,11 @@ impl OpDef for AugmentParams {
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 0)?;
         if self.n * self.views * self.in_h * self.in_w == 0 {
-            let message = format!("no images: {} views of {} of {} x \
-                {}", self.views, self.n, self.in_h, self.in_w);
+            let message = format!(
+                "no images: {} views of {} of {} x \
+                {}",
+                self.views, self.n, self.in_h, self.in_w
+            );
             return Err(ShapeError::new(Self::NAME, message));
         }
         Ok(vec![TensorType::f32(Shape::rows(self.views * self.n, slot::COUNT))])
@@ -248,7 +272,8 @@ impl OpDef for AugmentParams {
         let step = call.step;
         let rng = Philox::new(step.seed(), self.stream);
         for (i, row) in call.outputs[0].chunks_mut(slot::COUNT).enumerate() {
-            let (view, sample) = ((i / self.n) as u32, step.first_sample.wrapping_add((i % self.n) as u32));
+            let (view, sample) =
+                ((i / self.n) as u32, step.first_sample.wrapping_add((i % self.n) as u32));
             let drawn = self.recipe.draw(&rng, step.step, sample, view, self.in_h, self.in_w);
             row.copy_from_slice(&drawn.map(|x| T::of(f64::from(x))));
         }
@@ -289,7 +314,14 @@ impl OpDef for AugmentParams {
         Lowering::one(kernel, target.grid_1d(rows), &[Binding::Output(0), Binding::Step])
     }
     fn cases() -> Vec<Case> {
-        let op = |recipe, n, in_h, in_w| AugmentParams { recipe, n, views: 1, in_h, in_w, stream: Stream::Augment };
+        let op = |recipe, n, in_h, in_w| AugmentParams {
+            recipe,
+            n,
+            views: 1,
+            in_h,
+            in_w,
+            stream: Stream::Augment,
+        };
         let probe = |op| AugmentParams { stream: Stream::Probe, ..op };
         let skewed = Recipe { ratio: (0.9, 1.1), ..Recipe::cifar() };
         // Slack: the tolerance of a case without inputs allows one rounding, a draw takes up to
@@ -297,13 +329,24 @@ impl OpDef for AugmentParams {
         vec![
             Case::new("cifar", op(Recipe::cifar(), 16, 32, 32), &[]).slack(4.0),
             Case::new("stl", op(Recipe::stl(), 13, 96, 96), &[]).slack(4.0),
-            Case::new("crop and flip 23x41", op(Recipe::crop_and_flip(), 7, 23, 41), &[]).slack(4.0),
+            Case::new("crop and flip 23x41", op(Recipe::crop_and_flip(), 7, 23, 41), &[])
+                .slack(4.0),
             Case::new("probe stl", probe(op(Recipe::crop_and_flip(), 9, 96, 96)), &[]).slack(4.0),
             Case::new("fallback when wide", op(skewed, 5, 3, 97), &[]).slack(4.0),
             Case::new("fallback when tall", op(skewed, 5, 97, 3), &[]).slack(4.0),
             Case::new("one pixel", op(Recipe::stl(), 1, 1, 1), &[]).slack(4.0),
-            Case::new("two views", AugmentParams { views: 2, ..op(Recipe::cifar(), 7, 32, 32) }, &[]).slack(4.0),
-            Case::new("three views of one image", AugmentParams { views: 3, ..op(Recipe::stl(), 1, 96, 96) }, &[]).slack(4.0),
+            Case::new(
+                "two views",
+                AugmentParams { views: 2, ..op(Recipe::cifar(), 7, 32, 32) },
+                &[],
+            )
+            .slack(4.0),
+            Case::new(
+                "three views of one image",
+                AugmentParams { views: 3, ..op(Recipe::stl(), 1, 96, 96) },
+                &[],
+            )
+            .slack(4.0),
         ]
     }
 }
@@ -339,12 +382,17 @@ mod tests {
     fn cases_keep_clear_of_rounding_boundaries() {
         for case in AugmentParams::cases() {
             let Op::AugmentParams(op) = &case.op else { panic!("a case of another op") };
-            let rows = (0..op.views as u32).flat_map(|view| (0..op.n as u32).map(move |sample| (view, sample)));
+            let rows = (0..op.views as u32)
+                .flat_map(|view| (0..op.n as u32).map(move |sample| (view, sample)));
             for (view, sample) in rows {
                 for x in tries(op, sample, view).into_iter().flatten() {
                     let clear = (x.fract() - 0.5).abs() > 1e-4;
-                    assert!(clear, "case {}, view {view} of sample {sample}: {x} is near a \
-                        rounding boundary", case.name);
+                    assert!(
+                        clear,
+                        "case {}, view {view} of sample {sample}: {x} is near a \
+                        rounding boundary",
+                        case.name
+                    );
                 }
             }
         }
@@ -353,10 +401,18 @@ mod tests {
     #[test]
     fn draws_follow_the_recipe() {
         let rng = Philox::new(SEED, Stream::Augment);
-        let rows: Vec<_> = (0..20_000).map(|i| Recipe::stl().draw(&rng, STEP, i, 0, 96, 64)).collect();
-        let share = |f: &dyn Fn(&[f32; slot::COUNT]) -> bool| rows.iter().filter(|r| f(r)).count() as f64 / rows.len() as f64;
-        let near = |name: &str, got: f64, want: f64| assert!((got - want).abs() < 0.015, "{name}: \
-            {got}, expected {want}");
+        let rows: Vec<_> =
+            (0..20_000).map(|i| Recipe::stl().draw(&rng, STEP, i, 0, 96, 64)).collect();
+        let share = |f: &dyn Fn(&[f32; slot::COUNT]) -> bool| {
+            rows.iter().filter(|r| f(r)).count() as f64 / rows.len() as f64
+        };
+        let near = |name: &str, got: f64, want: f64| {
+            assert!(
+                (got - want).abs() < 0.015,
+                "{name}: \
+            {got}, expected {want}"
+            )
+        };
         near("flip", share(&|r| r[slot::FLIP] == 1.0), 0.5);
         near("jitter", share(&|r| r[slot::JITTER] == 1.0), 0.8);
         near("grey", share(&|r| r[slot::GREY] == 1.0), 0.2);
@@ -368,7 +424,15 @@ mod tests {
         }
         for r in &rows {
             let [top, left, h, w] = [0, 1, 2, 3].map(|i| r[slot::BOX + i]);
-            assert!(top >= 0.0 && left >= 0.0 && h >= 1.0 && w >= 1.0 && top + h <= 96.0 && left + w <= 64.0, "box {r:?}");
+            assert!(
+                top >= 0.0
+                    && left >= 0.0
+                    && h >= 1.0
+                    && w >= 1.0
+                    && top + h <= 96.0
+                    && left + w <= 64.0,
+                "box {r:?}"
+            );
             let mut order = [0, 1, 2, 3].map(|i| r[slot::ORDER + i] as u32);
             order.sort_unstable();
             assert_eq!(order, [0, 1, 2, 3]);
@@ -379,12 +443,30 @@ mod tests {
     /// The file's table, read for the second view.
     #[test]
     fn a_second_view_is_drawn_as_specified() {
-        let op = AugmentParams { recipe: Recipe::stl(), n: 50, views: 2, in_h: 96, in_w: 64, stream: Stream::Augment };
-        let step = super::super::StepUniforms { seed_lo: SEED as u32, step: STEP, first_sample: 3, ..Default::default() };
+        let op = AugmentParams {
+            recipe: Recipe::stl(),
+            n: 50,
+            views: 2,
+            in_h: 96,
+            in_w: 64,
+            stream: Stream::Augment,
+        };
+        let step = super::super::StepUniforms {
+            seed_lo: SEED as u32,
+            step: STEP,
+            first_sample: 3,
+            ..Default::default()
+        };
         let rows = |op: &AugmentParams| {
             let out_types = op.outputs(&[]).expect("no inputs");
             let mut rows = vec![f64::NAN; out_types[0].shape.len()];
-            op.reference(&mut Call { inputs: vec![], outputs: vec![&mut rows], in_types: &[], out_types: &out_types, step: &step });
+            op.reference(&mut Call {
+                inputs: vec![],
+                outputs: vec![&mut rows],
+                in_types: &[],
+                out_types: &out_types,
+                step: &step,
+            });
             rows
         };
         let (both, first) = (rows(&op), rows(&AugmentParams { views: 1, ..op.clone() }));
@@ -398,8 +480,15 @@ mod tests {
             let [width, height] = sizes[sizes.len() - 1].map(f64::round);
             assert!(width <= 64.0 && height <= 96.0, "ten tries of sample {sample} fail");
             let [_, _, top, left] = u(sizes.len() as u32 - 1);
-            let mut want = vec![(top * (96.0 - height + 1.0)).floor(), (left * (64.0 - width + 1.0)).floor(), height, width];
-            want.extend(u(10).iter().zip([0.5, 0.8, 0.2, 0.5]).map(|(u, p)| f64::from(u8::from(*u < p))));
+            let mut want = vec![
+                (top * (96.0 - height + 1.0)).floor(),
+                (left * (64.0 - width + 1.0)).floor(),
+                height,
+                width,
+            ];
+            want.extend(
+                u(10).iter().zip([0.5, 0.8, 0.2, 0.5]).map(|(u, p)| f64::from(u8::from(*u < p))),
+            );
             let [swap3, swap2, swap1, sigma] = u(12);
             let mut order = [0.0, 1.0, 2.0, 3.0];
             order.swap(3, (4.0 * swap3) as usize);

@@ -11,7 +11,9 @@ use rayon::prelude::*;
 
 use super::augment_params::{check_params, slot};
 use super::decode::{check_image, put};
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity};
+use super::{
+    Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity,
+};
 use crate::tensor::{DType, Shape, TensorType};
 
 /// Index `i` of `n`, reflected at both ends; `i` is out by less than `n`.
@@ -22,7 +24,8 @@ pub(super) fn reflect(i: isize, n: usize) -> usize {
 
 fn weights(kernel: usize, sigma: f64) -> Vec<f64> {
     let radius = (kernel / 2) as f64;
-    let g: Vec<f64> = (0..kernel).map(|i| (-0.5 * ((i as f64 - radius) / sigma).powi(2)).exp()).collect();
+    let g: Vec<f64> =
+        (0..kernel).map(|i| (-0.5 * ((i as f64 - radius) / sigma).powi(2)).exp()).collect();
     let total: f64 = g.iter().sum();
     g.iter().map(|g| g / total).collect()
 }
@@ -41,9 +44,11 @@ impl OpDef for GaussianBlur {
         let s = check_image(Self::NAME, inputs[0])?;
         check_params(Self::NAME, inputs[1], s.n)?;
         if self.kernel.is_multiple_of(2) || self.kernel / 2 >= s.h.min(s.w) {
-            let message =
-                format!("a kernel of {} on images of {} x {}: it is odd, and its half is smaller \
-                    than the image", self.kernel, s.h, s.w);
+            let message = format!(
+                "a kernel of {} on images of {} x {}: it is odd, and its half is smaller \
+                    than the image",
+                self.kernel, s.h, s.w
+            );
             return Err(ShapeError::new(Self::NAME, message));
         }
         Ok(vec![inputs[0]])
@@ -51,24 +56,28 @@ impl OpDef for GaussianBlur {
     fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
         let (s, x, params) = (call.in_shape(0), call.inputs[0].f(), call.inputs[1].f());
         let radius = (self.kernel / 2) as isize;
-        call.outputs[0].par_chunks_mut(s.h * s.w * 4).zip(params.par_chunks(slot::COUNT)).enumerate().for_each(|(n, (image, p))| {
-            if p[slot::BLUR].get() < 0.5 {
-                image.copy_from_slice(&x[s.at(n, 0, 0, 0)..][..image.len()]);
-                return;
-            }
-            let g = weights(self.kernel, p[slot::SIGMA].get());
-            for (i, pixel) in image.chunks_mut(4).enumerate() {
-                let (y, x0) = ((i / s.w) as isize, (i % s.w) as isize);
-                let mut total = [0.0; 3];
-                for (gy, j) in g.iter().zip(-radius..) {
-                    for (gx, i) in g.iter().zip(-radius..) {
-                        let at = s.at(n, reflect(y + j, s.h), reflect(x0 + i, s.w), 0);
-                        total = std::array::from_fn(|c| total[c] + gy * gx * x[at + c].get());
-                    }
+        call.outputs[0]
+            .par_chunks_mut(s.h * s.w * 4)
+            .zip(params.par_chunks(slot::COUNT))
+            .enumerate()
+            .for_each(|(n, (image, p))| {
+                if p[slot::BLUR].get() < 0.5 {
+                    image.copy_from_slice(&x[s.at(n, 0, 0, 0)..][..image.len()]);
+                    return;
                 }
-                put(pixel, total);
-            }
-        });
+                let g = weights(self.kernel, p[slot::SIGMA].get());
+                for (i, pixel) in image.chunks_mut(4).enumerate() {
+                    let (y, x0) = ((i / s.w) as isize, (i % s.w) as isize);
+                    let mut total = [0.0; 3];
+                    for (gy, j) in g.iter().zip(-radius..) {
+                        for (gx, i) in g.iter().zip(-radius..) {
+                            let at = s.at(n, reflect(y + j, s.h), reflect(x0 + i, s.w), 0);
+                            total = std::array::from_fn(|c| total[c] + gy * gx * x[at + c].get());
+                        }
+                    }
+                    put(pixel, total);
+                }
+            });
     }
     /// Two passes: a kernel of 9 costs 18 taps instead of 81.
     fn native(&self, call: &mut Call<'_, f32>) {
@@ -81,7 +90,8 @@ impl OpDef for GaussianBlur {
                 image.copy_from_slice(x);
                 return;
             }
-            let g: Vec<f32> = weights(self.kernel, f64::from(p[slot::SIGMA])).iter().map(|&g| g as f32).collect();
+            let g: Vec<f32> =
+                weights(self.kernel, f64::from(p[slot::SIGMA])).iter().map(|&g| g as f32).collect();
             let mut rows = vec![0f32; len];
             for (from, to) in x.chunks(s.w * 4).zip(rows.chunks_mut(s.w * 4)) {
                 for (x0, to) in to.chunks_mut(4).enumerate() {
@@ -120,7 +130,10 @@ impl OpDef for GaussianBlur {
     }
     fn cases() -> Vec<Case> {
         let case = |name, kernel, n, h: usize, w: usize| {
-            let inputs = [(Shape::new(n, h, w, 4), Fill::Uniform(0.0, 1.0)), (Shape::rows(n, slot::COUNT), Fill::AugmentParams(h, w))];
+            let inputs = [
+                (Shape::new(n, h, w, 4), Fill::Uniform(0.0, 1.0)),
+                (Shape::rows(n, slot::COUNT), Fill::AugmentParams(h, w)),
+            ];
             Case::new(name, GaussianBlur { kernel }, &inputs)
         };
         vec![

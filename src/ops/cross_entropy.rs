@@ -3,15 +3,28 @@
 //! `dx[n, c] = dloss * (p[n, c] - [c = label_n]) / N`. The maximum of the row is subtracted first,
 //! so no logit overflows. `correct` counts the rows whose first maximum is the label.
 
-use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, ValueId, arity, same};
+use super::{
+    Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target,
+    ValueId, arity, same,
+};
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Alternate, Below, Normal, Ties, Uniform};
 
-fn rows(op: &'static str, x: TensorType, labels: TensorType, classes: usize) -> Result<(), ShapeError> {
+fn rows(
+    op: &'static str,
+    x: TensorType,
+    labels: TensorType,
+    classes: usize,
+) -> Result<(), ShapeError> {
     same(op, "labels", TensorType::u32(Shape::rows(x.shape.n, 1)), labels)?;
     if x.shape != Shape::rows(x.shape.n, x.shape.c) || classes == 0 || classes > x.shape.c {
-        return Err(ShapeError::new(op, format!("logits are {x}, expected [N, 1, 1, C] with 1 <= \
-            {classes} classes <= C")));
+        return Err(ShapeError::new(
+            op,
+            format!(
+                "logits are {x}, expected [N, 1, 1, C] with 1 <= \
+            {classes} classes <= C"
+            ),
+        ));
     }
     Ok(())
 }
@@ -51,7 +64,15 @@ impl OpDef for SoftmaxCrossEntropy {
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         let dy = node.dy[0].filter(|_| node.wants[0]);
-        vec![dy.map(|dy| g.emit1(SoftmaxCrossEntropyGrad { classes: self.classes }.into(), &[dy, node.x[0], node.x[1]])), None]
+        vec![
+            dy.map(|dy| {
+                g.emit1(
+                    SoftmaxCrossEntropyGrad { classes: self.classes }.into(),
+                    &[dy, node.x[0], node.x[1]],
+                )
+            }),
+            None,
+        ]
     }
     fn differentiable(&self) -> &'static [usize] {
         &[0]
@@ -60,10 +81,21 @@ impl OpDef for SoftmaxCrossEntropy {
         let shape = io.inputs[0].shape;
         let mut l = Lowering::default();
         let (losses, hits) = (l.scratch(DType::F32, shape.n), l.scratch(DType::F32, shape.n));
-        let kernel = Kernel::new("softmax_cross_entropy").set("N", shape.n).set("C", shape.c).set("CLASSES", self.classes);
-        l.push(kernel, target.grid_1d(shape.n), &[Binding::Input(0), Binding::Input(1), losses, hits]);
+        let kernel = Kernel::new("softmax_cross_entropy")
+            .set("N", shape.n)
+            .set("C", shape.c)
+            .set("CLASSES", self.classes);
+        l.push(
+            kernel,
+            target.grid_1d(shape.n),
+            &[Binding::Input(0), Binding::Input(1), losses, hits],
+        );
         for (parts, scale, y) in [(losses, 1.0 / shape.n as f32, 0), (hits, 1.0, 1)] {
-            l.push(Kernel::new("sum_parts").set("PARTS", shape.n).set("SCALE", scale), [1, 1, 1], &[parts, Binding::Output(y)]);
+            l.push(
+                Kernel::new("sum_parts").set("PARTS", shape.n).set("SCALE", scale),
+                [1, 1, 1],
+                &[parts, Binding::Output(y)],
+            );
         }
         l
     }
@@ -103,7 +135,8 @@ impl OpDef for SoftmaxCrossEntropyGrad {
         Ok(vec![inputs[1]])
     }
     fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
-        let (dy, x, labels, shape) = (call.inputs[0].f()[0].get(), call.inputs[1].f(), call.inputs[2].u(), call.in_shape(1));
+        let (dy, x, labels, shape) =
+            (call.inputs[0].f()[0].get(), call.inputs[1].f(), call.inputs[2].u(), call.in_shape(1));
         for n in 0..shape.n {
             let row = &x[n * shape.c..][..self.classes];
             let (max, sum) = softmax_sum(row);
@@ -117,13 +150,20 @@ impl OpDef for SoftmaxCrossEntropyGrad {
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let shape = io.inputs[1].shape;
-        let kernel = Kernel::new("softmax_cross_entropy_grad").set("N", shape.n).set("C", shape.c).set("CLASSES", self.classes);
+        let kernel = Kernel::new("softmax_cross_entropy_grad")
+            .set("N", shape.n)
+            .set("C", shape.c)
+            .set("CLASSES", self.classes);
         let [dy, x, labels] = [0, 1, 2].map(Binding::Input);
         Lowering::one(kernel, target.grid_1d(shape.n), &[dy, x, labels, Binding::Output(0)])
     }
     fn cases() -> Vec<Case> {
         let case = |name: &str, n: usize, c: usize, classes: usize, fill: Fill| {
-            let inputs = [(Shape::SCALAR, Normal), (Shape::rows(n, c), fill), (Shape::rows(n, 1), Below(classes as u32))];
+            let inputs = [
+                (Shape::SCALAR, Normal),
+                (Shape::rows(n, c), fill),
+                (Shape::rows(n, 1), Below(classes as u32)),
+            ];
             Case::new(name, SoftmaxCrossEntropyGrad { classes }, &inputs)
         };
         vec![

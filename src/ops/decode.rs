@@ -14,21 +14,41 @@
 
 use rayon::prelude::*;
 
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity};
+use super::{
+    Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity,
+};
 use crate::tensor::{DType, Shape, TensorType};
 
 /// Refuses anything but pixels `u32 [N, H, W, 1]`.
 pub(super) fn check_pixels(op: &'static str, ty: TensorType) -> Result<Shape, ShapeError> {
     let good = ty.dtype == DType::U32 && ty.shape.c == 1 && !ty.shape.is_empty();
-    if good { Ok(ty.shape) } else { Err(ShapeError::new(op, format!("pixels are {ty}, expected \
-        u32[N, H, W, 1]"))) }
+    if good {
+        Ok(ty.shape)
+    } else {
+        Err(ShapeError::new(
+            op,
+            format!(
+                "pixels are {ty}, expected \
+        u32[N, H, W, 1]"
+            ),
+        ))
+    }
 }
 
 /// Refuses anything but an image `[N, H, W, 4]`.
 pub(super) fn check_image(op: &'static str, ty: TensorType) -> Result<Shape, ShapeError> {
     let good = ty.dtype == DType::F32 && ty.shape.c == 4 && !ty.shape.is_empty();
-    if good { Ok(ty.shape) } else { Err(ShapeError::new(op, format!("the image is {ty}, expected \
-        [N, H, W, 4]"))) }
+    if good {
+        Ok(ty.shape)
+    } else {
+        Err(ShapeError::new(
+            op,
+            format!(
+                "the image is {ty}, expected \
+        [N, H, W, 4]"
+            ),
+        ))
+    }
 }
 
 /// Channels of a packed pixel, in `[0, 1]`.
@@ -76,19 +96,31 @@ impl OpDef for Decode {
     }
     fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
         let x = call.inputs[0].u();
-        call.outputs[0].par_chunks_mut(4).zip(x).for_each(|(y, &x)| put(y, standardize(unpack(x), self.mean, self.std)));
+        call.outputs[0]
+            .par_chunks_mut(4)
+            .zip(x)
+            .for_each(|(y, &x)| put(y, standardize(unpack(x), self.mean, self.std)));
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let pixels = io.outputs[0].shape.pixels();
-        let kernel = set_normalization(Kernel::new("decode").set("PIXELS", pixels), self.mean, self.std);
+        let kernel =
+            set_normalization(Kernel::new("decode").set("PIXELS", pixels), self.mean, self.std);
         Lowering::one(kernel, target.grid_1d(pixels), &[Binding::Input(0), Binding::Output(0)])
     }
     fn cases() -> Vec<Case> {
         let (mean, std) = ([0.43, 0.42, 0.39], [0.27, 0.26, 0.27]);
         vec![
             Case::new("n3h11w7", Decode { mean, std }, &[(Shape::new(3, 11, 7, 1), Fill::Pixels)]),
-            Case::new("one pixel in [0,1]", Decode { mean: [0.0; 3], std: [1.0; 3] }, &[(Shape::SCALAR, Fill::Pixels)]),
-            Case::new("over 65535 groups", Decode { mean, std }, &[(Shape::new(65, 256, 257, 1), Fill::Pixels)]),
+            Case::new(
+                "one pixel in [0,1]",
+                Decode { mean: [0.0; 3], std: [1.0; 3] },
+                &[(Shape::SCALAR, Fill::Pixels)],
+            ),
+            Case::new(
+                "over 65535 groups",
+                Decode { mean, std },
+                &[(Shape::new(65, 256, 257, 1), Fill::Pixels)],
+            ),
         ]
     }
 }
@@ -111,11 +143,15 @@ impl OpDef for Normalize {
     }
     fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
         let x = call.inputs[0].f();
-        call.outputs[0].par_chunks_mut(4).zip(x.par_chunks(4)).for_each(|(y, x)| put(y, standardize(rgb(x), self.mean, self.std)));
+        call.outputs[0]
+            .par_chunks_mut(4)
+            .zip(x.par_chunks(4))
+            .for_each(|(y, x)| put(y, standardize(rgb(x), self.mean, self.std)));
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let pixels = io.outputs[0].shape.pixels();
-        let kernel = set_normalization(Kernel::new("normalize").set("PIXELS", pixels), self.mean, self.std);
+        let kernel =
+            set_normalization(Kernel::new("normalize").set("PIXELS", pixels), self.mean, self.std);
         Lowering::one(kernel, target.grid_1d(pixels), &[Binding::Input(0), Binding::Output(0)])
     }
     fn cases() -> Vec<Case> {

@@ -12,7 +12,10 @@
 
 use super::mse::images;
 use super::reparameterize::{STD_FLOOR, deviation};
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, activation, arity, same};
+use super::{
+    Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, activation,
+    arity, same,
+};
 use crate::tensor::{Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};
 
@@ -29,11 +32,22 @@ impl OpDef for GaussianLogProb {
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 3)?;
         let (x, t) = (inputs[0].shape, inputs[1].shape);
-        images(Self::NAME, inputs[0], TensorType { shape: Shape { n: x.n, ..t }, ..inputs[1] }, self.channels)?;
+        images(
+            Self::NAME,
+            inputs[0],
+            TensorType { shape: Shape { n: x.n, ..t }, ..inputs[1] },
+            self.channels,
+        )?;
         same(Self::NAME, "log_scale", TensorType::f32(Shape::SCALAR), inputs[2])?;
         if x.is_empty() || !x.n.is_multiple_of(t.n) {
-            return Err(ShapeError::new(Self::NAME, format!("{} reconstructions are no multiple of \
-                {} targets", x.n, t.n)));
+            return Err(ShapeError::new(
+                Self::NAME,
+                format!(
+                    "{} reconstructions are no multiple of \
+                {} targets",
+                    x.n, t.n
+                ),
+            ));
         }
         Ok(vec![TensorType::f32(Shape::new(t.n, x.n / t.n, 1, 1))])
     }
@@ -63,7 +77,11 @@ impl OpDef for GaussianLogProb {
             .set("CHANNELS", self.channels)
             .set("COUNT", (shape.h * shape.w * self.channels) as f32)
             .set("FLOOR", STD_FLOOR);
-        Lowering::one(kernel, target.groups_1d(shape.n), &[Binding::Input(0), Binding::Input(1), Binding::Input(2), Binding::Output(0)])
+        Lowering::one(
+            kernel,
+            target.groups_1d(shape.n),
+            &[Binding::Input(0), Binding::Input(1), Binding::Input(2), Binding::Output(0)],
+        )
     }
     fn cases() -> Vec<Case> {
         let case = |name: &str, channels: usize, x: Shape, n: usize, log_scale: Fill| {
@@ -94,14 +112,16 @@ impl OpDef for LatentLogRatio {
         Ok(vec![TensorType::f32(Shape { c: 1, ..inputs[0].shape })])
     }
     fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
-        let (mu, logvar, eps, latent) = (call.inputs[0].f(), call.inputs[1].f(), call.inputs[2].f(), call.in_shape(0).c);
+        let (mu, logvar, eps, latent) =
+            (call.inputs[0].f(), call.inputs[1].f(), call.inputs[2].f(), call.in_shape(0).c);
         let half_ln_2pi = (2.0 * std::f64::consts::PI).ln() / 2.0;
         for (row, y) in call.outputs[0].iter_mut().enumerate() {
             let mut total = 0.0;
             for i in row * latent..(row + 1) * latent {
                 let (std, eps) = (deviation(logvar[i].get()), eps[i].get());
                 let z = mu[i].get() + std * eps;
-                let (prior, posterior) = (-z * z / 2.0 - half_ln_2pi, -eps * eps / 2.0 - std.ln() - half_ln_2pi);
+                let (prior, posterior) =
+                    (-z * z / 2.0 - half_ln_2pi, -eps * eps / 2.0 - std.ln() - half_ln_2pi);
                 total += prior - posterior;
             }
             *y = T::of(total);
@@ -109,8 +129,12 @@ impl OpDef for LatentLogRatio {
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let shape = io.inputs[0].shape;
-        let kernel = Kernel::new("latent_log_ratio").set("ROWS", shape.pixels()).set("L4", shape.c / 4).set("FLOOR", STD_FLOOR);
-        let bindings = [Binding::Input(0), Binding::Input(1), Binding::Input(2), Binding::Output(0)];
+        let kernel = Kernel::new("latent_log_ratio")
+            .set("ROWS", shape.pixels())
+            .set("L4", shape.c / 4)
+            .set("FLOOR", STD_FLOOR);
+        let bindings =
+            [Binding::Input(0), Binding::Input(1), Binding::Input(2), Binding::Output(0)];
         Lowering::one(kernel, target.grid_1d(shape.pixels()), &bindings)
     }
     fn cases() -> Vec<Case> {

@@ -8,7 +8,10 @@
 //! Rows of zeros may be appended, so that the rows can be the columns of a product (`y y^T`), whose
 //! number is a multiple of 4.
 
-use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, ValueId, activation, arity};
+use super::{
+    Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target,
+    ValueId, activation, arity,
+};
 use crate::tensor::{Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};
 
@@ -16,8 +19,17 @@ const EPS: f32 = 1e-12;
 
 fn check(op: &'static str, x: TensorType) -> Result<(), ShapeError> {
     activation(op, "the input", x)?;
-    if x.shape == Shape::rows(x.shape.n, x.shape.c) { Ok(()) } else { Err(ShapeError::new(op, format!("the \
-        input is {x}, expected rows"))) }
+    if x.shape == Shape::rows(x.shape.n, x.shape.c) {
+        Ok(())
+    } else {
+        Err(ShapeError::new(
+            op,
+            format!(
+                "the \
+        input is {x}, expected rows"
+            ),
+        ))
+    }
 }
 
 fn norm<T: Real>(x: &[T]) -> f64 {
@@ -47,8 +59,14 @@ impl OpDef for L2Normalize {
         arity(Self::NAME, inputs, 1)?;
         check(Self::NAME, inputs[0])?;
         if self.rows < inputs[0].shape.n {
-            return Err(ShapeError::new(Self::NAME, format!("{} rows do not hold the input \
-                {}", self.rows, inputs[0])));
+            return Err(ShapeError::new(
+                Self::NAME,
+                format!(
+                    "{} rows do not hold the input \
+                {}",
+                    self.rows, inputs[0]
+                ),
+            ));
         }
         Ok(vec![TensorType::f32(Shape { n: self.rows, ..inputs[0].shape })])
     }
@@ -72,7 +90,9 @@ impl OpDef for L2Normalize {
         Lowering::one(kernel, target.grid_1d(self.rows), &[Binding::Input(0), Binding::Output(0)])
     }
     fn cases() -> Vec<Case> {
-        let case = |name, rows, n, c, fill| Case::new(name, L2Normalize { rows }, &[(Shape::rows(n, c), fill)]);
+        let case = |name, rows, n, c, fill| {
+            Case::new(name, L2Normalize { rows }, &[(Shape::rows(n, c), fill)])
+        };
         vec![
             case("n1c4", 1, 1, 4, Normal),
             case("n7c36 to 8", 8, 7, 36, Normal),
@@ -95,16 +115,28 @@ impl OpDef for L2NormalizeGrad {
         arity(Self::NAME, inputs, 2)?;
         check(Self::NAME, inputs[1])?;
         L2Normalize { rows: inputs[0].shape.n }.outputs(&inputs[1..])?;
-        super::same(Self::NAME, "dy", TensorType::f32(Shape { n: inputs[0].shape.n, ..inputs[1].shape }), inputs[0])?;
+        super::same(
+            Self::NAME,
+            "dy",
+            TensorType::f32(Shape { n: inputs[0].shape.n, ..inputs[1].shape }),
+            inputs[0],
+        )?;
         Ok(vec![inputs[1]])
     }
     fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
         let (dy, x, c) = (call.inputs[0].f(), call.inputs[1].f(), call.in_shape(1).c);
         for ((dx, dy), x) in call.outputs[0].chunks_mut(c).zip(dy.chunks(c)).zip(x.chunks(c)) {
             let (r, eps) = (norm(x), f64::from(EPS));
-            let along = if r > eps { x.iter().zip(dy).map(|(x, dy)| x.get() / r * dy.get()).sum() } else { 0.0 };
+            let along = if r > eps {
+                x.iter().zip(dy).map(|(x, dy)| x.get() / r * dy.get()).sum()
+            } else {
+                0.0
+            };
             let r = radius(r);
-            dx.iter_mut().zip(x).zip(dy).for_each(|((dx, x), dy)| *dx = T::of((dy.get() - x.get() / r * along) / r));
+            dx.iter_mut()
+                .zip(x)
+                .zip(dy)
+                .for_each(|((dx, x), dy)| *dx = T::of((dy.get() - x.get() / r * along) / r));
         }
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
@@ -114,7 +146,11 @@ impl OpDef for L2NormalizeGrad {
     }
     fn cases() -> Vec<Case> {
         let case = |name, rows, n, c, fill| {
-            Case::new(name, L2NormalizeGrad, &[(Shape::rows(rows, c), Normal), (Shape::rows(n, c), fill)])
+            Case::new(
+                name,
+                L2NormalizeGrad,
+                &[(Shape::rows(rows, c), Normal), (Shape::rows(n, c), fill)],
+            )
         };
         vec![
             case("n1c4", 1, 1, 4, Normal),

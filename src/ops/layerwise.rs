@@ -31,13 +31,22 @@ fn ratio(plain: bool, p: f64, x: f64, of: impl Fn(f64, f64) -> f64) -> f64 {
 }
 
 /// Ratio of each segment from the sums of squares of its chunks.
-fn ratios(segments: &[Segment], chunks: &[Chunk], parts: &[[f64; 2]], of: impl Fn(f64, f64) -> f64) -> Vec<f32> {
+fn ratios(
+    segments: &[Segment],
+    chunks: &[Chunk],
+    parts: &[[f64; 2]],
+    of: impl Fn(f64, f64) -> f64,
+) -> Vec<f32> {
     let mut totals = vec![[0.0; 2]; segments.len()];
     for (c, part) in chunks.iter().zip(parts) {
         totals[c.segment][0] += part[0];
         totals[c.segment][1] += part[1];
     }
-    segments.iter().zip(totals).map(|(s, [p, x])| ratio(s.plain, p.sqrt(), x.sqrt(), &of) as f32).collect()
+    segments
+        .iter()
+        .zip(totals)
+        .map(|(s, [p, x])| ratio(s.plain, p.sqrt(), x.sqrt(), &of) as f32)
+        .collect()
 }
 
 /// Sum of squares: f32 in lanes, then f64.
@@ -46,7 +55,10 @@ fn squares(x: &[f32]) -> f64 {
     let mut lanes = [0.0_f32; LANES];
     simd(
         #[inline(always)]
-        || x.chunks(LANES).for_each(|x| lanes.iter_mut().zip(x).for_each(|(lane, x)| *lane += x * x)),
+        || {
+            x.chunks(LANES)
+                .for_each(|x| lanes.iter_mut().zip(x).for_each(|(lane, x)| *lane += x * x))
+        },
     );
     lanes.iter().map(|x| f64::from(*x)).sum()
 }
@@ -72,14 +84,23 @@ impl Passes {
     }
     /// A dispatch of one workgroup per chunk.
     fn per_chunk(&mut self, kernel: Kernel, target: &Target, bindings: &[Binding]) {
-        self.lowering.push(kernel.set("CHUNKS", self.count), target.groups_1d(self.count), bindings);
+        self.lowering.push(
+            kernel.set("CHUNKS", self.count),
+            target.groups_1d(self.count),
+            bindings,
+        );
     }
     /// `ratio = scale |p| / (|x| + decay |p| + eps)` of each segment.
     fn ratios(&mut self, segments: &[Segment], target: &Target, [scale, decay, eps]: [f64; 3]) {
         let table = self.lowering.table(segment_table(segments));
         let kernel = Kernel::new("trust_ratio").set("SEGMENTS", segments.len());
-        let kernel = kernel.set("SCALE", scale as f32).set("DECAY", decay as f32).set("EPS", eps as f32);
-        self.lowering.push(kernel, target.groups_1d(segments.len()), &[self.parts, table, self.ratios]);
+        let kernel =
+            kernel.set("SCALE", scale as f32).set("DECAY", decay as f32).set("EPS", eps as f32);
+        self.lowering.push(
+            kernel,
+            target.groups_1d(segments.len()),
+            &[self.parts, table, self.ratios],
+        );
     }
 }
 
@@ -112,19 +133,22 @@ impl OpDef for Lars {
         Some(Self { segments: segments::part(&self.segments, &elements), ..self.clone() }.into())
     }
     fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
-        let (grad, guard, lr) = (call.inputs[1].f(), call.inputs[3].f()[0].get(), f64::from(call.step.learning_rate));
+        let (grad, guard, lr) =
+            (call.inputs[1].f(), call.inputs[3].f()[0].get(), f64::from(call.step.learning_rate));
         let [p, b] = &mut call.outputs[..] else { unreachable!("two outputs") };
         if !guard.is_finite() {
             return;
         }
         for s in &self.segments {
             let tensor = s.offset..s.offset + s.len;
-            let norm = |x: &[T]| x[tensor.clone()].iter().map(|x| x.get() * x.get()).sum::<f64>().sqrt();
+            let norm =
+                |x: &[T]| x[tensor.clone()].iter().map(|x| x.get() * x.get()).sum::<f64>().sqrt();
             let of = |p, g| self.trust * p / (g + self.weight_decay * p + self.eps);
             let ratio = ratio(s.plain, norm(p), norm(grad), of);
             let decay = if s.plain { 0.0 } else { self.weight_decay };
             for i in tensor {
-                let buffer = self.momentum * b[i].get() + ratio * (grad[i].get() + decay * p[i].get());
+                let buffer =
+                    self.momentum * b[i].get() + ratio * (grad[i].get() + decay * p[i].get());
                 p[i] = T::of(p[i].get() - lr * buffer);
                 b[i] = T::of(buffer);
             }
@@ -138,7 +162,10 @@ impl OpDef for Lars {
             return;
         }
         let chunks = chunks(&self.segments);
-        let parts: Vec<_> = chunks.par_iter().map(|c| [squares(&p[c.first..c.end]), squares(&grad[c.first..c.end])]).collect();
+        let parts: Vec<_> = chunks
+            .par_iter()
+            .map(|c| [squares(&p[c.first..c.end]), squares(&grad[c.first..c.end])])
+            .collect();
         let of = |p, g| self.trust * p / (g + self.weight_decay * p + self.eps);
         let ratios = ratios(&self.segments, &chunks, &parts, of);
         let (p, b) = (pieces(&chunks, p), pieces(&chunks, b));
@@ -157,15 +184,32 @@ impl OpDef for Lars {
         let (parts, ratios, chunks) = (l.parts, l.ratios, l.chunks);
         l.per_chunk(Kernel::new("lars_norms"), target, &[p, grad, chunks, parts]);
         l.ratios(&self.segments, target, [self.trust, self.weight_decay, self.eps]);
-        let kernel = Kernel::new("lars").set("MOMENTUM", self.momentum as f32).set("DECAY", self.weight_decay as f32);
+        let kernel = Kernel::new("lars")
+            .set("MOMENTUM", self.momentum as f32)
+            .set("DECAY", self.weight_decay as f32);
         l.per_chunk(kernel, target, &[p, grad, b, ratios, chunks, guard, Binding::Step]);
         l.lowering
     }
     fn cases() -> Vec<Case> {
-        let lars = |weight_decay, segments| Self { momentum: 0.9, weight_decay, trust: 1e-3, eps: 1e-8, segments };
-        let case = |name: &str, weight_decay: f64, segments: Vec<Segment>, p: Fill, grad: Fill, guard: f32| {
+        let lars = |weight_decay, segments| Self {
+            momentum: 0.9,
+            weight_decay,
+            trust: 1e-3,
+            eps: 1e-8,
+            segments,
+        };
+        let case = |name: &str,
+                    weight_decay: f64,
+                    segments: Vec<Segment>,
+                    p: Fill,
+                    grad: Fill,
+                    guard: f32| {
             let len = Shape::vector(flat_len(&segments));
-            Case::new(name, lars(weight_decay, segments), &[(len, p), (len, grad), (len, Normal), (Shape::SCALAR, Constant(guard))])
+            Case::new(
+                name,
+                lars(weight_decay, segments),
+                &[(len, p), (len, grad), (len, Normal), (Shape::SCALAR, Constant(guard))],
+            )
         };
         vec![
             case("one tensor of 1", 0.1, layout(&[(1, false)]), Normal, Normal, 1.0),
@@ -212,7 +256,8 @@ impl OpDef for Lamb {
     }
     fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
         let (grad, guard) = (call.inputs[1].f(), call.inputs[4].f()[0].get());
-        let [lr, bias1, bias2] = [call.step.learning_rate, call.step.bias1, call.step.bias2].map(f64::from);
+        let [lr, bias1, bias2] =
+            [call.step.learning_rate, call.step.bias1, call.step.bias2].map(f64::from);
         let [p, m, v] = &mut call.outputs[..] else { unreachable!("three outputs") };
         if !guard.is_finite() {
             return;
@@ -225,7 +270,9 @@ impl OpDef for Lamb {
                 let g = grad[i].get();
                 let first = self.beta1 * m[i].get() + (1.0 - self.beta1) * g;
                 let second = self.beta2 * v[i].get() + (1.0 - self.beta2) * g * g;
-                update.push((first * bias1) / ((second * bias2).sqrt() + self.eps) + decay * p[i].get());
+                update.push(
+                    (first * bias1) / ((second * bias2).sqrt() + self.eps) + decay * p[i].get(),
+                );
                 squared += p[i].get() * p[i].get();
                 m[i] = T::of(first);
                 v[i] = T::of(second);
@@ -248,9 +295,16 @@ impl OpDef for Lamb {
             return;
         }
         let chunks = chunks(&self.segments);
-        let decay = |c: &Chunk| if self.segments[c.segment].plain { 0.0 } else { self.weight_decay as f32 };
-        let update = |p: f32, m: f32, v: f32, decay: f32| (m * bias1) / ((v * bias2).sqrt() + eps) + decay * p;
-        let mut pieces: Vec<_> = pieces(&chunks, p).into_iter().zip(pieces(&chunks, m)).zip(pieces(&chunks, v)).collect();
+        let decay =
+            |c: &Chunk| if self.segments[c.segment].plain { 0.0 } else { self.weight_decay as f32 };
+        let update = |p: f32, m: f32, v: f32, decay: f32| {
+            (m * bias1) / ((v * bias2).sqrt() + eps) + decay * p
+        };
+        let mut pieces: Vec<_> = pieces(&chunks, p)
+            .into_iter()
+            .zip(pieces(&chunks, m))
+            .zip(pieces(&chunks, v))
+            .collect();
         let moments = chunks.par_iter().zip(&mut pieces).map(|(c, ((p, m), v))| {
             let (grad, decay) = (&grad[c.first..c.end], decay(c));
             let mut us = [0.0_f32; segments::CHUNK];
@@ -272,7 +326,8 @@ impl OpDef for Lamb {
     }
     fn lower(&self, _io: &Io, target: &Target) -> Lowering {
         let mut l = Passes::new(&self.segments);
-        let ([p, m, v], [grad, guard]) = ([0, 1, 2].map(Binding::Output), [1, 4].map(Binding::Input));
+        let ([p, m, v], [grad, guard]) =
+            ([0, 1, 2].map(Binding::Output), [1, 4].map(Binding::Input));
         let (parts, ratios, chunks) = (l.parts, l.ratios, l.chunks);
         let kernel = |file| {
             Kernel::new(file)
@@ -289,10 +344,22 @@ impl OpDef for Lamb {
         l.lowering
     }
     fn cases() -> Vec<Case> {
-        let lamb = |weight_decay, segments| Self { beta1: 0.9, beta2: 0.999, eps: 1e-6, weight_decay, segments };
-        let case = |name: &str, weight_decay: f64, segments: Vec<Segment>, p: Fill, [grad, m, v]: [Fill; 3], guard: f32| {
+        let lamb = |weight_decay, segments| Self {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-6,
+            weight_decay,
+            segments,
+        };
+        let case = |name: &str,
+                    weight_decay: f64,
+                    segments: Vec<Segment>,
+                    p: Fill,
+                    [grad, m, v]: [Fill; 3],
+                    guard: f32| {
             let len = Shape::vector(flat_len(&segments));
-            let inputs = [(len, p), (len, grad), (len, m), (len, v), (Shape::SCALAR, Constant(guard))];
+            let inputs =
+                [(len, p), (len, grad), (len, m), (len, v), (Shape::SCALAR, Constant(guard))];
             Case::new(name, lamb(weight_decay, segments), &inputs)
         };
         let (used, zero) = ([Normal, Normal, Uniform(0.0, 1.0)], Constant(0.0));
@@ -330,7 +397,16 @@ fn flat_len(segments: &[Segment]) -> usize {
 /// A single element, odd lengths, a whole chunk, one element more, plain tensors between them.
 fn ragged() -> Vec<Segment> {
     let chunk = segments::CHUNK;
-    layout(&[(1, true), (103, false), (64, true), (7, false), (chunk, false), (chunk + 1, false), (36, true), (2 * chunk - 3, false)])
+    layout(&[
+        (1, true),
+        (103, false),
+        (64, true),
+        (7, false),
+        (chunk, false),
+        (chunk + 1, false),
+        (36, true),
+        (2 * chunk - 3, false),
+    ])
 }
 
 /// As many tensors as a deep network has.
@@ -345,13 +421,18 @@ mod tests {
     #[test]
     fn segments_that_overlap_or_leave_the_buffer_are_refused() {
         let refused = |segments: &[(usize, usize)], len: usize| {
-            let segments = segments.iter().map(|&(offset, len)| Segment { offset, len, plain: false }).collect();
+            let segments = segments
+                .iter()
+                .map(|&(offset, len)| Segment { offset, len, plain: false })
+                .collect();
             let op = Lars { momentum: 0.9, weight_decay: 0.0, trust: 1e-3, eps: 1e-8, segments };
             let p = TensorType::f32(Shape::vector(len));
             op.outputs(&[p, p, p, TensorType::f32(Shape::SCALAR)]).is_err()
         };
         assert!(!refused(&[(0, 5), (8, 1), (64, 64)], 128));
-        for segments in [&[][..], &[(0, 0)], &[(2, 4)], &[(0, 129)], &[(0, 9), (8, 4)], &[(64, 4), (0, 4)]] {
+        for segments in
+            [&[][..], &[(0, 0)], &[(2, 4)], &[(0, 129)], &[(0, 9), (8, 4)], &[(64, 4), (0, 4)]]
+        {
             assert!(refused(segments, 128), "{segments:?}");
         }
     }
@@ -361,13 +442,17 @@ mod tests {
         for segments in [ragged(), many()] {
             let chunks = chunks(&segments);
             for (i, s) in segments.iter().enumerate() {
-                let own: Vec<_> = chunks.iter().filter(|c| c.segment == i).flat_map(|c| c.first..c.end).collect();
+                let own: Vec<_> =
+                    chunks.iter().filter(|c| c.segment == i).flat_map(|c| c.first..c.end).collect();
                 assert_eq!(own, (s.offset..s.offset + s.len).collect::<Vec<_>>());
             }
             let table = segment_table(&segments);
             for (i, row) in table.chunks(4).enumerate() {
                 let (first, end) = (row[0] as usize, row[1] as usize);
-                assert!(first < end && chunks[first..end].iter().all(|c| c.segment == i), "segment {i}: {row:?}");
+                assert!(
+                    first < end && chunks[first..end].iter().all(|c| c.segment == i),
+                    "segment {i}: {row:?}"
+                );
             }
             assert_eq!(table[table.len() - 3] as usize, chunks.len());
         }

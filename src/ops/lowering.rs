@@ -24,6 +24,9 @@ pub struct Target {
     pub software: bool,
     /// Convolutions take elementwise ops into their tails ([`super::Epilogue`]).
     pub epilogues: bool,
+    /// Compiling costs more than computing: products share pipelines ([`super::Tile::compact`])
+    /// until something else is measured.
+    pub compact: bool,
 }
 
 impl Target {
@@ -36,6 +39,7 @@ impl Target {
         subgroup: None,
         software: false,
         epilogues: true,
+        compact: false,
     };
 
     /// Whether the device can run what a variant requires.
@@ -115,17 +119,26 @@ pub struct Kernel {
     pub file: &'static str,
     /// `const NAME` of the file and its value.
     pub consts: Vec<(&'static str, Const)>,
+    /// Whether the `// uniform` consts too are part of the text; else they are data, and one text
+    /// serves every shape.
+    pub shaped: bool,
 }
 
 impl Kernel {
     /// A kernel without constants.
     pub fn new(file: &'static str) -> Self {
-        Self { file, consts: Vec::new() }
+        Self { file, consts: Vec::new(), shaped: false }
     }
     /// Sets a constant.
     #[must_use]
     pub fn set(mut self, name: &'static str, value: impl Into<Const>) -> Self {
         self.consts.push((name, value.into()));
+        self
+    }
+    /// Sets whether all its constants are part of the text.
+    #[must_use]
+    pub fn shaped(mut self, shaped: bool) -> Self {
+        self.shaped = shaped;
         self
     }
 }

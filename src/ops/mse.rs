@@ -2,16 +2,26 @@
 //! With `M = N*H*W*channels`: `y = sum (x - t)^2 / M`, `dx = dy * 2 (x - t) / M`, 0 in the padding.
 
 use super::native::{scaled_difference, squared_distance};
-use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, ValueId, arity, same};
+use super::{
+    Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target,
+    ValueId, arity, same,
+};
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::Normal;
 
 /// Checks a pair of images: vec4 channels, of which `channels` count.
-pub(super) fn images(op: &'static str, x: TensorType, t: TensorType, channels: usize) -> Result<(), ShapeError> {
+pub(super) fn images(
+    op: &'static str,
+    x: TensorType,
+    t: TensorType,
+    channels: usize,
+) -> Result<(), ShapeError> {
     same(op, "the target", x, t)?;
     if !x.shape.c.is_multiple_of(4) || channels == 0 || channels > x.shape.c {
-        let message = format!("{x} must store a multiple of 4 channels, at least the {channels} \
-            (not 0) that count");
+        let message = format!(
+            "{x} must store a multiple of 4 channels, at least the {channels} \
+            (not 0) that count"
+        );
         return Err(ShapeError::new(op, message));
     }
     Ok(())
@@ -25,12 +35,27 @@ pub(super) fn parts(vec4s: usize) -> usize {
 
 /// Adds the total of the squared errors of inputs 0 and 1, times `scale`, as a scratch scalar or
 /// output.
-pub(super) fn squared_error(l: &mut Lowering, shape: Shape, channels: usize, scale: f32, to: Binding, target: &Target) {
+pub(super) fn squared_error(
+    l: &mut Lowering,
+    shape: Shape,
+    channels: usize,
+    scale: f32,
+    to: Binding,
+    target: &Target,
+) {
     let (vec4s, n_parts) = (shape.len() / 4, parts(shape.len() / 4));
     let partial = l.scratch(DType::F32, n_parts);
-    let kernel = Kernel::new("squared_error").set("LEN4", vec4s).set("PARTS", n_parts).set("C4", shape.c / 4).set("CHANNELS", channels);
+    let kernel = Kernel::new("squared_error")
+        .set("LEN4", vec4s)
+        .set("PARTS", n_parts)
+        .set("C4", shape.c / 4)
+        .set("CHANNELS", channels);
     l.push(kernel, target.grid_1d(n_parts), &[Binding::Input(0), Binding::Input(1), partial]);
-    l.push(Kernel::new("sum_parts").set("PARTS", n_parts).set("SCALE", scale), [1, 1, 1], &[partial, to]);
+    l.push(
+        Kernel::new("sum_parts").set("PARTS", n_parts).set("SCALE", scale),
+        [1, 1, 1],
+        &[partial, to],
+    );
 }
 
 /// Mean squared error of (reconstruction, target).
@@ -65,7 +90,12 @@ impl OpDef for Mse {
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         let dy = node.dy[0].filter(|_| node.wants[0]);
-        vec![dy.map(|dy| g.emit1(MseGrad { channels: self.channels }.into(), &[dy, node.x[0], node.x[1]])), None]
+        vec![
+            dy.map(|dy| {
+                g.emit1(MseGrad { channels: self.channels }.into(), &[dy, node.x[0], node.x[1]])
+            }),
+            None,
+        ]
     }
     fn differentiable(&self) -> &'static [usize] {
         &[0]
@@ -104,14 +134,24 @@ impl OpDef for MseGrad {
         Ok(vec![inputs[1]])
     }
     fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
-        let (dy, x, t, shape) = (call.inputs[0].f()[0].get(), call.inputs[1].f(), call.inputs[2].f(), call.in_shape(1));
+        let (dy, x, t, shape) =
+            (call.inputs[0].f()[0].get(), call.inputs[1].f(), call.inputs[2].f(), call.in_shape(1));
         let count = (shape.pixels() * self.channels) as f64;
         for (i, dx) in call.outputs[0].iter_mut().enumerate() {
-            *dx = T::of(if i % shape.c < self.channels { dy * 2.0 * (x[i].get() - t[i].get()) / count } else { 0.0 });
+            *dx = T::of(if i % shape.c < self.channels {
+                dy * 2.0 * (x[i].get() - t[i].get()) / count
+            } else {
+                0.0
+            });
         }
     }
     fn native(&self, call: &mut Call<'_, f32>) {
-        let (dy, x, t, shape) = (f64::from(call.inputs[0].f()[0]), call.inputs[1].f(), call.inputs[2].f(), call.in_shape(1));
+        let (dy, x, t, shape) = (
+            f64::from(call.inputs[0].f()[0]),
+            call.inputs[1].f(),
+            call.inputs[2].f(),
+            call.in_shape(1),
+        );
         let factor = (2.0 * dy / (shape.pixels() * self.channels) as f64) as f32;
         scaled_difference(call.outputs[0], x, t, factor, shape.c, self.channels);
     }
@@ -119,15 +159,27 @@ impl OpDef for MseGrad {
         let shape = io.inputs[1].shape;
         let vec4s = shape.len() / 4;
         let factor = 2.0 / (shape.pixels() * self.channels) as f32;
-        let kernel = Kernel::new("mse_grad").set("LEN4", vec4s).set("C4", shape.c / 4).set("CHANNELS", self.channels).set("FACTOR", factor);
-        Lowering::one(kernel, target.grid_1d(vec4s), &[Binding::Input(0), Binding::Input(1), Binding::Input(2), Binding::Output(0)])
+        let kernel = Kernel::new("mse_grad")
+            .set("LEN4", vec4s)
+            .set("C4", shape.c / 4)
+            .set("CHANNELS", self.channels)
+            .set("FACTOR", factor);
+        Lowering::one(
+            kernel,
+            target.grid_1d(vec4s),
+            &[Binding::Input(0), Binding::Input(1), Binding::Input(2), Binding::Output(0)],
+        )
     }
     fn cases() -> Vec<Case> {
         let inputs = |shape: Shape| [(Shape::SCALAR, Normal), (shape, Normal), (shape, Normal)];
         vec![
             Case::new("n1h1w1c4 of 1", MseGrad { channels: 1 }, &inputs(Shape::rows(1, 4))),
             Case::new("n3h5w7c4 of 3", MseGrad { channels: 3 }, &inputs(Shape::new(3, 5, 7, 4))),
-            Case::new("n2h3w11c12 of 9", MseGrad { channels: 9 }, &inputs(Shape::new(2, 3, 11, 12))),
+            Case::new(
+                "n2h3w11c12 of 9",
+                MseGrad { channels: 9 },
+                &inputs(Shape::new(2, 3, 11, 12)),
+            ),
         ]
     }
 }

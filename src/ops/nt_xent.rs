@@ -14,7 +14,10 @@
 
 use rayon::prelude::*;
 
-use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, ValueId, arity, same};
+use super::{
+    Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target,
+    ValueId, arity, same,
+};
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Alternate, Constant, Normal, Ties, Uniform};
 
@@ -31,9 +34,16 @@ pub struct NtXent {
 impl NtXent {
     fn check(&self, op: &'static str, s: TensorType) -> Result<(), ShapeError> {
         same(op, "the similarities", TensorType::f32(Shape::rows(s.shape.n, s.shape.n)), s)?;
-        if self.views == 0 || !self.views.is_multiple_of(2) || self.views > s.shape.n || !s.shape.n.is_multiple_of(4) {
-            let message = format!("{} views of similarities {s}: an even number of at most S, a \
-                multiple of 4", self.views);
+        if self.views == 0
+            || !self.views.is_multiple_of(2)
+            || self.views > s.shape.n
+            || !s.shape.n.is_multiple_of(4)
+        {
+            let message = format!(
+                "{} views of similarities {s}: an even number of at most S, a \
+                multiple of 4",
+                self.views
+            );
             return Err(ShapeError::new(op, message));
         }
         Ok(())
@@ -62,18 +72,27 @@ impl OpDef for NtXent {
         let [loss, accuracy, rows] = &mut call.outputs[..] else { unreachable!("three outputs") };
         let row = |(i, stored): (usize, &mut [T])| {
             let own = s[i * width + self.positive(i)].get();
-            let others = || (0..self.views).filter(|&k| k != i && k != self.positive(i)).map(|k| s[i * width + k].get());
+            let others = || {
+                (0..self.views)
+                    .filter(|&k| k != i && k != self.positive(i))
+                    .map(|k| s[i * width + k].get())
+            };
             let max = others().fold(own, f64::max);
             let sum = others().chain([own]).map(|x| ((x - max) / t).exp()).sum::<f64>();
             stored.copy_from_slice(&[T::of(max), T::of(sum)]);
             (sum.ln() + (max - own) / t, f64::from(u8::from(others().all(|x| x < own))))
         };
         let found: Vec<_> = rows.par_chunks_mut(2).enumerate().map(row).collect();
-        let mean = |of: fn(&(f64, f64)) -> f64| T::of(found.iter().map(of).sum::<f64>() / self.views as f64);
+        let mean = |of: fn(&(f64, f64)) -> f64| {
+            T::of(found.iter().map(of).sum::<f64>() / self.views as f64)
+        };
         (loss[0], accuracy[0]) = (mean(|f| f.0), mean(|f| f.1));
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
-        vec![node.dy[0].map(|dy| g.emit1(NtXentGrad(self.clone()).into(), &[dy, node.x[0], node.y[2]]))]
+        vec![
+            node.dy[0]
+                .map(|dy| g.emit1(NtXentGrad(self.clone()).into(), &[dy, node.x[0], node.y[2]])),
+        ]
     }
     fn differentiable(&self) -> &'static [usize] {
         &[0]
@@ -82,9 +101,15 @@ impl OpDef for NtXent {
         let mut l = Lowering::default();
         let (losses, hits) = (l.scratch(DType::F32, self.views), l.scratch(DType::F32, self.views));
         let kernel = self.kernel("nt_xent", io.inputs[0].shape);
-        l.push(kernel, target.groups_1d(self.views), &[Binding::Input(0), losses, hits, Binding::Output(2)]);
+        l.push(
+            kernel,
+            target.groups_1d(self.views),
+            &[Binding::Input(0), losses, hits, Binding::Output(2)],
+        );
         for (parts, y) in [(losses, 0), (hits, 1)] {
-            let kernel = Kernel::new("sum_parts").set("PARTS", self.views).set("SCALE", 1.0 / self.views as f32);
+            let kernel = Kernel::new("sum_parts")
+                .set("PARTS", self.views)
+                .set("SCALE", 1.0 / self.views as f32);
             l.push(kernel, [1, 1, 1], &[parts, Binding::Output(y)]);
         }
         l
@@ -127,7 +152,8 @@ impl OpDef for NtXentGrad {
     }
     fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
         let Self(op) = self;
-        let (dy, s, rows, width) = (call.inputs[0].f()[0].get(), call.inputs[1].f(), call.inputs[2].f(), call.in_shape(1).c);
+        let (dy, s, rows, width) =
+            (call.inputs[0].f()[0].get(), call.inputs[1].f(), call.inputs[2].f(), call.in_shape(1).c);
         let t = f64::from(op.temperature);
         call.outputs[0].par_chunks_mut(width).enumerate().for_each(|(i, ds)| {
             ds.fill(T::of(0.0));
@@ -145,14 +171,26 @@ impl OpDef for NtXentGrad {
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let s = io.inputs[1].shape;
         let [dy, x, rows] = [0, 1, 2].map(Binding::Input);
-        Lowering::one(self.0.kernel("nt_xent_grad", s), target.grid_1d(s.len() / 4), &[dy, x, rows, Binding::Output(0)])
+        Lowering::one(
+            self.0.kernel("nt_xent_grad", s),
+            target.grid_1d(s.len() / 4),
+            &[dy, x, rows, Binding::Output(0)],
+        )
     }
     fn cases() -> Vec<Case> {
         // A row's maximum 1 and its sum.
         let case = |name, views: usize, temperature, fill, sum| {
             let op = NtXentGrad(NtXent { views, temperature });
             let size = views.next_multiple_of(4);
-            Case::new(name, op, &[(Shape::SCALAR, Normal), (Shape::rows(size, size), fill), (Shape::rows(views, 2), Alternate(1.0, sum))])
+            Case::new(
+                name,
+                op,
+                &[
+                    (Shape::SCALAR, Normal),
+                    (Shape::rows(size, size), fill),
+                    (Shape::rows(views, 2), Alternate(1.0, sum)),
+                ],
+            )
         };
         let cosine = Uniform(-1.0, 1.0);
         vec![

@@ -16,7 +16,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, Op, OpDef, Real, Call, ShapeError, Target, arity, same};
+use super::{
+    Binding, Case, Fill, Io, Kernel, Lowering, Op, OpDef, Real, Call, ShapeError, Target, arity,
+    same,
+};
 use crate::tensor::{Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};
 
@@ -27,7 +30,11 @@ const CHUNK: usize = 1 << 16;
 const BLOCK: usize = 64;
 
 /// Checks (p, grad, moments…, guard) and returns the types of p and the moments.
-pub(super) fn flat(op: &'static str, inputs: &[TensorType], moments: usize) -> Result<Vec<TensorType>, ShapeError> {
+pub(super) fn flat(
+    op: &'static str,
+    inputs: &[TensorType],
+    moments: usize,
+) -> Result<Vec<TensorType>, ShapeError> {
     arity(op, inputs, moments + 3)?;
     let (p, guard) = (inputs[0], inputs[moments + 2]);
     same(op, "the parameter", TensorType::f32(Shape::vector(p.shape.len())), p)?;
@@ -41,10 +48,17 @@ pub(super) fn flat(op: &'static str, inputs: &[TensorType], moments: usize) -> R
 
 /// Checks that ranges without decay are whole blocks of a buffer of `len` elements.
 fn check_plain(op: &'static str, plain: &[Range<usize>], len: usize) -> Result<(), ShapeError> {
-    let whole = |r: &Range<usize>| r.start.is_multiple_of(BLOCK) && (r.end.is_multiple_of(BLOCK) || r.end == len);
+    let whole = |r: &Range<usize>| {
+        r.start.is_multiple_of(BLOCK) && (r.end.is_multiple_of(BLOCK) || r.end == len)
+    };
     match plain.iter().find(|r| r.is_empty() || r.end > len || !whole(r)) {
-        Some(r) => Err(ShapeError::new(op, format!("the range {r:?} without decay is not whole \
-            blocks of {BLOCK} within {len}"))),
+        Some(r) => Err(ShapeError::new(
+            op,
+            format!(
+                "the range {r:?} without decay is not whole \
+            blocks of {BLOCK} within {len}"
+            ),
+        )),
         None => Ok(()),
     }
 }
@@ -52,7 +66,12 @@ fn check_plain(op: &'static str, plain: &[Range<usize>], len: usize) -> Result<(
 /// What of the ranges without decay lies within these elements, counted from their first.
 fn plain_part(plain: &[Range<usize>], elements: &Range<usize>) -> Vec<Range<usize>> {
     let part = |r: &Range<usize>| r.start.max(elements.start)..r.end.min(elements.end);
-    plain.iter().map(part).filter(|r| !r.is_empty()).map(|r| r.start - elements.start..r.end - elements.start).collect()
+    plain
+        .iter()
+        .map(part)
+        .filter(|r| !r.is_empty())
+        .map(|r| r.start - elements.start..r.end - elements.start)
+        .collect()
 }
 
 /// A bit for each block: 1 where it does not decay. Empty if every block decays.
@@ -72,7 +91,13 @@ fn decays(mask: &[u32], chunk: usize, decay: f32) -> (usize, impl Fn(usize) -> f
 }
 
 /// Adds the mask to a kernel that has `DECAY`, where some blocks do not decay.
-fn lower_decay(kernel: Kernel, plain: &[Range<usize>], len: usize, target: &Target, mut bindings: Vec<Binding>) -> Lowering {
+fn lower_decay(
+    kernel: Kernel,
+    plain: &[Range<usize>],
+    len: usize,
+    target: &Target,
+    mut bindings: Vec<Binding>,
+) -> Lowering {
     let mut l = Lowering::default();
     let mask = mask(plain, len);
     let masked = !mask.is_empty();
@@ -113,13 +138,15 @@ impl OpDef for Adam {
     }
     fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
         let (grad, guard) = (call.inputs[1].f(), call.inputs[4].f()[0].get());
-        let [lr, bias1, bias2] = [call.step.learning_rate, call.step.bias1, call.step.bias2].map(f64::from);
+        let [lr, bias1, bias2] =
+            [call.step.learning_rate, call.step.bias1, call.step.bias2].map(f64::from);
         let [p, m, v] = &mut call.outputs[..] else { unreachable!("three outputs") };
         if !guard.is_finite() {
             return;
         }
         for i in 0..grad.len() {
-            let decay = if self.plain.iter().any(|r| r.contains(&i)) { 0.0 } else { self.weight_decay };
+            let decay =
+                if self.plain.iter().any(|r| r.contains(&i)) { 0.0 } else { self.weight_decay };
             let g = grad[i].get() + decay * p[i].get();
             let first = self.beta1 * m[i].get() + (1.0 - self.beta1) * g;
             let second = self.beta2 * v[i].get() + (1.0 - self.beta2) * g * g;
@@ -131,17 +158,26 @@ impl OpDef for Adam {
     fn native(&self, call: &mut Call<'_, f32>) {
         let (grad, guard) = (call.inputs[1].f(), call.inputs[4].f()[0]);
         let (lr, bias1, bias2) = (call.step.learning_rate, call.step.bias1, call.step.bias2);
-        let [beta1, beta2, eps, decay] = [self.beta1, self.beta2, self.eps, self.weight_decay].map(|x| x as f32);
+        let [beta1, beta2, eps, decay] =
+            [self.beta1, self.beta2, self.eps, self.weight_decay].map(|x| x as f32);
         let [rest1, rest2] = [self.beta1, self.beta2].map(|beta| (1.0 - beta) as f32);
         let [p, m, v] = &mut call.outputs[..] else { unreachable!("three outputs") };
         if !guard.is_finite() {
             return;
         }
         let mask = mask(&self.plain, p.len());
-        let chunks = p.par_chunks_mut(CHUNK).zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK)).zip(grad.par_chunks(CHUNK));
+        let chunks = p
+            .par_chunks_mut(CHUNK)
+            .zip(m.par_chunks_mut(CHUNK))
+            .zip(v.par_chunks_mut(CHUNK))
+            .zip(grad.par_chunks(CHUNK));
         chunks.enumerate().for_each(|(chunk, (((p, m), v), grad))| {
             let (part, decay) = decays(&mask, chunk, decay);
-            let parts = p.chunks_mut(part).zip(m.chunks_mut(part)).zip(v.chunks_mut(part)).zip(grad.chunks(part));
+            let parts = p
+                .chunks_mut(part)
+                .zip(m.chunks_mut(part))
+                .zip(v.chunks_mut(part))
+                .zip(grad.chunks(part));
             for (i, (((p, m), v), grad)) in parts.enumerate() {
                 let decay = decay(i);
                 for (((p, m), v), grad) in p.iter_mut().zip(m).zip(v).zip(grad) {
@@ -164,10 +200,22 @@ impl OpDef for Adam {
             .set("EPS", self.eps as f32)
             .set("DECAY", self.weight_decay as f32);
         let [p, m, v] = [0, 1, 2].map(Binding::Output);
-        lower_decay(kernel, &self.plain, len, target, vec![p, Binding::Input(1), m, v, Binding::Input(4), Binding::Step])
+        lower_decay(
+            kernel,
+            &self.plain,
+            len,
+            target,
+            vec![p, Binding::Input(1), m, v, Binding::Input(4), Binding::Step],
+        )
     }
     fn cases() -> Vec<Case> {
-        let plain = |plain: &[Range<usize>]| Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, plain: plain.to_vec() };
+        let plain = |plain: &[Range<usize>]| Adam {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.1,
+            plain: plain.to_vec(),
+        };
         let adam = |weight_decay: f64| Adam { weight_decay, ..plain(&[]) };
         let inputs = |len: usize, grad: Fill, m: Fill, v: Fill, guard: f32| {
             let p = Shape::vector(len);
@@ -179,10 +227,26 @@ impl OpDef for Adam {
             Case::new("p1", adam(0.0), &used(1, -1.0)),
             Case::new("p1031 with weight decay", adam(0.1), &used(1031, 0.0)),
             Case::new("p300007", adam(0.0), &used(300_007, 1.0)),
-            Case::new("p1031, some without decay", plain(&[0..64, 192..576, 1024..1031]), &used(1031, 1.0)),
-            Case::new("p300007, some without decay", plain(&[64..128, 65_472..131_072, 299_968..300_007]), &used(300_007, 1.0)),
-            Case::new("first step", adam(0.0), &inputs(128, Normal, Constant(0.0), Constant(0.0), 1.0)),
-            Case::new("zero gradient", adam(0.0), &inputs(128, Constant(0.0), Constant(0.0), Constant(0.0), 1.0)),
+            Case::new(
+                "p1031, some without decay",
+                plain(&[0..64, 192..576, 1024..1031]),
+                &used(1031, 1.0),
+            ),
+            Case::new(
+                "p300007, some without decay",
+                plain(&[64..128, 65_472..131_072, 299_968..300_007]),
+                &used(300_007, 1.0),
+            ),
+            Case::new(
+                "first step",
+                adam(0.0),
+                &inputs(128, Normal, Constant(0.0), Constant(0.0), 1.0),
+            ),
+            Case::new(
+                "zero gradient",
+                adam(0.0),
+                &inputs(128, Constant(0.0), Constant(0.0), Constant(0.0), 1.0),
+            ),
             Case::new("guard is NaN", adam(0.1), &used(128, f32::NAN)),
             Case::new("guard is infinite", adam(0.1), &used(128, f32::NEG_INFINITY)),
         ]
@@ -215,13 +279,15 @@ impl OpDef for Sgd {
         Some(Self { plain: plain_part(&self.plain, &elements), ..self.clone() }.into())
     }
     fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
-        let (grad, guard, lr) = (call.inputs[1].f(), call.inputs[3].f()[0].get(), f64::from(call.step.learning_rate));
+        let (grad, guard, lr) =
+            (call.inputs[1].f(), call.inputs[3].f()[0].get(), f64::from(call.step.learning_rate));
         let [p, b] = &mut call.outputs[..] else { unreachable!("two outputs") };
         if !guard.is_finite() {
             return;
         }
         for i in 0..grad.len() {
-            let decay = if self.plain.iter().any(|r| r.contains(&i)) { 0.0 } else { self.weight_decay };
+            let decay =
+                if self.plain.iter().any(|r| r.contains(&i)) { 0.0 } else { self.weight_decay };
             let g = grad[i].get() + decay * p[i].get();
             let buffer = self.momentum * b[i].get() + g;
             let d = if self.nesterov { g + self.momentum * buffer } else { buffer };
@@ -231,16 +297,20 @@ impl OpDef for Sgd {
     }
     fn native(&self, call: &mut Call<'_, f32>) {
         let (grad, guard, lr) = (call.inputs[1].f(), call.inputs[3].f()[0], call.step.learning_rate);
-        let (momentum, decay, nesterov) = (self.momentum as f32, self.weight_decay as f32, self.nesterov);
+        let (momentum, decay, nesterov) =
+            (self.momentum as f32, self.weight_decay as f32, self.nesterov);
         let [p, b] = &mut call.outputs[..] else { unreachable!("two outputs") };
         if !guard.is_finite() {
             return;
         }
         let mask = mask(&self.plain, p.len());
-        let chunks = p.par_chunks_mut(CHUNK).zip(b.par_chunks_mut(CHUNK)).zip(grad.par_chunks(CHUNK));
+        let chunks =
+            p.par_chunks_mut(CHUNK).zip(b.par_chunks_mut(CHUNK)).zip(grad.par_chunks(CHUNK));
         chunks.enumerate().for_each(|(chunk, ((p, b), grad))| {
             let (part, decay) = decays(&mask, chunk, decay);
-            for (i, ((p, b), grad)) in p.chunks_mut(part).zip(b.chunks_mut(part)).zip(grad.chunks(part)).enumerate() {
+            for (i, ((p, b), grad)) in
+                p.chunks_mut(part).zip(b.chunks_mut(part)).zip(grad.chunks(part)).enumerate()
+            {
                 let decay = decay(i);
                 for ((p, b), grad) in p.iter_mut().zip(b).zip(grad) {
                     let g = grad + decay * *p;
@@ -258,7 +328,13 @@ impl OpDef for Sgd {
             .set("DECAY", self.weight_decay as f32)
             .set("NESTEROV", self.nesterov);
         let [p, b] = [0, 1].map(Binding::Output);
-        lower_decay(kernel, &self.plain, len, target, vec![p, Binding::Input(1), b, Binding::Input(3), Binding::Step])
+        lower_decay(
+            kernel,
+            &self.plain,
+            len,
+            target,
+            vec![p, Binding::Input(1), b, Binding::Input(3), Binding::Step],
+        )
     }
     fn cases() -> Vec<Case> {
         let inputs = |len: usize, guard: f32| {
@@ -267,14 +343,30 @@ impl OpDef for Sgd {
         };
         let nesterov = Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.0, plain: vec![] };
         let plain = Sgd { nesterov: false, weight_decay: 0.1, ..nesterov.clone() };
-        let some = |plain: &[Range<usize>]| Sgd { weight_decay: 0.1, plain: plain.to_vec(), ..nesterov.clone() };
+        let some = |plain: &[Range<usize>]| Sgd {
+            weight_decay: 0.1,
+            plain: plain.to_vec(),
+            ..nesterov.clone()
+        };
         vec![
             Case::new("p64", nesterov.clone(), &inputs(64, 1.0)),
             Case::new("p1", nesterov.clone(), &inputs(1, 1.0)),
             Case::new("p1031 plain with weight decay", plain.clone(), &inputs(1031, -3.0)),
-            Case::new("p1031, some without decay", some(&[0..64, 192..576, 1024..1031]), &inputs(1031, 1.0)),
-            Case::new("p200001, some without decay", some(&[65_472..131_072, 199_936..200_001]), &inputs(200_001, 1.0)),
-            Case::new("p300007 without momentum", Sgd { momentum: 0.0, weight_decay: 0.0, ..plain }, &inputs(300_007, 0.0)),
+            Case::new(
+                "p1031, some without decay",
+                some(&[0..64, 192..576, 1024..1031]),
+                &inputs(1031, 1.0),
+            ),
+            Case::new(
+                "p200001, some without decay",
+                some(&[65_472..131_072, 199_936..200_001]),
+                &inputs(200_001, 1.0),
+            ),
+            Case::new(
+                "p300007 without momentum",
+                Sgd { momentum: 0.0, weight_decay: 0.0, ..plain },
+                &inputs(300_007, 0.0),
+            ),
             Case::new("guard is NaN", nesterov.clone(), &inputs(128, f32::NAN)),
             Case::new("guard is infinite", nesterov, &inputs(128, f32::INFINITY)),
         ]
@@ -287,8 +379,19 @@ mod tests {
 
     #[test]
     fn ranges_without_decay_are_whole_blocks() {
-        for (range, whole) in [(0..64, true), (64..100, true), (64..128, false), (10..64, false), (0..80, false), (64..64, false)] {
-            assert_eq!(check_plain("sgd", std::slice::from_ref(&range), 100).is_ok(), whole, "{range:?}");
+        for (range, whole) in [
+            (0..64, true),
+            (64..100, true),
+            (64..128, false),
+            (10..64, false),
+            (0..80, false),
+            (64..64, false),
+        ] {
+            assert_eq!(
+                check_plain("sgd", std::slice::from_ref(&range), 100).is_ok(),
+                whole,
+                "{range:?}"
+            );
         }
         assert_eq!(mask(&[64..192, 2048..2100], 2100), [0b110, 1]);
         assert!(mask(&[], 2100).is_empty());

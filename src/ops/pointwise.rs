@@ -2,8 +2,11 @@
 //! at 0; NaN stays NaN, and a NaN in `y` lets `dy` pass, all as PyTorch);
 //! `weighted_sum: y = a*p + b*q`; `scale: y = a*x`; `dot: y = sum(p*q)`, a scalar.
 
-use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, ValueId, arity, same};
 use super::native::{map, map2};
+use super::{
+    Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target,
+    ValueId, arity, same,
+};
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Normal, Uniform};
 
@@ -87,7 +90,12 @@ impl OpDef for ReluGrad {
         }
     }
     fn native(&self, call: &mut Call<'_, f32>) {
-        map2(call.outputs[0], call.inputs[0].f(), call.inputs[1].f(), |dy, y| if y <= 0.0 { 0.0 } else { dy });
+        map2(
+            call.outputs[0],
+            call.inputs[0].f(),
+            call.inputs[1].f(),
+            |dy, y| if y <= 0.0 { 0.0 } else { dy },
+        );
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         elementwise(Kernel::new("relu_grad"), io, target)
@@ -141,7 +149,11 @@ impl OpDef for WeightedSum {
     fn cases() -> Vec<Case> {
         vec![
             Case::new("n3h11w7c4", WeightedSum { a: 1.0, b: 1.0 }, &[(ODD, Normal), (ODD, Normal)]),
-            Case::new("scalar", WeightedSum { a: 0.5, b: -3.0 }, &[(Shape::SCALAR, Normal), (Shape::SCALAR, Normal)]),
+            Case::new(
+                "scalar",
+                WeightedSum { a: 0.5, b: -3.0 },
+                &[(Shape::SCALAR, Normal), (Shape::SCALAR, Normal)],
+            ),
         ]
     }
 }
@@ -200,7 +212,9 @@ impl OpDef for Dot {
         call.outputs[0][0] = T::of(p.iter().zip(q).map(|(p, q)| p.get() * q.get()).sum());
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
-        let mut by = |other: usize, want: bool| Some(g.emit1(ScaleBy.into(), &[node.x[other], node.dy[0].filter(|_| want)?]));
+        let mut by = |other: usize, want: bool| {
+            Some(g.emit1(ScaleBy.into(), &[node.x[other], node.dy[0].filter(|_| want)?]))
+        };
         vec![by(1, node.wants[0]), by(0, node.wants[1])]
     }
     fn differentiable(&self) -> &'static [usize] {
@@ -212,7 +226,11 @@ impl OpDef for Dot {
         let parts = l.scratch(DType::F32, DOT_PARTS);
         let kernel = Kernel::new("dot").set("LEN", len).set("PARTS", DOT_PARTS);
         l.push(kernel, target.grid_1d(DOT_PARTS), &[Binding::Input(0), Binding::Input(1), parts]);
-        l.push(Kernel::new("sum_parts").set("PARTS", DOT_PARTS).set("SCALE", 1.0), [1, 1, 1], &[parts, Binding::Output(0)]);
+        l.push(
+            Kernel::new("sum_parts").set("PARTS", DOT_PARTS).set("SCALE", 1.0),
+            [1, 1, 1],
+            &[parts, Binding::Output(0)],
+        );
         l
     }
     fn cases() -> Vec<Case> {
@@ -292,8 +310,14 @@ impl OpDef for Reshape {
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 1)?;
         if inputs[0].shape.len() != self.shape.len() {
-            return Err(ShapeError::new(Self::NAME, format!("{} does not hold the elements of \
-                {}", self.shape, inputs[0].shape)));
+            return Err(ShapeError::new(
+                Self::NAME,
+                format!(
+                    "{} does not hold the elements of \
+                {}",
+                    self.shape, inputs[0].shape
+                ),
+            ));
         }
         Ok(vec![TensorType::f32(self.shape)])
     }
@@ -312,6 +336,10 @@ impl OpDef for Reshape {
         elementwise(Kernel::new("scale").set("A", 1.0), io, target)
     }
     fn cases() -> Vec<Case> {
-        vec![Case::new("rows to image", Reshape { shape: Shape::new(3, 4, 4, 8) }, &[(Shape::rows(3, 128), Normal)])]
+        vec![Case::new(
+            "rows to image",
+            Reshape { shape: Shape::new(3, 4, 4, 8) },
+            &[(Shape::rows(3, 128), Normal)],
+        )]
     }
 }

@@ -5,7 +5,10 @@
 //! `global_avg_pool: y[n, c] = mean over h, w of x[n, h, w, c]`; its gradient is `dy / (h*w)`
 //! everywhere.
 
-use super::{Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, ValueId, activation, arity, same};
+use super::{
+    Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target,
+    ValueId, activation, arity, same,
+};
 use crate::tensor::{Shape, TensorType};
 use Fill::{Normal, Ties};
 use rayon::prelude::*;
@@ -51,7 +54,11 @@ impl OpDef for MaxPool2d {
                         let mut top: Option<T> = None;
                         for ky in 0..3 {
                             for kx in 0..3 {
-                                let (Some(p), Some(q)) = ((2 * i + ky).checked_sub(1), (2 * j + kx).checked_sub(1)) else { continue };
+                                let (Some(p), Some(q)) =
+                                    ((2 * i + ky).checked_sub(1), (2 * j + kx).checked_sub(1))
+                                else {
+                                    continue;
+                                };
                                 if p < xs.h && q < xs.w {
                                     let here = x[xs.at(n, p, q, c)];
                                     let stays = |t: &T| t.get().is_nan() || t.get() >= here.get();
@@ -73,7 +80,10 @@ impl OpDef for MaxPool2d {
                 pixel.copy_from_slice(&x[xs.at(n, 2 * i, 2 * j, 0)..][..ys.c]);
                 for p in window(i, xs.h) {
                     for q in window(j, xs.w) {
-                        pixel.iter_mut().zip(&x[xs.at(n, p, q, 0)..]).for_each(|(y, &x)| *y = if x > *y || x.is_nan() { x } else { *y });
+                        pixel
+                            .iter_mut()
+                            .zip(&x[xs.at(n, p, q, 0)..])
+                            .for_each(|(y, &x)| *y = if x > *y || x.is_nan() { x } else { *y });
                     }
                 }
             }
@@ -87,7 +97,11 @@ impl OpDef for MaxPool2d {
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let kernel = max_pool_kernel("max_pool2d", io.inputs[0].shape);
-        Lowering::one(kernel, target.grid_1d(io.outputs[0].shape.len() / 4), &[Binding::Input(0), Binding::Output(0)])
+        Lowering::one(
+            kernel,
+            target.grid_1d(io.outputs[0].shape.len() / 4),
+            &[Binding::Input(0), Binding::Output(0)],
+        )
     }
     fn cases() -> Vec<Case> {
         vec![
@@ -123,9 +137,12 @@ impl OpDef for MaxPool2dGrad {
                 for j in 0..ys.w {
                     for c in 0..ys.c {
                         let out = ys.at(n, i, j, c);
-                        let mut pixels = (0..9).filter_map(|k| Some(((2 * i + k / 3).checked_sub(1)?, (2 * j + k % 3).checked_sub(1)?)));
-                        let first =
-                            pixels.find(|&(p, q)| p < xs.h && q < xs.w && equal(x[xs.at(n, p, q, c)].get(), y[out].get()));
+                        let mut pixels = (0..9).filter_map(|k| {
+                            Some(((2 * i + k / 3).checked_sub(1)?, (2 * j + k % 3).checked_sub(1)?))
+                        });
+                        let first = pixels.find(|&(p, q)| {
+                            p < xs.h && q < xs.w && equal(x[xs.at(n, p, q, c)].get(), y[out].get())
+                        });
                         if let Some((p, q)) = first {
                             dx[xs.at(n, p, q, c)] += dy[out].get();
                         }
@@ -150,7 +167,9 @@ impl OpDef for MaxPool2dGrad {
                         for q in window(j, xs.w) {
                             let x = &x[xs.at(n, p, q, 0)..][..xs.c];
                             let dx = &mut dx[(p * xs.w + q) * xs.c..][..xs.c];
-                            for (((dx, open), x), y) in dx.iter_mut().zip(&mut open).zip(x).zip(&y[out..]) {
+                            for (((dx, open), x), y) in
+                                dx.iter_mut().zip(&mut open).zip(x).zip(&y[out..])
+                            {
                                 let hit = x == y || x.is_nan() && y.is_nan();
                                 *dx += if hit { *open } else { 0.0 };
                                 *open = if hit { 0.0 } else { *open };
@@ -163,16 +182,27 @@ impl OpDef for MaxPool2dGrad {
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let x = io.inputs[1].shape;
-        let bindings = [Binding::Input(0), Binding::Input(1), Binding::Input(2), Binding::Output(0)];
+        let bindings =
+            [Binding::Input(0), Binding::Input(1), Binding::Input(2), Binding::Output(0)];
         Lowering::one(max_pool_kernel("max_pool2d_grad", x), target.grid_1d(x.len() / 4), &bindings)
     }
     fn cases() -> Vec<Case> {
-        let case = |name: &str, x: Shape| Case::new(name, MaxPool2dGrad, &[(halved(x), Normal), (x, Ties), (halved(x), Ties)]);
+        let case = |name: &str, x: Shape| {
+            Case::new(name, MaxPool2dGrad, &[(halved(x), Normal), (x, Ties), (halved(x), Ties)])
+        };
         vec![
             case("n3h11w7c4", ODD),
             case("h1w1", Shape::new(5, 1, 1, 36)),
             case("h2w8", Shape::new(2, 2, 8, 36)),
-            Case::new("all equal", MaxPool2dGrad, &[(halved(ODD), Normal), (ODD, Fill::Constant(2.0)), (halved(ODD), Fill::Constant(2.0))]),
+            Case::new(
+                "all equal",
+                MaxPool2dGrad,
+                &[
+                    (halved(ODD), Normal),
+                    (ODD, Fill::Constant(2.0)),
+                    (halved(ODD), Fill::Constant(2.0)),
+                ],
+            ),
         ]
     }
 }
@@ -222,8 +252,15 @@ impl OpDef for GlobalAvgPool {
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let x = io.inputs[0].shape;
-        let kernel = Kernel::new("global_avg_pool").set("N", x.n).set("PIXELS", x.h * x.w).set("C4", x.c / 4);
-        Lowering::one(kernel, target.grid_1d(io.outputs[0].shape.len() / 4), &[Binding::Input(0), Binding::Output(0)])
+        let kernel = Kernel::new("global_avg_pool")
+            .set("N", x.n)
+            .set("PIXELS", x.h * x.w)
+            .set("C4", x.c / 4);
+        Lowering::one(
+            kernel,
+            target.grid_1d(io.outputs[0].shape.len() / 4),
+            &[Binding::Input(0), Binding::Output(0)],
+        )
     }
     fn cases() -> Vec<Case> {
         vec![
@@ -250,8 +287,14 @@ impl OpDef for GlobalAvgPoolGrad {
         activation(Self::NAME, "dy", inputs[0])?;
         let s = inputs[0].shape;
         if s.h * s.w != 1 || self.h * self.w == 0 {
-            return Err(ShapeError::new(Self::NAME, format!("dy is {s}, dx has {} x {} \
-                pixels", self.h, self.w)));
+            return Err(ShapeError::new(
+                Self::NAME,
+                format!(
+                    "dy is {s}, dx has {} x {} \
+                pixels",
+                    self.h, self.w
+                ),
+            ));
         }
         Ok(vec![TensorType::f32(Shape { h: self.h, w: self.w, ..s })])
     }
@@ -264,20 +307,29 @@ impl OpDef for GlobalAvgPoolGrad {
     }
     fn native(&self, call: &mut Call<'_, f32>) {
         let (dy, s) = (call.inputs[0].f(), call.out_shape(0));
-        call.outputs[0].par_chunks_mut(s.h * s.w * s.c).zip(dy.par_chunks(s.c)).for_each(|(dx, dy)| {
-            for pixel in dx.chunks_exact_mut(s.c) {
-                pixel.iter_mut().zip(dy).for_each(|(dx, dy)| *dx = dy / (s.h * s.w) as f32);
-            }
-        });
+        call.outputs[0].par_chunks_mut(s.h * s.w * s.c).zip(dy.par_chunks(s.c)).for_each(
+            |(dx, dy)| {
+                for pixel in dx.chunks_exact_mut(s.c) {
+                    pixel.iter_mut().zip(dy).for_each(|(dx, dy)| *dx = dy / (s.h * s.w) as f32);
+                }
+            },
+        );
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let x = io.outputs[0].shape;
-        let kernel = Kernel::new("global_avg_pool_grad").set("N", x.n).set("PIXELS", x.h * x.w).set("C4", x.c / 4);
+        let kernel = Kernel::new("global_avg_pool_grad")
+            .set("N", x.n)
+            .set("PIXELS", x.h * x.w)
+            .set("C4", x.c / 4);
         Lowering::one(kernel, target.grid_1d(x.len() / 4), &[Binding::Input(0), Binding::Output(0)])
     }
     fn cases() -> Vec<Case> {
         vec![
-            Case::new("h11w11c36", GlobalAvgPoolGrad { h: 11, w: 11 }, &[(Shape::rows(3, 36), Normal)]),
+            Case::new(
+                "h11w11c36",
+                GlobalAvgPoolGrad { h: 11, w: 11 },
+                &[(Shape::rows(3, 36), Normal)],
+            ),
             Case::new("h1w1", GlobalAvgPoolGrad { h: 1, w: 1 }, &[(Shape::rows(1, 4), Normal)]),
         ]
     }

@@ -29,8 +29,14 @@ impl OpDef for RandomNormal {
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 0)?;
         if self.shape.is_empty() || !self.first.is_multiple_of(4) {
-            return Err(ShapeError::new(Self::NAME, format!("{} is empty, or {} is no multiple of \
-                4", self.shape, self.first)));
+            return Err(ShapeError::new(
+                Self::NAME,
+                format!(
+                    "{} is empty, or {} is no multiple of \
+                4",
+                    self.shape, self.first
+                ),
+            ));
         }
         Ok(vec![TensorType::f32(self.shape)])
     }
@@ -38,7 +44,11 @@ impl OpDef for RandomNormal {
         let rng = Philox::new(call.step.seed(), Stream::Noise);
         for n in 0..self.shape.n {
             for e in 0..self.shape.at(1, 0, 0, 0) {
-                let draw = rng.normals(call.step.step, call.step.first_sample.wrapping_add(n as u32), ((self.first + e) / 4) as u32);
+                let draw = rng.normals(
+                    call.step.step,
+                    call.step.first_sample.wrapping_add(n as u32),
+                    ((self.first + e) / 4) as u32,
+                );
                 call.outputs[0][self.shape.at(n, 0, 0, 0) + e] = T::of(draw[e % 4]);
             }
         }

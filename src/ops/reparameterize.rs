@@ -2,7 +2,10 @@
 //! `dmu = dz`, `dlogvar = dz * eps * exp(logvar / 2) / 2`.
 
 use super::pointwise::elementwise;
-use super::{Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, ValueId, arity, same};
+use super::{
+    Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, ValueId,
+    arity, same,
+};
 use crate::tensor::{Shape, TensorType};
 use Fill::{Normal, Uniform};
 
@@ -38,7 +41,8 @@ impl OpDef for Reparameterize {
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         let Some(dz) = node.dy[0] else { return vec![None; 3] };
-        let dlogvar = node.wants[1].then(|| g.emit1(ReparameterizeGrad.into(), &[dz, node.x[1], node.x[2]]));
+        let dlogvar =
+            node.wants[1].then(|| g.emit1(ReparameterizeGrad.into(), &[dz, node.x[1], node.x[2]]));
         vec![node.wants[0].then_some(dz), dlogvar, None]
     }
     fn differentiable(&self) -> &'static [usize] {
@@ -54,7 +58,12 @@ impl OpDef for Reparameterize {
             Case::new("n7c36", Reparameterize, &[(odd, Normal); 3]),
             Case::new("n1c5", Reparameterize, &[(Shape::rows(1, 5), Normal); 3]),
             // Slack: WGSL bounds the error of exp(x) by 3 + 2|x| ulp, and |x| reaches 15 here.
-            Case::new("logvar within 30", Reparameterize, &[(odd, Normal), (odd, Uniform(-30.0, 30.0)), (odd, Normal)]).slack(2.0),
+            Case::new(
+                "logvar within 30",
+                Reparameterize,
+                &[(odd, Normal), (odd, Uniform(-30.0, 30.0)), (odd, Normal)],
+            )
+            .slack(2.0),
         ]
     }
 }
@@ -83,7 +92,12 @@ impl OpDef for ReparameterizeGrad {
             Case::new("n1c4", ReparameterizeGrad, &[(Shape::rows(1, 4), Normal); 3]),
             Case::new("n7c36", ReparameterizeGrad, &[(odd, Normal); 3]),
             // Slack: as the forward op.
-            Case::new("logvar within 30", ReparameterizeGrad, &[(odd, Normal), (odd, Uniform(-30.0, 30.0)), (odd, Normal)]).slack(2.0),
+            Case::new(
+                "logvar within 30",
+                ReparameterizeGrad,
+                &[(odd, Normal), (odd, Uniform(-30.0, 30.0)), (odd, Normal)],
+            )
+            .slack(2.0),
         ]
     }
 }

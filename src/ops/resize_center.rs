@@ -9,7 +9,9 @@ use rayon::prelude::*;
 
 use super::augment::taps;
 use super::decode::{check_pixels, put, set_normalization, standardize, unpack};
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity};
+use super::{
+    Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity,
+};
 use crate::tensor::{Shape, TensorType};
 
 /// Pixels `u32 [N, H, W, 1]` -> normalised image `[N, out_h, out_w, 4]`.
@@ -42,8 +44,11 @@ impl OpDef for ResizeCenter {
         let s = check_pixels(Self::NAME, inputs[0])?;
         let (out, full) = ([self.out_h, self.out_w], [self.full_h, self.full_w]);
         if out.contains(&0) || out[0] > full[0] || out[1] > full[1] {
-            let message = format!("no centre of {} x {} in an image of {} x \
-                {}", out[0], out[1], full[0], full[1]);
+            let message = format!(
+                "no centre of {} x {} in an image of {} x \
+                {}",
+                out[0], out[1], full[0], full[1]
+            );
             return Err(ShapeError::new(Self::NAME, message));
         }
         Ok(vec![TensorType::f32(Shape::new(s.n, self.out_h, self.out_w, 4))])
@@ -52,21 +57,23 @@ impl OpDef for ResizeCenter {
         let (s, pixels) = (call.in_shape(0), call.inputs[0].u());
         let (top, left) = (margin(self.full_h, self.out_h), margin(self.full_w, self.out_w));
         let columns: Vec<_> = (0..self.out_w).map(|x| taps(left + x, s.w, self.full_w)).collect();
-        call.outputs[0].par_chunks_mut(self.out_h * self.out_w * 4).enumerate().for_each(|(n, image)| {
-            for (y, row) in image.chunks_mut(self.out_w * 4).enumerate() {
-                let (y0, wy) = taps(top + y, s.h, self.full_h);
-                for (pixel, (x0, wx)) in row.chunks_mut(4).zip(&columns) {
-                    let mut total = [0.0; 3];
-                    for (j, wy) in wy.iter().enumerate() {
-                        for (i, wx) in wx.iter().enumerate() {
-                            let v = unpack(pixels[s.at(n, y0 + j, x0 + i, 0)]);
-                            total = std::array::from_fn(|c| total[c] + wy * wx * v[c]);
+        call.outputs[0].par_chunks_mut(self.out_h * self.out_w * 4).enumerate().for_each(
+            |(n, image)| {
+                for (y, row) in image.chunks_mut(self.out_w * 4).enumerate() {
+                    let (y0, wy) = taps(top + y, s.h, self.full_h);
+                    for (pixel, (x0, wx)) in row.chunks_mut(4).zip(&columns) {
+                        let mut total = [0.0; 3];
+                        for (j, wy) in wy.iter().enumerate() {
+                            for (i, wx) in wx.iter().enumerate() {
+                                let v = unpack(pixels[s.at(n, y0 + j, x0 + i, 0)]);
+                                total = std::array::from_fn(|c| total[c] + wy * wx * v[c]);
+                            }
                         }
+                        put(pixel, standardize(total, self.mean, self.std));
                     }
-                    put(pixel, standardize(total, self.mean, self.std));
                 }
-            }
-        });
+            },
+        );
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let (s, out) = (io.inputs[0].shape, io.outputs[0].shape);
@@ -81,11 +88,26 @@ impl OpDef for ResizeCenter {
             .set("TOP", margin(self.full_h, self.out_h))
             .set("LEFT", margin(self.full_w, self.out_w));
         let kernel = set_normalization(kernel, self.mean, self.std);
-        Lowering::one(kernel, target.grid_1d(out.pixels()), &[Binding::Input(0), Binding::Output(0)])
+        Lowering::one(
+            kernel,
+            target.grid_1d(out.pixels()),
+            &[Binding::Input(0), Binding::Output(0)],
+        )
     }
     fn cases() -> Vec<Case> {
-        let case = |name, n, [h, w]: [usize; 2], [full_h, full_w]: [usize; 2], [out_h, out_w]: [usize; 2]| {
-            let op = ResizeCenter { full_h, full_w, out_h, out_w, mean: [0.43, 0.42, 0.39], std: [0.27, 0.26, 0.27] };
+        let case = |name,
+                    n,
+                    [h, w]: [usize; 2],
+                    [full_h, full_w]: [usize; 2],
+                    [out_h, out_w]: [usize; 2]| {
+            let op = ResizeCenter {
+                full_h,
+                full_w,
+                out_h,
+                out_w,
+                mean: [0.43, 0.42, 0.39],
+                std: [0.27, 0.26, 0.27],
+            };
             // Slack: the place of a tap is rounded as well as its weight.
             Case::new(name, op, &[(Shape::new(n, h, w, 1), Fill::Pixels)]).slack(4.0)
         };

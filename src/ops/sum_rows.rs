@@ -4,7 +4,9 @@
 //! then chunks of chunks. Depth `d` of fan-in `f` bounds the relative error by `d*f*eps` (of the
 //! sum of magnitudes) instead of `rows*eps`, and the order is fixed by the shape.
 
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity, same};
+use super::{
+    Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity, same,
+};
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Normal, Uniform};
 use rayon::prelude::*;
@@ -21,7 +23,14 @@ pub(super) fn chunk_rows(rows: usize) -> usize {
 }
 
 /// One stage: `rows` rows to `ceil(rows / chunk)`.
-fn stage(l: &mut Lowering, target: &Target, rows: usize, chunk: usize, columns: usize, bindings: &[Binding]) {
+fn stage(
+    l: &mut Lowering,
+    target: &Target,
+    rows: usize,
+    chunk: usize,
+    columns: usize,
+    bindings: &[Binding],
+) {
     let vector = columns.is_multiple_of(4);
     let lanes = if vector { columns / 4 } else { columns };
     let file = if vector { "sum_rows" } else { "sum_rows_scalar" };
@@ -30,7 +39,13 @@ fn stage(l: &mut Lowering, target: &Target, rows: usize, chunk: usize, columns: 
 }
 
 /// Adds the stages that leave at most [`FAN_IN`] rows, and returns where they are and how many.
-pub(super) fn shrink(l: &mut Lowering, target: &Target, mut from: Binding, mut rows: usize, columns: usize) -> (Binding, usize) {
+pub(super) fn shrink(
+    l: &mut Lowering,
+    target: &Target,
+    mut from: Binding,
+    mut rows: usize,
+    columns: usize,
+) -> (Binding, usize) {
     while rows > FAN_IN {
         let chunk = chunk_rows(rows);
         let to = l.scratch(DType::F32, rows.div_ceil(chunk) * columns);
@@ -38,6 +53,28 @@ pub(super) fn shrink(l: &mut Lowering, target: &Target, mut from: Binding, mut r
         (from, rows) = (to, rows.div_ceil(chunk));
     }
     (from, rows)
+}
+
+/// The column sums of rows as long as `y`, natively.
+pub(super) fn column_sums(x: &[f32], y: &mut [f32]) {
+    let (c, length) = (y.len(), run_length(y.len()));
+    let parts: Vec<Vec<f64>> = x
+        .par_chunks(task_length(c))
+        .map(|x| {
+            let mut total = vec![0.0; length];
+            simd(
+                #[inline(always)]
+                || {
+                    x.chunks(length)
+                        .for_each(|x| total.iter_mut().zip(x).for_each(|(t, x)| *t += x))
+                },
+            );
+            folded(&total, c)
+        })
+        .collect();
+    for (c, y) in y.iter_mut().enumerate() {
+        *y = parts.iter().map(|p| p[c]).sum::<f64>() as f32;
+    }
 }
 
 /// `y[c] = sum over n, h, w of x[n, h, w, c]`; any number of channels.
@@ -61,22 +98,7 @@ impl OpDef for SumRows {
         }
     }
     fn native(&self, call: &mut Call<'_, f32>) {
-        let (x, c) = (call.inputs[0].f(), call.in_shape(0).c);
-        let length = run_length(c);
-        let parts: Vec<Vec<f64>> = x
-            .par_chunks(task_length(c))
-            .map(|x| {
-                let mut total = vec![0.0; length];
-                simd(
-                    #[inline(always)]
-                    || x.chunks(length).for_each(|x| total.iter_mut().zip(x).for_each(|(t, x)| *t += x)),
-                );
-                folded(&total, c)
-            })
-            .collect();
-        for (c, y) in call.outputs[0].iter_mut().enumerate() {
-            *y = parts.iter().map(|p| p[c]).sum::<f64>() as f32;
-        }
+        column_sums(call.inputs[0].f(), call.outputs[0]);
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let s = io.inputs[0].shape;

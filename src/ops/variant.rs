@@ -22,6 +22,9 @@ pub struct Tile {
     pub cols: u32,
     /// Workgroups that a weight gradient's sum over pixels is split for; 0 elsewhere.
     pub groups: u32,
+    /// The shapes are data of the dispatch, so that all products of one epilogue share a pipeline.
+    #[serde(default)]
+    pub compact: bool,
 }
 
 impl Tile {
@@ -50,6 +53,10 @@ pub enum Variant {
 }
 
 impl Variant {
+    /// Whether products share its pipelines.
+    pub fn is_compact(&self) -> bool {
+        matches!(self, Self::Tile(t) if t.compact)
+    }
     /// What it requires of a device.
     pub fn requirements(&self) -> Requirements {
         match *self {
@@ -75,7 +82,10 @@ impl fmt::Display for Variant {
             Self::Only => write!(f, "only"),
             Self::Tile(t) => {
                 write!(f, "tile {}x{}x{} by {}x{}", t.m, t.n, t.k, t.rows, t.cols)?;
-                if t.groups > 0 { write!(f, " for {} groups", t.groups) } else { Ok(()) }
+                if t.groups > 0 {
+                    write!(f, " for {} groups", t.groups)?;
+                }
+                if t.compact { write!(f, ", compact") } else { Ok(()) }
             }
             Self::Broadcast { subgroup } => write!(f, "broadcast {subgroup}"),
         }
@@ -94,7 +104,8 @@ pub struct Choices {
 /// No choice: the table of defaults.
 pub static DEFAULTS: Choices = Choices { chosen: std::collections::BTreeMap::new() };
 
-/// An op and its shape, whatever its epilogue: what a choice is made for.
+/// An op and its shape, whatever its epilogue and whether it sums a bias's gradient too: what a
+/// choice is made for.
 pub fn key(op: &Op, io: &Io) -> String {
     let shapes = |types: &[crate::tensor::TensorType]| {
         types.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
@@ -106,7 +117,7 @@ pub fn key(op: &Op, io: &Io) -> String {
         Op::Conv2dWeightGrad(c) => (c.stride, c.pad),
         _ => (0, 0),
     };
-    let (from, to) = (shapes(&io.inputs[..operands]), shapes(&io.outputs));
+    let (from, to) = (shapes(&io.inputs[..operands]), shapes(&io.outputs[..1]));
     format!("{} s{stride} p{pad} {from} -> {to}", op.name())
 }
 

@@ -1,12 +1,14 @@
 //! Graph to plan: drops dead nodes, finds the life of every value, gives it a place, and lowers
 //! every op. No choices are left for devices.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 
 use super::slots::{Life, assign};
-use super::{Buffer, OpIo, Place, Plan, PlannedOp, Port, Ring};
+use super::{Buffer, OpIo, Place, Plan, PlannedOp, Port, Ring, UNIFORM_ALIGN};
 use crate::ir::{Graph, Group, Source, cut, fuse};
-use crate::ops::{Choices, DEFAULTS, Emit, Io, Op, Record, Target, ValueId, Variant};
+use crate::ops::{Choices, DEFAULTS, Emit, Io, Kernel, Op, Record, Target, ValueId, Variant};
+use crate::shader;
 use crate::tensor::TensorType;
 
 /// How to lower.
@@ -139,6 +141,7 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
 
     let mut next_scratch = scratch_from;
     let mut ops = Vec::new();
+    let mut uniforms = Uniforms::default();
     for (((&n, io), l), variant) in nodes.iter().zip(io).zip(lowered).zip(variants) {
         let node = &g.nodes[n];
         let scratch = (0..l.scratch.len()).map(|i| slots[next_scratch + i]).collect();
@@ -153,6 +156,7 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
             outputs: node.outputs.iter().map(|&v| (v, place(v))).collect(),
             scratch,
             tables: l.tables,
+            constants: l.dispatches.iter().map(|d| uniforms.place(&d.kernel)).collect(),
             dispatches: l.dispatches,
         });
     }
@@ -163,7 +167,8 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
         .collect();
     let mut names: Vec<String> = g.values.iter().map(|v| v.name.clone()).collect();
     buffers.push(Buffer { bytes: 0 });
-    let (ring, record) = record(&outputs, buffers.len() - 1, names.len(), &options.target);
+    let (ring, mut record) = record(&outputs, buffers.len() - 1, names.len(), &options.target);
+    record.constants = record.dispatches.iter().map(|d| uniforms.place(&d.kernel)).collect();
     buffers[ring.buffer].bytes = ring.ty.bytes().next_multiple_of(16);
     names.extend(["ring".into(), "ring:record".into()]);
     ops.push(record);
@@ -178,12 +183,40 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
         layout: g.layout.clone(),
         groups: touched.into_iter().collect(),
         buffers,
-        unaliased_bytes,
+        unaliased_bytes: unaliased_bytes + size_of_val(&uniforms.words[..]),
         inputs,
         outputs,
         ring,
         ops,
+        constants: uniforms.words,
         names,
+    }
+}
+
+/// The uniforms of a plan's kernels; equal ones are one.
+#[derive(Default)]
+struct Uniforms {
+    words: Vec<u32>,
+    at: BTreeMap<Vec<u32>, usize>,
+    seen: HashMap<String, Vec<u32>>,
+}
+
+impl Uniforms {
+    /// Where the words of a kernel's uniform are.
+    fn place(&mut self, kernel: &Kernel) -> Range<usize> {
+        let key = format!("{kernel:?}");
+        let block = self.seen.entry(key).or_insert_with(|| shader::constants(kernel)).clone();
+        if block.is_empty() {
+            return 0..0;
+        }
+        let (length, words) = (block.len(), &mut self.words);
+        let at = *self.at.entry(block).or_insert_with_key(|block| {
+            let at = words.len();
+            words.extend(block);
+            words.resize(words.len().next_multiple_of(UNIFORM_ALIGN), 0);
+            at
+        });
+        at..at + length
     }
 }
 
@@ -208,6 +241,7 @@ fn record(outputs: &[Port], buffer: usize, values: usize, target: &Target) -> (R
         outputs: vec![(after, place)],
         scratch: vec![],
         tables: vec![],
+        constants: vec![],
         dispatches: lowering.dispatches,
         flops: 0,
     };

@@ -18,6 +18,9 @@ use crate::tensor::{Shape, TensorType};
 /// Runs of a plan whose scalars stay on the device before they are read back together.
 pub const RING: usize = 64;
 
+/// Words that a uniform may begin at a multiple of on every device (256 bytes).
+pub const UNIFORM_ALIGN: usize = 64;
+
 /// Where a tensor is while a plan runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Place {
@@ -92,6 +95,8 @@ pub struct PlannedOp {
     pub tables: Vec<Vec<u32>>,
     /// WGSL dispatches, in order.
     pub dispatches: Vec<Dispatch>,
+    /// Where the uniform of each is in [`Plan::constants`]; empty for a kernel that has none.
+    pub constants: Vec<std::ops::Range<usize>>,
     /// Floating-point operations (convolutions and linear layers, 2 per multiply-add).
     pub flops: u64,
 }
@@ -141,14 +146,17 @@ pub struct Plan {
     pub ring: Ring,
     /// In execution order.
     pub ops: Vec<PlannedOp>,
+    /// Words of the kernels' uniforms, each from a multiple of [`UNIFORM_ALIGN`] on.
+    pub constants: Vec<u32>,
     /// Names of values, for messages.
     pub names: Vec<String>,
 }
 
 impl Plan {
-    /// Bytes of the transient buffers and the constant tables.
+    /// Bytes of the transient buffers, the constant tables and the uniforms.
     pub fn buffer_bytes(&self) -> usize {
-        self.buffers.iter().map(|b| b.bytes).sum::<usize>() + self.table_bytes()
+        let constants = size_of_val(&self.constants[..]);
+        self.buffers.iter().map(|b| b.bytes).sum::<usize>() + self.table_bytes() + constants
     }
     /// Bytes of the constant tables.
     fn table_bytes(&self) -> usize {
@@ -162,7 +170,10 @@ impl Plan {
     pub fn peak_bytes(&self) -> usize {
         self.buffer_bytes() + self.state_bytes()
     }
-    /// FLOPs of a run.
+/// Words that a uniform may begin at a multiple of on every device (256 bytes).
+pub const UNIFORM_ALIGN: usize = 64;
+
+/// Where a tensor is while a plan runs.
     pub fn flops(&self) -> u64 {
         self.ops.iter().map(|s| s.flops).sum()
     }

@@ -1,12 +1,12 @@
 //! A plan as text (reviewed in `tests/golden`) and as a summary.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Serialize;
 
 use super::{Place, Plan};
-use crate::ops::Binding;
+use crate::ops::{Binding, Kernel};
 
 /// Totals of a plan.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -34,17 +34,16 @@ pub struct Summary {
 /// Totals of a plan.
 pub fn summary(plan: &Plan) -> Summary {
     let inputs: usize = plan.inputs.iter().map(|p| p.ty.bytes().next_multiple_of(16)).sum();
-    let kernels: BTreeMap<String, usize> = plan
-        .ops
-        .iter()
-        .flat_map(|s| &s.dispatches)
-        .map(|d| (format!("{:?}", d.kernel), 1))
-        .collect();
+    let dispatches = || plan.ops.iter().flat_map(|s| &s.dispatches);
+    let kernels: BTreeMap<String, &Kernel> =
+        dispatches().map(|d| (format!("{:?}", d.kernel), &d.kernel)).collect();
+    // Kernels that differ in data only share a text, and so a pipeline.
+    let texts: BTreeSet<String> = kernels.values().map(|k| crate::shader::source(k)).collect();
     Summary {
         name: plan.name.clone(),
         steps: plan.ops.len(),
-        dispatches: plan.ops.iter().map(|s| s.dispatches.len()).sum(),
-        pipelines: kernels.len(),
+        dispatches: dispatches().count(),
+        pipelines: texts.len(),
         flops: plan.flops(),
         bytes: plan.ops.iter().map(super::PlannedOp::bytes).sum(),
         peak_bytes: plan.peak_bytes(),

@@ -1,7 +1,7 @@
 //! Checks a finished plan against rules that its construction does not share code with: a broken
 //! plan never reaches a device.
 
-use super::{Place, Plan, PlanError};
+use super::{Place, Plan, PlanError, UNIFORM_ALIGN};
 use crate::ir::Range;
 use crate::ops::{Binding, Op, ValueId};
 use crate::tensor::TensorType;
@@ -183,6 +183,12 @@ fn check_limits(plan: &Plan, step: &super::PlannedOp, limits: &Limits) -> Result
             limit: limits.max_binding,
         });
     }
+    let uniforms = step.constants.iter().filter(|words| !words.is_empty());
+    for words in uniforms {
+        let whole = words.start.is_multiple_of(UNIFORM_ALIGN) && words.end <= plan.constants.len();
+        assert!(whole, "{}: a uniform at {words:?}", step.label);
+    }
+    assert_eq!(step.constants.len(), step.dispatches.len(), "{}: uniforms", step.label);
     for dispatch in &step.dispatches {
         if let Some(&groups) = dispatch.grid.iter().find(|&&g| g > limits.max_groups) {
             return Err(PlanError::Grid {

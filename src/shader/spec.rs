@@ -1,7 +1,7 @@
 //! Shader specialisation by text: every shape is a WGSL const, and the file on disk stays legal
 //! WGSL.
 //!
-//! Four rewrites, each of which a reader of the `.wgsl` file can do by eye:
+//! Five rewrites, each of which a reader of the `.wgsl` file can do by eye:
 //! 1. `#import lib/foo` on a line of its own becomes the text of that module, once.
 //! 2. `const NAME: u32 = 32u; // spec` takes the value that the host gives; a name the file does
 //!    not declare is an error.
@@ -9,12 +9,18 @@
 //!    a binding that is not used must not be declared.
 //! 4. `for (var i = 0u; i < BOUND; i++) { // unroll` becomes one block per `i`, so that a register
 //!    array is indexed by constants only.
+//! 5. `const NAME: u32 = 1u; // uniform` is data, not code: it becomes a member of a uniform, as does
+//!    every const that is made from one, and the host computes all of them. Kernels that differ in
+//!    them only are one text. A kernel that is `shaped` has them in its text instead.
 
 use std::collections::{HashMap, HashSet};
 
 /// An upper limit on the expanded text: a bound that is wrong by a factor should fail here, not in
 /// the driver.
 const MAX_LINES: usize = 200_000;
+
+/// The `@binding` of the uniform of constants, behind all that a shader may declare itself.
+pub const CONSTANTS_BINDING: u32 = 15;
 
 /// One line of the source, with where it came from (for messages).
 #[derive(Clone)]
@@ -30,24 +36,45 @@ impl Line {
     }
 }
 
-/// Returns `source` specialised: imports resolved, `consts` (name, WGSL literal) set, guards
-/// applied, loops unrolled.
+/// A source with imports resolved, consts set, guards applied and what is data taken out.
+pub(crate) struct Specialised {
+    lines: Vec<Line>,
+    /// The consts that are left.
+    values: HashMap<String, i64>,
+    /// The words of the uniform; empty if there is none.
+    pub(crate) constants: Vec<u32>,
+}
+
+/// Specialises `source`: `consts` are names and WGSL literals; with `shaped`, data is written into
+/// the text too.
 ///
 /// # Errors
-/// An unknown import or const, a guard or a loop that does not close, a bound that is not a
-/// constant. Each names its file and line.
+/// An unknown import or const, a guard that does not close, data that the host cannot compute. Each
+/// names its file and line.
 pub(crate) fn specialise<'a>(
     source: &str,
     consts: &[(&str, String)],
+    shaped: bool,
     resolve_import: impl Fn(&str) -> Option<&'a str>,
-) -> Result<String, String> {
+) -> Result<Specialised, String> {
     let mut lines = Vec::new();
     import("shader", source, &resolve_import, &mut HashSet::new(), &mut lines)?;
     set_consts(&mut lines, consts)?;
     let lines = apply_guards(lines)?;
     let values = const_values(&lines);
+    if shaped {
+        return Ok(Specialised { lines, values, constants: vec![] });
+    }
+    take_uniforms(&lines, values)
+}
+
+/// The final text: loops unrolled.
+///
+/// # Errors
+/// A loop that does not close, a bound that is not a constant. Each names its file and line.
+pub(crate) fn text(specialised: &Specialised) -> Result<String, String> {
     let mut out = Vec::new();
-    unroll(&lines, &values, &mut out)?;
+    unroll(&specialised.lines, &specialised.values, &mut out)?;
     let mut text = String::with_capacity(out.iter().map(|l| l.len() + 1).sum());
     for line in out {
         text.push_str(&line);
@@ -86,18 +113,25 @@ fn const_declaration(text: &str) -> Option<(&str, &str)> {
     Some((left.split(':').next()?.trim(), value.trim()))
 }
 
-/// Replaces the literals of the `// spec` consts that the host names.
+/// Whether a declaration is marked: `// MARK` or `// MARK: what it is`.
+fn is_marked(text: &str, mark: &str) -> bool {
+    let note = text.split_once("//").map(|(_, note)| note.trim_start());
+    let rest = note.and_then(|n| n.strip_prefix(mark));
+    rest.is_some_and(|r| r.is_empty() || r.starts_with(':'))
+}
+
+/// Replaces the literals of the `// spec` and `// uniform` consts that the host names.
 fn set_consts(lines: &mut [Line], consts: &[(&str, String)]) -> Result<(), String> {
     for (name, value) in consts {
         let line = lines
             .iter_mut()
             .find(|l| {
-                l.text
-                    .split_once("//")
-                    .is_some_and(|(_, note)| note.trim_start().starts_with("spec"))
+                (is_marked(&l.text, "spec") || is_marked(&l.text, "uniform"))
                     && const_declaration(&l.text).is_some_and(|(n, _)| n == *name)
             })
-            .ok_or_else(|| format!("no `const {name}: ...; // spec` in this shader"))?;
+            .ok_or_else(|| {
+                format!("no `const {name}: ...; // spec` or `// uniform` in this shader")
+            })?;
         let (left, rest) = line.text.split_once('=').expect("a const declaration has `=`");
         let (_, note) = rest.split_once(';').expect("a const declaration has `;`");
         line.text = format!("{left}= {value};{note}");
@@ -147,6 +181,109 @@ fn const_values(lines: &[Line]) -> HashMap<String, i64> {
         depth += brace_balance(&line.text);
     }
     values
+}
+
+/// Takes what is data out of the text: `// uniform` consts and those made from them become members
+/// of a uniform, as far as the code reads them.
+fn take_uniforms(lines: &[Line], mut values: HashMap<String, i64>) -> Result<Specialised, String> {
+    // Names, and the lines that declare them.
+    let mut names: Vec<&str> = Vec::new();
+    let mut declared: Vec<&Line> = Vec::new();
+    let mut code: Vec<&Line> = Vec::new();
+    for line in lines {
+        match const_declaration(&line.text) {
+            Some((name, value))
+                if is_marked(&line.text, "uniform")
+                    || words(value).any(|word| names.contains(&word)) =>
+            {
+                names.push(name);
+                declared.push(line);
+            }
+            _ => code.push(line),
+        }
+    }
+    let read: HashSet<&str> = code.iter().flat_map(|l| words(code_of(&l.text))).collect();
+    let (mut members, mut constants) = (String::new(), Vec::new());
+    for (name, line) in names.iter().zip(&declared).filter(|(name, _)| read.contains(*name)) {
+        let (word, ty) = uniform_word(&line.text, values.get(*name))
+            .map_err(|e| line.error(format_args!("`{name}`: {e}")))?;
+        members.push_str(&format!(" {name}: {ty},"));
+        constants.push(word);
+    }
+    for name in &names {
+        values.remove(*name);
+    }
+    let mut out: Vec<Line> = Vec::with_capacity(code.len() + 2);
+    for line in code {
+        let (code, note) = line.text.split_at(code_of(&line.text).len());
+        let mut code = code.to_owned();
+        for name in &names {
+            if code.contains(name) {
+                code = replace_word(&code, name, &format!("constants.{name}"));
+            }
+        }
+        out.push(Line { text: code + note, ..line.clone() });
+    }
+    if let Some(first) = declared.first().filter(|_| !constants.is_empty()) {
+        let at = format!("@group(0) @binding({CONSTANTS_BINDING})");
+        for text in [
+            format!("struct Constants {{{members} }}"),
+            format!("{at} var<uniform> constants: Constants;"),
+        ] {
+            out.push(Line { text, ..(*first).clone() });
+        }
+    }
+    Ok(Specialised { lines: out, values, constants })
+}
+
+/// The word that a member of the uniform holds, and its type.
+fn uniform_word(declaration: &str, value: Option<&i64>) -> Result<(u32, &'static str), String> {
+    let Some((_, literal)) = const_declaration(declaration) else {
+        unreachable!("`{declaration}` was read as a declaration")
+    };
+    let ty = declaration.split(':').nth(1).and_then(|rest| rest.split('=').next());
+    let computed = || value.copied().ok_or_else(|| format!("`{literal}` is not known to the host"));
+    match ty.map(str::trim) {
+        Some("u32") => {
+            let word = computed()?.try_into().map_err(|_| format!("`{literal}` is no u32"))?;
+            Ok((word, "u32"))
+        }
+        Some("i32") => {
+            let word: i32 = computed()?.try_into().map_err(|_| format!("`{literal}` is no i32"))?;
+            Ok((word.cast_unsigned(), "i32"))
+        }
+        Some("f32") => {
+            let number: f32 = literal
+                .trim_end_matches('f')
+                .parse()
+                .map_err(|_| format!("`{literal}` is no number"))?;
+            Ok((number.to_bits(), "f32"))
+        }
+        other => Err(format!("a uniform holds u32, i32 or f32, not {other:?}")),
+    }
+}
+
+/// What stands before a comment.
+fn code_of(text: &str) -> &str {
+    text.split("//").next().unwrap_or("")
+}
+
+/// The identifiers and numbers of a text that are not members of something.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        loop {
+            let start = rest.find(is_word)?;
+            let member = rest[..start].ends_with('.');
+            rest = &rest[start..];
+            let length = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+            let (word, behind) = rest.split_at(length);
+            rest = behind;
+            if !member {
+                return Some(word);
+            }
+        }
+    })
 }
 
 fn brace_balance(text: &str) -> i64 {
@@ -370,10 +507,59 @@ impl<'a> Parser<'a> {
 mod tests {
     use super::*;
 
-    fn run(source: &str, consts: &[(&str, &str)]) -> Result<String, String> {
+    fn whole(
+        source: &str,
+        consts: &[(&str, &str)],
+        shaped: bool,
+    ) -> Result<(String, Vec<u32>), String> {
         let consts: Vec<(&str, String)> =
             consts.iter().map(|(n, v)| (*n, (*v).to_owned())).collect();
-        specialise(source, &consts, |name| (name == "lib/f").then_some("fn f() {}"))
+        let module = |name: &str| (name == "lib/f").then_some("fn f() {}");
+        let made = specialise(source, &consts, shaped, module)?;
+        Ok((text(&made)?, made.constants))
+    }
+
+    fn run(source: &str, consts: &[(&str, &str)]) -> Result<String, String> {
+        whole(source, consts, false).map(|made| made.0)
+    }
+
+    #[test]
+    fn takes_data_out_of_the_text() {
+        let source = "const WG: u32 = 8u; // spec\nconst N: u32 = 1u; // uniform\nconst S: f32 = \
+            1.0; // uniform: a scale\nconst I: i32 = -1; // uniform\nconst M: u32 = N / WG; // \
+            made\nconst K: u32 = WG + 1u;\nconst D: u32 = N; // uniform\ny[N + M * K] = S * \
+            a.N + I; // N";
+        let (text, constants) = whole(source, &[("N", "24u"), ("S", "0.5f")], false).unwrap();
+        assert_eq!(
+            text,
+            "const WG: u32 = 8u; // spec\nconst K: u32 = WG + 1u;\ny[constants.N + constants.M * \
+             K] = constants.S * a.N + constants.I; // N\nstruct Constants { N: u32, S: f32, I: \
+             i32, M: u32, }\n@group(0) @binding(15) var<uniform> constants: Constants;\n"
+        );
+        assert_eq!(constants, [24, 0.5f32.to_bits(), u32::MAX, 3]);
+        let (other, words) = whole(source, &[("N", "8u"), ("S", "2.0f")], false).unwrap();
+        assert_eq!((other, &words[..]), (text, &[8, 2f32.to_bits(), u32::MAX, 1][..]));
+        // Shaped, it is all text.
+        let (shaped, constants) = whole(source, &[("N", "24u"), ("S", "0.5f")], true).unwrap();
+        assert!(constants.is_empty() && shaped.contains("const N: u32 = 24u; // uniform\n"));
+        assert!(shaped.contains("const M: u32 = N / WG; // made\n") && !shaped.contains("struct"));
+        // Data that nothing reads is no binding.
+        let (text, constants) = whole("const N: u32 = 1u; // uniform\nx", &[], false).unwrap();
+        assert_eq!((&*text, &constants[..]), ("x\n", &[][..]));
+    }
+
+    #[test]
+    fn data_is_no_code() {
+        for (source, why) in [
+            ("const N: u32 = 1u; // uniform\nfor (var i = 0u; i < N; i++) { // unroll\n}", "`N`"),
+            ("const S: f32 = 1.0; // uniform\nconst T: f32 = S * 2.0;\nT", "no number"),
+            ("const N: u32 = 1u; // uniform\nconst B: bool = N > 0u;\nB", "u32, i32 or f32"),
+            ("const N: u32 = 1u; // uniform\nconst M: u32 = N - 2u;\nM", "no u32"),
+            ("const N: u32 = 1u; // uniform\nconst M: u32 = g(N);\nM", "not known"),
+        ] {
+            let error = run(source, &[]).unwrap_err();
+            assert!(error.starts_with("shader:2:") && error.contains(why), "{source}: {error}");
+        }
     }
 
     #[test]

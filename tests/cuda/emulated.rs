@@ -217,10 +217,14 @@ impl Device for Emulated {
         let (mut commands, mut steps) = (Vec::new(), Vec::new());
         for (i, step) in plan.ops.iter().enumerate() {
             let first = commands.len();
-            for (dispatch, code) in step.dispatches.iter().zip(&mut codes) {
+            let dispatches = step.dispatches.iter().zip(&step.constants);
+            for ((dispatch, words), code) in dispatches.zip(&mut codes) {
                 let bindings = dispatch.bindings.iter();
-                let arguments: Vec<_> =
+                let mut arguments: Vec<_> =
                     bindings.filter_map(|b| self.argument(plan, &bound, i, *b)).collect();
+                if let (false, Some(constants)) = (words.is_empty(), bound.constants) {
+                    arguments.push((constants, words.start * 4, words.len() * 4));
+                }
                 let label = format!("{} ({})", step.label, dispatch.kernel.file);
                 assert_eq!(arguments.len(), code.bindings, "{label}: bindings");
                 commands.push(Command { label, code, grid: dispatch.grid, arguments });

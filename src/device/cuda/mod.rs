@@ -418,11 +418,16 @@ impl Device for Cuda {
         let (mut commands, mut steps) = (Vec::new(), Vec::new());
         for (i, step) in plan.ops.iter().enumerate() {
             let first = commands.len();
-            for dispatch in &step.dispatches {
+            for (dispatch, words) in step.dispatches.iter().zip(&step.constants) {
                 let code = self.compiler.code(&source(&dispatch.kernel));
                 let bindings = dispatch.bindings.iter();
-                let arguments: Vec<Address> =
+                let mut arguments: Vec<Address> =
                     bindings.filter_map(|b| self.address(plan, &bound, i, *b)).collect();
+                // The uniform of constants stands behind all other bindings.
+                if let (false, Some(constants)) = (words.is_empty(), bound.constants) {
+                    let first = (words.start * size_of::<u32>()) as Address;
+                    arguments.push(self.buffers[&constants].at + first);
+                }
                 let label = format!("{} ({})", step.label, dispatch.kernel.file);
                 assert_eq!(arguments.len(), code.bindings, "{label}: bindings");
                 commands.push(Command { label, code, grid: dispatch.grid, arguments });

@@ -178,11 +178,7 @@ impl Session {
     /// Forgets model and plans and frees what they took: the device can hold another.
     pub fn reset(&mut self) {
         let programs: Vec<_> = self.plans.iter().map(|p| p.program).collect();
-        let of_plan = |p: &Loaded| {
-            let tables = p.bound.tables.iter().flatten();
-            p.bound.buffers.iter().chain(tables).copied().collect::<Vec<_>>()
-        };
-        let mut buffers: Vec<_> = self.plans.iter().flat_map(of_plan).collect();
+        let mut buffers: Vec<_> = self.plans.iter().flat_map(|p| p.bound.own()).collect();
         buffers.extend(self.states.values());
         self.device.free(&programs, &buffers);
         self.plans.clear();
@@ -243,9 +239,7 @@ impl Session {
         let mut bound = Bound::default();
         if let Err(error) = self.bind(&plan, &mut bound) {
             // What was made for a plan that has no room is in nobody's way.
-            let tables = bound.tables.iter().flatten();
-            let made: Vec<BufferId> = bound.buffers.iter().chain(tables).copied().collect();
-            self.device.free(&[], &made);
+            self.device.free(&[], &bound.own());
             return Err(error);
         }
         let plan = Rc::new(plan);
@@ -296,6 +290,12 @@ impl Session {
                     .push(buffer);
                 self.device.write(buffer, 0, Data::U32(table))?;
             }
+        }
+        if !plan.constants.is_empty() {
+            let label = format!("{} (constants)", plan.name);
+            let buffer = self.device.allocate(&label, DType::U32, plan.constants.len())?;
+            bound.constants = Some(buffer);
+            self.device.write(buffer, 0, Data::U32(&plan.constants))?;
         }
         Ok(())
     }

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::ops::{Binding, StepUniforms, Target};
 use crate::plan::{Limits, Place, Plan};
+use crate::shader::CONSTANTS_BINDING;
 use crate::tensor::DType;
 use completion::Completion;
 use readback::Reading;
@@ -165,6 +166,7 @@ impl Gpu {
                     .map(|s| s[0]),
                 software: info.software,
                 epilogues: true,
+                compact: false,
             },
             dispatches: true,
             limits: Limits {
@@ -269,7 +271,7 @@ impl Gpu {
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
             size: bytes.max(16) as u64,
-            usage: Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST,
+            usage: Usage::STORAGE | Usage::UNIFORM | Usage::COPY_SRC | Usage::COPY_DST,
             mapped_at_creation: false,
         });
         #[cfg(target_family = "wasm")]
@@ -302,11 +304,11 @@ impl Gpu {
         &self,
         plan: &Plan,
         bound: &Bound,
-        index: usize,
-        bindings: &[Binding],
+        [index, dispatch]: [usize; 2],
         pipeline: &wgpu::ComputePipeline,
     ) -> wgpu::BindGroup {
         let step = &plan.ops[index];
+        let (bindings, words) = (&step.dispatches[dispatch].bindings, &step.constants[dispatch]);
         let resource = |b: &Binding| match b {
             Binding::Input(j) => self.binding(bound, step.inputs[*j].1, step.io.inputs[*j].bytes()),
             Binding::Output(j) => {
@@ -320,12 +322,20 @@ impl Gpu {
             Binding::Step => self.uniform.as_entire_binding(),
             Binding::Skip => unreachable!("nothing is bound there"),
         };
-        let entries: Vec<_> = bindings
+        let mut entries: Vec<_> = bindings
             .iter()
             .enumerate()
             .filter(|(_, b)| **b != Binding::Skip)
             .map(|(i, b)| wgpu::BindGroupEntry { binding: i as u32, resource: resource(b) })
             .collect();
+        if let (false, Some(constants)) = (words.is_empty(), bound.constants) {
+            let resource = wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer: &self.buffers[&constants],
+                offset: (words.start * size_of::<u32>()) as u64,
+                size: wgpu::BufferSize::new((words.len() * size_of::<u32>()) as u64),
+            });
+            entries.push(wgpu::BindGroupEntry { binding: CONSTANTS_BINDING, resource });
+        }
         self.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some(&step.label),
             layout: &pipeline.get_bind_group_layout(0),
@@ -484,9 +494,9 @@ impl Device for Gpu {
         let (mut commands, mut steps) = (Vec::new(), Vec::new());
         for (index, step) in plan.ops.iter().enumerate() {
             let first = commands.len();
-            for dispatch in &step.dispatches {
+            for (i, dispatch) in step.dispatches.iter().enumerate() {
                 let pipeline = self.pipelines[&crate::shader::source(&dispatch.kernel)].clone();
-                let bindings = self.group(plan, &bound, index, &dispatch.bindings, &pipeline);
+                let bindings = self.group(plan, &bound, [index, i], &pipeline);
                 commands.push(Command { pipeline, bindings, grid: dispatch.grid });
             }
             steps.push(first..commands.len());

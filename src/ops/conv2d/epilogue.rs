@@ -34,14 +34,27 @@ impl Epilogue {
         })
     }
     /// Checks the types of its inputs against that of the output `y`.
-    pub(super) fn check(&self, op: &'static str, inputs: &[TensorType], y: TensorType) -> Result<(), ShapeError> {
+    pub(super) fn check(
+        &self,
+        op: &'static str,
+        inputs: &[TensorType],
+        y: TensorType,
+    ) -> Result<(), ShapeError> {
         let [bias, add, mask] = self.positions();
-        bias.map_or(Ok(()), |i| same(op, "the bias", TensorType::f32(Shape::vector(y.shape.c)), inputs[i]))?;
+        bias.map_or(Ok(()), |i| {
+            same(op, "the bias", TensorType::f32(Shape::vector(y.shape.c)), inputs[i])
+        })?;
         add.map_or(Ok(()), |i| same(op, "the residual", y, inputs[i]))?;
         mask.map_or(Ok(()), |i| same(op, "the mask", y, inputs[i]))
     }
     /// The finished sum of element `at`, of one channel, for the references.
-    pub(super) fn apply<T: Real>(&self, call: &Call<'_, T>, sum: f64, at: usize, channel: usize) -> f64 {
+    pub(super) fn apply<T: Real>(
+        &self,
+        call: &Call<'_, T>,
+        sum: f64,
+        at: usize,
+        channel: usize,
+    ) -> f64 {
         let [bias, add, mask] = self.positions();
         let mut v = sum;
         v += bias.map_or(0.0, |i| call.inputs[i].f()[channel].get());

@@ -1,7 +1,7 @@
 //! Convolutions on WGSL: one GEMM family, tiles of several sizes and broadcasts.
 //!
-//! * `conv_nt_{tile,bcast}`: `y[m, n] = sum_k a[m, k] * w[n, k]`, the forward pass and, on
-//!   transposed weights, the input gradient.
+//! * `conv_nt_{tile,bcast}`: `y[m, n] = sum_k a[m, k] * w[n, k]`, the forward pass and, with the
+//!   weights read across, the input gradient.
 //! * `conv_tn_{tile,bcast}`: `dw = sum over pixels of dy^T x`, split over pixels into `SPLIT`
 //!   partial sums that `conv_tn_reduce` adds in order.
 //!
@@ -32,11 +32,16 @@ struct Nt {
     oc: usize,
     /// Parity classes per axis.
     classes: usize,
+    /// An output pixel reads where the forward convolution would write.
+    transposed: bool,
+    /// The weights are the forward convolution's.
+    across: bool,
 }
 
 /// Epilogue bindings 3, 4, 5; those behind the last present one are left out.
 fn tail(epilogue: &Epilogue) -> Vec<Binding> {
-    let mut bindings: Vec<_> = epilogue.positions().iter().map(|p| p.map_or(Binding::Skip, Binding::Input)).collect();
+    let mut bindings: Vec<_> =
+        epilogue.positions().iter().map(|p| p.map_or(Binding::Skip, Binding::Input)).collect();
     while bindings.last() == Some(&Binding::Skip) {
         bindings.pop();
     }
@@ -60,7 +65,9 @@ const NT_TILES: [[u32; 5]; 10] = [
 ];
 /// The same of a weight gradient, rows and columns exchanged: its rows are output channels.
 const TN_TILES: [[u32; 5]; 8] = [
-    [4, 128, 16, 4, 4],
+    // Deeper, each of its few invocations would fetch 16 vectors of x a tile, which take drivers
+    // long to compile.
+    [4, 128, 4, 4, 4],
     [16, 128, 16, 4, 4],
     [32, 128, 16, 8, 4],
     [64, 64, 16, 8, 4],
@@ -69,25 +76,40 @@ const TN_TILES: [[u32; 5]; 8] = [
     [64, 128, 8, 8, 8],
     [128, 128, 8, 8, 8],
 ];
+/// The tiles that have a compact variant, by the columns (rows of a weight gradient) that they are
+/// for: each is one pipeline for every epilogue.
+const NT_COMPACT: [[u32; 5]; 2] = [[128, 16, 16, 4, 4], [64, 64, 16, 8, 4]];
+const TN_COMPACT: [[u32; 5]; 2] = [[16, 128, 16, 4, 4], [64, 64, 16, 8, 4]];
 /// Workgroups that weight gradients are split for: enough for a large GPU first, then for smaller
 /// and larger ones.
 const TN_GROUPS: [u32; 3] = [512, 128, 2048];
 
-/// The portable tile of `columns`, then every other of about that width that the device can run.
-fn tiles(sizes: &[[u32; 5]], columns: usize, narrow: usize, groups: &[u32], target: &Target) -> Vec<Variant> {
+/// The portable tile of `columns`, the compact one, then every other of about that width that the
+/// device can run.
+fn tiles(
+    sizes: &[[u32; 5]],
+    compact: &[[u32; 5]; 2],
+    columns: usize,
+    narrow: usize,
+    groups: &[u32],
+    target: &Target,
+) -> Vec<Variant> {
     let width = |t: &[u32; 5]| t[narrow] as usize;
     let portable = sizes[..4].iter().find(|t| width(t) >= columns).unwrap_or(&sizes[3]);
     // A tile that is half empty, or half of what it could be, is not worth a measurement.
-    let near = |t: &&[u32; 5]| {
-        *t != portable && width(t) < 2 * columns && width(t) * 2 >= columns.min(64)
-    };
-    let sizes: Vec<&[u32; 5]> = std::iter::once(portable).chain(sizes.iter().filter(near)).collect();
+    let near =
+        |t: &&[u32; 5]| *t != portable && width(t) < 2 * columns && width(t) * 2 >= columns.min(64);
+    let sizes: Vec<&[u32; 5]> =
+        std::iter::once(portable).chain(sizes.iter().filter(near)).collect();
     let mut all = Vec::new();
     for &groups in groups {
         for &&[m, n, k, rows, cols] in &sizes {
-            all.push(Variant::Tile(Tile { m, n, k, rows, cols, groups }));
+            all.push(Variant::Tile(Tile { m, n, k, rows, cols, groups, compact: false }));
         }
     }
+    let [m, n, k, rows, cols] = compact[usize::from(columns > width(&compact[0]))];
+    let groups = groups[0];
+    all.insert(1, Variant::Tile(Tile { m, n, k, rows, cols, groups, compact: true }));
     all.retain(|v| target.can(&v.requirements()));
     all
 }
@@ -99,21 +121,24 @@ fn broadcast(target: &Target) -> Option<Variant> {
 
 /// The variants of a forward-type product to `oc` channels; the portable one first.
 pub(super) fn nt_variants(oc: usize, target: &Target) -> Vec<Variant> {
-    let mut all = tiles(&NT_TILES, oc, 1, &[0], target);
+    let mut all = tiles(&NT_TILES, &NT_COMPACT, oc, 1, &[0], target);
     all.extend(broadcast(target));
     all
 }
 
 /// The variants of a weight gradient of `oc` output channels; the portable one first.
 pub(super) fn tn_variants(oc: usize, target: &Target) -> Vec<Variant> {
-    let mut all = tiles(&TN_TILES, oc, 0, &TN_GROUPS, target);
+    let mut all = tiles(&TN_TILES, &TN_COMPACT, oc, 0, &TN_GROUPS, target);
     all.extend(broadcast(target));
     all
 }
 
-/// What is taken where nothing has been measured: broadcasts on a processor, else the portable
-/// tile.
+/// What is taken where nothing has been measured: what compiles least if that is what counts,
+/// broadcasts on a processor, else the portable tile.
 pub(super) fn preferred(variants: &[Variant], target: &Target) -> Variant {
+    if let Some(compact) = variants.iter().find(|v| v.is_compact()).filter(|_| target.compact) {
+        return *compact;
+    }
     broadcast(target).filter(|_| target.software).unwrap_or(variants[0])
 }
 
@@ -123,7 +148,7 @@ pub(super) struct How<'a> {
     pub(super) variant: Variant,
 }
 
-fn nt(l: &mut Lowering, g: &Geometry, nt: &Nt, transposed: bool, epilogue: &Epilogue, how: &How<'_>, weights: Binding) {
+fn nt(l: &mut Lowering, g: &Geometry, nt: &Nt, epilogue: &Epilogue, how: &How<'_>) {
     let constants = |file: &'static str| {
         Kernel::new(file)
             .set("N", nt.n)
@@ -137,31 +162,43 @@ fn nt(l: &mut Lowering, g: &Geometry, nt: &Nt, transposed: bool, epilogue: &Epil
             .set("KW", g.k)
             .set("STRIDE", g.stride)
             .set("PAD", g.pad)
-            .set("TRANSPOSED", transposed)
+            .set("TRANSPOSED", nt.transposed)
+            .set("ACROSS", nt.across)
             .set("BIAS", epilogue.bias)
             .set("ADD", epilogue.add)
             .set("RELU", epilogue.relu)
             .set("MASK", epilogue.mask)
+            .shaped(!how.variant.is_compact())
     };
     let (kernel, columns, tiles, layers) = match how.variant {
         Variant::Only => unreachable!("products have several variants"),
         Variant::Broadcast { subgroup } => {
             let sg = subgroup as usize;
             let (cols, rows, strip) = broadcast_tile(nt, g.k, sg);
-            let kernel = constants("conv_nt_bcast").set("SG", subgroup).set("COLS", cols).set("TR", rows).set("QW", strip);
-            let tiles = nt.ow.div_ceil(strip * nt.classes) * (nt.n * nt.oh.div_ceil(nt.classes)).div_ceil(rows);
+            let kernel = constants("conv_nt_bcast")
+                .set("SG", subgroup)
+                .set("COLS", cols)
+                .set("TR", rows)
+                .set("QW", strip);
+            let tiles = nt.ow.div_ceil(strip * nt.classes)
+                * (nt.n * nt.oh.div_ceil(nt.classes)).div_ceil(rows);
             (kernel, nt.oc.div_ceil(sg * cols), tiles, nt.classes)
         }
         Variant::Tile(t) => {
             let kernel = tile(constants("conv_nt_tile"), &t);
             let pixels: usize = nt.n * nt.oh.div_ceil(nt.classes) * nt.ow.div_ceil(nt.classes);
-            (kernel, nt.oc.div_ceil(t.n as usize), pixels.div_ceil(t.m as usize), nt.classes * nt.classes)
+            (
+                kernel,
+                nt.oc.div_ceil(t.n as usize),
+                pixels.div_ceil(t.m as usize),
+                nt.classes * nt.classes,
+            )
         }
     };
     // Tiles fold along y and z; the kernels find the length of y in the grid itself.
     let [y, z, _] = how.target.groups_1d(tiles);
     let grid = [dimension(columns), y, z * dimension(layers)];
-    let mut bindings = vec![Binding::Input(0), weights, Binding::Output(0)];
+    let mut bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Output(0)];
     bindings.extend(tail(epilogue));
     l.push(kernel, grid, &bindings);
 }
@@ -184,24 +221,45 @@ fn broadcast_tile(nt: &Nt, kernel: usize, subgroup: usize) -> (usize, usize, usi
 pub(super) fn forward(g: &Geometry, epilogue: &Epilogue, how: &How<'_>) -> Lowering {
     let g = g.as_matrix();
     let mut l = Lowering::default();
-    let shape = Nt { n: g.n, h: g.ih, w: g.iw, c: g.c, oh: g.oh, ow: g.ow, oc: g.oc, classes: 1 };
-    nt(&mut l, &g, &shape, false, epilogue, how, Binding::Input(1));
+    let shape = Nt {
+        n: g.n,
+        h: g.ih,
+        w: g.iw,
+        c: g.c,
+        oh: g.oh,
+        ow: g.ow,
+        oc: g.oc,
+        classes: 1,
+        transposed: false,
+        across: false,
+    };
+    nt(&mut l, &g, &shape, epilogue, how);
     l
 }
 
 pub(super) fn input_gradient(g: &Geometry, epilogue: &Epilogue, how: &How<'_>) -> Lowering {
-    let (transposed, g) = (!g.is_matrix(), g.as_matrix());
+    // A matrix may be read either way; what is compact has one.
+    let transposed = !g.is_matrix() || how.variant.is_compact();
+    let g = g.as_matrix();
     let mut l = Lowering::default();
-    let weights = l.scratch(DType::F32, g.weights());
-    let kernel = Kernel::new("weight_transpose").set("CO", g.oc).set("CI", g.c).set("TAPS", g.k * g.k);
-    l.push(kernel, how.target.grid_1d(g.weights() / 4), &[Binding::Input(1), weights]);
     let classes = if transposed { g.stride } else { 1 };
-    let shape = Nt { n: g.n, h: g.oh, w: g.ow, c: g.oc, oh: g.ih, ow: g.iw, oc: g.c, classes };
-    nt(&mut l, &g, &shape, transposed, epilogue, how, weights);
+    let shape = Nt {
+        n: g.n,
+        h: g.oh,
+        w: g.ow,
+        c: g.oc,
+        oh: g.ih,
+        ow: g.iw,
+        oc: g.c,
+        classes,
+        transposed,
+        across: true,
+    };
+    nt(&mut l, &g, &shape, epilogue, how);
     l
 }
 
-pub(super) fn weight_gradient(g: &Geometry, how: &How<'_>) -> Lowering {
+pub(super) fn weight_gradient(g: &Geometry, bias: bool, how: &How<'_>) -> Lowering {
     let (g, target) = (g.as_matrix(), how.target);
     let constants = |file: &'static str| {
         Kernel::new(file)
@@ -216,6 +274,8 @@ pub(super) fn weight_gradient(g: &Geometry, how: &How<'_>) -> Lowering {
             .set("KW", g.k)
             .set("STRIDE", g.stride)
             .set("PAD", g.pad)
+            .set("BIAS", bias)
+            .shaped(!how.variant.is_compact())
     };
     let most_groups = target.max_groups as usize;
     let (kernel, grid, split) = match how.variant {
@@ -229,14 +289,20 @@ pub(super) fn weight_gradient(g: &Geometry, how: &How<'_>) -> Lowering {
             // except under stride 2.
             let most = if g.stride > 1 { 32 } else { 16 };
             let pixel_groups = if g.c >= 32 { 2 } else { 4 };
-            let fits = |r: &usize| *r <= most && r * g.k <= 96 && g.oc.div_ceil(*r) * r * 4 <= g.oc * 5;
+            let fits =
+                |r: &usize| *r <= most && r * g.k <= 96 && g.oc.div_ceil(*r) * r * 4 <= g.oc * 5;
             let rows = [32, 16, 8].into_iter().find(fits).unwrap_or(4);
             let width = g.ow.div_ceil(pixels);
             let strip = width.div_ceil(width.div_ceil((192 / (rows * g.k)).clamp(1, pixel_groups)));
             let strips = g.n * g.oh * g.ow.div_ceil(strip * pixels);
             let columns = g.oc.div_ceil(rows) * (g.c / 4).div_ceil(lanes);
-            let split = GROUPS.div_ceil(columns * g.k).min(strips.div_ceil(4)).clamp(1, most_groups);
-            let kernel = constants("conv_tn_bcast").set("SG", subgroup).set("LP", lanes).set("ROWS", rows).set("NI", strip);
+            let split =
+                GROUPS.div_ceil(columns * g.k).min(strips.div_ceil(4)).clamp(1, most_groups);
+            let kernel = constants("conv_tn_bcast")
+                .set("SG", subgroup)
+                .set("LP", lanes)
+                .set("ROWS", rows)
+                .set("NI", strip);
             (kernel, [columns, g.k, split], split)
         }
         Variant::Tile(t) => {
@@ -244,18 +310,29 @@ pub(super) fn weight_gradient(g: &Geometry, how: &How<'_>) -> Lowering {
             let rows = g.oc.div_ceil(t.m as usize);
             // Enough workgroups for the device, each with at least four tiles of pixels.
             let pixels = g.n * g.oh * g.ow;
-            let split = (t.groups as usize).div_ceil(rows * columns).min(pixels.div_ceil(t.k as usize * 4));
+            let split =
+                (t.groups as usize).div_ceil(rows * columns).min(pixels.div_ceil(t.k as usize * 4));
             let split = split.clamp(1, most_groups.min(256));
             (tile(constants("conv_tn_tile"), &t), [columns, rows, split], split)
         }
     };
-    let len = g.weights();
+    let (len, sums) = (g.weights(), if bias { g.oc } else { 0 });
     let mut l = Lowering::default();
-    let partial = if split == 1 { Binding::Output(0) } else { l.scratch(DType::F32, split * len) };
-    l.push(kernel.set("SPLIT", split), grid.map(dimension), &[Binding::Input(0), Binding::Input(1), partial]);
+    let lengths = [Some(len), bias.then_some(sums)].into_iter().flatten();
+    // The parts of dw and of db, and where they go in the end.
+    let parts: Vec<[Binding; 2]> = (lengths.enumerate())
+        .map(|(i, len)| match split {
+            1 => [Binding::Output(i); 2],
+            _ => [l.scratch(DType::F32, split * len), Binding::Output(i)],
+        })
+        .collect();
+    let mut bindings = vec![Binding::Input(0), Binding::Input(1)];
+    bindings.extend(parts.iter().map(|p| p[0]));
+    l.push(kernel.set("SPLIT", split), grid.map(dimension), &bindings);
     if split > 1 {
-        let kernel = Kernel::new("conv_tn_reduce").set("LEN4", len / 4).set("SPLIT", split);
-        l.push(kernel, target.grid_1d(len / 4), &[partial, Binding::Output(0)]);
+        let kernel = Kernel::new("conv_tn_reduce").set("LEN4", len / 4).set("OC4", sums / 4);
+        let kernel = kernel.set("SPLIT", split).set("BIAS", bias);
+        l.push(kernel, target.grid_1d((len + sums) / 4), &parts.concat());
     }
     l
 }

@@ -26,8 +26,10 @@ pub use epilogue::Epilogue;
 use geometry::{Geometry, out_extent};
 use lower::How;
 
+use super::sum_rows::column_sums;
 use super::{
-    Case, Emit, Fill, Forward, Io, Lowering, OpDef, Real, Call, ShapeError, SumRows, Target, ValueId, Variant, arity,
+    Case, Emit, Fill, Forward, Io, Lowering, OpDef, Real, Call, ShapeError, SumRows, Target,
+    ValueId, Variant, arity,
 };
 use crate::tensor::{Shape, TensorType};
 
@@ -57,7 +59,7 @@ pub struct Conv2dInputGrad {
     pub epilogue: Epilogue,
 }
 
-/// `dw` of a convolution; inputs x, dy.
+/// `dw` of a convolution, and `db` of its bias if it has one; inputs x, dy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conv2dWeightGrad {
     /// Step between windows.
@@ -66,6 +68,9 @@ pub struct Conv2dWeightGrad {
     pub pad: usize,
     /// Side of the kernel.
     pub kernel: usize,
+    /// Whether there is a second output, `db [1,1,1,Cout]`: the sums of dy over all pixels. Only
+    /// where 2 `pad` < `kernel`, so that some row of the kernel meets all of dy.
+    pub bias: bool,
 }
 
 fn flops(x: Shape, y: Shape, kernel: usize) -> u64 {
@@ -73,8 +78,17 @@ fn flops(x: Shape, y: Shape, kernel: usize) -> u64 {
 }
 
 fn channels(op: &'static str, c: usize) -> Result<(), ShapeError> {
-    if c.is_multiple_of(4) { Ok(()) } else { Err(ShapeError::new(op, format!("{c} channels; \
-        activations have a multiple of 4"))) }
+    if c.is_multiple_of(4) {
+        Ok(())
+    } else {
+        Err(ShapeError::new(
+            op,
+            format!(
+                "{c} channels; \
+        activations have a multiple of 4"
+            ),
+        ))
+    }
 }
 
 impl Conv2d {
@@ -100,13 +114,27 @@ impl OpDef for Conv2d {
         channels(Self::NAME, x.c)?;
         channels(Self::NAME, w.n)?;
         if x.c != w.c || w.h != w.w {
-            return Err(ShapeError::new(Self::NAME, format!("weight {w} does not fit the input \
-                {x}")));
+            return Err(ShapeError::new(
+                Self::NAME,
+                format!(
+                    "weight {w} does not fit the input \
+                {x}"
+                ),
+            ));
         }
-        let extents = (out_extent(x.h, w.h, self.stride, self.pad), out_extent(x.w, w.w, self.stride, self.pad));
+        let extents = (
+            out_extent(x.h, w.h, self.stride, self.pad),
+            out_extent(x.w, w.w, self.stride, self.pad),
+        );
         let (Some(h), Some(wide)) = extents else {
-            return Err(ShapeError::new(Self::NAME, format!("a {}x{} kernel exceeds the input {x} \
-                with padding {}", w.h, w.w, self.pad)));
+            return Err(ShapeError::new(
+                Self::NAME,
+                format!(
+                    "a {}x{} kernel exceeds the input {x} \
+                with padding {}",
+                    w.h, w.w, self.pad
+                ),
+            ));
         };
         let y = TensorType::f32(Shape::new(x.n, h, wide, w.n));
         self.epilogue.check(Self::NAME, inputs, y)?;
@@ -122,9 +150,15 @@ impl OpDef for Conv2d {
                         let mut sum = 0.0;
                         for kh in 0..ws.h {
                             for kw in 0..ws.w {
-                                let (Some(iy), Some(ix)) = (tap(oy, kh, self.stride, self.pad, xs.h), tap(ox, kw, self.stride, self.pad, xs.w)) else { continue };
+                                let (Some(iy), Some(ix)) = (
+                                    tap(oy, kh, self.stride, self.pad, xs.h),
+                                    tap(ox, kw, self.stride, self.pad, xs.w),
+                                ) else {
+                                    continue;
+                                };
                                 for c in 0..xs.c {
-                                    sum += x[xs.at(n, iy, ix, c)].get() * w[ws.at(o, kh, kw, c)].get();
+                                    sum +=
+                                        x[xs.at(n, iy, ix, c)].get() * w[ws.at(o, kh, kw, c)].get();
                                 }
                             }
                         }
@@ -149,8 +183,15 @@ impl OpDef for Conv2d {
         let dx = Conv2dInputGrad { stride, pad, h: x.h, w: x.w, epilogue: Epilogue::default() };
         // The weight gradient first: then the input gradient is last and its consumers can be fused
         // into it.
-        let dw = node.wants[1].then(|| g.emit1(Conv2dWeightGrad { stride, pad, kernel: w.h }.into(), &[node.x[0], dy]));
-        let db = (epilogue.bias && node.wants[2]).then(|| g.emit1(SumRows.into(), &[dy]));
+        let bias = epilogue.bias && node.wants[2];
+        let both = bias && node.wants[1] && 2 * pad < w.h;
+        let op = Conv2dWeightGrad { stride, pad, kernel: w.h, bias: both };
+        let sums = if node.wants[1] { g.emit(op.into(), &[node.x[0], dy]) } else { vec![] };
+        let dw = sums.first().copied();
+        let db = match sums.get(1) {
+            Some(&db) => Some(db),
+            None => bias.then(|| g.emit1(SumRows.into(), &[dy])),
+        };
         let dx = node.wants[0].then(|| g.emit1(dx.into(), &[dy, node.x[1]]));
         if epilogue.bias { vec![dx, dw, db] } else { vec![dx, dw] }
     }
@@ -177,7 +218,11 @@ impl OpDef for Conv2d {
     }
     fn lower_as(&self, io: &Io, target: &Target, variant: Variant) -> Lowering {
         let (x, w, y) = (io.inputs[0].shape, io.inputs[1].shape, io.outputs[0].shape);
-        lower::forward(&Geometry::new(x, w, y, self.stride, self.pad), &self.epilogue, &How { target, variant })
+        lower::forward(
+            &Geometry::new(x, w, y, self.stride, self.pad),
+            &self.epilogue,
+            &How { target, variant },
+        )
     }
     fn flops(&self, io: &Io) -> u64 {
         flops(io.inputs[0].shape, io.outputs[0].shape, io.inputs[1].shape.h)
@@ -185,19 +230,37 @@ impl OpDef for Conv2d {
     fn cases() -> Vec<Case> {
         let mut cases = Vec::new();
         for (name, x, w, stride, pad) in shapes() {
-            cases.push(Case::new(name, Self::new(stride, pad), &[(x, Fill::Normal), (w, Fill::Normal)]));
+            cases.push(Case::new(
+                name,
+                Self::new(stride, pad),
+                &[(x, Fill::Normal), (w, Fill::Normal)],
+            ));
         }
         let (x, w, y) = (Shape::new(2, 5, 7, 8), Shape::new(12, 3, 3, 8), Shape::new(2, 5, 7, 12));
         let bias = (Shape::vector(12), Fill::Normal);
         for bits in 1..16 {
-            let epilogue = Epilogue { bias: bits & 1 > 0, add: bits & 2 > 0, relu: bits & 4 > 0, mask: bits & 8 > 0 };
+            let epilogue = Epilogue {
+                bias: bits & 1 > 0,
+                add: bits & 2 > 0,
+                relu: bits & 4 > 0,
+                mask: bits & 8 > 0,
+            };
             let mut inputs = vec![(x, Fill::Normal), (w, Fill::Normal)];
             inputs.extend(epilogue.bias.then_some(bias));
             inputs.extend(epilogue.add.then_some((y, Fill::Normal)));
             inputs.extend(epilogue.mask.then_some((y, Fill::Normal)));
-            let name = [(epilogue.bias, "bias"), (epilogue.add, "add"), (epilogue.relu, "relu"), (epilogue.mask, "mask")];
+            let name = [
+                (epilogue.bias, "bias"),
+                (epilogue.add, "add"),
+                (epilogue.relu, "relu"),
+                (epilogue.mask, "mask"),
+            ];
             let name: Vec<_> = name.iter().filter(|n| n.0).map(|n| n.1).collect();
-            cases.push(Case::new(format!("epilogue {}", name.join("+")), Self { stride: 1, pad: 1, epilogue }, &inputs));
+            cases.push(Case::new(
+                format!("epilogue {}", name.join("+")),
+                Self { stride: 1, pad: 1, epilogue },
+                &inputs,
+            ));
         }
         cases
     }
@@ -230,10 +293,19 @@ impl OpDef for Conv2dInputGrad {
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 2 + self.epilogue.inputs())?;
         let (dy, w) = (inputs[0].shape, inputs[1].shape);
-        let want = (out_extent(self.h, w.h, self.stride, self.pad), out_extent(self.w, w.w, self.stride, self.pad));
+        let want = (
+            out_extent(self.h, w.h, self.stride, self.pad),
+            out_extent(self.w, w.w, self.stride, self.pad),
+        );
         if dy.c != w.n || want != (Some(dy.h), Some(dy.w)) {
-            return Err(ShapeError::new(Self::NAME, format!("dy {dy} is not the output of weight \
-                {w} on a {}x{} input", self.h, self.w)));
+            return Err(ShapeError::new(
+                Self::NAME,
+                format!(
+                    "dy {dy} is not the output of weight \
+                {w} on a {}x{} input",
+                    self.h, self.w
+                ),
+            ));
         }
         let dx = TensorType::f32(Shape::new(dy.n, self.h, self.w, w.c));
         self.epilogue.check(Self::NAME, inputs, dx)?;
@@ -250,10 +322,16 @@ impl OpDef for Conv2dInputGrad {
                 for ox in 0..ys.w {
                     for kh in 0..ws.h {
                         for kw in 0..ws.w {
-                            let (Some(iy), Some(ix)) = (tap(oy, kh, self.stride, self.pad, xs.h), tap(ox, kw, self.stride, self.pad, xs.w)) else { continue };
+                            let (Some(iy), Some(ix)) = (
+                                tap(oy, kh, self.stride, self.pad, xs.h),
+                                tap(ox, kw, self.stride, self.pad, xs.w),
+                            ) else {
+                                continue;
+                            };
                             for o in 0..ys.c {
                                 for c in 0..xs.c {
-                                    dx[xs.at(n, iy, ix, c)] += dy[ys.at(n, oy, ox, o)].get() * w[ws.at(o, kh, kw, c)].get();
+                                    dx[xs.at(n, iy, ix, c)] += dy[ys.at(n, oy, ox, o)].get()
+                                        * w[ws.at(o, kh, kw, c)].get();
                                 }
                             }
                         }
@@ -266,7 +344,13 @@ impl OpDef for Conv2dInputGrad {
         }
     }
     fn native(&self, call: &mut Call<'_, f32>) {
-        let g = Geometry::new(call.out_shape(0), call.in_shape(1), call.in_shape(0), self.stride, self.pad);
+        let g = Geometry::new(
+            call.out_shape(0),
+            call.in_shape(1),
+            call.in_shape(0),
+            self.stride,
+            self.pad,
+        );
         let tail = self.epilogue.tail(call);
         native::input_gradient(&g, call.inputs[0].f(), call.inputs[1].f(), tail, call.outputs[0]);
     }
@@ -281,7 +365,11 @@ impl OpDef for Conv2dInputGrad {
     }
     fn lower_as(&self, io: &Io, target: &Target, variant: Variant) -> Lowering {
         let (dy, w, dx) = (io.inputs[0].shape, io.inputs[1].shape, io.outputs[0].shape);
-        lower::input_gradient(&Geometry::new(dx, w, dy, self.stride, self.pad), &self.epilogue, &How { target, variant })
+        lower::input_gradient(
+            &Geometry::new(dx, w, dy, self.stride, self.pad),
+            &self.epilogue,
+            &How { target, variant },
+        )
     }
     fn flops(&self, io: &Io) -> u64 {
         flops(io.outputs[0].shape, io.inputs[0].shape, io.inputs[1].shape.h)
@@ -290,24 +378,39 @@ impl OpDef for Conv2dInputGrad {
         let mut cases = Vec::new();
         for (name, x, w, stride, pad) in shapes() {
             let y = forward_shape(x, w, stride, pad);
-            cases.push(Case::new(name, grad(x, stride, pad, Epilogue::default()), &[(y, Fill::Normal), (w, Fill::Normal)]));
+            cases.push(Case::new(
+                name,
+                grad(x, stride, pad, Epilogue::default()),
+                &[(y, Fill::Normal), (w, Fill::Normal)],
+            ));
         }
         let (x, w) = (Shape::new(2, 6, 7, 12), Shape::new(8, 3, 3, 12));
         for stride in [1, 2] {
             let y = forward_shape(x, w, stride, 1);
             let epilogue = Epilogue { add: true, mask: true, ..Epilogue::default() };
-            let inputs = [(y, Fill::Normal), (w, Fill::Normal), (x, Fill::Normal), (x, Fill::Normal)];
-            cases.push(Case::new(format!("epilogue add+mask s{stride}"), grad(x, stride, 1, epilogue), &inputs));
+            let inputs =
+                [(y, Fill::Normal), (w, Fill::Normal), (x, Fill::Normal), (x, Fill::Normal)];
+            cases.push(Case::new(
+                format!("epilogue add+mask s{stride}"),
+                grad(x, stride, 1, epilogue),
+                &inputs,
+            ));
         }
         let epilogue = Epilogue { add: true, ..Epilogue::default() };
         let (w, y) = (Shape::new(8, 1, 1, 12), Shape::new(2, 3, 4, 8));
-        cases.push(Case::new("epilogue add k1s2", grad(x, 2, 0, epilogue), &[(y, Fill::Normal), (w, Fill::Normal), (x, Fill::Normal)]));
+        cases.push(Case::new(
+            "epilogue add k1s2",
+            grad(x, 2, 0, epilogue),
+            &[(y, Fill::Normal), (w, Fill::Normal), (x, Fill::Normal)],
+        ));
         cases
     }
 }
 
 fn forward_shape(x: Shape, w: Shape, stride: usize, pad: usize) -> Shape {
-    let extent = |size, kernel| out_extent(size, kernel, stride, pad).unwrap_or_else(|| panic!("case {x} * {w}"));
+    let extent = |size, kernel| {
+        out_extent(size, kernel, stride, pad).unwrap_or_else(|| panic!("case {x} * {w}"))
+    };
     Shape::new(x.n, extent(x.h, w.h), extent(x.w, w.w), w.n)
 }
 
@@ -322,10 +425,24 @@ impl OpDef for Conv2dWeightGrad {
         let (x, dy) = (inputs[0].shape, inputs[1].shape);
         let extent = |size| out_extent(size, self.kernel, self.stride, self.pad);
         if x.n != dy.n || (extent(x.h), extent(x.w)) != (Some(dy.h), Some(dy.w)) {
-            return Err(ShapeError::new(Self::NAME, format!("dy {dy} is not the output of a {0}x{0} \
-                kernel on {x}", self.kernel)));
+            return Err(ShapeError::new(
+                Self::NAME,
+                format!(
+                    "dy {dy} is not the output of a {0}x{0} \
+                kernel on {x}",
+                    self.kernel
+                ),
+            ));
         }
-        Ok(vec![TensorType::f32(Shape::new(dy.c, self.kernel, self.kernel, x.c))])
+        if self.bias && 2 * self.pad >= self.kernel {
+            let (kernel, pad) = (self.kernel, self.pad);
+            let message =
+                format!("no row of a kernel of {kernel} with padding {pad} meets all of dy");
+            return Err(ShapeError::new(Self::NAME, message));
+        }
+        let dw = TensorType::f32(Shape::new(dy.c, self.kernel, self.kernel, x.c));
+        let db = self.bias.then_some(TensorType::f32(Shape::vector(dy.c)));
+        Ok(std::iter::once(dw).chain(db).collect())
     }
     fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
         let (xs, ys, ws) = (call.in_shape(0), call.in_shape(1), call.out_shape(0));
@@ -337,7 +454,12 @@ impl OpDef for Conv2dWeightGrad {
                     for n in 0..ys.n {
                         for oy in 0..ys.h {
                             for ox in 0..ys.w {
-                                let (Some(iy), Some(ix)) = (tap(oy, kh, self.stride, self.pad, xs.h), tap(ox, kw, self.stride, self.pad, xs.w)) else { continue };
+                                let (Some(iy), Some(ix)) = (
+                                    tap(oy, kh, self.stride, self.pad, xs.h),
+                                    tap(ox, kw, self.stride, self.pad, xs.w),
+                                ) else {
+                                    continue;
+                                };
                                 let d = dy[ys.at(n, oy, ox, o)].get();
                                 for (c, sum) in sums.iter_mut().enumerate() {
                                     *sum += d * x[xs.at(n, iy, ix, c)].get();
@@ -350,11 +472,24 @@ impl OpDef for Conv2dWeightGrad {
                     }
                 }
             }
+            if self.bias {
+                let sum = (0..ys.pixels()).map(|p| dy[p * ys.c + o].get()).sum();
+                call.outputs[1][o] = T::of(sum);
+            }
         }
     }
     fn native(&self, call: &mut Call<'_, f32>) {
-        let g = Geometry::new(call.in_shape(0), call.out_shape(0), call.in_shape(1), self.stride, self.pad);
+        let g = Geometry::new(
+            call.in_shape(0),
+            call.out_shape(0),
+            call.in_shape(1),
+            self.stride,
+            self.pad,
+        );
         native_weight::weight_gradient(&g, call.inputs[0].f(), call.inputs[1].f(), call.outputs[0]);
+        if self.bias {
+            column_sums(call.inputs[1].f(), call.outputs[1]);
+        }
     }
     fn variants(&self, io: &Io, target: &Target) -> Vec<Variant> {
         lower::tn_variants(io.inputs[1].shape.c, target)
@@ -367,18 +502,28 @@ impl OpDef for Conv2dWeightGrad {
     }
     fn lower_as(&self, io: &Io, target: &Target, variant: Variant) -> Lowering {
         let (x, dy, dw) = (io.inputs[0].shape, io.inputs[1].shape, io.outputs[0].shape);
-        lower::weight_gradient(&Geometry::new(x, dw, dy, self.stride, self.pad), &How { target, variant })
+        lower::weight_gradient(
+            &Geometry::new(x, dw, dy, self.stride, self.pad),
+            self.bias,
+            &How { target, variant },
+        )
     }
     fn flops(&self, io: &Io) -> u64 {
         flops(io.inputs[0].shape, io.inputs[1].shape, self.kernel)
     }
     fn cases() -> Vec<Case> {
+        let case = |(name, x, w, stride, pad): (&'static str, Shape, Shape, usize, usize), bias| {
+            let y = forward_shape(x, w, stride, pad);
+            let name = if bias { format!("bias {name}") } else { name.to_owned() };
+            let op = Self { stride, pad, kernel: w.h, bias };
+            Case::new(name, op, &[(x, Fill::Normal), (y, Fill::Normal)])
+        };
+        // Every third shape with its bias too.
+        let with_bias = shapes().into_iter().filter(|s| 2 * s.4 < s.2.h).step_by(3);
         shapes()
             .into_iter()
-            .map(|(name, x, w, stride, pad)| {
-                let y = forward_shape(x, w, stride, pad);
-                Case::new(name, Self { stride, pad, kernel: w.h }, &[(x, Fill::Normal), (y, Fill::Normal)])
-            })
+            .map(|s| case(s, false))
+            .chain(with_bias.map(|s| case(s, true)))
             .collect()
     }
 }

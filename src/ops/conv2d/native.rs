@@ -78,7 +78,11 @@ impl WithSimd for Gather<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        if vectors(self.oc, S::F32_LANES) == 2 { self.image::<S, 2>(simd) } else { self.image::<S, 1>(simd) }
+        if vectors(self.oc, S::F32_LANES) == 2 {
+            self.image::<S, 2>(simd)
+        } else {
+            self.image::<S, 1>(simd)
+        }
     }
 }
 
@@ -101,11 +105,17 @@ impl Gather<'_> {
                             // Sixteen pointers do not fit the registers; a stride known to the
                             // compiler needs one.
                             match class.cols * self.c {
-                                4 => self.tile::<S, 16, V, 4>(simd, class, weights, bias, block, a, b),
-                                8 => self.tile::<S, 16, V, 8>(simd, class, weights, bias, block, a, b),
-                                16 => self.tile::<S, 16, V, 16>(simd, class, weights, bias, block, a, b),
-                                32 => self.tile::<S, 16, V, 32>(simd, class, weights, bias, block, a, b),
-                                _ => self.tile::<S, 8, V, 0>(simd, class, weights, bias, block, a, b),
+                                4 => self
+                                    .tile::<S, 16, V, 4>(simd, class, weights, bias, block, a, b),
+                                8 => self
+                                    .tile::<S, 16, V, 8>(simd, class, weights, bias, block, a, b),
+                                16 => self
+                                    .tile::<S, 16, V, 16>(simd, class, weights, bias, block, a, b),
+                                32 => self
+                                    .tile::<S, 16, V, 32>(simd, class, weights, bias, block, a, b),
+                                _ => {
+                                    self.tile::<S, 8, V, 0>(simd, class, weights, bias, block, a, b)
+                                }
                             }
                         } else if left >= 8 && (V == 1 || wide) {
                             self.tile::<S, 8, V, 0>(simd, class, weights, bias, block, a, b)
@@ -123,8 +133,11 @@ impl Gather<'_> {
     /// `R` neighbouring pixels of a class by `V` vectors of channels; returns `R`. `P`: elements
     /// from one pixel to the next, 0 if not known to the compiler.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments, reason = "the coordinates of a tile; a struct would only \
-        rename them")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the coordinates of a tile; a struct would only \
+        rename them"
+    )]
     fn tile<S: Simd, const R: usize, const V: usize, const P: usize>(
         &mut self,
         simd: S,
@@ -141,7 +154,9 @@ impl Gather<'_> {
         }
         let pixel = class.cols * self.c;
         for (t, weights) in weights.chunks_exact(class.run * V).enumerate() {
-            let at = ((a * class.rows + class.row_at + t) * self.src_w + b * class.cols + class.col_at) * self.c;
+            let at =
+                ((a * class.rows + class.row_at + t) * self.src_w + b * class.cols + class.col_at)
+                    * self.c;
             if P > 0 {
                 let span = (R - 1) * P + 1;
                 let windows = self.src[at..][..span - 1 + class.run].windows(span);
@@ -155,7 +170,8 @@ impl Gather<'_> {
                 }
                 continue;
             }
-            let src: [&[f32]; R] = std::array::from_fn(|r| &self.src[at + r * pixel..][..class.run]);
+            let src: [&[f32]; R] =
+                std::array::from_fn(|r| &self.src[at + r * pixel..][..class.run]);
             for (j, w) in weights.chunks_exact(V).enumerate() {
                 for r in 0..R {
                     let x = simd.splat_f32s(src[r][j]);
@@ -172,7 +188,10 @@ impl Gather<'_> {
                 let from = (block * V + v) * lanes;
                 if from < self.oc {
                     let to = (from + lanes).min(self.oc);
-                    simd.partial_store_f32s(&mut self.out[pixel * self.oc + from..pixel * self.oc + to], *value);
+                    simd.partial_store_f32s(
+                        &mut self.out[pixel * self.oc + from..pixel * self.oc + to],
+                        *value,
+                    );
                 }
             }
         }
@@ -230,7 +249,10 @@ thread_local! {
 }
 
 /// Lends this thread's scratch memory.
-pub(super) fn scratch<R>(key: &'static LocalKey<Cell<Aligned>>, body: impl FnOnce(&mut Aligned) -> R) -> R {
+pub(super) fn scratch<R>(
+    key: &'static LocalKey<Cell<Aligned>>,
+    body: impl FnOnce(&mut Aligned) -> R,
+) -> R {
     let mut memory = key.take();
     let result = body(&mut memory);
     key.set(memory);
@@ -298,19 +320,30 @@ fn gather(
     let per_image = out.len() / n;
     let src_w = w + border.before + border.after;
     let len = (h + border.before + border.after) * src_w * c;
-    out.par_chunks_mut(per_image).zip(src.par_chunks(h * w * c)).enumerate().for_each(|(i, (out, src))| {
-        scratch(&BORDERED, |bordered| {
-            let image = if len == src.len() {
-                src
-            } else {
-                let bordered = bordered.reserve(len);
-                padded(src, w, c, border, bordered);
-                bordered
-            };
-            arch.dispatch(Gather { src: image, src_w, c, classes, bias: &bias, out, out_w, oc });
-        });
-        tail.slice(i * per_image, per_image).apply(out);
-    });
+    out.par_chunks_mut(per_image).zip(src.par_chunks(h * w * c)).enumerate().for_each(
+        |(i, (out, src))| {
+            scratch(&BORDERED, |bordered| {
+                let image = if len == src.len() {
+                    src
+                } else {
+                    let bordered = bordered.reserve(len);
+                    padded(src, w, c, border, bordered);
+                    bordered
+                };
+                arch.dispatch(Gather {
+                    src: image,
+                    src_w,
+                    c,
+                    classes,
+                    bias: &bias,
+                    out,
+                    out_w,
+                    oc,
+                });
+            });
+            tail.slice(i * per_image, per_image).apply(out);
+        },
+    );
 }
 
 /// A matrix product of rows: `y [rows, oc] = x [rows, c] * packed weights`.
@@ -320,25 +353,56 @@ fn rows(c: usize, oc: usize, weights: &[f32], tail: Tail<'_>, x: &[f32], y: &mut
     if let Some(b) = tail.bias {
         bias[..oc].copy_from_slice(b);
     }
-    let class = |w: usize| Class { h: 1, w, y0: 0, x0: 0, step: 1, rows: 1, cols: 1, row_at: 0, col_at: 0, taps: 1, run: c, weights };
+    let class = |w: usize| Class {
+        h: 1,
+        w,
+        y0: 0,
+        x0: 0,
+        step: 1,
+        rows: 1,
+        cols: 1,
+        row_at: 0,
+        col_at: 0,
+        taps: 1,
+        run: c,
+        weights,
+    };
     let total = x.len() / c;
     // Few rows (a linear layer): narrower tasks keep every thread busy.
     let size = if total < 4 * ROWS { total.div_ceil(4).next_multiple_of(8) } else { ROWS };
     let full = [class(size.min(total))];
     let last = [class((total % size).max(1))];
-    y.par_chunks_mut(size * oc).zip(x.par_chunks(size * c)).enumerate().for_each(|(i, (out, src))| {
-        let classes = if src.len() == full[0].w * c { &full } else { &last };
-        let len = out.len();
-        arch.dispatch(Gather { src, src_w: src.len() / c, c, classes, bias: &bias, out, out_w: src.len() / c, oc });
-        tail.slice(i * size * oc, len).apply(out);
-    });
+    y.par_chunks_mut(size * oc).zip(x.par_chunks(size * c)).enumerate().for_each(
+        |(i, (out, src))| {
+            let classes = if src.len() == full[0].w * c { &full } else { &last };
+            let len = out.len();
+            arch.dispatch(Gather {
+                src,
+                src_w: src.len() / c,
+                c,
+                classes,
+                bias: &bias,
+                out,
+                out_w: src.len() / c,
+                oc,
+            });
+            tail.slice(i * size * oc, len).apply(out);
+        },
+    );
 }
 
 /// `y = conv(x, w)` and its tail.
 pub(super) fn forward(g: &Geometry, x: &[f32], w: &[f32], tail: Tail<'_>, y: &mut [f32]) {
     let lanes = lanes();
     if g.is_matrix() {
-        return rows(g.c, g.oc, pack(1, 0, g.oc, 1, g.c, lanes, |o, _, j| w[o * g.c + j]).get(), tail, x, y);
+        return rows(
+            g.c,
+            g.oc,
+            pack(1, 0, g.oc, 1, g.c, lanes, |o, _, j| w[o * g.c + j]).get(),
+            tail,
+            x,
+            y,
+        );
     }
     let f = fold(g.oc, g.ow, g.k, g.stride, lanes);
     let (step, run) = (g.stride * g.c, g.k * g.c);
@@ -358,7 +422,19 @@ pub(super) fn forward(g: &Geometry, x: &[f32], w: &[f32], tail: Tail<'_>, y: &mu
         weights: weights.get(),
     };
     // The last window may reach past the padding that the shape needs, never past `pad`.
-    gather(g.n, g.ih, g.iw, g.c, Border { before: g.pad, after: g.pad }, &[class], g.oc * f, g.ow / f, tail, x, y);
+    gather(
+        g.n,
+        g.ih,
+        g.iw,
+        g.c,
+        Border { before: g.pad, after: g.pad },
+        &[class],
+        g.oc * f,
+        g.ow / f,
+        tail,
+        x,
+        y,
+    );
 }
 
 /// `dx = conv_transpose(dy, w)` and its tail: output pixels fall into `stride^2` parity classes
@@ -366,20 +442,38 @@ pub(super) fn forward(g: &Geometry, x: &[f32], w: &[f32], tail: Tail<'_>, y: &mu
 pub(super) fn input_gradient(g: &Geometry, dy: &[f32], w: &[f32], tail: Tail<'_>, dx: &mut [f32]) {
     let lanes = lanes();
     // w [oc, k, k, c]: here `oc` channels are read and `c` channels written.
-    let weight = |c: usize, kh: usize, kw: usize, o: usize| w[((o * g.k + kh) * g.k + kw) * g.c + c];
+    let weight =
+        |c: usize, kh: usize, kw: usize, o: usize| w[((o * g.k + kh) * g.k + kw) * g.c + c];
     if g.is_matrix() {
-        return rows(g.oc, g.c, pack(1, 0, g.c, 1, g.oc, lanes, |c, _, o| weight(c, 0, 0, o)).get(), tail, dy, dx);
+        return rows(
+            g.oc,
+            g.c,
+            pack(1, 0, g.c, 1, g.oc, lanes, |c, _, o| weight(c, 0, 0, o)).get(),
+            tail,
+            dy,
+            dx,
+        );
     }
     // Taps of the class of residue r, by ascending source offset (r + pad - k) / stride.
-    let taps = |r: usize| -> Vec<usize> { (0..g.k).rev().filter(|k| (r + g.pad + g.k * g.stride - k).is_multiple_of(g.stride)).collect() };
-    let offset = |r: usize, k: usize| (r as isize + g.pad as isize - k as isize).div_euclid(g.stride as isize);
+    let taps = |r: usize| -> Vec<usize> {
+        (0..g.k)
+            .rev()
+            .filter(|k| (r + g.pad + g.k * g.stride - k).is_multiple_of(g.stride))
+            .collect()
+    };
+    let offset = |r: usize, k: usize| {
+        (r as isize + g.pad as isize - k as isize).div_euclid(g.stride as isize)
+    };
     let extent = |size: usize, r: usize| size.saturating_sub(r).div_ceil(g.stride);
     let residues: Vec<usize> = (0..g.stride).filter(|&r| !taps(r).is_empty()).collect();
     let before = residues.iter().map(|&r| -offset(r, taps(r)[0])).max().unwrap_or(0).max(0);
     let reach = |size: usize, out: usize| {
         residues
             .iter()
-            .map(|&r| extent(size, r) as isize - 1 + offset(r, taps(r)[taps(r).len() - 1]) - (out as isize - 1))
+            .map(|&r| {
+                extent(size, r) as isize - 1 + offset(r, taps(r)[taps(r).len() - 1])
+                    - (out as isize - 1)
+            })
             .max()
             .unwrap_or(0)
     };
@@ -417,5 +511,17 @@ pub(super) fn input_gradient(g: &Geometry, dy: &[f32], w: &[f32], tail: Tail<'_>
     if residues.len() < g.stride {
         dx.fill(0.0); // pixels that no tap reaches (1x1 with stride 2)
     }
-    gather(g.n, g.oh, g.ow, g.oc, Border { before: before as usize, after: after as usize }, &classes, g.c * f, g.iw / f, tail, dy, dx);
+    gather(
+        g.n,
+        g.oh,
+        g.ow,
+        g.oc,
+        Border { before: before as usize, after: after as usize },
+        &classes,
+        g.c * f,
+        g.iw / f,
+        tail,
+        dy,
+        dx,
+    );
 }

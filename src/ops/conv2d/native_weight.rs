@@ -68,7 +68,8 @@ impl Outer<'_> {
     /// have 16 accumulators on 32 registers, 12 on 16: more spill.
     #[inline(always)]
     fn column<S: Simd, const U: usize>(&mut self, simd: S, kh: usize, v: usize) -> usize {
-        let (wide, channels) = (S::F32_LANES >= 16, self.partial.len() / (self.k * self.k * self.c));
+        let (wide, channels) =
+            (S::F32_LANES >= 16, self.partial.len() / (self.k * self.k * self.c));
         let mut o = 0;
         while o < channels {
             let left = channels - o;
@@ -86,7 +87,13 @@ impl Outer<'_> {
     }
 
     #[inline(always)]
-    fn tile<S: Simd, const O: usize, const U: usize>(&mut self, simd: S, kh: usize, v: usize, o: usize) -> usize {
+    fn tile<S: Simd, const O: usize, const U: usize>(
+        &mut self,
+        simd: S,
+        kh: usize,
+        v: usize,
+        o: usize,
+    ) -> usize {
         let (lanes, run) = (S::F32_LANES, self.k * self.c);
         let j = v * lanes;
         let (row, step) = (self.src_w * self.c, self.stride * self.c);
@@ -112,7 +119,8 @@ impl Outer<'_> {
         for (i, acc) in acc.iter().enumerate() {
             let row = &mut self.partial[((o + i) * self.k + kh) * run..][..run];
             for (acc, to) in acc.iter().zip(row[j..].chunks_mut(lanes)) {
-                let sum = if self.add { simd.add_f32s(*acc, simd.partial_load_f32s(to)) } else { *acc };
+                let sum =
+                    if self.add { simd.add_f32s(*acc, simd.partial_load_f32s(to)) } else { *acc };
                 simd.partial_store_f32s(to, sum);
             }
         }
@@ -125,7 +133,10 @@ pub(super) fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32
     // A matrix is cut into images of one row.
     let g = if g.is_matrix() {
         let pixels = g.n * g.ih * g.iw;
-        let width = (1..=ROWS.min(pixels.div_ceil(TASKS))).rev().find(|w| pixels.is_multiple_of(*w)).unwrap_or(1);
+        let width = (1..=ROWS.min(pixels.div_ceil(TASKS)))
+            .rev()
+            .find(|w| pixels.is_multiple_of(*w))
+            .unwrap_or(1);
         Geometry { n: pixels / width, ih: 1, iw: width, oh: 1, ow: width, ..*g }
     } else {
         *g
@@ -143,7 +154,10 @@ pub(super) fn weight_gradient(g: &Geometry, x: &[f32], dy: &[f32], dw: &mut [f32
         let partials = memory.reserve(parts * dw.len());
         let (x_share, y_share) = (share * g.ih * g.iw * g.c, share * g.oh * g.ow * g.oc);
         let images = x.par_chunks(x_share).zip(dy.par_chunks(y_share));
-        partials.par_chunks_mut(dw.len()).zip(images).for_each(|(partial, (x, dy))| weight_partial(&g, x, dy, block, partial));
+        partials
+            .par_chunks_mut(dw.len())
+            .zip(images)
+            .for_each(|(partial, (x, dy))| weight_partial(&g, x, dy, block, partial));
         let (first, rest) = partials.split_at(dw.len());
         dw.par_chunks_mut(BLOCK).enumerate().for_each(|(i, dw)| {
             dw.copy_from_slice(&first[i * BLOCK..][..dw.len()]);
@@ -164,18 +178,35 @@ fn weight_partial(g: &Geometry, x: &[f32], dy: &[f32], block: usize, dw: &mut [f
     let arch = Arch::new();
     dw.par_chunks_mut(block).enumerate().for_each(|(b, partial)| {
         scratch(&BORDERED, |bordered| {
-            for (i, (x, dy)) in x.chunks(images * x_image).zip(dy.chunks(images * y_image)).enumerate() {
+            for (i, (x, dy)) in
+                x.chunks(images * x_image).zip(dy.chunks(images * y_image)).enumerate()
+            {
                 let src = if g.pad == 0 && slack == 0 {
                     x
                 } else {
                     let bordered = bordered.reserve(images * src_image + slack);
-                    for (x, to) in x.chunks_exact(x_image).zip(bordered.chunks_exact_mut(src_image)) {
+                    for (x, to) in x.chunks_exact(x_image).zip(bordered.chunks_exact_mut(src_image))
+                    {
                         padded(x, g.iw, c, Border { before: g.pad, after: g.pad }, to);
                     }
                     bordered
                 };
                 let first = b * block / (k * k * c);
-                arch.dispatch(Outer { src, src_h, src_w, c, stride, k, dy, oh, ow, oc, first, partial: &mut *partial, add: i > 0 });
+                arch.dispatch(Outer {
+                    src,
+                    src_h,
+                    src_w,
+                    c,
+                    stride,
+                    k,
+                    dy,
+                    oh,
+                    ow,
+                    oc,
+                    first,
+                    partial: &mut *partial,
+                    add: i > 0,
+                });
             }
         });
     });

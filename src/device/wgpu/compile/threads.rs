@@ -12,7 +12,8 @@ use super::super::completion::Completion;
 use super::super::{AdapterInfo, Gpu, OpenOptions, Waiting};
 use super::{Context, Made, Missing, pipeline};
 use crate::device::{DeviceError, Progress, wait};
-use crate::ops::Binding;
+use crate::ops::{Binding, Dispatch};
+use crate::shader;
 
 /// Bytes of a stand-in buffer: every binding of an empty grid fits.
 const STAND_IN: u64 = 256;
@@ -95,10 +96,10 @@ fn share(
             match other {
                 Some(other) => dispatch_nothing(
                     other,
-                    &m.dispatch.bindings,
+                    m.dispatch,
                     &super::pipeline(other.context, &m.dispatch.kernel, &m.text),
                 ),
-                None => dispatch_nothing(own, &m.dispatch.bindings, &pipeline),
+                None => dispatch_nothing(own, m.dispatch, &pipeline),
             }
         }
         made.push((m.text.clone(), pipeline));
@@ -113,7 +114,12 @@ fn share(
 }
 
 /// Dispatches a pipeline with an empty grid, which makes a lazy driver compile it.
-fn dispatch_nothing(gpu: Own<'_>, bindings: &[Binding], pipeline: &wgpu::ComputePipeline) {
+fn dispatch_nothing(gpu: Own<'_>, dispatch: &Dispatch, pipeline: &wgpu::ComputePipeline) {
+    let bound = dispatch.bindings.iter().zip(0..).filter(|(b, _)| **b != Binding::Skip);
+    let mut bindings: Vec<u32> = bound.map(|(_, at)| at).collect();
+    if !shader::constants(&dispatch.kernel).is_empty() {
+        bindings.push(shader::CONSTANTS_BINDING);
+    }
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::UNIFORM;
     let descriptor = wgpu::BufferDescriptor {
         label: Some("stand-in"),
@@ -124,12 +130,8 @@ fn dispatch_nothing(gpu: Own<'_>, bindings: &[Binding], pipeline: &wgpu::Compute
     // One per binding: a buffer may not be read and written by one dispatch.
     let buffers: Vec<_> =
         bindings.iter().map(|_| gpu.context.device.create_buffer(&descriptor)).collect();
-    let entries: Vec<_> = (0..bindings.len())
-        .filter(|&i| bindings[i] != Binding::Skip)
-        .map(|i| wgpu::BindGroupEntry {
-            binding: i as u32,
-            resource: buffers[i].as_entire_binding(),
-        })
+    let entries: Vec<_> = (bindings.iter().zip(&buffers))
+        .map(|(&binding, b)| wgpu::BindGroupEntry { binding, resource: b.as_entire_binding() })
         .collect();
     let layout = pipeline.get_bind_group_layout(0);
     let descriptor =

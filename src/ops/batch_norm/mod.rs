@@ -17,9 +17,14 @@
 //! which has the same shape with means in place of rows:
 //! `M2 = sum M2_j + sum n_j (mean_j - mean)^2`.
 
-use super::sum_rows::{FAN_IN, chunk_rows, shrink};
+mod grad;
+
+pub use grad::BatchNormGrad;
+
+use super::sum_rows::{FAN_IN, chunk_rows};
 use super::{
-    Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, ReluGrad, Call, ShapeError, Target, ValueId, activation, arity, same,
+    Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, ReluGrad, Call,
+    ShapeError, Target, ValueId, activation, arity, same,
 };
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};
@@ -32,7 +37,13 @@ const STRIP: usize = 4;
 
 /// Checks `x`, the vectors from input `first` to `last`, and whether the others have the type of
 /// `x`.
-fn check(op: &'static str, inputs: &[TensorType], count: usize, x: usize, vectors: std::ops::Range<usize>) -> Result<(), ShapeError> {
+fn check(
+    op: &'static str,
+    inputs: &[TensorType],
+    count: usize,
+    x: usize,
+    vectors: std::ops::Range<usize>,
+) -> Result<(), ShapeError> {
     arity(op, inputs, count)?;
     activation(op, "x", inputs[x])?;
     let vector = TensorType::f32(Shape::vector(inputs[x].shape.c));
@@ -48,7 +59,14 @@ fn elementwise(file: &'static str, x: Shape, target: &Target) -> (Kernel, [u32; 
 }
 
 /// `y = (x - mean) * rstd * gamma + beta [+ add] [relu]` of all rows, for the references.
-fn apply_naive<T: Real>(call: &mut Call<'_, T>, c: usize, mean: f64, rstd: f64, add: bool, relu: bool) {
+fn apply_naive<T: Real>(
+    call: &mut Call<'_, T>,
+    c: usize,
+    mean: f64,
+    rstd: f64,
+    add: bool,
+    relu: bool,
+) {
     let (x, s) = (call.inputs[0].f(), call.in_shape(0));
     let (gamma, beta) = (call.inputs[1].f()[c].get(), call.inputs[2].f()[c].get());
     for i in (c..s.len()).step_by(s.c) {
@@ -68,29 +86,49 @@ fn apply_native(call: &mut Call<'_, f32>, mean: &[f32], rstd: &[f32], add: bool,
     let (length, task) = (run_length(c), task_length(c));
     // Without a residual zeros are added; without a ReLU nothing is below the floor.
     let zeros = vec![0.0; if add { 0 } else { task }];
-    let other = |part: usize, len: usize| if add { &call.inputs[5].f()[part * task..][..len] } else { &zeros[..len] };
+    let other = |part: usize, len: usize| {
+        if add { &call.inputs[5].f()[part * task..][..len] } else { &zeros[..len] }
+    };
     let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
-    call.outputs[0].par_chunks_mut(task).zip(x.par_chunks(task)).enumerate().for_each(|(part, (y, x))| {
-        let other = other(part, x.len());
-        simd(
-            #[inline(always)]
-            || {
-                for ((y, x), other) in y.chunks_mut(length).zip(x.chunks(length)).zip(other.chunks(length)) {
-                    let n = y.len();
-                    let (y, x, other, mean, scale, beta) = (&mut y[..n], &x[..n], &other[..n], &mean[..n], &scale[..n], &beta[..n]);
-                    for i in 0..n {
-                        let v = (x[i] - mean[i]) * scale[i] + beta[i] + other[i];
-                        y[i] = if v < floor { floor } else { v };
+    call.outputs[0].par_chunks_mut(task).zip(x.par_chunks(task)).enumerate().for_each(
+        |(part, (y, x))| {
+            let other = other(part, x.len());
+            simd(
+                #[inline(always)]
+                || {
+                    for ((y, x), other) in
+                        y.chunks_mut(length).zip(x.chunks(length)).zip(other.chunks(length))
+                    {
+                        let n = y.len();
+                        let (y, x, other, mean, scale, beta) = (
+                            &mut y[..n],
+                            &x[..n],
+                            &other[..n],
+                            &mean[..n],
+                            &scale[..n],
+                            &beta[..n],
+                        );
+                        for i in 0..n {
+                            let v = (x[i] - mean[i]) * scale[i] + beta[i] + other[i];
+                            y[i] = if v < floor { floor } else { v };
+                        }
                     }
-                }
-            },
-        );
-    });
+                },
+            );
+        },
+    );
 }
 
 /// Bindings of `batch_norm_apply.wgsl`.
 fn apply_bindings(mean: Binding, spread: Binding, add: bool) -> Vec<Binding> {
-    let mut bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Input(2), mean, spread, Binding::Output(0)];
+    let mut bindings = vec![
+        Binding::Input(0),
+        Binding::Input(1),
+        Binding::Input(2),
+        mean,
+        spread,
+        Binding::Output(0),
+    ];
     bindings.extend(add.then_some(Binding::Input(5)));
     bindings
 }
@@ -143,8 +181,13 @@ impl OpDef for BatchNorm {
         check(Self::NAME, inputs, 5 + usize::from(self.add), 0, 1..5)?;
         let x = inputs[0].shape;
         if x.pixels() == 1 {
-            return Err(ShapeError::new(Self::NAME, format!("x is {x}: one value per channel has no \
-                variance to train with")));
+            return Err(ShapeError::new(
+                Self::NAME,
+                format!(
+                    "x is {x}: one value per channel has no \
+                variance to train with"
+                ),
+            ));
         }
         let vector = TensorType::f32(Shape::vector(x.c));
         Ok(vec![inputs[0], vector, vector, vector, vector])
@@ -165,7 +208,9 @@ impl OpDef for BatchNorm {
             call.outputs[1][c] = T::of(mean);
             call.outputs[2][c] = T::of(rstd);
             call.outputs[3][c] = T::of((1.0 - momentum) * call.outputs[3][c].get() + momentum * mean);
-            call.outputs[4][c] = T::of((1.0 - momentum) * call.outputs[4][c].get() + momentum * var * rows / (rows - 1.0));
+            call.outputs[4][c] = T::of(
+                (1.0 - momentum) * call.outputs[4][c].get() + momentum * var * rows / (rows - 1.0),
+            );
         }
     }
     fn native(&self, call: &mut Call<'_, f32>) {
@@ -182,7 +227,8 @@ impl OpDef for BatchNorm {
                     || {
                         for x in x.chunks(length) {
                             let n = x.len();
-                            let (shift, sum, squares) = (&shift[..n], &mut sum[..n], &mut squares[..n]);
+                            let (shift, sum, squares) =
+                                (&shift[..n], &mut sum[..n], &mut squares[..n]);
                             for i in 0..n {
                                 let d = x[i] - shift[i];
                                 sum[i] += d;
@@ -209,16 +255,21 @@ impl OpDef for BatchNorm {
             let m2 = if m2 < 0.0 { 0.0 } else { m2 }; // rounding; NaN stays
             means[c] = mean as f32;
             rstds[c] = (1.0 / (m2 / rows + f64::from(self.eps)).sqrt()) as f32;
-            call.outputs[3][c] = ((1.0 - momentum) * f64::from(call.outputs[3][c]) + momentum * mean) as f32;
-            call.outputs[4][c] = ((1.0 - momentum) * f64::from(call.outputs[4][c]) + momentum * m2 / (rows - 1.0)) as f32;
+            call.outputs[3][c] =
+                ((1.0 - momentum) * f64::from(call.outputs[3][c]) + momentum * mean) as f32;
+            call.outputs[4][c] = ((1.0 - momentum) * f64::from(call.outputs[4][c])
+                + momentum * m2 / (rows - 1.0)) as f32;
         }
         apply_native(call, &means, &rstds, self.add, self.relu);
         call.outputs[1].copy_from_slice(&means);
         call.outputs[2].copy_from_slice(&rstds);
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
-        assert!(node.dy[1..].iter().all(Option::is_none), "the statistics of batch_norm have no \
-            gradient");
+        assert!(
+            node.dy[1..].iter().all(Option::is_none),
+            "the statistics of batch_norm have no \
+            gradient"
+        );
         gradient(g, node, [node.y[1], node.y[2]], self.add, self.relu, None)
     }
     fn differentiable(&self) -> &'static [usize] {
@@ -231,20 +282,30 @@ impl OpDef for BatchNorm {
         let mut span = chunk_rows(rows);
         let mut count = rows.div_ceil(span);
         let mut parts = l.scratch(DType::F32, count * 2 * x.c);
-        let kernel = Kernel::new("batch_norm_moments").set("ROWS", rows).set("C4", c4).set("CHUNK", span);
+        let kernel =
+            Kernel::new("batch_norm_moments").set("ROWS", rows).set("C4", c4).set("CHUNK", span);
         l.push(kernel, target.grid_1d(count * c4), &[Binding::Input(0), parts]);
         let merge = |span: usize, fan_in: usize| {
-            let kernel = Kernel::new("batch_norm_merge").set("ROWS", rows).set("C4", c4).set("SPAN", span).set("FAN_IN", fan_in);
+            let kernel = Kernel::new("batch_norm_merge")
+                .set("ROWS", rows)
+                .set("C4", c4)
+                .set("SPAN", span)
+                .set("FAN_IN", fan_in);
             kernel.set("EPS", self.eps).set("MOMENTUM", self.momentum)
         };
         while count > FAN_IN {
             let fan_in = chunk_rows(count);
             let left = count.div_ceil(fan_in);
             let merged = l.scratch(DType::F32, left * 2 * x.c);
-            l.push(merge(span, fan_in).set("FINAL", false), target.grid_1d(left * c4), &[parts, merged]);
+            l.push(
+                merge(span, fan_in).set("FINAL", false),
+                target.grid_1d(left * c4),
+                &[parts, merged],
+            );
             (span, count, parts) = (span * fan_in, left, merged);
         }
-        let bindings = [parts, Binding::Output(1), Binding::Output(2), Binding::Output(3), Binding::Output(4)];
+        let bindings =
+            [parts, Binding::Output(1), Binding::Output(2), Binding::Output(3), Binding::Output(4)];
         l.push(merge(span, count).set("FINAL", true), target.grid_1d(c4), &bindings);
         let (kernel, grid) = elementwise("batch_norm_apply", x, target);
         let kernel = kernel.set("ADD", self.add).set("RELU", self.relu).set("EVAL", false);
@@ -256,7 +317,8 @@ impl OpDef for BatchNorm {
             let op = Self { eps: 1e-5, momentum: 0.1, add, relu };
             let v = Shape::vector(x.c);
             let positive = Uniform(0.5, 1.5);
-            let inputs = [(x, fill), (v, positive), (v, Normal), (v, Normal), (v, positive), (x, Normal)];
+            let inputs =
+                [(x, fill), (v, positive), (v, Normal), (v, Normal), (v, positive), (x, Normal)];
             Case::new(name, op, &inputs[..5 + usize::from(add)])
         };
         let odd = Shape::new(3, 5, 7, 4);
@@ -271,7 +333,13 @@ impl OpDef for BatchNorm {
             case("rows4097c8", Shape::new(1, 17, 241, 8), Normal, false, false),
             case("rows262144c4", Shape::new(64, 64, 64, 4), Normal, false, false),
             case("variance 0", odd, Constant(0.1), false, false),
-            case("mean 1000, std 1", Shape::new(5, 11, 11, 8), Uniform(998.268, 1001.732), false, false),
+            case(
+                "mean 1000, std 1",
+                Shape::new(5, 11, 11, 8),
+                Uniform(998.268, 1001.732),
+                false,
+                false,
+            ),
         ]
     }
 }
@@ -297,11 +365,19 @@ impl OpDef for BatchNormEval {
     fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
         for c in 0..call.in_shape(0).c {
             let (mean, var) = (call.inputs[3].f()[c].get(), call.inputs[4].f()[c].get());
-            apply_naive(call, c, mean, 1.0 / (var + f64::from(self.eps)).sqrt(), self.add, self.relu);
+            apply_naive(
+                call,
+                c,
+                mean,
+                1.0 / (var + f64::from(self.eps)).sqrt(),
+                self.add,
+                self.relu,
+            );
         }
     }
     fn native(&self, call: &mut Call<'_, f32>) {
-        let rstd: Vec<f32> = call.inputs[4].f().iter().map(|var| 1.0 / (var + self.eps).sqrt()).collect();
+        let rstd: Vec<f32> =
+            call.inputs[4].f().iter().map(|var| 1.0 / (var + self.eps).sqrt()).collect();
         apply_native(call, call.inputs[3].f(), &rstd, self.add, self.relu);
     }
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
@@ -312,13 +388,18 @@ impl OpDef for BatchNormEval {
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let (kernel, grid) = elementwise("batch_norm_apply", io.inputs[0].shape, target);
-        let kernel = kernel.set("ADD", self.add).set("RELU", self.relu).set("EVAL", true).set("EPS", self.eps);
+        let kernel = kernel
+            .set("ADD", self.add)
+            .set("RELU", self.relu)
+            .set("EVAL", true)
+            .set("EPS", self.eps);
         Lowering::one(kernel, grid, &apply_bindings(Binding::Input(3), Binding::Input(4), self.add))
     }
     fn cases() -> Vec<Case> {
         let case = |name: &str, x: Shape, var: Fill, add: bool, relu: bool| {
             let v = Shape::vector(x.c);
-            let inputs = [(x, Normal), (v, Normal), (v, Normal), (v, Normal), (v, var), (x, Normal)];
+            let inputs =
+                [(x, Normal), (v, Normal), (v, Normal), (v, Normal), (v, var), (x, Normal)];
             Case::new(name, Self { eps: 1e-5, add, relu }, &inputs[..5 + usize::from(add)])
         };
         let positive = Uniform(0.1, 2.0);
@@ -329,155 +410,6 @@ impl OpDef for BatchNormEval {
             case("n2h5w3c8 relu", Shape::new(2, 5, 3, 8), positive, false, true),
             case("n2h5w3c8 add relu", Shape::new(2, 5, 3, 8), positive, true, true),
             case("rows1c4 relu, variance 0", Shape::rows(1, 4), Constant(0.0), false, true),
-        ]
-    }
-}
-
-/// Gradient of [`BatchNorm`] through the statistics, or of [`BatchNormEval`] with constant ones:
-/// inputs `dy, x, gamma, mean, rstd [, y]`, outputs `dx, dgamma, dbeta`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct BatchNormGrad {
-    /// The sixth input is `y`; `dy` counts as 0 where `y <= 0`.
-    pub relu: bool,
-    /// The statistics are constants; in place of `rstd` stands the variance, and this is what is
-    /// added to it.
-    pub frozen: Option<f32>,
-}
-
-impl OpDef for BatchNormGrad {
-    const NAME: &'static str = "batch_norm_grad";
-    fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
-        check(Self::NAME, inputs, 5 + usize::from(self.relu), 1, 2..5)?;
-        Ok(vec![inputs[1], inputs[2], inputs[2]])
-    }
-    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
-        let (dy, x, s) = (call.inputs[0].f(), call.inputs[1].f(), call.in_shape(1));
-        let rows = s.pixels() as f64;
-        for c in 0..s.c {
-            let [gamma, mean, spread] = [2, 3, 4].map(|i| call.inputs[i].f()[c].get());
-            let rstd = self.frozen.map_or(spread, |eps| 1.0 / (spread + f64::from(eps)).sqrt());
-            let column = || (c..s.len()).step_by(s.c);
-            let xhat = |i: usize| (x[i].get() - mean) * rstd;
-            let dy = |i: usize| if self.relu && call.inputs[5].f()[i].get() <= 0.0 { 0.0 } else { dy[i].get() };
-            let dbeta: f64 = column().map(dy).sum();
-            let dgamma: f64 = column().map(|i| dy(i) * xhat(i)).sum();
-            for i in column() {
-                let through = if self.frozen.is_some() { 0.0 } else { dbeta / rows + xhat(i) * dgamma / rows };
-                call.outputs[0][i] = T::of(gamma * rstd * (dy(i) - through));
-            }
-            call.outputs[1][c] = T::of(dgamma);
-            call.outputs[2][c] = T::of(dbeta);
-        }
-    }
-    fn native(&self, call: &mut Call<'_, f32>) {
-        let (dy, x, s) = (call.inputs[0].f(), call.inputs[1].f(), call.in_shape(1));
-        let [gamma, mean, spread] = [2, 3, 4].map(|i| call.inputs[i].f());
-        let rstd = |c: usize| self.frozen.map_or(spread[c], |eps| 1.0 / (spread[c] + eps).sqrt());
-        let c = s.c;
-        let (length, task) = (run_length(c), task_length(c));
-        let mean = &repeated(mean)[..];
-        // Without a mask, dy stands in for y, and nothing is <= NaN.
-        let (y, floor) = if self.relu { (call.inputs[5].f(), 0.0) } else { (dy, f32::NAN) };
-        // (sum dy, sum dy * (x - mean)) of each task.
-        let parts: Vec<_> = dy
-            .par_chunks(task)
-            .zip(x.par_chunks(task))
-            .zip(y.par_chunks(task))
-            .map(|((dy, x), y)| {
-                let (mut plain, mut moment) = (vec![0.0_f32; length], vec![0.0_f32; length]);
-                simd(
-                    #[inline(always)]
-                    || {
-                        for ((dy, x), y) in dy.chunks(length).zip(x.chunks(length)).zip(y.chunks(length)) {
-                            let n = dy.len();
-                            let (dy, x, y, mean) = (&dy[..n], &x[..n], &y[..n], &mean[..n]);
-                            let (plain, moment) = (&mut plain[..n], &mut moment[..n]);
-                            for i in 0..n {
-                                let dy = if y[i] <= floor { 0.0 } else { dy[i] };
-                                plain[i] += dy;
-                                moment[i] += dy * (x[i] - mean[i]);
-                            }
-                        }
-                    },
-                );
-                (folded(&plain, c), folded(&moment, c))
-            })
-            .collect();
-        // dx = scale * (dy - level - (x - mean) * slope).
-        let [mut scale, mut level, mut slope] = [(); 3].map(|()| vec![0.0_f32; c]);
-        let rows = s.pixels() as f64;
-        for c in 0..c {
-            let dbeta: f64 = parts.iter().map(|p| p.0[c]).sum();
-            let rstd = rstd(c);
-            let dgamma = f64::from(rstd) * parts.iter().map(|p| p.1[c]).sum::<f64>();
-            scale[c] = gamma[c] * rstd;
-            if self.frozen.is_none() {
-                level[c] = (dbeta / rows) as f32;
-                slope[c] = (dgamma / rows) as f32 * rstd;
-            }
-            call.outputs[1][c] = dgamma as f32;
-            call.outputs[2][c] = dbeta as f32;
-        }
-        let [scale, level, slope] = [&scale, &level, &slope].map(|v| repeated(v));
-        call.outputs[0].par_chunks_mut(task).zip(dy.par_chunks(task)).zip(x.par_chunks(task)).zip(y.par_chunks(task)).for_each(
-            |(((dx, dy), x), y)| {
-                simd(
-                    #[inline(always)]
-                    || {
-                        for (((dx, dy), x), y) in dx.chunks_mut(length).zip(dy.chunks(length)).zip(x.chunks(length)).zip(y.chunks(length)) {
-                            let n = dx.len();
-                            let (dx, dy, x, y, mean) = (&mut dx[..n], &dy[..n], &x[..n], &y[..n], &mean[..n]);
-                            let (scale, level, slope) = (&scale[..n], &level[..n], &slope[..n]);
-                            for i in 0..n {
-                                let dy = if y[i] <= floor { 0.0 } else { dy[i] };
-                                dx[i] = scale[i] * (dy - level[i] - (x[i] - mean[i]) * slope[i]);
-                            }
-                        }
-                    },
-                );
-            },
-        );
-    }
-    fn lower(&self, io: &Io, target: &Target) -> Lowering {
-        let x = io.inputs[1].shape;
-        let (rows, c4) = (x.pixels(), x.c / 4);
-        let mut l = Lowering::default();
-        let chunk = chunk_rows(rows);
-        let count = rows.div_ceil(chunk);
-        let parts = l.scratch(DType::F32, count * 2 * x.c);
-        let mask = self.relu.then_some(Binding::Input(5));
-        let kernel = Kernel::new("batch_norm_grad_sums").set("ROWS", rows).set("C4", c4).set("CHUNK", chunk).set("RELU", self.relu);
-        let mut bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Input(3), parts];
-        bindings.extend(mask);
-        l.push(kernel, target.grid_1d(count * c4), &bindings);
-        let (parts, count) = shrink(&mut l, target, parts, count, 2 * x.c);
-        let factors = l.scratch(DType::F32, 3 * x.c);
-        let kernel = Kernel::new("batch_norm_grad_factors").set("ROWS", rows).set("C4", c4).set("PARTS", count);
-        let kernel = self.frozen.map_or(kernel.clone(), |eps| kernel.set("FROZEN", true).set("EPS", eps));
-        let bindings = [parts, Binding::Input(2), Binding::Input(4), Binding::Output(1), Binding::Output(2), factors];
-        l.push(kernel, target.grid_1d(c4), &bindings);
-        let (kernel, grid) = elementwise("batch_norm_grad", x, target);
-        let mut bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Input(3), factors, Binding::Output(0)];
-        bindings.extend(mask);
-        l.push(kernel.set("RELU", self.relu), grid, &bindings);
-        l
-    }
-    fn cases() -> Vec<Case> {
-        let with = |name: &str, x: Shape, relu: bool, frozen: Option<f32>| {
-            let v = Shape::vector(x.c);
-            let inputs = [(x, Normal), (x, Normal), (v, Normal), (v, Normal), (v, Uniform(0.5, 1.5)), (x, Normal)];
-            Case::new(name, Self { relu, frozen }, &inputs[..5 + usize::from(relu)])
-        };
-        let case = |name: &str, x: Shape, relu: bool| with(name, x, relu, None);
-        vec![
-            case("n3h11w7c4", Shape::new(3, 11, 7, 4), false),
-            case("n3h11w7c36 relu", Shape::new(3, 11, 7, 36), true),
-            case("rows1c4", Shape::rows(1, 4), false),
-            case("rows31c2048 relu", Shape::rows(31, 2048), true),
-            case("rows4097c8", Shape::new(1, 17, 241, 8), false),
-            case("rows262144c4 relu", Shape::new(64, 64, 64, 4), true),
-            with("n3h11w7c36 relu, frozen", Shape::new(3, 11, 7, 36), true, Some(1e-5)),
-            with("rows1c4, frozen", Shape::rows(1, 4), false, Some(0.1)),
         ]
     }
 }
@@ -493,8 +425,15 @@ mod tests {
             let v = TensorType::f32(Shape::vector(x.c));
             [TensorType::f32(x), v, v, v, v]
         };
-        assert!(op.outputs(&inputs(Shape::rows(1, 4))).unwrap_err().message.contains("one value per channel"));
-        assert!(op.outputs(&inputs(Shape::rows(3, 6))).unwrap_err().message.contains("multiple of 4"));
+        assert!(
+            op.outputs(&inputs(Shape::rows(1, 4)))
+                .unwrap_err()
+                .message
+                .contains("one value per channel")
+        );
+        assert!(
+            op.outputs(&inputs(Shape::rows(3, 6))).unwrap_err().message.contains("multiple of 4")
+        );
         assert_eq!(op.outputs(&inputs(Shape::rows(2, 4))).unwrap().len(), 5);
     }
 }
