@@ -38,6 +38,9 @@ fn header_faults(name: &str, text: &str) -> Vec<String> {
             None => faults.push(format!("no {what} where it belongs")),
         }
     }
+    // What stands from `reads` on: a formula names the operands too.
+    let said = ["Reads ", "reads "].iter().filter_map(|w| header.find(w)).min();
+    let said = said.map_or("", |found| &header[found..]);
     // Bindings, those of imported modules too, but not what is specialised away: every `#if`
     // counts.
     let mut files = vec![text];
@@ -54,7 +57,7 @@ fn header_faults(name: &str, text: &str) -> Vec<String> {
             let variable: String =
                 rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
             let uniform = line.contains("var<uniform>");
-            let named = header
+            let named = said
                 .split(|c: char| !(c.is_alphanumeric() || c == '_'))
                 .any(|word| word == variable);
             if !named {
