@@ -170,10 +170,14 @@ impl Plan {
     pub fn peak_bytes(&self) -> usize {
         self.buffer_bytes() + self.state_bytes()
     }
-/// Words that a uniform may begin at a multiple of on every device (256 bytes).
-pub const UNIFORM_ALIGN: usize = 64;
-
-/// Where a tensor is while a plan runs.
+    /// Adds the words of a kernel's uniform; returns where they are.
+    pub(crate) fn add_uniform(&mut self, words: &[u32]) -> std::ops::Range<usize> {
+        let at = self.constants.len();
+        self.constants.extend(words);
+        self.constants.resize(self.constants.len().next_multiple_of(UNIFORM_ALIGN), 0);
+        if words.is_empty() { 0..0 } else { at..at + words.len() }
+    }
+    /// FLOPs of a run.
     pub fn flops(&self) -> u64 {
         self.ops.iter().map(|s| s.flops).sum()
     }
