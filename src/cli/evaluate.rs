@@ -251,7 +251,7 @@ pub(super) fn embed(args: &EmbedArgs) -> Outcome {
     let meta =
         names(&view).inspect_err(|note| say(&format!("warning: {note}"))).unwrap_or_default();
     Checkpoint { tensors, meta }.save(&args.out)?;
-    let file = text::name(&args.out).to_string();
+    let file = text::path(&args.out);
     let value = json!({ "file": file, "images": rows, "features": features.dim });
     report(
         &value,
@@ -307,7 +307,7 @@ pub(super) fn reconstruct(args: &ReconstructArgs) -> Outcome {
     let png = o.evaluator.reconstruct(&view, args.count, &step)?;
     write_whole(&args.out, &png.bytes)?;
     let value = json!({
-        "file": text::name(&args.out).to_string(),
+        "file": text::path(&args.out),
         "images": args.count.min(view.len()),
         "width": png.width,
         "height": png.height,

@@ -64,7 +64,7 @@ pub(super) fn export(args: &ExportArgs) -> Outcome {
                 format!("{} tensors in {}; {normalise}", file.tensors.len(), text::name(&args.out));
             (
                 json!({
-                    "file": text::name(&args.out).to_string(),
+                    "file": text::path(&args.out),
                     "tensors": file.tensors.len(),
                     "metadata": file.meta,
                 }),
@@ -79,7 +79,7 @@ pub(super) fn export(args: &ExportArgs) -> Outcome {
             }
             (
                 json!({
-                    "folder": text::name(&args.out).to_string(),
+                    "folder": text::path(&args.out),
                     "results": results.is_some(),
                 }),
                 text::name(&args.out).to_string(),

@@ -303,11 +303,11 @@ pub fn write(imported: Imported, from: &Path, out: &Path) -> Result<RunSummary, 
     let checkpoint =
         Checkpoint { tensors, meta: meta.map(|(key, value)| (key.to_owned(), value)).into() };
     let summary = RunSummary {
-        run: Some(text::name(out).to_string()),
+        run: Some(text::path(out)),
         method: Some(config.method.name().into()),
         dataset: Some(config.dataset.name()),
         imported_from: Some(source),
-        checkpoint: Some(text::name(&out.join(FOLDER).join(LAST)).to_string()),
+        checkpoint: Some(text::path(&out.join(FOLDER).join(LAST))),
         sha256: Some(checkpoint.digest()),
         interrupted: Some(false),
         ..RunSummary::default()

@@ -96,7 +96,7 @@ impl Comparison {
             let loss = |split| run.last(split).and_then(|r| r.get("loss")).and_then(short);
             json!({
                 "letter": letter(index),
-                "run": text::name(&run.dir).to_string(),
+                "run": text::path(&run.dir),
                 "state": run.state().name(),
                 "method": run.config.method.name(),
                 "dataset": run.config.dataset.name(),

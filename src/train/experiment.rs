@@ -206,7 +206,7 @@ fn finished(
 /// What every summary says: which run it is of, and the time.
 fn summary_now(config: &RunConfig, out: &Path) -> RunSummary {
     RunSummary {
-        run: Some(text::name(out).to_string()),
+        run: Some(text::path(out)),
         method: Some(config.method.name().into()),
         dataset: Some(config.dataset.name()),
         seed: Some(config.seed),
@@ -225,7 +225,7 @@ fn summary_of(config: &RunConfig, out: &Path, outcome: &Outcome, interrupted: bo
         train: outcome.last.clone(),
         validation: outcome.validation.clone(),
         evaluation: outcome.evaluation.clone(),
-        checkpoint: Some(text::name(&outcome.checkpoint).to_string()),
+        checkpoint: Some(text::path(&outcome.checkpoint)),
         sha256: Some(outcome.digest.clone()),
         interrupted: Some(interrupted),
         ..summary_now(config, out)
