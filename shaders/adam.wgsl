@@ -1,6 +1,8 @@
-// m = BETA1 m + (1 - BETA1) g; v = BETA2 v + (1 - BETA2) g^2; p -= lr * m bias1 / (sqrt(v bias2) + EPS), g = grad + DECAY p.
+// m = BETA1 m + (1 - BETA1) g; v = BETA2 v + (1 - BETA2) g^2; p -= lr * m bias1 / (sqrt(v bias2) +
+// EPS), g = grad + DECAY p.
 // Nothing is written where guard is not finite; with MASKED, blocks whose bit is set do not decay.
-// Reads grad [LEN4], guard [1], the step [, plain [ceil(LEN4 / 512)]]; updates (in place) p, m, v [LEN4].
+// Reads grad [LEN4], guard [1], the step [, plain [ceil(LEN4 / 512)]]; updates (in place) p, m, v
+// [LEN4].
 // Grid: ceil(LEN4 / WG) workgroups, folded. Reference: ops/optimizer.rs `Adam::reference`.
 #import lib/grid
 #import lib/finite

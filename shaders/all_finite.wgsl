@@ -1,4 +1,5 @@
-// y = 0 if y and every word of flags are finite, else NaN: the last pass of a check of whole tensors.
+// y = 0 if y and every word of flags are finite, else NaN: the last pass of a check of whole
+// tensors.
 // Reads flags [COUNT], which is a multiple of 4; updates (in place) y [1].
 // Grid: 1 workgroup; invocation j reads vec4s j, j + WG, …, then a tree over the WG words.
 // Reference: ops/all_finite.rs `AllFinite::reference`.

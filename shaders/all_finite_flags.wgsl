@@ -1,5 +1,6 @@
 // y[FIRST + j] = NaN if one of the elements that invocation j reads is not finite, else 0.
-// Reads x [LEN]; writes (=) y [FIRST .. FIRST + invocations]. The words of y, read again, are such elements.
+// Reads x [LEN]; writes (=) y [FIRST .. FIRST + invocations]. The words of y, read again, are such
+// elements.
 // Grid: ceil(LEN4 / (WG * DEPTH)) workgroups, folded; a workgroup reads a run of x.
 // Reference: ops/all_finite.rs `AllFinite::reference`.
 #import lib/grid

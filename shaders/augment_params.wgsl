@@ -1,6 +1,8 @@
-// params[i] = view i / M drawn for image first_sample + i mod M, M = N / VIEWS; ops/augment_params.rs specifies every draw and the layout.
+// params[i] = view i / M drawn for image first_sample + i mod M, M = N / VIEWS;
+// ops/augment_params.rs specifies every draw and the layout.
 // Reads the step; writes (=) params [N, 32].
-// Grid: ceil(N / WG) workgroups; one view per invocation. Reference: ops/augment_params.rs `AugmentParams::reference`.
+// Grid: ceil(N / WG) workgroups; one view per invocation.
+// Reference: ops/augment_params.rs `AugmentParams::reference`.
 #import lib/grid
 #import lib/step
 #import lib/rng

@@ -1,6 +1,8 @@
 // y = (x - mean) * rstd * gamma + beta [+ add] [relu].
-// Reads x [ROWS, C4], gamma, beta, mean, spread [C4] (rstd, or with EVAL the variance) [, add [ROWS, C4]]; writes (=) y [ROWS, C4].
-// Grid: ceil(ceil(ROWS / STRIP) * C4 / WG) workgroups, folded. Reference: ops/batch_norm/mod.rs `BatchNorm::reference`.
+// Reads x [ROWS, C4], gamma, beta, mean, spread [C4] (rstd, or with EVAL the variance)
+// [, add [ROWS, C4]]; writes (=) y [ROWS, C4].
+// Grid: ceil(ceil(ROWS / STRIP) * C4 / WG) workgroups, folded.
+// Reference: ops/batch_norm/mod.rs `BatchNorm::reference`.
 #import lib/grid
 #import lib/relu
 const ROWS: u32 = 1u; // uniform

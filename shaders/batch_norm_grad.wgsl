@@ -1,6 +1,8 @@
 // dx = scale * (dy - level - (x - mean) * slope), dy masked where y <= 0 with RELU.
-// Reads dy, x [ROWS, C4], mean [C4], factors [3, C4] (scale, level, slope) [, y [ROWS, C4]]; writes (=) dx [ROWS, C4].
-// Grid: ceil(ceil(ROWS / STRIP) * C4 / WG) workgroups, folded. Reference: ops/batch_norm/grad.rs `BatchNormGrad::reference`.
+// Reads dy, x [ROWS, C4], mean [C4], factors [3, C4] (scale, level, slope) [, y [ROWS, C4]];
+// writes (=) dx [ROWS, C4].
+// Grid: ceil(ceil(ROWS / STRIP) * C4 / WG) workgroups, folded.
+// Reference: ops/batch_norm/grad.rs `BatchNormGrad::reference`.
 #import lib/grid
 #import lib/relu
 const ROWS: u32 = 1u; // uniform

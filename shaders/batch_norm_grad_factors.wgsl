@@ -1,7 +1,11 @@
-// dbeta = sum dy, dgamma = rstd * sum dy * (x - mean), and the factors of dx = scale * (dy - level - (x - mean) * slope).
-// With FROZEN the statistics are constants (level = slope = 0) and spread is the variance, not rstd.
-// Reads parts [PARTS, 2, C4], gamma, spread [C4]; writes (=) dgamma, dbeta [C4], factors [3, C4] (scale, level, slope).
-// Grid: ceil(C4 / WG) workgroups, folded. Reference: ops/batch_norm/grad.rs `BatchNormGrad::reference`.
+// dbeta = sum dy, dgamma = rstd * sum dy * (x - mean), and the factors of dx = scale * (dy - level
+// - (x - mean) * slope).
+// With FROZEN the statistics are constants (level = slope = 0) and spread is the variance, not
+// rstd.
+// Reads parts [PARTS, 2, C4], gamma, spread [C4]; writes (=) dgamma, dbeta [C4], factors [3, C4]
+// (scale, level, slope).
+// Grid: ceil(C4 / WG) workgroups, folded.
+// Reference: ops/batch_norm/grad.rs `BatchNormGrad::reference`.
 #import lib/grid
 const ROWS: u32 = 1u; // uniform
 const C4: u32 = 1u; // uniform

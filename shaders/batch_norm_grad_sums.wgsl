@@ -1,6 +1,8 @@
-// Sums of chunks of rows: parts[j] = (sum dy, sum dy * (x - mean)), dy masked where y <= 0 with RELU.
+// Sums of chunks of rows: parts[j] = (sum dy, sum dy * (x - mean)), dy masked where y <= 0 with
+// RELU.
 // Reads dy, x [ROWS, C4], mean [C4] [, y [ROWS, C4]]; writes (=) parts [PARTS, 2, C4].
-// Grid: ceil(PARTS * C4 / WG) workgroups, folded. Reference: ops/batch_norm/grad.rs `BatchNormGrad::reference`.
+// Grid: ceil(PARTS * C4 / WG) workgroups, folded.
+// Reference: ops/batch_norm/grad.rs `BatchNormGrad::reference`.
 #import lib/grid
 #import lib/relu
 const ROWS: u32 = 1u; // uniform

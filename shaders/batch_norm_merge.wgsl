@@ -1,7 +1,11 @@
-// Merges the moments of FAN_IN chunks (Chan): mean = sum n_j mean_j / n, M2 = sum M2_j + sum n_j (mean_j - mean)^2.
-// Reads parts [PARTS, 2, C4], each of SPAN rows (the last one the rest). Not FINAL: writes (=) merged [OUT, 2, C4].
-// FINAL (OUT = 1): writes (=) mean, rstd [C4] and updates (in place) running_mean, running_var [C4].
-// Grid: ceil(OUT * C4 / WG) workgroups, folded. Reference: ops/batch_norm/mod.rs `BatchNorm::reference`.
+// Merges the moments of FAN_IN chunks (Chan): mean = sum n_j mean_j / n, M2 = sum M2_j + sum n_j
+// (mean_j - mean)^2.
+// Reads parts [PARTS, 2, C4], each of SPAN rows (the last one the rest). Not FINAL:
+// writes (=) merged [OUT, 2, C4].
+// FINAL (OUT = 1): writes (=) mean, rstd [C4] and updates (in place) running_mean, running_var
+// [C4].
+// Grid: ceil(OUT * C4 / WG) workgroups, folded.
+// Reference: ops/batch_norm/mod.rs `BatchNorm::reference`.
 #import lib/grid
 #import lib/relu
 const ROWS: u32 = 2u; // uniform

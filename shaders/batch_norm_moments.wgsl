@@ -1,6 +1,8 @@
-// Mean and M2 = sum (x - mean)^2 of chunks of rows, shifted by the first row of the chunk: one pass, accurate when |mean| >> std.
+// Mean and M2 = sum (x - mean)^2 of chunks of rows, shifted by the first row of the chunk: one
+// pass, accurate when |mean| >> std.
 // Reads x [ROWS, C4]; writes (=) parts [PARTS, 2, C4].
-// Grid: ceil(PARTS * C4 / WG) workgroups, folded. Reference: ops/batch_norm/mod.rs `BatchNorm::reference`.
+// Grid: ceil(PARTS * C4 / WG) workgroups, folded.
+// Reference: ops/batch_norm/mod.rs `BatchNorm::reference`.
 #import lib/grid
 #import lib/relu
 const ROWS: u32 = 1u; // uniform

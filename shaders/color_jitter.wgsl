@@ -1,6 +1,8 @@
-// y = standardize(grey(jitter[3](jitter[2](jitter[1](jitter[0](x)))))): the four jitters in the drawn order, each step where
+// y = standardize(grey(jitter[3](jitter[2](jitter[1](jitter[0](x)))))): the four jitters in the
+// drawn order, each step where
 // its flag says so, the last where NORMALIZE.
-// Reads x [PIXELS, 4], params [N, 32], mean [N] (grey before contrast); writes (=) y [PIXELS, 4], PIXELS = N * IMAGE.
+// Reads x [PIXELS, 4], params [N, 32], mean [N] (grey before contrast); writes (=) y [PIXELS, 4],
+// PIXELS = N * IMAGE.
 // Grid: ceil(PIXELS / WG) workgroups, folded. Reference: ops/augment.rs `ColorJitter::reference`.
 #import lib/grid
 #import lib/augment

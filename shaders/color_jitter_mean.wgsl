@@ -1,6 +1,7 @@
 // mean[n] = (sum of the row sums of image n) / (H*W), in the order of the rows.
 // Reads sums [N, H]; writes (=) mean [N].
-// Grid: ceil(N / WG) workgroups; one image per invocation. Reference: ops/augment.rs `ColorJitter::reference`.
+// Grid: ceil(N / WG) workgroups; one image per invocation.
+// Reference: ops/augment.rs `ColorJitter::reference`.
 #import lib/grid
 const N: u32 = 1u; // uniform
 const H: u32 = 1u; // uniform

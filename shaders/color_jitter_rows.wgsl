@@ -1,7 +1,9 @@
-// sums[r] = sum over the row's pixels of grey(x), as it is just before contrast; 0 for an image without jitter.
+// sums[r] = sum over the row's pixels of grey(x), as it is just before contrast; 0 for an image
+// without jitter.
 // First stage of the mean that contrast blends with.
 // Reads x [ROWS, W, 4] (ROWS = N*H), params [N, 32]; writes (=) sums [ROWS].
-// Grid: ceil(ROWS / WG) workgroups, folded; one row per invocation. Reference: ops/augment.rs `ColorJitter::reference`.
+// Grid: ceil(ROWS / WG) workgroups, folded; one row per invocation.
+// Reference: ops/augment.rs `ColorJitter::reference`.
 #import lib/grid
 #import lib/augment
 #import lib/color

@@ -1,10 +1,14 @@
-// Convolution, or its input gradient, as an implicit GEMM; no barriers: a subgroup shares pixels by broadcast.
+// Convolution, or its input gradient, as an implicit GEMM; no barriers: a subgroup shares pixels by
+// broadcast.
 //   y[m, n] = sum_k a[m, k] * w[n, k],  m = (image, oy, ox), n = output channel, k = (kh, kw, c)
 //   a[m, k] = what tap (kh, kw) of output pixel (oy, ox) reads, channel c: lib/conv_nt.wgsl
-// Reads x [N, IH, IW, C], w [OC, KH, KW, C], or with ACROSS w_across [C, KH, KW, OC], and, as lib/epilogue.wgsl has it, bias [OC], add and gate
+// Reads x [N, IH, IW, C], w [OC, KH, KW, C], or with ACROSS w_across [C, KH, KW, OC], and, as
+// lib/epilogue.wgsl has it, bias [OC], add and gate
 // [N, OH, OW, OC]; writes (=) y [N, OH, OW, OC].
-// A subgroup computes TR image rows x TW pixels x SG * COLS channels: lanes own channels, pixels are broadcast.
-// Grid: (NT, GY, ceil(MT / GY) * CLASSES), NT = ceil(OC / (SG * COLS)), MT = ceil(OW / TW) * ceil(N * OHC / TR).
+// A subgroup computes TR image rows x TW pixels x SG * COLS channels: lanes own channels, pixels
+// are broadcast.
+// Grid: (NT, GY, ceil(MT / GY) * CLASSES), NT = ceil(OC / (SG * COLS)), MT = ceil(OW / TW) *
+// ceil(N * OHC / TR).
 // Reference: ops/conv2d/mod.rs `Conv2d::reference` and `Conv2dInputGrad::reference`.
 // Needs subgroups; a browser wants `enable subgroups;` in front, which naga 30 does not parse.
 
@@ -17,7 +21,8 @@ const QW: u32 = 8u; // spec: pixels per tile row; of one parity where TRANSPOSED
 const ROWS: u32 = N * OHC;
 const TW: u32 = QW * CLASSES;
 const XT: u32 = (OW + TW - 1u) / TW;
-// A tile row reads PW pixels of x. Pixel q of tap kw is number q * XSTEP + kw, or q + LAST - (FIRST - kw) / STRIDE, ... of them.
+// A tile row reads PW pixels of x. Pixel q of tap kw is number q * XSTEP + kw, or q + LAST -
+// (FIRST - kw) / STRIDE, ... of them.
 const POINT: u32 = u32(KW == 1u); // a 1 x 1 kernel reads every STRIDE-th pixel only
 const FWD: u32 = u32(!TRANSPOSED);
 const BWD: u32 = u32(TRANSPOSED);
@@ -96,7 +101,8 @@ fn main(
             for (var r = 0u; r < TR; r++) { // unroll
                 for (var q = 0u; q < QW; q++) { // unroll
                     for (var kw = 0u; kw < KW; kw++) { // unroll
-                        // Before the loops are unrolled these are not constants, so this is a shuffle, not a broadcast.
+                        // Before the loops are unrolled these are not constants, so this is a
+                        // shuffle, not a broadcast.
                         let p = r * PW + q * XSTEP + FWD * kw + BWD * ((TOP - kw) / STRIDE - LOW);
                         let v = subgroupShuffle(a[p / SG], p % SG);
                         let m = (r * TW + q * CLASSES + BWD * ((kw + (STRIDE - 1u) * PAD) % STRIDE)) * COLS;
@@ -110,7 +116,8 @@ fn main(
         }
     }
 
-    // `acc` shifts down: an index known at run time only would cost the registers, and llvmpipe's compile time.
+    // `acc` shifts down: an index known at run time only would cost the registers, and llvmpipe's
+    // compile time.
     for (var first = 0u; first < TR * TW; first += STORE) {
         for (var e = 0u; e < STORE; e++) { // unroll
             let ox = ox0 + (first + e) % TW;

@@ -1,7 +1,8 @@
 // Convolution, or its input gradient, as an implicit GEMM tiled in workgroup memory.
 //   y[m, n] = sum_k a[m, k] * w[n, k],  m = (image, oy, ox), n = output channel, k = (kh, kw, c)
 //   a[m, k] = what tap (kh, kw) of output pixel (oy, ox) reads, channel c: lib/conv_nt.wgsl
-// Reads x [N, IH, IW, C], w [OC, KH, KW, C], or with ACROSS w [C, KH, KW, OC], and, as lib/epilogue.wgsl has it, bias [OC], add and gate
+// Reads x [N, IH, IW, C], w [OC, KH, KW, C], or with ACROSS w [C, KH, KW, OC], and, as
+// lib/epilogue.wgsl has it, bias [OC], add and gate
 // [N, OH, OW, OC]; writes (=) y [N, OH, OW, OC].
 // A group computes BM pixels x BN channels, an invocation RM x RN of them.
 // Grid: (ceil(OC / BN), GY, ceil(MT / GY) * CLASSES * CLASSES), MT = ceil(N * OHC * OWC / BM).
@@ -51,7 +52,8 @@ fn main(
     let taps = taps_x * ((KH + CLASSES - 1u - kh0) / CLASSES);
     let depth = taps * C4;
 
-    // The pixels that this invocation fetches; its place in k is the same for all of them where K4 divides WG.
+    // The pixels that this invocation fetches; its place in k is the same for all of them where K4
+    // divides WG.
     var line: array<i32, LOADS_A>;
     var top: array<i32, LOADS_A>;
     var left: array<i32, LOADS_A>;

@@ -1,9 +1,13 @@
-// Weight gradient of a convolution as an implicit GEMM; no barriers: a subgroup shares pixels of dy by shuffles.
+// Weight gradient of a convolution as an implicit GEMM; no barriers: a subgroup shares pixels of dy
+// by shuffles.
 //   partial[s, co, kh, kw, ci] = sum over pixels p of chunk s: dy[p, co] * x[pixel(p, kh, kw), ci]
-// Reads x [N, IH, IW, C], dy [N, OH, OW, OC]; writes (=) partial [SPLIT, OC, KH, KW, C] and, with BIAS, sums [SPLIT, OC], the same
-// without x, by the groups of the kernel's row PAD, which meets every row of dy (2 * PAD < KH). Where SPLIT = 1 these are dw and db; else conv_tn_reduce.wgsl adds the chunks.
+// Reads x [N, IH, IW, C], dy [N, OH, OW, OC]; writes (=) partial [SPLIT, OC, KH, KW, C] and, with
+// BIAS, sums [SPLIT, OC], the same
+// without x, by the groups of the kernel's row PAD, which meets every row of dy (2 * PAD < KH).
+// Where SPLIT = 1 these are dw and db; else conv_tn_reduce.wgsl adds the chunks.
 // Chunks are runs of strips of output pixels.
-// A lane owns a vec4 of ci, LP lanes own a pixel, so a subgroup holds PP = SG / LP neighbours; NI such groups are a strip.
+// A lane owns a vec4 of ci, LP lanes own a pixel, so a subgroup holds PP = SG / LP neighbours; NI
+// such groups are a strip.
 // A subgroup computes ROWS output channels x KW taps x 4 * LP input channels, of one kh.
 // Grid: (ceil(OC / ROWS) * ceil(C4 / LP), KH, SPLIT).
 // Reference: ops/conv2d/mod.rs `Conv2dWeightGrad::reference`.
@@ -113,7 +117,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
         }
     }
     // #end
-    // `acc` shifts down past its first row: an index known at run time only would cost the registers, and llvmpipe's compile time.
+    // `acc` shifts down past its first row: an index known at run time only would cost the
+    // registers, and llvmpipe's compile time.
     for (var i = 0u; i < ROWS; i++) {
         for (var kw = 0u; kw < KW; kw++) { // unroll
             var sum = acc[kw * ROWS];

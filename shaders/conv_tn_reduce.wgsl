@@ -1,7 +1,8 @@
 // Second stage of a weight gradient: the split sums in a fixed order.
 //   dw[i] = sum_s partial[s, i],  s = 0, 1, .. SPLIT - 1;  with BIAS, db[i] = sum_s sums[s, i]
 // Reads partial [SPLIT, LEN4] and sums [SPLIT, OC4]; writes (=) dw [LEN4] and db [OC4].
-// Grid: ceil((LEN4 + OC4) / WG) workgroups, folded; one vec4 per invocation. Without BIAS, OC4 is 0.
+// Grid: ceil((LEN4 + OC4) / WG) workgroups, folded; one vec4 per invocation. Without BIAS, OC4 is
+// 0.
 // Reference: ops/conv2d/mod.rs `Conv2dWeightGrad::reference`.
 #import lib/grid
 const LEN4: u32 = 576u; // uniform: OC * KH * KW * C / 4

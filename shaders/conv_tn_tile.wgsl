@@ -1,7 +1,9 @@
 // Weight gradient of a convolution as an implicit GEMM tiled in workgroup memory.
 //   partial[s, co, kh, kw, ci] = sum over pixels p of chunk s: dy[p, co] * x[pixel(p, kh, kw), ci]
-// Reads x [N, IH, IW, C], dy [N, OH, OW, OC]; writes (=) partial [SPLIT, OC, KH, KW, C] and, with BIAS, sums [SPLIT, OC], the
-// same without x, by the first column's groups. Where SPLIT = 1 these are dw and db; else conv_tn_reduce.wgsl adds the chunks.
+// Reads x [N, IH, IW, C], dy [N, OH, OW, OC]; writes (=) partial [SPLIT, OC, KH, KW, C] and, with
+// BIAS, sums [SPLIT, OC], the
+// same without x, by the first column's groups. Where SPLIT = 1 these are dw and db; else
+// conv_tn_reduce.wgsl adds the chunks.
 // A chunk is CHUNK output pixels.
 // A group computes BM output channels x BN columns (kh, kw, ci), an invocation RM x RN of them.
 // Grid: (ceil(KH * KW * C / BN), ceil(OC / BM), SPLIT).

@@ -1,6 +1,7 @@
 // y[n] = a.b / (max(|a|, EPS) * max(|b|, EPS)), rows n.
 // Reads a, b [N, L]; writes (=) y [N].
-// Grid: ceil(N / WG) workgroups, folded; one row per invocation. Reference: ops/cosine.rs `CosineSimilarity::reference`.
+// Grid: ceil(N / WG) workgroups, folded; one row per invocation.
+// Reference: ops/cosine.rs `CosineSimilarity::reference`.
 #import lib/grid
 const N: u32 = 1u; // uniform
 const L: u32 = 1u; // uniform

@@ -1,5 +1,7 @@
-// y[i] = the crop box params[i] of x[i mod N], resized by an antialiased bilinear filter, then flipped where the flag says so; in [0, 1].
-// Reads x [N, IN_H, IN_W] packed pixels, params [VIEWS*N, 32]; writes (=) y [VIEWS*N, OUT_H, OUT_W, 4], PIXELS = VIEWS*N*OUT_H*OUT_W.
+// y[i] = the crop box params[i] of x[i mod N], resized by an antialiased bilinear filter, then
+// flipped where the flag says so; in [0, 1].
+// Reads x [N, IN_H, IN_W] packed pixels, params [VIEWS*N, 32]; writes (=) y
+// [VIEWS*N, OUT_H, OUT_W, 4], PIXELS = VIEWS*N*OUT_H*OUT_W.
 // Grid: ceil(PIXELS / WG) workgroups, folded. Reference: ops/augment.rs `CropResize::reference`.
 #import lib/grid
 #import lib/augment

@@ -1,4 +1,5 @@
-// parts[j] = sum of p[i]*q[i] over i = j, j + PARTS, j + 2*PARTS, …: first stage of an inner product, fixed order.
+// parts[j] = sum of p[i]*q[i] over i = j, j + PARTS, j + 2*PARTS, …: first stage of an inner
+// product, fixed order.
 // Reads p, q [LEN]; writes (=) parts [PARTS]; sum_parts.wgsl adds them up.
 // Grid: ceil(PARTS / WG) workgroups. Reference: ops/pointwise.rs `Dot::reference`.
 #import lib/grid

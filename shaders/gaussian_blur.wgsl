@@ -1,5 +1,7 @@
-// y[p] = sum_r w_r x[p + r] / sum_r w_r, w_r = exp(-r^2 / (2 sigma^2)), r = -RADIUS .. RADIUS, ends reflected; x[p] where the
-// flag is 0. Along an axis of LENGTH pixels that lie STRIDE apart: once along rows, once along columns.
+// y[p] = sum_r w_r x[p + r] / sum_r w_r, w_r = exp(-r^2 / (2 sigma^2)), r = -RADIUS .. RADIUS, ends
+// reflected; x[p] where the
+// flag is 0. Along an axis of LENGTH pixels that lie STRIDE apart: once along rows, once along
+// columns.
 // Reads x [PIXELS, 4], params [N, 32]; writes (=) y [PIXELS, 4], PIXELS = N * IMAGE.
 // Grid: ceil(PIXELS / WG) workgroups, folded. Reference: ops/blur.rs `GaussianBlur::reference`.
 #import lib/grid

@@ -1,4 +1,5 @@
-// y[r] = -sum (t[r / SAMPLES] - x[r])^2 / (2 s^2) - COUNT * (ln s + ln(2 pi) / 2), s = exp(log_scale / 2) + FLOOR, rows r, channels only.
+// y[r] = -sum (t[r / SAMPLES] - x[r])^2 / (2 s^2) - COUNT * (ln s + ln(2 pi) / 2), s =
+// exp(log_scale / 2) + FLOOR, rows r, channels only.
 // Reads x [ROWS, LEN4], t [ROWS / SAMPLES, LEN4], log_scale [1]; writes (=) y [ROWS].
 // Grid: ROWS workgroups, folded; invocation j adds vec4s j, j + WG, …, then a tree.
 // Reference: ops/importance.rs `GaussianLogProb::reference`.

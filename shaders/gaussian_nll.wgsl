@@ -1,5 +1,7 @@
-// y = -q / (2 s^2) - COUNT * (ln s + ln(2 pi) / 2), s = exp(log_scale / 2) + FLOOR: last stage of the log-likelihood.
-// Reads q [1] (mean over the batch of the squared error of an example), log_scale [1]; writes (=) y [1].
+// y = -q / (2 s^2) - COUNT * (ln s + ln(2 pi) / 2), s = exp(log_scale / 2) + FLOOR: last stage of
+// the log-likelihood.
+// Reads q [1] (mean over the batch of the squared error of an example), log_scale [1]; writes (=) y
+// [1].
 // Grid: 1 workgroup. Reference: ops/gaussian_nll.rs `GaussianNll::reference`.
 const COUNT: f32 = 1.0; // uniform: pixels times channels of an example
 const FLOOR: f32 = 1e-6; // uniform

@@ -1,5 +1,6 @@
 // dx = dy / (N s^2) * (t - x) in the channels, 0 in the padding, s = exp(log_scale / 2) + FLOOR;
-// parts[j] = sum of (t[i] - x[i])^2 over the vec4s i = j, j + PARTS, …, for the gradient of log_scale.
+// parts[j] = sum of (t[i] - x[i])^2 over the vec4s i = j, j + PARTS, …, for the gradient of
+// log_scale.
 // Reads dy, log_scale [1], x, t [LEN4]; writes (=) dx [LEN4], parts [PARTS].
 // Grid: ceil(PARTS / WG) workgroups. Reference: ops/gaussian_nll.rs `GaussianNllGrad::reference`.
 #import lib/grid

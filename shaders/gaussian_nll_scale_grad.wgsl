@@ -1,5 +1,6 @@
 // dlog_scale = dy * (q / s^3 - COUNT / s) * exp(log_scale / 2) / 2, s = exp(log_scale / 2) + FLOOR.
-// Reads dy, q, log_scale [1], q the mean over the batch of the squared error of an example; writes (=) dlog_scale [1].
+// Reads dy, q, log_scale [1], q the mean over the batch of the squared error of an example;
+// writes (=) dlog_scale [1].
 // Grid: 1 workgroup. Reference: ops/gaussian_nll.rs `GaussianNllGrad::reference`.
 const COUNT: f32 = 1.0; // uniform: pixels times channels of an example
 const FLOOR: f32 = 1e-6; // uniform

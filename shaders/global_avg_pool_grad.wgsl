@@ -1,6 +1,7 @@
 // dx[n, p, c] = dy[n, c] / PIXELS.
 // Reads dy [N, C4]; writes (=) dx [N, PIXELS, C4].
-// Grid: ceil(N * PIXELS * C4 / WG) workgroups, folded. Reference: ops/pool.rs `GlobalAvgPoolGrad::reference`.
+// Grid: ceil(N * PIXELS * C4 / WG) workgroups, folded.
+// Reference: ops/pool.rs `GlobalAvgPoolGrad::reference`.
 #import lib/grid
 const N: u32 = 1u; // uniform
 const PIXELS: u32 = 1u; // uniform

@@ -1,4 +1,5 @@
-// parts[j] = sum of ((r - 1) (r + 1) + d^2) / 2 - ln r over i = j, j + PARTS, …, r = std / std', d = (mu - mu') / std',
+// parts[j] = sum of ((r - 1) (r + 1) + d^2) / 2 - ln r over i = j, j + PARTS, …, r = std / std', d
+// = (mu - mu') / std',
 // std = exp(logvar / 2) + FLOOR: first stage, fixed order; ' is the second Gaussian.
 // Reads mu, logvar, mu2, logvar2 [LEN]; writes (=) parts [PARTS]; sum_parts.wgsl adds them up.
 // Grid: ceil(PARTS / WG) workgroups. Reference: ops/kl.rs `KlGaussians::reference`.

@@ -1,4 +1,5 @@
-// parts[j] = sum of (std^2 + mu^2 - 1) / 2 - ln std over i = j, j + PARTS, …, std = exp(logvar / 2) + FLOOR: first stage, fixed order.
+// parts[j] = sum of (std^2 + mu^2 - 1) / 2 - ln std over i = j, j + PARTS, …, std = exp(logvar / 2)
+// + FLOOR: first stage, fixed order.
 // Reads mu, logvar [LEN]; writes (=) parts [PARTS]; sum_parts.wgsl adds them up.
 // Grid: ceil(PARTS / WG) workgroups. Reference: ops/kl.rs `KlNormal::reference`.
 #import lib/grid

@@ -1,4 +1,5 @@
-// dmu = dkl / N * mu; dlogvar = dkl / N * (std - 1 / std) * exp(logvar / 2) / 2, std = exp(logvar / 2) + FLOOR.
+// dmu = dkl / N * mu; dlogvar = dkl / N * (std - 1 / std) * exp(logvar / 2) / 2, std =
+// exp(logvar / 2) + FLOOR.
 // Reads dkl [1], mu, logvar [LEN4]; writes (=) dmu, dlogvar [LEN4].
 // Grid: ceil(LEN4 / WG) workgroups, folded. Reference: ops/kl.rs `KlNormalGrad::reference`.
 #import lib/grid

@@ -1,6 +1,7 @@
 // y[n] = x[n] / max(|x[n]|, EPS) for n < N, 0 for the rows behind.
 // Reads x [N, C4]; writes (=) y [ROWS, C4].
-// Grid: ceil(ROWS / WG) workgroups, folded; one row per invocation. Reference: ops/l2_normalize.rs `L2Normalize::reference`.
+// Grid: ceil(ROWS / WG) workgroups, folded; one row per invocation.
+// Reference: ops/l2_normalize.rs `L2Normalize::reference`.
 #import lib/grid
 #import lib/finite
 const N: u32 = 1u; // uniform

@@ -1,6 +1,8 @@
-// dx[n] = (dy[n] - y[n] (y[n] . dy[n])) / r, y[n] = x[n] / r, r = |x[n]| where that exceeds EPS; dy[n] / EPS elsewhere.
+// dx[n] = (dy[n] - y[n] (y[n] . dy[n])) / r, y[n] = x[n] / r, r = |x[n]| where that exceeds EPS;
+// dy[n] / EPS elsewhere.
 // Reads dy [at least N, C4], x [N, C4]; writes (=) dx [N, C4].
-// Grid: ceil(N / WG) workgroups, folded; one row per invocation. Reference: ops/l2_normalize.rs `L2NormalizeGrad::reference`.
+// Grid: ceil(N / WG) workgroups, folded; one row per invocation.
+// Reference: ops/l2_normalize.rs `L2NormalizeGrad::reference`.
 #import lib/grid
 #import lib/finite
 const N: u32 = 1u; // uniform

@@ -1,6 +1,8 @@
-// m = BETA1 m + (1 - BETA1) grad; v = BETA2 v + (1 - BETA2) grad^2; p -= lr * ratio * u, u = m bias1 / (sqrt(v bias2) + EPS) + DECAY p.
+// m = BETA1 m + (1 - BETA1) grad; v = BETA2 v + (1 - BETA2) grad^2; p -= lr * ratio * u, u = m
+// bias1 / (sqrt(v bias2) + EPS) + DECAY p.
 // Plain tensors do not decay; nothing is written where guard is not finite.
-// Reads grad [LEN4], ratios [SEGMENTS], chunks [CHUNKS], guard [1], the step; updates (in place) p, m, v [LEN4].
+// Reads grad [LEN4], ratios [SEGMENTS], chunks [CHUNKS], guard [1], the step; updates (in place) p,
+// m, v [LEN4].
 // Grid: CHUNKS workgroups, folded. Reference: ops/layerwise.rs `Lamb::reference`.
 #import lib/grid
 #import lib/finite

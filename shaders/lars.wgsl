@@ -1,5 +1,7 @@
-// b = MOMENTUM b + ratio (grad + DECAY p); p -= lr * b. Plain tensors do not decay; nothing is written where guard is not finite.
-// Reads grad [LEN4], ratios [SEGMENTS], chunks [CHUNKS], guard [1], the step; updates (in place) p, b [LEN4].
+// b = MOMENTUM b + ratio (grad + DECAY p); p -= lr * b. Plain tensors do not decay; nothing is
+// written where guard is not finite.
+// Reads grad [LEN4], ratios [SEGMENTS], chunks [CHUNKS], guard [1], the step; updates (in place) p,
+// b [LEN4].
 // Grid: CHUNKS workgroups, folded. Reference: ops/layerwise.rs `Lars::reference`.
 #import lib/grid
 #import lib/finite

@@ -1,6 +1,8 @@
-// y[r] = sum ((eps - z) (eps + z) / 2 + ln std), z = mu + std * eps, std = exp(logvar / 2) + FLOOR, rows r.
+// y[r] = sum ((eps - z) (eps + z) / 2 + ln std), z = mu + std * eps, std = exp(logvar / 2) + FLOOR,
+// rows r.
 // Reads mu, logvar, eps [ROWS, L4]; writes (=) y [ROWS].
-// Grid: ceil(ROWS / WG) workgroups, folded; one row per invocation. Reference: ops/importance.rs `LatentLogRatio::reference`.
+// Grid: ceil(ROWS / WG) workgroups, folded; one row per invocation.
+// Reference: ops/importance.rs `LatentLogRatio::reference`.
 #import lib/grid
 const ROWS: u32 = 1u; // uniform
 const L4: u32 = 1u; // uniform: vec4s of a row

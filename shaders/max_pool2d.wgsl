@@ -1,6 +1,8 @@
-// y[n, i, j, c] = max of x[n, p, q, c] over |p - 2i| <= 1, |q - 2j| <= 1 inside the image; NaN if one is.
+// y[n, i, j, c] = max of x[n, p, q, c] over |p - 2i| <= 1, |q - 2j| <= 1 inside the image; NaN if
+// one is.
 // Reads x [N, H, W, C4]; writes (=) y [N, OH, OW, C4].
-// Grid: ceil(N * OH * OW * C4 / WG) workgroups, folded. Reference: ops/pool.rs `MaxPool2d::reference`.
+// Grid: ceil(N * OH * OW * C4 / WG) workgroups, folded.
+// Reference: ops/pool.rs `MaxPool2d::reference`.
 #import lib/grid
 #import lib/finite
 const N: u32 = 1u; // uniform

@@ -1,7 +1,8 @@
 // dx[n, p, q, c] = sum of dy over the (at most 4) windows in which x[n, p, q, c] is the first in
 // row-major order that equals y; any two NaN are equal.
 // Reads dy, y [N, OH, OW, C4], x [N, H, W, C4]; writes (=) dx [N, H, W, C4].
-// Grid: ceil(N * H * W * C4 / WG) workgroups, folded. Reference: ops/pool.rs `MaxPool2dGrad::reference`.
+// Grid: ceil(N * H * W * C4 / WG) workgroups, folded.
+// Reference: ops/pool.rs `MaxPool2dGrad::reference`.
 #import lib/grid
 #import lib/finite
 const N: u32 = 1u; // uniform

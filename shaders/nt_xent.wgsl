@@ -1,8 +1,12 @@
-// Row i of VIEWS, with the positive j = (i + VIEWS / 2) mod VIEWS and best the maximum over k != i, k < VIEWS:
-//   losses[i] = ln sum_{k != i} exp((s[i, k] - best) / T) + (best - s[i, j]) / T;  rows[i] = (best, that sum)
+// Row i of VIEWS, with the positive j = (i + VIEWS / 2) mod VIEWS and best the maximum over k != i,
+// k < VIEWS:
+//   losses[i] = ln sum_{k != i} exp((s[i, k] - best) / T) + (best - s[i, j]) / T;  rows[i] =
+//   (best, that sum)
 //   hits[i] = 1 where s[i, j] exceeds every other s[i, k]
-// Reads s [at least VIEWS, S4]; writes (=) losses, hits, rows [VIEWS]; sum_parts.wgsl adds up the first two.
-// Grid: VIEWS workgroups, folded; one row per workgroup, a fixed tree over its WG parts. Reference: ops/nt_xent.rs `NtXent::reference`.
+// Reads s [at least VIEWS, S4]; writes (=) losses, hits, rows [VIEWS]; sum_parts.wgsl adds up the
+// first two.
+// Grid: VIEWS workgroups, folded; one row per workgroup, a fixed tree over its WG parts.
+// Reference: ops/nt_xent.rs `NtXent::reference`.
 const WG: u32 = 64u; // spec
 const VIEWS: u32 = 2u; // uniform
 const T: f32 = 1.0; // uniform

@@ -1,4 +1,5 @@
-// ds[i, k] = dloss / (VIEWS T) (exp((s[i, k] - max_i) / T) / sum_i - [k = j]), j = (i + VIEWS / 2) mod VIEWS, for i, k < VIEWS and k != i;
+// ds[i, k] = dloss / (VIEWS T) (exp((s[i, k] - max_i) / T) / sum_i - [k = j]), j = (i + VIEWS / 2)
+// mod VIEWS, for i, k < VIEWS and k != i;
 // 0 elsewhere.
 // Reads dloss [1], s [S, S4], rows [VIEWS] of (max, sum); writes (=) ds [S, S4], S = 4 * S4.
 // Grid: ceil(S * S4 / WG) workgroups, folded. Reference: ops/nt_xent.rs `NtXentGrad::reference`.
@@ -22,7 +23,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   }
   let k = vec4<u32>(0u, 1u, 2u, 3u) + at % S4 * 4u;
   let row = rows[i];
-  // The diagonal may exceed the maximum, which leaves it out: it must not overflow on its way to being masked.
+  // The diagonal may exceed the maximum, which leaves it out: it must not overflow on its way to
+  // being masked.
   let p = exp(min((s[at] - row.x) / T, vec4<f32>())) / row.y;
   let own = select(vec4<f32>(), vec4<f32>(1.0), k == vec4<u32>((i + VIEWS / 2u) % VIEWS));
   let counts = (k < vec4<u32>(VIEWS)) & (k != vec4<u32>(i));

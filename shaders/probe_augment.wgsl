@@ -1,7 +1,10 @@
-// y[n, i, j] = standardize(x[n, reflect(i + dy), reflect(j' + dx)]), dy and dx drawn from -PAD .. PAD, j' = j or W - 1 - j:
-// a random crop of the image padded by reflection, a random flip; ops/probe_augment.rs specifies the draws.
+// y[n, i, j] = standardize(x[n, reflect(i + dy), reflect(j' + dx)]), dy and dx drawn from -PAD ..
+// PAD, j' = j or W - 1 - j:
+// a random crop of the image padded by reflection, a random flip; ops/probe_augment.rs specifies
+// the draws.
 // Reads step, x [N, H, W] packed pixels; writes (=) y [N, H, W, 4], PIXELS = N*H*W.
-// Grid: ceil(PIXELS / WG) workgroups, folded. Reference: ops/probe_augment.rs `ProbeAugment::reference`.
+// Grid: ceil(PIXELS / WG) workgroups, folded.
+// Reference: ops/probe_augment.rs `ProbeAugment::reference`.
 #import lib/grid
 #import lib/step
 #import lib/rng

@@ -1,6 +1,8 @@
-// y[n, e] = standard normals: lane e % 4 of the draw (stream Noise, step, first_sample + n, FIRST_QUAD + e / 4).
+// y[n, e] = standard normals: lane e % 4 of the draw
+// (stream Noise, step, first_sample + n, FIRST_QUAD + e / 4).
 // Reads the step; writes (=) y [N, PER].
-// Grid: ceil(QUADS / WG) workgroups, folded; four elements of one sample per invocation. Reference: ops/random_normal.rs `RandomNormal::reference`.
+// Grid: ceil(QUADS / WG) workgroups, folded; four elements of one sample per invocation.
+// Reference: ops/random_normal.rs `RandomNormal::reference`.
 #import lib/grid
 #import lib/rng
 #import lib/step

@@ -1,6 +1,9 @@
-// ring[serial % ROWS, :] = (serial & 0xffff, serial >> 16, values): what the host reads of a step, kept until it asks.
-//   A dispatch writes the values V0 to V5 that are present from COLUMN on; the last one, with STAMP, the serial number.
-// Reads the step, value0, value1, value2, value3, value4, value5 [1]; updates (in place) one row of ring [ROWS, WIDTH].
+// ring[serial % ROWS, :] = (serial & 0xffff, serial >> 16, values): what the host reads of a step,
+// kept until it asks.
+//   A dispatch writes the values V0 to V5 that are present from COLUMN on; the last one, with
+//   STAMP, the serial number.
+// Reads the step, value0, value1, value2, value3, value4, value5 [1]; updates (in place) one row of
+// ring [ROWS, WIDTH].
 // Grid: one workgroup. Reference: ops/record.rs `Record::reference`.
 #import lib/step
 const ROWS: u32 = 64u; // uniform

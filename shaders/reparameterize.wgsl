@@ -1,6 +1,7 @@
 // z = mu + (exp(logvar / 2) + FLOOR) * eps.
 // Reads mu, logvar, eps [LEN4]; writes (=) z [LEN4].
-// Grid: ceil(LEN4 / WG) workgroups, folded. Reference: ops/reparameterize.rs `Reparameterize::reference`.
+// Grid: ceil(LEN4 / WG) workgroups, folded.
+// Reference: ops/reparameterize.rs `Reparameterize::reference`.
 #import lib/grid
 const LEN4: u32 = 1u; // uniform
 const FLOOR: f32 = 1e-6; // uniform

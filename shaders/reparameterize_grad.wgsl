@@ -1,6 +1,7 @@
 // dlogvar = dz * eps * exp(logvar / 2) / 2.
 // Reads dz, logvar, eps [LEN4]; writes (=) dlogvar [LEN4].
-// Grid: ceil(LEN4 / WG) workgroups, folded. Reference: ops/reparameterize.rs `ReparameterizeGrad::reference`.
+// Grid: ceil(LEN4 / WG) workgroups, folded.
+// Reference: ops/reparameterize.rs `ReparameterizeGrad::reference`.
 #import lib/grid
 const LEN4: u32 = 1u; // uniform
 @group(0) @binding(0) var<storage, read> dz: array<vec4<f32>>; // [LEN4]

@@ -1,6 +1,8 @@
-// y[n, i, j] = standardize(resize(x[n])[TOP + i, LEFT + j]), resize to FULL_H x FULL_W by an antialiased bilinear filter.
+// y[n, i, j] = standardize(resize(x[n])[TOP + i, LEFT + j]), resize to FULL_H x FULL_W by an
+// antialiased bilinear filter.
 // Reads x [N, IN_H, IN_W] packed pixels; writes (=) y [N, OUT_H, OUT_W, 4], PIXELS = N*OUT_H*OUT_W.
-// Grid: ceil(PIXELS / WG) workgroups, folded. Reference: ops/resize_center.rs `ResizeCenter::reference`.
+// Grid: ceil(PIXELS / WG) workgroups, folded.
+// Reference: ops/resize_center.rs `ResizeCenter::reference`.
 #import lib/grid
 #import lib/resample
 const PIXELS: u32 = 1u; // uniform

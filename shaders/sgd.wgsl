@@ -1,6 +1,7 @@
 // b = MOMENTUM b + g; p -= lr * b, or lr * (g + MOMENTUM b) with NESTEROV; g = grad + DECAY p.
 // Nothing is written where guard is not finite; with MASKED, blocks whose bit is set do not decay.
-// Reads grad [LEN4], guard [1], the step [, plain [ceil(LEN4 / 512)]]; updates (in place) p, b [LEN4].
+// Reads grad [LEN4], guard [1], the step [, plain [ceil(LEN4 / 512)]]; updates (in place) p, b
+// [LEN4].
 // Grid: ceil(LEN4 / WG) workgroups, folded. Reference: ops/optimizer.rs `Sgd::reference`.
 #import lib/grid
 #import lib/finite

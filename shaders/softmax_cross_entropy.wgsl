@@ -1,6 +1,8 @@
-// losses[n] = ln sum_c exp(x[n, c] - max) + max - x[n, label]; hits[n] = 1 where the first maximum is the label; c < CLASSES.
+// losses[n] = ln sum_c exp(x[n, c] - max) + max - x[n, label]; hits[n] = 1 where the first maximum
+// is the label; c < CLASSES.
 // Reads x [N, C], labels [N]; writes (=) losses, hits [N]; sum_parts.wgsl adds them up.
-// Grid: ceil(N / WG) workgroups, folded; one row per invocation. Reference: ops/cross_entropy.rs `SoftmaxCrossEntropy::reference`.
+// Grid: ceil(N / WG) workgroups, folded; one row per invocation.
+// Reference: ops/cross_entropy.rs `SoftmaxCrossEntropy::reference`.
 #import lib/grid
 const N: u32 = 1u; // uniform
 const C: u32 = 4u; // uniform: stored columns

@@ -1,6 +1,7 @@
 // dx[n, c] = dloss / N * (softmax(x[n])[c] - [c = label]) for c < CLASSES, 0 in the padding.
 // Reads dloss [1], x [N, C], labels [N]; writes (=) dx [N, C].
-// Grid: ceil(N / WG) workgroups, folded; one row per invocation. Reference: ops/cross_entropy.rs `SoftmaxCrossEntropyGrad::reference`.
+// Grid: ceil(N / WG) workgroups, folded; one row per invocation.
+// Reference: ops/cross_entropy.rs `SoftmaxCrossEntropyGrad::reference`.
 #import lib/grid
 const N: u32 = 1u; // uniform
 const C: u32 = 4u; // uniform: stored columns

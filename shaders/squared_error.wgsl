@@ -1,4 +1,5 @@
-// parts[j] = sum of (a[i] - b[i])^2 over the channels of the vec4s i = j, j + PARTS, …: first stage, fixed order.
+// parts[j] = sum of (a[i] - b[i])^2 over the channels of the vec4s i = j, j + PARTS, …: first
+// stage, fixed order.
 // Reads a, b [LEN4]; writes (=) parts [PARTS]; sum_parts.wgsl adds them up.
 // Grid: ceil(PARTS / WG) workgroups. Reference: ops/mse.rs `Mse::reference`.
 #import lib/grid

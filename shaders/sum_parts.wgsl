@@ -1,7 +1,8 @@
 // y = SCALE * sum(parts): last stage of every reduction to a scalar, in a fixed tree.
 // Reads parts [PARTS]; writes (=) y [1].
 // Grid: 1 workgroup; invocation j adds parts j, j + WG, …, then a tree over the WG subtotals.
-// Reference: ops/pointwise.rs `Dot::reference`, and that of every other op whose result is a scalar.
+// Reference: ops/pointwise.rs `Dot::reference`, and that of every other op whose result is a
+// scalar.
 const WG: u32 = 64u; // spec
 const PARTS: u32 = 256u; // uniform
 const SCALE: f32 = 1.0; // uniform

@@ -1,6 +1,7 @@
 // y[j, c] = sum of x[i, c] over the rows i of chunk j: one stage of a column sum, fixed order.
 // Reads x [ROWS, LANES]; writes (=) y [PARTS, LANES]. A lane is a vec4 of columns.
-// Grid: ceil(PARTS * LANES / WG) workgroups, folded. Reference: ops/sum_rows.rs `SumRows::reference`.
+// Grid: ceil(PARTS * LANES / WG) workgroups, folded.
+// Reference: ops/sum_rows.rs `SumRows::reference`.
 #import lib/grid
 const ROWS: u32 = 1u; // uniform
 const CHUNK: u32 = 1u; // uniform

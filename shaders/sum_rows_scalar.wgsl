@@ -1,7 +1,9 @@
 // y[j, c] = sum of x[i, c] over the rows i of chunk j: one stage of a column sum, fixed order.
-// Reads x [ROWS, LANES]; writes (=) y [PARTS, LANES]. A lane is a column: for column counts that are
+// Reads x [ROWS, LANES]; writes (=) y [PARTS, LANES]. A lane is a column: for column counts that
+// are
 // no multiple of 4, sum_rows.wgsl otherwise.
-// Grid: ceil(PARTS * LANES / WG) workgroups, folded. Reference: ops/sum_rows.rs `SumRows::reference`.
+// Grid: ceil(PARTS * LANES / WG) workgroups, folded.
+// Reference: ops/sum_rows.rs `SumRows::reference`.
 #import lib/grid
 const ROWS: u32 = 1u; // uniform
 const CHUNK: u32 = 1u; // uniform

@@ -1,5 +1,7 @@
-// y[s] = SCALE |p| / (|x| + DECAY |p| + EPS) of tensor s from parts (sum p^2, sum x^2); 1 where either norm is 0 or the tensor is plain.
-// Reads parts [CHUNKS], segments [SEGMENTS] (first chunk, chunk after the last, plain, 0); writes (=) y [SEGMENTS].
+// y[s] = SCALE |p| / (|x| + DECAY |p| + EPS) of tensor s from parts (sum p^2, sum x^2); 1 where
+// either norm is 0 or the tensor is plain.
+// Reads parts [CHUNKS], segments [SEGMENTS] (first chunk, chunk after the last, plain, 0);
+// writes (=) y [SEGMENTS].
 // Grid: SEGMENTS workgroups, folded. Reference: ops/layerwise.rs `ratio`.
 #import lib/grid
 #import lib/sum2

@@ -1,6 +1,7 @@
 // y[n, i, j, c] = x[n, floor(i*H/OH), floor(j*W/OW), c].
 // Reads x [N, H, W, C4]; writes (=) y [N, OH, OW, C4].
-// Grid: ceil(N * OH * ceil(OW / STRIP) * C4 / WG) workgroups, folded; STRIP columns per invocation. Reference: ops/upsample.rs `UpsampleNearest::reference`.
+// Grid: ceil(N * OH * ceil(OW / STRIP) * C4 / WG) workgroups, folded; STRIP columns per invocation.
+// Reference: ops/upsample.rs `UpsampleNearest::reference`.
 #import lib/grid
 const N: u32 = 1u; // uniform
 const H: u32 = 1u; // uniform

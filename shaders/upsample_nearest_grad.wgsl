@@ -1,6 +1,8 @@
-// dx[n, p, q, c] = sum of dy[n, i, j, c] over the i, j with floor(i*H/OH) = p and floor(j*W/OW) = q, row-major.
+// dx[n, p, q, c] = sum of dy[n, i, j, c] over the i, j with floor(i*H/OH) = p and floor(j*W/OW) =
+// q, row-major.
 // Reads dy [N, OH, OW, C4]; writes (=) dx [N, H, W, C4].
-// Grid: ceil(N * H * W * C4 / WG) workgroups, folded. Reference: ops/upsample.rs `UpsampleNearestGrad::reference`.
+// Grid: ceil(N * H * W * C4 / WG) workgroups, folded.
+// Reference: ops/upsample.rs `UpsampleNearestGrad::reference`.
 #import lib/grid
 const N: u32 = 1u; // uniform
 const H: u32 = 1u; // uniform

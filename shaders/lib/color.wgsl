@@ -9,7 +9,8 @@ fn blend(v: vec3<f32>, other: f32, factor: f32) -> vec3<f32> {
   return clamp(factor * v + (1.0 - factor) * other, vec3<f32>(), vec3<f32>(1.0));
 }
 
-// HSV without its six cases: channel n = 5, 3, 1 is value - chroma * clamp(min(k, 4 - k), 0, 1), k = (n + hue in sixths) mod 6.
+// HSV without its six cases: channel n = 5, 3, 1 is value - chroma * clamp(min(k, 4 - k), 0, 1), k
+// = (n + hue in sixths) mod 6.
 fn shift_hue(v: vec3<f32>, turns: f32) -> vec3<f32> {
   let high = max(v.r, max(v.g, v.b));
   let chroma = high - min(v.r, min(v.g, v.b));
@@ -22,7 +23,8 @@ fn shift_hue(v: vec3<f32>, turns: f32) -> vec3<f32> {
   return high - chroma * clamp(min(k, 4.0 - k), vec3<f32>(), vec3<f32>(1.0));
 }
 
-// One op of the jitter: 0 brightness, 1 contrast, 2 saturation, 3 hue; mean is the image's mean grey before contrast.
+// One op of the jitter: 0 brightness, 1 contrast, 2 saturation, 3 hue; mean is the image's mean
+// grey before contrast.
 fn jitter(op: u32, v: vec3<f32>, factors: vec4<f32>, mean: f32) -> vec3<f32> {
   switch op {
     case 0u: { return blend(v, 0.0, factors.x); }

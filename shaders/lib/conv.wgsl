@@ -16,7 +16,8 @@ const C4: u32 = C / 4u;
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [N, IH, IW, C4]
 
-// Index of vec4 c of pixel ix in one of the N * IH rows; 0, which may be read, where that is outside.
+// Index of vec4 c of pixel ix in one of the N * IH rows; 0, which may be read, where that is
+// outside.
 fn x_at(row: u32, ix: u32, c: u32, inside: bool) -> u32 {
     return select(0u, (row * IW + ix) * C4 + c, inside);
 }

@@ -1,6 +1,7 @@
 // Operands of a convolution, or of its input gradient (TRANSPOSED), as a product with weights.
 // TRANSPOSED = false: an output pixel reads x at (oy * STRIDE + kh - PAD, ox * STRIDE + kw - PAD).
-// TRANSPOSED = true:  an output pixel reads x at ((oy + PAD - kh) / STRIDE, (ox + PAD - kw) / STRIDE)
+// TRANSPOSED = true:  an output pixel reads x at ((oy + PAD - kh) / STRIDE, (ox + PAD - kw) /
+// STRIDE)
 //   where both divide: x is the output gradient, y the input gradient. Rows (columns) of one parity
 //   of oy (ox) share their taps.
 // ACROSS: w is the weights of the forward convolution, of which this is the input gradient: its

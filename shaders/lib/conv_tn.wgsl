@@ -1,4 +1,5 @@
-// Operands of a convolution's weight gradient, summed over pixels in SPLIT chunks; with BIAS, of the bias's too.
+// Operands of a convolution's weight gradient, summed over pixels in SPLIT chunks; with BIAS, of
+// the bias's too.
 // Requires nothing of the importer.
 #import lib/conv
 const SPLIT: u32 = 1u; // uniform

@@ -1,4 +1,5 @@
-// Infinities and NaN, told by their bits: a compiler may assume that no float is NaN, and max(x, y) may
+// Infinities and NaN, told by their bits: a compiler may assume that no float is NaN, and max(x, y)
+// may
 // lose one. Requires nothing of the importer.
 const EXPONENT: u32 = 0x7F800000u;
 const QUIET_NAN: u32 = 0x7FC00000u;

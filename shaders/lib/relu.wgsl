@@ -1,4 +1,5 @@
-// ReLU and its gradient as PyTorch has them: NaN stays NaN, and dy passes where y is NaN. They look at
+// ReLU and its gradient as PyTorch has them: NaN stays NaN, and dy passes where y is NaN. They look
+// at
 // bits: a compiler may assume that no float is NaN. Requires nothing of the importer.
 
 // From -infinity to -0.

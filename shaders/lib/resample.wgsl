@@ -4,7 +4,8 @@
 const IN_W: u32 = 1u; // uniform
 @group(0) @binding(0) var<storage, read> x: array<u32>; // [N, IN_H, IN_W], packed pixels
 
-// Pixel `at` (row, column) of a box of `size` (height, width), resized to `full`; the box begins at x[corner]. In [0, 1].
+// Pixel `at` (row, column) of a box of `size` (height, width), resized to `full`; the box begins at
+// x[corner]. In [0, 1].
 fn resample(corner: u32, size: vec2<f32>, full: vec2<f32>, at: vec2<f32>) -> vec3<f32> {
   let scale = size / full;
   let support = max(scale, vec2<f32>(1.0));

@@ -1,5 +1,7 @@
-// Philox4x32-10, bit-equal to src/rng.rs, where the streams and counters are listed; uniforms and Box-Muller normals from its words.
-// Use: philox(rng_key(seed_lo, seed_hi, STREAM_…), step, sample, index). Requires nothing of the importer.
+// Philox4x32-10, bit-equal to src/rng.rs, where the streams and counters are listed; uniforms and
+// Box-Muller normals from its words.
+// Use: philox(rng_key(seed_lo, seed_hi, STREAM_…), step, sample, index). Requires nothing of the
+// importer.
 const STREAM_NOISE: u32 = 4u;
 const STREAM_AUGMENT: u32 = 5u;
 const STREAM_PROBE: u32 = 6u;
@@ -8,7 +10,8 @@ fn rng_key(seed_lo: u32, seed_hi: u32, stream: u32) -> vec2<u32> {
   return vec2<u32>(seed_lo, seed_hi ^ (stream * 0x9E3779B9u));
 }
 
-// High word of the 64-bit product, from 16-bit halves; no partial sum overflows: 0xFFFF^2 + 2*0xFFFF = 0xFFFFFFFF.
+// High word of the 64-bit product, from 16-bit halves; no partial sum overflows: 0xFFFF^2 +
+// 2*0xFFFF = 0xFFFFFFFF.
 fn mul_high(a: u32, b: u32) -> u32 {
   let a0 = a & 0xFFFFu;
   let a1 = a >> 16u;
@@ -39,7 +42,8 @@ fn uniforms(words: vec4<u32>) -> vec4<f32> {
   return vec4<f32>(words >> vec4<u32>(8u)) * 5.9604644775390625e-8; // 2^-24
 }
 
-// Standard normals: Box-Muller on words 0, 1 and on words 2, 3. WGSL promises little of log near 1 and of sin and cos, so those
+// Standard normals: Box-Muller on words 0, 1 and on words 2, 3. WGSL promises little of log near 1
+// and of sin and cos, so those
 // parts are polynomials with an error near f32's rounding: every device draws the same noise.
 fn normals(words: vec4<u32>) -> vec4<f32> {
   let r = sqrt(2.0 * minus_log(words.xz >> vec2<u32>(8u)));
@@ -48,7 +52,8 @@ fn normals(words: vec4<u32>) -> vec4<f32> {
   return vec4<f32>(r.x * first, r.y * second);
 }
 
-// -ln((bits + 0.5) * 2^-24), bits below 2^24. Above one half -ln(1 - d) = 2 atanh(s), s = d / (2 - d) <= 1/3; d is exact.
+// -ln((bits + 0.5) * 2^-24), bits below 2^24. Above one half -ln(1 - d) = 2 atanh(s), s = d /
+// (2 - d) <= 1/3; d is exact.
 fn minus_log(bits: vec2<u32>) -> vec2<f32> {
   let u = (vec2<f32>(bits) + vec2<f32>(0.5)) * 5.9604644775390625e-8;
   let d = (vec2<f32>(vec2<u32>(16777216u) - bits) - vec2<f32>(0.5)) * 5.9604644775390625e-8;
@@ -58,7 +63,8 @@ fn minus_log(bits: vec2<u32>) -> vec2<f32> {
   return select(2.0 * s * series, -log(u), bits < vec2<u32>(8388608u));
 }
 
-// (cos, sin) of bits * 2^-24 turns: the nearest quarter turn, exactly, then Taylor polynomials within an eighth of a turn.
+// (cos, sin) of bits * 2^-24 turns: the nearest quarter turn, exactly, then Taylor polynomials
+// within an eighth of a turn.
 fn direction(bits: u32) -> vec2<f32> {
   let quarter = (bits + 2097152u) >> 22u;
   let x = f32(i32(bits) - i32(quarter << 22u)) * 3.7450702829e-7; // 2 pi * 2^-24

@@ -1,5 +1,6 @@
 // Chunks of the tensors of a flat buffer, one per workgroup; ops/segments.rs makes the table.
-// Requires of the importer: workgroups of WG invocations, whose invocation j takes vec4s j, j + WG, … of its chunk.
+// Requires of the importer: workgroups of WG invocations, whose invocation j takes vec4s j, j + WG,
+// … of its chunk.
 #import lib/grid
 const CHUNKS: u32 = 1u; // uniform
 struct Chunk {

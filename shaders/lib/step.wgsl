@@ -1,4 +1,5 @@
-// Per-step values; `StepUniforms` in ops/run.rs is the same struct. The importer declares `var<uniform> step: Step` behind its buffers.
+// Per-step values; `StepUniforms` in ops/run.rs is the same struct. The importer declares
+// `var<uniform> step: Step` behind its buffers.
 struct Step {
   seed_lo: u32,
   seed_hi: u32,

@@ -7,7 +7,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{
-    Binding, Case, Fill, Io, Kernel, Lowering, Op, OpDef, Real, Call, ShapeError, Target, arity,
+    Binding, Call, Case, Fill, Io, Kernel, Lowering, Op, OpDef, Real, ShapeError, Target, arity,
     same,
 };
 use crate::tensor::{Shape, TensorType};

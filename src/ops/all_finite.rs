@@ -8,7 +8,7 @@
 use rayon::prelude::*;
 
 use super::{
-    Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, WORKGROUP,
+    Binding, Call, Case, Fill, Io, Kernel, Lowering, OpDef, Real, ShapeError, Target, WORKGROUP,
     native::simd, same,
 };
 use crate::tensor::{DType, Shape, TensorType};

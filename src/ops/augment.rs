@@ -23,7 +23,7 @@ use rayon::prelude::*;
 use super::augment_params::{check_params, slot};
 use super::decode::{check_image, check_pixels, put, rgb, set_normalization, standardize, unpack};
 use super::{
-    Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity,
+    Binding, Call, Case, Fill, Io, Kernel, Lowering, OpDef, Real, ShapeError, Target, arity,
 };
 use crate::tensor::{DType, Shape, TensorType};
 

@@ -47,7 +47,7 @@
 //! ten thousand. The trials keep clear of such draws (a test below holds them to it). Everything
 //! else is exact.
 
-use super::{Binding, Case, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity};
+use super::{Binding, Call, Case, Io, Kernel, Lowering, OpDef, Real, ShapeError, Target, arity};
 use crate::rng::{Philox, Stream, uniform};
 use crate::tensor::{Shape, TensorType};
 

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::augment_params::{check_params, slot};
 use super::decode::{check_image, put};
 use super::{
-    Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity,
+    Binding, Call, Case, Fill, Io, Kernel, Lowering, OpDef, Real, ShapeError, Target, arity,
 };
 use crate::tensor::{DType, Shape, TensorType};
 

@@ -2,7 +2,7 @@
 //! `y[n] = a.b / (max(|a|, 1e-8) max(|b|, 1e-8))`, as PyTorch. No gradient.
 
 use super::{
-    Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity, same,
+    Binding, Call, Case, Fill, Io, Kernel, Lowering, OpDef, Real, ShapeError, Target, arity, same,
 };
 use crate::tensor::{Shape, TensorType};
 use Fill::Normal;

@@ -4,8 +4,8 @@
 //! so no logit overflows. `correct` counts the rows whose first maximum is the label.
 
 use super::{
-    Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target,
-    ValueId, arity, same,
+    Binding, Call, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, ShapeError,
+    Target, ValueId, arity, same,
 };
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Alternate, Below, Normal, Ties, Uniform};

@@ -15,7 +15,7 @@
 use rayon::prelude::*;
 
 use super::{
-    Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity,
+    Binding, Call, Case, Fill, Io, Kernel, Lowering, OpDef, Real, ShapeError, Target, arity,
 };
 use crate::tensor::{DType, Shape, TensorType};
 

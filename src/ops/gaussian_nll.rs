@@ -12,8 +12,8 @@ use super::mse::{images, parts, squared_error};
 use super::native::{scaled_difference, squared_distance};
 use super::reparameterize::{STD_FLOOR, deviation};
 use super::{
-    Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target,
-    ValueId, arity, same,
+    Binding, Call, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, ShapeError,
+    Target, ValueId, arity, same,
 };
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Normal, Uniform};

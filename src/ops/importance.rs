@@ -13,7 +13,7 @@
 use super::mse::images;
 use super::reparameterize::{STD_FLOOR, deviation};
 use super::{
-    Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, activation,
+    Binding, Call, Case, Fill, Io, Kernel, Lowering, OpDef, Real, ShapeError, Target, activation,
     arity, same,
 };
 use crate::tensor::{Shape, TensorType};

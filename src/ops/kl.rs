@@ -14,8 +14,8 @@
 use super::mse::parts;
 use super::reparameterize::{STD_FLOOR, deviation};
 use super::{
-    Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target,
-    ValueId, arity, same,
+    Binding, Call, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, ShapeError,
+    Target, ValueId, arity, same,
 };
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};
@@ -104,7 +104,8 @@ impl OpDef for KlNormalGrad {
         Ok(vec![inputs[1], inputs[1]])
     }
     fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
-        let (dy, mu, logvar) = (call.inputs[0].f()[0].get(), call.inputs[1].f(), call.inputs[2].f());
+        let (dy, mu, logvar) =
+            (call.inputs[0].f()[0].get(), call.inputs[1].f(), call.inputs[2].f());
         let n = call.in_shape(1).n as f64;
         for i in 0..mu.len() {
             let std = deviation(logvar[i].get());

@@ -9,8 +9,8 @@
 //! number is a multiple of 4.
 
 use super::{
-    Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target,
-    ValueId, activation, arity,
+    Binding, Call, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, ShapeError,
+    Target, ValueId, activation, arity,
 };
 use crate::tensor::{Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};

@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use super::native::simd;
 use super::optimizer::flat;
 use super::segments::{self, Chunk, Segment, chunk_table, chunks, pieces, segment_table};
-use super::{Binding, Case, Fill, Io, Kernel, Lowering, Op, OpDef, Real, Call, ShapeError, Target};
+use super::{Binding, Call, Case, Fill, Io, Kernel, Lowering, Op, OpDef, Real, ShapeError, Target};
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};
 
@@ -155,7 +155,8 @@ impl OpDef for Lars {
         }
     }
     fn native(&self, call: &mut Call<'_, f32>) {
-        let (grad, guard, lr) = (call.inputs[1].f(), call.inputs[3].f()[0], call.step.learning_rate);
+        let (grad, guard, lr) =
+            (call.inputs[1].f(), call.inputs[3].f()[0], call.step.learning_rate);
         let momentum = self.momentum as f32;
         let [p, b] = &mut call.outputs[..] else { unreachable!("two outputs") };
         if !guard.is_finite() {

@@ -3,8 +3,8 @@
 
 use super::native::{scaled_difference, squared_distance};
 use super::{
-    Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target,
-    ValueId, arity, same,
+    Binding, Call, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, ShapeError,
+    Target, ValueId, arity, same,
 };
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::Normal;

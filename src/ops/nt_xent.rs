@@ -15,8 +15,8 @@
 use rayon::prelude::*;
 
 use super::{
-    Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target,
-    ValueId, arity, same,
+    Binding, Call, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, ShapeError,
+    Target, ValueId, arity, same,
 };
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Alternate, Constant, Normal, Ties, Uniform};
@@ -152,8 +152,12 @@ impl OpDef for NtXentGrad {
     }
     fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
         let Self(op) = self;
-        let (dy, s, rows, width) =
-            (call.inputs[0].f()[0].get(), call.inputs[1].f(), call.inputs[2].f(), call.in_shape(1).c);
+        let (dy, s, rows, width) = (
+            call.inputs[0].f()[0].get(),
+            call.inputs[1].f(),
+            call.inputs[2].f(),
+            call.in_shape(1).c,
+        );
         let t = f64::from(op.temperature);
         call.outputs[0].par_chunks_mut(width).enumerate().for_each(|(i, ds)| {
             ds.fill(T::of(0.0));

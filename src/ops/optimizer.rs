@@ -17,7 +17,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{
-    Binding, Case, Fill, Io, Kernel, Lowering, Op, OpDef, Real, Call, ShapeError, Target, arity,
+    Binding, Call, Case, Fill, Io, Kernel, Lowering, Op, OpDef, Real, ShapeError, Target, arity,
     same,
 };
 use crate::tensor::{Shape, TensorType};
@@ -296,7 +296,8 @@ impl OpDef for Sgd {
         }
     }
     fn native(&self, call: &mut Call<'_, f32>) {
-        let (grad, guard, lr) = (call.inputs[1].f(), call.inputs[3].f()[0], call.step.learning_rate);
+        let (grad, guard, lr) =
+            (call.inputs[1].f(), call.inputs[3].f()[0], call.step.learning_rate);
         let (momentum, decay, nesterov) =
             (self.momentum as f32, self.weight_decay as f32, self.nesterov);
         let [p, b] = &mut call.outputs[..] else { unreachable!("two outputs") };

@@ -4,8 +4,8 @@
 
 use super::native::{map, map2};
 use super::{
-    Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target,
-    ValueId, arity, same,
+    Binding, Call, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, ShapeError,
+    Target, ValueId, arity, same,
 };
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Normal, Uniform};
@@ -90,12 +90,9 @@ impl OpDef for ReluGrad {
         }
     }
     fn native(&self, call: &mut Call<'_, f32>) {
-        map2(
-            call.outputs[0],
-            call.inputs[0].f(),
-            call.inputs[1].f(),
-            |dy, y| if y <= 0.0 { 0.0 } else { dy },
-        );
+        map2(call.outputs[0], call.inputs[0].f(), call.inputs[1].f(), |dy, y| {
+            if y <= 0.0 { 0.0 } else { dy }
+        });
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         elementwise(Kernel::new("relu_grad"), io, target)

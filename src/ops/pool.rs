@@ -6,8 +6,8 @@
 //! everywhere.
 
 use super::{
-    Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target,
-    ValueId, activation, arity, same,
+    Binding, Call, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, ShapeError,
+    Target, ValueId, activation, arity, same,
 };
 use crate::tensor::{Shape, TensorType};
 use Fill::{Normal, Ties};
@@ -66,7 +66,8 @@ impl OpDef for MaxPool2d {
                                 }
                             }
                         }
-                        call.outputs[0][ys.at(n, i, j, c)] = top.expect("a window holds its centre");
+                        call.outputs[0][ys.at(n, i, j, c)] =
+                            top.expect("a window holds its centre");
                     }
                 }
             }

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::blur::reflect;
 use super::decode::{check_pixels, put, set_normalization, standardize, unpack};
 use super::{
-    Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity,
+    Binding, Call, Case, Fill, Io, Kernel, Lowering, OpDef, Real, ShapeError, Target, arity,
 };
 use crate::rng::{Philox, Stream};
 use crate::tensor::{Shape, TensorType};

@@ -3,7 +3,7 @@
 //! (`rng.rs`), whatever the batch size and the device. Element `e` of the output's sample `n` is
 //! number `first + e`.
 
-use super::{Binding, Case, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity};
+use super::{Binding, Call, Case, Io, Kernel, Lowering, OpDef, Real, ShapeError, Target, arity};
 use crate::rng::{Philox, Stream};
 use crate::tensor::{Shape, TensorType};
 

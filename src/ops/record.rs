@@ -7,7 +7,7 @@
 //! killed without an error).
 
 use super::{
-    Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, same,
+    Binding, Call, Case, Fill, Io, Kernel, Lowering, OpDef, Real, ShapeError, Target, same,
 };
 use crate::tensor::{Shape, TensorType};
 

@@ -3,8 +3,8 @@
 
 use super::pointwise::elementwise;
 use super::{
-    Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, ValueId,
-    arity, same,
+    Call, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, ShapeError, Target,
+    ValueId, arity, same,
 };
 use crate::tensor::{Shape, TensorType};
 use Fill::{Normal, Uniform};

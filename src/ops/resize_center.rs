@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::augment::taps;
 use super::decode::{check_pixels, put, set_normalization, standardize, unpack};
 use super::{
-    Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity,
+    Binding, Call, Case, Fill, Io, Kernel, Lowering, OpDef, Real, ShapeError, Target, arity,
 };
 use crate::tensor::{Shape, TensorType};
 

@@ -5,7 +5,7 @@
 //! sum of magnitudes) instead of `rows*eps`, and the order is fixed by the shape.
 
 use super::{
-    Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target, arity, same,
+    Binding, Call, Case, Fill, Io, Kernel, Lowering, OpDef, Real, ShapeError, Target, arity, same,
 };
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Normal, Uniform};

@@ -9,9 +9,9 @@
 //!    a binding that is not used must not be declared.
 //! 4. `for (var i = 0u; i < BOUND; i++) { // unroll` becomes one block per `i`, so that a register
 //!    array is indexed by constants only.
-//! 5. `const NAME: u32 = 1u; // uniform` is data, not code: it becomes a member of a uniform, as does
-//!    every const that is made from one, and the host computes all of them. Kernels that differ in
-//!    them only are one text. A kernel that is `shaped` has them in its text instead.
+//! 5. `const NAME: u32 = 1u; // uniform` is data, not code: it becomes a member of a uniform, as
+//!    does every const that is made from one, and the host computes all of them. Kernels that
+//!    differ in them only are one text. A kernel that is `shaped` has them in its text instead.
 
 use std::collections::{HashMap, HashSet};
 

@@ -5,14 +5,14 @@ use rayon::prelude::*;
 use super::super::native::{folded, repeated, run_length, simd, task_length};
 use super::super::sum_rows::{chunk_rows, shrink};
 use super::super::{
-    Binding, Case, Fill, Io, Kernel, Lowering, OpDef, Real, Call, ShapeError, Target,
+    Binding, Call, Case, Fill, Io, Kernel, Lowering, OpDef, Real, ShapeError, Target,
 };
 use super::{check, elementwise};
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Normal, Uniform};
 
-/// Gradient of [`super::BatchNorm`] through the statistics, or of [`super::BatchNormEval`] with constant ones:
-/// inputs `dy, x, gamma, mean, rstd [, y]`, outputs `dx, dgamma, dbeta`.
+/// Gradient of [`super::BatchNorm`] through the statistics, or of [`super::BatchNormEval`] with
+/// constant ones: inputs `dy, x, gamma, mean, rstd [, y]`, outputs `dx, dgamma, dbeta`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchNormGrad {
     /// The sixth input is `y`; `dy` counts as 0 where `y <= 0`.

@@ -23,7 +23,7 @@ pub use grad::BatchNormGrad;
 
 use super::sum_rows::{FAN_IN, chunk_rows};
 use super::{
-    Binding, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, ReluGrad, Call,
+    Binding, Call, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, ReluGrad,
     ShapeError, Target, ValueId, activation, arity, same,
 };
 use crate::tensor::{DType, Shape, TensorType};
@@ -207,7 +207,8 @@ impl OpDef for BatchNorm {
             apply_naive(call, c, mean, rstd, self.add, self.relu);
             call.outputs[1][c] = T::of(mean);
             call.outputs[2][c] = T::of(rstd);
-            call.outputs[3][c] = T::of((1.0 - momentum) * call.outputs[3][c].get() + momentum * mean);
+            call.outputs[3][c] =
+                T::of((1.0 - momentum) * call.outputs[3][c].get() + momentum * mean);
             call.outputs[4][c] = T::of(
                 (1.0 - momentum) * call.outputs[4][c].get() + momentum * var * rows / (rows - 1.0),
             );

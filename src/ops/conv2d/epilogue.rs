@@ -1,7 +1,7 @@
 //! What happens to a finished sum: `v += bias[o]; v += add; v = relu(v); v = 0 where mask <= 0`.
 
 use crate::ops::pointwise::relu;
-use crate::ops::{Real, Call, ShapeError, same};
+use crate::ops::{Call, Real, ShapeError, same};
 use crate::tensor::{Shape, TensorType};
 
 /// What happens to a finished sum; each present part is one more input, in this order after the

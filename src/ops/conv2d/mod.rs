@@ -28,7 +28,7 @@ use lower::How;
 
 use super::sum_rows::column_sums;
 use super::{
-    Case, Emit, Fill, Forward, Io, Lowering, OpDef, Real, Call, ShapeError, SumRows, Target,
+    Call, Case, Emit, Fill, Forward, Io, Lowering, OpDef, Real, ShapeError, SumRows, Target,
     ValueId, Variant, arity,
 };
 use crate::tensor::{Shape, TensorType};
