@@ -24,12 +24,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let q = line.y;
   let p = row.y;
   let n = row.x;
-  let last_i = ((p + 1u) * OH + H - 1u) / H;
+  // floor(i * H / OH) = p is p * OH <= i * H < (p + 1) * OH.
   let first_j = (q * OW + W - 1u) / W;
-  let last_j = ((q + 1u) * OW + W - 1u) / W;
   var total = vec4<f32>();
-  for (var i = (p * OH + H - 1u) / H; i < last_i; i++) {
-    for (var j = first_j; j < last_j; j++) { total += dy[((n * OH + i) * OW + j) * C4 + c]; }
+  for (var i = (p * OH + H - 1u) / H; i * H < (p + 1u) * OH; i++) {
+    for (var j = first_j; j * W < (q + 1u) * OW; j++) { total += dy[((n * OH + i) * OW + j) * C4 + c]; }
   }
   dx[at] = total;
 }
