@@ -10,7 +10,7 @@ let lanes = [];
 const unsupported = () => {
   if (!window.isSecureContext) return "WebGPU works only on pages from https:// or from this machine (localhost). Open the page from there.";
   if (!navigator.gpu) return "This browser has no WebGPU. Recent versions of Chrome, Edge, Firefox and Safari have it; update the browser, or open the page in one of these.";
-  if (!WebAssembly.Suspending) return "This browser cannot pause a WebAssembly program (JavaScript Promise Integration). Update it, or open the page in a recent Chrome, Edge, Firefox or Safari.";
+  if (!WebAssembly.Suspending) return "This browser cannot pause a WebAssembly program (JavaScript Promise Integration). Update it, or open the page in a recent Chrome or Edge.";
   return null;
 };
 

@@ -3,7 +3,7 @@
 //! A thread sleeps until what it waits for is done. In a browser that never is: the answer comes
 //! between two turns of the event loop, which such a sleep would stop. There the program is
 //! suspended where it stands, JavaScript goes on, and the answer resumes it (JavaScript Promise
-//! Integration, which every engine has since 2026). Callers are plain functions on both.
+//! Integration, on by default in Chromium from 137 on). Callers are plain functions on both.
 
 #[cfg(all(feature = "native", not(target_family = "wasm")))]
 pub use pollster::block_on;
