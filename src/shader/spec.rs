@@ -327,6 +327,10 @@ fn unroll(
             }
             continue;
         };
+        // A member of the uniform, as `take_uniforms` has written it.
+        if bound.contains("constants.") {
+            return Err(line.error(format_args!("loop bound `{bound}` is data, known to no text")));
+        }
         let count = evaluate(bound, values)
             .map_err(|e| line.error(format_args!("loop bound `{bound}`: {e}")))?;
         let mut depth = 1;
@@ -551,7 +555,10 @@ mod tests {
     #[test]
     fn data_is_no_code() {
         for (source, why) in [
-            ("const N: u32 = 1u; // uniform\nfor (var i = 0u; i < N; i++) { // unroll\n}", "`N`"),
+            (
+                "const N: u32 = 1u; // uniform\nfor (var i = 0u; i < N; i++) { // unroll\n}",
+                "is data",
+            ),
             ("const S: f32 = 1.0; // uniform\nconst T: f32 = S * 2.0;\nT", "no number"),
             ("const N: u32 = 1u; // uniform\nconst B: bool = N > 0u;\nB", "u32, i32 or f32"),
             ("const N: u32 = 1u; // uniform\nconst M: u32 = N - 2u;\nM", "no u32"),
