@@ -4,6 +4,7 @@
 
 #[cfg(feature = "native")]
 pub mod cuda;
+mod expression;
 mod files;
 mod spec;
 
