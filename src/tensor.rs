@@ -18,6 +18,9 @@ use std::fmt;
 pub enum DType {
     /// 32-bit float.
     F32,
+    /// 16-bit float, for what passes between layers ([`crate::ir::half`]). Arithmetic is f32: loads
+    /// widen, stores round to the nearest, ties to even.
+    F16,
     /// 32-bit unsigned integer: labels, or pixels packed as `R | G << 8 | B << 16`.
     U32,
 }
@@ -27,6 +30,7 @@ impl DType {
     pub const fn bytes(self) -> usize {
         match self {
             Self::F32 => size_of::<f32>(),
+            Self::F16 => size_of::<half::f16>(),
             Self::U32 => size_of::<u32>(),
         }
     }
@@ -112,6 +116,7 @@ impl fmt::Display for TensorType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.dtype {
             DType::F32 => write!(f, "{}", self.shape),
+            DType::F16 => write!(f, "f16{}", self.shape),
             DType::U32 => write!(f, "u32{}", self.shape),
         }
     }

@@ -10,6 +10,7 @@ use aavae::check::{close, name, trial, variants};
 use aavae::device::wgpu::{Gpu, OpenOptions, adapters};
 use aavae::device::{Device, Host, Pick, Session};
 use aavae::ops::{Case, Target, Variant};
+use aavae::tensor::DType;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 fn gpu_trial(case: &Case, adapter: &Pick, variant: Variant) -> Result<(), Failed> {
@@ -24,16 +25,30 @@ fn gpu_trial(case: &Case, adapter: &Pick, variant: Variant) -> Result<(), Failed
 
 /// The comparator must refuse each of these, or nothing above means anything.
 fn canaries() -> Vec<Trial> {
+    // What is stored as f16 may be off by one unit of 11 bits, and by no more.
+    let halves = Trial::test("comparator refuses two units of f16", || {
+        let want: Vec<f64> = (0..60).map(|i| 1.0 + f64::from(i as u8) / 64.0).collect();
+        let off = |units: f64| want.iter().map(|x| (x + units / 1024.0) as f32).collect::<Vec<_>>();
+        let close = |units| close(&off(units), &want, 60, 1.0, DType::F16);
+        close(0.99).map_err(|e| format!("refused a unit: {e}"))?;
+        if close(2.01).is_ok() { Err("accepted".into()) } else { Ok(()) }
+    });
     fn canary(name: &str, spoil: impl Fn(&mut Vec<f32>) + Send + 'static) -> Trial {
         Trial::test(format!("comparator refuses {name}"), move || {
             let want: Vec<f64> = (0..60).map(|i| f64::from((i * 37 % 61) as f32) - 30.0).collect();
             let mut got: Vec<f32> = want.iter().map(|&x| x as f32).collect();
-            close(&got, &want, 60, 1.0).map_err(|e| format!("refused the truth: {e}"))?;
+            close(&got, &want, 60, 1.0, DType::F32)
+                .map_err(|e| format!("refused the truth: {e}"))?;
             spoil(&mut got);
-            if close(&got, &want, 60, 1.0).is_ok() { Err("accepted".into()) } else { Ok(()) }
+            if close(&got, &want, 60, 1.0, DType::F32).is_ok() {
+                Err("accepted".into())
+            } else {
+                Ok(())
+            }
         })
     }
     vec![
+        halves,
         canary("a NaN", |x| x[7] = f32::NAN),
         canary("an infinity", |x| x[7] = f32::INFINITY),
         canary("an unwritten element", |x| x[59] = 0.0),

@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+use half::f16;
+
+use crate::tensor::DType;
+
 /// Where two tensors differ most.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mismatch {
@@ -27,8 +31,15 @@ impl fmt::Display for Mismatch {
 
 /// Accepts only if every element is finite and within
 /// `slack * eps * (4 |want| + sqrt(terms) max|want|)`, the rounding of a sum of `terms` products in
-/// f32. Returns the worst ratio of error to that tolerance.
-pub fn close(got: &[f32], want: &[f64], terms: usize, slack: f64) -> Result<f64, Mismatch> {
+/// f32. What is stored as f16 may differ by a unit in its last place too: one rounding of each.
+/// Returns the worst ratio of error to that tolerance.
+pub fn close(
+    got: &[f32],
+    want: &[f64],
+    terms: usize,
+    slack: f64,
+    stored: DType,
+) -> Result<f64, Mismatch> {
     assert!(
         !want.is_empty() && got.len() == want.len(),
         "compare whole, non-empty outputs: {} and {} elements",
@@ -38,10 +49,14 @@ pub fn close(got: &[f32], want: &[f64], terms: usize, slack: f64) -> Result<f64,
     let eps = f64::from(f32::EPSILON);
     let largest = want.iter().fold(0.0f64, |m, x| if x.abs() > m { x.abs() } else { m });
     let atol = eps * (terms.min(1 << 16) as f64).sqrt() * largest + f64::from(f32::MIN_POSITIVE);
+    let unit = |w: f64| match stored {
+        DType::F16 => (w.abs() * f16::EPSILON.to_f64()).max(f16::MIN_POSITIVE_SUBNORMAL.to_f64()),
+        DType::F32 | DType::U32 => 0.0,
+    };
     let error = |i: usize| {
         let (g, w) = (f64::from(got[i]), want[i]);
         if g.is_finite() && w.is_finite() {
-            (g - w).abs() / (slack * (atol + 4.0 * eps * w.abs()))
+            (g - w).abs() / (slack * (atol + 4.0 * eps * w.abs()) + unit(w))
         } else {
             f64::INFINITY
         }

@@ -8,7 +8,7 @@ pub use compare::{Mismatch, close};
 pub use pair::Pair;
 
 use crate::device::{Data, DeviceError, Host, PlanId, Session};
-use crate::ir::{Graph, Group};
+use crate::ir::{Graph, Group, half};
 use crate::ops::{Case, Choices, Emit, Fill, Io, StepUniforms, Target, ValueId, Variant, key};
 use crate::plan::{Options, lower};
 use crate::rng::{Philox, Stream, fnv1a, uniform};
@@ -88,6 +88,9 @@ pub fn graph(case: &Case) -> Graph {
     for (i, y) in g.emit(case.op.clone(), &ids).into_iter().enumerate() {
         g.output(&format!("y{i}"), y);
     }
+    if case.half {
+        half::halve_ports(&mut g);
+    }
     g
 }
 
@@ -129,9 +132,10 @@ pub fn expected(case: &Case) -> Result<Vec<Vec<f64>>, DeviceError> {
 
 /// Types around the op of a case.
 pub fn io(case: &Case) -> Io {
-    let inputs: Vec<_> = case.inputs.iter().map(|i| i.0).collect();
-    let outputs = case.op.outputs(&inputs).unwrap_or_else(|e| panic!("{}: {e}", name(case)));
-    Io { inputs, outputs }
+    let g = graph(case);
+    let [node] = &g.nodes[..] else { unreachable!("a trial has one op") };
+    let types = |values: &[ValueId]| values.iter().map(|v| g.ty(*v)).collect();
+    Io { inputs: types(&node.inputs), outputs: types(&node.outputs) }
 }
 
 /// The ways to lower the op of a case on a device, the portable one first.
@@ -152,7 +156,8 @@ pub fn trial(case: &Case, session: &mut Session, variant: Variant) -> Result<f64
     session.reset();
     session.allocate(&g.layout);
     let mut choices = Choices::default();
-    choices.set(key(&case.op, &io(case)), variant);
+    let io = io(case);
+    choices.set(key(&case.op, &io), variant);
     let plan = lower("trial", &g, Options { choices: &choices, ..Options::new(session.target()) });
     assert_eq!(
         plan.ops[0].variant,
@@ -177,7 +182,7 @@ pub fn trial(case: &Case, session: &mut Session, variant: Variant) -> Result<f64
             .collect::<Result<Vec<_>, _>>()
             .map_err(device)?;
         for (o, (got, want)) in got.iter().zip(&want).enumerate() {
-            let ratio = close(got, want, terms, case.slack)
+            let ratio = close(got, want, terms, case.slack, io.outputs[o].dtype)
                 .map_err(|e| format!("output {o}, run {run}: {e}"))?;
             worst = worst.max(ratio);
         }

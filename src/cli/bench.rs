@@ -187,7 +187,7 @@ fn fill(session: &mut Session, id: PlanId) -> Result<(), Failure> {
                         .collect::<Vec<_>>(),
                 ),
             )?,
-            DType::F32 => {
+            DType::F32 | DType::F16 => {
                 // The fourth channel of an image is zero.
                 let image = port.ty.shape.h > 1;
                 let value = |e: usize| {

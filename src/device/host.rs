@@ -12,9 +12,14 @@ use super::{
     Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Progress, Ticket,
     Values,
 };
+use rayon::prelude::*;
+
 use crate::ops::{Call, Input, Output, Real, StepUniforms, Target};
 use crate::plan::{Limits, Place, Plan};
 use crate::tensor::DType;
+
+/// Elements that a task rounds.
+const CHUNK: usize = 1 << 14;
 
 /// How a host device stores numbers and runs ops.
 pub trait Precision: Real {
@@ -55,6 +60,8 @@ impl Precision for f32 {
 struct Memory<T> {
     floats: Vec<T>,
     words: Vec<u32>,
+    /// What was asked for. An element takes more: f16 is held as what it is computed in.
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -96,6 +103,7 @@ impl<T: Precision> Host<T> {
                     ..Target::WEBGPU
                 },
                 dispatches: false,
+                f16: true,
                 limits: Limits::NONE,
                 memory: machine_memory(),
                 overhead: 0,
@@ -138,6 +146,14 @@ fn execute<T: Precision>(
             taken.push((buffer, std::mem::take(&mut buffers[buffer.0].floats)));
         }
     }
+    // Weights that are multiplied with f16.
+    let rounded: BTreeMap<usize, Vec<T>> = (step.op.rounded(&(&step.io).into()).into_iter())
+        .map(|j| {
+            let (buffer, offset) = locate(step.inputs[j].1);
+            let range = offset..offset + step.io.inputs[j].shape.len();
+            (j, buffers[buffer.0].floats[range].iter().map(|x| x.halved()).collect())
+        })
+        .collect();
     let inputs = (step.inputs.iter().zip(&step.io.inputs).enumerate())
         .map(|(j, ((_, place), ty))| {
             if in_place.iter().any(|p| p.0 == j) {
@@ -146,7 +162,8 @@ fn execute<T: Precision>(
             let (buffer, offset) = locate(*place);
             let range = offset..offset + ty.shape.len();
             match ty.dtype {
-                DType::F32 => Input::F(&buffers[buffer.0].floats[range]),
+                DType::F32 | DType::F16 if rounded.contains_key(&j) => Input::F(&rounded[&j]),
+                DType::F32 | DType::F16 => Input::F(&buffers[buffer.0].floats[range]),
                 DType::U32 => Input::U(&buffers[buffer.0].words[range]),
             }
         })
@@ -173,7 +190,11 @@ fn execute<T: Precision>(
     outputs.sort_by_key(|o| o.0);
     let outputs = outputs.into_iter().map(|o| o.1).collect();
     let (in_types, out_types) = (&step.io.inputs[..], &step.io.outputs[..]);
-    T::execute(&step.op, &mut Call { inputs, outputs, in_types, out_types, step: uniforms });
+    let mut call = Call { inputs, outputs, in_types, out_types, step: uniforms };
+    T::execute(&step.op, &mut call);
+    for (output, _) in call.outputs.iter_mut().zip(out_types).filter(|o| o.1.dtype == DType::F16) {
+        output.par_chunks_mut(CHUNK).flatten().for_each(|x| *x = x.halved());
+    }
     for (buffer, memory) in taken {
         buffers[buffer.0].floats = memory;
     }
@@ -221,9 +242,12 @@ impl<T: Precision> Device for Host<T> {
         ty: DType,
         elements: usize,
     ) -> Result<BufferId, DeviceError> {
+        let bytes = elements * ty.bytes();
         let memory = match ty {
-            DType::F32 => Memory { floats: vec![T::default(); elements], words: vec![] },
-            DType::U32 => Memory { floats: vec![], words: vec![0; elements] },
+            DType::F32 | DType::F16 => {
+                Memory { floats: vec![T::default(); elements], words: vec![], bytes }
+            }
+            DType::U32 => Memory { floats: vec![], words: vec![0; elements], bytes },
         };
         self.buffers.push(memory);
         Ok(BufferId(self.buffers.len() - 1))
@@ -302,12 +326,11 @@ impl<T: Precision> Device for Host<T> {
             self.programs.remove(program);
         }
         for buffer in buffers {
-            self.buffers[buffer.0] = Memory { floats: vec![], words: vec![] };
+            self.buffers[buffer.0] = Memory { floats: vec![], words: vec![], bytes: 0 };
         }
     }
     fn held_bytes(&self) -> usize {
-        // What the device is asked for counts; `reference` stores it in twice the bytes.
-        self.buffers.iter().map(|m| (m.floats.len() + m.words.len()) * DType::F32.bytes()).sum()
+        self.buffers.iter().map(|m| m.bytes).sum()
     }
 }
 

@@ -191,6 +191,8 @@ pub struct Capabilities {
     /// It carries out a plan's dispatches. A host runs the ops as they are, so variants mean
     /// nothing to it.
     pub dispatches: bool,
+    /// It stores f16.
+    pub f16: bool,
     /// Limits that plans must respect.
     pub limits: Limits,
     /// Bytes that buffers may take in all, where that is known before they are allocated.

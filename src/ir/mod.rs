@@ -1,9 +1,10 @@
 //! The graph of one step: typed nodes over values, built by `nn` and `method`, extended by
-//! [`autodiff`] and rewritten by [`fuse`] and [`cut`].
+//! [`autodiff`] and rewritten by [`fuse`], [`half`] and [`cut`].
 
 pub mod autodiff;
 pub mod cut;
 pub mod fuse;
 mod graph;
+pub mod half;
 
 pub use graph::{Graph, Group, Layout, Node, Range, Source, StateTensor, Value};

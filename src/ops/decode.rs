@@ -136,6 +136,9 @@ pub struct Normalize {
 
 impl OpDef for Normalize {
     const NAME: &'static str = "normalize";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![], vec![0]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 1)?;
         check_image(Self::NAME, inputs[0])?;

@@ -35,6 +35,9 @@ fn mean_squared_error<T: Real>(x: &[T], t: &[T], shape: Shape, channels: usize) 
 
 impl OpDef for GaussianNll {
     const NAME: &'static str = "gaussian_nll";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![0], vec![]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 3)?;
         images(Self::NAME, inputs[0], inputs[1], self.channels)?;
@@ -129,6 +132,9 @@ pub struct GaussianNllGrad {
 
 impl OpDef for GaussianNllGrad {
     const NAME: &'static str = "gaussian_nll_grad";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![1], vec![0]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 4)?;
         let scalar = TensorType::f32(Shape::SCALAR);

@@ -27,6 +27,10 @@ pub struct Target {
     /// Compiling costs more than computing: products share pipelines ([`super::Tile::compact`])
     /// until something else is measured.
     pub compact: bool,
+    /// What passes between layers is stored as f16 ([`crate::ir::half`]).
+    pub half: bool,
+    /// Edge of the square matrices, f16 by f16 with sums in f32, that a subgroup multiplies.
+    pub coop: Option<u32>,
 }
 
 impl Target {
@@ -40,11 +44,14 @@ impl Target {
         software: false,
         epilogues: true,
         compact: false,
+        half: false,
+        coop: None,
     };
 
     /// Whether the device can run what a variant requires.
     pub fn can(&self, needs: &Requirements) -> bool {
         needs.subgroup.is_none_or(|lanes| self.subgroup == Some(lanes))
+            && needs.coop.is_none_or(|edge| self.coop == Some(edge))
             && needs.invocations <= self.max_invocations
             && needs.workgroup_memory <= self.workgroup_memory
     }
@@ -65,6 +72,8 @@ pub struct Requirements {
     pub invocations: u32,
     /// Bytes of workgroup memory.
     pub workgroup_memory: u32,
+    /// Cooperative matrices of this edge.
+    pub coop: Option<u32>,
 }
 
 /// Value of a shader constant.
@@ -112,6 +121,15 @@ impl std::fmt::Display for Const {
     }
 }
 
+/// How a binding holds what the text of a kernel takes for `f32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// As f16: loads widen, stores round.
+    Half,
+    /// As f32 that is rounded to f16 by every load, because it is multiplied with f16.
+    Rounded,
+}
+
 /// A shader file and the constants it is specialised with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kernel {
@@ -122,12 +140,15 @@ pub struct Kernel {
     /// Whether the `// uniform` consts too are part of the text; else they are data, and one text
     /// serves every shape.
     pub shaped: bool,
+    /// The `@binding`s that do not hold plain `f32`. `plan::lower` sets them from the tensors that
+    /// are bound there.
+    pub storage: Vec<(u32, Storage)>,
 }
 
 impl Kernel {
     /// A kernel without constants.
     pub fn new(file: &'static str) -> Self {
-        Self { file, consts: Vec::new(), shaped: false }
+        Self { file, consts: Vec::new(), shaped: false, storage: Vec::new() }
     }
     /// Sets a constant.
     #[must_use]

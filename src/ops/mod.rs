@@ -17,7 +17,7 @@ mod variant;
 pub use augment_params::{Recipe, sample_augment_params, slot};
 pub use conv2d::Epilogue;
 pub use lowering::{
-    Binding, Const, Dispatch, Io, Kernel, Lowering, Requirements, Target, WORKGROUP,
+    Binding, Const, Dispatch, Io, Kernel, Lowering, Requirements, Storage, Target, WORKGROUP,
 };
 pub use record::STAMP;
 pub use run::{Call, Input, Output, Real, StepUniforms};
@@ -120,6 +120,16 @@ pub trait OpDef: Clone + PartialEq + std::fmt::Debug {
     fn part(&self, _elements: Range<usize>) -> Option<Op> {
         None
     }
+    /// Which inputs and which outputs may be f16 in memory: what passes between layers
+    /// ([`crate::ir::half`]).
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![], vec![]]
+    }
+    /// Inputs in f32 that are rounded to f16 when they are read, because what they are multiplied
+    /// with is f16. Devices see to it, not the op.
+    fn rounded(&self, _io: &Io) -> Vec<usize> {
+        vec![]
+    }
     /// Naive loops with f64 accumulation, independent of every kernel's decomposition: the oracle.
     /// Writes (=) every element.
     fn reference<T: Real>(&self, call: &mut Call<'_, T>);
@@ -193,6 +203,8 @@ pub struct Case {
     pub slack: f64,
     /// Checked against central differences as well (smooth inputs, small shapes).
     pub gradient: bool,
+    /// What may be f16 ([`OpDef::halves`]) is.
+    pub half: bool,
 }
 
 impl Case {
@@ -214,13 +226,20 @@ impl Case {
             && inputs
                 .iter()
                 .all(|(_, f)| !matches!(f, Fill::Constant(_) | Fill::Alternate(..) | Fill::Ties));
-        Self { name: name.into(), op: op.into(), inputs, slack: 1.0, gradient }
+        Self { name: name.into(), op: op.into(), inputs, slack: 1.0, gradient, half: false }
     }
     /// Widens the tolerance, for a reason written where it is called.
     #[must_use]
     pub fn slack(mut self, factor: f64) -> Self {
         self.slack = factor;
         self
+    }
+    /// The same trial with f16 wherever the op may have it.
+    #[must_use]
+    pub fn halved(&self) -> Option<Self> {
+        let any = self.op.halves().iter().any(|operands| !operands.is_empty());
+        let case = || Self { half: true, gradient: false, ..self.clone() };
+        any.then(|| Self { name: format!("{}, f16", self.name), ..case() })
     }
     /// Leaves out the central differences (kinks or extreme values).
     #[must_use]
@@ -248,7 +267,8 @@ macro_rules! ops {
         }
         /// Every trial of every op.
         pub fn all_cases() -> Vec<Case> {
-            [$($($variant::cases()),+),+].concat()
+            let cases = [$($($variant::cases()),+),+].concat();
+            cases.into_iter().flat_map(|c| { let half = c.halved(); [c].into_iter().chain(half) }).collect()
         }
 
         impl Op {
@@ -260,6 +280,10 @@ macro_rules! ops {
             pub fn in_place(&self) -> &'static [(usize, usize)] { match self { $($(Self::$variant(op) => op.in_place()),+),+ } }
             /// See [`OpDef::part`].
             pub fn part(&self, elements: Range<usize>) -> Option<Op> { match self { $($(Self::$variant(op) => op.part(elements)),+),+ } }
+            /// See [`OpDef::halves`].
+            pub fn halves(&self) -> [Vec<usize>; 2] { match self { $($(Self::$variant(op) => op.halves()),+),+ } }
+            /// See [`OpDef::rounded`].
+            pub fn rounded(&self, io: &Io) -> Vec<usize> { match self { $($(Self::$variant(op) => op.rounded(io)),+),+ } }
             /// See [`OpDef::reference`].
             pub fn reference<T: Real>(&self, call: &mut Call<'_, T>) { match self { $($(Self::$variant(op) => op.reference(call)),+),+ } }
             /// See [`OpDef::native`].

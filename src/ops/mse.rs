@@ -67,6 +67,9 @@ pub struct Mse {
 
 impl OpDef for Mse {
     const NAME: &'static str = "mse";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![0], vec![]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 2)?;
         images(Self::NAME, inputs[0], inputs[1], self.channels)?;
@@ -127,6 +130,9 @@ pub struct MseGrad {
 
 impl OpDef for MseGrad {
     const NAME: &'static str = "mse_grad";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![1], vec![0]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 3)?;
         same(Self::NAME, "the gradient of the loss", TensorType::f32(Shape::SCALAR), inputs[0])?;

@@ -43,6 +43,9 @@ pub struct Relu;
 
 impl OpDef for Relu {
     const NAME: &'static str = "relu";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![0], vec![0]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         unary(Self::NAME, inputs)
     }
@@ -80,6 +83,9 @@ pub struct ReluGrad;
 
 impl OpDef for ReluGrad {
     const NAME: &'static str = "relu_grad";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![0, 1], vec![0]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         binary(Self::NAME, inputs)
     }
@@ -116,6 +122,9 @@ pub struct WeightedSum {
 
 impl OpDef for WeightedSum {
     const NAME: &'static str = "weighted_sum";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![0, 1], vec![0]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         binary(Self::NAME, inputs)
     }
@@ -304,6 +313,9 @@ pub struct Reshape {
 
 impl OpDef for Reshape {
     const NAME: &'static str = "reshape";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![0], vec![0]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 1)?;
         if inputs[0].shape.len() != self.shape.len() {

@@ -40,6 +40,9 @@ pub struct MaxPool2d;
 
 impl OpDef for MaxPool2d {
     const NAME: &'static str = "max_pool2d";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![0], vec![0]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 1)?;
         activation(Self::NAME, "x", inputs[0])?;
@@ -121,6 +124,9 @@ pub struct MaxPool2dGrad;
 
 impl OpDef for MaxPool2dGrad {
     const NAME: &'static str = "max_pool2d_grad";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![0, 1, 2], vec![0]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 3)?;
         activation(Self::NAME, "x", inputs[1])?;
@@ -214,6 +220,9 @@ pub struct GlobalAvgPool;
 
 impl OpDef for GlobalAvgPool {
     const NAME: &'static str = "global_avg_pool";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![0], vec![]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 1)?;
         activation(Self::NAME, "x", inputs[0])?;
@@ -283,6 +292,9 @@ pub struct GlobalAvgPoolGrad {
 
 impl OpDef for GlobalAvgPoolGrad {
     const NAME: &'static str = "global_avg_pool_grad";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![], vec![0]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 1)?;
         activation(Self::NAME, "dy", inputs[0])?;

@@ -1,5 +1,7 @@
 //! What an op sees when it runs on the host: typed slices of its inputs and outputs.
 
+use half::f16;
+
 use crate::rng::EVALUATION_STEP;
 use crate::tensor::{Shape, TensorType};
 
@@ -52,6 +54,8 @@ pub trait Real: Copy + Default + Send + Sync + 'static {
     fn of(value: f64) -> Self;
     /// Widens.
     fn get(self) -> f64;
+    /// Rounds to the nearest f16, ties to even.
+    fn halved(self) -> Self;
 }
 
 impl Real for f32 {
@@ -61,6 +65,9 @@ impl Real for f32 {
     fn get(self) -> f64 {
         f64::from(self)
     }
+    fn halved(self) -> Self {
+        f16::from_f32(self).to_f32()
+    }
 }
 
 impl Real for f64 {
@@ -69,6 +76,9 @@ impl Real for f64 {
     }
     fn get(self) -> f64 {
         self
+    }
+    fn halved(self) -> Self {
+        f16::from_f64(self).to_f64()
     }
 }
 

@@ -50,6 +50,9 @@ pub struct UpsampleNearest {
 
 impl OpDef for UpsampleNearest {
     const NAME: &'static str = "upsample_nearest";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![0], vec![0]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         resized(Self::NAME, inputs, self.h, self.w)
     }
@@ -112,6 +115,9 @@ pub struct UpsampleNearestGrad {
 
 impl OpDef for UpsampleNearestGrad {
     const NAME: &'static str = "upsample_nearest_grad";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![0], vec![0]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         resized(Self::NAME, inputs, self.h, self.w)
     }

@@ -66,11 +66,13 @@ impl Variant {
                 invocations: t.invocations(),
                 // Two operands, each row two floats longer than the tile (`conv_nt_tile`).
                 workgroup_memory: (t.m + t.n + 4) * t.k * 4,
+                coop: None,
             },
             Self::Broadcast { subgroup } => Requirements {
                 subgroup: Some(subgroup),
                 invocations: subgroup,
                 workgroup_memory: 0,
+                coop: None,
             },
         }
     }

@@ -6,10 +6,13 @@ use std::ops::Range;
 
 use super::slots::{Life, assign};
 use super::{Buffer, OpIo, Place, Plan, PlannedOp, Port, Ring, UNIFORM_ALIGN};
-use crate::ir::{Graph, Group, Source, cut, fuse};
-use crate::ops::{Choices, DEFAULTS, Emit, Io, Kernel, Op, Record, Target, ValueId, Variant};
+use crate::ir::{Graph, Group, Source, cut, fuse, half};
+use crate::ops::{
+    Binding, Choices, DEFAULTS, Emit, Io, Kernel, Lowering, Op, Record, Storage, Target, ValueId,
+    Variant,
+};
 use crate::shader;
-use crate::tensor::TensorType;
+use crate::tensor::{DType, TensorType};
 
 /// How to lower.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +61,9 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
     if options.fuse {
         fuse::fuse(&mut g, &options.target);
     }
+    if options.target.half {
+        half::halve(&mut g);
+    }
     let g = &*cut::cut(&g, options.target.max_binding);
     let nodes = live_nodes(g);
     let io: Vec<Io> = nodes
@@ -71,7 +77,12 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
         |(&n, io): (&usize, &Io)| options.choices.variant(&g.nodes[n].op, io, &options.target);
     let variants: Vec<Variant> = nodes.iter().zip(&io).map(variant).collect();
     let lowered: Vec<_> = (nodes.iter().zip(&io).zip(&variants))
-        .map(|((&n, io), &variant)| g.nodes[n].op.lower_as(io, &options.target, variant))
+        .map(|((&n, io), &variant)| {
+            let op = &g.nodes[n].op;
+            let mut lowering = op.lower_as(io, &options.target, variant);
+            store(&mut lowering, io, &op.rounded(io));
+            lowering
+        })
         .collect();
 
     // Lives of the values without a fixed place, then of the scratch buffers.
@@ -190,6 +201,21 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
         ops,
         constants: uniforms.words,
         names,
+    }
+}
+
+/// Tells the kernels of an op which of their bindings hold f16, or f32 that counts as f16.
+fn store(lowering: &mut Lowering, io: &Io, rounded: &[usize]) {
+    let half = |ty: &TensorType| (ty.dtype == DType::F16).then_some(Storage::Half);
+    for dispatch in &mut lowering.dispatches {
+        let storage = dispatch.bindings.iter().map(|binding| match *binding {
+            Binding::Input(i) if rounded.contains(&i) => Some(Storage::Rounded),
+            Binding::Input(i) => half(&io.inputs[i]),
+            Binding::Output(i) => half(&io.outputs[i]),
+            _ => None,
+        });
+        let storage = (0..).zip(storage).filter_map(|(at, s)| Some((at, s?)));
+        dispatch.kernel.storage = storage.collect();
     }
 }
 

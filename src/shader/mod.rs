@@ -1,12 +1,14 @@
 //! The embedded shaders and their specialisation. A kernel's text is a file of `shaders/` with
 //! imports resolved, `// spec` consts set, guards applied and `// unroll` loops expanded (`spec`);
-//! its `// uniform` consts are the words of a uniform. Each file is legal WGSL as it stands.
+//! its `// uniform` consts are the words of a uniform. Bindings that hold f16 are rewritten last
+//! (`storage`). Each file is legal WGSL as it stands.
 
 #[cfg(feature = "native")]
 pub mod cuda;
 mod expression;
 mod files;
 mod spec;
+mod storage;
 
 pub use files::FILES;
 pub use spec::CONSTANTS_BINDING;
@@ -33,6 +35,7 @@ fn specialise(kernel: &Kernel) -> Result<spec::Specialised, String> {
 /// `tests/shaders.rs` for every reachable kernel.
 pub fn source(kernel: &Kernel) -> String {
     let text = specialise(kernel).and_then(|s| spec::text(&s));
+    let text = text.and_then(|text| storage::store(&text, &kernel.storage));
     text.unwrap_or_else(|e| panic!("shader `{}`: {e}", kernel.file))
 }
 

@@ -80,6 +80,7 @@ impl Emulated {
     pub(crate) fn new(order: Order, bug: Bug) -> Self {
         let mut device = Self {
             capabilities: Capabilities {
+                f16: true,
                 name: "cuda-emulated".into(),
                 target: cuda::TARGET,
                 dispatches: true,

@@ -201,6 +201,7 @@ impl Cuda {
             name,
             target: TARGET,
             dispatches: true,
+            f16: true,
             limits: Limits { max_groups: TARGET.max_groups, ..Limits::NONE },
             memory: Some(context.free_memory().map_err(failed)?),
             overhead: size_of::<StepUniforms>(),

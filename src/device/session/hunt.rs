@@ -6,6 +6,7 @@ use super::{PlanId, Session};
 use crate::device::{BufferId, DeviceError, Values};
 use crate::ops::StepUniforms;
 use crate::plan::{Place, PlannedOp};
+use crate::tensor::TensorType;
 
 impl Session {
     /// Runs a step op by op and reports the first tensor that holds a NaN or an infinity. What an
@@ -31,15 +32,15 @@ impl Session {
             };
             let read = plan.ops.iter().any(reads);
             let buffer = self.state(state.range.group)?;
-            if read && self.is_bad(buffer, state.range.offset, state.range.len)? {
+            if read && self.is_bad((buffer, state.range.offset), TensorType::f32(state.shape))? {
                 return Ok(Some(state.name.clone()));
             }
         }
         for (i, op) in plan.ops.iter().enumerate() {
             let mut before = Vec::new();
             for &(_, output) in op.op.in_place() {
-                let (buffer, offset) = self.plans[id.0].bound.place(op.outputs[output].1);
-                if self.is_bad(buffer, offset, op.io.outputs[output].shape.len())? {
+                let place = self.plans[id.0].bound.place(op.outputs[output].1);
+                if self.is_bad(place, op.io.outputs[output])? {
                     before.push(output);
                 }
             }
@@ -50,11 +51,8 @@ impl Session {
                 let read = plan.ops[i + 1..].iter().any(|s| s.inputs.iter().any(|x| x.0 == *value))
                     || plan.outputs.iter().any(|y| y.value == *value)
                     || matches!(place, Place::State(_));
-                let (buffer, offset) = self.plans[id.0].bound.place(*place);
-                if read
-                    && !before.contains(&output)
-                    && self.is_bad(buffer, offset, ty.shape.len())?
-                {
+                let place = self.plans[id.0].bound.place(*place);
+                if read && !before.contains(&output) && self.is_bad(place, *ty)? {
                     return Ok(Some(op.label.clone()));
                 }
             }
@@ -62,8 +60,8 @@ impl Session {
         Ok(None)
     }
 
-    fn is_bad(&mut self, buffer: BufferId, offset: usize, len: usize) -> Result<bool, DeviceError> {
-        Ok(match self.fetch(buffer, offset, len)? {
+    fn is_bad(&mut self, place: (BufferId, usize), ty: TensorType) -> Result<bool, DeviceError> {
+        Ok(match self.fetch_tensor(place, ty)? {
             Values::F32(x) => x.iter().any(|x| !x.is_finite()),
             Values::F64(x) => x.iter().any(|x| !x.is_finite()),
         })

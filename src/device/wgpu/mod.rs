@@ -124,6 +124,7 @@ impl Gpu {
         let subgroups = !cfg!(target_family = "wasm");
         let wanted = wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::PIPELINE_CACHE
+            | wgpu::Features::SHADER_F16
             | if subgroups { wgpu::Features::SUBGROUP } else { wgpu::Features::empty() };
         let features = adapter.features() & wanted;
         let descriptor = wgpu::DeviceDescriptor {
@@ -167,8 +168,11 @@ impl Gpu {
                 software: info.software,
                 epilogues: true,
                 compact: false,
+                half: false,
+                coop: None,
             },
             dispatches: true,
+            f16: features.contains(wgpu::Features::SHADER_F16),
             limits: Limits {
                 max_binding,
                 max_groups,

@@ -24,6 +24,9 @@ pub struct BatchNormGrad {
 
 impl OpDef for BatchNormGrad {
     const NAME: &'static str = "batch_norm_grad";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![0, 1, 5], vec![0]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         check(Self::NAME, inputs, 5 + usize::from(self.relu), 1, 2..5)?;
         Ok(vec![inputs[1], inputs[2], inputs[2]])

@@ -177,6 +177,9 @@ pub struct BatchNorm {
 
 impl OpDef for BatchNorm {
     const NAME: &'static str = "batch_norm";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![0, 5], vec![0]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         check(Self::NAME, inputs, 5 + usize::from(self.add), 0, 1..5)?;
         let x = inputs[0].shape;
@@ -359,6 +362,9 @@ pub struct BatchNormEval {
 
 impl OpDef for BatchNormEval {
     const NAME: &'static str = "batch_norm_eval";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![0, 5], vec![0]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         check(Self::NAME, inputs, 5 + usize::from(self.add), 0, 1..5)?;
         Ok(vec![inputs[0]])

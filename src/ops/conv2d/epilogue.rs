@@ -33,6 +33,11 @@ impl Epilogue {
             })
         })
     }
+    /// Inputs of the op that may be f16: the first operand, and what has the output's type.
+    pub(super) fn halves(&self) -> Vec<usize> {
+        let [_, add, mask] = self.positions();
+        [Some(0), add, mask].into_iter().flatten().collect()
+    }
     /// Checks the types of its inputs against that of the output `y`.
     pub(super) fn check(
         &self,

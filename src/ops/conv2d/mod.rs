@@ -31,7 +31,7 @@ use super::{
     Call, Case, Emit, Fill, Forward, Io, Lowering, OpDef, Real, ShapeError, SumRows, Target,
     ValueId, Variant, arity,
 };
-use crate::tensor::{Shape, TensorType};
+use crate::tensor::{DType, Shape, TensorType};
 
 /// `y = conv(x, w)`; inputs x, w, then the epilogue's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +108,12 @@ fn tap(o: usize, k: usize, stride: usize, pad: usize, size: usize) -> Option<usi
 
 impl OpDef for Conv2d {
     const NAME: &'static str = "conv2d";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [self.epilogue.halves(), vec![0]]
+    }
+    fn rounded(&self, io: &Io) -> Vec<usize> {
+        if io.inputs[0].dtype == DType::F16 { vec![1] } else { vec![] }
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 2 + self.epilogue.inputs())?;
         let (x, w) = (inputs[0].shape, inputs[1].shape);
@@ -290,6 +296,12 @@ fn shapes() -> Vec<(&'static str, Shape, Shape, usize, usize)> {
 
 impl OpDef for Conv2dInputGrad {
     const NAME: &'static str = "conv2d_input_grad";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [self.epilogue.halves(), vec![0]]
+    }
+    fn rounded(&self, io: &Io) -> Vec<usize> {
+        if io.inputs[0].dtype == DType::F16 { vec![1] } else { vec![] }
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 2 + self.epilogue.inputs())?;
         let (dy, w) = (inputs[0].shape, inputs[1].shape);
@@ -420,6 +432,9 @@ fn grad(x: Shape, stride: usize, pad: usize, epilogue: Epilogue) -> Conv2dInputG
 
 impl OpDef for Conv2dWeightGrad {
     const NAME: &'static str = "conv2d_weight_grad";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![0, 1], vec![]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 2)?;
         let (x, dy) = (inputs[0].shape, inputs[1].shape);

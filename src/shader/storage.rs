@@ -1,0 +1,176 @@
+//! Bindings in f16 under a text that is written in f32: the last rewrite of a kernel's text.
+//!
+//! The elements of such a binding become f16, a load `x[i]` becomes `vec4<f32>(x[i])`, and a store
+//! `y[i] = v;` becomes `y[i] = vec4<f16>(v);` (`f32` and `f16` where the elements are scalars). Of a
+//! binding that is rounded only the loads change: `vec4<f32>(vec4<f16>(w[i]))`.
+
+use super::expression::is_word;
+use crate::ops::Storage;
+
+/// Rewrites a text for bindings that do not hold plain f32. What is not declared, because a guard
+/// took it away, is not there to be rewritten.
+///
+/// # Errors
+/// A binding of other elements, or a store that the rewrite does not know.
+pub(super) fn store(text: &str, bindings: &[(u32, Storage)]) -> Result<String, String> {
+    if bindings.is_empty() {
+        return Ok(text.to_owned());
+    }
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    for (at, storage) in bindings {
+        let attribute = format!("@binding({at}) ");
+        for line in 0..lines.len() {
+            if !lines[line].contains(&attribute) {
+                continue;
+            }
+            let variable = Variable::declared(&lines[line], *storage)
+                .ok_or_else(|| format!("no floats at a binding: {}", lines[line].trim()))?;
+            for (i, line) in lines.iter_mut().enumerate().filter(|(i, _)| *i != line) {
+                *line = variable.statement(line).map_err(|e| format!("line {}: {e}", i + 1))?;
+            }
+            if *storage == Storage::Half {
+                lines[line] = variable.declaration(&lines[line]);
+            }
+        }
+    }
+    Ok(format!("enable f16;\n{}\n", lines.join("\n")))
+}
+
+/// A bound array.
+struct Variable {
+    name: String,
+    /// Type of an element as the text has it.
+    wide: String,
+    /// The same of f16.
+    narrow: String,
+    storage: Storage,
+}
+
+impl Variable {
+    /// The variable of a declaration, if its elements are floats.
+    fn declared(line: &str, storage: Storage) -> Option<Self> {
+        let (_, rest) = line.split_once("var<storage")?;
+        let (name, ty) = rest.split_once('>')?.1.split_once(':')?;
+        let element = ty.trim().strip_prefix("array<")?;
+        let wide = ["vec4<f32>", "f32"].into_iter().find(|e| element.starts_with(&format!("{e}>")));
+        let wide = wide?.to_owned();
+        let narrow = wide.replace("f32", "f16");
+        Some(Self { name: name.trim().into(), wide, narrow, storage })
+    }
+
+    fn declaration(&self, line: &str) -> String {
+        line.replacen(&format!("array<{}>", self.wide), &format!("array<{}>", self.narrow), 1)
+    }
+
+    /// A line of code with its loads and stores changed.
+    fn statement(&self, line: &str) -> Result<String, String> {
+        let code_length = line.find("//").unwrap_or(line.len());
+        let (code, note) = line.split_at(code_length);
+        let start = code.len() - code.trim_start().len();
+        let stored = self.storage == Storage::Half && self.indexed(code, start).is_some();
+        if !stored {
+            return Ok(self.loads(code)? + note);
+        }
+        let end = self.indexed(code, start).ok_or("an index that does not end")?;
+        let (place, rest) = code.split_at(end);
+        let unknown = || format!("a store that cannot be rewritten: {}", code.trim());
+        let (value, tail) = rest
+            .trim_start()
+            .strip_prefix("= ")
+            .and_then(|rest| rest.rsplit_once(';'))
+            .ok_or_else(unknown)?;
+        let (index, value) = (self.loads(&place[start + self.name.len()..])?, self.loads(value)?);
+        let (indent, name) = (&code[..start], &self.name);
+        Ok(format!("{indent}{name}{index} = {}({value});{tail}{note}", self.narrow))
+    }
+
+    /// Where an indexed mention of the variable that begins at `at` ends.
+    fn indexed(&self, code: &str, at: usize) -> Option<usize> {
+        let rest = code.get(at..)?.strip_prefix(self.name.as_str())?;
+        if !rest.starts_with('[') || code[..at].ends_with(|c: char| is_word(c) || c == '.') {
+            return None;
+        }
+        let mut depth = 0;
+        for (i, c) in rest.char_indices() {
+            depth += i32::from(c == '[') - i32::from(c == ']');
+            if depth == 0 {
+                return Some(at + self.name.len() + i + 1);
+            }
+        }
+        None
+    }
+
+    /// Code in which every indexed mention is a load.
+    fn loads(&self, code: &str) -> Result<String, String> {
+        let (mut out, mut rest) = (String::new(), 0);
+        while let Some(found) = code[rest..].find(&self.name) {
+            let at = rest + found;
+            let Some(end) = self.indexed(code, at) else {
+                let next = at + self.name.len();
+                out += &code[rest..next];
+                rest = next;
+                continue;
+            };
+            let first = at + self.name.len() + 1;
+            let index = self.loads(&code[first..end - 1])?;
+            let load = match self.storage {
+                Storage::Half => format!("{}({}[{index}])", self.wide, self.name),
+                Storage::Rounded => {
+                    format!("{}({}({}[{index}]))", self.wide, self.narrow, self.name)
+                }
+            };
+            out += &code[rest..at];
+            out += &load;
+            rest = end;
+        }
+        Ok(out + &code[rest..])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "\
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>; // [N]
+@group(0) @binding(1) var<storage, read_write> y: array<f32>; // [N]
+fn f(max: vec4<f32>) -> f32 { return max.x; }
+fn main() {
+    let a = x[i + u32(y[0])] + yx[i]; // x[i]
+    y[i] = x[x_at(1u)][2];
+    s.x[i] = 1.0;
+}
+";
+
+    #[test]
+    fn loads_widen_and_stores_round() {
+        let both = [(0, Storage::Half), (1, Storage::Half)];
+        let want = "enable f16;
+@group(0) @binding(0) var<storage, read> x: array<vec4<f16>>; // [N]
+@group(0) @binding(1) var<storage, read_write> y: array<f16>; // [N]
+fn f(max: vec4<f32>) -> f32 { return max.x; }
+fn main() {
+    let a = vec4<f32>(x[i + u32(f32(y[0]))]) + yx[i]; // x[i]
+    y[i] = f16(vec4<f32>(x[x_at(1u)])[2]);
+    s.x[i] = 1.0;
+}
+";
+        assert_eq!(store(TEXT, &both).unwrap(), want);
+        let rounded = store(TEXT, &[(0, Storage::Rounded)]).unwrap();
+        assert!(rounded.contains("y[i] = vec4<f32>(vec4<f16>(x[x_at(1u)]))[2];"), "{rounded}");
+        assert!(rounded.contains("var<storage, read> x: array<vec4<f32>>;"), "{rounded}");
+        assert_eq!(store(TEXT, &[]).unwrap(), TEXT);
+        assert_eq!(store(TEXT, &[(5, Storage::Half)]).unwrap(), format!("enable f16;\n{TEXT}"));
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_know() {
+        let words = TEXT.replace("array<f32>", "array<u32>");
+        assert!(store(&words, &[(1, Storage::Half)]).is_err());
+        for statement in ["y[i] += 1.0;", "y[i] =\n 1.0;"] {
+            let text = TEXT.replace("y[i] = x[x_at(1u)][2];", statement);
+            let error = store(&text, &[(1, Storage::Half)]).unwrap_err();
+            assert!(error.contains("cannot be rewritten"), "{error}");
+        }
+    }
+}
