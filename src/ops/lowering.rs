@@ -140,8 +140,8 @@ pub struct Kernel {
     /// Whether the `// uniform` consts too are part of the text; else they are data, and one text
     /// serves every shape.
     pub shaped: bool,
-    /// The `@binding`s that do not hold plain `f32`. `plan::lower` sets them from the tensors that
-    /// are bound there.
+    /// The `@binding`s that do not hold plain `f32`. An [`super::Op`] sets them from the types
+    /// of the tensors that are bound there.
     pub storage: Vec<(u32, Storage)>,
 }
 
@@ -221,6 +221,23 @@ impl Lowering {
         words.resize(words.len().next_multiple_of(4), 0);
         self.tables.push(words);
         Binding::Table(self.tables.len() - 1)
+    }
+    /// Tells the kernels which of their bindings hold f16, or f32 that counts as f16: an op's
+    /// inputs `rounded`.
+    #[must_use]
+    pub(super) fn stored(mut self, io: &Io, rounded: &[usize]) -> Self {
+        let half = |ty: &TensorType| (ty.dtype == DType::F16).then_some(Storage::Half);
+        for dispatch in &mut self.dispatches {
+            let storage = dispatch.bindings.iter().map(|binding| match *binding {
+                Binding::Input(i) if rounded.contains(&i) => Some(Storage::Rounded),
+                Binding::Input(i) => half(&io.inputs[i]),
+                Binding::Output(i) => half(&io.outputs[i]),
+                _ => None,
+            });
+            let storage = (0..).zip(storage).filter_map(|(at, s)| Some((at, s?)));
+            dispatch.kernel.storage = storage.collect();
+        }
+        self
     }
     /// Adds a dispatch.
     pub fn push(&mut self, kernel: Kernel, grid: [u32; 3], bindings: &[Binding]) {

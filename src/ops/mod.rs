@@ -293,13 +293,13 @@ macro_rules! ops {
             /// See [`OpDef::differentiable`].
             pub fn differentiable(&self) -> &'static [usize] { match self { $($(Self::$variant(op) => op.differentiable()),+),+ } }
             /// See [`OpDef::lower`].
-            pub fn lower(&self, io: &Io, target: &Target) -> Lowering { match self { $($(Self::$variant(op) => op.lower(io, target)),+),+ } }
+            pub fn lower(&self, io: &Io, target: &Target) -> Lowering { (match self { $($(Self::$variant(op) => op.lower(io, target)),+),+ }).stored(io, &self.rounded(io)) }
             /// See [`OpDef::variants`].
             pub fn variants(&self, io: &Io, target: &Target) -> Vec<Variant> { match self { $($(Self::$variant(op) => op.variants(io, target)),+),+ } }
             /// See [`OpDef::preferred`].
             pub fn preferred(&self, io: &Io, target: &Target) -> Variant { match self { $($(Self::$variant(op) => op.preferred(io, target)),+),+ } }
             /// See [`OpDef::lower_as`].
-            pub fn lower_as(&self, io: &Io, target: &Target, variant: Variant) -> Lowering { match self { $($(Self::$variant(op) => op.lower_as(io, target, variant)),+),+ } }
+            pub fn lower_as(&self, io: &Io, target: &Target, variant: Variant) -> Lowering { (match self { $($(Self::$variant(op) => op.lower_as(io, target, variant)),+),+ }).stored(io, &self.rounded(io)) }
             /// See [`OpDef::flops`].
             pub fn flops(&self, io: &Io) -> u64 { match self { $($(Self::$variant(op) => op.flops(io)),+),+ } }
         }

@@ -7,12 +7,9 @@ use std::ops::Range;
 use super::slots::{Life, assign};
 use super::{Buffer, OpIo, Place, Plan, PlannedOp, Port, Ring, UNIFORM_ALIGN};
 use crate::ir::{Graph, Group, Source, cut, fuse, half};
-use crate::ops::{
-    Binding, Choices, DEFAULTS, Emit, Io, Kernel, Lowering, Op, Record, Storage, Target, ValueId,
-    Variant,
-};
+use crate::ops::{Choices, DEFAULTS, Emit, Io, Kernel, Op, Record, Target, ValueId, Variant};
 use crate::shader;
-use crate::tensor::{DType, TensorType};
+use crate::tensor::TensorType;
 
 /// How to lower.
 #[derive(Clone, Copy, Debug)]
@@ -77,12 +74,7 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
         |(&n, io): (&usize, &Io)| options.choices.variant(&g.nodes[n].op, io, &options.target);
     let variants: Vec<Variant> = nodes.iter().zip(&io).map(variant).collect();
     let lowered: Vec<_> = (nodes.iter().zip(&io).zip(&variants))
-        .map(|((&n, io), &variant)| {
-            let op = &g.nodes[n].op;
-            let mut lowering = op.lower_as(io, &options.target, variant);
-            store(&mut lowering, io, &op.rounded(io));
-            lowering
-        })
+        .map(|((&n, io), &variant)| g.nodes[n].op.lower_as(io, &options.target, variant))
         .collect();
 
     // Lives of the values without a fixed place, then of the scratch buffers.
@@ -201,21 +193,6 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
         ops,
         constants: uniforms.words,
         names,
-    }
-}
-
-/// Tells the kernels of an op which of their bindings hold f16, or f32 that counts as f16.
-fn store(lowering: &mut Lowering, io: &Io, rounded: &[usize]) {
-    let half = |ty: &TensorType| (ty.dtype == DType::F16).then_some(Storage::Half);
-    for dispatch in &mut lowering.dispatches {
-        let storage = dispatch.bindings.iter().map(|binding| match *binding {
-            Binding::Input(i) if rounded.contains(&i) => Some(Storage::Rounded),
-            Binding::Input(i) => half(&io.inputs[i]),
-            Binding::Output(i) => half(&io.outputs[i]),
-            _ => None,
-        });
-        let storage = (0..).zip(storage).filter_map(|(at, s)| Some((at, s?)));
-        dispatch.kernel.storage = storage.collect();
     }
 }
 

@@ -42,8 +42,9 @@ pub(crate) fn parse(
 ) -> Result<(naga::Module, naga::valid::ModuleInfo), String> {
     let module = naga::front::wgsl::parse_str(text)
         .map_err(|e| format!("{name}: {}", e.emit_to_string(text)))?;
-    let capabilities =
-        if uses_subgroups(name) { Capabilities::SUBGROUP } else { Capabilities::empty() };
+    let mut capabilities = Capabilities::empty();
+    capabilities.set(Capabilities::SUBGROUP, uses_subgroups(name));
+    capabilities.set(Capabilities::SHADER_FLOAT16, text.starts_with("enable f16;"));
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     let info =
         validator.validate(&module).map_err(|e| format!("{name}: {}", e.emit_to_string(text)))?;
@@ -68,8 +69,11 @@ pub(crate) fn validate(name: &str, text: &str) -> Result<Reflection, String> {
     };
     let (metal, _) = naga::back::msl::write_string(&module, &info, &msl, &Default::default())
         .map_err(|e| failed("MSL", &e))?;
-    // Wave intrinsics came with shader model 6.0; everything else must suit the older compiler too.
-    let shader_model = if subgroups {
+    // Wave intrinsics came with shader model 6.0, f16 with 6.2; everything else must suit the older
+    // compiler too.
+    let shader_model = if text.starts_with("enable f16;") {
+        naga::back::hlsl::ShaderModel::V6_2
+    } else if subgroups {
         naga::back::hlsl::ShaderModel::V6_0
     } else {
         naga::back::hlsl::ShaderModel::V5_1

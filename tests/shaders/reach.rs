@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
+use aavae::check;
 use aavae::ir::Graph;
 use aavae::method::{self, Compare, Method, ModelConfig, Objective, Protocol, Training, Views};
 use aavae::model::{Depth, NetConfig, Stem};
@@ -87,9 +88,7 @@ pub(crate) fn reached() -> &'static [Reached] {
     REACHED.get_or_init(|| {
         let mut all: Vec<Reached> = Vec::new();
         for case in all_cases() {
-            let inputs: Vec<_> = case.inputs.iter().map(|i| i.0).collect();
-            let outputs = case.op.outputs(&inputs).unwrap_or_else(|e| panic!("{}: {e}", case.name));
-            let io = Io { inputs, outputs };
+            let io = check::io(&case);
             for target in targets() {
                 all.extend(case.op.variants(&io, &target).into_iter().map(|variant| Reached {
                     from: format!("trial {}/{} ({variant})", case.op.name(), case.name),
@@ -125,6 +124,10 @@ pub(crate) fn reached() -> &'static [Reached] {
                     let of = format!("{} {depth:?} {stem:?}", method.name());
                     for target in targets().into_iter().filter(|t| small || common(t)) {
                         let mut plans = vec![lower(name, &graph, Options::new(target))];
+                        if name == "train" && common(&target) {
+                            let half = Target { half: true, ..target };
+                            plans.push(lower(name, &graph, Options::new(half)));
+                        }
                         if name == "train" && target == Target::WEBGPU {
                             plans.push(lower(
                                 name,
