@@ -53,6 +53,9 @@ pub struct CropResize {
 
 impl OpDef for CropResize {
     const NAME: &'static str = "crop_resize";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![], vec![0]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 2)?;
         let s = check_pixels(Self::NAME, inputs[0])?;
@@ -168,6 +171,9 @@ pub struct ColorJitter {
 
 impl OpDef for ColorJitter {
     const NAME: &'static str = "color_jitter";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![], vec![0]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 2)?;
         let s = check_image(Self::NAME, inputs[0])?;

@@ -39,6 +39,9 @@ pub struct GaussianBlur {
 
 impl OpDef for GaussianBlur {
     const NAME: &'static str = "gaussian_blur";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![], vec![0]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 2)?;
         let s = check_image(Self::NAME, inputs[0])?;

@@ -89,6 +89,9 @@ pub struct Decode {
 
 impl OpDef for Decode {
     const NAME: &'static str = "decode";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![], vec![0]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 1)?;
         let s = check_pixels(Self::NAME, inputs[0])?;

@@ -32,6 +32,9 @@ pub struct ProbeAugment {
 
 impl OpDef for ProbeAugment {
     const NAME: &'static str = "probe_augment";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![], vec![0]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 1)?;
         let s = check_pixels(Self::NAME, inputs[0])?;

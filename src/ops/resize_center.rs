@@ -39,6 +39,9 @@ fn margin(full: usize, out: usize) -> usize {
 
 impl OpDef for ResizeCenter {
     const NAME: &'static str = "resize_center";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![], vec![0]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 1)?;
         let s = check_pixels(Self::NAME, inputs[0])?;
