@@ -11,7 +11,8 @@ use crate::ops::{Constant, Emit, Forward, Scale, ValueId, WeightedSum};
 use crate::tensor::Shape;
 
 /// Appends the gradient of the scalar `loss` in every parameter it depends on, and pins each into
-/// the flat gradient buffer. Returns parameter value -> gradient value.
+/// the flat gradient buffer. Returns parameter value -> gradient value. Where the layout has a scale
+/// of the loss, all are as many times themselves.
 pub fn backward(g: &mut Graph, loss: ValueId) -> BTreeMap<ValueId, ValueId> {
     backward_in(g, loss, &|_| true)
 }
@@ -27,8 +28,8 @@ pub fn backward_in(
     let needs = needs_gradient(g, trains);
     let mut grads: BTreeMap<ValueId, ValueId> = BTreeMap::new();
     g.label("loss.backward");
-    let one = g.emit1(Constant { shape: Shape::SCALAR, value: 1.0 }.into(), &[]);
-    grads.insert(loss, one);
+    let seed = seed(g);
+    grads.insert(loss, seed);
     for node in (0..g.nodes.len()).rev() {
         let node = g.nodes[node].clone();
         let dy: Vec<_> = node.outputs.iter().map(|y| grads.get(y).copied()).collect();
@@ -60,6 +61,16 @@ pub fn backward_in(
         }
     }
     pin(g, &grads)
+}
+
+/// The gradient of the loss in itself: 1, or its scale.
+fn seed(g: &mut Graph) -> ValueId {
+    if g.layout.scaled {
+        let scale = Range { len: 1, ..g.layout.loss_scale() };
+        g.at("loss_scale", Shape::SCALAR, scale)
+    } else {
+        g.emit1(Constant { shape: Shape::SCALAR, value: 1.0 }.into(), &[])
+    }
 }
 
 /// Values that depend on a parameter that is trained.

@@ -25,8 +25,8 @@ pub fn cut(g: &Graph, max_bytes: usize) -> Cow<'_, Graph> {
         let flat = flat_operands(g, node, max_bytes);
         if flat.is_empty() {
             cut.push(node.clone());
-        } else if matches!(node.op, Op::AllFinite(_)) {
-            // It takes any number of tensors, and its one output is no flat buffer.
+        } else if matches!(node.op, Op::AllFinite(_) | Op::LossScale(_)) {
+            // It takes any number of tensors, and no output is a flat buffer.
             let whole = |x: &ValueId| {
                 if flat.contains(x) { ranges(&mut cut, *x, &parts) } else { vec![*x] }
             };

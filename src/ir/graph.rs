@@ -10,7 +10,8 @@ pub enum Group {
     /// Trained weights.
     Param,
     /// Running statistics of BatchNorm and the weights that are not trained ([`Layout::frozen`]),
-    /// then the flag that guards updates ([`Layout::guard`]).
+    /// then the flag that guards updates ([`Layout::guard`]) and the scale of the loss
+    /// ([`Layout::loss_scale`]).
     Buffer,
     /// Gradients of the weights.
     Grad,
@@ -65,6 +66,9 @@ pub struct StateTensor {
 pub struct Layout {
     /// In order of registration.
     pub states: Vec<StateTensor>,
+    /// Whether the gradient of a loss starts from a scale that is state too, not from 1: then every
+    /// gradient is as many times itself until the update ([`crate::ops::LossScale`]).
+    pub scaled: bool,
 }
 
 /// Ranges start at multiples of this many elements: 256 bytes, WebGPU's default
@@ -122,12 +126,24 @@ impl Layout {
     }
     /// Elements of a flat buffer, padding and what stands behind the tensors included.
     pub fn size(&self, group: Group) -> usize {
-        let behind = matches!(group, Group::Buffer | Group::Accumulated);
-        self.end(group) + if behind { ALIGN } else { 0 }
+        let behind = match group {
+            Group::Buffer => 1 + usize::from(self.scaled),
+            Group::Accumulated => 1,
+            _ => 0,
+        };
+        self.end(group) + behind * ALIGN
     }
     /// Where the flag is that guards updates: 0 while every loss and gradient has been finite.
     pub fn guard(&self) -> Range {
         Range { group: Group::Buffer, offset: self.end(Group::Buffer), len: 1 }
+    }
+    /// Where the scale of the loss is: the scale, the good steps in a row, the skipped steps in all.
+    ///
+    /// # Panics
+    /// If no loss is scaled.
+    pub fn loss_scale(&self) -> Range {
+        assert!(self.scaled, "no loss is scaled");
+        Range { group: Group::Buffer, offset: self.end(Group::Buffer) + ALIGN, len: 3 }
     }
     /// Bytes of a flat buffer.
     pub fn bytes(&self, group: Group) -> usize {

@@ -65,6 +65,9 @@ pub struct Training {
     /// BatchNorm with running statistics as constants: the mean gradient of several batches is then
     /// that of the large one.
     pub freeze_statistics: bool,
+    /// What passes between layers is stored as f16 ([`crate::ops::Target::half`]), so the loss is
+    /// scaled: gradients keep their digits.
+    pub half: bool,
 }
 
 impl Default for Training {
@@ -75,6 +78,7 @@ impl Default for Training {
             rule: Update::default(),
             accumulate: 1,
             freeze_statistics: false,
+            half: false,
         }
     }
 }
@@ -84,12 +88,18 @@ impl Default for Training {
 /// [`optim::FINITE`], without it the features `h`, the posterior's `mu` and `logvar`, the latent
 /// `z`, and the `reconstruction`, where there is one.
 pub fn training(config: &ModelConfig, options: Training) -> Model {
-    let mut b = Builder::new(Graph::default(), !options.freeze_statistics);
+    let layout = Layout { scaled: options.half, ..Layout::default() };
+    let mut b = Builder::new(Graph::with_layout(layout), !options.freeze_statistics);
     let images = images(&mut b, config, options.views, 1);
     let outcome = outcome(&mut b, config, &images);
+    let scale = options.half.then(|| b.graph.layout.loss_scale());
     autodiff::backward(&mut b.graph, outcome.loss);
     let probe = online_probe(&mut b, config, &outcome);
     let mut g = b.graph;
+    assert!(
+        scale.is_none_or(|scale| scale == g.layout.loss_scale()),
+        "statistics that are registered behind the loss move its scale"
+    );
     for (name, value) in outcome.metrics.iter().chain(&probe) {
         g.output(name, *value);
     }

@@ -27,7 +27,7 @@ const LAST: usize = 1 << 14;
 pub struct AllFinite;
 
 /// Whether the exponent bits of an element are all set.
-fn has_bad(x: &[f32]) -> bool {
+pub(super) fn has_bad(x: &[f32]) -> bool {
     const EXPONENT: u32 = 0x7f80_0000;
     simd(
         #[inline(always)]
@@ -39,6 +39,36 @@ fn has_bad(x: &[f32]) -> bool {
 fn flags(len: usize) -> usize {
     let wg = WORKGROUP as usize;
     len.div_ceil(4 * DEPTH * wg) * wg
+}
+
+/// Passes over the inputs from the `skip`th on; returns the words that say which of their elements
+/// are not finite, and how many words these are: few enough for one workgroup.
+pub(super) fn lower_flags(
+    l: &mut Lowering,
+    io: &Io,
+    skip: usize,
+    target: &Target,
+) -> (Binding, usize) {
+    let mut count: usize = io.inputs[skip..].iter().map(|x| flags(x.shape.len())).sum();
+    let mut words = l.scratch(DType::U32, count);
+    let pass = |l: &mut Lowering, len: usize, first: usize, from: Binding, to: Binding| {
+        let kernel = Kernel::new("all_finite_flags")
+            .set("LEN", len)
+            .set("DEPTH", DEPTH)
+            .set("FIRST", first);
+        l.push(kernel, target.grid_1d(flags(len)), &[from, to]);
+    };
+    let mut first = 0;
+    for (i, x) in io.inputs.iter().enumerate().skip(skip) {
+        pass(l, x.shape.len(), first, Binding::Input(i), words);
+        first += flags(x.shape.len());
+    }
+    while count > LAST {
+        let fewer = l.scratch(DType::U32, flags(count));
+        pass(l, count, 0, words, fewer);
+        (count, words) = (flags(count), fewer);
+    }
+    (words, count)
 }
 
 impl OpDef for AllFinite {
@@ -84,25 +114,7 @@ impl OpDef for AllFinite {
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let mut l = Lowering::default();
-        let mut count: usize = io.inputs[1..].iter().map(|x| flags(x.shape.len())).sum();
-        let mut words = l.scratch(DType::U32, count);
-        let pass = |l: &mut Lowering, len: usize, first: usize, from: Binding, to: Binding| {
-            let kernel = Kernel::new("all_finite_flags")
-                .set("LEN", len)
-                .set("DEPTH", DEPTH)
-                .set("FIRST", first);
-            l.push(kernel, target.grid_1d(flags(len)), &[from, to]);
-        };
-        let mut first = 0;
-        for (i, x) in io.inputs.iter().enumerate().skip(1) {
-            pass(&mut l, x.shape.len(), first, Binding::Input(i), words);
-            first += flags(x.shape.len());
-        }
-        while count > LAST {
-            let fewer = l.scratch(DType::U32, flags(count));
-            pass(&mut l, count, 0, words, fewer);
-            (count, words) = (flags(count), fewer);
-        }
+        let (words, count) = lower_flags(&mut l, io, 1, target);
         l.push(
             Kernel::new("all_finite").set("COUNT", count),
             [1, 1, 1],

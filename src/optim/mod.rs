@@ -1,11 +1,13 @@
 //! What turns gradients into new weights: the optimisers and their hyper-parameters, the guard
-//! that stops an update after the first failure, and the mean gradient of several batches.
+//! that stops an update after the first failure, the scale of the loss, and the mean gradient of
+//! several batches.
 //!
 //! The formulae are in `ops::optimizer` and `ops::layerwise`. Every hyper-parameter that no setting
 //! changes stands here, once.
 
 mod accumulate;
 mod guard;
+pub mod loss_scale;
 
 pub use accumulate::{accumulate, update};
 pub use guard::{FINITE, guard};
@@ -107,10 +109,16 @@ impl Update {
 
     /// Appends the update of all parameters from the gradients in `gradients`, which are those of
     /// `loss`, and an output [`FINITE`]. Nothing changes from the step on in which one of them was
-    /// not finite.
+    /// not finite. Where the loss is scaled, gradients that are not finite change nothing in their
+    /// step alone, until no scale is left.
     pub fn emit(&self, g: &mut Graph, gradients: Group, loss: ValueId) {
-        let guard = guard(g, gradients, loss);
-        g.output(FINITE, guard);
+        let guard = if g.layout.scaled {
+            loss_scale::unscale(g, gradients, loss)
+        } else {
+            let guard = guard(g, gradients, loss);
+            g.output(FINITE, guard);
+            guard
+        };
         let op = self.op(&g.layout);
         let mut inputs = vec![g.whole(Group::Param), gradient(g, gradients)];
         inputs.extend(self.moments().iter().map(|&group| g.whole(group)));
