@@ -1,5 +1,5 @@
-// The scale of the loss after a step, and the factor of its gradients: 1 / scale, NaN where nothing
-// is updated.
+// factor = 1 / scale, NaN where nothing is updated; then scale = scale / 2 if a word of flags is not
+// finite, min(2 scale, MOST) after GROWTH steps in which all were.
 // Reads flags [COUNT], which is a multiple of 4, and loss [1]; updates (in place) state [3] and
 // failed [1]; writes (=) factor [1].
 // Grid: 1 workgroup; invocation j reads vec4s j, j + WG, …, then a tree over the WG words.
