@@ -265,9 +265,9 @@ pub(super) struct CheckArgs {
     /// auto, cpu, wgpu, wgpu:NAME or cuda
     #[arg(long, default_value = "auto")]
     device: String,
-    /// Only cases whose name contains this
+    /// Only cases whose name contains this; if repeated, all of these
     #[arg(long, value_name = "TEXT")]
-    only: Option<String>,
+    only: Vec<String>,
     /// Print JSON on stdout
     #[arg(long)]
     json: bool,
@@ -286,7 +286,7 @@ pub(super) fn check(args: &CheckArgs) -> Outcome {
     }
     for case in cases {
         let name = check::name(&case);
-        if args.only.as_ref().is_some_and(|text| !name.contains(text)) {
+        if !args.only.iter().all(|text| name.contains(text)) {
             continue;
         }
         let mut variants = check::variants(&case, &session.target());
@@ -311,7 +311,7 @@ pub(super) fn check(args: &CheckArgs) -> Outcome {
     }
     let failed = failures.len();
     if passed + failed == 0 {
-        let asked = args.only.as_deref().unwrap_or("");
+        let asked = args.only.join("` and `");
         return Err(usage(
             format!("no case is named like `{asked}`"),
             Some("`--only relu` is an example"),

@@ -341,6 +341,8 @@ fn the_machine_is_described() {
     let check = sh("check --device cpu --only relu --json").ok().json();
     assert!(check["passed"].as_u64() > Some(0) && check["failed"] == 0, "{check}");
     assert!(sh("check --device cpu --only relu").ok().stdout.contains(" passed, 0 failed on cpu"));
+    let half = sh("check --device cpu --only relu/ --only f16 --json").ok().json();
+    assert!(half["passed"].as_u64() < check["passed"].as_u64() && half["passed"] != 0, "{half}");
     sh("check --device cpu --only nonsense").fails(2, &["`nonsense`"]);
 
     let bench =
