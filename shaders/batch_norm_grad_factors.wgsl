@@ -6,6 +6,7 @@
 // (scale, level, slope).
 // Grid: ceil(C4 / WG) workgroups, folded.
 // Reference: ops/batch_norm/grad.rs `BatchNormGrad::reference`.
+#import lib/ahead
 #import lib/grid
 const ROWS: u32 = 1u; // uniform
 const C4: u32 = 1u; // uniform
@@ -25,9 +26,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   if (c >= C4) { return; }
   var plain = vec4<f32>();
   var moment = vec4<f32>();
-  for (var p = 0u; p < PARTS; p++) {
-    plain += parts[2u * p * C4 + c];
-    moment += parts[(2u * p + 1u) * C4 + c];
+  for (var p = 0u; p < PARTS; p += AHEAD) {
+    var plains: array<vec4<f32>, AHEAD>;
+    var moments: array<vec4<f32>, AHEAD>;
+    for (var i = 0u; i < AHEAD; i++) { // unroll
+      let at = min(p + i, PARTS - 1u);
+      plains[i] = parts[2u * at * C4 + c];
+      moments[i] = parts[(2u * at + 1u) * C4 + c];
+    }
+    for (var i = 0u; i < AHEAD; i++) { // unroll
+      plain += select(vec4<f32>(), plains[i], p + i < PARTS);
+      moment += select(vec4<f32>(), moments[i], p + i < PARTS);
+    }
   }
   var rstd = spread[c];
   // #if FROZEN

@@ -3,6 +3,7 @@
 // Reads dy, x [ROWS, C4], mean [C4] [, y [ROWS, C4]]; writes (=) parts [PARTS, 2, C4].
 // Grid: ceil(PARTS * C4 / WG) workgroups, folded.
 // Reference: ops/batch_norm/grad.rs `BatchNormGrad::reference`.
+#import lib/ahead
 #import lib/grid
 #import lib/relu
 const ROWS: u32 = 1u; // uniform
@@ -28,13 +29,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let centre = mean[c];
   var plain = vec4<f32>();
   var moment = vec4<f32>();
-  for (var r = j * CHUNK; r < min((j + 1u) * CHUNK, ROWS); r++) {
-    var g = dy[r * C4 + c];
-    // #if RELU
-    g = relu_mask(g, y[r * C4 + c]);
-    // #end
-    plain += g;
-    moment += g * (x[r * C4 + c] - centre);
+  let last = min((j + 1u) * CHUNK, ROWS);
+  for (var r = j * CHUNK; r < last; r += AHEAD) {
+    var gradients: array<vec4<f32>, AHEAD>;
+    var rows: array<vec4<f32>, AHEAD>;
+    for (var i = 0u; i < AHEAD; i++) { // unroll
+      let at = min(r + i, last - 1u) * C4 + c;
+      gradients[i] = dy[at];
+      // #if RELU
+      gradients[i] = relu_mask(gradients[i], y[at]);
+      // #end
+      rows[i] = x[at];
+    }
+    for (var i = 0u; i < AHEAD; i++) { // unroll
+      let g = select(vec4<f32>(), gradients[i], r + i < last);
+      plain += g;
+      moment += g * (rows[i] - centre);
+    }
   }
   parts[2u * j * C4 + c] = plain;
   parts[(2u * j + 1u) * C4 + c] = moment;

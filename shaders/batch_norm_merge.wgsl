@@ -6,6 +6,7 @@
 // [C4].
 // Grid: ceil(OUT * C4 / WG) workgroups, folded.
 // Reference: ops/batch_norm/mod.rs `BatchNorm::reference`.
+#import lib/ahead
 #import lib/grid
 #import lib/relu
 const ROWS: u32 = 2u; // uniform
@@ -43,12 +44,22 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   var sum = vec4<f32>();
   var squares = vec4<f32>();
   var m2 = vec4<f32>();
-  for (var p = first; p < last; p++) {
-    let d = parts[2u * p * C4 + c] - shift;
-    let weighted = d * f32(min((p + 1u) * SPAN, ROWS) - p * SPAN);
-    sum += weighted;
-    squares += weighted * d;
-    m2 += parts[(2u * p + 1u) * C4 + c];
+  for (var p = first; p < last; p += AHEAD) {
+    var means: array<vec4<f32>, AHEAD>;
+    var spreads: array<vec4<f32>, AHEAD>;
+    for (var k = 0u; k < AHEAD; k++) { // unroll
+      let at = min(p + k, last - 1u);
+      means[k] = parts[2u * at * C4 + c];
+      spreads[k] = parts[(2u * at + 1u) * C4 + c];
+    }
+    for (var k = 0u; k < AHEAD; k++) { // unroll
+      let there = p + k < last;
+      let d = means[k] - shift;
+      let weighted = d * f32(select(0u, min((p + k + 1u) * SPAN, ROWS) - (p + k) * SPAN, there));
+      sum += weighted;
+      squares += weighted * d;
+      m2 += select(vec4<f32>(), spreads[k], there);
+    }
   }
   let centre = shift + sum / n;
   m2 += relu(squares - sum * (sum / n)); // rounding may leave less than 0; NaN stays

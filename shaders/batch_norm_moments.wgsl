@@ -3,6 +3,7 @@
 // Reads x [ROWS, C4]; writes (=) parts [PARTS, 2, C4].
 // Grid: ceil(PARTS * C4 / WG) workgroups, folded.
 // Reference: ops/batch_norm/mod.rs `BatchNorm::reference`.
+#import lib/ahead
 #import lib/grid
 #import lib/relu
 const ROWS: u32 = 1u; // uniform
@@ -24,10 +25,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let shift = x[first * C4 + c];
   var sum = vec4<f32>();
   var squares = vec4<f32>();
-  for (var r = first + 1u; r < last; r++) {
-    let d = x[r * C4 + c] - shift;
-    sum += d;
-    squares += d * d;
+  for (var r = first + 1u; r < last; r += AHEAD) {
+    var rows: array<vec4<f32>, AHEAD>;
+    for (var i = 0u; i < AHEAD; i++) { // unroll
+      rows[i] = x[min(r + i, last - 1u) * C4 + c];
+    }
+    for (var i = 0u; i < AHEAD; i++) { // unroll
+      let d = select(vec4<f32>(), rows[i] - shift, r + i < last);
+      sum += d;
+      squares += d * d;
+    }
   }
   let mean = sum / f32(last - first);
   parts[2u * j * C4 + c] = shift + mean;

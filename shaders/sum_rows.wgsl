@@ -2,6 +2,7 @@
 // Reads x [ROWS, LANES]; writes (=) y [PARTS, LANES]. A lane is a vec4 of columns.
 // Grid: ceil(PARTS * LANES / WG) workgroups, folded.
 // Reference: ops/sum_rows.rs `SumRows::reference`.
+#import lib/ahead
 #import lib/grid
 const ROWS: u32 = 1u; // uniform
 const CHUNK: u32 = 1u; // uniform
@@ -18,6 +19,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let first = i / LANES * CHUNK;
   let last = min(first + CHUNK, ROWS);
   var total = x[first * LANES + c];
-  for (var r = first + 1u; r < last; r++) { total += x[r * LANES + c]; }
+  for (var r = first + 1u; r < last; r += AHEAD) {
+    var rows: array<vec4<f32>, AHEAD>;
+    for (var k = 0u; k < AHEAD; k++) { // unroll
+      rows[k] = x[min(r + k, last - 1u) * LANES + c];
+    }
+    for (var k = 0u; k < AHEAD; k++) { // unroll
+      total += select(vec4<f32>(), rows[k], r + k < last);
+    }
+  }
   y[i] = total;
 }

@@ -43,6 +43,7 @@ pub static FILES: &[(&str, &str)] = &[
     ("lars", include_str!("../../shaders/lars.wgsl")),
     ("lars_norms", include_str!("../../shaders/lars_norms.wgsl")),
     ("latent_log_ratio", include_str!("../../shaders/latent_log_ratio.wgsl")),
+    ("lib/ahead", include_str!("../../shaders/lib/ahead.wgsl")),
     ("lib/augment", include_str!("../../shaders/lib/augment.wgsl")),
     ("lib/channels", include_str!("../../shaders/lib/channels.wgsl")),
     ("lib/color", include_str!("../../shaders/lib/color.wgsl")),

@@ -1,0 +1,3 @@
+// How many rows a loop over rows loads before it adds up the first: what hides the latency of
+// memory where an invocation has few neighbours. Requires nothing of the importer.
+const AHEAD: u32 = 8u;
