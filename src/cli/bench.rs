@@ -45,9 +45,9 @@ pub(super) fn tune(args: &TuneArgs) -> Outcome {
         return Err(usage(format!("--budget is {}; it must be seconds", args.budget), None));
     };
     let (config, rule) = args.model.step()?;
-    let (mut session, why) = device::open(&choice(&args.model.device)?)?;
+    let (mut session, why, half) = args.model.open()?;
     say(&format!("device: {} ({why})", session.device()));
-    let how = Training { rule, ..Training::default() };
+    let how = Training { rule, half, ..Training::default() };
     let plan = session.lower("train", &method::training(&config, how).graph);
     let mut products = tune::products([&plan]);
     products.retain(|p| args.only.as_ref().is_none_or(|text| p.key.contains(text)));
@@ -108,14 +108,14 @@ pub(super) fn bench(args: &BenchArgs) -> Outcome {
     }
     let (config, rule) = args.model.step()?;
     let opened = Instant::now();
-    let (mut session, why) = device::open(&choice(&args.model.device)?)?;
+    let (mut session, why, half) = args.model.open()?;
     let session = &mut session;
     say(&format!("device: {} ({why})", session.device()));
     let views = if args.augment { Views::Drawn } else { Views::Given };
     let model = |batch| {
         method::training(
             &ModelConfig { batch, ..config },
-            Training { views, rule, ..Training::default() },
+            Training { views, rule, half, ..Training::default() },
         )
     };
     let plan =
@@ -139,6 +139,7 @@ pub(super) fn bench(args: &BenchArgs) -> Outcome {
         "method": config.objective.method.name(),
         "width": config.net.width,
         "batch_size": config.batch,
+        "precision": if half { "f16" } else { "f32" },
         "parameters": training.params.count(),
         "plan": summary(session.plan(id)),
     });

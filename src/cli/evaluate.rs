@@ -16,11 +16,11 @@ use crate::eval::features::Evaluator;
 use crate::eval::knn::{KNN, knn_left_out, knn_table};
 use crate::interop::import;
 use crate::ops::StepUniforms;
-use crate::run::RunError;
 use crate::run::checkpoint::{Checkpoint, NamedTensor, TensorData};
 use crate::run::settings::{DataKind, RunConfig, Setting};
 use crate::run::summary::KnnScore;
 use crate::run::trained::{model_config, open_data, write_whole};
+use crate::run::{RunError, precision};
 use crate::text::{self, json_names};
 use crate::train::experiment::probe_view;
 
@@ -103,7 +103,10 @@ impl Common {
         config.validate().map_err(|message| usage(message, None))?;
         let splits = open_data(&config)?;
         splits.notes.iter().for_each(|note| say(&format!("note: {note}")));
-        let (session, why) = device::open(&choice)?;
+        let (mut session, why) = device::open(&choice)?;
+        if precision::evaluate(&mut session, config.half()) != config.half() {
+            say("note: this device cannot store f16, in which the run was trained: it takes f32");
+        }
         let weights =
             if self.random_init { "random".into() } else { text::name(&trained.path).to_string() };
         say(&format!("device: {} ({why}); weights: {weights}", session.device()));

@@ -10,7 +10,9 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use crate::method::{Compare, Method};
 use crate::model::{Depth, Stem};
 use crate::optim::Optimizer;
-use crate::run::settings::{DataKind, Flag, RunConfig, SETTINGS, Schedule, Setting, settings};
+use crate::run::settings::{
+    DataKind, Flag, Precision, RunConfig, SETTINGS, Schedule, Setting, settings,
+};
 
 /// Which settings a command takes, and what is taken where they are not typed.
 pub(super) trait Selection {

@@ -9,13 +9,13 @@ use super::flags::{Flags, Selection};
 use super::{Failure, Outcome, choice, print_json, print_text, say, usage};
 use crate::check;
 use crate::device::wgpu::adapters;
-use crate::device::{self, DeviceSpec, Pick};
+use crate::device::{self, DeviceSpec, Pick, Session};
 use crate::method::ModelConfig;
 use crate::ops::Target;
 use crate::optim::Update;
 use crate::plan::{Plan, held_bytes, summary};
-use crate::run::RunError;
-use crate::run::settings::{RunConfig, Setting};
+use crate::run::settings::{Precision, RunConfig, Setting};
+use crate::run::{RunError, precision};
 use crate::tensor::TensorType;
 use crate::train::plans;
 
@@ -120,7 +120,8 @@ impl OfStep {
 
 impl Selection for OfStep {
     fn takes(setting: &Setting) -> bool {
-        let of_update = ["batch_size", "optimizer", "weight_decay"].contains(&setting.key);
+        let of_update =
+            ["batch_size", "optimizer", "weight_decay", "precision"].contains(&setting.key);
         setting.section == "Method and networks" || of_update
     }
     fn default(setting: &Setting) -> Option<String> {
@@ -156,6 +157,15 @@ impl ModelArgs {
         let config = self.config()?;
         Ok((config.model([0.5; 3], [0.25; 3]), config.update()))
     }
+
+    /// The device, set up for the precision of the step; why it is the one, and whether the
+    /// precision is f16.
+    pub(super) fn open(&self) -> Result<(Session, String, bool), Failure> {
+        let (mut session, why) = device::open(&choice(&self.device)?)?;
+        let half = precision::resolve(self.config()?.precision, &session) == Precision::F16;
+        precision::train(&mut session, half)?;
+        Ok((session, why, half))
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -177,7 +187,9 @@ pub(super) fn plan(args: &PlanArgs) -> Outcome {
     let config = RunConfig { accumulate: args.accumulate, ..args.model.config()? };
     config.validate().map_err(|message| usage(message, None))?;
     let model = config.model([0.5; 3], [0.25; 3]);
-    let (mut session, _) = device::open(&choice(&args.model.device)?)?;
+    let (mut session, _, half) = args.model.open()?;
+    let precision = if half { Precision::F16 } else { Precision::F32 };
+    let config = RunConfig { precision, ..config };
     session.set_target(Target { compact: args.compact, ..session.target() });
     // As many held-out images as a batch takes: what a run on a whole data set has.
     let plans = plans::plan(&session, &config, &model, model.batch)?;

@@ -79,6 +79,9 @@ pub enum RunError {
     },
 }
 
+/// Ends what is said of a gradient that overflows in mixed precision.
+const WITH_ANY_SCALE: &str = "with any scale of the loss, down to 1,";
+
 impl RunError {
     pub(crate) fn config(message: impl Into<String>, hint: Option<&str>) -> Self {
         Self::Config { message: message.into(), hint: hint.map(Into::into) }
@@ -89,6 +92,11 @@ impl RunError {
             Some((name, value)) if name != crate::optim::FINITE => format!("{name} is {value}"),
             _ => "gradient is not finite".into(),
         }
+    }
+    /// The same of a step whose loss is scaled: one gradient that is not finite stops nothing.
+    pub(crate) fn what_scaled(names: &[String], values: &[f32]) -> String {
+        let what = Self::what(names, values);
+        if what.starts_with("gradient") { format!("{what} {WITH_ANY_SCALE}") } else { what }
     }
     /// What the operating system refused, if it did.
     fn refused(&self) -> Option<&DiskError> {
@@ -145,6 +153,11 @@ impl RunError {
                     "free some space"
                 }
             )),
+            Self::NotFinite { what, .. } if what.ends_with(WITH_ANY_SCALE) => Some(
+                "use --precision f32 or a lower --learning-rate, with another --out; \
+                 `--init-from` starts from the checkpoints saved before, which are whole"
+                    .into(),
+            ),
             Self::NotFinite { .. } | Self::NotFiniteState { .. } => Some(
                 "use a lower --learning-rate; the checkpoints saved before are whole, and \
                  `--init-from` with another --out starts from one"

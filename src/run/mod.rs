@@ -8,6 +8,7 @@ pub mod fit;
 pub mod folder;
 pub mod foreign;
 pub mod metrics;
+pub mod precision;
 pub mod resume;
 pub mod saver;
 pub mod settings;

@@ -7,6 +7,7 @@ use super::checkpoint::{Checkpoint, NamedTensor, TensorData};
 use crate::device::Session;
 use crate::ir::{Group, Layout};
 use crate::nn::{Param, Params};
+use crate::optim::loss_scale;
 
 /// Prefix of a moment in a checkpoint: `optim.m.<parameter>`, `optim.v.<parameter>`.
 fn prefix(moment: Group) -> &'static str {
@@ -17,7 +18,11 @@ fn prefix(moment: Group) -> &'static str {
     }
 }
 
-/// Writes initial values, and clears the flag that guards updates.
+/// Name of the state of the loss's scale in a checkpoint: the scale, the good steps in a row, the
+/// skipped steps in all.
+const LOSS_SCALE: &str = "optim.loss_scale";
+
+/// Writes initial values, clears the flag that guards updates, and begins the scale of the loss.
 ///
 /// # Errors
 /// If the device fails.
@@ -30,13 +35,58 @@ pub fn initialise(
     for p in &params.all {
         write(session, layout, p, p.group, &p.initial(seed))?;
     }
-    clear_guard(session, layout)
+    begin_updates(session, layout)
 }
 
-/// Lets updates go ahead again: nothing has failed yet, or what has was replaced.
-fn clear_guard(session: &mut Session, layout: &Layout) -> Result<(), RunError> {
+/// Lets updates go ahead: nothing has failed yet, or what has was replaced. A scale of the loss
+/// begins anew.
+fn begin_updates(session: &mut Session, layout: &Layout) -> Result<(), RunError> {
     let guard = layout.guard();
-    Ok(session.write_state(guard.group, guard.offset, &[0.0])?)
+    session.write_state(guard.group, guard.offset, &[0.0])?;
+    if layout.scaled {
+        let scale = layout.loss_scale();
+        session.write_state(scale.group, scale.offset, &loss_scale::begin())?;
+    }
+    Ok(())
+}
+
+/// The scale of the loss and the steps that were skipped in all; `None` where none is scaled.
+///
+/// # Errors
+/// If the device fails.
+pub fn scale(session: &mut Session, layout: &Layout) -> Result<Option<[f32; 2]>, RunError> {
+    if !layout.scaled {
+        return Ok(None);
+    }
+    let (scale, flat) = (layout.loss_scale(), session.read_state(Group::Buffer)?);
+    Ok(Some([flat[scale.offset], flat[scale.offset + 2]]))
+}
+
+/// Goes on with the scale of the loss of a checkpoint, where the loss is scaled.
+///
+/// # Errors
+/// If the checkpoint has none, or one that no training makes.
+pub fn resume_loss_scale(
+    session: &mut Session,
+    layout: &Layout,
+    file: &Checkpoint,
+) -> Result<(), RunError> {
+    if !layout.scaled {
+        return Ok(());
+    }
+    let range = layout.loss_scale();
+    let state = match file.tensors.get(LOSS_SCALE).map(|t| &t.data) {
+        Some(TensorData::F32(state)) if state.len() == range.len => state,
+        _ => {
+            let message = format!("the checkpoint has no tensor `{LOSS_SCALE}` of 3 floats");
+            return Err(RunError::Weights { message });
+        }
+    };
+    if let Some(rule) = loss_scale::fault(state) {
+        let message = format!("`{LOSS_SCALE}` holds {state:?}; {rule}");
+        return Err(RunError::Weights { message });
+    }
+    Ok(session.write_state(range.group, range.offset, state)?)
 }
 
 fn write(
@@ -98,6 +148,11 @@ impl Snapshot {
             let count = i64::try_from(self.batches).unwrap_or(i64::MAX);
             tensors.insert(name, NamedTensor { shape: vec![], data: TensorData::I64(vec![count]) });
         }
+        if let Some((_, flat)) = self.flats.iter().find(|f| f.0 == Group::Buffer && layout.scaled) {
+            let range = layout.loss_scale();
+            let state = flat[range.offset..range.offset + range.len].to_vec();
+            tensors.insert(LOSS_SCALE.into(), NamedTensor::f32(&[range.len], state));
+        }
         tensors
     }
 }
@@ -116,8 +171,9 @@ pub fn export(
     Ok(snapshot(session, batches, moments)?.tensors(layout, params))
 }
 
-/// Writes a checkpoint's tensors to the device, of the optimiser's moments these, and clears the
-/// flag that guards updates. Tensors that the model does not have are ignored.
+/// Writes a checkpoint's tensors to the device, of the optimiser's moments these, clears the flag
+/// that guards updates, and begins the scale of the loss ([`resume_loss_scale`]). Tensors that the
+/// model does not have are ignored.
 ///
 /// # Errors
 /// If a tensor is missing or has another shape: the checkpoint is of another architecture. If one
@@ -144,7 +200,7 @@ pub fn import(
             write(session, layout, p, group, &p.file.to_memory(moment, p.shape))?;
         }
     }
-    clear_guard(session, layout)
+    begin_updates(session, layout)
 }
 
 /// The model's tensors out of a file, under PyTorch's names and shapes. A counter of BatchNorm that

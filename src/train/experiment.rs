@@ -18,12 +18,12 @@ use crate::eval::features::{Evaluator, Features};
 use crate::eval::knn::{knn_left_out, knn_table};
 use crate::eval::probe::{ProbeConfig, ProbeResult, probe};
 use crate::method::ModelConfig;
-use crate::run::RunError;
 use crate::run::folder::RunFolder;
 use crate::run::resume::{self, Resumed};
-use crate::run::settings::RunConfig;
+use crate::run::settings::{Precision, RunConfig};
 use crate::run::summary::{Evaluation, KnnScore, Milestone, ProbeScore, RunSummary, tenth};
 use crate::run::trained::{Trained, model_config, open_data, read_config, write_config};
+use crate::run::{RunError, precision};
 use crate::text;
 
 /// What is measured once the encoder is trained.
@@ -74,7 +74,8 @@ pub struct Request<'a> {
 /// # Errors
 /// Whatever stops it; the checkpoints and the summary written before stay whole.
 pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<RunSummary, RunError> {
-    let Request { config, folder, interrupt, .. } = *request;
+    let Request { folder, interrupt, .. } = *request;
+    let config = &decided(request)?;
     let out = folder.path();
     let resumed = match request.present {
         Present::Resume if folder.resumes()? => Some(Resumed::load(folder, config)?),
@@ -139,6 +140,16 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<RunSummar
     Ok(summary)
 }
 
+/// The configuration with a precision that the device has decided, if it was to.
+fn decided(request: &Request<'_>) -> Result<RunConfig, RunError> {
+    let config = request.config.clone();
+    if config.precision != Precision::Auto {
+        return Ok(config);
+    }
+    let (session, _) = device::open(&request.device)?;
+    Ok(RunConfig { precision: precision::resolve(config.precision, &session), ..config })
+}
+
 /// Refuses data that a probe cannot train on: BatchNorm averages over two images at least.
 fn can_be_evaluated(splits: &Splits) -> Result<(), RunError> {
     match splits.labelled_train.len() {
@@ -162,7 +173,8 @@ fn can_be_evaluated(splits: &Splits) -> Result<(), RunError> {
 /// # Errors
 /// Whatever stops it.
 pub fn untrained(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<RunSummary, RunError> {
-    let Request { config, folder, .. } = *request;
+    let Request { folder, .. } = *request;
+    let config = &decided(request)?;
     let out = folder.path();
     write_config(&out.join("config.toml"), config)?;
     let (session, _) = device::open(&request.device)?;
@@ -243,7 +255,8 @@ fn evaluate(
     can_be_evaluated(&splits)?;
     let trained = checkpoint.map(Trained::open).transpose()?;
     let started = Instant::now();
-    let (session, _) = device::open(choice)?;
+    let (mut session, _) = device::open(choice)?;
+    precision::evaluate(&mut session, config.half());
     // A set with fewer labelled images than the probe's batch is a batch.
     let batch = config.probe_batch().min(splits.labelled_train.len());
     let model = ModelConfig { batch, ..model_config(config, &splits) };

@@ -99,8 +99,12 @@ impl Sizes {
 /// The graphs of a run, and its parameters.
 pub fn graphs(config: &RunConfig, model: &ModelConfig, sizes: Sizes) -> (RunSet<Graph>, Params) {
     let of = |batch| ModelConfig { batch, ..*model };
-    let how =
-        Training { rule: config.update(), accumulate: config.accumulate, ..Training::default() };
+    let how = Training {
+        rule: config.update(),
+        accumulate: config.accumulate,
+        half: config.half(),
+        ..Training::default()
+    };
     let training = method::training(&of(sizes.batch), how);
     let layout = training.graph.layout.clone();
     let validation = |n| method::validation(&of(n), &layout, Views::Drawn).graph;

@@ -16,7 +16,7 @@ use crate::run::folder::RunFolder;
 use crate::run::resume::Resumed;
 use crate::run::settings::RunConfig;
 use crate::run::trained::{model_config, open_data, write_config};
-use crate::run::{RunError, foreign};
+use crate::run::{RunError, foreign, precision};
 use crate::text;
 
 /// What a run is asked to do.
@@ -76,6 +76,7 @@ fn start<'a>(
     let config = request.config;
     let timetable = Timetable::new(config, splits.train.len())?;
     timetable.refuse_endless()?;
+    precision::train(&mut session, config.half())?;
     let identity = Identity { data: splits.fingerprint(), device: session.device() };
     if let Some(resumed) = resumed {
         resumed.same_data(&identity.data, config)?;

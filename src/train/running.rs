@@ -139,7 +139,8 @@ impl<'a> Running<'a> {
         if !(due || interrupted || step.number == self.timetable.total) {
             return Ok(());
         }
-        let means = self.trainer.means(due)?;
+        let mut means = self.trainer.means(due)?;
+        means.extend(self.trainer.loss_scale()?);
         let rate = self.pace.rate(step.number) * self.config.images_per_step() as f64;
         let record = step.record("train", &means).with("lr", step.uniform.learning_rate);
         self.recorder.record(record.with("images_per_second", rate as f32))?;

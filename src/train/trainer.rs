@@ -167,6 +167,7 @@ impl<'a> Trainer<'a> {
     pub fn restore(&mut self, checkpoint: &Checkpoint, window: Window) -> Result<(), RunError> {
         let moments = self.config.update().moments();
         state::import(&mut self.session, &self.layout, &self.params, checkpoint, moments)?;
+        state::resume_loss_scale(&mut self.session, &self.layout, checkpoint)?;
         self.window = window;
         Ok(())
     }
@@ -211,6 +212,16 @@ impl<'a> Trainer<'a> {
         Ok(means)
     }
 
+    /// The scale of the loss and the steps that were skipped because a gradient overflowed; empty
+    /// where the loss is not scaled.
+    pub fn loss_scale(&mut self) -> Result<Scalars, RunError> {
+        let scale = state::scale(&mut self.session, &self.layout)?;
+        let named = |[scale, skipped]: [f32; 2]| {
+            vec![("loss_scale".to_owned(), scale), ("skipped".to_owned(), skipped)]
+        };
+        Ok(scale.map(named).unwrap_or_default())
+    }
+
     /// Forgets the scalars of a step that was begun after so many: nothing of it counts.
     pub fn abandon(&mut self, steps: u64) -> Result<(), RunError> {
         self.drain()?;
@@ -248,7 +259,8 @@ impl<'a> Trainer<'a> {
         // In the step of an update that failed a batch may have failed first.
         let first = first.filter_map(|(plan, row)| Some((plan, row?))).min_by_key(|f| f.1.0);
         if let Some((plan, (step, values))) = first {
-            let what = RunError::what(&self.session.plan(plan).ring.scalars, values);
+            let what = if self.layout.scaled { RunError::what_scaled } else { RunError::what };
+            let what = what(&self.session.plan(plan).ring.scalars, values);
             let tensor = self.find_failure(u64::from(*step))?;
             return Err(RunError::NotFinite {
                 split: "training",

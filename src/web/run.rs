@@ -10,11 +10,11 @@ use crate::data::{Loader, Splits};
 use crate::device::Session;
 use crate::device::wgpu::{Gpu, OpenOptions, Pick};
 use crate::eval::pictures::Picture;
-use crate::run::RunError;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::resume::Resumed;
 use crate::run::settings::RunConfig;
 use crate::run::trained::open_data;
+use crate::run::{RunError, precision};
 use crate::train::schedule::Timetable;
 use crate::train::trainer::{Step, Trainer};
 
@@ -40,6 +40,7 @@ pub(super) fn run(config: &RunConfig, file: Option<Checkpoint>) -> Result<Option
     let mut session = Session::from(Gpu::pick(&Pick::Index(0), OpenOptions::default())?);
     session
         .on_compile(Box::new(|ready, of| post("compiled", &json!({ "ready": ready, "of": of }))));
+    precision::train(&mut session, config.half())?;
     let mut trainer = Trainer::new(config, timetable, &splits, session)?;
     let mut steps = 0;
     match file {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{DataKind, RunConfig};
+use super::{DataKind, Precision, RunConfig};
 use crate::method::{ModelConfig, Objective, Protocol};
 use crate::model::{NetConfig, Stem};
 use crate::optim::Update;
@@ -48,6 +48,11 @@ impl RunConfig {
     /// How gradients become new weights: the optimiser and its weight decay.
     pub fn update(&self) -> Update {
         Update { optimizer: self.optimizer, weight_decay: self.weight_decay, ..Update::default() }
+    }
+
+    /// Whether what passes between layers is stored as f16.
+    pub fn half(&self) -> bool {
+        self.precision == Precision::F16
     }
 
     /// Images per batch of the probe; its learning rate is proportional to them.

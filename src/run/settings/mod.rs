@@ -228,6 +228,9 @@ macro_rules! settings {
             /// What the learning rate does after the warm-up; under cosine and linear it falls to 0
             /// at the end of the run
             schedule: Schedule = Schedule::Constant, Value("SCHEDULE"), Fixed;
+            /// What passes between layers is stored as this; with f16 the loss is scaled. Weights
+            /// and sums are f32 always; auto is f16 on a device with matrix units for it
+            precision: Precision = Precision::F32, Value("PRECISION"), Fixed;
         }
         "Objective" {
             /// Weight of the KL term
@@ -328,6 +331,19 @@ pub enum Schedule {
     Cosine,
     /// A straight line down to 0 at the end of the run.
     Linear,
+}
+
+/// How what passes between layers is stored, maps and their gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// As it is computed.
+    F32,
+    /// Mixed precision: in half the bytes, for gradients of a scaled loss.
+    F16,
+    /// What the device is made for ([`crate::run::precision::resolve`]); no run is recorded with it.
+    Auto,
 }
 
 /// Expands the table of presets: what each changes of the default on its data set.
