@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use aavae::device::{Data, PlanId, Session};
-use aavae::ir::{Graph, Group, Range, autodiff};
+use aavae::ir::{Graph, Group, Layout, Range, autodiff};
 use aavae::method::{self, Method, Training, Views};
 use aavae::ops::{Dot, Emit, Scale, StepUniforms, Target, WeightedSum};
 use aavae::optim::{self, FINITE, Optimizer, Update};
@@ -27,8 +27,8 @@ const KEPT: [Group; 3] = [Group::Param, Group::Moment1, Group::Moment2];
 const SHAPES: [Shape; 2] = [Shape::vector(100), Shape::rows(5, 28)];
 
 /// `loss = 10 (v . x0 + w . x1)`, whose gradient is `10 x0` and `10 x1`, and its update.
-fn linear(rule: Update) -> Graph {
-    let mut g = Graph::default();
+fn linear(rule: Update, scaled: bool) -> Graph {
+    let mut g = Graph::with_layout(Layout { scaled, ..Layout::default() });
     let dots = [0, 1].map(|i| {
         let p = g.state(["v", "w"][i], SHAPES[i], Group::Param);
         let x = g.input(&format!("x{i}"), TensorType::f32(SHAPES[i]));
@@ -78,7 +78,7 @@ fn step(
 fn overflowing_gradient(device: &Device) -> Result<(), Failed> {
     for optimizer in OPTIMIZERS {
         for at in [0, 77, SHAPES[1].len() - 1] {
-            let g = linear(Update { optimizer, weight_decay: 0.1, ..Update::default() });
+            let g = linear(Update { optimizer, weight_decay: 0.1, ..Update::default() }, false);
             let (guard, w) = (g.layout.guard(), g.layout.get("w").ok_or("no w")?.range);
             let mut session = device.open()?;
             session.allocate(&g.layout);
@@ -134,7 +134,7 @@ fn overflowing_gradient(device: &Device) -> Result<(), Failed> {
 
 /// The same for accumulated gradients, wherever the element is, and for their loss.
 fn accumulated_gradients(device: &Device) -> Result<(), Failed> {
-    let layout = linear(Update::default()).layout;
+    let layout = linear(Update::default(), false).layout;
     let len = layout.size(Group::Param);
     let loss = layout.accumulated_loss().offset;
     for optimizer in OPTIMIZERS {
@@ -173,6 +173,167 @@ fn accumulated_gradients(device: &Device) -> Result<(), Failed> {
     Ok(())
 }
 
+/// A device with a linear graph on it whose loss is scaled, or not.
+struct Linear<'a> {
+    session: Session,
+    id: PlanId,
+    layout: Layout,
+    what: &'a str,
+}
+
+impl<'a> Linear<'a> {
+    fn new(device: &Device, rule: Update, scaled: bool, what: &'a str) -> Result<Self, Failed> {
+        let g = linear(rule, scaled);
+        let mut session = device.open()?;
+        session.allocate(&g.layout);
+        let id = session.load(session.lower("linear", &g))?;
+        Ok(Self { session, id, layout: g.layout, what })
+    }
+    /// Weights of 0.5 but for one of `w`, which stays 0; the flag is cleared, and the scale set.
+    fn reset(&mut self, at: usize, scale: [f32; 3]) -> Result<(), Failed> {
+        let (guard, w) = (self.layout.guard(), self.layout.get("w").ok_or("no w")?.range);
+        let len = self.layout.size(Group::Param);
+        self.session.write_state(Group::Param, 0, &vec![0.5; len])?;
+        self.session.write_state(Group::Param, w.offset + at, &[0.0])?;
+        for group in [Group::Moment1, Group::Moment2] {
+            self.session.write_state(group, 0, &vec![0.0; len])?;
+        }
+        self.session.write_state(guard.group, guard.offset, &[0.0])?;
+        if self.layout.scaled {
+            let range = self.layout.loss_scale();
+            self.session.write_state(range.group, range.offset, &scale)?;
+        }
+        Ok(())
+    }
+    fn step(&mut self, number: u32, at: usize, value: f32) -> Result<Vec<f32>, Failed> {
+        step(&mut self.session, self.id, number, at, value)
+    }
+    fn scale(&mut self) -> Result<Vec<f32>, Failed> {
+        let range = self.layout.loss_scale();
+        let flat = self.session.read_state(range.group)?;
+        Ok(flat[range.offset..range.offset + range.len].to_vec())
+    }
+    /// Checks what a step made of the flag and the scale, and whether weights or moments moved.
+    fn expect(
+        &mut self,
+        scalars: &[f32],
+        before: &[Vec<u32>],
+        [fails, moves]: [bool; 2],
+        scale: [f32; 3],
+    ) -> Result<(), Failed> {
+        let (got, moved) = (self.scale()?, kept(&mut self.session)? != before);
+        let right = scalars[1].is_nan() == fails && (fails || scalars[1] == 0.0);
+        check(right && moved == moves && got == scale, || {
+            format!(
+                "{}: the step gives {scalars:?}, moves: {moved}, and leaves the scale {got:?}; \
+                 expected fails: {fails}, moves: {moves}, {scale:?}",
+                self.what
+            )
+        })
+    }
+}
+
+/// A scaled loss gives the bits of one that is not; a gradient that overflows halves the scale and
+/// changes nothing else, and stops the updates where no scale is left; a loss that is not finite
+/// stops them at once, and what has stopped leaves the scale for the step to be run again.
+fn scaled_losses(device: &Device) -> Result<(), Failed> {
+    const MOST: f32 = optim::loss_scale::MOST;
+    for optimizer in OPTIMIZERS {
+        let rule = Update { optimizer, weight_decay: 0.1, ..Update::default() };
+        let what = format!("{optimizer:?}");
+        let mut plain = Linear::new(device, rule, false, &what)?;
+        let mut scaled = Linear::new(device, rule, true, &what)?;
+        for at in [0, 77, SHAPES[1].len() - 1] {
+            plain.reset(at, [0.0; 3])?;
+            scaled.reset(at, [65_536.0, 1998.0, 3.0])?;
+            for number in 0..3 {
+                let losses = [plain.step(number, at, 0.25)?[0], scaled.step(number, at, 0.25)?[0]];
+                let [want, got] = [kept(&mut plain.session)?, kept(&mut scaled.session)?];
+                check(losses[0].to_bits() == losses[1].to_bits() && want == got, || {
+                    format!("{what}: other bits in step {number}")
+                })?;
+            }
+            check(scaled.scale()? == [131_072.0, 1.0, 3.0], || {
+                format!("{what}: after 2000 good steps and one {:?}", scaled.scale())
+            })?;
+            scaled.reset(at, [MOST, 1999.0, 3.0])?;
+            let before = kept(&mut scaled.session)?;
+            let good = scaled.step(0, at, 0.0)?;
+            scaled.expect(&good, &before, [false, true], [MOST, 0.0, 3.0])?;
+            if matches!(device, Device::Reference) {
+                continue; // whose f64 no scale overflows
+            }
+            // 10 * 2.4e30 * 2^24 overflows, with half the scale it does not.
+            scaled.reset(at, [MOST, 5.0, 3.0])?;
+            let before = kept(&mut scaled.session)?;
+            let skipped = scaled.step(0, at, 2.4e30)?;
+            scaled.expect(&skipped, &before, [false, false], [MOST / 2.0, 0.0, 4.0])?;
+            let good = scaled.step(1, at, 2.4e30)?;
+            scaled.expect(&good, &before, [false, true], [MOST / 2.0, 1.0, 4.0])?;
+            // 10 * 3e38 overflows with any scale.
+            scaled.reset(at, [2.0, 5.0, 3.0])?;
+            let skipped = scaled.step(0, at, 3e38)?;
+            scaled.expect(&skipped, &before, [false, false], [1.0, 0.0, 4.0])?;
+            let failed = scaled.step(1, at, 3e38)?;
+            scaled.expect(&failed, &before, [true, false], [1.0, 0.0, 4.0])?;
+            let after = scaled.step(2, at, 0.0)?;
+            scaled.expect(&after, &before, [true, false], [1.0, 0.0, 4.0])?;
+            // 0 times an infinity.
+            scaled.reset(at, [MOST, 5.0, 3.0])?;
+            let failed = scaled.step(0, at, f32::INFINITY)?;
+            scaled.expect(&failed, &before, [true, false], [MOST, 5.0, 3.0])?;
+        }
+    }
+    Ok(())
+}
+
+/// The same of accumulated gradients: an update skips where an element is not finite, wherever it
+/// is, and stops where the mean loss is not.
+fn scaled_accumulated_gradients(device: &Device) -> Result<(), Failed> {
+    let layout = linear(Update::default(), true).layout;
+    let (len, loss) = (layout.size(Group::Param), layout.accumulated_loss().offset);
+    let (guard, scale) = (layout.guard(), layout.loss_scale());
+    for optimizer in OPTIMIZERS {
+        let rule = Update { optimizer, weight_decay: 0.0, ..Update::default() };
+        let mut session = device.open()?;
+        session.allocate(&layout);
+        let id = session.load(session.lower("update", &optim::update(&layout, rule)))?;
+        let gradients: Vec<f32> =
+            (0..layout.size(Group::Accumulated)).map(|i| (i % 5) as f32 - 2.0).collect();
+        session.write_state(Group::Param, 0, &vec![0.5; len])?;
+        let before = kept(&mut session)?;
+        let mut run = |at: usize, value: f32| -> Result<(f32, bool, Vec<f32>), Failed> {
+            let mut x = gradients.clone();
+            x[at] = value;
+            session.write_state(Group::Accumulated, 0, &x)?;
+            session.write_state(guard.group, guard.offset, &[0.0])?;
+            session.write_state(scale.group, scale.offset, &[8.0, 5.0, 3.0])?;
+            session.run(id, &uniforms(1, 0, 1e-3))?;
+            let flag = session.drain(id)?[0].1[0];
+            let state = session.read_state(scale.group)?;
+            let state = state[scale.offset..scale.offset + scale.len].to_vec();
+            Ok((flag, kept(&mut session)? != before, state))
+        };
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in [0, 1, 63, 100, len - 1] {
+                let got = run(at, value)?;
+                check(got == (0.0, false, vec![4.0, 0.0, 4.0]), || {
+                    format!("{optimizer:?}: {value} at element {at} gives {got:?}")
+                })?;
+            }
+            let (flag, moved, state) = run(loss, value)?;
+            check(flag.is_nan() && !moved && state == [8.0, 5.0, 3.0], || {
+                format!("{optimizer:?}: a loss of {value} gives {flag}, {moved}, {state:?}")
+            })?;
+        }
+        let got = run(1, -f32::MAX)?;
+        check(got == (0.0, true, vec![8.0, 6.0, 3.0]), || {
+            format!("{optimizer:?}: a large gradient gives {got:?}")
+        })?;
+    }
+    Ok(())
+}
+
 /// The State operands of a plan's steps that exceed `bytes`, though they are more than one tensor.
 fn too_large(plan: &Plan, bytes: usize) -> Vec<String> {
     // A single tensor, padding included, or a scalar.
@@ -190,22 +351,25 @@ fn too_large(plan: &Plan, bytes: usize) -> Vec<String> {
 }
 
 /// Three steps of a network whose flat buffers are whole, cut to some tensors, and cut to single
-/// ones: the same bits, also where gradients are accumulated and some tensors do not decay.
+/// ones: the same bits, also where gradients are accumulated, some tensors do not decay, and the
+/// loss is scaled.
 fn cut_updates(device: &Device) -> Result<(), Failed> {
-    for (optimizer, weight_decay, accumulate) in OPTIMIZERS
+    for (optimizer, weight_decay, accumulate, half) in OPTIMIZERS
         .into_iter()
-        .flat_map(|o| [(o, 0.1, 1), (o, 0.1, 2)])
-        .chain([(Optimizer::Adam, 0.0, 1)])
+        .flat_map(|o| [(o, 0.1, 1, false), (o, 0.1, 2, false)])
+        .chain([(Optimizer::Adam, 0.0, 1, false)])
+        .chain([1, 2].map(|accumulate| (Optimizer::Lamb, 0.1, accumulate, true)))
     {
         let rule = Update { optimizer, weight_decay, ..Update::default() };
-        let how = Training { views: Views::Given, accumulate, rule, ..Training::default() };
+        let how = Training { views: Views::Given, accumulate, rule, half, ..Training::default() };
         let model = method::training(&config(Method::Ae, 16, 2), how);
         let mut session = device.open()?;
         session.allocate(&model.graph.layout);
         let mut want: Option<Vec<Vec<u32>>> = None;
         for (max_binding, least_parts) in [(usize::MAX, 1), (256 << 10, 4), (1, 60)] {
             let what = format!(
-                "{optimizer:?}, decay {weight_decay}, {accumulate} batches, {max_binding} bytes"
+                "{optimizer:?}, decay {weight_decay}, {accumulate} batches, scaled: {half}, \
+                 {max_binding} bytes"
             );
             let options = Options::new(Target { max_binding, ..session.target() });
             let mut plans = vec![lower("train", &model.graph, options)];
@@ -295,7 +459,7 @@ fn cut_update_plans(device: &Device) -> Result<(), Failed> {
 
 /// A tensor that is read after a part of it, or all, was updated in place is a bug of the planner.
 fn stale_reads() -> Result<(), Failed> {
-    let g = linear(Update::default());
+    let g = linear(Update::default(), false);
     for max_binding in [usize::MAX, 1] {
         let options =
             Options { alias: false, ..Options::new(Target { max_binding, ..Target::default() }) };
@@ -326,6 +490,8 @@ fn main() -> ExitCode {
     let hosts = [Device::Reference, Device::Cpu];
     let trials: Vec<Trial> = [
         on_devices("a gradient that overflows stops the updates", &hosts, overflowing_gradient),
+        on_devices("a scaled loss", &hosts, scaled_losses),
+        on_devices("a scaled loss of several batches", &hosts, scaled_accumulated_gradients),
         on_devices(
             "an accumulated gradient that is not finite stops the update",
             &hosts,

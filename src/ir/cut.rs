@@ -87,10 +87,10 @@ fn range(g: &mut Graph, whole: ValueId, part: &std::ops::Range<usize>) -> ValueI
     g.at(&name, Shape::vector(range.len), range)
 }
 
-/// Appends an op that updates flat buffers in place, part by part.
+/// Appends an op that updates or writes flat buffers, part by part.
 ///
 /// # Panics
-/// If its op cannot be cut, or somebody reads what it writes: neither is so of an update of the
+/// If its op cannot be cut, or what it writes is no flat buffer: neither is so of an update of the
 /// weights.
 fn apart(g: &mut Graph, node: &Node, flat: &[ValueId], parts: &[std::ops::Range<usize>]) {
     g.label(node.name.clone());
@@ -104,7 +104,13 @@ fn apart(g: &mut Graph, node: &Node, flat: &[ValueId], parts: &[std::ops::Range<
             .iter()
             .map(|x| if flat.contains(x) { range(g, *x, part) } else { *x })
             .collect();
-        g.emit(op, &inputs);
+        for (y, whole) in g.emit(op, &inputs).into_iter().zip(&node.outputs) {
+            // What is updated in place is pinned already.
+            if let (None, Some(pin)) = (g.range(y), g.range(*whole)) {
+                let range = Range { offset: pin.offset + part.start, len: part.len(), ..pin };
+                g.values[y.0 as usize].pin = Some(range);
+            }
+        }
     }
     for y in &node.outputs {
         let value = &mut g.values[y.0 as usize];

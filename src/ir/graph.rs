@@ -20,7 +20,8 @@ pub enum Group {
     /// Second moment (Adam).
     Moment2,
     /// Mean gradient of the batches of a step so far, then their mean loss
-    /// ([`Layout::accumulated_loss`]); only where gradients are accumulated.
+    /// ([`Layout::accumulated_loss`]); only where gradients are accumulated. Where the loss is
+    /// scaled, gradients without the scale: of several batches they are in `Grad`.
     Accumulated,
 }
 

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! as PyTorch's `GradScaler`, which has neither a least scale nor a failure. The factor that
-//! [`Unscale`] multiplies gradients with is `1 / s` of the step's own scale in a good step, exactly,
+//! gradients are multiplied with ([`super::ScaleBy`]) is `1 / s` of the step's own scale in a good step, exactly,
 //! and NaN in the others: it is the guard of the optimiser too, so these leave weights and moments
 //! as they are. A step that failed leaves the scale alone, so that it can be run again to find the
 //! tensor that began it. From the largest scale, at most `log2(most / least)` steps in a row are
@@ -20,14 +20,11 @@
 //! and the learning rate's schedule. One differs: Adam's bias correction counts the steps that were
 //! skipped, so the first updates after a few skipped steps are smaller than PyTorch's.
 
-use std::ops::Range;
-
 use rayon::prelude::*;
 
 use super::all_finite::{has_bad, lower_flags};
 use super::{
-    Binding, Call, Case, Fill, Io, Kernel, Lowering, Op, OpDef, Real, ShapeError, Target, arity,
-    same,
+    Binding, Call, Case, Fill, Io, Kernel, Lowering, OpDef, Real, ShapeError, Target, same,
 };
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Alternate, Constant, Normal};
@@ -152,60 +149,6 @@ impl OpDef for LossScale {
                 &[(vector(300_007), Alternate(f32::MAX, -1e-45))],
             ),
             case("p5000000, passes over flags", 4.0, 7.0, &[(vector(5_000_000), Constant(1.0))]),
-        ]
-    }
-}
-
-/// `x = factor x`, nothing where the factor is not finite; inputs (x, factor), updating x.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Unscale;
-
-impl OpDef for Unscale {
-    const NAME: &'static str = "unscale";
-    fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
-        arity(Self::NAME, inputs, 2)?;
-        let x = inputs[0];
-        same(Self::NAME, "x", TensorType::f32(Shape::vector(x.shape.len())), x)?;
-        same(Self::NAME, "the factor", TensorType::f32(Shape::SCALAR), inputs[1])?;
-        Ok(vec![x])
-    }
-    fn in_place(&self) -> &'static [(usize, usize)] {
-        &[(0, 0)]
-    }
-    fn part(&self, _elements: Range<usize>) -> Option<Op> {
-        Some(Self.into())
-    }
-    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
-        let factor = call.inputs[1].f()[0].get();
-        for x in call.outputs[0].iter_mut().filter(|_| factor.is_finite()) {
-            *x = T::of(factor * x.get());
-        }
-    }
-    fn native(&self, call: &mut Call<'_, f32>) {
-        let factor = call.inputs[1].f()[0];
-        if factor.is_finite() {
-            let chunks = call.outputs[0].par_chunks_mut(CHUNK);
-            chunks.for_each(|x| x.iter_mut().for_each(|x| *x *= factor));
-        }
-    }
-    fn lower(&self, io: &Io, target: &Target) -> Lowering {
-        let vec4s = io.inputs[0].shape.len().div_ceil(4);
-        Lowering::one(
-            Kernel::new("unscale").set("LEN4", vec4s),
-            target.grid_1d(vec4s),
-            &[Binding::Output(0), Binding::Input(1)],
-        )
-    }
-    fn cases() -> Vec<Case> {
-        let case = |name: &str, len: usize, x: Fill, factor: f32| {
-            Case::new(name, Self, &[(Shape::vector(len), x), (Shape::SCALAR, Constant(factor))])
-        };
-        vec![
-            case("p1", 1, Normal, 1.0),
-            case("p64", 64, Normal, 1.0 / 65_536.0),
-            case("p100003, the smallest factor", 100_003, Alternate(f32::MAX, -1.0), 1.0 / 16_777_216.0),
-            case("p1031, the factor is NaN", 1031, Normal, f32::NAN),
-            case("p1031, the factor is infinite", 1031, Normal, f32::INFINITY),
         ]
     }
 }

@@ -322,7 +322,7 @@ ops! {
     kl::{ KlNormal, KlNormalGrad, KlGaussians },
     layerwise::{ Lars, Lamb },
     l2_normalize::{ L2Normalize, L2NormalizeGrad },
-    loss_scale::{ LossScale, Unscale },
+    loss_scale::{ LossScale },
     mse::{ Mse, MseGrad },
     nt_xent::{ NtXent, NtXentGrad },
     optimizer::{ Adam, Sgd },

@@ -2,9 +2,11 @@
 //! at 0; NaN stays NaN, and a NaN in `y` lets `dy` pass, all as PyTorch);
 //! `weighted_sum: y = a*p + b*q`; `scale: y = a*x`; `dot: y = sum(p*q)`, a scalar.
 
+use std::ops::Range;
+
 use super::native::{map, map2};
 use super::{
-    Binding, Call, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, ShapeError,
+    Binding, Call, Case, Emit, Fill, Forward, Io, Kernel, Lowering, Op, OpDef, Real, ShapeError,
     Target, ValueId, arity, same,
 };
 use crate::tensor::{DType, Shape, TensorType};
@@ -259,6 +261,9 @@ impl OpDef for ScaleBy {
         arity(Self::NAME, inputs, 2)?;
         same(Self::NAME, "the factor", TensorType::f32(Shape::SCALAR), inputs[1])?;
         Ok(vec![inputs[0]])
+    }
+    fn part(&self, _elements: Range<usize>) -> Option<Op> {
+        Some(Self.into())
     }
     fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
         let (x, s) = (call.inputs[0].f(), call.inputs[1].f()[0].get());

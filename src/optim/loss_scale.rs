@@ -2,8 +2,8 @@
 //! formulae are those of [`LossScale`].
 
 use super::{FINITE, gradient};
-use crate::ir::{Graph, Group};
-use crate::ops::{Emit, LossScale, Unscale, ValueId};
+use crate::ir::{Graph, Group, Range};
+use crate::ops::{Emit, LossScale, ScaleBy, ValueId};
 use crate::tensor::Shape;
 
 /// The first scale: the default of PyTorch's `GradScaler`.
@@ -35,8 +35,11 @@ pub fn fault(state: &[f32]) -> Option<&'static str> {
 }
 
 /// Appends the check of a loss and its scaled gradients, the next step's scale, an output
-/// [`FINITE`], and the gradients without the scale; returns the guard of an optimiser.
-pub(super) fn unscale(g: &mut Graph, gradients: Group, loss: ValueId) -> ValueId {
+/// [`FINITE`], and the gradients without the scale; returns the guard of an optimiser, and where
+/// these gradients are: in that of two flat buffers where the others are not, since a step writes
+/// nothing twice.
+pub(super) fn unscale(g: &mut Graph, gradients: Group, loss: ValueId) -> (ValueId, Group) {
+    let to = if gradients == Group::Grad { Group::Accumulated } else { Group::Grad };
     let (state, flag, x) = (g.layout.loss_scale(), g.layout.guard(), gradient(g, gradients));
     let state = g.at("loss_scale", Shape::vector(state.len), state);
     let flag = g.at("guard", Shape::SCALAR, flag);
@@ -44,6 +47,8 @@ pub(super) fn unscale(g: &mut Graph, gradients: Group, loss: ValueId) -> ValueId
     let op = LossScale { growth: GROWTH, least: LEAST, most: MOST };
     let outputs = g.emit(op.into(), &[state, flag, loss, x]);
     g.output(FINITE, outputs[1]);
-    g.emit(Unscale.into(), &[x, outputs[2]]);
-    outputs[2]
+    let unscaled = g.emit1(ScaleBy.into(), &[x, outputs[2]]);
+    let len = g.layout.size(Group::Param);
+    g.values[unscaled.0 as usize].pin = Some(Range { group: to, offset: 0, len });
+    (outputs[2], to)
 }

@@ -112,12 +112,12 @@ impl Update {
     /// not finite. Where the loss is scaled, gradients that are not finite change nothing in their
     /// step alone, until no scale is left.
     pub fn emit(&self, g: &mut Graph, gradients: Group, loss: ValueId) {
-        let guard = if g.layout.scaled {
+        let (guard, gradients) = if g.layout.scaled {
             loss_scale::unscale(g, gradients, loss)
         } else {
             let guard = guard(g, gradients, loss);
             g.output(FINITE, guard);
-            guard
+            (guard, gradients)
         };
         let op = self.op(&g.layout);
         let mut inputs = vec![g.whole(Group::Param), gradient(g, gradients)];

@@ -85,7 +85,6 @@ pub static FILES: &[(&str, &str)] = &[
     ("sum_rows", include_str!("../../shaders/sum_rows.wgsl")),
     ("sum_rows_scalar", include_str!("../../shaders/sum_rows_scalar.wgsl")),
     ("trust_ratio", include_str!("../../shaders/trust_ratio.wgsl")),
-    ("unscale", include_str!("../../shaders/unscale.wgsl")),
     ("upsample_nearest", include_str!("../../shaders/upsample_nearest.wgsl")),
     ("upsample_nearest_grad", include_str!("../../shaders/upsample_nearest_grad.wgsl")),
     ("weighted_sum", include_str!("../../shaders/weighted_sum.wgsl")),
