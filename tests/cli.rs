@@ -18,6 +18,8 @@ mod identity;
 mod images;
 #[path = "cli/monitor.rs"]
 mod monitor;
+#[path = "cli/precision.rs"]
+mod precision;
 #[path = "cli/pretraining.rs"]
 mod pretraining;
 #[path = "cli/reproduce.rs"]

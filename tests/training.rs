@@ -17,6 +17,8 @@ use std::process::ExitCode;
 use aavae::device::{Host, PlanId, Session};
 use aavae::ir::Group;
 use aavae::method::{self, Method, ModelConfig, Protocol, Training, Views};
+use aavae::ops::StepUniforms;
+use aavae::optim;
 use aavae::run::checkpoint::Checkpoint;
 use aavae::run::state;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -152,6 +154,44 @@ fn threads() -> Result<(), Failed> {
     Ok(())
 }
 
+/// A scaled loss gives the bits of one that is not, as long as nothing is stored as f16: a power of
+/// two changes no digit of a gradient.
+fn scaled(accumulate: usize) -> Result<(), Failed> {
+    for &method in Method::ALL.iter().filter(|m| accumulate == 1 || m.definition().per_image) {
+        let config = ModelConfig { online_probe: Some(4), ..config(method, 16, 4) };
+        let ends = [false, true].map(|half| {
+            let how = Training { half, accumulate, ..Training::default() };
+            let model = method::training(&config, how);
+            let mut host = Session::from(Host::<f32>::new());
+            host.allocate(&model.graph.layout);
+            let id = load(&mut host, &model, true)?;
+            let update = optim::update(&model.graph.layout, how.rule);
+            let update = host.load(host.lower("update", &update))?;
+            reset(&mut host, &model, 3)?;
+            fill(&mut host, id)?;
+            for step in 0..3 {
+                for part in 0..accumulate {
+                    let first_sample = (part * config.batch) as u32;
+                    host.run(id, &StepUniforms { first_sample, ..uniforms(3, step, RATE) })?;
+                }
+                if accumulate > 1 {
+                    host.run(update, &uniforms(3, step, RATE))?;
+                }
+            }
+            let flat = states(&mut host)?;
+            let skipped = state::scale(&mut host, &model.graph.layout)?;
+            check(skipped == half.then_some([65_536.0, 0.0]), || format!("{skipped:?}"))?;
+            Ok::<_, Failed>([flat[0].clone(), flat[3].clone(), flat[4].clone()])
+        });
+        let [full, scaled] = ends;
+        let (full, scaled) = (full?, scaled?);
+        check(full == scaled && full[1].iter().any(|m| *m != 0), || {
+            format!("{}: other weights or moments", method.name())
+        })?;
+    }
+    Ok(())
+}
+
 /// Straight steps equal steps, export, file, import into a session of other contents, steps.
 fn resume(device: &Device) -> Result<(), Failed> {
     let model = aavae();
@@ -269,6 +309,10 @@ fn main() -> ExitCode {
     let args = Arguments::from_args();
     let mut trials =
         vec![Trial::test("the bits do not depend on the number of threads/cpu", threads)];
+    for batches in [1, 2] {
+        let name = format!("a scaled loss gives the same bits, {batches} batches a step/cpu");
+        trials.push(Trial::test(name, move || scaled(batches)));
+    }
     for &method in Method::ALL {
         // The batch's mean image alone gives 0.9, and so does SimCLR with all views in one point.
         let test = move || overfits(method, Views::Given, 150, 0.4);

@@ -11,7 +11,7 @@ use crate::method::{Compare, Method};
 use crate::model::{Depth, Stem};
 use crate::optim::Optimizer;
 use crate::run::settings::{
-    DataKind, Flag, Precision, RunConfig, SETTINGS, Schedule, Setting, settings,
+    DataKind, Flag, PrecisionKind, RunConfig, SETTINGS, Schedule, Setting, settings,
 };
 
 /// Which settings a command takes, and what is taken where they are not typed.

@@ -14,7 +14,7 @@ use crate::method::ModelConfig;
 use crate::ops::Target;
 use crate::optim::Update;
 use crate::plan::{Plan, held_bytes, summary};
-use crate::run::settings::{Precision, RunConfig, Setting};
+use crate::run::settings::{PrecisionKind, RunConfig, Setting};
 use crate::run::{RunError, precision};
 use crate::tensor::TensorType;
 use crate::train::plans;
@@ -162,7 +162,7 @@ impl ModelArgs {
     /// precision is f16.
     pub(super) fn open(&self) -> Result<(Session, String, bool), Failure> {
         let (mut session, why) = device::open(&choice(&self.device)?)?;
-        let half = precision::resolve(self.config()?.precision, &session) == Precision::F16;
+        let half = precision::resolve(self.config()?.precision, &session) == PrecisionKind::F16;
         precision::train(&mut session, half)?;
         Ok((session, why, half))
     }
@@ -188,7 +188,7 @@ pub(super) fn plan(args: &PlanArgs) -> Outcome {
     config.validate().map_err(|message| usage(message, None))?;
     let model = config.model([0.5; 3], [0.25; 3]);
     let (mut session, _, half) = args.model.open()?;
-    let precision = if half { Precision::F16 } else { Precision::F32 };
+    let precision = if half { PrecisionKind::F16 } else { PrecisionKind::F32 };
     let config = RunConfig { precision, ..config };
     session.set_target(Target { compact: args.compact, ..session.target() });
     // As many held-out images as a batch takes: what a run on a whole data set has.

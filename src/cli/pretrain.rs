@@ -11,7 +11,7 @@ use crate::data::download::download;
 use crate::run::RunError;
 use crate::run::folder::{Contents, RunFolder, refuse_inside_data};
 use crate::run::resume::Resumed;
-use crate::run::settings::{DataKind, Precision, Preset, RunConfig, Setting};
+use crate::run::settings::{DataKind, PrecisionKind, Preset, RunConfig, Setting};
 use crate::run::trained::read_config;
 use crate::text;
 use crate::train::experiment::{self, Evaluate, Present, Request};
@@ -94,7 +94,7 @@ impl Args {
         if let Some(decoder) = typed.decoder.or(typed.encoder) {
             c.decoder = decoder;
         }
-        if let (Some(stored), Precision::Auto) = (stored, c.precision) {
+        if let (Some(stored), PrecisionKind::Auto) = (stored, c.precision) {
             c.precision = stored.precision; // decided when the run began
         }
         if stored.is_some() && typed.epochs.is_some() && typed.max_steps.is_none() {

@@ -1,18 +1,18 @@
 //! Which precision a device computes in: asked for, or chosen for it.
 
 use super::RunError;
-use super::settings::Precision;
+use super::settings::PrecisionKind;
 use crate::device::Session;
 use crate::ops::Target;
 
 /// What `auto` is on a device: f16 where it has matrix units for it, else f32. The others are what
 /// they are.
-pub fn resolve(asked: Precision, session: &Session) -> Precision {
+pub fn resolve(asked: PrecisionKind, session: &Session) -> PrecisionKind {
     match asked {
-        Precision::Auto if session.capabilities().f16 && session.target().coop.is_some() => {
-            Precision::F16
+        PrecisionKind::Auto if session.capabilities().f16 && session.target().coop.is_some() => {
+            PrecisionKind::F16
         }
-        Precision::Auto => Precision::F32,
+        PrecisionKind::Auto => PrecisionKind::F32,
         asked => asked,
     }
 }

@@ -20,7 +20,7 @@ use crate::eval::probe::{ProbeConfig, ProbeResult, probe};
 use crate::method::ModelConfig;
 use crate::run::folder::RunFolder;
 use crate::run::resume::{self, Resumed};
-use crate::run::settings::{Precision, RunConfig};
+use crate::run::settings::{PrecisionKind, RunConfig};
 use crate::run::summary::{Evaluation, KnnScore, Milestone, ProbeScore, RunSummary, tenth};
 use crate::run::trained::{Trained, model_config, open_data, read_config, write_config};
 use crate::run::{RunError, precision};
@@ -143,7 +143,7 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<RunSummar
 /// The configuration with a precision that the device has decided, if it was to.
 fn decided(request: &Request<'_>) -> Result<RunConfig, RunError> {
     let config = request.config.clone();
-    if config.precision != Precision::Auto {
+    if config.precision != PrecisionKind::Auto {
         return Ok(config);
     }
     let (session, _) = device::open(&request.device)?;

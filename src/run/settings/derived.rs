@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{DataKind, Precision, RunConfig};
+use super::{DataKind, PrecisionKind, RunConfig};
 use crate::method::{ModelConfig, Objective, Protocol};
 use crate::model::{NetConfig, Stem};
 use crate::optim::Update;
@@ -52,7 +52,7 @@ impl RunConfig {
 
     /// Whether what passes between layers is stored as f16.
     pub fn half(&self) -> bool {
-        self.precision == Precision::F16
+        self.precision == PrecisionKind::F16
     }
 
     /// Images per batch of the probe; its learning rate is proportional to them.

@@ -230,7 +230,7 @@ macro_rules! settings {
             schedule: Schedule = Schedule::Constant, Value("SCHEDULE"), Fixed;
             /// What passes between layers is stored as this; with f16 the loss is scaled. Weights
             /// and sums are f32 always; auto is f16 on a device with matrix units for it
-            precision: Precision = Precision::F32, Value("PRECISION"), Fixed;
+            precision: PrecisionKind = PrecisionKind::F32, Value("PRECISION"), Fixed;
         }
         "Objective" {
             /// Weight of the KL term
@@ -337,7 +337,7 @@ pub enum Schedule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
-pub enum Precision {
+pub enum PrecisionKind {
     /// As it is computed.
     F32,
     /// Mixed precision: in half the bytes, for gradients of a scaled loss.
