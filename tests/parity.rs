@@ -10,6 +10,7 @@
 //!   same weights.
 //! * `optimizers`: the same for 10 AE steps of each optimiser with weight decay and 5 SimCLR steps
 //!   of LARS, and the weights they end with.
+//! * `half/curve`: the curves of `curve` in mixed precision, beside PyTorch's in f32.
 //!
 //! Without a Vulkan, Metal or DX12 adapter the wgpu trials show as *ignored*; `REQUIRE_GPU=1` turns
 //! that into a failure. `SHOW_ERRORS=1` prints the worst error of every trial.
@@ -26,9 +27,9 @@ use aavae::method::{self, Method, Model, Training, Views, training};
 use aavae::model::resnet;
 use aavae::nn::{Builder, Param};
 use aavae::ops::StepUniforms;
-use aavae::optim::Optimizer;
+use aavae::optim::{Optimizer, loss_scale};
 use aavae::plan::{Options, Plan, lower};
-use aavae::run::settings::RunConfig;
+use aavae::run::settings::{PrecisionKind, RunConfig};
 use aavae::tensor::{Shape, TensorType};
 use aavae::train::measure::{add_bound, bits_per_dim, log_mean_exp};
 use aavae::train::schedule::uniforms;
@@ -304,7 +305,11 @@ fn curve(
 ) -> Result<(), Failed> {
     let golden = Tensors::open(file);
     let images = Tensors::open("images.safetensors");
+    let precision = case
+        .get("precision")
+        .map_or(Ok(PrecisionKind::F32), |name| serde_json::from_value(name.clone()))?;
     let run = RunConfig {
+        precision,
         learning_rate: case["lr"].as_f64().ok_or("no lr")? as f32,
         warmup_epochs: 0,
         optimizer: case
@@ -333,10 +338,12 @@ fn curve(
         .collect();
     let shrink = case["decoder_scale"].as_f64().ok_or("no scale")? as f32;
 
-    let how = Training { views: Views::Given, rule: run.update(), ..Training::default() };
+    let half = run.half();
+    let how = Training { views: Views::Given, rule: run.update(), half, ..Training::default() };
     let model = training(&run.model([0.0; 3], [1.0; 3]), how);
     let mut session = device.open()?;
     let session = &mut session;
+    aavae::run::precision::train(session, half)?;
     fill_model(session, &model, |p| match &p.name[..] {
         "log_scale" => vec![0.0],
         name => {
@@ -344,6 +351,10 @@ fn curve(
             fill_parameter(name, &p.file.shape()).iter().map(|x| x * scale).collect()
         }
     })?;
+    if half {
+        let scale = model.graph.layout.loss_scale();
+        session.write_state(scale.group, scale.offset, &loss_scale::begin())?;
+    }
     let id = session.load(session.lower("train", &model.graph))?;
     let want = golden.get(&format!("{name}/loss"));
     for step in 0..want.len() {
@@ -481,6 +492,20 @@ fn main() -> ExitCode {
         }
         if gpus.is_empty() {
             trials.push(no_adapter(&name));
+        }
+    }
+    // What rounding to 11 bits does to the losses is 1e-4, 5e-6 and 1e-3; weights that do not move
+    // would be 4e-2, 2e-3 and .6 away.
+    for (method, tolerance) in [(Method::Ae, 1e-3), (Method::Aavae, 5e-5), (Method::Simclr, 5e-3)] {
+        let mut case = files["curve.safetensors"]["case"][method.name()].clone();
+        case["precision"] = json!("f16");
+        for device in [Device::Cpu].into_iter().chain(gpus.iter().take(1).cloned()) {
+            let (case, title) =
+                (case.clone(), format!("half/curve/{}/{}", method.name(), device.name()));
+            let test = move || {
+                curve("curve.safetensors", method.name(), method.name(), &case, tolerance, &device)
+            };
+            trials.push(Trial::test(title, test));
         }
     }
     for (name, case) in
