@@ -12,6 +12,8 @@
 
 #[path = "cuda/compiler.rs"]
 mod compiler;
+#[path = "cuda/coop.rs"]
+mod coop;
 #[path = "cuda/emulated.rs"]
 mod emulated;
 #[path = "cuda/rules.rs"]
@@ -26,7 +28,7 @@ use aavae::check::{graph, io, name, trial, variants};
 use aavae::device::{Host, Session};
 use aavae::ir::Group;
 use aavae::method::{Method, Training, training};
-use aavae::ops::{Case, Choices, Variant, key};
+use aavae::ops::{Case, Choices, Target, Variant, key};
 use aavae::plan::{Options, Plan, lower};
 use aavae::shader::{cuda, source};
 use compiler::Bug;
@@ -40,6 +42,11 @@ use support::check;
 const TOLERANCE: f64 = 1e-3;
 const STEPS: u32 = 3;
 
+/// What plans for an H100 are lowered to.
+pub(crate) fn target() -> Target {
+    cuda::target([9, 0])
+}
+
 fn has_compiler() -> bool {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     Command::new(compiler).arg("--version").output().is_ok_and(|o| o.status.success())
@@ -49,7 +56,7 @@ fn has_compiler() -> bool {
 /// numbers of groups by the same text.
 fn tiles(case: &Case) -> Vec<Variant> {
     let mut seen = Vec::new();
-    let mut found = variants(case, &cuda::TARGET);
+    let mut found = variants(case, &target());
     found.retain(|v| {
         let Variant::Tile(t) = v else { return true };
         let new = !seen.contains(&[t.m, t.n, t.k, t.rows, t.cols]);
@@ -74,13 +81,13 @@ fn op(case: &Case) -> Result<(), Failed> {
 fn plan(case: &Case, variant: Variant) -> Plan {
     let mut choices = Choices::default();
     choices.set(key(&case.op, &io(case)), variant);
-    lower("trial", &graph(case), Options { choices: &choices, ..Options::new(cuda::TARGET) })
+    lower("trial", &graph(case), Options { choices: &choices, ..Options::new(target()) })
 }
 
 /// A method's training step on small images.
 fn step(method: Method) -> Plan {
     let model = training(&support::config(method, 16, 4), Training::default());
-    lower("train", &model.graph, Options::new(cuda::TARGET))
+    lower("train", &model.graph, Options::new(target()))
 }
 
 /// Scalars of each step, and the weights and statistics after the last.
@@ -125,7 +132,7 @@ fn notices(ops: &str, bug: &Bug) -> Result<(), Failed> {
     let mut cases = aavae::ops::all_cases();
     cases.retain(|c| !c.half);
     cases.retain(|c| c.op.name() == ops);
-    let portable = |case: &Case| variants(case, &cuda::TARGET)[0];
+    let portable = |case: &Case| variants(case, &target())[0];
     let dispatches =
         |case: &Case| plan(case, portable(case)).ops.into_iter().flat_map(|s| s.dispatches);
     let mut planted = false;
@@ -169,7 +176,7 @@ fn bugs() -> Vec<Trial> {
         ("an element too many", "scale", 0, ">=", ">"),
     ];
     let trial = |(what, ops, nth, from, to)| {
-        let bug = Bug { nth, from, to };
+        let bug = Bug { nth, from, to, prelude: false };
         Trial::test(format!("notices {what} in {ops} ({nth})"), move || notices(ops, &bug))
     };
     list.into_iter().map(trial).collect()
@@ -178,7 +185,7 @@ fn bugs() -> Vec<Trial> {
 /// Compiles everything at once: many kernels share a run of the compiler.
 fn prepare() -> Result<(), String> {
     let mut plans: Vec<Plan> = Method::ALL.iter().map(|m| step(*m)).collect();
-    for case in aavae::ops::all_cases().into_iter().filter(|c| !c.half) {
+    for case in aavae::ops::all_cases() {
         plans.extend(tiles(&case).into_iter().map(|v| plan(&case, v)));
     }
     let dispatches = plans.iter().flat_map(|p| &p.ops).flat_map(|s| &s.dispatches);
@@ -195,7 +202,8 @@ fn main() -> ExitCode {
     let args = Arguments::from_args();
     let able = has_compiler();
     let mut emulated: Vec<Trial> = rules::trials();
-    for case in aavae::ops::all_cases().into_iter().filter(|c| !c.half) {
+    emulated.extend(coop::trials());
+    for case in aavae::ops::all_cases() {
         emulated.push(Trial::test(format!("{}/cuda-emulated", name(&case)), move || op(&case)));
     }
     for &method in Method::ALL {
@@ -207,6 +215,7 @@ fn main() -> ExitCode {
     let mut trials: Vec<Trial> =
         emulated.into_iter().map(|t| t.with_ignored_flag(ignored)).collect();
     trials.extend(rules::unknown());
+    trials.extend(coop::refusals());
     trials.extend(toolkit::trials(&args));
     if able && args.filter.is_none() && !args.list && !args.ignored {
         // What fails here fails again in its trial.

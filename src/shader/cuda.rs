@@ -6,9 +6,11 @@
 //! * Functions are inlined. Besides their own arguments they get the bound buffers that they use.
 //! * Names end in `_`, so that none is a keyword of C++ or a built-in of CUDA.
 //! * The uniform is a pointer like every buffer: a captured graph sees the values of each replay.
+//! * f16 is what memory holds: there is no arithmetic of it, as shaders compute in f32.
 //! * A construct that no shader needs yet is an error that names it, not a guess.
 
 mod body;
+mod coop;
 mod names;
 mod value;
 
@@ -25,12 +27,21 @@ use names::Names;
 use crate::ops::Target;
 
 /// What every translated kernel stands on; goes before the texts of one program, once.
-pub const PRELUDE: &str = include_str!("cuda/wgsl.cuh");
+pub const PRELUDE: &str = concat!(include_str!("cuda/wgsl.cuh"), include_str!("cuda/coop.cuh"));
+
+/// Lanes of a subgroup, which CUDA calls a warp.
+pub const LANES: u32 = 32;
 
 /// What plans for CUDA are lowered to: every GPU since 2016 can do it. Blocks of 1024 threads are
 /// not asked for, as two of them would not fit beside each other.
 pub const TARGET: Target =
     Target { max_invocations: 512, workgroup_memory: 48 << 10, ..Target::WEBGPU };
+
+/// What plans for a GPU of a compute capability are lowered to. Tensor cores multiply matrices of
+/// 16 by 16 as `coop.cuh` asks for since 8.0 (Ampere).
+pub fn target(capability: [i32; 2]) -> Target {
+    Target { coop: (capability >= [8, 0]).then_some(16), ..TARGET }
+}
 
 /// A kernel in CUDA C++.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +82,9 @@ fn unknown<T>(what: impl Into<String>) -> Result<T, CudaError> {
 pub fn translate(wgsl: &str, name: &str) -> Result<CudaKernel, CudaError> {
     let refused = |message| CudaError::Wgsl(message);
     let module = naga::front::wgsl::parse_str(wgsl).map_err(|e| refused(e.emit_to_string(wgsl)))?;
-    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::empty());
+    let able =
+        Capabilities::SHADER_FLOAT16 | Capabilities::COOPERATIVE_MATRIX | Capabilities::SUBGROUP;
+    let mut validator = Validator::new(ValidationFlags::all(), able);
     let info = validator.validate(&module).map_err(|e| refused(e.emit_to_string(wgsl)))?;
     let writer = Writer {
         module: &module,
@@ -80,6 +93,7 @@ pub fn translate(wgsl: &str, name: &str) -> Result<CudaKernel, CudaError> {
         globals: HashMap::new(),
         functions: HashMap::new(),
         barriers: false,
+        cooperates: false,
     };
     writer.kernel(name)
 }
@@ -92,6 +106,8 @@ struct Writer<'a> {
     functions: HashMap<Handle<Function>, String>,
     /// Whether a barrier was written.
     barriers: bool,
+    /// Whether something was written that all lanes of a warp do together.
+    cooperates: bool,
 }
 
 /// The function that is being written.
@@ -136,6 +152,7 @@ impl<'a> Writer<'a> {
         Ok(match *ty {
             TypeInner::Scalar(s) => scalar(s)?.into(),
             TypeInner::Vector { size, scalar: s } => format!("vec<{}, {}>", scalar(s)?, size as u8),
+            TypeInner::CooperativeMatrix { .. } => coop::type_name(ty)?.into(),
             TypeInner::Array { base, size: ArraySize::Constant(n), .. } => {
                 format!("arr<{}, {n}>", self.type_name(base)?)
             }
@@ -167,7 +184,11 @@ impl<'a> Writer<'a> {
         self.entry(entry, info, &names)?;
         let pointers: Vec<_> = (0..bound.len()).map(|i| format!("WGSL_AT({i})")).collect();
         let (count, pointers, poison) = (bound.len(), pointers.join(", "), &shared.poison);
-        let barriers = self.barriers;
+        if self.cooperates && threads % LANES != 0 {
+            return unknown(format!("matrices of warps in a workgroup of {threads}"));
+        }
+        // Lanes meet as threads at a barrier do.
+        let barriers = self.barriers || self.cooperates;
         self.line(0, "}");
         self.line(
             0,
@@ -195,8 +216,10 @@ impl<'a> Writer<'a> {
             for member in members {
                 let field = member.name.as_deref().unwrap_or("unnamed");
                 let (size, align) = match self.inner(member.ty) {
-                    TypeInner::Scalar(_) => (4, 4),
-                    TypeInner::Vector { size, .. } if *size != naga::VectorSize::Tri => {
+                    TypeInner::Scalar(Scalar { width: 4, .. }) => (4, 4),
+                    TypeInner::Vector { size, scalar: Scalar { width: 4, .. } }
+                        if *size != naga::VectorSize::Tri =>
+                    {
                         (4 * *size as u32, 4 * *size as u32)
                     }
                     other => return unknown(format!("a struct member of type {other:?}")),
@@ -223,7 +246,8 @@ impl<'a> Writer<'a> {
         for (handle, global) in self.module.global_variables.iter() {
             let name = names.fresh(global.name.as_deref().unwrap_or("g"));
             if global.space == AddressSpace::WorkGroup {
-                shared.bytes += self.inner(global.ty).size(self.module.to_ctx());
+                let bytes = self.inner(global.ty).size(self.module.to_ctx());
+                shared.bytes = shared.bytes.next_multiple_of(16) + bytes;
                 let ty = self.type_name(global.ty)?;
                 self.line(0, &format!("WGSL_SHARED({ty}) {name};"));
                 write!(shared.poison, "WGSL_POISON({name}); ").ok();
@@ -329,6 +353,7 @@ impl<'a> Writer<'a> {
                 BuiltIn::LocalInvocationId => "w_local_invocation_id()",
                 BuiltIn::LocalInvocationIndex => "w_local_invocation_index()",
                 BuiltIn::GlobalInvocationId => "w_global_invocation_id()",
+                BuiltIn::SubgroupId => "w_subgroup_id()",
                 other => return unknown(format!("the built-in value {other:?}")),
             };
             let name = scope.names.fresh(argument.name.as_deref().unwrap_or("a"));
@@ -364,6 +389,7 @@ impl<'a> Scope<'a> {
 fn scalar(s: Scalar) -> Result<&'static str, CudaError> {
     match (s.kind, s.width) {
         (ScalarKind::Float, 4) => Ok("f32"),
+        (ScalarKind::Float, 2) => Ok("f16"),
         (ScalarKind::Uint, 4) => Ok("u32"),
         (ScalarKind::Sint, 4) => Ok("i32"),
         (ScalarKind::Bool, _) => Ok("bool"),

@@ -37,13 +37,14 @@ pub(crate) struct Code {
     pub(crate) bindings: usize,
 }
 
-/// A change to the text of kernels, to see that trials notice it: the `nth` place of `from` becomes
-/// `to`.
+/// A change to the text of kernels, or to that of the prelude, to see that trials notice it: the
+/// `nth` place of `from` becomes `to`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Bug {
     pub(crate) nth: usize,
     pub(crate) from: &'static str,
     pub(crate) to: &'static str,
+    pub(crate) prelude: bool,
 }
 
 impl Bug {
@@ -115,11 +116,12 @@ pub(crate) fn in_parallel<T: Sync>(
 }
 
 fn compile(batch: &[(&str, &String)], bug: &Bug) -> Result<(), String> {
-    let (mut source, mut made) = (format!("{HOST}{PRELUDE}"), Vec::new());
+    let change = |planted: bool, text: &str| if planted { bug.plant(text) } else { text.into() };
+    let (mut source, mut made) = (HOST.to_owned() + &change(bug.prelude, PRELUDE), Vec::new());
     for (file, wgsl) in batch {
         let name = format!("k{}", hash(wgsl));
         let kernel = translate(wgsl, &name).map_err(|e| format!("{file}: {e}"))?;
-        source += &bug.plant(&kernel.text);
+        source += &change(!bug.prelude, &kernel.text);
         made.push((*wgsl, name, kernel.bindings.len()));
     }
     let path = library("kernels", &source, &["-O1", "-w"])?;
@@ -165,4 +167,28 @@ pub(crate) fn library(folder: &str, source: &str, options: &[&str]) -> Result<Pa
     }
     std::fs::rename(&part, &object).map_err(|e| format!("{}: {e}", object.display()))?;
     Ok(object)
+}
+
+/// Runs block 0 of a kernel of one dispatch on buffers of words.
+pub(crate) fn run(
+    wgsl: &str,
+    buffers: &mut [&mut [u32]],
+    bug: &Bug,
+    order: u32,
+) -> Result<(), String> {
+    let code = load(&[("text", wgsl.to_owned())], bug)?[0];
+    assert_eq!(code.bindings, buffers.len(), "bindings");
+    let bytes: Vec<usize> = buffers.iter().map(|b| size_of_val(&**b)).collect();
+    let at: Vec<*mut u8> = buffers.iter_mut().map(|b| b.as_mut_ptr().cast()).collect();
+    let grid = [1, 1, 1];
+    #[allow(unsafe_code, reason = "kernels are native code")]
+    // SAFETY: all buffers live in the caller, and `host.h` checks every index.
+    let message = unsafe { (code.entry)(at.as_ptr(), bytes.as_ptr(), grid.as_ptr(), 0, 1, order) };
+    if message.is_null() {
+        return Ok(());
+    }
+    #[allow(unsafe_code, reason = "the message is a C string")]
+    // SAFETY: the message is the thread's own and ends in a zero.
+    let message = unsafe { std::ffi::CStr::from_ptr(message) };
+    Err(message.to_string_lossy().into_owned())
 }

@@ -12,7 +12,7 @@ use aavae::device::{
 };
 use aavae::ops::{Binding, StepUniforms};
 use aavae::plan::{Limits, Place, Plan};
-use aavae::shader::{cuda, source};
+use aavae::shader::source;
 use aavae::tensor::DType;
 use rayon::prelude::*;
 
@@ -82,9 +82,9 @@ impl Emulated {
             capabilities: Capabilities {
                 f16: true,
                 name: "cuda-emulated".into(),
-                target: cuda::TARGET,
+                target: crate::target(),
                 dispatches: true,
-                limits: Limits { max_groups: cuda::TARGET.max_groups, ..Limits::NONE },
+                limits: Limits { max_groups: crate::target().max_groups, ..Limits::NONE },
                 memory: None,
                 overhead: size_of::<StepUniforms>(),
                 read_bytes: None,

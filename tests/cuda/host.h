@@ -3,8 +3,9 @@
 //   order of threads    forward, backward or shuffled: a result that depends on it shows a missing barrier
 //   indices             all checked; the first one that is out of bounds ends the dispatch with a message
 //   shared memory       filled with NaN before each block
+//   warps               32 lanes meet at ldmatrix and mma, which follow the figures of the PTX manual
 //   blocks              independent; the caller may give ranges of them to several threads of its own
-// Not modelled: warps, memory order, time, and fused multiply-add (the host rounds a product before it is added).
+// Not modelled: lanes in lockstep elsewhere, memory order, time, and fused multiply-add (the host rounds a product before it is added).
 // No header of the C++ library: a kernel compiles in a fraction of the time.
 #pragma once
 #include <math.h>
@@ -30,6 +31,28 @@ static inline int __float2int_rz(float a) {
 }
 static inline unsigned __float_as_uint(float a) { unsigned u; memcpy(&u, &a, 4); return u; }
 static inline float __uint_as_float(unsigned a) { float f; memcpy(&f, &a, 4); return f; }
+
+// f16 by the definition of IEEE 754, of its bits.
+static inline float w_widen(unsigned short a) {
+  unsigned sign = (unsigned)(a & 0x8000) << 16, size = a & 0x7fff;
+  if (size >= 0x7c00) return __uint_as_float(sign | 0x7f800000 | (size & 1023) << 13);
+  // The bits at their place in an f32, whose exponent counts from 127 instead of 15.
+  float wide = __uint_as_float(size << 13) * 0x1p112f;
+  return sign ? -wide : wide;
+}
+static inline unsigned short w_narrow(float a) {
+  unsigned sign = __float_as_uint(a) >> 16 & 0x8000;
+  double size = fabs((double)a);
+  if (a != a) return 0x7fff;
+  if (size >= 65520.0) return (unsigned short)(sign | 0x7c00);
+  int exponent = -14;
+  while (size >= ldexp(2.0, exponent)) ++exponent;
+  // In units of the last place, which double holds exactly; rint rounds to the even one of two.
+  unsigned units = (unsigned)rint(ldexp(size, 10 - exponent));
+  // A carry goes into the exponent, as does the leading one of what is not subnormal.
+  return (unsigned short)(sign | ((unsigned)(exponent + 14) * 1024 + units));
+}
+static inline unsigned w_narrow2(float a, float b) { return w_narrow(a) | (unsigned)w_narrow(b) << 16; }
 
 // Way out of a dispatch that does something wrong. Kernels hold nothing that a jump would leak.
 static thread_local jmp_buf host_exit;
@@ -63,7 +86,25 @@ static thread_local const size_t* host_bytes;
 #define WGSL_WRITE(...) const host_buffer<__VA_ARGS__>
 #define WGSL_AT(i) host_binding{host_at[i], host_bytes[i]}
 #define WGSL_SHARED(...) static thread_local __VA_ARGS__
-#define WGSL_POISON(variable) memset((void*)&variable, 0xff, sizeof variable)
+#define WGSL_POISON(variable) host_poison((void*)&variable, sizeof variable)
+#define WGSL_TILE(at, bytes) host_tile(at, bytes)
+
+// The shared variables of the kernel that runs.
+static thread_local struct { char* at; size_t bytes; } host_shared[64];
+static thread_local unsigned host_shared_count;
+static inline void host_poison(void* at, size_t bytes) {
+  memset(at, 0xff, bytes);
+  if (host_shared_count < 64) host_shared[host_shared_count++] = {(char*)at, bytes};
+}
+// An address that an instruction takes `bytes` from.
+template <class T> static T* host_tile(T* at, size_t bytes) {
+  if ((size_t)at % bytes) host_fail("a tile that is not aligned", (size_t)at % bytes, bytes);
+  for (unsigned i = 0; i < host_shared_count; ++i) {
+    char* first = host_shared[i].at;
+    if ((char*)at >= first && (char*)at + bytes <= first + host_shared[i].bytes) return at;
+  }
+  host_fail("a tile beyond shared memory", 0, bytes);
+}
 
 // ucontext starts a fiber, _setjmp and _longjmp switch: no system call.
 const size_t HOST_THREADS = 1024, HOST_STACK = 64 << 10;
@@ -72,9 +113,23 @@ struct host_fiber {
   jmp_buf here;
   char* stack;
   bool begun, done;
+  // Instructions of its warp so far, and whether it waits for lanes that have not come to the last one yet.
+  unsigned turn;
+  bool meets;
+};
+// What the lanes of a warp bring to an instruction. A lane may be at the next one while others are at this one.
+struct host_lane {
+  const void* line;
+  unsigned a[4], b[2];
+};
+struct host_warp {
+  host_lane lanes[2][32];
+  unsigned come[2];
+  char what[2];
 };
 static thread_local host_fiber* host_fibers;
 static thread_local jmp_buf host_home;
+static thread_local host_warp host_warps[HOST_THREADS / 32];
 static thread_local unsigned host_now;
 static thread_local void (*host_call)();
 
@@ -98,6 +153,60 @@ static __attribute__((noinline)) void host_switch(unsigned t) {
   host_fibers[t].begun = true;
   setcontext(&host_fibers[t].start);
 }
+static inline unsigned w_lane() { return host_now % 32; }
+// Waits until all lanes are at the same instruction; what each brings to it.
+static __attribute__((noinline, unused)) const host_lane* host_meet(char what, const host_lane& mine) {
+  host_fiber& f = host_fibers[host_now];
+  host_warp& warp = host_warps[host_now / 32];
+  unsigned turn = f.turn++ % 2;
+  if (warp.come[turn]++ == 0) warp.what[turn] = what;
+  if (warp.what[turn] != what) host_fail("lanes of a warp at different instructions", what, warp.what[turn]);
+  warp.lanes[turn][w_lane()] = mine;
+  f.meets = true;
+  if (!_setjmp(f.here)) _longjmp(host_home, 1);
+  return host_warps[host_now / 32].lanes[turn];
+}
+template <bool TRANSPOSED> static void w_ldmatrix(unsigned (&r)[4], const void* line) {
+  const host_lane* lanes = host_meet('l', {line, {}, {}});
+  for (unsigned i = 0; i < 4; ++i) {
+    unsigned short two[2];
+    for (unsigned e = 0; e < 2; ++e) {
+      unsigned row = w_lane() / 4, column = w_lane() % 4 * 2 + e;
+      if (TRANSPOSED) { unsigned other = row; row = column; column = other; }
+      two[e] = ((const unsigned short*)lanes[i * 8 + row].line)[column];
+    }
+    r[i] = two[0] | (unsigned)two[1] << 16;
+  }
+}
+// Element `e` of a register of two.
+static inline float host_element(unsigned r, unsigned e) { return w_widen((unsigned short)(r >> e * 16)); }
+// 16x8 of C += 16x16 of A times 16x8 of B.
+static void w_mma(float& c0, float& c1, float& c2, float& c3, const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  const host_lane* lanes = host_meet('m', {nullptr, {a[0], a[1], a[2], a[3]}, {b0, b1}});
+  float* c[4] = {&c0, &c1, &c2, &c3};
+  for (unsigned i = 0; i < 4; ++i) {
+    unsigned row = w_lane() / 4 + (i < 2 ? 0 : 8), column = w_lane() % 4 * 2 + i % 2;
+    for (unsigned k = 0; k < 16; ++k) {
+      unsigned ra = (row < 8 ? 0 : 1) + (k < 8 ? 0 : 2), rb = k < 8 ? 0 : 1;
+      *c[i] += host_element(lanes[row % 8 * 4 + k % 8 / 2].a[ra], k % 2) *
+               host_element(lanes[column * 4 + k % 8 / 2].b[rb], k % 2);
+    }
+  }
+}
+// Runs the lanes of a warp as long as all of them come to an instruction; how many ended.
+static size_t host_go_on(unsigned t, unsigned threads, const unsigned* order) {
+  size_t ended = 0;
+  for (unsigned turn; (turn = (host_fibers[t].turn + 1) % 2), host_warps[t / 32].come[turn] == 32;) {
+    host_warps[t / 32].come[turn] = 0;
+    for (unsigned i = 0; i < threads; ++i) {
+      if (order[i] / 32 != t / 32) continue;
+      host_fibers[order[i]].meets = false;
+      host_switch(order[i]);
+      ended += host_fibers[order[i]].done;
+    }
+  }
+  return ended;
+}
 static void host_block(unsigned threads, const unsigned* order) {
   if (!host_fibers) host_fibers = (host_fiber*)calloc(HOST_THREADS, sizeof(host_fiber));
   for (unsigned t = 0; t < threads; ++t) {
@@ -108,8 +217,10 @@ static void host_block(unsigned threads, const unsigned* order) {
     f.start.uc_stack.ss_size = HOST_STACK;
     f.start.uc_link = nullptr;
     makecontext(&f.start, host_trampoline, 0);
-    f.begun = f.done = false;
+    f.begun = f.done = f.meets = false;
+    f.turn = 0;
   }
+  memset(host_warps, 0, sizeof host_warps);
   // A round for each phase between barriers.
   for (size_t left = threads; left > 0;) {
     size_t ended = 0;
@@ -117,8 +228,11 @@ static void host_block(unsigned threads, const unsigned* order) {
       unsigned t = order[i];
       if (host_fibers[t].done) continue;
       host_switch(t);
-      ended += host_fibers[t].done;
+      ended += host_fibers[t].done + host_go_on(t, threads, order);
     }
+    size_t meet = 0;
+    for (unsigned t = 0; t < threads; ++t) meet += host_fibers[t].meets;
+    if (meet) host_fail("lanes that wait for others of their warp", meet, left);
     if (ended && ended != left) host_fail("threads that ended while others wait at a barrier", ended, left);
     left -= ended;
   }
@@ -144,6 +258,7 @@ static const char* host_run(void (*call)(), void (*poison)(), bool barriers, hos
   host_bytes = bytes;
   if (_setjmp(host_exit)) return host_message;
   for (size_t b = first; b < last; ++b) {
+    host_shared_count = 0;
     blockIdx = {(unsigned)(b % grid[0]), (unsigned)(b / grid[0] % grid[1]), (unsigned)(b / grid[0] / grid[1])};
     poison();
     if (barriers) {

@@ -3,7 +3,7 @@
 use aavae::shader::cuda::{CudaError, PRELUDE, translate};
 use libtest_mimic::{Failed, Trial};
 
-use crate::compiler::{Bug, load};
+use crate::compiler::{Bug, run};
 use crate::support::check;
 
 /// Runs one thread of a kernel on `x` and returns the words it writes.
@@ -13,20 +13,9 @@ fn words(body: &str, x: &[u32], count: usize) -> Result<Vec<u32>, Failed> {
          @group(0) @binding(1) var<storage, read_write> y: array<u32>;\n\
          @compute @workgroup_size(1) fn main() {{\n{body}\n}}\n"
     );
-    let code = load(&[("rules", wgsl)], &Bug::default())?[0];
     let (mut x, mut y) = (x.to_vec(), vec![0u32; count]);
-    let at = [x.as_mut_ptr().cast::<u8>(), y.as_mut_ptr().cast::<u8>()];
-    let bytes = [size_of_val(&x[..]), size_of_val(&y[..])];
-    #[allow(unsafe_code, reason = "kernels are native code")]
-    // SAFETY: both buffers live here, and `host.h` checks every index.
-    let message = unsafe { (code.entry)(at.as_ptr(), bytes.as_ptr(), [1, 1, 1].as_ptr(), 0, 1, 0) };
-    if message.is_null() {
-        return Ok(y);
-    }
-    #[allow(unsafe_code, reason = "the message is a C string")]
-    // SAFETY: the message is the thread's own and ends in a zero.
-    let message = unsafe { std::ffi::CStr::from_ptr(message) };
-    Err(message.to_string_lossy().into_owned().into())
+    run(&wgsl, &mut [&mut x, &mut y], &Bug::default(), 0)?;
+    Ok(y)
 }
 
 /// An expression of `a` and `b` and what it must give, in bits.
@@ -112,6 +101,108 @@ fn floats() -> Result<(), Failed> {
     rules("f32", &numbers, &of_numbers)
 }
 
+/// The value of an f16.
+fn wide(bits: u16) -> f64 {
+    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
+    let size = match exponent {
+        0 => fraction * 2f64.powi(-24),
+        31 if fraction > 0.0 => f64::NAN,
+        31 => f64::INFINITY,
+        _ => (1024.0 + fraction) * 2f64.powi(exponent - 25),
+    };
+    if bits >> 15 == 1 { -size } else { size }
+}
+
+/// The f16 that is nearest to a number, of two that are as near the even one: by looking at all.
+fn narrow(x: f32) -> u16 {
+    let (sign, size) = (if x.is_sign_negative() { 0x8000 } else { 0 }, f64::from(x).abs());
+    // What is halfway to 2^16, which follows the largest number, rounds to infinity.
+    let value = |bits: u16| if bits == 0x7c00 { 65536.0 } else { wide(bits) };
+    let mut all = 0..=0x7c00u16;
+    let above = all.find(|bits| value(*bits) >= size).unwrap_or(0x7c00);
+    let below = above.saturating_sub(1);
+    let (up, down) = (value(above) - size, size - value(below));
+    sign | if down < up || (down == up && below % 2 == 0) { below } else { above }
+}
+
+/// Every f16 widens exactly, and f32 round to the nearest: singly and as vectors.
+fn halves() -> Result<(), Failed> {
+    let wgsl = "enable f16;
+        @group(0) @binding(0) var<storage, read> x: array<f16>;
+        @group(0) @binding(1) var<storage, read_write> y: array<f32>;
+        @compute @workgroup_size(1) fn main() {
+            for (var i = 0u; i < arrayLength; i++) { y[i] = f32(x[i]); }
+        }"
+    .replace("arrayLength", "65536u");
+    let mut x: Vec<u32> = (0..32768).map(|i| (2 * i) | (2 * i + 1) << 16).collect();
+    let mut y = vec![0; 65536];
+    run(&wgsl, &mut [&mut x, &mut y], &Bug::default(), 0)?;
+    for (bits, got) in (0..=u16::MAX).zip(y) {
+        let (got, want) = (f32::from_bits(got), wide(bits) as f32);
+        let same = got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan());
+        check(same, || format!("{bits:#06x} became {got}, not {want}"))?;
+    }
+    // Numbers, those halfway to their neighbours, those beside these, and what is out of range.
+    let around = |x: f32| [f32::from_bits(x.to_bits() - 1), x, f32::from_bits(x.to_bits() + 1)];
+    let pick = (1u16..0x7bff).step_by(97).chain([1, 2, 0x3fe, 0x3ff, 0x400, 0x7bfe]);
+    let halfway = |bits: u16| ((wide(bits) + wide(bits + 1)) / 2.0) as f32;
+    let mut numbers: Vec<f32> =
+        pick.flat_map(|b| [wide(b) as f32, halfway(b)]).flat_map(around).collect();
+    numbers.extend([0.0, 1e-30, 2f32.powi(-25), 65504.0, 65519.9, 65520.0, 1e9, f32::INFINITY]);
+    numbers.extend(numbers.clone().iter().map(|x| -x));
+    numbers.resize(numbers.len().next_multiple_of(4), 0.0);
+    let count = numbers.len();
+    let wgsl = format!(
+        "enable f16;
+        @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+        @group(0) @binding(1) var<storage, read_write> y: array<f16>;
+        @group(0) @binding(2) var<storage, read_write> z: array<vec4<f16>>;
+        @compute @workgroup_size(1) fn main() {{
+            for (var i = 0u; i < {}u; i++) {{
+                let v = x[i];
+                for (var j = 0u; j < 4u; j++) {{ y[4u * i + j] = f16(v[j]); }}
+                var copy: array<vec4<f16>, 2>;
+                copy[1] = vec4<f16>(v);
+                z[i] = copy[1];
+            }}
+        }}",
+        count / 4
+    );
+    let mut x: Vec<u32> = numbers.iter().map(|x| x.to_bits()).collect();
+    let (mut y, mut z) = (vec![0; count / 2], vec![0; count / 2]);
+    run(&wgsl, &mut [&mut x, &mut y, &mut z], &Bug::default(), 0)?;
+    check(y == z, || "vectors are rounded otherwise than scalars".into())?;
+    let got = y.iter().flat_map(|w| [*w as u16, (w >> 16) as u16]);
+    for (x, got) in numbers.iter().zip(got) {
+        let want = narrow(*x);
+        check(got == want, || format!("{x:e} became {got:#06x}, not {want:#06x}"))?;
+    }
+    Ok(())
+}
+
+/// Other values of f16: literals, zeros, other types, and what is chosen or put together.
+fn half_values() -> Result<(), Failed> {
+    let wgsl = "enable f16;
+        const HALF = vec4<f16>(0.5h);
+        var<workgroup> staged: array<vec4<f16>, 2>;
+        @group(0) @binding(0) var<storage, read> x: array<u32>;
+        @group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>;
+        @compute @workgroup_size(1) fn main() {
+            var zero: vec4<f16>;
+            let four = vec4<f16>(f16(x[0]), f16(-3i), f16(x[0] > 2u), -1.5h);
+            staged[0] = four;
+            y[0] = vec4<f32>(select(zero, four, x[0] > 2u)) + vec4<f32>(HALF);
+            y[1] = vec4<f32>(f32(u32(four.x)), f32(i32(four.y)), f32(bool(four.z)), f32(staged[0].w));
+            staged[1][x[1]] = four[x[1]];
+            y[2] = vec4<f32>(vec4<f16>(four.yx, staged[1].zz));
+        }";
+    let (mut x, mut y) = (vec![7, 2], vec![0; 12]);
+    run(wgsl, &mut [&mut x, &mut y], &Bug::default(), 0)?;
+    let got: Vec<f32> = y.into_iter().map(f32::from_bits).collect();
+    let want = [7.5, -2.5, 1.5, -1.0, 7.0, -3.0, 1.0, -1.5, -3.0, 7.0, 1.0, 1.0];
+    check(got == want, || format!("{got:?}, not {want:?}"))
+}
+
 /// Statements whose order or jumps C++ could get wrong.
 fn control() -> Result<(), Failed> {
     let body = "
@@ -157,6 +248,8 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         Trial::test("rules of integers", integers),
         Trial::test("rules of floats", floats),
+        Trial::test("rules of f16", halves),
+        Trial::test("rules of values of f16", half_values),
         Trial::test("rules of control flow", control),
         Trial::test("rules of indices", bounds),
     ]
@@ -209,6 +302,18 @@ pub(crate) fn unknown() -> Vec<Trial> {
              @group(0) @binding(1) var<storage, read> b: array<u32>;\n\
              @compute @workgroup_size(1) fn main() { a[0] = 1u; }",
             "not used",
+        ),
+        refused(
+            "arithmetic in f16",
+            "enable f16;\n@group(0) @binding(0) var<storage, read_write> a: array<f16>;\n\
+             @compute @workgroup_size(1) fn main() { a[0] = a[0] + a[1]; }",
+            "arithmetic in f16",
+        ),
+        refused(
+            "a function of f16",
+            "enable f16;\n@group(0) @binding(0) var<storage, read_write> a: array<vec4<f16>>;\n\
+             @compute @workgroup_size(1) fn main() { a[0] = max(a[0], a[1]); }",
+            "arithmetic in f16",
         ),
         refused(
             "a structure with a hole",

@@ -16,7 +16,7 @@ use aavae::method::{Training, training};
 use aavae::ops::all_cases;
 use aavae::plan::{Options, Plan, lower};
 use aavae::run::settings::RunConfig;
-use aavae::shader::cuda::{PRELUDE, TARGET, translate};
+use aavae::shader::cuda::{PRELUDE, translate};
 use aavae::shader::source;
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -37,6 +37,8 @@ const BATCH: usize = 16;
 const SHARED: u32 = 48 << 10;
 /// Share of a step's FLOPs or bytes above which a kernel may not spill.
 const HEAVY: f64 = 0.01;
+/// Stands for a file's name: kernels of `coop.rs`, which count as heavy.
+const COOPERATIVE: &str = "cooperative (tests)";
 /// Set in the processes that compile: the library. Two copies of it do not share one process.
 const WORKER: &str = "AAVAE_TEST_NVRTC";
 
@@ -116,7 +118,7 @@ fn fetch(version: &str) -> Result<(), String> {
 fn resnet18() -> Plan {
     let config = RunConfig { batch_size: 256, ..RunConfig::default() };
     let model = training(&config.model([0.5; 3], [0.25; 3]), Training::default());
-    lower("train", &model.graph, Options::new(TARGET))
+    lower("train", &model.graph, Options::new(crate::target()))
 }
 
 /// A kernel that is compiled.
@@ -127,7 +129,7 @@ struct Subject {
     share: f64,
 }
 
-/// All kernels, by file.
+/// All kernels, by file, and those that try cooperative matrices.
 fn subjects() -> Vec<Subject> {
     let step = resnet18();
     let (flops, bytes) = (step.flops() as f64, step.ops.iter().map(|s| s.bytes()).sum::<usize>());
@@ -141,13 +143,16 @@ fn subjects() -> Vec<Subject> {
             sums[1] += s.bytes() as f64 / bytes as f64;
         }
     }
-    for case in all_cases().into_iter().filter(|c| !c.half) {
+    for case in all_cases() {
         for variant in crate::tiles(&case) {
             let plan = crate::plan(&case, variant);
             for d in plan.ops.iter().flat_map(|s| &s.dispatches) {
                 all.entry((d.kernel.file, source(&d.kernel))).or_default();
             }
         }
+    }
+    for layout in crate::coop::layouts() {
+        all.insert((COOPERATIVE, layout.wgsl()), [1.0; 2]);
     }
     let subject = |((file, wgsl), [a, b]): ((&'static str, String), [f64; 2])| Subject {
         file,

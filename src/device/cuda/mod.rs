@@ -26,7 +26,7 @@ use super::{
 };
 use crate::ops::{Binding, StepUniforms};
 use crate::plan::{Limits, Place, Plan};
-use crate::shader::cuda::TARGET;
+use crate::shader::cuda::{TARGET, target};
 use crate::shader::source;
 use crate::tensor::DType;
 use compile::{Code, CompileError, Compiler};
@@ -199,7 +199,7 @@ impl Cuda {
         );
         let capabilities = Capabilities {
             name,
-            target: TARGET,
+            target: target(gpu.capability),
             dispatches: true,
             f16: true,
             limits: Limits { max_groups: TARGET.max_groups, ..Limits::NONE },

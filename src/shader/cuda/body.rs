@@ -97,6 +97,11 @@ impl<'a> Writer<'a> {
                 self.line(depth, "__syncthreads();");
             }
             Statement::Store { pointer, value } => self.store(scope, *pointer, *value, depth)?,
+            Statement::CooperativeStore { target, data } => {
+                let text = self.coop_store(scope, *target, data)?;
+                self.cooperates = true;
+                self.line(depth, &text);
+            }
             Statement::Call { function, arguments, result } => {
                 self.call(scope, *function, arguments, *result, depth)?;
             }
@@ -116,7 +121,15 @@ impl<'a> Writer<'a> {
             matches!(self.ty(scope, e), TypeInner::Pointer { .. } | TypeInner::ValuePointer { .. });
         let given = scope.function.named_expressions.get(&e);
         let uses = scope.info[e].ref_count;
-        let load = matches!(scope.function.expressions[e], Expression::Load { .. });
+        let load = match scope.function.expressions[e] {
+            Expression::Load { .. } => true,
+            // All lanes meet, whatever some of them do later.
+            Expression::CooperativeLoad { .. } | Expression::CooperativeMultiplyAdd { .. } => {
+                self.cooperates = true;
+                true
+            }
+            _ => false,
+        };
         let unused = uses == 0 && given.is_none();
         if pointer || unused || !(load || uses >= 2 || given.is_some()) {
             return Ok(());

@@ -28,6 +28,22 @@ impl<'a> Writer<'a> {
         }
     }
 
+    /// Type of an operand, which must be one that is computed with.
+    fn computes(
+        &self,
+        scope: &Scope<'a>,
+        e: Handle<Expression>,
+    ) -> Result<&'a TypeInner, CudaError> {
+        let ty = self.ty(scope, e);
+        if matches!(ty, TypeInner::CooperativeMatrix { .. }) {
+            return unknown("arithmetic on cooperative matrices");
+        }
+        match ty.scalar() {
+            Some(Scalar { kind: ScalarKind::Float, width: 2 }) => unknown("arithmetic in f16"),
+            _ => Ok(ty),
+        }
+    }
+
     pub(super) fn is_vector_pointer(&self, scope: &Scope<'a>, e: Handle<Expression>) -> bool {
         match *self.ty(scope, e) {
             TypeInner::Pointer { base, .. } => {
@@ -100,14 +116,22 @@ impl<'a> Writer<'a> {
             }
             Expression::Math { fun, arg, arg1, arg2, arg3 } => {
                 let function = math(fun)?;
+                self.computes(scope, arg)?;
                 let list = [Some(arg), arg1, arg2, arg3].into_iter().flatten();
                 let list: Result<Vec<_>, _> = list.map(value).collect();
                 format!("{function}({})", list?.join(", "))
             }
             Expression::As { expr, kind, convert } => {
+                if convert.is_none() {
+                    self.computes(scope, expr)?;
+                }
                 let to = scalar(Scalar { kind, width: convert.unwrap_or(4) })?;
                 let function = if convert.is_some() { "w_cast" } else { "w_bitcast" };
                 format!("{function}<{to}>({})", value(expr)?)
+            }
+            Expression::CooperativeLoad { ref data, .. } => self.coop_load(scope, e, data)?,
+            Expression::CooperativeMultiplyAdd { a, b, c } => {
+                self.coop_multiply_add(scope, [a, b, c])?
             }
             ref other => return unknown(format!("the expression {other:?}")),
         })
@@ -143,7 +167,7 @@ impl<'a> Writer<'a> {
         op: UnaryOperator,
         operand: Handle<Expression>,
     ) -> Result<String, CudaError> {
-        let ty = self.ty(scope, operand);
+        let ty = self.computes(scope, operand)?;
         let vector = matches!(ty, TypeInner::Vector { .. });
         let signed = ty.scalar().is_some_and(|s| s.kind == ScalarKind::Sint);
         let x = self.expression(scope, operand)?;
@@ -164,7 +188,7 @@ impl<'a> Writer<'a> {
         left: Handle<Expression>,
         right: Handle<Expression>,
     ) -> Result<String, CudaError> {
-        let (left_type, right_type) = (self.ty(scope, left), self.ty(scope, right));
+        let (left_type, right_type) = (self.computes(scope, left)?, self.computes(scope, right)?);
         let (mut l, mut r) = (self.expression(scope, left)?, self.expression(scope, right)?);
         match (left_type, right_type) {
             (TypeInner::Vector { size, .. }, TypeInner::Scalar(_)) => r = splat(*size as u8, &r),
@@ -260,6 +284,7 @@ fn literal(l: Literal) -> Result<String, CudaError> {
         Literal::F32(x) if !x.is_finite() => return unknown(format!("the literal {x}")),
         Literal::F32(x) if x.is_sign_negative() => format!("({x:?}f)"),
         Literal::F32(x) => format!("{x:?}f"),
+        Literal::F16(x) => format!("f16{{{:#06x}}}", x.to_bits()),
         Literal::U32(x) => format!("{x}u"),
         Literal::I32(i32::MIN) => "(-2147483647 - 1)".into(),
         Literal::I32(x) if x < 0 => format!("({x})"),

@@ -19,16 +19,43 @@ typedef int i32;
 #pragma nv_diag_suppress 177
 #define WGSL_READ(...) const __VA_ARGS__* __restrict__
 #define WGSL_WRITE(...) __VA_ARGS__* __restrict__
-#define WGSL_SHARED(...) static __shared__ __VA_ARGS__
+// Aligned for loads of tiles (coop.cuh).
+#define WGSL_SHARED(...) alignas(16) static __shared__ __VA_ARGS__
 #define WGSL_INDEX(i, n) (i)
 // A host's way in: name, block, whether threads meet at barriers, the pointers' number and list, what to poison.
 #define WGSL_ENTRY(name, x, y, z, barriers, count, pointers, poison)
 #endif
 
+// Its bits: arithmetic is f32's.
+struct f16 { unsigned short bits; };
+#ifndef WGSL_HOST
+WGSL_FN f32 w_widen(unsigned short a) {
+  f32 wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(a));
+  return wide;
+}
+// To the nearest, of two that are as near to the even one.
+WGSL_FN unsigned short w_narrow(f32 a) {
+  unsigned short narrow;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(narrow) : "f"(a));
+  return narrow;
+}
+// Two in one instruction, the first in the lower half.
+WGSL_FN u32 w_narrow2(f32 a, f32 b) {
+#if __CUDA_ARCH__ >= 800
+  u32 narrow;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(narrow) : "f"(b), "f"(a));
+  return narrow;
+#else
+  return w_narrow(a) | (u32)w_narrow(b) << 16;
+#endif
+}
+#endif
+
 template <class T, int N> struct vec;
 template <class T> struct alignas(2 * sizeof(T)) vec<T, 2> { T x, y; };
 template <class T> struct vec<T, 3> { T x, y, z; };
-// Aligned, so that loads and stores take 16 bytes.
+// Aligned, so that a load or a store is one instruction.
 template <class T> struct alignas(4 * sizeof(T)) vec<T, 4> { T x, y, z, w; };
 // An array that can be copied.
 template <class T, u32 N> struct arr {
@@ -233,6 +260,7 @@ WGSL_FN vec<f32, 4> w_unpack4x8unorm(u32 p) {
 // Conversions of value, and of bits.
 template <class To> struct w_to;
 template <> struct w_to<f32> {
+  static __device__ __forceinline__ f32 cast(f16 a) { return w_widen(a.bits); }
   static __device__ __forceinline__ f32 cast(f32 a) { return a; }
   static __device__ __forceinline__ f32 cast(u32 a) { return (f32)a; }
   static __device__ __forceinline__ f32 cast(i32 a) { return (f32)a; }
@@ -242,6 +270,7 @@ template <> struct w_to<f32> {
   static __device__ __forceinline__ f32 bits(f32 a) { return a; }
 };
 template <> struct w_to<u32> {
+  static __device__ __forceinline__ u32 cast(f16 a) { return __float2uint_rz(w_widen(a.bits)); }
   static __device__ __forceinline__ u32 cast(f32 a) { return __float2uint_rz(a); }
   static __device__ __forceinline__ u32 cast(u32 a) { return a; }
   static __device__ __forceinline__ u32 cast(i32 a) { return (u32)a; }
@@ -251,6 +280,7 @@ template <> struct w_to<u32> {
   static __device__ __forceinline__ u32 bits(u32 a) { return a; }
 };
 template <> struct w_to<i32> {
+  static __device__ __forceinline__ i32 cast(f16 a) { return __float2int_rz(w_widen(a.bits)); }
   static __device__ __forceinline__ i32 cast(f32 a) { return __float2int_rz(a); }
   static __device__ __forceinline__ i32 cast(u32 a) { return (i32)a; }
   static __device__ __forceinline__ i32 cast(i32 a) { return a; }
@@ -259,9 +289,20 @@ template <> struct w_to<i32> {
   static __device__ __forceinline__ i32 bits(u32 a) { return (i32)a; }
   static __device__ __forceinline__ i32 bits(i32 a) { return a; }
 };
+template <> struct w_to<f16> {
+  static __device__ __forceinline__ f16 cast(f16 a) { return a; }
+  static __device__ __forceinline__ f16 cast(f32 a) { return {w_narrow(a)}; }
+  // Exact up to 2^24, and all beyond 65520 are infinite.
+  static __device__ __forceinline__ f16 cast(u32 a) { return {w_narrow((f32)a)}; }
+  static __device__ __forceinline__ f16 cast(i32 a) { return {w_narrow((f32)a)}; }
+  static __device__ __forceinline__ f16 cast(bool a) { return {w_narrow(a ? 1.0f : 0.0f)}; }
+};
 template <> struct w_to<bool> {
+  static __device__ __forceinline__ bool cast(f16 a) { return w_widen(a.bits) != 0.0f; }
   template <class T> static __device__ __forceinline__ bool cast(T a) { return a != T(0); }
 };
+template <class T> constexpr bool w_is_half = false;
+template <> constexpr bool w_is_half<f16> = true;
 template <class To, class T> WGSL_FN To w_cast(T a) { return w_to<To>::cast(a); }
 template <class To, class T> WGSL_FN vec<To, 2> w_cast(vec<T, 2> a) {
   return {w_cast<To>(a.x), w_cast<To>(a.y)};
@@ -271,6 +312,15 @@ template <class To, class T> WGSL_FN vec<To, 3> w_cast(vec<T, 3> a) {
 }
 template <class To, class T> WGSL_FN vec<To, 4> w_cast(vec<T, 4> a) {
   return {w_cast<To>(a.x), w_cast<To>(a.y), w_cast<To>(a.z), w_cast<To>(a.w)};
+}
+template <class To> WGSL_FN vec<To, 4> w_cast(vec<f32, 4> a) {
+  if constexpr (w_is_half<To>) {
+    const u32 low = w_narrow2(a.x, a.y), high = w_narrow2(a.z, a.w);
+    return {{(unsigned short)low}, {(unsigned short)(low >> 16)}, {(unsigned short)high},
+            {(unsigned short)(high >> 16)}};
+  } else {
+    return {w_cast<To>(a.x), w_cast<To>(a.y), w_cast<To>(a.z), w_cast<To>(a.w)};
+  }
 }
 template <class To, class T> WGSL_FN To w_bitcast(T a) { return w_to<To>::bits(a); }
 template <class To, class T> WGSL_FN vec<To, 2> w_bitcast(vec<T, 2> a) {
@@ -290,6 +340,7 @@ WGSL_FN vec<u32, 3> w_local_invocation_id() { return {threadIdx.x, threadIdx.y, 
 WGSL_FN u32 w_local_invocation_index() {
   return threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
 }
+WGSL_FN u32 w_subgroup_id() { return w_local_invocation_index() / 32u; }
 WGSL_FN vec<u32, 3> w_global_invocation_id() {
   return {blockIdx.x * blockDim.x + threadIdx.x, blockIdx.y * blockDim.y + threadIdx.y,
           blockIdx.z * blockDim.z + threadIdx.z};
