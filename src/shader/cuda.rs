@@ -34,8 +34,12 @@ pub const LANES: u32 = 32;
 
 /// What plans for CUDA are lowered to: every GPU since 2016 can do it. Blocks of 1024 threads are
 /// not asked for, as two of them would not fit beside each other.
-pub const TARGET: Target =
-    Target { max_invocations: 512, workgroup_memory: 48 << 10, ..Target::WEBGPU };
+pub const TARGET: Target = Target {
+    max_invocations: 512,
+    workgroup_memory: 48 << 10,
+    subgroup: Some(LANES),
+    ..Target::WEBGPU
+};
 
 /// What plans for a GPU of a compute capability are lowered to. Tensor cores multiply matrices of
 /// 16 by 16 as `coop.cuh` asks for since 8.0 (Ampere).
@@ -354,6 +358,7 @@ impl<'a> Writer<'a> {
                 BuiltIn::LocalInvocationIndex => "w_local_invocation_index()",
                 BuiltIn::GlobalInvocationId => "w_global_invocation_id()",
                 BuiltIn::SubgroupId => "w_subgroup_id()",
+                BuiltIn::SubgroupInvocationId => "w_lane()",
                 other => return unknown(format!("the built-in value {other:?}")),
             };
             let name = scope.names.fresh(argument.name.as_deref().unwrap_or("a"));

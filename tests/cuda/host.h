@@ -3,7 +3,7 @@
 //   order of threads    forward, backward or shuffled: a result that depends on it shows a missing barrier
 //   indices             all checked; the first one that is out of bounds ends the dispatch with a message
 //   shared memory       filled with NaN before each block
-//   warps               32 lanes meet at ldmatrix and mma, which follow the figures of the PTX manual
+//   warps               32 lanes meet at shuffles, ldmatrix and mma, which follow the figures of the PTX manual
 //   blocks              independent; the caller may give ranges of them to several threads of its own
 // Not modelled: lanes in lockstep elsewhere, memory order, time, and fused multiply-add (the host rounds a product before it is added).
 // No header of the C++ library: a kernel compiles in a fraction of the time.
@@ -165,6 +165,10 @@ static __attribute__((noinline, unused)) const host_lane* host_meet(char what, c
   f.meets = true;
   if (!_setjmp(f.here)) _longjmp(host_home, 1);
   return host_warps[host_now / 32].lanes[turn];
+}
+static inline unsigned w_gather(unsigned bits, unsigned lane) {
+  const host_lane* lanes = host_meet('g', {nullptr, {bits}, {}});
+  return lanes[host_index(lane, 32)].a[0];
 }
 template <bool TRANSPOSED> static void w_ldmatrix(unsigned (&r)[4], const void* line) {
   const host_lane* lanes = host_meet('l', {line, {}, {}});

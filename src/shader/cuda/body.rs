@@ -1,6 +1,6 @@
 //! Statements.
 
-use naga::{Block, Expression, Function, Handle, Statement, SwitchValue, TypeInner};
+use naga::{Block, Expression, Function, GatherMode, Handle, Statement, SwitchValue, TypeInner};
 
 use super::{CudaError, Scope, Writer, unknown};
 
@@ -97,6 +97,12 @@ impl<'a> Writer<'a> {
                 self.line(depth, "__syncthreads();");
             }
             Statement::Store { pointer, value } => self.store(scope, *pointer, *value, depth)?,
+            Statement::SubgroupGather { mode: GatherMode::Shuffle(lane), argument, result } => {
+                self.cooperates = true;
+                let value = self.expression(scope, *argument)?;
+                let call = format!("w_shuffle({value}, {})", self.expression(scope, *lane)?);
+                self.name(scope, *result, &call, depth)?;
+            }
             Statement::CooperativeStore { target, data } => {
                 let text = self.coop_store(scope, *target, data)?;
                 self.cooperates = true;
@@ -136,6 +142,22 @@ impl<'a> Writer<'a> {
         }
         let value = self.expression(scope, e)?;
         let name = scope.names.fresh(given.map_or("e", String::as_str));
+        let ty = self.value_type(scope, e)?;
+        self.line(depth, &format!("const {ty} {name} = {value};"));
+        scope.named.insert(e, name);
+        Ok(())
+    }
+
+    /// Names the result of a statement.
+    fn name(
+        &mut self,
+        scope: &mut Scope<'a>,
+        e: Handle<Expression>,
+        value: &str,
+        depth: usize,
+    ) -> Result<(), CudaError> {
+        let given = scope.function.named_expressions.get(&e);
+        let name = scope.names.fresh(given.map_or("r", String::as_str));
         let ty = self.value_type(scope, e)?;
         self.line(depth, &format!("const {ty} {name} = {value};"));
         scope.named.insert(e, name);
@@ -208,16 +230,11 @@ impl<'a> Writer<'a> {
         }
         let needs = self.needs(&self.info[function]);
         list.extend(needs.iter().map(|h| self.globals[h].clone()));
-        let call = format!("{}({});", self.functions[&function], list.join(", "));
+        let call = format!("{}({})", self.functions[&function], list.join(", "));
         let Some(e) = result else {
-            self.line(depth, &call);
+            self.line(depth, &format!("{call};"));
             return Ok(());
         };
-        let given = scope.function.named_expressions.get(&e);
-        let name = scope.names.fresh(given.map_or("r", String::as_str));
-        let ty = self.value_type(scope, e)?;
-        self.line(depth, &format!("const {ty} {name} = {call}"));
-        scope.named.insert(e, name);
-        Ok(())
+        self.name(scope, e, &call, depth)
     }
 }

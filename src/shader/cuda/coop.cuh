@@ -3,8 +3,8 @@
 //   A  two f16 each   (g, 2 t), (g + 8, 2 t), (g, 2 t + 8), (g + 8, 2 t + 8), and one column further
 //   B  two f16 each   for columns 0..8, then 8..16:  (2 t, g), (2 t + 8, g), and one row further
 //   C  one f32 each   for columns 0..8, then 8..16:  (g, 2 t), (g, 2 t + 1), (g + 8, 2 t), (g + 8, 2 t + 1)
-// As on other devices a tile and its lines must begin at multiples of 16 bytes. A host brings its own w_lane,
-// w_ldmatrix and w_mma, and looks at each address through WGSL_TILE.
+// As on other devices a tile and its lines must begin at multiples of 16 bytes. A host brings its own w_ldmatrix
+// and w_mma, and looks at each address through WGSL_TILE.
 #pragma once
 #if defined(WGSL_HOST) || __CUDA_ARCH__ >= 800
 struct coop_a { u32 r[4]; };
@@ -12,11 +12,6 @@ struct coop_b { u32 r[4]; };
 struct coop_c { f32 r[8]; };
 #ifndef WGSL_HOST
 #define WGSL_TILE(at, bytes) (at)
-WGSL_FN u32 w_lane() {
-  u32 lane;
-  asm("mov.u32 %0, %%laneid;" : "=r"(lane));
-  return lane;
-}
 // Four matrices of 8 lines of 8 f16; lane 8 i + j says where line j of matrix i begins. Each lane gets the elements
 // 2 t and 2 t + 1 of line g of each matrix, of their transposes if that is wanted.
 template <bool TRANSPOSED> WGSL_FN void w_ldmatrix(u32 (&r)[4], const void* line) {

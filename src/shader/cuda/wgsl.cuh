@@ -333,6 +333,22 @@ template <class To, class T> WGSL_FN vec<To, 4> w_bitcast(vec<T, 4> a) {
   return {w_bitcast<To>(a.x), w_bitcast<To>(a.y), w_bitcast<To>(a.z), w_bitcast<To>(a.w)};
 }
 
+// Subgroups, which are warps.
+#ifndef WGSL_HOST
+WGSL_FN u32 w_lane() {
+  u32 lane;
+  asm("mov.u32 %0, %%laneid;" : "=r"(lane));
+  return lane;
+}
+WGSL_FN u32 w_gather(u32 bits, u32 lane) { return __shfl_sync(0xffffffffu, bits, (int)lane); }
+#endif
+template <class T> WGSL_FN T w_shuffle(T a, u32 lane) {
+  return w_bitcast<T>(w_gather(w_bitcast<u32>(a), lane));
+}
+template <class T> WGSL_FN vec<T, 4> w_shuffle(vec<T, 4> a, u32 lane) {
+  return {w_shuffle(a.x, lane), w_shuffle(a.y, lane), w_shuffle(a.z, lane), w_shuffle(a.w, lane)};
+}
+
 // Built-in values.
 WGSL_FN vec<u32, 3> w_workgroup_id() { return {blockIdx.x, blockIdx.y, blockIdx.z}; }
 WGSL_FN vec<u32, 3> w_num_workgroups() { return {gridDim.x, gridDim.y, gridDim.z}; }
