@@ -6,6 +6,7 @@
 //! * Functions are inlined. Besides their own arguments they get the bound buffers that they use.
 //! * Names end in `_`, so that none is a keyword of C++ or a built-in of CUDA.
 //! * The uniform is a pointer like every buffer: a captured graph sees the values of each replay.
+//! * Subgroups are warps, and cooperative matrices the tensor cores' (`coop.cuh`).
 //! * f16 is what memory holds: there is no arithmetic of it, as shaders compute in f32.
 //! * A construct that no shader needs yet is an error that names it, not a guess.
 
