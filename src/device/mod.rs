@@ -260,6 +260,14 @@ pub trait Device {
     /// If the driver fails.
     fn write(&mut self, buffer: BufferId, offset: usize, data: Data<'_>)
     -> Result<(), DeviceError>;
+    /// Compiles what verified plans will need, on every core where the device can. It takes no
+    /// memory for them, and [`Device::load`] works without it.
+    ///
+    /// # Errors
+    /// If the driver refuses a kernel.
+    fn prepare(&mut self, _plans: &[&Plan], _progress: Progress<'_>) -> Result<(), DeviceError> {
+        Ok(())
+    }
     /// Compiles a verified plan.
     ///
     /// # Errors

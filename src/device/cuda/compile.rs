@@ -1,12 +1,13 @@
-//! The kernels of a plan as functions on the device: translated, compiled on every core, kept on
+//! The kernels of plans as functions on the device: translated, compiled on every core, kept on
 //! disk.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::driver::{Context, Failed, Function, Module};
@@ -16,9 +17,12 @@ use crate::plan::Plan;
 use crate::shader::cuda::{CudaKernel, PRELUDE, translate};
 use crate::shader::source;
 
-/// Kernels that are compiled together: the prelude and the start of the compiler cost less than
-/// half as much as with each alone.
+/// Kernels that are compiled together at most: the prelude and the start of the compiler cost less
+/// than half as much as with each alone.
 const BATCH: usize = 16;
+/// Programs for each core, where there are so many kernels: one that takes long leaves the others
+/// to other cores.
+const PER_CORE: usize = 2;
 
 /// A kernel on the device.
 #[derive(Clone)]
@@ -59,10 +63,25 @@ pub(super) struct Compiler {
     codes: BTreeMap<String, Code>,
 }
 
-/// Kernels of one program, with their WGSL, and the program's text.
+/// A kernel on its way.
+struct Kernel {
+    wgsl: String,
+    cuda: CudaKernel,
+}
+
+/// Kernels that are compiled as one program.
+#[derive(Default)]
 struct Batch {
-    kernels: Vec<(String, CudaKernel)>,
-    text: String,
+    kernels: Vec<Kernel>,
+    /// Bytes of their texts, about in proportion to which they take time.
+    length: usize,
+}
+
+impl Batch {
+    fn text(&self) -> String {
+        let texts = self.kernels.iter().map(|k| k.cuda.text.as_str());
+        std::iter::once(PRELUDE).chain(texts).collect()
+    }
 }
 
 impl Compiler {
@@ -85,133 +104,190 @@ impl Compiler {
         self.codes[wgsl].clone()
     }
 
-    /// Compiles the kernels of a plan that are not on the device yet.
+    /// Compiles the kernels of plans that are not on the device yet.
     pub(super) fn compile(
         &mut self,
         context: &Rc<Context>,
-        plan: &Plan,
+        plans: &[&Plan],
         progress: Progress<'_>,
     ) -> Result<(), CompileError> {
-        let batches = self.batches(plan)?;
-        let total = batches.iter().map(|b| b.kernels.len()).sum();
-        let ready = AtomicUsize::new(0);
-        let cubins = self.toolchain.cubins(&batches, |count| {
+        let missing = self.missing(plans)?;
+        let total = missing.len();
+        let rest = self.load_kept(context, missing)?;
+        let ready = AtomicUsize::new(total - rest.len());
+        let batches = batches(rest, rayon::current_num_threads());
+        let toolchain = &self.toolchain;
+        let compiled = batches.into_par_iter().with_max_len(1).map(|batch| {
+            let cubin = toolchain.make(&batch)?;
+            let count = batch.kernels.len();
             progress(ready.fetch_add(count, Ordering::Relaxed) + count, total);
-        })?;
-        for (batch, (cubin, kept)) in batches.into_iter().zip(cubins) {
-            let module = match Module::new(context, &cubin) {
-                // A file that is broken is replaced; no other failure is helped by that.
-                Err(e) if kept && e.is_bad_image() => {
-                    Module::new(context, &self.toolchain.make(&batch.text)?)?
-                }
-                module => module?,
-            };
-            for (wgsl, kernel) in batch.kernels {
-                let function = module.function(&kernel.name)?;
-                let (block, bindings) = (kernel.block, kernel.bindings.len());
-                self.codes.insert(wgsl, Code { function, block, bindings });
+            Ok((batch, cubin))
+        });
+        for (batch, cubin) in compiled.collect::<Result<Vec<_>, CompileError>>()? {
+            let module = Module::new(context, &cubin)?;
+            for kernel in batch.kernels {
+                self.insert(&module, kernel)?;
             }
         }
         Ok(())
     }
 
-    /// What is missing, in programs of a few kernels of one file, the same for the same plan.
-    fn batches(&self, plan: &Plan) -> Result<Vec<Batch>, CompileError> {
-        let mut missing: BTreeMap<(&str, String), ()> = BTreeMap::new();
-        for dispatch in plan.ops.iter().flat_map(|s| &s.dispatches) {
-            let wgsl = source(&dispatch.kernel);
-            if !self.codes.contains_key(&wgsl) {
-                missing.insert((dispatch.kernel.file, wgsl), ());
+    /// The kernels of plans that are not on the device, translated.
+    fn missing(&self, plans: &[&Plan]) -> Result<Vec<Kernel>, CompileError> {
+        let dispatches = plans.iter().flat_map(|p| &p.ops).flat_map(|s| &s.dispatches);
+        let texts: BTreeSet<_> = dispatches.map(|d| (d.kernel.file, source(&d.kernel))).collect();
+        let missing: Vec<_> =
+            texts.into_iter().filter(|(_, wgsl)| !self.codes.contains_key(wgsl)).collect();
+        let translated = missing.into_par_iter().map(|(file, wgsl)| {
+            let name = format!("{}_{}", file.replace('/', "_"), hash(&wgsl));
+            let cuda = translate(&wgsl, &name)
+                .map_err(|e| CompileError::Refused(format!("kernel `{file}`: {e}")))?;
+            Ok(Kernel { wgsl, cuda })
+        });
+        translated.collect()
+    }
+
+    /// Loads what is on disk; the kernels that are not. A file that is broken is none.
+    fn load_kept(
+        &mut self,
+        context: &Rc<Context>,
+        kernels: Vec<Kernel>,
+    ) -> Result<Vec<Kernel>, CompileError> {
+        let (mut files, mut rest) = (BTreeMap::<PathBuf, Vec<Kernel>>::new(), Vec::new());
+        for kernel in kernels {
+            match self.toolchain.kept(&kernel.cuda.text) {
+                Some(path) => files.entry(path).or_default().push(kernel),
+                None => rest.push(kernel),
             }
         }
-        let missing: Vec<(&str, String)> = missing.into_keys().collect();
-        let mut batches = Vec::new();
-        for chunk in missing.chunk_by(|a, b| a.0 == b.0).flat_map(|same| same.chunks(BATCH)) {
-            let (mut kernels, mut text) = (Vec::new(), PRELUDE.to_owned());
-            for (file, wgsl) in chunk {
-                let name = format!("{}_{}", file.replace('/', "_"), hash(wgsl));
-                let kernel = translate(wgsl, &name)
-                    .map_err(|e| CompileError::Refused(format!("kernel `{file}`: {e}")))?;
-                text += &kernel.text;
-                kernels.push((wgsl.clone(), kernel));
+        for (path, kernels) in files {
+            let module = match std::fs::read(path).ok().map(|c| Module::new(context, &c)) {
+                Some(Ok(module)) => module,
+                // No other failure is helped by compiling anew.
+                Some(Err(e)) if !e.is_bad_image() => return Err(e.into()),
+                _ => {
+                    rest.extend(kernels);
+                    continue;
+                }
+            };
+            for kernel in kernels {
+                self.insert(&module, kernel)?;
             }
-            batches.push(Batch { kernels, text });
         }
-        Ok(batches)
+        Ok(rest)
+    }
+
+    fn insert(&mut self, module: &Rc<Module>, kernel: Kernel) -> Result<(), CompileError> {
+        let function = module.function(&kernel.cuda.name)?;
+        let (block, bindings) = (kernel.cuda.block, kernel.cuda.bindings.len());
+        self.codes.insert(kernel.wgsl, Code { function, block, bindings });
+        Ok(())
     }
 }
 
-impl Toolchain {
-    /// Machine code of each batch, and whether it was on disk; compiled on every core.
-    fn cubins(
-        &self,
-        batches: &[Batch],
-        tick: impl Fn(usize) + Sync,
-    ) -> Result<Vec<(Vec<u8>, bool)>, CompileError> {
-        let (next, made) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
-        let worker = || {
-            loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                let Some(batch) = batches.get(i) else { return Ok(()) };
-                let kept = self.path(&batch.text).and_then(|p| std::fs::read(p).ok());
-                let cubin = match kept {
-                    Some(cubin) => (cubin, true),
-                    None => (self.make(&batch.text)?, false),
-                };
-                made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(i, cubin);
-                tick(batch.kernels.len());
-            }
+/// Programs that take about the same time, the longest first, so that every core works to the end.
+fn batches(mut kernels: Vec<Kernel>, cores: usize) -> Vec<Batch> {
+    let count = kernels.len().div_ceil(BATCH).max(kernels.len().min(cores * PER_CORE));
+    kernels.sort_by_cached_key(|k| (Reverse(k.cuda.text.len()), k.cuda.name.clone()));
+    let mut batches: Vec<Batch> = std::iter::repeat_with(Batch::default).take(count).collect();
+    for kernel in kernels {
+        let open = batches.iter_mut().filter(|b| b.kernels.len() < BATCH);
+        let Some(shortest) = open.min_by_key(|b| b.length) else {
+            unreachable!("there is room for every kernel")
         };
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let results: Vec<Result<(), CompileError>> = std::thread::scope(|scope| {
-            let threads = threads.min(batches.len());
-            let handles: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
-            let join = |h: std::thread::ScopedJoinHandle<'_, _>| {
-                h.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            handles.into_iter().map(join).collect()
-        });
-        results.into_iter().collect::<Result<(), _>>()?;
-        let made = made.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Ok(made.into_values().collect())
+        shortest.length += kernel.cuda.text.len();
+        shortest.kernels.push(kernel);
     }
+    batches.sort_by_key(|b| Reverse(b.length));
+    batches
+}
 
-    /// Compiles a text and keeps the result.
-    fn make(&self, text: &str) -> Result<Vec<u8>, CompileError> {
-        let options = self.options();
-        let made = self.nvrtc.compile(text, &options).map_err(CompileError::Refused)?;
-        if let Some(path) = self.path(text) {
-            // What cannot be kept costs time at the next start, nothing else.
-            keep(&path, &made.cubin).ok();
-        }
-        Ok(made.cubin)
+impl Toolchain {
+    /// Compiles a program and keeps it.
+    fn make(&self, batch: &Batch) -> Result<Vec<u8>, CompileError> {
+        let made = self.nvrtc.compile(&batch.text(), &self.options());
+        let cubin = made.map_err(CompileError::Refused)?.cubin;
+        // What cannot be kept costs time at the next start, nothing else.
+        self.keep(batch, &cubin).ok();
+        Ok(cubin)
     }
 
     fn options(&self) -> [&str; 3] {
         [&self.architecture, "--std=c++17", "-default-device"]
     }
 
-    /// Where the machine code of a text is kept: by all that it depends on.
-    fn path(&self, text: &str) -> Option<PathBuf> {
+    /// Where it is said which file holds a kernel: by all that its machine code depends on, so that
+    /// it is found whatever it was compiled with.
+    fn entry(&self, text: &str) -> Option<PathBuf> {
         let (major, minor) = self.nvrtc.version();
-        let all = format!("{major}.{minor} {:?} {text}", self.options());
-        Some(self.cache.as_ref()?.join(format!("{}.cubin", hash(&all))))
+        let all = format!("{major}.{minor} {:?} {PRELUDE}{text}", self.options());
+        Some(self.cache.as_ref()?.join(format!("{}.kernel", hash(&all))))
+    }
+
+    /// The file that holds a kernel.
+    fn kept(&self, text: &str) -> Option<PathBuf> {
+        let entry = self.entry(text)?;
+        let name = std::fs::read_to_string(&entry).ok()?;
+        // A file of another folder is none of ours.
+        let plain = name.strip_suffix(".cubin")?.chars().all(|c| c.is_ascii_alphanumeric());
+        plain.then(|| entry.with_file_name(name))
+    }
+
+    fn keep(&self, batch: &Batch, cubin: &[u8]) -> std::io::Result<()> {
+        let Some(folder) = &self.cache else { return Ok(()) };
+        std::fs::create_dir_all(folder)?;
+        let name = format!("{}.cubin", hash(cubin));
+        write(&folder.join(&name), cubin)?;
+        for entry in batch.kernels.iter().filter_map(|k| self.entry(&k.cuda.text)) {
+            write(&entry, name.as_bytes())?;
+        }
+        Ok(())
     }
 }
 
-fn hash(text: &str) -> String {
-    Sha256::digest(text).iter().take(16).map(|b| format!("{b:02x}")).collect()
+fn hash(data: impl AsRef<[u8]>) -> String {
+    Sha256::digest(data.as_ref()).iter().take(16).map(|b| format!("{b:02x}")).collect()
 }
 
 /// Writes a file whole or not at all.
-fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
+fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let part = path.with_extension(format!("{}.part", std::process::id()));
     let kept = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path));
     if kept.is_err() {
         std::fs::remove_file(&part).ok();
     }
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernels(lengths: &[usize]) -> Vec<Kernel> {
+        let kernel = |(i, length): (usize, &usize)| {
+            let (name, text) = (format!("k{i}"), "x".repeat(*length));
+            let cuda = CudaKernel { text, name, block: [1; 3], bindings: vec![], shared: 0 };
+            Kernel { wgsl: String::new(), cuda }
+        };
+        lengths.iter().enumerate().map(kernel).collect()
+    }
+
+    #[test]
+    fn every_core_gets_as_much() {
+        let longest = |lengths: &[usize], cores| {
+            let made = batches(kernels(lengths), cores);
+            assert_eq!(made.iter().map(|b| b.kernels.len()).sum::<usize>(), lengths.len());
+            assert!(made.iter().all(|b| (1..=BATCH).contains(&b.kernels.len())));
+            assert!(made.is_sorted_by_key(|b| Reverse(b.length)));
+            (made.len(), made.first().map_or(0, |b| b.length))
+        };
+        // 8 long ones are spread over the 8 programs of 4 cores.
+        let mut lengths = vec![10; 72];
+        lengths.extend([200; 8]);
+        assert_eq!(longest(&lengths, 4), (8, 290));
+        // Few kernels stand alone, many share as much as may be.
+        assert_eq!(longest(&[5, 7, 6], 16), (3, 7));
+        assert_eq!(longest(&[1; 100], 1), (7, 15));
+        assert_eq!(longest(&[], 16), (0, 0));
+    }
 }

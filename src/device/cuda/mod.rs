@@ -243,6 +243,18 @@ impl Cuda {
         self.context.enter().map_err(|e| self.failed("", e))
     }
 
+    fn compile(&mut self, plans: &[&Plan], progress: Progress<'_>) -> Result<(), DeviceError> {
+        let compiled = self.compiler.compile(&self.context, plans, progress);
+        compiled.map_err(|e| match e {
+            CompileError::Driver(e) => {
+                self.failed(plans.first().map_or("", |plan| plan.name.as_str()), e)
+            }
+            CompileError::Refused(message) => {
+                DeviceError::Driver { device: self.capabilities.name.clone(), message }
+            }
+        })
+    }
+
     /// An event that has been recorded now.
     fn moment(&mut self) -> Result<Event, DeviceError> {
         let event = match self.spare_events.pop() {
@@ -402,6 +414,10 @@ impl Device for Cuda {
         let written = self.context.upload(memory.at + first as Address, bytes);
         written.map_err(|e| self.failed("", e))
     }
+    fn prepare(&mut self, plans: &[&Plan], progress: Progress<'_>) -> Result<(), DeviceError> {
+        self.enter()?;
+        self.compile(plans, progress)
+    }
     fn load(
         &mut self,
         plan: &Rc<Plan>,
@@ -409,13 +425,7 @@ impl Device for Cuda {
         progress: Progress<'_>,
     ) -> Result<ProgramId, DeviceError> {
         self.enter()?;
-        let compiled = self.compiler.compile(&self.context, plan, progress);
-        compiled.map_err(|e| match e {
-            CompileError::Driver(e) => self.failed(&plan.name, e),
-            CompileError::Refused(message) => {
-                DeviceError::Driver { device: self.capabilities.name.clone(), message }
-            }
-        })?;
+        self.compile(&[plan], progress)?;
         let (mut commands, mut steps) = (Vec::new(), Vec::new());
         for (i, step) in plan.ops.iter().enumerate() {
             let first = commands.len();

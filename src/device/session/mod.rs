@@ -213,6 +213,23 @@ impl Session {
         loaded
     }
 
+    /// Compiles the kernels of plans together, on every core, so that loading them one by one takes
+    /// little time.
+    ///
+    /// # Errors
+    /// If a plan exceeds a limit, or the driver refuses a kernel.
+    pub fn prepare(&mut self, plans: &[Plan]) -> Result<(), DeviceError> {
+        for plan in plans {
+            verify(plan, &self.limits())?;
+        }
+        let (plans, quiet): (Vec<&Plan>, _) = (plans.iter().collect(), |_, _| ());
+        let progress: super::Progress<'_> = match &self.on_compile {
+            Some(call) => call.as_ref(),
+            None => &quiet,
+        };
+        self.device.prepare(&plans, progress)
+    }
+
     /// Bytes that there are in all, of which at most so many more are of interest: by taking them
     /// piece by piece and giving them back.
     fn find_room(&mut self, more: usize) -> usize {
