@@ -103,7 +103,8 @@
 //!   kernels must know of single tensors comes as a constant table (`ops::Lowering::table`).
 //! * NaN stays NaN on every device, told by its bits. After the first loss or gradient that is not
 //!   finite nothing is updated ([`ops::AllFinite`]), so the weights are those of the step that the
-//!   error names.
+//!   error names. Where the loss is scaled, a gradient that is not finite skips its step and halves
+//!   the scale, which is state on the device ([`ops::LossScale`]), until none is left.
 //! * Every op's reference is independent of its kernels, and every kernel is reached by a trial
 //!   case. A variant is used on a device only after it agreed with the portable one there, at that
 //!   shape.

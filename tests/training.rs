@@ -158,7 +158,7 @@ fn threads() -> Result<(), Failed> {
 /// two changes no digit of a gradient.
 fn scaled(accumulate: usize) -> Result<(), Failed> {
     for &method in Method::ALL.iter().filter(|m| accumulate == 1 || m.definition().per_image) {
-        let config = ModelConfig { online_probe: Some(4), ..config(method, 16, 4) };
+        let config = ModelConfig { online_probe: Some(8), ..config(method, 16, 4) };
         let ends = [false, true].map(|half| {
             let how = Training { half, accumulate, ..Training::default() };
             let model = method::training(&config, how);

@@ -336,11 +336,11 @@ fn scaled_accumulated_gradients(device: &Device) -> Result<(), Failed> {
 
 /// The State operands of a plan's steps that exceed `bytes`, though they are more than one tensor.
 fn too_large(plan: &Plan, bytes: usize) -> Vec<String> {
-    // A single tensor, padding included, or a scalar.
+    // A single tensor, padding included, a scalar, or the scale of a loss.
     let tensor = |r: Range| {
         plan.layout.states.iter().any(|s| s.range.offset == r.offset && r.len < s.range.len + 64)
     };
-    let single = |r: Range| r.len == 1 || tensor(r);
+    let single = |r: Range| r.len <= 3 || tensor(r);
     let operands = plan
         .ops
         .iter()

@@ -106,6 +106,13 @@ pub(super) fn pack_is_whole() -> Result<(), Failed> {
     ] {
         check(full.join(name).exists(), || format!("{name} is missing"))?;
     }
+    // Without these no Vulkan adapter is found on a machine that has NVIDIA's driver alone.
+    let system = Command::new("ldconfig").arg("-p").output()?;
+    let system = String::from_utf8_lossy(&system.stdout).into_owned();
+    for name in ["libGLdispatch.so.0", "libGLX.so.0", "libEGL.so.1", "libOpenGL.so.0"] {
+        let has = full.join("lib").join(name).exists();
+        check(has == system.contains(name), || format!("{name} is packed: {has}"))?;
+    }
     let info: Value = serde_json::from_str(&text(&full.join("pack.json")))?;
     check(
         info["images"] == 10_000 && info["sha256"].as_str().is_some_and(|s| s.len() == 64),
