@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use aavae::device::Session;
+use aavae::device::{DeviceError, Session};
 use aavae::ir::Graph;
 use aavae::ops::{Conv2d, Emit, Io, Op, Target, Tile, Variant, key};
 use aavae::plan::{Options, lower};
@@ -159,6 +159,48 @@ fn budget_holds() -> Result<(), Failed> {
     check(report.to_string().contains("4 left to the defaults"), || report.to_string())
 }
 
+/// What is tried is compiled together, a few products at a time, and nothing else is.
+fn candidates_are_compiled_together() -> Result<(), Failed> {
+    let temper = Temper::default();
+    let (_, report) = tuned(&temper, &mut Memory::nowhere(), ALL)?;
+    let rounds = temper.prepared.take();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    check(rounds.len() <= report.trials.len().div_ceil(4 * cores), || format!("{rounds:?}"))?;
+    let mut compiled = rounds.concat();
+    let mut tried: Vec<_> = report.trials.iter().map(|t| t.variant).collect();
+    compiled.sort();
+    tried.sort();
+    check(compiled == tried, || format!("{compiled:?} compiled, {tried:?} tried"))?;
+
+    let none = Effort { budget: Duration::ZERO, ..ALL };
+    tuned(&temper, &mut Memory::nowhere(), none)?;
+    check(temper.prepared.take().concat().is_empty(), || "compiled without time".into())?;
+
+    // Of what is remembered, that alone.
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("variants.json");
+    temper.costs.borrow_mut().insert(BROADCAST, 0.5);
+    tuned(&temper, &mut Memory::open(&path), ALL)?;
+    temper.prepared.take();
+    tuned(&temper, &mut Memory::open(&path), none)?;
+    let again = temper.prepared.take().concat();
+    check(again == [BROADCAST; 4], || format!("{again:?}"))
+}
+
+/// A kernel that the driver refuses among others is refused when it is tried; a lost device ends
+/// the tuning.
+fn compiling_may_fail() -> Result<(), Failed> {
+    let temper = Temper::default();
+    let (device, message) = ("faulty".to_owned(), "a kernel".to_owned());
+    let refused = DeviceError::Driver { device: device.clone(), message: message.clone() };
+    temper.unprepared.replace(Some(refused));
+    let (_, report) = tuned(&temper, &mut Memory::nowhere(), ALL)?;
+    check(report.chosen == 4 && report.left == 0, || format!("{report:?}"))?;
+    temper.unprepared.replace(Some(DeviceError::Lost { device, message }));
+    let lost = tuned(&temper, &mut Memory::nowhere(), ALL);
+    check(lost.is_err(), || "a lost device was tuned".into())
+}
+
 /// An edited choice cannot reach a lowering: a variant that is not offered is no choice.
 fn foreign_choices_are_ignored() -> Result<(), Failed> {
     let one = product(64, 64);
@@ -218,6 +260,8 @@ fn main() -> ExitCode {
         Trial::test("the fastest variant is taken", the_fastest_is_taken),
         Trial::test("what is remembered is compared again", memory_is_not_trusted),
         Trial::test("no time, no choice", budget_holds),
+        Trial::test("candidates are compiled together", candidates_are_compiled_together),
+        Trial::test("compiling together may fail", compiling_may_fail),
         Trial::test("foreign choices are ignored", foreign_choices_are_ignored),
     ];
     trials.extend(on_devices("real kernels agree", &[Device::Cpu], real_kernels));

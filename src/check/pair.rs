@@ -76,6 +76,11 @@ fn plan(session: &Session, op: &Op, io: &Io, trusted: Variant, candidate: Varian
 }
 
 impl Pair {
+    /// The plan that [`Pair::load`] loads, to compile many at once ([`Session::prepare`]).
+    pub fn plan(session: &Session, op: &Op, io: &Io, trusted: Variant, candidate: Variant) -> Plan {
+        plan(session, op, io, trusted, candidate)
+    }
+
     /// Loads a pair on an empty session and fills its inputs with noise.
     ///
     /// # Errors

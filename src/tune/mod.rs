@@ -5,6 +5,9 @@
 //! A candidate that is wrong at one shape is refused there and nowhere else. What is remembered is
 //! compared once more before it is used, so a file of another machine, or one that was edited,
 //! costs time and never a wrong number.
+//!
+//! Products go by rounds: what one of them needs is compiled together, on every core, and then
+//! measured.
 
 mod memory;
 
@@ -26,6 +29,9 @@ pub use memory::{Memory, Remembered};
 pub const BUDGET: Duration = Duration::from_secs(10);
 /// A candidate must be this much faster than what it replaces: less is noise.
 const GAIN: f64 = 0.97;
+/// Candidates of a round for each core: enough that all work to the end, and few enough that little
+/// is compiled which there is no time to measure.
+const PER_CORE: usize = 4;
 /// Comparisons of a candidate before it is trusted; a race does not show every time.
 const REPEATS: usize = 3;
 
@@ -152,9 +158,18 @@ pub fn tune_products(
     let began = Instant::now();
     let device = session.device();
     let (mut choices, mut report) = (Choices::default(), Tuning::default());
-    for product in products {
-        let remembered = memory.get(&device, &product.key).filter(|_| !effort.sweep);
-        if let Some(known) = remembered {
+    let mut prepared = 0;
+    for (i, product) in products.iter().enumerate() {
+        let known = |p: &Product| memory.get(&device, &p.key).filter(|_| !effort.sweep);
+        if i == prepared {
+            let late = began.elapsed() >= effort.budget;
+            prepared += prepare(session, &products[i..], |session, p| match known(p) {
+                Some(known) => vec![known.variant],
+                None if late => vec![],
+                None => p.op.variants(&p.io, &session.target()),
+            })?;
+        }
+        if let Some(known) = known(product) {
             if is_right(session, product, known.variant)? {
                 choices.set(product.key.clone(), known.variant);
                 report.remembered += 1;
@@ -195,7 +210,12 @@ pub fn trust(
     choices: &Choices,
 ) -> Result<Vec<String>, DeviceError> {
     let (mut right, mut refused) = (Choices::default(), Vec::new());
-    for product in products {
+    let mut prepared = 0;
+    for (i, product) in products.iter().enumerate() {
+        if i == prepared {
+            let wanted = |_: &Session, p: &Product| choices.get(&p.key).into_iter().collect();
+            prepared += prepare(session, &products[i..], wanted)?;
+        }
         let Some(variant) = choices.get(&product.key) else { continue };
         match is_right(session, product, variant)? {
             true => right.set(product.key.clone(), variant),
@@ -205,6 +225,32 @@ pub fn trust(
     session.reset();
     session.set_choices(right);
     Ok(refused)
+}
+
+/// Compiles what the next products are compared with, on every core; of how many products. What is
+/// refused here is refused again, by itself, when it is tried.
+fn prepare(
+    session: &mut Session,
+    products: &[Product],
+    wanted: impl Fn(&Session, &Product) -> Vec<Variant>,
+) -> Result<usize, DeviceError> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let (mut plans, mut count) = (Vec::new(), 0);
+    for product in products {
+        let offered = product.op.variants(&product.io, &session.target());
+        let wanted = wanted(session, product).into_iter().filter(|v| offered.contains(v));
+        let plan = |v| Pair::plan(session, &product.op, &product.io, offered[0], v);
+        plans.extend(wanted.map(plan));
+        count += 1;
+        if plans.len() >= PER_CORE * cores {
+            break;
+        }
+    }
+    session.reset();
+    match session.prepare(&plans) {
+        Err(error @ DeviceError::Lost { .. }) => Err(error),
+        Ok(()) | Err(_) => Ok(count),
+    }
 }
 
 /// Whether a remembered variant is offered here and agrees with the portable kernel.

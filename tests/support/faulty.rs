@@ -44,6 +44,10 @@ pub(crate) struct Temper {
     /// Variants that get one element of their output wrong, at the shapes whose key contains the
     /// text.
     pub(crate) crooked: Rc<RefCell<Vec<(Variant, String)>>>,
+    /// What was to be compiled together: the variants of all products of each call.
+    pub(crate) prepared: Rc<RefCell<Vec<Vec<Variant>>>>,
+    /// Why compiling together fails, if it does.
+    pub(crate) unprepared: Rc<RefCell<Option<DeviceError>>>,
     /// Seconds of an op by its variant, for a device that measures; others take one.
     pub(crate) costs: Rc<RefCell<BTreeMap<Variant, f64>>>,
 }
@@ -139,6 +143,12 @@ impl Device for Faulty {
         data: Data<'_>,
     ) -> Result<(), DeviceError> {
         self.host.write(buffer, offset, data)
+    }
+    fn prepare(&mut self, plans: &[&Plan], _: Progress<'_>) -> Result<(), DeviceError> {
+        // The candidate of a pair.
+        let variants = plans.iter().map(|p| p.ops[1].variant).collect();
+        self.temper.prepared.borrow_mut().push(variants);
+        self.temper.unprepared.borrow().clone().map_or(Ok(()), Err)
     }
     fn load(
         &mut self,

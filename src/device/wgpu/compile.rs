@@ -1,4 +1,4 @@
-//! Compiling the kernels of a plan, distinct ones once.
+//! Compiling the kernels of plans, distinct ones once.
 
 #[cfg(feature = "native")]
 mod threads;
@@ -36,14 +36,14 @@ struct Missing<'a> {
     text: String,
 }
 
-/// Makes the plan's pipelines that this device does not have yet.
+/// Makes the plans' pipelines that this device does not have yet.
 pub(super) fn compile(
     gpu: &mut Gpu,
-    plan: &Plan,
+    plans: &[&Plan],
     progress: Progress<'_>,
 ) -> Result<(), DeviceError> {
     let mut distinct: BTreeMap<String, Missing<'_>> = BTreeMap::new();
-    for dispatch in plan.ops.iter().flat_map(|s| &s.dispatches) {
+    for dispatch in plans.iter().flat_map(|p| &p.ops).flat_map(|s| &s.dispatches) {
         let text = shader::source(&dispatch.kernel);
         if !gpu.pipelines.contains_key(&text) && !distinct.contains_key(&text) {
             distinct.insert(text.clone(), Missing { dispatch, text });

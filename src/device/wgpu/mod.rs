@@ -488,13 +488,16 @@ impl Device for Gpu {
         );
         self.check(None)
     }
+    fn prepare(&mut self, plans: &[&Plan], progress: Progress<'_>) -> Result<(), DeviceError> {
+        compile::compile(self, plans, progress)
+    }
     fn load(
         &mut self,
         plan: &Rc<Plan>,
         bound: Bound,
         progress: Progress<'_>,
     ) -> Result<ProgramId, DeviceError> {
-        compile::compile(self, plan, progress)?;
+        compile::compile(self, &[plan], progress)?;
         let (mut commands, mut steps) = (Vec::new(), Vec::new());
         for (index, step) in plan.ops.iter().enumerate() {
             let first = commands.len();
