@@ -23,7 +23,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
 
 /// Every stage in its order, with a PyTorch that finds CUDA.
-const STAGES: [&str; 27] = [
+const STAGES: [&str; 34] = [
     "machine",
     "check_conv2d",
     "check_batch_norm",
@@ -40,6 +40,9 @@ const STAGES: [&str; 27] = [
     "step_again",
     "tune_sweep",
     "step_tuned",
+    "tune_sweep_f16",
+    "step_f16",
+    "check_f16",
     "resnet50_batch256",
     "resnet50_batch48",
     "torch_resnet50_tf32",
@@ -48,6 +51,10 @@ const STAGES: [&str; 27] = [
     "train_half",
     "train_resumed",
     "digests",
+    "train_f16",
+    "train_half_f16",
+    "train_resumed_f16",
+    "digests_f16",
     "train_long",
     "probe",
     "check_rest",

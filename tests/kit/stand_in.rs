@@ -55,8 +55,10 @@ pub(super) fn every_end_is_recorded() -> Result<(), Failed> {
         ["check_conv2d", 1],
         ["torch_f16", 1],
         ["tune_sweep", 139],
+        ["tune_sweep_f16", 139],
         ["resnet50_batch256", 1],
         ["digests", 1],
+        ["digests_f16", 1],
         ["probe", 1]
     ]);
     check(json!(rcs) == failed, || format!("{rcs:?}"))?;
@@ -90,7 +92,7 @@ pub(super) fn every_end_is_recorded() -> Result<(), Failed> {
         "| error: too much memory |",
         "| 400 steps, 10 images/s, sha256 aa |",
         "| same weights: false |",
-        "\n21 stages ok, 6 failed, 0 skipped\n",
+        "\n26 stages ok, 8 failed, 0 skipped\n",
     ] {
         check(table.contains(line), || format!("the table lacks `{line}`: {table}"))?;
     }
