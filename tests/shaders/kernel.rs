@@ -42,7 +42,7 @@ pub(crate) fn parse(
 ) -> Result<(naga::Module, naga::valid::ModuleInfo), String> {
     let module = naga::front::wgsl::parse_str(text)
         .map_err(|e| format!("{name}: {}", e.emit_to_string(text)))?;
-    let mut capabilities = Capabilities::empty();
+    let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32; // baseline WebGPU
     capabilities.set(Capabilities::SUBGROUP, uses_subgroups(name));
     capabilities.set(Capabilities::SHADER_FLOAT16, text.starts_with("enable f16;"));
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
