@@ -2,7 +2,7 @@
 // broadcast.
 //   y[m, n] = sum_k a[m, k] * w[n, k],  m = (image, oy, ox), n = output channel, k = (kh, kw, c)
 //   a[m, k] = what tap (kh, kw) of output pixel (oy, ox) reads, channel c: lib/conv_nt.wgsl
-// Reads x [N, IH, IW, C], w [OC, KH, KW, C], or with ACROSS w_across [C, KH, KW, OC], and, as
+// Reads x [N, IH, IW, IC], w [OC, KH, KW, IC], or with ACROSS w_across [IC, KH, KW, OC], and, as
 // lib/epilogue.wgsl has it, bias [OC], add and gate
 // [N, OH, OW, OC]; writes (=) y [N, OH, OW, OC].
 // A subgroup computes TR image rows x TW pixels x SG * COLS channels: lanes own channels, pixels
@@ -13,6 +13,7 @@
 // Needs subgroups; a browser wants `enable subgroups;` in front, which naga 30 does not parse.
 
 #import lib/conv_nt
+#import lib/epilogue
 const SG: u32 = 8u; // spec: the subgroup size, exactly
 const COLS: u32 = 2u; // spec: output channels per lane
 const TR: u32 = 4u; // spec: image rows per tile
@@ -35,10 +36,10 @@ const SLOTS: u32 = (TR * PW + SG - 1u) / SG; // pixels held per lane
 const STORE: u32 = min(4u, TR * TW); // pixels stored per step
 
 // #if !ACROSS
-@group(0) @binding(1) var<storage, read> w: array<vec4<f32>>; // [OC, KH, KW, C4]
+@group(0) @binding(1) var<storage, read> w: array<vec4<f32>>; // [OC, KH, KW, IC4]
 // #end
 // #if ACROSS
-@group(0) @binding(1) var<storage, read> w_across: array<f32>; // [C, KH, KW, OC]
+@group(0) @binding(1) var<storage, read> w_across: array<f32>; // [IC, KH, KW, OC]
 // #end
 
 @compute @workgroup_size(SG)
@@ -78,16 +79,16 @@ fn main(
             inside[s] = left[s] >= 0 && sy >= 0 && iy < i32(IH);
             at[s] = x_at(u32(line[s] + iy), u32(left[s]), 0u, inside[s]);
         }
-        for (var c = 0u; c < C4; c++) {
+        for (var c = 0u; c < IC4; c++) {
             for (var s = 0u; s < SLOTS; s++) { // unroll
                 a[s] = load_x(at[s] + c, inside[s]);
             }
             for (var j = 0u; j < COLS; j++) { // unroll
                 let col = min(col0 + j * SG, OC - 1u);
                 // #if !ACROSS
-                let tap = (col * KH + kh) * KW * C4 + c;
+                let tap = (col * KH + kh) * KW * IC4 + c;
                 for (var kw = 0u; kw < KW; kw++) { // unroll
-                    b[j * KW + kw] = w[tap + kw * C4];
+                    b[j * KW + kw] = w[tap + kw * IC4];
                 }
                 // #end
                 // #if ACROSS

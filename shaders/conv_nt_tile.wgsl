@@ -1,7 +1,7 @@
 // Convolution, or its input gradient, as an implicit GEMM tiled in workgroup memory.
 //   y[m, n] = sum_k a[m, k] * w[n, k],  m = (image, oy, ox), n = output channel, k = (kh, kw, c)
 //   a[m, k] = what tap (kh, kw) of output pixel (oy, ox) reads, channel c: lib/conv_nt.wgsl
-// Reads x [N, IH, IW, C], w [OC, KH, KW, C], or with ACROSS w [C, KH, KW, OC], and, as
+// Reads x [N, IH, IW, IC], w [OC, KH, KW, IC], or with ACROSS w [IC, KH, KW, OC], and, as
 // lib/epilogue.wgsl has it, bias [OC], add and gate
 // [N, OH, OW, OC]; writes (=) y [N, OH, OW, OC].
 // A group computes BM pixels x BN channels, an invocation RM x RN of them.
@@ -9,6 +9,7 @@
 // Reference: ops/conv2d/mod.rs `Conv2d::reference` and `Conv2dInputGrad::reference`.
 
 #import lib/conv_nt
+#import lib/epilogue
 const BM: u32 = 64u; // spec: pixels per group
 const BN: u32 = 64u; // spec: output channels per group
 const BK: u32 = 16u; // spec: depth of a tile, a multiple of 4
@@ -30,7 +31,7 @@ const HELD_B: u32 = select(LOADS_B, 4u * SQUARES, ACROSS);
 const SA: u32 = BM + 2u; // two columns more: the stores of four k fall into different banks
 const SB: u32 = BN + 2u;
 
-@group(0) @binding(1) var<storage, read> w: array<vec4<f32>>; // [OC, KH, KW, C4], or [C, KH, KW, OC4]
+@group(0) @binding(1) var<storage, read> w: array<vec4<f32>>; // [OC, KH, KW, IC4], or [IC, KH, KW, OC4]
 
 var<workgroup> sh_a: array<vec4<f32>, K4 * SA>; // [K4, BM]
 var<workgroup> sh_b: array<vec4<f32>, K4 * SB>; // [K4, BN]
@@ -50,7 +51,7 @@ fn main(
     let kw0 = (px + PAD) % CLASSES;
     let taps_x = (KW + CLASSES - 1u - kw0) / CLASSES;
     let taps = taps_x * ((KH + CLASSES - 1u - kh0) / CLASSES);
-    let depth = taps * C4;
+    let depth = taps * IC4;
 
     // The pixels that this invocation fetches; its place in k is the same for all of them where K4
     // divides WG.
@@ -71,28 +72,28 @@ fn main(
     for (var k0 = 0u; k0 < depth; k0 += K4) {
         for (var i = 0u; i < LOADS_A; i++) { // unroll
             let k = k0 + (local + i * WG) % K4;
-            let tap = k / C4;
+            let tap = k / IC4;
             let sy = shifted(top[i], kh0 + tap / taps_x * CLASSES);
             let sx = shifted(left[i], kw0 + tap % taps_x * CLASSES);
             let iy = coordinate(sy);
             let ix = coordinate(sx);
             let inside = k < depth && line[i] >= 0 && sy >= 0 && sx >= 0 && iy < i32(IH) && ix < i32(IW);
-            a[i] = load_x(x_at(u32(line[i] + iy), u32(ix), k % C4, inside), inside);
+            a[i] = load_x(x_at(u32(line[i] + iy), u32(ix), k % IC4, inside), inside);
         }
         // #if !ACROSS
         for (var i = 0u; i < LOADS_B; i++) { // unroll
             let k = min(k0 + (local + i * WG) % K4, depth - 1u); // beyond the end the pixels are zero
-            let tap = k / C4;
+            let tap = k / IC4;
             let col = min(n0 + (local + i * WG) / K4, OC - 1u);
-            b[i] = w[((col * KH + kh0 + tap / taps_x * CLASSES) * KW + kw0 + tap % taps_x * CLASSES) * C4 + k % C4];
+            b[i] = w[((col * KH + kh0 + tap / taps_x * CLASSES) * KW + kw0 + tap % taps_x * CLASSES) * IC4 + k % IC4];
         }
         // #end
         // #if ACROSS
         for (var i = 0u; i < SQUARES; i++) { // unroll
             let k = min(k0 + (local + i * WG) / BN4, depth - 1u);
-            let tap = k / C4;
+            let tap = k / IC4;
             let col = min(n0 / 4u + (local + i * WG) % BN4, OC4 - 1u);
-            let row = ((k % C4 * 4u * KH + kh0 + tap / taps_x * CLASSES) * KW + kw0 + tap % taps_x * CLASSES) * OC4 + col;
+            let row = ((k % IC4 * 4u * KH + kh0 + tap / taps_x * CLASSES) * KW + kw0 + tap % taps_x * CLASSES) * OC4 + col;
             for (var c = 0u; c < 4u; c++) { // unroll
                 b[i * 4u + c] = w[row + c * (KH * KW * OC4)];
             }

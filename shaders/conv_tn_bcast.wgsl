@@ -1,7 +1,7 @@
 // Weight gradient of a convolution as an implicit GEMM; no barriers: a subgroup shares pixels of dy
 // by shuffles.
 //   partial[s, co, kh, kw, ci] = sum over pixels p of chunk s: dy[p, co] * x[pixel(p, kh, kw), ci]
-// Reads x [N, IH, IW, C], dy [N, OH, OW, OC]; writes (=) partial [SPLIT, OC, KH, KW, C] and, with
+// Reads x [N, IH, IW, IC], dy [N, OH, OW, OC]; writes (=) partial [SPLIT, OC, KH, KW, IC] and, with
 // BIAS, sums [SPLIT, OC], the same
 // without x, by the groups of the kernel's row PAD, which meets every row of dy (2 * PAD < KH).
 // Where SPLIT = 1 these are dw and db; else conv_tn_reduce.wgsl adds the chunks.
@@ -9,7 +9,7 @@
 // A lane owns a vec4 of ci, LP lanes own a pixel, so a subgroup holds PP = SG / LP neighbours; NI
 // such groups are a strip.
 // A subgroup computes ROWS output channels x KW taps x 4 * LP input channels, of one kh.
-// Grid: (ceil(OC / ROWS) * ceil(C4 / LP), KH, SPLIT).
+// Grid: (ceil(OC / ROWS) * ceil(IC4 / LP), KH, SPLIT).
 // Reference: ops/conv2d/mod.rs `Conv2dWeightGrad::reference`.
 // Needs subgroups; a browser wants `enable subgroups;` in front, which naga 30 does not parse.
 
@@ -22,7 +22,7 @@ const NI: u32 = 4u; // spec: pixel groups per strip
 const PP: u32 = SG / LP;
 const STRIP: u32 = NI * PP;
 const XT: u32 = (OW + STRIP - 1u) / STRIP;
-const CT: u32 = (C4 + LP - 1u) / LP;
+const CT: u32 = (IC4 + LP - 1u) / LP;
 const DL: u32 = (ROWS / 4u + LP - 1u) / LP; // loads of dy per pixel group
 const RES: u32 = min(STRIDE, KW); // residues of a pixel of x
 const XV: u32 = NI + ((KW - 1u) / STRIDE + PP - 1u) / PP; // pixel groups of x per residue
@@ -63,7 +63,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
             for (var v = 0u; v < XV; v++) { // unroll
                 let ix = (ox + v * PP) * STRIDE + res - PAD; // wraps below zero
                 let inside = ix < IW;
-                xs[res * XV + v] = load_x(x_at(x_row, ix, min(ci, C4 - 1u), inside), inside);
+                xs[res * XV + v] = load_x(x_at(x_row, ix, min(ci, IC4 - 1u), inside), inside);
             }
         }
         let d_row = (image * OH + oy) * OW;
@@ -125,8 +125,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
             for (var d = LP; d < SG; d *= 2u) {
                 sum += subgroupShuffle(sum, lane ^ d);
             }
-            if (lane < LP && ci < C4 && co0 + i < OC) {
-                partial[(((group.z * OC + co0 + i) * KH + kh) * KW + kw) * C4 + ci] = sum;
+            if (lane < LP && ci < IC4 && co0 + i < OC) {
+                partial[(((group.z * OC + co0 + i) * KH + kh) * KW + kw) * IC4 + ci] = sum;
             }
             for (var r = 0u; r < ROWS - 1u; r++) { // unroll
                 acc[kw * ROWS + r] = acc[kw * ROWS + r + 1u];

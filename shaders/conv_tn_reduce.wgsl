@@ -5,7 +5,7 @@
 // 0.
 // Reference: ops/conv2d/mod.rs `Conv2dWeightGrad::reference`.
 #import lib/grid
-const LEN4: u32 = 576u; // uniform: OC * KH * KW * C / 4
+const LEN4: u32 = 576u; // uniform: OC * KH * KW * IC / 4
 const OC4: u32 = 0u; // uniform
 const SPLIT: u32 = 8u; // uniform
 const BIAS: bool = false; // spec

@@ -1,12 +1,12 @@
 // Weight gradient of a convolution as an implicit GEMM tiled in workgroup memory.
 //   partial[s, co, kh, kw, ci] = sum over pixels p of chunk s: dy[p, co] * x[pixel(p, kh, kw), ci]
-// Reads x [N, IH, IW, C], dy [N, OH, OW, OC]; writes (=) partial [SPLIT, OC, KH, KW, C] and, with
+// Reads x [N, IH, IW, IC], dy [N, OH, OW, OC]; writes (=) partial [SPLIT, OC, KH, KW, IC] and, with
 // BIAS, sums [SPLIT, OC], the
 // same without x, by the first column's groups. Where SPLIT = 1 these are dw and db; else
 // conv_tn_reduce.wgsl adds the chunks.
 // A chunk is CHUNK output pixels.
 // A group computes BM output channels x BN columns (kh, kw, ci), an invocation RM x RN of them.
-// Grid: (ceil(KH * KW * C / BN), ceil(OC / BM), SPLIT).
+// Grid: (ceil(KH * KW * IC / BN), ceil(OC / BM), SPLIT).
 // Reference: ops/conv2d/mod.rs `Conv2dWeightGrad::reference`.
 
 #import lib/conv_tn
@@ -16,7 +16,7 @@ const BK: u32 = 16u; // spec: pixels per tile
 const RM: u32 = 4u; // spec: output channels per invocation, a multiple of 4 that divides BM
 const RN: u32 = 4u; // spec: columns per invocation, a multiple of 4 that divides BN
 
-const COLS4: u32 = KH * KW * C4;
+const COLS4: u32 = KH * KW * IC4;
 const PIXELS: u32 = N * OH * OW;
 const CHUNK: u32 = (PIXELS + SPLIT - 1u) / SPLIT;
 const TX: u32 = BN / RN;
@@ -55,11 +55,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var i = 0u; i < LOADS_B; i++) { // unroll
             let p = p0 + (local + i * WG) / BN4;
             let col = n0 + (local + i * WG) % BN4;
-            let tap = col / C4;
+            let tap = col / IC4;
             let iy = p / OW % OH * STRIDE + tap / KW - PAD; // wraps below zero
             let ix = p % OW * STRIDE + tap % KW - PAD;
             let inside = p < end && col < COLS4 && iy < IH && ix < IW;
-            b[i] = load_x(x_at(p / (OH * OW) * IH + iy, ix, col % C4, inside), inside);
+            b[i] = load_x(x_at(p / (OH * OW) * IH + iy, ix, col % IC4, inside), inside);
         }
         workgroupBarrier();
         for (var i = 0u; i < LOADS_A; i++) { // unroll

@@ -224,6 +224,7 @@ fn adapter(name: &str, backend: &str, software: bool) -> AdapterInfo {
         max_storage_buffers: 8,
         workgroup_memory_bytes: 0,
         subgroup: None,
+        coop: None,
         features: vec![],
     }
 }

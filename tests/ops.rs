@@ -16,7 +16,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 fn gpu_trial(case: &Case, adapter: &Pick, variant: Variant) -> Result<(), Failed> {
     let small = case.inputs.iter().all(|i| i.0.shape.len() <= 100_000);
     for checked in if small { vec![false, true] } else { vec![false] } {
-        let mut session = Session::from(Gpu::pick(adapter, OpenOptions { checked })?);
+        let mut session =
+            Session::from(Gpu::pick(adapter, OpenOptions { checked, ..OpenOptions::default() })?);
         trial(case, &mut session, variant)
             .map_err(|e| format!("{e} ({})", if checked { "checked" } else { "unchecked" }))?;
     }

@@ -8,14 +8,11 @@
 //   output channels are what is summed over here.
 // Requires nothing of the importer.
 #import lib/conv
-#import lib/epilogue
 const TRANSPOSED: bool = false; // spec
 const ACROSS: bool = false; // spec
 
 const CLASSES: u32 = 1u + (STRIDE - 1u) * u32(TRANSPOSED); // parities of an output row or column
 const OHC: u32 = (OH + CLASSES - 1u) / CLASSES; // rows of one parity, in one image
-
-@group(0) @binding(2) var<storage, read_write> y: array<f32>; // [N, OH, OW, OC]
 
 // Row `coordinate(shifted(first_tap(oy), kh))` of x is what tap kh of output row oy reads; columns
 // alike. This is where tap 0 is, in pixels of the larger image.

@@ -8,7 +8,7 @@ const BIAS: bool = false; // spec
 const OC4: u32 = OC / 4u;
 
 @group(0) @binding(1) var<storage, read> dy: array<vec4<f32>>; // [N, OH, OW, OC4]
-@group(0) @binding(2) var<storage, read_write> partial: array<vec4<f32>>; // [SPLIT, OC, KH, KW, C4]
+@group(0) @binding(2) var<storage, read_write> partial: array<vec4<f32>>; // [SPLIT, OC, KH, KW, IC4]
 // #if BIAS
 @group(0) @binding(3) var<storage, read_write> sums: array<vec4<f32>>; // [SPLIT, OC4]
 // #end

@@ -1,10 +1,11 @@
 // Epilogue of a product: what happens to the finished sum of output element `index`, channel `col`.
-// Declares the importer's bindings 3 to 5. Requires nothing of the importer.
+// Declares the importer's bindings 2 to 5. Requires nothing of the importer.
 #import lib/relu
 const BIAS: bool = false; // spec
 const ADD: bool = false; // spec
 const RELU: bool = false; // spec
 const MASK: bool = false; // spec
+@group(0) @binding(2) var<storage, read_write> y: array<f32>; // [N, OH, OW, OC]
 // #if BIAS
 @group(0) @binding(3) var<storage, read> bias: array<f32>; // [OC]
 // #end

@@ -34,6 +34,46 @@ impl Tile {
     }
 }
 
+/// A product of f16 operands by cooperative matrices, which subgroups multiply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CoopTile {
+    /// Rows of the result per workgroup: pixels, or output channels of a weight gradient.
+    pub m: u32,
+    /// Columns per workgroup: output channels, or taps and input channels of a weight gradient.
+    pub n: u32,
+    /// Depth of a tile.
+    pub k: u32,
+    /// Rows per subgroup.
+    pub rows: u32,
+    /// Columns per subgroup.
+    pub cols: u32,
+    /// Tiles in workgroup memory, 1 or 2: with two, one is filled while the other is multiplied.
+    pub buffers: u32,
+    /// Workgroups that a weight gradient's sum over pixels is split for; 0 elsewhere.
+    pub groups: u32,
+    /// Edge of a cooperative matrix.
+    pub edge: u32,
+    /// Lanes of a subgroup.
+    pub subgroup: u32,
+}
+
+impl CoopTile {
+    /// Subgroups of a workgroup.
+    pub const fn subgroups(&self) -> u32 {
+        self.m / self.rows * (self.n / self.cols)
+    }
+    /// Bytes of workgroup memory (`lib/coop.wgsl`).
+    pub fn workgroup_memory(&self) -> u32 {
+        // Each row of an operand ends with two unused vectors of four. Rows lie along the depth or
+        // across it; the larger of the two.
+        let operand = |extent: u32| extent * self.k / 4 + 2 * extent.max(self.k);
+        let operands = 8 * self.buffers * (operand(self.m) + operand(self.n));
+        // A row of the results of a subgroup, one or two matrices long, ends with one.
+        let strip = self.edge * (self.cols.min(2 * self.edge) / 4 + 1);
+        operands + 16 * self.subgroups() * strip
+    }
+}
+
 /// One way to lower an op.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
@@ -50,6 +90,8 @@ pub enum Variant {
         /// Lanes.
         subgroup: u32,
     },
+    /// Cooperative matrices: of half products ([`super::OpDef::rounded`]) only.
+    Coop(CoopTile),
 }
 
 impl Variant {
@@ -74,6 +116,12 @@ impl Variant {
                 workgroup_memory: 0,
                 coop: None,
             },
+            Self::Coop(t) => Requirements {
+                subgroup: Some(t.subgroup),
+                invocations: t.subgroups() * t.subgroup,
+                workgroup_memory: t.workgroup_memory(),
+                coop: Some(t.edge),
+            },
         }
     }
 }
@@ -90,6 +138,11 @@ impl fmt::Display for Variant {
                 if t.compact { write!(f, ", compact") } else { Ok(()) }
             }
             Self::Broadcast { subgroup } => write!(f, "broadcast {subgroup}"),
+            Self::Coop(t) => {
+                write!(f, "coop {}x{}x{} by {}x{}", t.m, t.n, t.k, t.rows, t.cols)?;
+                write!(f, ", {} of {}x{}", t.buffers, t.edge, t.edge)?;
+                if t.groups > 0 { write!(f, " for {} groups", t.groups) } else { Ok(()) }
+            }
         }
     }
 }

@@ -87,10 +87,8 @@ fn unknown<T>(what: impl Into<String>) -> Result<T, CudaError> {
 pub fn translate(wgsl: &str, name: &str) -> Result<CudaKernel, CudaError> {
     let refused = |message| CudaError::Wgsl(message);
     let module = naga::front::wgsl::parse_str(wgsl).map_err(|e| refused(e.emit_to_string(wgsl)))?;
-    let able = Capabilities::SHADER_FLOAT16
-        | Capabilities::SHADER_FLOAT16_IN_FLOAT32
-        | Capabilities::COOPERATIVE_MATRIX
-        | Capabilities::SUBGROUP;
+    let able =
+        Capabilities::SHADER_FLOAT16 | Capabilities::COOPERATIVE_MATRIX | Capabilities::SUBGROUP;
     let mut validator = Validator::new(ValidationFlags::all(), able);
     let info = validator.validate(&module).map_err(|e| refused(e.emit_to_string(wgsl)))?;
     let writer = Writer {

@@ -2,8 +2,8 @@
 //!
 //! The elements of such a binding become f16, a load `x[i]` becomes `vec4<f32>(x[i])`, and a store
 //! `y[i] = v;` becomes `y[i] = vec4<f16>(v);` (`f32` and `f16` where the elements are scalars). Of a
-//! binding that is rounded only the loads change, to `quantizeToF16(w[i])`: of a conversion there and
-//! back some drivers make nothing (NVIDIA 580 for Vulkan).
+//! binding that is rounded only the loads change: `vec4<f32>(vec4<f16>(w[i]))`. A text that wants
+//! f16 itself, `vec4<f16>(x[i])`, keeps it: not every compiler sees that widening undoes nothing.
 
 use super::expression::is_word;
 use crate::ops::Storage;
@@ -114,9 +114,14 @@ impl Variable {
             };
             let first = at + self.name.len() + 1;
             let index = self.loads(&code[first..end - 1])?;
+            let narrowed =
+                code[..at].ends_with(&format!("{}(", self.narrow)) && code[end..].starts_with(')');
             let load = match self.storage {
+                _ if narrowed => format!("{}[{index}]", self.name),
                 Storage::Half => format!("{}({}[{index}])", self.wide, self.name),
-                Storage::Rounded => format!("quantizeToF16({}[{index}])", self.name),
+                Storage::Rounded => {
+                    format!("{}({}({}[{index}]))", self.wide, self.narrow, self.name)
+                }
             };
             out += &code[rest..at];
             out += &load;
@@ -156,10 +161,19 @@ fn main() {
 ";
         assert_eq!(store(TEXT, &both).unwrap(), want);
         let rounded = store(TEXT, &[(0, Storage::Rounded)]).unwrap();
-        assert!(rounded.contains("y[i] = quantizeToF16(x[x_at(1u)])[2];"), "{rounded}");
+        assert!(rounded.contains("y[i] = vec4<f32>(vec4<f16>(x[x_at(1u)]))[2];"), "{rounded}");
         assert!(rounded.contains("var<storage, read> x: array<vec4<f32>>;"), "{rounded}");
         assert_eq!(store(TEXT, &[]).unwrap(), TEXT);
         assert_eq!(store(TEXT, &[(5, Storage::Half)]).unwrap(), format!("enable f16;\n{TEXT}"));
+    }
+
+    #[test]
+    fn what_is_f16_already_is_not_widened() {
+        let text = TEXT.replace("let a = x[i", "let b = vec4<f16>(x[y_at(i)]); let a = x[i");
+        for storage in [Storage::Half, Storage::Rounded] {
+            let made = store(&text, &[(0, storage)]).unwrap();
+            assert!(made.contains("let b = vec4<f16>(x[y_at(i)]); let a = vec4<f32>("), "{made}");
+        }
     }
 
     #[test]

@@ -33,8 +33,14 @@ pub(crate) struct Reflection {
 }
 
 pub(crate) fn uses_subgroups(name: &str) -> bool {
-    name.ends_with("_bcast")
+    name.ends_with("_bcast") || COOP.contains(&name)
 }
+
+/// Kernels of cooperative matrices, which neither baseline WebGPU nor HLSL can express; those are
+/// never chosen in a browser or on DX12, where no adapter lists such matrices.
+pub(crate) const COOP: [&str; 2] = ["conv_nt_coop", "conv_tn_coop"];
+/// What a kernel of [`COOP`] may take of a GPU that has such matrices.
+const COOP_BYTES: u32 = 48 << 10;
 
 pub(crate) fn parse(
     name: &str,
@@ -42,9 +48,11 @@ pub(crate) fn parse(
 ) -> Result<(naga::Module, naga::valid::ModuleInfo), String> {
     let module = naga::front::wgsl::parse_str(text)
         .map_err(|e| format!("{name}: {}", e.emit_to_string(text)))?;
-    let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32; // baseline WebGPU
+    let mut capabilities = Capabilities::empty();
     capabilities.set(Capabilities::SUBGROUP, uses_subgroups(name));
-    capabilities.set(Capabilities::SHADER_FLOAT16, text.starts_with("enable f16;"));
+    capabilities.set(Capabilities::SHADER_FLOAT16, text.contains("enable f16;"));
+    let matrices = COOP.contains(&name) || name == "lib/coop";
+    capabilities.set(Capabilities::COOPERATIVE_MATRIX, matrices);
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     let info =
         validator.validate(&module).map_err(|e| format!("{name}: {}", e.emit_to_string(text)))?;
@@ -57,21 +65,34 @@ pub(crate) fn validate(name: &str, text: &str) -> Result<Reflection, String> {
     let subgroups = uses_subgroups(name);
     let failed = |language: &str, e: &dyn std::fmt::Display| format!("{name}: {language}: {e}");
 
+    let coop = COOP.contains(&name);
     let spv = naga::back::spv::Options {
-        lang_version: if subgroups { (1, 3) } else { (1, 0) },
+        lang_version: if coop {
+            (1, 6)
+        } else if subgroups {
+            (1, 3)
+        } else {
+            (1, 0)
+        },
         ..Default::default()
     };
     let words =
         naga::back::spv::write_vec(&module, &info, &spv, None).map_err(|e| failed("SPIR-V", &e))?;
     let msl = naga::back::msl::Options {
-        lang_version: if subgroups { (2, 1) } else { (2, 0) },
+        lang_version: if coop {
+            (2, 3)
+        } else if subgroups {
+            (2, 1)
+        } else {
+            (2, 0)
+        },
         ..Default::default()
     };
     let (metal, _) = naga::back::msl::write_string(&module, &info, &msl, &Default::default())
         .map_err(|e| failed("MSL", &e))?;
     // Wave intrinsics came with shader model 6.0, f16 with 6.2; everything else must suit the older
     // compiler too.
-    let shader_model = if text.starts_with("enable f16;") {
+    let shader_model = if text.contains("enable f16;") {
         naga::back::hlsl::ShaderModel::V6_2
     } else if subgroups {
         naga::back::hlsl::ShaderModel::V6_0
@@ -80,10 +101,12 @@ pub(crate) fn validate(name: &str, text: &str) -> Result<Reflection, String> {
     };
     let hlsl = naga::back::hlsl::Options { shader_model, ..Default::default() };
     let (mut direct, pipeline) = (String::new(), Default::default());
-    naga::back::hlsl::Writer::new(&mut direct, &hlsl, &pipeline)
-        .write(&module, &info, None)
-        .map_err(|e| failed("HLSL", &e))?;
-    if words.len() < 20 || metal.len() < 20 || direct.len() < 20 {
+    if !coop {
+        naga::back::hlsl::Writer::new(&mut direct, &hlsl, &pipeline)
+            .write(&module, &info, None)
+            .map_err(|e| failed("HLSL", &e))?;
+    }
+    if words.len() < 20 || metal.len() < 20 || (direct.len() < 20 && !coop) {
         return Err(format!("{name}: an output is empty"));
     }
 
@@ -144,11 +167,9 @@ pub(crate) fn validate(name: &str, text: &str) -> Result<Reflection, String> {
             "{name}: {buffers} storage buffers, baseline WebGPU binds {STORAGE_BUFFERS}"
         ));
     }
-    if r.workgroup_bytes > WORKGROUP_BYTES {
-        return Err(format!(
-            "{name}: {} bytes of workgroup memory, baseline WebGPU has {WORKGROUP_BYTES}",
-            r.workgroup_bytes
-        ));
+    let most = if coop { COOP_BYTES } else { WORKGROUP_BYTES };
+    if r.workgroup_bytes > most {
+        return Err(format!("{name}: {} bytes of workgroup memory, of {most}", r.workgroup_bytes));
     }
     if r.workgroup_size == 0 || r.workgroup_size > INVOCATIONS {
         return Err(format!(

@@ -30,7 +30,16 @@ fn targets() -> Vec<Target> {
         software: true,
         ..Target::WEBGPU
     });
-    [Target::WEBGPU].into_iter().chain(processors).collect()
+    // Cooperative matrices as of llvmpipe and of NVIDIA's GPUs.
+    let coop =
+        [(8, 8, 32 << 10), (32, 16, 48 << 10)].map(|(lanes, edge, workgroup_memory)| Target {
+            subgroup: Some(lanes),
+            coop: Some(edge),
+            workgroup_memory,
+            half: true,
+            ..Target::WEBGPU
+        });
+    [Target::WEBGPU].into_iter().chain(processors).chain(coop).collect()
 }
 
 /// The graphs of a run at the paper's scale.
@@ -118,8 +127,9 @@ pub(crate) fn reached() -> &'static [Reached] {
                 let mut found = Vec::new();
                 for (name, graph) in graphs(depth, stem, method) {
                     // Subgroups of 8 lanes (llvmpipe) and tiles see every network; the other sizes
-                    // see one, and every trial.
-                    let common = |t: &Target| matches!(t.subgroup, None | Some(8));
+                    // and cooperative matrices see one, and every trial.
+                    let common =
+                        |t: &Target| t.coop.is_none() && matches!(t.subgroup, None | Some(8));
                     let small = (depth, stem) == (Depth::Resnet18, Stem::Cifar);
                     let of = format!("{} {depth:?} {stem:?}", method.name());
                     for target in targets().into_iter().filter(|t| small || common(t)) {
@@ -136,8 +146,10 @@ pub(crate) fn reached() -> &'static [Reached] {
                             ));
                         }
                         // What a tuner may choose for the networks' shapes.
-                        let tuned =
-                            small && method == Method::Aavae && name == "train" && common(&target);
+                        let tuned = small
+                            && method == Method::Aavae
+                            && name == "train"
+                            && (common(&target) || target.coop.is_some());
                         for s in plans.into_iter().flat_map(|p| p.ops) {
                             let io = Io::from(&s.io);
                             let all =

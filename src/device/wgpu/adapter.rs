@@ -62,8 +62,49 @@ pub struct AdapterInfo {
     pub workgroup_memory_bytes: u32,
     /// Lanes of a subgroup, smallest and largest; absent without the feature.
     pub subgroup: Option<[u32; 2]>,
-    /// Features that kernels could use: `subgroup`, `f16`, `timestamps`.
+    /// Edge of the square cooperative matrices, f16 by f16 with sums in f32; absent where there are
+    /// none, or none that WGSL can name.
+    pub coop: Option<u32>,
+    /// Features that kernels could use: `subgroup`, `f16`, `coop 16x16`, `timestamps`.
     pub features: Vec<String>,
+}
+
+/// What kernels of cooperative matrices need of a device.
+pub(super) const COOP: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+    .union(wgpu::Features::SHADER_F16)
+    .union(wgpu::Features::SUBGROUP);
+
+/// The largest edge that an adapter multiplies: 16 suits most GPUs, Apple's have 8.
+fn coop(adapter: &wgpu::Adapter) -> Option<u32> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    if !adapter.features().contains(COOP) {
+        return None;
+    }
+    let listed = adapter.cooperative_matrix_properties();
+    let square = |edge: u32| {
+        listed.iter().any(|p| {
+            [p.m_size, p.n_size, p.k_size] == [edge; 3] && p.ab_type == F16 && p.cr_type == F32
+        })
+    };
+    [16, 8].into_iter().find(|&edge| square(edge))
+}
+
+/// wgpu's consent form for cooperative matrices, where the adapter has them.
+pub(super) fn experimental(info: &AdapterInfo) -> wgpu::ExperimentalFeatures {
+    if info.coop.is_none() {
+        return wgpu::ExperimentalFeatures::disabled();
+    }
+    #[allow(
+        unsafe_code,
+        reason = "the kernels that use it are ours, tests run each, and a tuner compares it \
+            with the portable one on the device before it is used"
+    )]
+    // SAFETY: what it may do wrong is in how kernels with cooperative matrices are validated and
+    // written, and the only ones are those of `shaders`, which load and store whole matrices inside
+    // of workgroup memory.
+    unsafe {
+        wgpu::ExperimentalFeatures::enabled()
+    }
 }
 
 /// The instance every adapter comes from: a browser's where that was built in, else the native
@@ -109,10 +150,12 @@ pub fn adapters() -> Vec<AdapterInfo> {
 fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
     let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
     let has_subgroup = features.contains(wgpu::Features::SUBGROUP);
+    let coop = coop(adapter);
     let named = [
-        (wgpu::Features::SUBGROUP, "subgroup"),
-        (wgpu::Features::SHADER_F16, "f16"),
-        (wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
+        (features.contains(wgpu::Features::SUBGROUP), "subgroup".into()),
+        (features.contains(wgpu::Features::SHADER_F16), "f16".into()),
+        (coop.is_some(), coop.map_or(String::new(), |edge| format!("coop {edge}x{edge}"))),
+        (features.contains(wgpu::Features::TIMESTAMP_QUERY), "timestamps".into()),
     ];
     AdapterInfo {
         software: info.device_type == wgpu::DeviceType::Cpu,
@@ -125,11 +168,8 @@ fn describe(adapter: &wgpu::Adapter) -> AdapterInfo {
         max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
         workgroup_memory_bytes: limits.max_compute_workgroup_storage_size,
         subgroup: has_subgroup.then_some([info.subgroup_min_size, info.subgroup_max_size]),
-        features: named
-            .iter()
-            .filter(|(f, _)| features.contains(*f))
-            .map(|(_, n)| (*n).into())
-            .collect(),
+        coop,
+        features: named.into_iter().filter(|(has, _)| *has).map(|(_, name)| name).collect(),
     }
 }
 

@@ -10,7 +10,6 @@ use super::cache::PipelineCache;
 use crate::device::{DeviceError, Progress};
 use crate::ops::{Dispatch, Kernel};
 use crate::plan::Plan;
-use crate::shader;
 
 /// What compiling needs of a device.
 #[derive(Clone, Copy)]
@@ -44,7 +43,7 @@ pub(super) fn compile(
 ) -> Result<(), DeviceError> {
     let mut distinct: BTreeMap<String, Missing<'_>> = BTreeMap::new();
     for dispatch in plans.iter().flat_map(|p| &p.ops).flat_map(|s| &s.dispatches) {
-        let text = shader::source(&dispatch.kernel);
+        let text = gpu.options.source(&dispatch.kernel);
         if !gpu.pipelines.contains_key(&text) && !distinct.contains_key(&text) {
             distinct.insert(text.clone(), Missing { dispatch, text });
         }

@@ -5,6 +5,7 @@ mod adapter;
 mod cache;
 mod compile;
 mod completion;
+mod queries;
 mod readback;
 
 use std::collections::BTreeMap;
@@ -21,11 +22,12 @@ use super::{
     Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Progress, Ticket,
     wait,
 };
-use crate::ops::{Binding, StepUniforms, Target};
+use crate::ops::{Binding, Kernel, StepUniforms, Target};
 use crate::plan::{Limits, Place, Plan};
 use crate::shader::CONSTANTS_BINDING;
 use crate::tensor::DType;
 use completion::Completion;
+use queries::Queries;
 use readback::Reading;
 
 /// Bytes that one read takes of host-visible memory at most.
@@ -36,6 +38,22 @@ const READ_BYTES: usize = 16 << 20;
 pub struct OpenOptions {
     /// Keep naga's bounds checks and loop limits (tests; costs up to 100x).
     pub checked: bool,
+    /// Take the adapter's cooperative matrices for ones of this edge, though it does not list them
+    /// (tests: llvmpipe lists 8 and computes 16 too).
+    pub coop: Option<u32>,
+    /// What becomes of the text of each kernel (tests: a kernel that is spoiled must fail).
+    pub rewrite: Option<fn(String) -> String>,
+}
+
+impl OpenOptions {
+    /// A kernel's text on a device that is opened so.
+    fn source(&self, kernel: &Kernel) -> String {
+        let text = crate::shader::source(kernel);
+        match self.rewrite {
+            Some(rewrite) => rewrite(text),
+            None => text,
+        }
+    }
 }
 
 /// What the driver reported behind our back.
@@ -95,14 +113,6 @@ pub struct Gpu {
     failure: Arc<Mutex<Option<Failure>>>,
 }
 
-/// Two timestamps and where they are resolved to.
-struct Queries {
-    set: wgpu::QuerySet,
-    resolved: wgpu::Buffer,
-    /// Nanoseconds of a tick.
-    period: f32,
-}
-
 impl std::fmt::Debug for Gpu {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Gpu").field("info", &self.info).finish_non_exhaustive()
@@ -125,13 +135,15 @@ impl Gpu {
         let wanted = wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::PIPELINE_CACHE
             | wgpu::Features::SHADER_F16
-            | if subgroups { wgpu::Features::SUBGROUP } else { wgpu::Features::empty() };
+            | if subgroups { wgpu::Features::SUBGROUP } else { wgpu::Features::empty() }
+            | if info.coop.is_some() { adapter::COOP } else { wgpu::Features::empty() };
         let features = adapter.features() & wanted;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("aavae"),
             required_features: features,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::Performance,
+            experimental_features: adapter::experimental(info),
             ..Default::default()
         };
         let (device, queue) = adapter.request_device(&descriptor).await.map_err(|e| {
@@ -169,7 +181,7 @@ impl Gpu {
                 epilogues: true,
                 compact: false,
                 half: false,
-                coop: None,
+                coop: info.coop.map(|listed| options.coop.unwrap_or(listed)),
             },
             dispatches: true,
             f16: features.contains(wgpu::Features::SHADER_F16),
@@ -386,30 +398,6 @@ impl Drop for Gpu {
     }
 }
 
-impl Queries {
-    /// Bytes of the resolved timestamps.
-    const BYTES: usize = 256;
-
-    fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
-        let descriptor = wgpu::QuerySetDescriptor {
-            label: Some("timestamps"),
-            ty: wgpu::QueryType::Timestamp,
-            count: 2,
-        };
-        let resolved = device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("timestamps"),
-            size: Self::BYTES as u64,
-            usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
-            mapped_at_creation: false,
-        });
-        Self {
-            set: device.create_query_set(&descriptor),
-            resolved,
-            period: queue.get_timestamp_period(),
-        }
-    }
-}
-
 /// Keeps what the driver reports out of order.
 fn watch(device: &wgpu::Device) -> Arc<Mutex<Option<Failure>>> {
     let failure = Arc::new(Mutex::new(None));
@@ -502,7 +490,7 @@ impl Device for Gpu {
         for (index, step) in plan.ops.iter().enumerate() {
             let first = commands.len();
             for (i, dispatch) in step.dispatches.iter().enumerate() {
-                let pipeline = self.pipelines[&crate::shader::source(&dispatch.kernel)].clone();
+                let pipeline = self.pipelines[&self.options.source(&dispatch.kernel)].clone();
                 let bindings = self.group(plan, &bound, [index, i], &pipeline);
                 commands.push(Command { pipeline, bindings, grid: dispatch.grid });
             }

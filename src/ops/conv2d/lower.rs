@@ -1,17 +1,18 @@
-//! Convolutions on WGSL: one GEMM family, tiles of several sizes and broadcasts.
+//! Convolutions on WGSL: one GEMM family, tiles of several sizes, broadcasts, cooperative matrices.
 //!
-//! * `conv_nt_{tile,bcast}`: `y[m, n] = sum_k a[m, k] * w[n, k]`, the forward pass and, with the
-//!   weights read across, the input gradient.
-//! * `conv_tn_{tile,bcast}`: `dw = sum over pixels of dy^T x`, split over pixels into `SPLIT`
+//! * `conv_nt_{tile,bcast,coop}`: `y[m, n] = sum_k a[m, k] * w[n, k]`, the forward pass and, with
+//!   the weights read across, the input gradient.
+//! * `conv_tn_{tile,bcast,coop}`: `dw = sum over pixels of dy^T x`, split over pixels into `SPLIT`
 //!   partial sums that `conv_tn_reduce` adds in order.
 //!
 //! A 1x1 convolution of stride 1 (and a linear layer) is one matrix: one image of one row of
 //! pixels. Tile sizes are chosen here, from shapes alone; `shaders/README.md` has the measurements
 //! behind the choices.
 
+use super::coop;
 use super::epilogue::Epilogue;
 use super::geometry::Geometry;
-use crate::ops::{Binding, Kernel, Lowering, Target, Tile, Variant};
+use crate::ops::{Binding, Io, Kernel, Lowering, Target, Tile, Variant};
 use crate::tensor::DType;
 
 /// Workgroups a weight gradient is split into at least on a CPU adapter (tens of cores find work).
@@ -119,27 +120,30 @@ fn broadcast(target: &Target) -> Option<Variant> {
     target.subgroup.map(|subgroup| Variant::Broadcast { subgroup })
 }
 
-/// The variants of a forward-type product to `oc` channels; the portable one first.
-pub(super) fn nt_variants(oc: usize, target: &Target) -> Vec<Variant> {
-    let mut all = tiles(&NT_TILES, &NT_COMPACT, oc, 1, &[0], target);
+/// The variants of a forward-type product; the portable one first.
+pub(super) fn nt_variants(io: &Io, target: &Target) -> Vec<Variant> {
+    let mut all = tiles(&NT_TILES, &NT_COMPACT, io.outputs[0].shape.c, 1, &[0], target);
     all.extend(broadcast(target));
+    all.extend(coop::nt_variants(io, io.inputs[1].shape.h, target));
     all
 }
 
-/// The variants of a weight gradient of `oc` output channels; the portable one first.
-pub(super) fn tn_variants(oc: usize, target: &Target) -> Vec<Variant> {
-    let mut all = tiles(&TN_TILES, &TN_COMPACT, oc, 0, &TN_GROUPS, target);
+/// The variants of a weight gradient; the portable one first.
+pub(super) fn tn_variants(io: &Io, target: &Target) -> Vec<Variant> {
+    let mut all = tiles(&TN_TILES, &TN_COMPACT, io.inputs[1].shape.c, 0, &TN_GROUPS, target);
     all.extend(broadcast(target));
+    all.extend(coop::tn_variants(io, target));
     all
 }
 
 /// What is taken where nothing has been measured: what compiles least if that is what counts,
-/// broadcasts on a processor, else the portable tile.
+/// broadcasts on a processor, cooperative matrices on a GPU that has them, else the portable tile.
 pub(super) fn preferred(variants: &[Variant], target: &Target) -> Variant {
     if let Some(compact) = variants.iter().find(|v| v.is_compact()).filter(|_| target.compact) {
         return *compact;
     }
-    broadcast(target).filter(|_| target.software).unwrap_or(variants[0])
+    let fastest = if target.software { broadcast(target) } else { coop::preferred(variants) };
+    fastest.unwrap_or(variants[0])
 }
 
 /// How a product is lowered.
@@ -154,7 +158,7 @@ fn nt(l: &mut Lowering, g: &Geometry, nt: &Nt, epilogue: &Epilogue, how: &How<'_
             .set("N", nt.n)
             .set("IH", nt.h)
             .set("IW", nt.w)
-            .set("C", nt.c)
+            .set("IC", nt.c)
             .set("OH", nt.oh)
             .set("OW", nt.ow)
             .set("OC", nt.oc)
@@ -170,6 +174,8 @@ fn nt(l: &mut Lowering, g: &Geometry, nt: &Nt, epilogue: &Epilogue, how: &How<'_
             .set("MASK", epilogue.mask)
             .shaped(!how.variant.is_compact())
     };
+    let pixels = nt.n * nt.oh.div_ceil(nt.classes) * nt.ow.div_ceil(nt.classes);
+    let parities = nt.classes * nt.classes;
     let (kernel, columns, tiles, layers) = match how.variant {
         Variant::Only => unreachable!("products have several variants"),
         Variant::Broadcast { subgroup } => {
@@ -185,14 +191,12 @@ fn nt(l: &mut Lowering, g: &Geometry, nt: &Nt, epilogue: &Epilogue, how: &How<'_
             (kernel, nt.oc.div_ceil(sg * cols), tiles, nt.classes)
         }
         Variant::Tile(t) => {
-            let kernel = tile(constants("conv_nt_tile"), &t);
-            let pixels: usize = nt.n * nt.oh.div_ceil(nt.classes) * nt.ow.div_ceil(nt.classes);
-            (
-                kernel,
-                nt.oc.div_ceil(t.n as usize),
-                pixels.div_ceil(t.m as usize),
-                nt.classes * nt.classes,
-            )
+            let tiles = pixels.div_ceil(t.m as usize);
+            (tile(constants("conv_nt_tile"), &t), nt.oc.div_ceil(t.n as usize), tiles, parities)
+        }
+        Variant::Coop(t) => {
+            let kernel = coop::tile(constants("conv_nt_coop"), &t);
+            (kernel, nt.oc.div_ceil(t.n as usize), pixels.div_ceil(t.m as usize), parities)
         }
     };
     // Tiles fold along y and z; the kernels find the length of y in the grid itself.
@@ -259,6 +263,22 @@ pub(super) fn input_gradient(g: &Geometry, epilogue: &Epilogue, how: &How<'_>) -
     l
 }
 
+/// Grid and split of a weight gradient in tiles of rows, columns and pixels: enough workgroups for
+/// the device, each with at least four tiles of pixels.
+fn tn_grid(
+    g: &Geometry,
+    [m, n, k]: [u32; 3],
+    groups: u32,
+    target: &Target,
+) -> ([usize; 3], usize) {
+    let columns = (g.k * g.k * g.c).div_ceil(n as usize);
+    let rows = g.oc.div_ceil(m as usize);
+    let pixels = g.n * g.oh * g.ow;
+    let split = (groups as usize).div_ceil(rows * columns).min(pixels.div_ceil(k as usize * 4));
+    let split = split.clamp(1, (target.max_groups as usize).min(256));
+    ([columns, rows, split], split)
+}
+
 pub(super) fn weight_gradient(g: &Geometry, bias: bool, how: &How<'_>) -> Lowering {
     let (g, target) = (g.as_matrix(), how.target);
     let constants = |file: &'static str| {
@@ -266,7 +286,7 @@ pub(super) fn weight_gradient(g: &Geometry, bias: bool, how: &How<'_>) -> Loweri
             .set("N", g.n)
             .set("IH", g.ih)
             .set("IW", g.iw)
-            .set("C", g.c)
+            .set("IC", g.c)
             .set("OH", g.oh)
             .set("OW", g.ow)
             .set("OC", g.oc)
@@ -306,14 +326,12 @@ pub(super) fn weight_gradient(g: &Geometry, bias: bool, how: &How<'_>) -> Loweri
             (kernel, [columns, g.k, split], split)
         }
         Variant::Tile(t) => {
-            let columns = (g.k * g.k * g.c).div_ceil(t.n as usize);
-            let rows = g.oc.div_ceil(t.m as usize);
-            // Enough workgroups for the device, each with at least four tiles of pixels.
-            let pixels = g.n * g.oh * g.ow;
-            let split =
-                (t.groups as usize).div_ceil(rows * columns).min(pixels.div_ceil(t.k as usize * 4));
-            let split = split.clamp(1, most_groups.min(256));
-            (tile(constants("conv_tn_tile"), &t), [columns, rows, split], split)
+            let (grid, split) = tn_grid(&g, [t.m, t.n, t.k], t.groups, target);
+            (tile(constants("conv_tn_tile"), &t), grid, split)
+        }
+        Variant::Coop(t) => {
+            let (grid, split) = tn_grid(&g, [t.m, t.n, t.k], t.groups, target);
+            (coop::tile(constants("conv_tn_coop"), &t), grid, split)
         }
     };
     let (len, sums) = (g.weights(), if bias { g.oc } else { 0 });

@@ -15,6 +15,7 @@
 //! forward kernel on transposed weights, the weight gradient sums over pixels in `SPLIT` chunks
 //! that are then added in order.
 
+mod coop;
 mod epilogue;
 mod geometry;
 mod lower;
@@ -214,7 +215,7 @@ impl OpDef for Conv2d {
         }
     }
     fn variants(&self, io: &Io, target: &Target) -> Vec<Variant> {
-        lower::nt_variants(io.outputs[0].shape.c, target)
+        lower::nt_variants(io, target)
     }
     fn preferred(&self, io: &Io, target: &Target) -> Variant {
         lower::preferred(&self.variants(io, target), target)
@@ -367,7 +368,7 @@ impl OpDef for Conv2dInputGrad {
         native::input_gradient(&g, call.inputs[0].f(), call.inputs[1].f(), tail, call.outputs[0]);
     }
     fn variants(&self, io: &Io, target: &Target) -> Vec<Variant> {
-        lower::nt_variants(io.outputs[0].shape.c, target)
+        lower::nt_variants(io, target)
     }
     fn preferred(&self, io: &Io, target: &Target) -> Variant {
         lower::preferred(&self.variants(io, target), target)
@@ -507,7 +508,7 @@ impl OpDef for Conv2dWeightGrad {
         }
     }
     fn variants(&self, io: &Io, target: &Target) -> Vec<Variant> {
-        lower::tn_variants(io.inputs[1].shape.c, target)
+        lower::tn_variants(io, target)
     }
     fn preferred(&self, io: &Io, target: &Target) -> Variant {
         lower::preferred(&self.variants(io, target), target)

@@ -318,7 +318,6 @@ fn math(function: Math) -> Result<&'static str, CudaError> {
         Math::Fma => "w_fma",
         Math::Mix => "w_mix",
         Math::Dot => "w_dot",
-        Math::QuantizeToF16 => "w_quantize_to_f16",
         Math::Unpack4x8unorm => "w_unpack4x8unorm",
         other => return unknown(format!("the function {other:?}")),
     })

@@ -1,0 +1,35 @@
+// As lib/epilogue.wgsl, four channels at a time: what happens to the finished sums at vec4 `index`,
+// which are those of channels 4 * col and the three behind.
+// Declares the importer's bindings 2 to 5. Requires nothing of the importer.
+#import lib/relu
+const BIAS: bool = false; // spec
+const ADD: bool = false; // spec
+const RELU: bool = false; // spec
+const MASK: bool = false; // spec
+@group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>; // [N, OH, OW, OC4]
+// #if BIAS
+@group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>; // [OC4]
+// #end
+// #if ADD
+@group(0) @binding(4) var<storage, read> add: array<vec4<f32>>; // [N, OH, OW, OC4]
+// #end
+// #if MASK
+@group(0) @binding(5) var<storage, read> gate: array<vec4<f32>>; // [N, OH, OW, OC4]
+// #end
+
+fn epilogue(sum: vec4<f32>, index: u32, col: u32) -> vec4<f32> {
+    var v = sum;
+    // #if BIAS
+    v += bias[col];
+    // #end
+    // #if ADD
+    v += add[index];
+    // #end
+    if (RELU) {
+        v = relu(v);
+    }
+    // #if MASK
+    v = relu_mask(v, gate[index]);
+    // #end
+    return v;
+}

@@ -1,0 +1,150 @@
+//! Tiles of cooperative matrices: which of them a product is offered, and what its kernel is told.
+//!
+//! A half product only, one whose first operand is stored as f16: its sums are those of the other
+//! variants, but for their order.
+
+use crate::ops::{CoopTile, Io, Kernel, Target, Variant};
+use crate::tensor::DType;
+
+/// Taps along an axis, at most: their bits share a word (`conv_nt_coop`).
+const TAPS: usize = 15;
+/// Vectors of an operand that an invocation fetches per tile, at most: their bits share a word.
+const LOADS: u32 = 32;
+
+/// Rows and columns per workgroup, depth, rows and columns per subgroup, buffers.
+type Size = [u32; 6];
+
+/// Tiles of a forward-type product, by their columns. The first of a width is taken before anything
+/// is measured.
+const NT_TILES: [Size; 11] = [
+    [128, 16, 32, 32, 16, 2],
+    [128, 32, 32, 32, 32, 2],
+    [128, 64, 32, 32, 32, 2],
+    [128, 64, 32, 64, 32, 2],
+    [256, 64, 32, 64, 32, 1],
+    [64, 64, 32, 32, 32, 2],
+    [64, 64, 64, 32, 32, 1],
+    [128, 128, 32, 64, 32, 1],
+    [128, 128, 32, 64, 64, 1],
+    [128, 128, 16, 64, 32, 2],
+    [64, 128, 32, 32, 64, 2],
+];
+/// The same of a weight gradient, by their rows. Of its columns, 9 taps of 64 channels are whole
+/// tiles of 192.
+const TN_TILES: [Size; 9] = [
+    [16, 128, 32, 16, 32, 2],
+    [32, 128, 32, 32, 32, 2],
+    [64, 192, 32, 32, 64, 2],
+    [64, 192, 16, 32, 64, 2],
+    [64, 128, 32, 32, 64, 2],
+    [64, 64, 32, 32, 32, 2],
+    [128, 128, 32, 64, 64, 2],
+    [128, 128, 32, 64, 32, 1],
+    [128, 64, 32, 32, 32, 2],
+];
+/// Both for subgroups of fewer than 32 lanes, each of which has more sums to keep.
+const NT_NARROW: [Size; 4] = [
+    [32, 16, 16, 16, 16, 2],
+    [64, 32, 16, 32, 16, 1],
+    [32, 64, 16, 16, 32, 2],
+    [32, 64, 32, 16, 32, 1],
+];
+const TN_NARROW: [Size; 4] = [
+    [16, 64, 16, 16, 32, 2],
+    [32, 64, 32, 16, 32, 1],
+    [64, 64, 16, 32, 32, 2],
+    [64, 96, 16, 32, 32, 1],
+];
+/// Workgroups that weight gradients are split for.
+const TN_GROUPS: [u32; 2] = [512, 1024];
+
+/// Whether the operands of a product are f16.
+fn is_half(io: &Io) -> bool {
+    io.inputs[0].dtype == DType::F16
+}
+
+fn is_narrow(target: &Target) -> bool {
+    target.subgroup.is_some_and(|lanes| lanes < 32)
+}
+
+/// Whether the rows that a workgroup fetches at once are whole, and an invocation's few.
+fn divides(t: &CoopTile) -> bool {
+    let invocations = t.subgroups() * t.subgroup;
+    let whole = |row: u32| invocations.is_multiple_of(row / 4);
+    let loads = |rows: u32, row: u32| (rows * row / 4).div_ceil(invocations);
+    [t.m, t.n].iter().all(|&extent| {
+        whole(extent) && whole(t.k) && loads(extent, t.k) <= LOADS && loads(t.k, extent) <= LOADS
+    })
+}
+
+/// The tiles of about the width `columns` that a device can run, the first choice first.
+fn tiles(
+    sizes: &[Size],
+    columns: usize,
+    narrow: usize,
+    groups: &[u32],
+    target: &Target,
+) -> Vec<Variant> {
+    let (Some(edge), Some(subgroup)) = (target.coop, target.subgroup) else { return vec![] };
+    let widest = sizes.iter().map(|t| t[narrow]).max().unwrap_or(0);
+    let width = columns.next_power_of_two().clamp(16, widest as usize);
+    // A narrower tile has more workgroups, and less waste at the edge.
+    let near = |t: &&Size| {
+        let of = t[narrow] as usize;
+        of == width || (of == width / 2 && of >= 32)
+    };
+    let mut sizes: Vec<&Size> = sizes.iter().filter(near).collect();
+    sizes.sort_by_key(|t| t[narrow] as usize != width);
+    let tile = |groups: u32, &[m, n, k, rows, cols, buffers]: &Size| CoopTile {
+        m,
+        n,
+        k,
+        rows,
+        cols,
+        buffers,
+        groups,
+        edge,
+        subgroup,
+    };
+    let all = groups.iter().flat_map(|&groups| sizes.iter().map(move |t| tile(groups, t)));
+    let runs = |t: &CoopTile| divides(t) && target.can(&Variant::Coop(*t).requirements());
+    all.filter(runs).map(Variant::Coop).collect()
+}
+
+/// Variants of a forward-type product with kernels of `kernel` taps an axis.
+pub(super) fn nt_variants(io: &Io, kernel: usize, target: &Target) -> Vec<Variant> {
+    if !is_half(io) || kernel > TAPS {
+        return vec![];
+    }
+    let sizes = if is_narrow(target) { &NT_NARROW[..] } else { &NT_TILES };
+    tiles(sizes, io.outputs[0].shape.c, 1, &[0], target)
+}
+
+/// Variants of a weight gradient.
+pub(super) fn tn_variants(io: &Io, target: &Target) -> Vec<Variant> {
+    if !is_half(io) {
+        return vec![];
+    }
+    let sizes = if is_narrow(target) { &TN_NARROW[..] } else { &TN_TILES };
+    tiles(sizes, io.inputs[1].shape.c, 0, &TN_GROUPS, target)
+}
+
+/// What is taken where nothing has been measured.
+pub(super) fn preferred(variants: &[Variant]) -> Option<Variant> {
+    variants.iter().copied().find(|v| matches!(v, Variant::Coop(_)))
+}
+
+/// The tile's consts.
+pub(super) fn tile(kernel: Kernel, t: &CoopTile) -> Kernel {
+    kernel
+        .set("T", t.edge)
+        .set("EDGE_8", t.edge == 8)
+        .set("SG", t.subgroup)
+        .set("BM", t.m)
+        .set("BN", t.n)
+        .set("BK", t.k)
+        .set("WM", t.rows)
+        .set("WN", t.cols)
+        .set("BUFFERS", t.buffers)
+        .set("SINGLE", t.buffers == 1)
+}
