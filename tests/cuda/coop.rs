@@ -119,7 +119,8 @@ fn packed(x: &[f32]) -> Vec<u32> {
             return 0;
         }
         let bits = x.to_bits();
-        bits >> 16 & 0x8000 | (bits >> 13 & 0x3ffff) - (112 << 10)
+        let sign = bits >> 16 & 0x8000;
+        sign + ((bits >> 13 & 0x3ffff) - (112 << 10))
     };
     x.chunks(2).map(|p| half(p[0]) | half(p[1]) << 16).collect()
 }
