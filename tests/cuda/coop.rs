@@ -32,7 +32,7 @@ impl Layout {
         let [a, b, c] = self.rows.map(|rows| if rows { "T" } else { "" });
         let (element, result, width) =
             if self.vectors { ("vec4<f16>", "vec4<f32>", 4) } else { ("f16", "f32", 1) };
-        // Lines of A and of B in a stage, which is 16 deep, and their numbers; 8 lie unused between.
+        // Lines of A and B in a stage, which is 16 deep, and their numbers; 8 lie unused between.
         let lines = |rows: bool| if rows { [32usize, 16] } else { [16, 32] };
         let ([la, wa], [lb, wb]) = (lines(self.rows[0]), lines(!self.rows[1]));
         let (sa, sb, sc) = ((wa + 8) / width, (wb + 8) / width, (32 + 4) / width);
