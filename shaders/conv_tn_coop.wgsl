@@ -98,8 +98,8 @@ fn finish(group: vec3<u32>, m: u32, n: u32, local: u32) {
         let col = (group.x * BN + subgroup % BESIDE * WN + n) / 4u + e % STRIP4;
         let whole = T * STRIP4 % SG == 0u || e < T * STRIP4;
         if (whole && co < OC && col < COLS4) {
-            let from = (subgroup * T + e / STRIP4) * SY + e % STRIP4;
-            partial[(group.z * OC + co) * COLS4 + col] = sh_y[from];
+            let at = (subgroup * T + e / STRIP4) * SY + e % STRIP4;
+            partial[(group.z * OC + co) * COLS4 + col] = sh_y[at];
         }
     }
 }
