@@ -58,9 +58,13 @@ fn tiles(case: &Case) -> Vec<Variant> {
     let mut seen = Vec::new();
     let mut found = variants(case, &target());
     found.retain(|v| {
-        let Variant::Tile(t) = v else { return true };
-        let new = !seen.contains(&[t.m, t.n, t.k, t.rows, t.cols]);
-        seen.push([t.m, t.n, t.k, t.rows, t.cols]);
+        let size = match v {
+            Variant::Tile(t) => [t.m, t.n, t.k, t.rows, t.cols],
+            Variant::Coop(t) => [t.m, t.n, t.k, t.rows, t.cols],
+            Variant::Only | Variant::Broadcast { .. } => return true,
+        };
+        let new = !seen.contains(&size);
+        seen.push(size);
         new
     });
     found

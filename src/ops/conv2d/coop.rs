@@ -24,10 +24,10 @@ const NT_TILES: [Size; 11] = [
     [256, 64, 32, 64, 32, 1],
     [64, 64, 32, 32, 32, 2],
     [64, 64, 64, 32, 32, 1],
+    [64, 128, 32, 32, 64, 2],
     [128, 128, 32, 64, 32, 1],
     [128, 128, 32, 64, 64, 1],
     [128, 128, 16, 64, 32, 2],
-    [64, 128, 32, 32, 64, 2],
 ];
 /// The same of a weight gradient, by their rows. Of its columns, 9 taps of 64 channels are whole
 /// tiles of 192.
