@@ -64,10 +64,11 @@ impl CoopTile {
     }
     /// Bytes of workgroup memory (`lib/coop.wgsl`).
     pub fn workgroup_memory(&self) -> u32 {
-        // Each row of an operand ends with two unused vectors of four. Rows lie along the depth or
-        // across it; the larger of the two.
-        let operand = |extent: u32| extent * self.k / 4 + 2 * extent.max(self.k);
-        let operands = 8 * self.buffers * (operand(self.m) + operand(self.n));
+        // Each row of an operand ends with two unused vectors of four. The rows of a weight gradient
+        // lie across the depth, those of the others along it, but for weights that are read across.
+        let rows = if self.groups > 0 { [self.k; 2] } else { [self.m, self.n.max(self.k)] };
+        let vectors = (self.m + self.n) * self.k / 4 + 2 * (rows[0] + rows[1]);
+        let operands = 8 * self.buffers * vectors;
         // A row of the results of a subgroup, one or two matrices long, ends with one.
         let strip = self.edge * (self.cols.min(2 * self.edge) / 4 + 1);
         operands + 16 * self.subgroups() * strip

@@ -4,7 +4,7 @@
 //! variants, but for their order.
 
 use crate::ops::{CoopTile, Io, Kernel, Target, Variant};
-use crate::tensor::DType;
+use crate::tensor::{DType, Shape, TensorType};
 
 /// Taps along an axis, at most: their bits share a word (`conv_nt_coop`).
 const TAPS: usize = 15;
@@ -14,33 +14,45 @@ const LOADS: u32 = 32;
 /// Rows and columns per workgroup, depth, rows and columns per subgroup, buffers.
 type Size = [u32; 6];
 
-/// Tiles of a forward-type product, by their columns. The first of a width is taken before anything
-/// is measured.
-const NT_TILES: [Size; 11] = [
+/// Tiles of a forward-type product, by their columns. Before anything is measured, the first of a
+/// width is taken that has [`ENOUGH`] workgroups.
+///
+/// On an H100 an SM moves operands through workgroup memory at a fifth of the rate at which it
+/// could multiply with 32 x 32 results per subgroup. Of 64 x 64 results each is read half as often,
+/// and a depth of 64 has rows of whole cache lines, which are stored without conflicts.
+const NT_TILES: [Size; 15] = [
     [128, 16, 32, 32, 16, 2],
     [128, 32, 32, 32, 32, 2],
-    [128, 64, 32, 32, 32, 2],
+    [128, 32, 64, 32, 32, 1],
     [128, 64, 32, 64, 32, 2],
-    [256, 64, 32, 64, 32, 1],
-    [64, 64, 32, 32, 32, 2],
     [64, 64, 64, 32, 32, 1],
-    [64, 128, 32, 32, 64, 2],
+    [128, 64, 32, 32, 32, 2],
+    [128, 64, 64, 64, 32, 1],
+    [256, 64, 32, 64, 64, 1],
+    [64, 64, 32, 32, 32, 2],
     [128, 128, 32, 64, 32, 1],
+    [128, 128, 64, 64, 64, 1],
     [128, 128, 32, 64, 64, 1],
-    [128, 128, 16, 64, 32, 2],
+    [256, 128, 32, 64, 64, 1],
+    [64, 128, 64, 32, 64, 1],
+    [64, 128, 32, 32, 64, 2],
 ];
 /// The same of a weight gradient, by their rows. Of its columns, 9 taps of 64 channels are whole
 /// tiles of 192.
-const TN_TILES: [Size; 9] = [
+const TN_TILES: [Size; 13] = [
     [16, 128, 32, 16, 32, 2],
     [32, 128, 32, 32, 32, 2],
+    [32, 192, 32, 32, 64, 2],
+    [32, 256, 32, 32, 64, 1],
     [64, 192, 32, 32, 64, 2],
     [64, 192, 16, 32, 64, 2],
     [64, 128, 32, 32, 64, 2],
+    [64, 192, 32, 64, 64, 2],
     [64, 64, 32, 32, 32, 2],
     [128, 128, 32, 64, 64, 2],
+    [128, 128, 64, 64, 64, 1],
     [128, 128, 32, 64, 32, 1],
-    [128, 64, 32, 32, 32, 2],
+    [128, 64, 32, 64, 32, 2],
 ];
 /// Both for subgroups of fewer than 32 lanes, each of which has more sums to keep.
 const NT_NARROW: [Size; 4] = [
@@ -57,10 +69,12 @@ const TN_NARROW: [Size; 4] = [
 ];
 /// Workgroups that weight gradients are split for.
 const TN_GROUPS: [u32; 2] = [512, 1024];
+/// Workgroups that occupy a large GPU: two for each of an H100's 132 SMs, nearly.
+const ENOUGH: usize = 256;
 
-/// Whether the operands of a product are f16.
-fn is_half(io: &Io) -> bool {
-    io.inputs[0].dtype == DType::F16
+/// Whether the operands of a product are f16; weights are rounded to it.
+fn is_half(operands: &[TensorType]) -> bool {
+    operands.iter().all(|x| x.dtype == DType::F16)
 }
 
 fn is_narrow(target: &Target) -> bool {
@@ -113,7 +127,7 @@ fn tiles(
 
 /// Variants of a forward-type product with kernels of `kernel` taps an axis.
 pub(super) fn nt_variants(io: &Io, kernel: usize, target: &Target) -> Vec<Variant> {
-    if !is_half(io) || kernel > TAPS {
+    if !is_half(&io.inputs[..1]) || kernel > TAPS {
         return vec![];
     }
     let sizes = if is_narrow(target) { &NT_NARROW[..] } else { &NT_TILES };
@@ -122,16 +136,29 @@ pub(super) fn nt_variants(io: &Io, kernel: usize, target: &Target) -> Vec<Varian
 
 /// Variants of a weight gradient.
 pub(super) fn tn_variants(io: &Io, target: &Target) -> Vec<Variant> {
-    if !is_half(io) {
+    if !is_half(&io.inputs[..2]) {
         return vec![];
     }
     let sizes = if is_narrow(target) { &TN_NARROW[..] } else { &TN_TILES };
     tiles(sizes, io.inputs[1].shape.c, 0, &TN_GROUPS, target)
 }
 
-/// What is taken where nothing has been measured.
-pub(super) fn preferred(variants: &[Variant]) -> Option<Variant> {
-    variants.iter().copied().find(|v| matches!(v, Variant::Coop(_)))
+/// What is taken where nothing has been measured: the first tile with enough workgroups for the
+/// result `y` of a forward-type product, or the one with the most; a weight gradient is split for
+/// enough anyway.
+pub(super) fn preferred(variants: &[Variant], y: Shape) -> Option<Variant> {
+    let tiles = variants.iter().filter_map(|v| match v {
+        Variant::Coop(t) => Some((*v, t)),
+        _ => None,
+    });
+    let groups = |t: &CoopTile| match t.groups {
+        0 => y.pixels().div_ceil(t.m as usize) * y.c.div_ceil(t.n as usize),
+        _ => ENOUGH,
+    };
+    let mut tiles: Vec<_> = tiles.map(|(v, t)| (groups(t).min(ENOUGH), v)).collect();
+    // Sorting is stable.
+    tiles.sort_by_key(|(groups, _)| std::cmp::Reverse(*groups));
+    tiles.first().map(|t| t.1)
 }
 
 /// The tile's consts.

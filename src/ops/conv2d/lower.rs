@@ -138,11 +138,12 @@ pub(super) fn tn_variants(io: &Io, target: &Target) -> Vec<Variant> {
 
 /// What is taken where nothing has been measured: what compiles least if that is what counts,
 /// broadcasts on a processor, cooperative matrices on a GPU that has them, else the portable tile.
-pub(super) fn preferred(variants: &[Variant], target: &Target) -> Variant {
+pub(super) fn preferred(variants: &[Variant], io: &Io, target: &Target) -> Variant {
     if let Some(compact) = variants.iter().find(|v| v.is_compact()).filter(|_| target.compact) {
         return *compact;
     }
-    let fastest = if target.software { broadcast(target) } else { coop::preferred(variants) };
+    let coop = || coop::preferred(variants, io.outputs[0].shape);
+    let fastest = if target.software { broadcast(target) } else { coop() };
     fastest.unwrap_or(variants[0])
 }
 
@@ -265,12 +266,7 @@ pub(super) fn input_gradient(g: &Geometry, epilogue: &Epilogue, how: &How<'_>) -
 
 /// Grid and split of a weight gradient in tiles of rows, columns and pixels: enough workgroups for
 /// the device, each with at least four tiles of pixels.
-fn tn_grid(
-    g: &Geometry,
-    [m, n, k]: [u32; 3],
-    groups: u32,
-    target: &Target,
-) -> ([usize; 3], usize) {
+fn tn_grid(g: &Geometry, [m, n, k]: [u32; 3], groups: u32, target: &Target) -> ([usize; 3], usize) {
     let columns = (g.k * g.k * g.c).div_ceil(n as usize);
     let rows = g.oc.div_ceil(m as usize);
     let pixels = g.n * g.oh * g.ow;

@@ -218,7 +218,7 @@ impl OpDef for Conv2d {
         lower::nt_variants(io, target)
     }
     fn preferred(&self, io: &Io, target: &Target) -> Variant {
-        lower::preferred(&self.variants(io, target), target)
+        lower::preferred(&self.variants(io, target), io, target)
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         self.lower_as(io, target, self.preferred(io, target))
@@ -371,7 +371,7 @@ impl OpDef for Conv2dInputGrad {
         lower::nt_variants(io, target)
     }
     fn preferred(&self, io: &Io, target: &Target) -> Variant {
-        lower::preferred(&self.variants(io, target), target)
+        lower::preferred(&self.variants(io, target), io, target)
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         self.lower_as(io, target, self.preferred(io, target))
@@ -511,7 +511,7 @@ impl OpDef for Conv2dWeightGrad {
         lower::tn_variants(io, target)
     }
     fn preferred(&self, io: &Io, target: &Target) -> Variant {
-        lower::preferred(&self.variants(io, target), target)
+        lower::preferred(&self.variants(io, target), io, target)
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         self.lower_as(io, target, self.preferred(io, target))
