@@ -1,11 +1,12 @@
 //! Two variants of one op on one device, at one shape: whether they agree. Used where an output is
 //! too large to be read back for every candidate of a tuner.
 
-use crate::device::{Data, DeviceError, PlanId, Session};
+use crate::device::{DeviceError, PlanId, Session};
 use crate::ir::Graph;
-use crate::ops::{Choices, Dot, Emit, Io, Op, StepUniforms, Variant, WeightedSum, key};
+use crate::ops::{
+    Choices, Dot, Emit, Io, Op, RandomNormal, StepUniforms, Variant, WeightedSum, key,
+};
 use crate::plan::{Options, Plan, lower};
-use crate::rng::{Philox, Stream};
 use crate::tensor::{DType, TensorType};
 
 /// Largest accepted `|a - b| / |a|` over whole outputs (L2). Orders of summation differ by about
@@ -16,25 +17,31 @@ const TOLERANCE: f64 = 1e-5;
 /// there, half a unit of the last place of 11 bits at the most.
 const HALF_TOLERANCE: f64 = 2e-4;
 
-/// An op loaded twice: step 0 in the variant to be trusted, step 1 in the candidate.
+/// Elements of noise that an operand's draws are apart from the next one's, in every sample.
+const APART: usize = 1 << 24;
+
+/// An op loaded twice on the same noise, in the variant to be trusted and then in the candidate.
 #[derive(Debug)]
 pub struct Pair {
     id: PlanId,
+    /// Which op of the plan is the trusted one; the candidate is the next.
+    trusted: usize,
     tolerance: f64,
     /// Bits of the candidate's result in the first run.
     first: Option<u32>,
 }
 
-/// The plan of a pair: both results, their squared distance and the squared length of each.
+/// The plan of a pair: noise for each operand, drawn on the device, both results, their squared
+/// distance and the squared length of each. No two values share a buffer, so that each op can be
+/// run again alone.
 fn plan(session: &Session, op: &Op, io: &Io, trusted: Variant, candidate: Variant) -> Plan {
     let mut g = Graph::default();
-    // Ops are emitted on floats; how those are stored is said afterwards, as `ir::half` does it.
-    let float = |ty: &TensorType| match ty.dtype {
-        DType::F16 => TensorType::f32(ty.shape),
-        DType::F32 | DType::U32 => *ty,
+    g.label("noise");
+    let noise = |(i, ty): (usize, &TensorType)| {
+        assert!(ty.dtype != DType::U32, "products take floats");
+        g.emit1(RandomNormal { shape: ty.shape, first: i * APART }.into(), &[])
     };
-    let named = |(i, ty): (usize, &TensorType)| g.input(&format!("x{i}"), float(ty));
-    let inputs: Vec<_> = io.inputs.iter().enumerate().map(named).collect();
+    let inputs: Vec<_> = io.inputs.iter().enumerate().map(noise).collect();
     g.label("pair");
     let a_b = [(); 2].map(|()| g.emit(op.clone(), &inputs));
     let [a, b] = a_b.clone();
@@ -46,6 +53,7 @@ fn plan(session: &Session, op: &Op, io: &Io, trusted: Variant, candidate: Varian
         let sum = squares.into_iter().reduce(|a, b| g.emit1(both.clone().into(), &[a, b]));
         g.output(name, sum.unwrap_or_else(|| unreachable!("an op has an output")));
     }
+    // Ops are emitted on floats; how those are stored is said afterwards, as `ir::half` does it.
     for (values, types) in [(&inputs, &io.inputs), (&a_b[0], &io.outputs), (&a_b[1], &io.outputs)] {
         for (value, ty) in values.iter().zip(types) {
             g.values[value.0 as usize].ty = *ty;
@@ -57,13 +65,19 @@ fn plan(session: &Session, op: &Op, io: &Io, trusted: Variant, candidate: Varian
         lower(
             "pair",
             &g,
-            Options { choices: &choices, fuse: false, ..Options::new(session.target()) },
+            Options {
+                choices: &choices,
+                fuse: false,
+                alias: false,
+                ..Options::new(session.target())
+            },
         )
     };
     let (mut plan, mut other) = (planned(trusted), planned(candidate));
     // The two plans are the same but for the products and their scratch.
-    let mut step = other.ops.swap_remove(1);
-    (step.inputs, step.outputs) = (plan.ops[1].inputs.clone(), plan.ops[1].outputs.clone());
+    let at = inputs.len() + 1;
+    let mut step = other.ops.swap_remove(at);
+    (step.inputs, step.outputs) = (plan.ops[at].inputs.clone(), plan.ops[at].outputs.clone());
     for scratch in &mut step.scratch {
         plan.buffers.push(other.buffers[*scratch]);
         *scratch = plan.buffers.len() - 1;
@@ -71,7 +85,7 @@ fn plan(session: &Session, op: &Op, io: &Io, trusted: Variant, candidate: Varian
     for words in &mut step.constants {
         *words = plan.add_uniform(&other.constants[words.clone()]);
     }
-    plan.ops[1] = step;
+    plan.ops[at] = step;
     plan
 }
 
@@ -81,7 +95,7 @@ impl Pair {
         plan(session, op, io, trusted, candidate)
     }
 
-    /// Loads a pair on an empty session and fills its inputs with noise.
+    /// Loads a pair on an empty session.
     ///
     /// # Errors
     /// If the device has no room or its driver refuses a kernel.
@@ -94,20 +108,10 @@ impl Pair {
     ) -> Result<Self, DeviceError> {
         session.reset();
         let plan = plan(session, op, io, trusted, candidate);
-        let types: Vec<TensorType> = plan.inputs.iter().map(|p| p.ty).collect();
         let id = session.load(plan)?;
-        for (i, ty) in types.into_iter().enumerate() {
-            assert!(ty.dtype != DType::U32, "products take floats");
-            let rng = Philox::new(i as u64, Stream::Test);
-            let value = |e: usize| rng.uniforms(0, 0, (e / 4) as u32)[e % 4] - 0.5;
-            // Noise of a prime period, so that no two rows of an operand are alike.
-            let noise: Vec<f32> = (0..ty.shape.len().min(16_381)).map(value).collect();
-            let data: Vec<f32> = noise.iter().copied().cycle().take(ty.shape.len()).collect();
-            session.upload(id, i, Data::F32(&data))?;
-        }
         let half = io.outputs.iter().any(|y| y.dtype == DType::F16);
         let tolerance = if half { HALF_TOLERANCE } else { TOLERANCE };
-        Ok(Self { id, tolerance, first: None })
+        Ok(Self { id, trusted: io.inputs.len(), tolerance, first: None })
     }
 
     /// Runs both and compares: `Ok(None)` if they agree, else what is wrong with the candidate.
@@ -116,7 +120,7 @@ impl Pair {
     /// If the driver fails.
     pub fn compare(&mut self, session: &mut Session) -> Result<Option<String>, DeviceError> {
         if self.first.is_none() {
-            session.poison(self.id)?;
+            session.poison_op(self.id, self.trusted + 1)?;
         }
         session.run(self.id, &StepUniforms::default())?;
         let rows = session.drain(self.id)?;
@@ -143,6 +147,6 @@ impl Pair {
     /// # Errors
     /// If the driver fails.
     pub fn seconds(&self, session: &mut Session, candidate: bool) -> Result<f64, DeviceError> {
-        Ok(session.time_op(self.id, usize::from(candidate))?.seconds)
+        Ok(session.time_op(self.id, self.trusted + usize::from(candidate))?.seconds)
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! The elements of such a binding become f16, a load `x[i]` becomes `vec4<f32>(x[i])`, and a store
 //! `y[i] = v;` becomes `y[i] = vec4<f16>(v);` (`f32` and `f16` where the elements are scalars). Of a
-//! binding that is rounded only the loads change: `vec4<f32>(vec4<f16>(w[i]))`. A text that wants
-//! f16 itself, `vec4<f16>(x[i])`, keeps it: not every compiler sees that widening undoes nothing.
+//! binding that is rounded only the loads change, to `round_f16(w[i])` of `lib/round_f16.wgsl`. A
+//! text that wants f16 itself, `vec4<f16>(x[i])`, keeps it: not every compiler sees that widening
+//! undoes nothing.
 
 use super::expression::is_word;
 use crate::ops::Storage;
@@ -34,8 +35,13 @@ pub(super) fn store(text: &str, bindings: &[(u32, Storage)]) -> Result<String, S
             }
         }
     }
-    Ok(format!("enable f16;\n{}\n", lines.join("\n")))
+    let text = lines.join("\n");
+    let module = super::file(ROUNDING).filter(|_| text.contains("round_f16("));
+    Ok(format!("enable f16;\n{text}\n{}", module.unwrap_or_default()))
 }
+
+/// The module that rounds.
+const ROUNDING: &str = "lib/round_f16";
 
 /// A bound array.
 struct Variable {
@@ -119,9 +125,10 @@ impl Variable {
             let load = match self.storage {
                 _ if narrowed => format!("{}[{index}]", self.name),
                 Storage::Half => format!("{}({}[{index}])", self.wide, self.name),
-                Storage::Rounded => {
-                    format!("{}({}({}[{index}]))", self.wide, self.narrow, self.name)
+                Storage::Rounded if self.wide == "f32" => {
+                    format!("round_f16(vec4<f32>({}[{index}])).x", self.name)
                 }
+                Storage::Rounded => format!("round_f16({}[{index}])", self.name),
             };
             out += &code[rest..at];
             out += &load;
@@ -161,7 +168,7 @@ fn main() {
 ";
         assert_eq!(store(TEXT, &both).unwrap(), want);
         let rounded = store(TEXT, &[(0, Storage::Rounded)]).unwrap();
-        assert!(rounded.contains("y[i] = vec4<f32>(vec4<f16>(x[x_at(1u)]))[2];"), "{rounded}");
+        assert!(rounded.contains("y[i] = round_f16(x[x_at(1u)])[2];"), "{rounded}");
         assert!(rounded.contains("var<storage, read> x: array<vec4<f32>>;"), "{rounded}");
         assert_eq!(store(TEXT, &[]).unwrap(), TEXT);
         assert_eq!(store(TEXT, &[(5, Storage::Half)]).unwrap(), format!("enable f16;\n{TEXT}"));
@@ -172,7 +179,7 @@ fn main() {
         let text = TEXT.replace("let a = x[i", "let b = vec4<f16>(x[y_at(i)]); let a = x[i");
         for storage in [Storage::Half, Storage::Rounded] {
             let made = store(&text, &[(0, storage)]).unwrap();
-            assert!(made.contains("let b = vec4<f16>(x[y_at(i)]); let a = vec4<f32>("), "{made}");
+            assert!(made.contains("let b = vec4<f16>(x[y_at(i)]); let a = "), "{made}");
         }
     }
 

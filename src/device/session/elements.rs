@@ -1,6 +1,8 @@
 //! How the elements of tensors go to a device and come back: a host keeps each f16 as a number of
 //! its own, others keep two in a word.
 
+use std::rc::Rc;
+
 use half::f16;
 
 use super::{PlanId, Session};
@@ -10,6 +12,47 @@ use crate::plan::{Place, Plan};
 use crate::tensor::{DType, TensorType};
 
 impl Session {
+    /// Fills the transient buffers with NaN, so that an element a kernel does not write shows
+    /// (tests).
+    ///
+    /// # Errors
+    /// If the driver fails.
+    pub fn poison(&mut self, id: PlanId) -> Result<(), DeviceError> {
+        let plan = Rc::clone(&self.plans[id.0].plan);
+        let kept: Vec<_> = plan.inputs.iter().map(|p| p.place).collect();
+        let own = |b: &usize| !kept.contains(&Place::Buffer(*b)) && *b != plan.ring.buffer;
+        self.fill_with_nan(id, (0..plan.buffers.len()).filter(own))
+    }
+
+    /// The same of what one op writes.
+    ///
+    /// # Errors
+    /// If the driver fails.
+    pub fn poison_op(&mut self, id: PlanId, op: usize) -> Result<(), DeviceError> {
+        let plan = Rc::clone(&self.plans[id.0].plan);
+        let op = &plan.ops[op];
+        let outputs = op.outputs.iter().filter_map(|(_, place)| match place {
+            Place::Buffer(b) => Some(*b),
+            Place::State(_) => None,
+        });
+        self.fill_with_nan(id, outputs.chain(op.scratch.iter().copied()))
+    }
+
+    fn fill_with_nan(
+        &mut self,
+        id: PlanId,
+        buffers: impl Iterator<Item = usize>,
+    ) -> Result<(), DeviceError> {
+        for b in buffers {
+            let loaded = &self.plans[id.0];
+            // All bits set is a NaN, also as two f16.
+            let nan = f32::from_bits(u32::MAX);
+            let nan = vec![nan; loaded.plan.buffers[b].bytes / DType::F32.bytes()];
+            self.device.write(loaded.bound.buffers[b], 0, Data::F32(&nan))?;
+        }
+        Ok(())
+    }
+
     /// Sets an input of a plan by position.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::ir::{Graph, Group, Layout};
 use crate::ops::{Choices, STAMP, StepUniforms, Target};
-use crate::plan::{Limits, Options, Place, Plan, RING, lower, verify};
+use crate::plan::{Limits, Options, Plan, RING, lower, verify};
 use crate::tensor::DType;
 
 /// Pieces queued ahead of the device: it always has work, and a read does not wait long.
@@ -540,25 +540,6 @@ impl Session {
     /// Seconds spent on queueing steps so far, waiting for the device excluded.
     pub fn host_seconds(&self) -> f64 {
         self.host_time.as_secs_f64()
-    }
-
-    /// Fills the transient buffers with NaN, so that an element a kernel does not write shows
-    /// (tests).
-    ///
-    /// # Errors
-    /// If the driver fails.
-    pub fn poison(&mut self, id: PlanId) -> Result<(), DeviceError> {
-        let loaded = &self.plans[id.0];
-        let kept: Vec<_> = loaded.plan.inputs.iter().map(|p| p.place).collect();
-        for (b, buffer) in loaded.plan.buffers.iter().enumerate() {
-            if !kept.contains(&Place::Buffer(b)) && b != loaded.plan.ring.buffer {
-                // All bits set is a NaN, also as two f16.
-                let nan = f32::from_bits(u32::MAX);
-                let nan = vec![nan; buffer.bytes / DType::F32.bytes()];
-                self.device.write(loaded.bound.buffers[b], 0, Data::F32(&nan))?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -17,9 +17,9 @@ type Size = [u32; 6];
 /// Tiles of a forward-type product, by their columns. Before anything is measured, the first of a
 /// width is taken that has [`ENOUGH`] workgroups.
 ///
-/// On an H100 an SM moves operands through workgroup memory at a fifth of the rate at which it
-/// could multiply with 32 x 32 results per subgroup. Of 64 x 64 results each is read half as often,
-/// and a depth of 64 has rows of whole cache lines, which are stored without conflicts.
+/// On an H100 workgroup memory, not the matrix units, is what a kernel of 32 x 32 results per
+/// subgroup waits for (busy 80 %, the units 21 %): of 64 x 64 results each operand is read half as
+/// often. Such a subgroup needs 255 registers, though, and was never the fastest.
 const NT_TILES: [Size; 15] = [
     [128, 16, 32, 32, 16, 2],
     [128, 32, 32, 32, 32, 2],
@@ -34,8 +34,8 @@ const NT_TILES: [Size; 15] = [
     [128, 128, 64, 64, 64, 1],
     [128, 128, 32, 64, 64, 1],
     [256, 128, 32, 64, 64, 1],
-    [64, 128, 64, 32, 64, 1],
     [64, 128, 32, 32, 64, 2],
+    [64, 128, 64, 32, 64, 1],
 ];
 /// The same of a weight gradient, by their rows. Of its columns, 9 taps of 64 channels are whole
 /// tiles of 192.
@@ -49,9 +49,9 @@ const TN_TILES: [Size; 13] = [
     [64, 128, 32, 32, 64, 2],
     [64, 192, 32, 64, 64, 2],
     [64, 64, 32, 32, 32, 2],
+    [128, 128, 32, 64, 32, 1],
     [128, 128, 32, 64, 64, 2],
     [128, 128, 64, 64, 64, 1],
-    [128, 128, 32, 64, 32, 1],
     [128, 64, 32, 64, 32, 2],
 ];
 /// Both for subgroups of fewer than 32 lanes, each of which has more sums to keep.
@@ -68,9 +68,9 @@ const TN_NARROW: [Size; 4] = [
     [64, 96, 16, 32, 32, 1],
 ];
 /// Workgroups that weight gradients are split for.
-const TN_GROUPS: [u32; 2] = [512, 1024];
-/// Workgroups that occupy a large GPU: two for each of an H100's 132 SMs, nearly.
-const ENOUGH: usize = 256;
+const TN_GROUPS: [u32; 1] = [512];
+/// Workgroups that occupy a large GPU: nearly one for each of an H100's 132 SMs.
+const ENOUGH: usize = 128;
 
 /// Whether the operands of a product are f16; weights are rounded to it.
 fn is_half(operands: &[TensorType]) -> bool {

@@ -124,15 +124,24 @@ fn broadcast(target: &Target) -> Option<Variant> {
 pub(super) fn nt_variants(io: &Io, target: &Target) -> Vec<Variant> {
     let mut all = tiles(&NT_TILES, &NT_COMPACT, io.outputs[0].shape.c, 1, &[0], target);
     all.extend(broadcast(target));
-    all.extend(coop::nt_variants(io, io.inputs[1].shape.h, target));
-    all
+    with_coop(all, coop::nt_variants(io, io.inputs[1].shape.h, target), target)
 }
 
 /// The variants of a weight gradient; the portable one first.
 pub(super) fn tn_variants(io: &Io, target: &Target) -> Vec<Variant> {
     let mut all = tiles(&TN_TILES, &TN_COMPACT, io.inputs[1].shape.c, 0, &TN_GROUPS, target);
     all.extend(broadcast(target));
-    all.extend(coop::tn_variants(io, target));
+    with_coop(all, coop::tn_variants(io, target), target)
+}
+
+/// Variants with those by cooperative matrices behind. On a GPU that has these, the others are four
+/// times as slow (an H100), and only the portable and the compact one are offered.
+fn with_coop(mut all: Vec<Variant>, coop: Vec<Variant>, target: &Target) -> Vec<Variant> {
+    if !coop.is_empty() && !target.software {
+        let portable = all[0];
+        all.retain(|v| *v == portable || v.is_compact());
+    }
+    all.extend(coop);
     all
 }
 
