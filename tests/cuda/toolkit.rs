@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use aavae::method::{Training, training};
-use aavae::ops::all_cases;
+use aavae::ops::{Variant, all_cases};
 use aavae::plan::{Options, Plan, lower};
 use aavae::run::settings::RunConfig;
 use aavae::shader::cuda::{PRELUDE, translate};
@@ -35,6 +35,9 @@ const ARCHITECTURES: [&str; 2] = ["sm_80", "sm_90"];
 const BATCH: usize = 16;
 /// Bytes of static shared memory that every GPU has.
 const SHARED: u32 = 48 << 10;
+/// Bytes that a kernel of tensor cores may spill which no step takes before it is measured: a few
+/// words, stored and loaded.
+const COUNTERS: u32 = 64;
 /// Share of a step's FLOPs or bytes above which a kernel may not spill.
 const HEAVY: f64 = 0.01;
 /// Stands for a file's name: kernels of `coop.rs`, which count as heavy.
@@ -144,7 +147,9 @@ fn subjects() -> Vec<Subject> {
         }
     }
     for case in all_cases() {
-        for variant in crate::tiles(&case) {
+        // Of a half product the tensor cores' tiles: the others differ from f32's in conversions.
+        let differs = |v: &Variant| !case.half || matches!(v, Variant::Coop(_) | Variant::Only);
+        for variant in crate::tiles(&case).into_iter().filter(differs) {
             let plan = crate::plan(&case, variant);
             for d in plan.ops.iter().flat_map(|s| &s.dispatches) {
                 all.entry((d.kernel.file, source(&d.kernel))).or_default();
@@ -244,9 +249,10 @@ fn limits(subjects: &[Subject], usage: &BTreeMap<String, Usage>) -> Result<(), F
         let (file, share) = (subject.file, subject.share * 100.0);
         check(u.registers > 0, || format!("{file}: no registers"))?;
         check(u.shared <= SHARED, || format!("{file}: {} bytes of shared memory", u.shared))?;
-        // Sums of tensor cores that do not stay in registers are worth nothing.
-        let heavy = subject.share > HEAVY || file.ends_with("_coop");
-        check(!heavy || u.spilled == 0, || {
+        // Sums of tensor cores that do not stay in registers are worth nothing; a counter may leave.
+        let heavy = subject.share > HEAVY;
+        let most = if heavy { 0 } else { COUNTERS };
+        check(!(heavy || file.ends_with("_coop")) || u.spilled <= most, || {
             format!("{file}: {} bytes spilled in {share:.1} % of a step", u.spilled)
         })?;
     }

@@ -145,8 +145,9 @@ impl Device for Faulty {
         self.host.write(buffer, offset, data)
     }
     fn prepare(&mut self, plans: &[&Plan], _: Progress<'_>) -> Result<(), DeviceError> {
-        // The candidate of a pair.
-        let variants = plans.iter().map(|p| p.ops[1].variant).collect();
+        // The candidate of a pair is its second product.
+        let products = |p: &&Plan| p.ops.iter().filter(|s| s.flops > 0).map(|s| s.variant).nth(1);
+        let variants = plans.iter().filter_map(products).collect();
         self.temper.prepared.borrow_mut().push(variants);
         self.temper.unprepared.borrow().clone().map_or(Ok(()), Err)
     }

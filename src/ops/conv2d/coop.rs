@@ -18,9 +18,9 @@ type Size = [u32; 6];
 /// width is taken that has [`ENOUGH`] workgroups.
 ///
 /// On an H100 workgroup memory, not the matrix units, is what a kernel of 32 x 32 results per
-/// subgroup waits for (busy 80 %, the units 21 %): of 64 x 64 results each operand is read half as
-/// often. Such a subgroup needs 255 registers, though, and was never the fastest.
-const NT_TILES: [Size; 15] = [
+/// subgroup waits for (busy 80 %, the units 21 %), so 64 x 32 are better. Of 64 x 64 results an
+/// operand is read still less often, but they take 255 registers and were never the fastest.
+const NT_TILES: [Size; 11] = [
     [128, 16, 32, 32, 16, 2],
     [128, 32, 32, 32, 32, 2],
     [128, 32, 64, 32, 32, 1],
@@ -28,18 +28,14 @@ const NT_TILES: [Size; 15] = [
     [64, 64, 64, 32, 32, 1],
     [128, 64, 32, 32, 32, 2],
     [128, 64, 64, 64, 32, 1],
-    [256, 64, 32, 64, 64, 1],
     [64, 64, 32, 32, 32, 2],
     [128, 128, 32, 64, 32, 1],
-    [128, 128, 64, 64, 64, 1],
-    [128, 128, 32, 64, 64, 1],
-    [256, 128, 32, 64, 64, 1],
     [64, 128, 32, 32, 64, 2],
     [64, 128, 64, 32, 64, 1],
 ];
 /// The same of a weight gradient, by their rows. Of its columns, 9 taps of 64 channels are whole
 /// tiles of 192.
-const TN_TILES: [Size; 13] = [
+const TN_TILES: [Size; 10] = [
     [16, 128, 32, 16, 32, 2],
     [32, 128, 32, 32, 32, 2],
     [32, 192, 32, 32, 64, 2],
@@ -47,11 +43,8 @@ const TN_TILES: [Size; 13] = [
     [64, 192, 32, 32, 64, 2],
     [64, 192, 16, 32, 64, 2],
     [64, 128, 32, 32, 64, 2],
-    [64, 192, 32, 64, 64, 2],
     [64, 64, 32, 32, 32, 2],
     [128, 128, 32, 64, 32, 1],
-    [128, 128, 32, 64, 64, 2],
-    [128, 128, 64, 64, 64, 1],
     [128, 64, 32, 64, 32, 2],
 ];
 /// Both for subgroups of fewer than 32 lanes, each of which has more sums to keep.
