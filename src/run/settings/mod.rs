@@ -342,7 +342,7 @@ pub enum PrecisionKind {
     F32,
     /// Mixed precision: in half the bytes, for gradients of a scaled loss.
     F16,
-    /// What the device is made for ([`crate::run::precision::resolve`]); no run is recorded with it.
+    /// F16 on a device with matrix units for it, else f32. A run is recorded with what it was.
     Auto,
 }
 
