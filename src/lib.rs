@@ -10,16 +10,17 @@
 //! settings -> RunConfig -> method (one file = one equation) -> ir::Graph
 //!                                                  | ir::autodiff  calls OpDef::gradient, knows no op
 //!                                                  v
-//!   plan::lower: ir::fuse (what the device can) -> ir::cut (updates to what it binds) -> a variant
-//!                of each op (kernel, constants, grid, bindings) -> lives -> buffers -> plan::verify
+//!   plan::lower: ir::fuse (what the device can) -> ir::half (f16, if asked for) -> ir::cut (updates
+//!                to what it binds) -> a variant of each op (kernel, constants, grid, bindings)
+//!                -> lives -> buffers -> plan::verify
 //!                                                  |
 //!                          Plan: plain data, printable, knows no GPU type
 //!                                                  |
 //!       Session: one model on one device: checks, ring of scalars, submissions, timing, recovery
 //!                    +-----------------------------+-----------------------------+
-//!              Host<f64> `reference`         Host<f32> `cpu`               Gpu `wgpu`
-//!              naive, poisons dead           SIMD and threads              WGSL -> Vulkan, Metal,
-//!              buffers: the oracle                                         DX12
+//!              Host<f64> `reference`         Host<f32> `cpu`         Gpu `wgpu`, Cuda `cuda`
+//!              naive, poisons dead           SIMD and threads        WGSL -> Vulkan, Metal, DX12;
+//!              buffers: the oracle                                   WGSL -> CUDA C++
 //! ```
 //!
 //! A device is about eight primitives ([`device::Device`]): capabilities, allocate, write, load,
@@ -64,6 +65,8 @@
 //! * **Variant** ([`ops::Variant`]): one of several kernels that an op could be lowered to;
 //!   **product** ([`tune::Product`]): an op that has several, at a shape. **Choices**
 //!   ([`ops::Choices`]) say which variant a product takes.
+//! * **Half** ([`ir::half`]): what passes between layers is f16 in memory; arithmetic stays f32. A
+//!   half product has two operands in f16, so that matrix units may multiply them.
 //! * **Device** ([`device::Device`]): what carries out plans, as [`device::DeviceSpec`] names it.
 //!   **Session** ([`device::Session`]): one model on one device, and all that devices do alike.
 //! * **Evaluator** ([`eval::features::Evaluator`]): a trained model on a session, frozen. A
@@ -106,8 +109,8 @@
 //!   error names. Where the loss is scaled, a gradient that is not finite skips its step and halves
 //!   the scale, which is state on the device ([`ops::LossScale`]), until none is left.
 //! * Every op's reference is independent of its kernels, and every kernel is reached by a trial
-//!   case. A variant is used on a device only after it agreed with the portable one there, at that
-//!   shape.
+//!   case. A variant that is not the default is used on a device only after it agreed with the
+//!   portable one there, at that shape.
 //! * The last op of every plan writes the number of its run into the plan's ring ([`ops::Record`]):
 //!   what the host reads of a step proves that the step was carried out.
 //! * A file is written whole or not at all, by one function ([`disk`]); nothing of a run is
@@ -131,6 +134,13 @@
 //!   in a browser suspends the program (JavaScript Promise Integration), while the page goes on.
 //! * *One GEMM variant per device, chosen by one convolution.* The fastest tile differs by shape,
 //!   and so does the wrong one.
+//! * *Half precision is another family of kernels.* Its storage is a property of a binding: every
+//!   kernel is written in f32, and the last rewrite of its text has loads widen and stores round
+//!   (`shader/storage.rs`), so that half precision came with one pass over types and two kernels
+//!   for matrix units. The oracle is the same f64 reference, which rounds where devices do.
+//! * *A driver computes what the text says.* NVIDIA's compiler for Vulkan takes a conversion to f16
+//!   and back for nothing, as a GPU showed; weights are rounded by their bits.
+//! * *Tuning is compiling and measuring.* On a GPU it was uploading: noise is drawn there now.
 //! * *A step is one command buffer.* It is one where that is short; a slow device gets pieces, cut
 //!   between ops.
 
