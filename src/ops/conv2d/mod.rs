@@ -243,6 +243,16 @@ impl OpDef for Conv2d {
                 &[(x, Fill::Normal), (w, Fill::Normal)],
             ));
         }
+        // In f16 these weights cancel, if the first of each two goes to its even neighbour, or to the
+        // largest f16 there is; a kernel that does not round them, or rounds otherwise, shows.
+        let (x, w) = (Shape::new(3, 9, 9, 36), Shape::new(20, 1, 1, 36));
+        for (name, a, b) in [
+            ("weights between two f16", 1.0 + 1.0 / 2048.0, -1.0),
+            ("weights beyond the largest f16", 65_519.0, -65_504.0),
+        ] {
+            let inputs = [(x, Fill::Constant(1.0)), (w, Fill::Alternate(a, b))];
+            cases.push(Case::new(name, Self::new(1, 0), &inputs));
+        }
         let (x, w, y) = (Shape::new(2, 5, 7, 8), Shape::new(12, 3, 3, 8), Shape::new(2, 5, 7, 12));
         let bias = (Shape::vector(12), Fill::Normal);
         for bits in 1..16 {
