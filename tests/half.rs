@@ -17,9 +17,11 @@ use support::{Device, check, on_devices};
 
 /// Steps of a comparison.
 const STEPS: u32 = 3;
-/// Largest accepted distance of their scalars from the reference's, over their length. It is 1e-5
-/// but for SimCLR's, which eight images give.
-const TOLERANCE: f64 = 0.05;
+/// Largest accepted distance of their scalars from the reference's, over their length. It is at
+/// most 4e-5, but for SimCLR's, which eight images give: up to 3e-2.
+const fn tolerance(method: Method) -> f64 {
+    if matches!(method, Method::Simclr) { 0.05 } else { 2e-4 }
+}
 const HALF: Target = Target { half: true, ..Target::WEBGPU };
 
 /// A training step of width 64 and batch 256.
@@ -102,7 +104,9 @@ fn steps(device: &Device, method: Method) -> Result<(), Failed> {
     near("gradients", &gradients, &found, &full_gradients)?;
     // Steps of Adam hang on the signs of small gradients.
     let moved = distance(&want, &got);
-    check(moved <= TOLERANCE, || format!("the scalars of {STEPS} steps are {moved:.1e} apart"))?;
+    check(moved <= tolerance(method), || {
+        format!("the scalars of {STEPS} steps are {moved:.1e} apart")
+    })?;
     let again = train(device.open()?, method, true)?;
     check(again == [got, found], || "another run has other bits".into())
 }

@@ -43,11 +43,13 @@ impl Session {
         id: PlanId,
         buffers: impl Iterator<Item = usize>,
     ) -> Result<(), DeviceError> {
+        let types = types(&self.plans[id.0].plan);
         for b in buffers {
             let loaded = &self.plans[id.0];
+            let ty = if self.stores_elements() { types[b] } else { DType::F32 };
             // All bits set is a NaN, also as two f16.
             let nan = f32::from_bits(u32::MAX);
-            let nan = vec![nan; loaded.plan.buffers[b].bytes / DType::F32.bytes()];
+            let nan = vec![nan; loaded.plan.buffers[b].bytes / ty.bytes()];
             self.device.write(loaded.bound.buffers[b], 0, Data::F32(&nan))?;
         }
         Ok(())
