@@ -87,7 +87,8 @@
 //! With the feature `cli` the crate has everything. With `native` alone it lacks the command and
 //! what is drawn on terminals; without that too, what needs drivers, threads or the network, and so
 //! it builds for a browser: `web` is the bridge to a page (`scripts/web`), in which the same
-//! trainer takes the same steps. Without threads rayon works on the one that asks and batches are
+//! trainer takes the same steps, reads files that it is given in memory ([`data::Files`]), and answers
+//! what a person asks of a model while it trains. Without threads rayon works on the one that asks and batches are
 //! read when they are due; without SIMD pulp has scalars.
 //!
 //! # Invariants

@@ -19,6 +19,8 @@ use aavae::rng::Stream;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
+#[path = "data/memory.rs"]
+mod files_in_memory;
 #[path = "data/folder.rs"]
 mod folder_files;
 #[path = "data/stl10.rs"]

@@ -11,9 +11,9 @@ mod names;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use aavae::method::{Head, Method};
+use aavae::method::{Head, Method, Parameter};
 use aavae::ops;
-use aavae::run::settings::{Flag, Preset, Resume, RunConfig, SETTINGS};
+use aavae::run::settings::{Flag, Preset, Resume, RunConfig, SETTINGS, setting};
 use aavae::shader::FILES;
 
 /// Every layer uses only those before it (crate docs, "Layers").
@@ -316,6 +316,34 @@ fn readme_s_tables_are_the_code_s() {
         text == before,
         "README.md has other tables than the code: run UPDATE_GOLDENS=1 cargo test --test hygiene"
     );
+}
+
+/// The page in a browser has fields for settings that there are, each shown for the methods that
+/// read it.
+#[test]
+fn fields_of_the_page_are_settings() {
+    let html = read(&root().join("assets/web/index.html"));
+    let of = |text: &str, attribute: &str| {
+        let value = text.split_once(&format!(" {attribute}=\""))?.1;
+        Some(value.split_once('"')?.0.to_owned())
+    };
+    let labels = html.split("<label").skip(1).filter_map(|text| text.split_once("</label>"));
+    let mut fields = 0;
+    for (label, _) in labels {
+        let Some(name) = of(label, "name") else { continue };
+        assert!(setting(&name).is_some(), "the page's field `{name}` is no setting");
+        let parameter = match &name[..] {
+            "kl_coeff" => Some(Parameter::KlCoeff),
+            "log_scale" => Some(Parameter::LogScale),
+            "temperature" => Some(Parameter::Temperature),
+            _ => None,
+        };
+        let reads = |method: &&Method| parameter.is_some_and(|of| method.reads(of));
+        let names: Vec<_> = Method::ALL.iter().filter(reads).map(|method| method.name()).collect();
+        assert_eq!(of(label, "data-reads").unwrap_or_default(), names.join(" "), "`{name}`");
+        fields += 1;
+    }
+    assert!(fields > 8, "the page has {fields} fields");
 }
 
 #[test]

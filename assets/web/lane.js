@@ -11,13 +11,48 @@ const ADVICE = {
   diverged: "Training has left the numbers that the GPU can hold. Choose a smaller learning rate, then press Start.",
   file: "These are no weights of this network. Choose the method and the width that they were trained with.",
   settings: "Change that setting, then press Start.",
+  data: "Choose all six binary files of CIFAR-10, or a folder with train and test, in each a folder for every class; then press Start.",
   bug: "This is a fault of the program. Reload the page and press “Continue the last run”.",
 };
 // Values of a record that are no curves.
-const NO_CURVES = new Set(["step", "epoch", "split", "lr", "images_per_second"]);
+const NO_CURVES = new Set(["step", "epoch", "split", "lr", "images_per_second", "elbo"]);
+// What the others are, in the order in which they stand.
+const TITLES = {
+  loss: "Loss",
+  log_pxz: "log p(x|z), nats",
+  kl: "KL divergence, nats",
+  bits_per_dim_elbo: "Bits per dimension, at most",
+  mse: "Mean squared error",
+  accuracy: "Accuracy of the contrast",
+  alike: "Cosine of views",
+  knn20: "Accuracy of 20 neighbours",
+  knn200: "Accuracy of 200 neighbours",
+};
+const ORDER = Object.keys(TITLES);
+// Passes of a linear probe over the training images.
+const PROBE_EPOCHS = 10;
+// Files that are sent to the worker at once: a few milliseconds.
+const AT_ONCE = 200;
 // Milliseconds between two states that are kept, and between two pictures.
 const KEEP = 60_000;
 const LOOK = 15_000;
+
+const percent = (fraction) => `${(100 * fraction).toFixed(1)} %`;
+
+// A setting by its flag, as errors name it, in words.
+const plain = (text) => text.replace(/--([a-z][a-z-]*)/g, (_, flag) => flag.replaceAll("-", " "));
+
+// The color of a cosine from -1 to 1 as a byte: white is 0, blue alike, orange opposite.
+const paint = (canvas, side, bytes) => {
+  [canvas.width, canvas.height] = [side, side];
+  const image = new ImageData(side, side);
+  for (const [i, byte] of bytes.entries()) {
+    const [t, far] = byte >= 128 ? [(byte - 128) / 127, [28, 74, 196]] : [(128 - byte) / 128, [196, 86, 12]];
+    far.forEach((c, channel) => (image.data[4 * i + channel] = 255 + t * (c - 255)));
+    image.data[4 * i + 3] = 255;
+  }
+  canvas.getContext("2d").putImageData(image, 0, 0);
+};
 
 const download = (name, content) => {
   const link = document.createElement("a");
@@ -29,21 +64,28 @@ const download = (name, content) => {
 
 export class Lane {
   /** @param {(lane: Lane) => void} changed called when its state is another. */
-  constructor(title, changed, keeps) {
+  constructor(title, changed, keeps, files = []) {
     this.root = document.getElementById("lane").content.firstElementChild.cloneNode(true);
     this.find = (selector) => this.root.querySelector(selector);
     this.find("h2").textContent = title;
     this.changed = changed;
     this.keeps = keeps;
+    this.files = files;
+    this.image = null;
+    this.before = null;
+    this.drawing = 0;
     this.charts = new Map();
     this.records = [];
     this.state = "new";
     this.times = { keep: performance.now(), look: performance.now() };
     this.find(".look").onclick = () => this.look();
     this.find(".measure").onclick = () => this.tell({ do: "measure" });
+    this.find(".probe").onclick = () => this.probe();
+    this.find(".redraw").onclick = () => this.tell({ do: "views", image: this.image, draw: ++this.drawing });
+    this.find(".walk").onclick = () => this.tell({ do: "walk", from: this.before, to: this.image });
     this.find(".save").onclick = () => this.save(true);
     this.find(".metrics").onclick = () => this.saveMetrics();
-    this.find("input[type=file]").onchange = (event) => this.open(event.target);
+    this.find(".load").onchange = (event) => this.open(event.target);
     this.find(".plan").ontoggle = () => this.tell({ do: "plan" });
     this.begun = new Promise((resolve) => (this.hasBegun = resolve));
     this.worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
@@ -60,10 +102,15 @@ export class Lane {
     this.worker.postMessage({ command, bytes }, bytes ? [bytes.buffer] : []);
   }
 
-  begin(settings, bytes) {
+  async begin(settings, bytes) {
     this.find(".error").hidden = true;
     this.say("Opening the GPU.");
     this.set("preparing");
+    await this.loaded;
+    for (let first = 0; first < this.files.length; first += AT_ONCE) {
+      this.worker.postMessage({ files: this.files.slice(first, first + AT_ONCE) });
+      await new Promise((resolve) => setTimeout(resolve));
+    }
     return this.tell({ do: "begin", settings }, bytes);
   }
 
@@ -76,10 +123,34 @@ export class Lane {
     return this.tell({ do: "pause" });
   }
 
+  rate(learning_rate) {
+    return this.tell({ do: "rate", learning_rate });
+  }
+
   look() {
     this.times.look = performance.now();
     this.tell({ do: "picture", of: "views" });
     this.tell({ do: "picture", of: "reconstructions" });
+    if (this.step > 0) this.tell({ do: "similarity" });
+  }
+
+  probe() {
+    this.find(".probe").disabled = true;
+    this.write("Linear probe", "reads the features");
+    return this.tell({ do: "probe", epochs: PROBE_EPOCHS });
+  }
+
+  // An image of the gallery was chosen.
+  choose(image) {
+    if (image !== this.image) this.before = this.image;
+    this.image = image;
+    for (const [i, button] of [...this.find(".gallery").children].entries()) {
+      button.setAttribute("aria-pressed", String(i === image));
+    }
+    this.find(".chosen").hidden = false;
+    this.find(".walking").hidden = this.before === null || !this.walks;
+    this.tell({ do: "neighbours", image });
+    this.tell({ do: "views", image, draw: this.drawing });
   }
 
   save(download) {
@@ -99,6 +170,7 @@ export class Lane {
   /** Ends the worker and with it all that it held on the GPU. */
   end() {
     this.worker.terminate();
+    for (const chart of this.charts.values()) chart.end();
     this.root.remove();
   }
 
@@ -124,6 +196,11 @@ export class Lane {
       paused: () => this.paused(value),
       picture: () => this.show(value, bytes),
       measured: () => this.measured(value),
+      similarity: () => this.alike(value, bytes),
+      probing: () => this.write("Linear probe", `pass ${value.epoch} of ${value.of}: ${percent(value.train)} of the training images`),
+      probed: () => this.probed(value),
+      rate: () => this.changedRate(value),
+      refused: () => this.refuse(value),
       saved: () => this.saved(value, bytes),
       plan: () => (this.find("pre").textContent = value.text),
       error: () => this.fail(value),
@@ -139,28 +216,43 @@ export class Lane {
 
   start(value) {
     this.info = value;
+    this.root.dataset.step = value.step;
     this.find("progress").hidden = true;
     this.find(".plan").hidden = false;
     const mib = (value.bytes / 2 ** 20).toFixed(0);
     this.find(".device").textContent = `${value.device}; ${mib} MiB on the GPU; ${value.describe}.`;
     this.say(`Ready after ${value.step} steps.`);
+    this.step = value.step;
+    this.walks = value.settings.method !== "simclr";
+    const what = value.settings.method === "vae" || value.settings.method === "ae" ? "the image" : "the image, what it sees of it";
+    this.find(".rows").textContent = `From top to bottom: ${what}, and what it makes of that.`;
     this.set("paused");
     this.hasBegun();
-    if (value.step === 0) this.look();
+    this.tell({ do: "gallery" });
+    this.look();
+  }
+
+  chart(name, title = TITLES[name] ?? name, keys) {
+    if (!this.charts.has(name)) {
+      const chart = new Chart(name, title, keys);
+      this.charts.set(name, chart);
+      const place = (of) => (ORDER.includes(of) ? ORDER.indexOf(of) : ORDER.length);
+      const next = [...this.find(".charts").children].find((other) => place(other.dataset.name) > place(name));
+      this.find(".charts").insertBefore(chart.figure, next ?? null);
+    }
+    return this.charts.get(name);
   }
 
   record(record) {
     this.records.push(record);
+    this.step = record.step;
     const split = record.split === "train" || record.split === "view" ? "train" : "val";
     for (const [name, y] of Object.entries(record)) {
       if (NO_CURVES.has(name)) continue;
-      if (!this.charts.has(name)) {
-        this.charts.set(name, new Chart(name));
-        this.find(".charts").append(this.charts.get(name).figure);
-      }
-      this.charts.get(name).add(split, record.step, y ?? NaN);
+      this.chart(name).add(split, record.step, y ?? NaN);
     }
     if (record.split !== "train") return;
+    this.root.dataset.step = record.step;
     this.say(
       `Step ${record.step}, epoch ${record.epoch + 1}: ${record.images_per_second.toPrecision(3)} images a second.`,
     );
@@ -176,28 +268,136 @@ export class Lane {
     if (this.keeps && step > 0) this.save(false);
   }
 
-  show({ of, step, width, height }, bytes) {
+  show({ of, step, width, height, more }, bytes) {
+    const address = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
+    this.addresses ??= {};
+    if (this.addresses[of]) URL.revokeObjectURL(this.addresses[of]);
+    this.addresses[of] = address;
+    const picture = { address, width, height };
+    const drawn = {
+      gallery: () => this.gallery(picture),
+      many: () => this.tiles(".many", picture, (i) => (i === 0 ? "the image itself" : `alteration ${i}`)),
+      walk: () => this.tiles(".way", picture, (i, of) => (i === 0 || i === of - 1 ? "one of the two images" : `${i} of ${of - 2} between`)),
+      neighbours: () => this.neighbours(picture, more, step),
+    };
+    if (drawn[of]) return drawn[of]();
     const figure = this.find(`.${of}`);
     const image = figure.querySelector("img");
-    URL.revokeObjectURL(image.src);
-    image.src = URL.createObjectURL(new Blob([bytes], { type: "image/png" }));
+    image.src = address;
     [image.width, image.height] = [width, height];
     image.alt = of === "views"
       ? "Sixteen images and six altered versions of each"
       : `Sixteen images and their reconstructions after ${step} steps`;
     figure.hidden = false;
+    return undefined;
   }
 
-  measured({ step, values }) {
-    const list = this.find(".measured");
-    const entries = [["measured after", `${step} steps`], ...Object.entries(values)];
-    list.replaceChildren(
-      ...entries.flatMap(([name, y]) => {
-        const [term, value] = [document.createElement("dt"), document.createElement("dd")];
-        [term.textContent, value.textContent] = [name, typeof y === "number" ? y.toPrecision(5) : y];
-        return [term, value];
+  // The images of a picture in a row, two pixels apart, each as an element of its own.
+  cut({ address, width, height }, name) {
+    const count = Math.round((width + 2) / (height + 2));
+    return Array.from({ length: count }, (_, i) => {
+      const image = document.createElement(name);
+      image.style.backgroundImage = `url(${address})`;
+      image.style.backgroundSize = `${(100 * width) / height}% 100%`;
+      image.style.backgroundPosition = `${(100 * i * (height + 2)) / Math.max(width - height, 1)}% 0`;
+      return image;
+    });
+  }
+
+  tiles(selector, picture, describe, text = () => "") {
+    const images = this.cut(picture, "i");
+    this.find(selector).replaceChildren(
+      ...images.map((image, i) => {
+        const tile = document.createElement("figure");
+        tile.className = "tile";
+        image.setAttribute("role", "img");
+        image.setAttribute("aria-label", describe(i, images.length));
+        tile.append(image, text(i));
+        return tile;
       }),
     );
+  }
+
+  gallery(picture) {
+    this.find(".explore").hidden = false;
+    this.find(".gallery").replaceChildren(
+      ...this.cut(picture, "i").map((image, i) => {
+        const button = document.createElement("button");
+        button.type = "button";
+        button.className = "tile";
+        button.setAttribute("aria-pressed", "false");
+        button.setAttribute("aria-label", `Image ${i + 1}`);
+        button.append(image);
+        button.onclick = () => this.choose(i);
+        return button;
+      }),
+    );
+  }
+
+  neighbours(picture, { cosines }, step) {
+    this.find(".near").textContent = `Nearest training images after ${step} steps, by cosine of their features`;
+    this.tiles(".neighbours", picture, (i) => `neighbour ${i + 1}`, (i) => cosines[i].toFixed(2));
+  }
+
+  alike({ step, of, within, across, side }, bytes) {
+    this.find(".alike").hidden = false;
+    const names = { h: "features h", mu: "means μ", z: "latents z" };
+    let figure = this.find(`.maps [data-of=${of}]`);
+    if (!figure) {
+      figure = document.createElement("figure");
+      figure.dataset.of = of;
+      figure.append(document.createElement("canvas"), document.createElement("figcaption"));
+      figure.firstChild.setAttribute("role", "img");
+      this.find(".maps").append(figure);
+    }
+    paint(figure.firstChild, side, bytes);
+    const text = `${names[of] ?? of}: ${within.toFixed(2)} within, ${across.toFixed(2)} across`;
+    figure.firstChild.setAttribute("aria-label", `Similarity of views, ${text}`);
+    figure.lastChild.textContent = text;
+    if (of !== "z") return;
+    const chart = this.chart("alike", TITLES.alike, ["of one image", "of others"]);
+    chart.add("train", step, within);
+    chart.add("val", step, across);
+  }
+
+  // A line of the list of measurements.
+  write(name, text) {
+    const list = this.find(".measured");
+    let term = [...list.querySelectorAll("dt")].find((dt) => dt.textContent === name);
+    if (!term) {
+      term = document.createElement("dt");
+      term.textContent = name;
+      list.append(term, document.createElement("dd"));
+    }
+    term.nextElementSibling.textContent = text;
+  }
+
+  measured({ step, epoch, split, values }) {
+    if (Object.keys(values).length === 0) return;
+    this.write("Measured", `on held-out images after ${step} steps`);
+    for (const [name, y] of Object.entries(values)) {
+      this.write(TITLES[name] ?? name, y?.toPrecision(5) ?? "not a number");
+      if (!NO_CURVES.has(name)) this.chart(name).add("val", step, y ?? NaN);
+    }
+    this.records.push({ step, epoch, split, ...values });
+  }
+
+  probed({ step, test, train }) {
+    this.find(".probe").disabled = false;
+    this.write("Linear probe", `${percent(test)} of the held-out images, ${percent(train)} of the training images, after ${step} steps`);
+    this.root.dataset.probed = step;
+  }
+
+  changedRate({ learning_rate }) {
+    this.say(`Learning rate ${Number(learning_rate.toPrecision(6))} from the next step on.`);
+  }
+
+  // What was asked for cannot be had; the run goes on.
+  refuse({ message }) {
+    this.find(".probe").disabled = false;
+    const note = this.find(".error");
+    note.textContent = plain(message.replace(/\.?$/, "."));
+    note.hidden = false;
   }
 
   saveMetrics() {
@@ -216,7 +416,7 @@ export class Lane {
 
   fail({ what, message, hint }) {
     const note = this.find(".error");
-    note.textContent = `${message.replace(/\.?$/, ".")} ${ADVICE[what] ?? hint ?? ""}`;
+    note.textContent = plain(`${message.replace(/\.?$/, ".")} ${ADVICE[what] ?? hint ?? ""}`);
     note.hidden = false;
     this.find("progress").hidden = true;
     this.say("Stopped.");
@@ -224,6 +424,7 @@ export class Lane {
   }
 
   forgetCurves() {
+    for (const chart of this.charts.values()) chart.end();
     this.charts.clear();
     this.records = [];
     this.find(".charts").replaceChildren();

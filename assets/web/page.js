@@ -1,6 +1,7 @@
 // The page: settings, buttons, and one or two runs.
 
 import { Lane } from "./lane.js";
+import { chosen as filesOf, dropped, kindOf } from "./data.js";
 import { forget, kept } from "./store.js";
 
 const by = (id) => document.getElementById(id);
@@ -14,29 +15,53 @@ const unsupported = () => {
   return null;
 };
 
-// Settings by the names of `config.toml`. The data and its order are the program's.
-const settings = (method) => {
-  const value = Object.fromEntries(new FormData(form));
-  const numbers = ["width", "batch_size", "learning_rate", "seed"].map((name) => [name, Number(value[name])]);
+// The files that were given to the page.
+let given = [];
+const OWN = "files";
+const title = (method) => form.elements.method.querySelector(`[value=${method}]`).textContent;
+// Whether a field's setting is read by a method.
+const reads = (field, method) => {
+  const methods = field.closest("[data-reads]")?.dataset.reads;
+  return !methods || methods.split(" ").includes(method);
+};
+
+// Settings by the names of `config.toml`; a field that is empty has the program's default.
+const settings = (method = form.elements.method.value) => {
+  const numbers = [...form.elements]
+    .filter((field) => field.type === "number" && field.value !== "" && reads(field, method))
+    .map((field) => [field.name, Number(field.value)]);
   return {
-    dataset: "shapes",
-    method: method ?? value.method,
+    dataset: form.elements.dataset.value === OWN ? kindOf(given) : "shapes",
+    method,
     ...Object.fromEntries(numbers),
     epochs: 1000,
     warmup_epochs: 0,
     log_every: 1,
     eval_every: 1,
+    importance_samples: 0,
   };
+};
+
+// Fields are shown for the methods that read them.
+const arrange = () => {
+  const method = form.elements.method.value;
+  for (const label of form.querySelectorAll("[data-reads]")) {
+    label.hidden = !reads(label.firstElementChild, method);
+    label.firstElementChild.disabled = label.hidden;
+  }
+  by("data").hidden = form.elements.dataset.value !== OWN;
+  by("beside").textContent = method === "vae" ? "Compare with an AAVAE" : "Compare with a VAE";
 };
 
 // A run can be shared by its address.
 const remember = () => {
-  const text = new URLSearchParams(new FormData(form)).toString();
+  const fields = [...new FormData(form)].filter(([, value]) => typeof value === "string" && value !== "");
+  const text = new URLSearchParams(fields).toString();
   history.replaceState(null, "", `#${text}`);
 };
 const recall = () => {
   for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
-    if (form.elements[name]) form.elements[name].value = value;
+    if (form.elements[name]?.type !== "file" && form.elements[name]) form.elements[name].value = value;
   }
 };
 
@@ -48,12 +73,11 @@ const update = () => {
   by("beside").disabled = working;
   by("pause").disabled = !some("training");
   by("reset").disabled = lanes.length === 0;
+  by("intro").hidden = lanes.length > 0;
 };
 
-const title = (method) => form.elements.method.querySelector(`[value=${method}]`).textContent;
-
 const add = (method) => {
-  const lane = new Lane(title(method), update, lanes.length === 0);
+  const lane = new Lane(title(method), update, lanes.length === 0, form.elements.dataset.value === OWN ? given : []);
   lanes.push(lane);
   by("lanes").append(lane.root);
   return lane;
@@ -69,8 +93,13 @@ const reset = () => {
 let made = null;
 const prepare = async (methods) => {
   if (!form.reportValidity()) return false;
+  if (form.elements.dataset.value === OWN && given.length === 0) {
+    by("given").textContent = "First choose files, or drop them on this page.";
+    by("folder").focus();
+    return false;
+  }
   remember();
-  const wanted = JSON.stringify(methods.map(settings));
+  const wanted = JSON.stringify(methods.map((method) => settings(method)));
   if (made !== wanted || lanes.length === 0 || lanes.some((lane) => lane.state === "failed")) {
     reset();
     made = wanted;
@@ -112,6 +141,58 @@ by("continue").onclick = async () => {
   const lane = add(form.elements.method.value);
   made = JSON.stringify([settings()]);
   lane.begin({}, bytes);
+  await lane.begun;
+  // The form says what the run is, so that Start goes on with it.
+  const { settings: of } = lane.info;
+  for (const field of form.elements) {
+    if (field.type === "number") field.value = number(of[field.name]);
+  }
+  form.elements.method.value = of.method;
+  form.elements.dataset.value = of.dataset === "shapes" ? "shapes" : OWN;
+  lane.root.querySelector("h2").textContent = title(of.method);
+  arrange();
+  remember();
+  made = JSON.stringify([settings()]);
+};
+// The shortest text of a number that was stored in 32 bits.
+const number = (value) => (value === undefined || value === null ? "" : String(Number(Number(value).toPrecision(7))));
+
+form.oninput = () => {
+  arrange();
+  remember();
+};
+// The learning rate is the one setting that a run may change.
+form.elements.learning_rate.onchange = ({ target }) => {
+  if (!target.checkValidity() || !made) return;
+  const now = JSON.parse(made).map((of) => ({ ...of, learning_rate: Number(target.value) }));
+  const same = JSON.stringify(now) === JSON.stringify(methods().map((method) => settings(method)));
+  if (!same || made === JSON.stringify(now)) return;
+  made = JSON.stringify(now);
+  for (const lane of lanes) lane.rate(Number(target.value));
+};
+
+const give = (files) => {
+  if (files.length === 0) return;
+  given = files;
+  form.elements.dataset.value = OWN;
+  made = null;
+  arrange();
+  remember();
+  const what = kindOf(files) === "cifar10" ? "CIFAR-10" : "images in folders";
+  by("given").textContent = `${files.length} files (${what}). They stay on this device.`;
+};
+for (const id of ["folder", "files"]) by(id).onchange = ({ target }) => give(filesOf(target));
+document.ondragover = (event) => {
+  event.preventDefault();
+  document.body.classList.add("dropping");
+};
+document.ondragleave = ({ relatedTarget }) => {
+  if (!relatedTarget) document.body.classList.remove("dropping");
+};
+document.ondrop = async (event) => {
+  event.preventDefault();
+  document.body.classList.remove("dropping");
+  give(await dropped(event.dataTransfer));
 };
 
 const obstacle = unsupported();
@@ -121,6 +202,7 @@ if (obstacle) {
   for (const element of form.elements) element.disabled = true;
 } else {
   recall();
+  arrange();
   update();
   by("continue").hidden = !(await kept());
 }

@@ -1,9 +1,28 @@
 // Runs the compiled program. Commands go to it as they come; what it says, `host.js` posts.
 
-import init, { tell } from "./aavae.js";
+import init, { give, tell } from "./aavae.js";
 
 const { work } = await init();
-self.onmessage = ({ data }) => tell(JSON.stringify(data.command), data.bytes);
+
+// Files are read here, one after the other, so that the page never waits for them.
+const read = async (path, file) => {
+  try {
+    give(path, new Uint8Array(await file.arrayBuffer()));
+    return true;
+  } catch (error) {
+    const value = { what: "data", message: `${path} cannot be read: ${error.message}` };
+    self.postMessage({ kind: "error", value });
+    return false;
+  }
+};
+const hear = async ({ command, bytes, files = [] }) => {
+  for (const { path, file } of files) if (!(await read(path, file))) return;
+  if (command) tell(JSON.stringify(command), bytes);
+};
+let heard = Promise.resolve();
+self.onmessage = ({ data }) => {
+  heard = heard.then(() => hear(data));
+};
 self.postMessage({ kind: "loaded" });
 // A panic has been told before; then the program is gone.
 WebAssembly.promising(work)().catch(() => self.close());

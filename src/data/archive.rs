@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use md5::Md5;
 use sha2::{Digest, Sha256};
 
-use super::{DataError, files};
+use super::DataError;
+use super::files::{self, Files};
 use crate::text::name;
 
 /// The archives that can be downloaded.
@@ -72,9 +73,9 @@ pub struct Archive<'a> {
 
 impl Archive<'_> {
     /// The folder that holds any of the data files: `dir`, or the archive's own folder in it.
-    pub(super) fn locate(&self, dir: &Path) -> Option<PathBuf> {
+    pub(super) fn locate(&self, files: &Files, dir: &Path) -> Option<PathBuf> {
         let holds =
-            |dir: &PathBuf| self.files.iter().any(|(name, _)| files::is_there(&dir.join(name)));
+            |dir: &PathBuf| self.files.iter().any(|(name, _)| files.is_there(&dir.join(name)));
         [dir.to_owned(), dir.join(self.folder)].into_iter().find(holds)
     }
 
@@ -82,20 +83,20 @@ impl Archive<'_> {
     ///
     /// # Errors
     /// [`DataError::Missing`] names the file that is not there.
-    pub(super) fn find(&self, dir: &Path) -> Result<PathBuf, DataError> {
-        let Some(found) = self.locate(dir) else {
-            if !files::is_folder(dir)? {
+    pub(super) fn find(&self, files: &Files, dir: &Path) -> Result<PathBuf, DataError> {
+        let Some(found) = self.locate(files, dir) else {
+            if !files.is_folder(dir)? {
                 let hint = Some(format!(
                     "name the folder that holds the {} binary files, or `--download` them to it",
                     self.title
                 ));
-                if files::look(dir)?.is_some() {
+                if files.look(dir)?.is_some() {
                     return Err(DataError::NoFolderThere { path: dir.to_owned(), hint });
                 }
                 return Err(DataError::Missing { what: "data folder", path: dir.to_owned(), hint });
             }
             let inner = name(&dir.join(self.folder)).to_string();
-            let hint = mistaken(dir).unwrap_or_else(|| {
+            let hint = mistaken(files, dir).unwrap_or_else(|| {
                 format!("expected it there or in `{inner}`; the archive is {}", self.url)
             });
             return Err(DataError::Missing {
@@ -104,7 +105,7 @@ impl Archive<'_> {
                 hint: Some(hint),
             });
         };
-        match self.files.iter().find(|(name, _)| !files::is_there(&found.join(name))) {
+        match self.files.iter().find(|(name, _)| !files.is_there(&found.join(name))) {
             None => Ok(found),
             Some((name, _)) => {
                 let names: Vec<_> = self.files.iter().map(|(name, _)| *name).collect();
@@ -179,9 +180,9 @@ fn digest<D: Digest>(path: &Path) -> Result<(u64, String), DataError> {
 }
 
 /// What a folder that lacks the files asked for seems to hold, as a hint.
-pub(super) fn mistaken(dir: &Path) -> Option<String> {
-    let there = |name: &str| files::is_there(&dir.join(name));
-    if let Some(archive) = ALL.iter().find(|archive| archive.locate(dir).is_some()) {
+pub(super) fn mistaken(files: &Files, dir: &Path) -> Option<String> {
+    let there = |name: &str| files.is_there(&dir.join(name));
+    if let Some(archive) = ALL.iter().find(|archive| archive.locate(files, dir).is_some()) {
         return Some(format!(
             "these are {} binary files; use `--dataset {}`",
             archive.title, archive.dataset
@@ -219,20 +220,26 @@ pub(super) fn mistaken(dir: &Path) -> Option<String> {
             super::IMAGE_FILES
         ));
     }
-    files::is_folder(&dir.join("train"))
+    files
+        .is_folder(&dir.join("train"))
         .unwrap_or(false)
         .then(|| "this looks like a tree of image files; use `--dataset folder`".into())
 }
 
 /// The class names in a file of one name a line; the official ones where there is no such file.
-pub(super) fn class_names(path: &Path, official: &[&str]) -> Result<Vec<OsString>, DataError> {
+pub(super) fn class_names(
+    files: &Files,
+    path: &Path,
+    official: &[&str],
+) -> Result<Vec<OsString>, DataError> {
     /// More than any list of ten names.
     const MAX_BYTES: u64 = 1 << 20;
-    if !files::is_there(path) {
+    if !files.is_there(path) {
         return Ok(official.iter().map(|&name| name.into()).collect());
     }
     let mut text = String::new();
-    files::open(path)?
+    files
+        .open(path)?
         .take(MAX_BYTES)
         .read_to_string(&mut text)
         .map_err(DataError::io("read", path))?;

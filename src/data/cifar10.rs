@@ -6,12 +6,11 @@
 //! (150 MiB).
 
 use std::ffi::OsString;
-use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::archive::{CIFAR10, class_names};
-use super::{DataError, Dataset, files};
+use super::{DataError, Dataset, Files};
 
 /// Bytes of a record: the label and a planar 32x32 RGB image.
 pub const RECORD_BYTES: usize = 1 + IMAGE_BYTES;
@@ -58,17 +57,25 @@ impl Cifar10 {
     /// [`DataError::Missing`] names the file that is not there, [`DataError::FileSize`] a file that
     /// is not exactly 10,000 records long, [`DataError::Label`] a record whose label is above 9.
     pub fn open(dir: &Path) -> Result<(Self, Self), DataError> {
-        let dir = CIFAR10.find(dir)?;
-        let classes = class_names(&dir.join(META_FILE), &CLASSES)?;
+        Self::open_in(&Files::Disk, dir)
+    }
+
+    /// [`Cifar10::open`] of files wherever they are.
+    ///
+    /// # Errors
+    /// As [`Cifar10::open`].
+    pub fn open_in(files: &Files, dir: &Path) -> Result<(Self, Self), DataError> {
+        let dir = CIFAR10.find(files, dir)?;
+        let classes = class_names(files, &dir.join(META_FILE), &CLASSES)?;
         let train: Vec<PathBuf> = TRAIN_FILES.iter().map(|name| dir.join(name)).collect();
         let test = [dir.join(TEST_FILE)];
         // Sizes first: a truncated last file is reported before 150 MiB are read.
         for path in train.iter().chain(&test) {
-            check_size(path, FILE_RECORDS)?;
+            check_size(files, path, FILE_RECORDS)?;
         }
         Ok((
-            Self::from_files(&train, FILE_RECORDS, classes.clone())?,
-            Self::from_files(&test, FILE_RECORDS, classes)?,
+            Self::read_all(files, &train, FILE_RECORDS, classes.clone())?,
+            Self::read_all(files, &test, FILE_RECORDS, classes)?,
         ))
     }
 
@@ -85,14 +92,23 @@ impl Cifar10 {
         records: usize,
         classes: Vec<OsString>,
     ) -> Result<Self, DataError> {
+        Self::read_all(&Files::Disk, paths, records, classes)
+    }
+
+    fn read_all(
+        files: &Files,
+        paths: &[PathBuf],
+        records: usize,
+        classes: Vec<OsString>,
+    ) -> Result<Self, DataError> {
         assert_eq!(classes.len(), CLASSES.len(), "CIFAR-10 has ten classes");
         let mut labels = Vec::with_capacity(paths.len() * records);
         let mut pixels = vec![0; paths.len() * records * IMAGE_BYTES];
         let mut images = pixels.chunks_exact_mut(IMAGE_BYTES);
         for path in paths {
-            check_size(path, records)?;
+            check_size(files, path, records)?;
             let mut bytes = Vec::with_capacity(records * RECORD_BYTES);
-            files::open(path)?.read_to_end(&mut bytes).map_err(DataError::io("read", path))?;
+            files.open(path)?.read_to_end(&mut bytes).map_err(DataError::io("read", path))?;
             if bytes.len() != records * RECORD_BYTES {
                 return Err(wrong_size(path, records, bytes.len() as u64));
             }
@@ -159,8 +175,8 @@ impl Dataset for Cifar10 {
     }
 }
 
-fn check_size(path: &Path, records: usize) -> Result<(), DataError> {
-    let found = fs::metadata(path).map_err(DataError::io("read", path))?.len();
+fn check_size(files: &Files, path: &Path, records: usize) -> Result<(), DataError> {
+    let found = files.length(path)?;
     if found == (records * RECORD_BYTES) as u64 {
         Ok(())
     } else {

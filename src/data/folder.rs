@@ -25,7 +25,7 @@ use image::{ImageError, ImageFormat, ImageReader, RgbImage};
 
 use super::archive::mistaken;
 use super::files::{self, Unread};
-use super::{DataError, Dataset, Datasets, IMAGE_FILES, Kind, jpeg};
+use super::{DataError, Dataset, Datasets, Files, IMAGE_FILES, Kind, jpeg};
 
 /// Default limit of the cache of decoded images, per split: 2 GiB.
 pub const CACHE_BYTES: usize = 2 << 30;
@@ -35,6 +35,7 @@ const MAX_FILE: u64 = 1 << 30;
 
 /// One split of a tree of image files.
 pub struct Folder {
+    place: Files,
     dir: PathBuf,
     classes: Vec<OsString>,
     files: Vec<(u32, OsString)>, // (label, file name in the class folder)
@@ -55,6 +56,19 @@ impl Folder {
     /// [`DataError::Missing`], [`DataError::NoClasses`], [`DataError::EmptyClass`], or
     /// [`DataError::Io`], also if an entry cannot be looked at.
     pub fn open(dir: &Path, size: usize, cache_bytes: usize) -> Result<Self, DataError> {
+        Self::open_in(&Files::Disk, dir, size, cache_bytes)
+    }
+
+    /// [`Folder::open`] of files wherever they are.
+    ///
+    /// # Errors
+    /// As [`Folder::open`].
+    pub fn open_in(
+        place: &Files,
+        dir: &Path,
+        size: usize,
+        cache_bytes: usize,
+    ) -> Result<Self, DataError> {
         if size == 0 {
             return Err(DataError::ImageSize {
                 dataset: "folder",
@@ -62,7 +76,7 @@ impl Folder {
                 found: size,
             });
         }
-        if !files::is_folder(dir)? {
+        if !place.is_folder(dir)? {
             return Err(DataError::Missing {
                 what: "data folder",
                 path: dir.to_owned(),
@@ -70,16 +84,16 @@ impl Folder {
             });
         }
         let (mut classes, mut images, mut unread) = (Vec::new(), Vec::new(), Unread::default());
-        for (name, kind) in files::list(dir)? {
-            if !kind.is_dir() {
+        for (name, kind) in place.list(dir)? {
+            if kind != files::Kind::Folder {
                 unread.add(&name, kind);
                 continue;
             }
             let label = classes.len() as u32;
             let (first, class_dir) = (images.len(), dir.join(&name));
             let mut others = Unread::default();
-            for (file, kind) in files::list(&class_dir)? {
-                if kind.is_file() && is_image(&file) {
+            for (file, kind) in place.list(&class_dir)? {
+                if kind == files::Kind::File && is_image(&file) {
                     images.push((label, file));
                 } else {
                     others.add(&file, kind);
@@ -96,6 +110,7 @@ impl Folder {
             return Err(DataError::NoClasses { path: dir.to_owned() });
         }
         Ok(Self {
+            place: place.clone(),
             dir: dir.to_owned(),
             classes,
             cache: images.iter().map(|_| OnceLock::new()).collect(),
@@ -117,29 +132,44 @@ impl Folder {
         size: usize,
         cache_bytes: usize,
     ) -> Result<Datasets, DataError> {
-        let open = |split: &str| Self::open(&dir.join(split), size, cache_bytes);
-        if !files::is_folder(dir)? {
+        Self::open_datasets_in(&Files::Disk, dir, size, cache_bytes)
+    }
+
+    /// [`Folder::open_datasets`] of files wherever they are.
+    ///
+    /// # Errors
+    /// As [`Folder::open_datasets`].
+    pub fn open_datasets_in(
+        place: &Files,
+        dir: &Path,
+        size: usize,
+        cache_bytes: usize,
+    ) -> Result<Datasets, DataError> {
+        let open = |split: &str| Self::open_in(place, &dir.join(split), size, cache_bytes);
+        if !place.is_folder(dir)? {
             let hint = Some(layout(&dir.join("<split>")));
             return Err(DataError::Missing { what: "data folder", path: dir.to_owned(), hint });
         }
         let train = dir.join("train");
-        if !files::is_folder(&train)?
-            && let Some(hint) = mistaken(dir)
+        if !place.is_folder(&train)?
+            && let Some(hint) = mistaken(place, dir)
         {
             return Err(DataError::Missing { what: "data folder", path: train, hint: Some(hint) });
         }
         let train = open("train")?;
-        let val = if files::is_folder(&dir.join("val"))? { Some(open("val")?) } else { None };
+        let val = if place.is_folder(&dir.join("val"))? { Some(open("val")?) } else { None };
         let (val, test) = match val {
-            Some(val) if files::look(&dir.join("test"))?.is_none() => (None, val),
+            Some(val) if place.look(&dir.join("test"))?.is_none() => (None, val),
             val => (val, open("test")?),
         };
         for other in val.iter().chain([&test]) {
             train.check_classes(other)?;
         }
         let mut unread = Unread::default();
-        for (name, kind) in files::list(dir)? {
-            if !(kind.is_dir() && ["train", "val", "test"].iter().any(|split| name == *split)) {
+        for (name, kind) in place.list(dir)? {
+            if !(kind == files::Kind::Folder
+                && ["train", "val", "test"].iter().any(|split| name == *split))
+            {
                 unread.add(&name, kind);
             }
         }
@@ -191,7 +221,7 @@ impl Folder {
     fn decode(&self, index: usize) -> Result<RgbImage, DataError> {
         let path = self.path(index);
         let io = || DataError::io("read", &path);
-        let file = files::open(&path)?;
+        let file = self.place.open(&path)?;
         // The content decides the format: image collections are full of PNGs named .jpg.
         let reader = ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(io())?;
         let image = if reader.format() == Some(ImageFormat::Jpeg) {
@@ -259,7 +289,7 @@ impl Dataset for Folder {
     fn identify(&self, index: usize, sink: &mut dyn FnMut(&[u8])) {
         let (_, file) = &self.files[index];
         // Of a file that is gone only the name is left; reading it will say so.
-        let length = std::fs::metadata(self.path(index)).map_or(u64::MAX, |found| found.len());
+        let length = self.place.length(&self.path(index)).unwrap_or(u64::MAX);
         sink(file.as_encoded_bytes());
         sink(&[0]);
         sink(&length.to_le_bytes());

@@ -37,6 +37,7 @@ pub use error::DataError;
 #[cfg(feature = "cli")]
 pub(crate) use files::is_there;
 pub(crate) use files::open_regular;
+pub use files::{FileTree, Files};
 pub use folder::Folder;
 pub use loader::{Batch, Loader};
 pub use shapes::Shapes;
@@ -162,6 +163,8 @@ pub struct Datasets {
 pub struct OpenOptions {
     /// Which data set.
     pub kind: Kind,
+    /// Where its files are; STL-10's are read from disk always.
+    pub files: Files,
     /// Its folder; unused by `shapes`.
     pub dir: Option<PathBuf>,
     /// Side in pixels; `None` is 32 (`stl10`: 96), and only `folder` takes another.
@@ -190,6 +193,7 @@ impl OpenOptions {
     pub fn new(kind: Kind) -> Self {
         Self {
             kind,
+            files: Files::Disk,
             dir: None,
             image_size: None,
             seed: 0,
@@ -323,7 +327,7 @@ pub fn open_datasets(options: &OpenOptions) -> Result<Datasets, DataError> {
     }
     match options.kind {
         Kind::Cifar10 => {
-            let (train, test) = Cifar10::open(dir?)?;
+            let (train, test) = Cifar10::open_in(&options.files, dir?)?;
             Ok(Datasets {
                 train: Arc::new(train),
                 val: None,
@@ -332,7 +336,7 @@ pub fn open_datasets(options: &OpenOptions) -> Result<Datasets, DataError> {
                 notes: vec![],
             })
         }
-        Kind::Folder => Folder::open_datasets(dir?, size, options.cache_bytes),
+        Kind::Folder => Folder::open_datasets_in(&options.files, dir?, size, options.cache_bytes),
         Kind::Shapes => {
             let (train, test) = options.shapes_len;
             Ok(Datasets {

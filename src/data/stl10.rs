@@ -18,7 +18,7 @@ use std::path::Path;
 use memmap2::Mmap;
 
 use super::archive::{STL10, class_names};
-use super::{DataError, Dataset, files};
+use super::{DataError, Dataset, Files, files};
 
 /// Side of an image in pixels.
 pub const SIZE: usize = 96;
@@ -64,8 +64,8 @@ impl Stl10 {
     /// that holds no whole number of images, [`DataError::LabelCount`] images and labels that
     /// differ in number, [`DataError::Label`] a label that is not 1 to 10.
     pub fn open(dir: &Path) -> Result<Sets, DataError> {
-        let dir = STL10.find(dir)?;
-        let classes = class_names(&dir.join(META_FILE), &CLASSES)?;
+        let dir = STL10.find(&Files::Disk, dir)?;
+        let classes = class_names(&Files::Disk, &dir.join(META_FILE), &CLASSES)?;
         let labelled = |part: &str| {
             let (images, labels) =
                 (dir.join(format!("{part}_X.bin")), dir.join(format!("{part}_y.bin")));

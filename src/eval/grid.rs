@@ -62,6 +62,14 @@ pub fn grid_size(rows: usize, columns: usize, side: usize, scale: usize) -> (u32
     (extent(columns), extent(rows))
 }
 
+/// The bytes of packed pixels, `R | G << 8 | B << 16` ([`Batch`](crate::data::Batch)): RGB.
+pub fn unpack(pixels: &[u32]) -> Vec<u8> {
+    pixels
+        .iter()
+        .flat_map(|pixel| [*pixel as u8, (pixel >> 8) as u8, (pixel >> 16) as u8])
+        .collect()
+}
+
 /// From a normalised batch to bytes: `(x * std + mean) * 255`, rounded and clamped; NaN becomes 0.
 ///
 /// # Shapes

@@ -169,11 +169,32 @@ pub fn knn(
     Ok(correct.into_iter().map(|correct| (correct as f64 / test.len() as f64) as f32).collect())
 }
 
+/// The `k` training rows nearest to one test row, the nearest first; fewer where there are fewer.
+///
+/// # Errors
+/// [`KnnError::Dim`], [`KnnError::NotFinite`].
+pub fn nearest(train: &Features, test: &Features, k: usize) -> Result<Vec<Neighbour>, KnnError> {
+    if train.dim != test.dim {
+        return Err(KnnError::Dim { train: train.dim, test: test.dim });
+    }
+    let any = u32::MAX as usize;
+    let (rows, row) = (Unit::new(train, "training", any)?, Unit::new(test, "test", any)?);
+    let row = row.block(0, 1, 1);
+    let similarity = |other: &[f32]| row.iter().zip(other).map(|(a, b)| a * b).sum::<f32>();
+    let mut heap = BinaryHeap::with_capacity(k + 1);
+    for (i, other) in rows.data.chunks_exact(rows.stride).take(train.len()).enumerate() {
+        keep_nearest(&mut heap, k, i, &[similarity(other)]);
+    }
+    Ok(heap.into_sorted_vec())
+}
+
 /// A training row as a test row sees it; the greatest is the farthest.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Neighbour {
-    similarity: f32,
-    row: usize,
+pub struct Neighbour {
+    /// Cosine of the two rows.
+    pub similarity: f32,
+    /// Which training row it is.
+    pub row: usize,
 }
 
 impl Eq for Neighbour {}
@@ -369,6 +390,20 @@ mod tests {
             f64::from(best as u32 == test.labels[row])
         };
         (0..test.len()).map(hit).collect()
+    }
+
+    /// The nearest of a row that is in the set itself is that row; the others follow by cosine.
+    #[test]
+    fn the_nearest_come_first() {
+        let train = features(50, 17, 5, 3.0, 1);
+        let row = Features { dim: 17, data: train.data[17 * 23..][..17].into(), labels: vec![0] };
+        let near = nearest(&train, &row, 6).expect("neighbours");
+        assert_eq!((near.len(), near[0].row), (6, 23));
+        assert!((near[0].similarity - 1.0).abs() < 1e-6, "{near:?}");
+        assert!(near.is_sorted_by(|a, b| a.similarity >= b.similarity), "{near:?}");
+        assert_eq!(nearest(&train, &row, 80).expect("all").len(), 50, "there are no more");
+        let other = Features { dim: 16, data: vec![0.0; 16], labels: vec![0] };
+        assert_eq!(nearest(&train, &other, 1), Err(KnnError::Dim { train: 17, test: 16 }));
     }
 
     #[test]

@@ -127,3 +127,61 @@ pub fn augmentation_grid(
         rows.iter().map(|row| row.chunks(side * side * 3).collect()).collect();
     Ok(Picture { bytes: grid::grid_png(&rows, side, SCALE), width, height })
 }
+
+/// Reads images of a subset by their places, HWC RGB.
+///
+/// # Errors
+/// If one cannot be read.
+pub fn originals(subset: &Subset, places: &[usize]) -> Result<Vec<Vec<u8>>, RunError> {
+    let bytes = subset.dataset.image_size().pow(2) * 3;
+    let read = |place: &usize| {
+        let mut image = vec![0; bytes];
+        subset.dataset.read(subset.indices[*place] as usize, &mut image)?;
+        Ok(image)
+    };
+    places.iter().map(read).collect()
+}
+
+/// Images of one side in a row, as they are.
+///
+/// # Panics
+/// If there are none.
+pub fn strip(images: &[Vec<u8>], side: usize) -> Picture {
+    let row = images.iter().map(Vec::as_slice).collect();
+    let (width, height) = grid::grid_size(1, images.len(), side, 1);
+    Picture { bytes: grid::grid_png(&[row], side, 1), width, height }
+}
+
+/// What the decoder makes of the way from one image to another: `frames` latents on the straight
+/// line between those of the two, ends included, HWC RGB. The plans are a [`method::encoding`] and a
+/// [`method::decoding`] of `frames` images.
+///
+/// # Errors
+/// If data or device fail.
+///
+/// # Panics
+/// If there are fewer than two frames.
+pub fn walk(
+    session: &mut Session,
+    (encoding, decoding): (PlanId, PlanId),
+    model: &ModelConfig,
+    ends: &Subset,
+    frames: usize,
+) -> Result<Vec<Vec<u8>>, RunError> {
+    assert!(frames > 1 && ends.len() == 2, "{frames} frames between {} images", ends.len());
+    let Some(batch) = Loader::eval_batches(ends, frames)?.next() else { return Ok(vec![]) };
+    session.upload(encoding, 0, Data::U32(&batch?.pixels))?;
+    session.run(encoding, &StepUniforms::default())?;
+    session.drain(encoding)?;
+    let latents = session.read(encoding, 0)?;
+    let (from, to) = latents.split_at(latents.len() / frames);
+    let line = (0..frames).flat_map(|frame| {
+        let t = frame as f32 / (frames - 1) as f32;
+        from.iter().zip(to).map(move |(a, b)| (1.0 - t) * a + t * b)
+    });
+    session.upload(decoding, 0, Data::F32(&line.collect::<Vec<_>>()))?;
+    session.run(decoding, &StepUniforms::default())?;
+    session.drain(decoding)?;
+    let pixels = grid::denormalise(&session.read(decoding, 0)?, model.mean, model.std);
+    Ok(pixels.chunks(model.net.image.pow(2) * 3).map(<[u8]>::to_vec).collect())
+}

@@ -1,11 +1,11 @@
 //! The graphs of a model: its training step around the equation of a method, and what is computed
 //! of it in evaluation mode. All of one model share the layout of its training step.
 
-use super::images::{Images, Views, augment, images, pixels};
+use super::images::{Images, Views, augment, decode, images, pixels};
 use super::latent::{Noise, latent};
 use super::{ModelConfig, Outcome};
 use crate::ir::{Graph, Group, Layout, autodiff};
-use crate::model::resnet::encoder;
+use crate::model::{decoder::decoder, resnet::encoder};
 use crate::nn::{Builder, Params};
 use crate::ops::{Emit, Scale, SoftmaxCrossEntropy, ValueId};
 use crate::optim::{self, Update};
@@ -168,6 +168,29 @@ pub fn embedding(config: &ModelConfig, layout: &Layout) -> Model {
             b.graph.output("mu", mu);
         }
         b.graph.output("z", latent.z);
+    })
+}
+
+/// Latents of the images themselves in evaluation mode. Output: `latent` `[N, 1, 1, latent]`, for
+/// methods that sample the posterior's mean.
+pub fn encoding(config: &ModelConfig, layout: &Layout) -> Model {
+    evaluation(layout, |b| {
+        let pixels = pixels(b, config);
+        let x = decode(b, config, pixels);
+        let h = encoder(b, &config.net, x);
+        let latent = latent(b, config, h, Noise::From(0));
+        b.graph.output("latent", latent.posterior.map_or(latent.z, |(mu, _)| mu));
+    })
+}
+
+/// What the decoder makes of given latents in evaluation mode. Input: `latent` `[N, 1, 1, latent]`.
+/// Output: `reconstruction` `[N, H, W, 4]`, normalised.
+pub fn decoding(config: &ModelConfig, layout: &Layout) -> Model {
+    evaluation(layout, |b| {
+        let shape = Shape::rows(config.batch, config.net.latent);
+        let z = b.graph.input("latent", TensorType::f32(shape));
+        let x = decoder(b, &config.net, z);
+        b.graph.output("reconstruction", x);
     })
 }
 

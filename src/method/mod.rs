@@ -14,7 +14,9 @@ mod latent;
 mod measure;
 
 pub use frozen::{Frozen, Protocol, features, frozen, probe, probe_test};
-pub use graphs::{Model, ONLINE_PROBE, Training, embedding, figures, training, validation};
+pub use graphs::{
+    Model, ONLINE_PROBE, Training, decoding, embedding, encoding, figures, training, validation,
+};
 pub use images::Views;
 pub use measure::{importance, log_weights, views};
 

@@ -1,8 +1,9 @@
 //! The paper's claims, and what the runs say about them.
 
+use super::Experiment;
 use super::cells::Varies;
 use super::results::{Measure, Results, RunResult, Stat};
-use super::{Experiment, views};
+use crate::eval::embed::Similarity;
 use crate::run::summary::RunSummary;
 
 /// What the runs say about a claim.
@@ -236,7 +237,7 @@ fn fig4(results: &Results) -> Vec<Finding> {
 
 fn fig5(results: &Results) -> Vec<Finding> {
     let gap = |of: &'static str| {
-        move |run: &RunResult, _: &RunSummary| similarity(run, of).map(views::Similarity::gap)
+        move |run: &RunResult, _: &RunSummary| similarity(run, of).map(Similarity::gap)
     };
     let finding = |of: &'static str, what: &str| {
         let stat = paired(results, "aavae", "vae", gap(of))?;
@@ -256,7 +257,7 @@ fn fig5(results: &Results) -> Vec<Finding> {
 }
 
 /// The similarities of one kind of vector.
-pub fn similarity<'a>(run: &'a RunResult, of: &str) -> Option<&'a views::Similarity> {
+pub fn similarity<'a>(run: &'a RunResult, of: &str) -> Option<&'a Similarity> {
     run.similarities.iter().find(|s| s.of == of)
 }
 

@@ -6,9 +6,10 @@ use serde::Serialize;
 
 use super::cells::Setup;
 use super::folder::{CellRun, State};
-use super::views::{self, Similarity};
+use super::views;
 use super::{Cell, Experiment};
 use crate::data::Splits;
+use crate::eval::embed::Similarity;
 use crate::run::metrics::{self, MetricsError};
 use crate::run::settings::RunConfig;
 use crate::run::summary::{Evaluation, Milestone, RunSummary};

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::RunError;
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::settings::{DataKind, RunConfig};
-use crate::data::{self, Kind, OpenOptions, Splits};
+use crate::data::{self, Files, Kind, OpenOptions, Splits};
 use crate::disk;
 use crate::method::ModelConfig;
 use crate::text;
@@ -20,7 +20,16 @@ use crate::text;
 /// # Errors
 /// If it is missing or damaged.
 pub fn open_data(config: &RunConfig) -> Result<Splits, RunError> {
+    open_data_in(config, Files::Disk)
+}
+
+/// Opens the data set of a configuration, of files wherever they are.
+///
+/// # Errors
+/// If it is missing or damaged.
+pub fn open_data_in(config: &RunConfig, files: Files) -> Result<Splits, RunError> {
     let options = OpenOptions {
+        files,
         dir: config.data_dir.clone(),
         image_size: Some(config.image_size),
         seed: config.seed,

@@ -1,5 +1,7 @@
 //! A model on its device while it trains. Knows no file.
 
+mod look;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -25,7 +27,7 @@ use crate::run::{RunError, state};
 
 /// A model, its plans, and the images that it sees.
 pub struct Trainer<'a> {
-    config: &'a RunConfig,
+    config: RunConfig,
     timetable: Timetable<'a>,
     splits: &'a Splits,
     session: Session,
@@ -43,6 +45,8 @@ pub struct Trainer<'a> {
     measures: Measures,
     /// Scalars of the batches since the last record that was due.
     window: Window,
+    /// What was asked for while it trains.
+    looks: look::Looks,
 }
 
 /// A step that was taken.
@@ -79,7 +83,7 @@ impl<'a> Trainer<'a> {
         let sizes = Sizes::new(config, model.batch, held_out);
         let (graphs, params) = plans::graphs(config, &model, sizes);
         Ok(Self {
-            config,
+            config: config.clone(),
             timetable,
             splits,
             measures: Measures::new(&plans, sizes, config, &model),
@@ -92,6 +96,7 @@ impl<'a> Trainer<'a> {
             validation: plans.validation.map(|plan| (plan, sizes.validation)),
             figures: (plans.figures, sizes.figures),
             window: Window::new(),
+            looks: look::Looks::default(),
         })
     }
 
@@ -113,7 +118,7 @@ impl<'a> Trainer<'a> {
         let mut meta = vec![
             ("step", steps.to_string()),
             ("seed", self.config.seed.to_string()),
-            ("config", config_text(self.config)?),
+            ("config", config_text(&self.config)?),
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
             ("data", data.to_owned()),
             ("device", self.session.device()),
@@ -137,7 +142,7 @@ impl<'a> Trainer<'a> {
 
     /// What is trained, for people.
     pub fn describe(&self) -> String {
-        let config = self.config;
+        let config = &self.config;
         format!(
             "{} on {:?}: {:?} encoder of width {}, {} parameters, {} training images, {} steps per \
              epoch, seed {}",
@@ -150,6 +155,20 @@ impl<'a> Trainer<'a> {
             self.timetable.per_epoch,
             config.seed
         )
+    }
+
+    /// Takes the following steps at another learning rate. Records say what it is, and checkpoints
+    /// carry it: who restores one goes on at that rate, to the bit.
+    ///
+    /// # Errors
+    /// If it is out of the setting's range, or a step before was not finite.
+    pub fn set_learning_rate(&mut self, rate: f32) -> Result<(), RunError> {
+        // A step that failed is run again at the rate that it had.
+        self.drain()?;
+        let config = RunConfig { learning_rate: rate, ..self.config.clone() };
+        config.validate().map_err(|message| RunError::config(message, None))?;
+        self.config = config;
+        Ok(())
     }
 
     /// Sets the initial weights: drawn from the seed, or given ones.
@@ -187,7 +206,7 @@ impl<'a> Trainer<'a> {
         for part in 0..parts {
             let Some(batch) = batches.next() else { break };
             let batch = batch?;
-            let uniform = part_uniforms(self.config, self.timetable.per_epoch, batch.step, part);
+            let uniform = part_uniforms(&self.config, self.timetable.per_epoch, batch.step, part);
             feed(&mut self.session, self.train, &batch)?;
             self.session.run(self.train, &uniform)?;
             if part + 1 == parts {
@@ -283,12 +302,12 @@ impl<'a> Trainer<'a> {
         let batches = Loader::in_parts(&self.splits.train, order, parts, step..step + 1)?;
         for (part, batch) in batches.enumerate() {
             feed(&mut self.session, self.train, &batch?)?;
-            let uniform = part_uniforms(self.config, per_epoch, step, part);
+            let uniform = part_uniforms(&self.config, per_epoch, step, part);
             if let Some(tensor) = self.session.first_non_finite(self.train, &uniform)? {
                 return Ok(tensor);
             }
         }
-        let uniform = uniforms(self.config, per_epoch, step);
+        let uniform = uniforms(&self.config, per_epoch, step);
         let update = match self.update {
             Some(update) => self.session.first_non_finite(update, &uniform)?,
             None => None,

@@ -5,20 +5,25 @@
 //! `host.js` has what the program asks of the worker.
 
 mod check;
+mod look;
 mod run;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use wasm_bindgen::prelude::wasm_bindgen;
 
+use crate::data::{DataError, FileTree, Files};
 use crate::device::{DeviceError, wait};
 use crate::run::RunError;
 use crate::run::checkpoint::Checkpoint;
-use crate::run::settings::RunConfig;
+use crate::run::settings::{DataKind, RunConfig};
+use crate::run::trained::open_data_in;
+use crate::train::measure::Measures;
 
 /// What a page asks for, as JSON: `{"do": "train", "steps": 10}`.
 #[derive(Debug, Deserialize)]
@@ -38,10 +43,43 @@ pub enum Command {
     },
     /// Takes no more steps.
     Pause,
+    /// Takes the following steps at another learning rate.
+    Rate {
+        /// Which.
+        learning_rate: f32,
+    },
     /// Draws a picture, `views` or `reconstructions`.
     Picture {
         /// Which.
         of: String,
+    },
+    /// The images to choose from: those that are held out.
+    Gallery,
+    /// One of them under many alterations.
+    Views {
+        /// Which.
+        image: usize,
+        /// Another number, other alterations.
+        draw: u32,
+    },
+    /// The training images whose features are nearest to those of one of them.
+    Neighbours {
+        /// Which.
+        image: usize,
+    },
+    /// What the decoder makes of the way from one of them to another.
+    Walk {
+        /// Where it begins.
+        from: usize,
+        /// Where it ends.
+        to: usize,
+    },
+    /// How alike views of one image and of different images are to the network.
+    Similarity,
+    /// Trains a linear classifier on the frozen features.
+    Probe {
+        /// Passes over the training images.
+        epochs: usize,
     },
     /// Measures the held-out images: the loss, kNN where the settings ask for it.
     Measure,
@@ -64,6 +102,8 @@ type Asked = (Command, Option<Vec<u8>>);
 
 thread_local! {
     static ASKED: RefCell<VecDeque<Asked>> = const { RefCell::new(VecDeque::new()) };
+    /// The files that a person gave to the page.
+    static GIVEN: RefCell<FileTree> = RefCell::new(FileTree::default());
 }
 
 #[wasm_bindgen(raw_module = "./host.js")]
@@ -106,6 +146,12 @@ pub fn tell(command: &str, bytes: Option<Vec<u8>>) {
     wait::wake();
 }
 
+/// Gives the program a file of data, before the run that reads it is begun.
+#[wasm_bindgen]
+pub fn give(path: &str, bytes: Vec<u8>) {
+    GIVEN.with_borrow_mut(|given| given.add(path, bytes));
+}
+
 /// Does what is asked for, for ever. The worker calls it as a function that may be suspended.
 #[wasm_bindgen]
 pub fn work() {
@@ -138,6 +184,7 @@ fn what(error: &RunError) -> &'static str {
         RunError::Device(DeviceError::OutOfMemory { .. } | DeviceError::Plan(_)) => "memory",
         RunError::NotFinite { .. } => "diverged",
         RunError::Checkpoint(_) | RunError::Architecture { .. } => "file",
+        RunError::Data(_) => "data",
         _ => "settings",
     }
 }
@@ -150,10 +197,32 @@ fn start(
     let wrong = |e: String| RunError::config(e, None);
     let file =
         file.map(|bytes| Checkpoint::from_bytes(Path::new("the file"), &bytes)).transpose()?;
-    let config: RunConfig = match file.as_ref().and_then(|file| file.meta.get("config")) {
+    let mut config: RunConfig = match file.as_ref().and_then(|file| file.meta.get("config")) {
         Some(text) => toml::from_str(text).map_err(|e| wrong(e.to_string()))?,
         None => serde_json::from_value(settings.into()).map_err(|e| wrong(e.to_string()))?,
     };
+    let files = data(&mut config)?;
     config.validate().map_err(wrong)?;
-    run::run(&config, file)
+    let splits = open_data_in(&config, files)?;
+    if Measures::check(&config, &splits).is_err() {
+        config.eval_every = 0; // images without classes, or too few of them
+    }
+    run::run(&config, &splits, file)
+}
+
+/// The files of a run's data: what the page was given.
+fn data(config: &mut RunConfig) -> Result<Files, RunError> {
+    if config.dataset == DataKind::Shapes {
+        return Ok(Files::Disk); // none is read
+    }
+    let given = GIVEN.take();
+    if given.is_empty() {
+        return Err(RunError::Data(DataError::Missing {
+            what: "images that this page no longer has",
+            path: config.dataset.name().into(),
+            hint: None,
+        }));
+    }
+    config.data_dir = Some(given.root());
+    Ok(Files::Memory(Arc::new(given)))
 }

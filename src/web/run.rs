@@ -9,23 +9,21 @@ use super::{Asked, Command, asked, next, post, post_with};
 use crate::data::{Loader, Splits};
 use crate::device::Session;
 use crate::device::wgpu::{Gpu, OpenOptions, Pick};
-use crate::eval::pictures::Picture;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::resume::Resumed;
 use crate::run::settings::RunConfig;
-use crate::run::trained::open_data;
 use crate::run::{RunError, precision};
 use crate::train::schedule::Timetable;
 use crate::train::trainer::{Step, Trainer};
 
 /// A run in progress.
-struct Run<'a> {
-    config: &'a RunConfig,
-    timetable: Timetable<'a>,
+pub(super) struct Run<'a> {
+    pub(super) config: &'a RunConfig,
+    pub(super) timetable: Timetable<'a>,
     splits: &'a Splits,
-    trainer: Trainer<'a>,
+    pub(super) trainer: Trainer<'a>,
     /// Steps taken.
-    steps: u64,
+    pub(super) steps: u64,
     /// Steps that are still asked for.
     left: u64,
     /// When the last record was written, and after how many steps.
@@ -33,24 +31,33 @@ struct Run<'a> {
 }
 
 /// Runs until another run is asked for, which is returned, or none.
-pub(super) fn run(config: &RunConfig, file: Option<Checkpoint>) -> Result<Option<Asked>, RunError> {
-    let splits = open_data(config)?;
+pub(super) fn run(
+    config: &RunConfig,
+    splits: &Splits,
+    file: Option<Checkpoint>,
+) -> Result<Option<Asked>, RunError> {
     let timetable = Timetable::new(config, splits.train.len())?;
     timetable.refuse_endless()?;
-    let mut session = Session::from(Gpu::pick(&Pick::Index(0), OpenOptions::default())?);
-    session
-        .on_compile(Box::new(|ready, of| post("compiled", &json!({ "ready": ready, "of": of }))));
+    let mut session = gpu()?;
     precision::train(&mut session, config.half())?;
-    let mut trainer = Trainer::new(config, timetable, &splits, session)?;
+    let mut trainer = Trainer::new(config, timetable, splits, session)?;
     let mut steps = 0;
     match file {
-        Some(checkpoint) => steps = restore(&mut trainer, config, &splits, checkpoint)?,
+        Some(checkpoint) => steps = restore(&mut trainer, config, splits, checkpoint)?,
         None => trainer.initialise(None)?,
     }
     let said = (Instant::now(), steps);
-    let mut run = Run { config, timetable, splits: &splits, trainer, steps, left: 0, said };
+    let mut run = Run { config, timetable, splits, trainer, steps, left: 0, said };
     run.greet();
     run.work()
+}
+
+/// A session on the browser's adapter, which tells of its pipelines.
+pub(super) fn gpu() -> Result<Session, RunError> {
+    let mut session = Session::from(Gpu::pick(&Pick::Index(0), OpenOptions::default())?);
+    session
+        .on_compile(Box::new(|ready, of| post("compiled", &json!({ "ready": ready, "of": of }))));
+    Ok(session)
 }
 
 /// Goes on from a checkpoint of a run, or begins with its weights where it is none; the steps that
@@ -123,20 +130,15 @@ impl Run<'_> {
                 }
             }
             Command::Pause => self.pause(),
-            Command::Picture { of } if of == "views" => {
-                let picture = self.trainer.picture_views()?;
-                self.show("views", picture);
-            }
-            Command::Picture { .. } => {
-                let picture = self.trainer.picture_reconstructions()?;
-                self.show("reconstructions", picture);
-            }
-            Command::Measure => {
-                let mut values = self.trainer.validate(self.steps)?.unwrap_or_default();
-                values.extend(self.trainer.evaluate()?);
-                let values: serde_json::Map<_, _> =
-                    values.into_iter().map(|(name, value)| (name, value.into())).collect();
-                post("measured", &json!({ "step": self.steps, "values": values }));
+            Command::Rate { learning_rate } => {
+                match self.trainer.set_learning_rate(learning_rate) {
+                    Ok(()) => post("rate", &json!({ "learning_rate": learning_rate })),
+                    Err(error @ RunError::Config { .. }) => {
+                        let text = json!({ "what": "settings", "message": error.to_string() });
+                        post("refused", &text);
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             Command::Save => {
                 let meta = self.trainer.meta(self.steps, &self.splits.fingerprint())?;
@@ -145,10 +147,10 @@ impl Run<'_> {
                 let bytes = Checkpoint { tensors, meta }.to_bytes();
                 post_with("saved", &json!({ "step": self.steps }), Some(&bytes));
             }
-            Command::Plan => post("plan", &json!({ "text": self.trainer.plan().to_string() })),
             Command::Begin { .. } | Command::Check { .. } | Command::End => {
                 unreachable!("the run ends before")
             }
+            looked => self.look(&looked)?,
         }
         Ok(())
     }
@@ -156,14 +158,6 @@ impl Run<'_> {
     fn pause(&mut self) {
         self.left = 0;
         post("paused", &json!({ "step": self.steps }));
-    }
-
-    fn show(&self, name: &str, picture: Option<Picture>) {
-        let Some(picture) = picture else { return };
-        let text = json!({
-            "of": name, "step": self.steps, "width": picture.width, "height": picture.height,
-        });
-        post_with("picture", &text, Some(&picture.bytes));
     }
 
     /// Says of a step what is due, as a run on disk writes it.

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::figures::Figure;
+use crate::eval::embed::Similarity;
 use crate::reproduce::cells::{Overrides, Weights};
 use crate::reproduce::findings::{Finding, findings, similarity};
 use crate::reproduce::folder::{Identity, State};
 use crate::reproduce::results::{Measure, Results, RunResult, Stat};
-use crate::reproduce::views::Similarity;
 use crate::reproduce::{Experiment, Scale, paper};
 use crate::run::settings::DataKind;
 use crate::run::summary::RunSummary;

@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::eval::embed::Similarity;
 use crate::reproduce::cells::{Overrides, Setup, Weights, cells};
 use crate::reproduce::folder::State;
 use crate::reproduce::results::{Bits, RunResult};
-use crate::reproduce::views::{IMAGES, Similarity, VIEWS};
+use crate::reproduce::views::{IMAGES, VIEWS};
 use crate::reproduce::{Experiment, Scale};
 use crate::run::settings::DataKind;
 use crate::run::summary::RunSummary;
