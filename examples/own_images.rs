@@ -17,7 +17,7 @@ use aavae::run::folder::RunFolder;
 use aavae::run::settings::{DataKind, RunConfig};
 use aavae::run::trained::{Trained, model_config, open_data};
 use aavae::text;
-use aavae::train::experiment::{self, Evaluate, Present, Request};
+use aavae::train::experiment::{self, Evaluate, ExperimentRequest, Present};
 use aavae::train::interrupt::Interrupt;
 
 /// What is trained: an AAVAE on images of 32 x 32. `aavae pretrain --help` explains every setting.
@@ -61,7 +61,7 @@ fn train(
     config.validate()?;
     let interrupt = Interrupt::default();
     let folder = RunFolder::claim(out, "own_images")?;
-    let request = Request {
+    let request = ExperimentRequest {
         config,
         device: device.clone(),
         another_device: false,

@@ -145,6 +145,10 @@
 //! * *A step is one command buffer.* It is one where that is short; a slow device gets pieces, cut
 //!   between ops.
 
+// A function has at most 80 lines of code (`clippy.toml`), so that it is read at once. Tests in files
+// of their own may list more.
+#![warn(clippy::too_many_lines)]
+
 pub mod check;
 #[cfg(feature = "cli")]
 pub mod cli;

@@ -6,15 +6,15 @@ use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aavae::data::cifar10::{self, Cifar10, FILE_RECORDS, RECORD_BYTES};
 use aavae::data::shapes::{Part, Shapes};
 use aavae::data::split::{permutation, split};
 use aavae::data::stl10::{self, Stl10};
-use aavae::data::{self, Batch, DataError, Dataset, Kind, Loader, OpenOptions, Order, Subset};
+use aavae::data::{self, Batch, DataError, DataOptions, Dataset, Kind, Loader, Order, Subset};
 use aavae::rng::Stream;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -41,7 +41,7 @@ fn image_of(dataset: &dyn Dataset, index: usize) -> Vec<u8> {
 }
 
 fn open_error(kind: Kind, dir: &Path) -> DataError {
-    let options = OpenOptions { dir: Some(dir.to_owned()), ..OpenOptions::new(kind) };
+    let options = DataOptions { dir: Some(dir.to_owned()), ..DataOptions::new(kind) };
     data::open(&options).err().expect("an error")
 }
 
@@ -81,7 +81,7 @@ fn sparse_cifar(dir: &Path) {
 fn a_fingerprint_tells_images_apart() {
     let of = |len, seed, limit_train| {
         let options =
-            OpenOptions { shapes_len: len, seed, limit_train, ..OpenOptions::new(Kind::Shapes) };
+            DataOptions { shapes_len: len, seed, limit_train, ..DataOptions::new(Kind::Shapes) };
         data::open(&options).expect("shapes").fingerprint()
     };
     let first = of((300, 40), 0, None);
@@ -100,7 +100,7 @@ fn a_fingerprint_sees_every_label_and_image() {
     let dir = temp();
     sparse_cifar(dir.path());
     let of = |dir: &Path| {
-        let options = OpenOptions { dir: Some(dir.to_owned()), ..OpenOptions::new(Kind::Cifar10) };
+        let options = DataOptions { dir: Some(dir.to_owned()), ..DataOptions::new(Kind::Cifar10) };
         data::open(&options).expect("CIFAR-10").fingerprint()
     };
     let first = of(dir.path());
@@ -138,7 +138,7 @@ fn a_fingerprint_of_a_folder_sees_names_and_lengths() {
         }
     }
     let of = |dir: &Path| {
-        let options = OpenOptions { dir: Some(dir.to_owned()), ..OpenOptions::new(Kind::Folder) };
+        let options = DataOptions { dir: Some(dir.to_owned()), ..DataOptions::new(Kind::Folder) };
         data::open(&options).expect("a folder").fingerprint()
     };
     let first = of(&here);
@@ -235,7 +235,7 @@ fn missing_and_mistaken_folders_have_hints() {
         assert!(matches!(error, DataError::Missing { .. }), "{error:?}");
         assert_says(&error, &["nowhere"]);
         assert_says(
-            &data::open(&OpenOptions::new(kind)).err().unwrap(),
+            &data::open(&DataOptions::new(kind)).err().unwrap(),
             &[kind.name(), "needs a folder"],
         );
     }
@@ -258,7 +258,7 @@ fn missing_and_mistaken_folders_have_hints() {
         &"stl11".parse::<Kind>().unwrap_err(),
         &["stl11", "cifar10, folder, shapes, stl10"],
     );
-    let options = OpenOptions { image_size: Some(64), ..OpenOptions::new(Kind::Shapes) };
+    let options = DataOptions { image_size: Some(64), ..DataOptions::new(Kind::Shapes) };
     assert_says(&data::open(&options).err().unwrap(), &["64", "shapes", "expected 32"]);
 }
 
@@ -503,4 +503,91 @@ fn loader_stays_a_few_batches_ahead_and_stops_on_drop() {
     thread::sleep(Duration::from_millis(20));
     assert_eq!(reads.load(Ordering::SeqCst), after);
     assert_eq!(Arc::strong_count(&subset.dataset), 1);
+}
+
+/// Ten black images on a disk that stops answering: the reads of the last five wait until they are
+/// let go.
+struct Silent {
+    classes: Vec<OsString>,
+    let_go: Arc<AtomicBool>,
+}
+
+impl Dataset for Silent {
+    fn name(&self) -> &str {
+        "silent"
+    }
+    fn len(&self) -> usize {
+        10
+    }
+    fn image_size(&self) -> usize {
+        1
+    }
+    fn classes(&self) -> &[OsString] {
+        &self.classes
+    }
+    fn label(&self, _: usize) -> u32 {
+        0
+    }
+    fn read(&self, index: usize, _: &mut [u8]) -> Result<(), DataError> {
+        while index >= 5 && !self.let_go.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+    fn mean_std(&self) -> ([f32; 3], [f32; 3]) {
+        ([0.0; 3], [1.0; 3])
+    }
+}
+
+/// Whoever waits for a batch that never comes hears of the end all the same, and is not held up by
+/// the thread that hangs in the file.
+#[test]
+fn waiting_for_a_disk_that_does_not_answer_ends() {
+    let [stop, let_go, ended] = [(); 3].map(|()| Arc::new(AtomicBool::new(false)));
+    let set = Silent { classes: vec!["only".into()], let_go: let_go.clone() };
+    let subset = Subset::full(Arc::new(set));
+    let asked = stop.clone();
+    let mut batches =
+        Loader::eval_batches(&subset, 1).unwrap().until(move || asked.load(Ordering::SeqCst));
+    for step in 0..5 {
+        assert_eq!(batches.next().expect("a batch").expect("an image").step, step);
+    }
+    // If nobody hears, the disk answers after all, so that this fails instead of hanging.
+    let (asks, answers, over) = (stop.clone(), let_go.clone(), ended.clone());
+    let clock = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(300));
+        asks.store(true, Ordering::SeqCst);
+        for _ in 0..1000 {
+            if over.load(Ordering::SeqCst) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        answers.store(true, Ordering::SeqCst);
+    });
+    let began = Instant::now();
+    assert!(batches.next().is_none(), "the end was asked for");
+    let heard = began.elapsed();
+    drop(batches);
+    let left = began.elapsed();
+    ended.store(true, Ordering::SeqCst);
+    clock.join().expect("no panic");
+    let answered = let_go.swap(true, Ordering::SeqCst);
+    assert!(!answered, "the wait ended with the disk's answer, after {left:?}");
+    assert!(heard >= Duration::from_millis(300), "it did not wait: {heard:?}");
+}
+
+#[test]
+fn batches_until_nothing_are_all_batches() {
+    let subset = shapes_subset(10);
+    let all = |stop: fn() -> bool| -> Vec<Batch> {
+        let batches = Loader::eval_batches(&subset, 4).unwrap().until(stop);
+        batches.map(|batch| batch.expect("a batch")).collect()
+    };
+    assert_eq!(all(|| false), batches(Loader::eval_batches(&subset, 4).unwrap()));
+    assert_eq!(all(|| true), [], "what is ready is not taken either");
+    let (subset, _) = faulty(5, false);
+    let mut batches = Loader::eval_batches(&subset, 5).unwrap().until(|| false);
+    assert!(batches.next().unwrap().is_ok() && batches.next().unwrap().is_err());
+    assert!(batches.next().is_none());
 }

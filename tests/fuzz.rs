@@ -23,9 +23,9 @@ use aavae::monitor::run::RunView;
 use aavae::reproduce::cells::Overrides;
 use aavae::reproduce::folder::Identity;
 use aavae::reproduce::results::Results;
-use aavae::reproduce::{Experiment, Scale, Setup, cells, folder, report};
+use aavae::reproduce::{Experiment, GridScale, Setup, cells, folder, report};
 use aavae::run::checkpoint::{Checkpoint, NamedTensor};
-use aavae::run::metrics::{self, MetricsLog, Record};
+use aavae::run::metrics::{self, MetricsLog, MetricsRecord};
 use aavae::run::settings::{DataKind, RunConfig};
 use aavae::run::trained::{config_text, normalisation, open_data, read_config};
 use aavae::train::progress::LogEnd;
@@ -320,9 +320,9 @@ proptest! {
         };
         let path = written(&dir.join("x.safetensors"), &bytes);
         if let Ok(file) = Checkpoint::load(&path) {
-            import::understand(file, &import::Options::default()).ok();
+            import::understand(file, &import::ImportOptions::default()).ok();
         }
-        import::open(&path, &import::Options::default()).ok();
+        import::open(&path, &import::ImportOptions::default()).ok();
     }
 
     #[test]
@@ -353,7 +353,7 @@ proptest! {
         };
         let file =
             Checkpoint { tensors: shapes.into_iter().map(tensor).collect(), meta: BTreeMap::new() };
-        import::understand(file, &import::Options::default()).ok();
+        import::understand(file, &import::ImportOptions::default()).ok();
     }
 }
 
@@ -389,12 +389,12 @@ proptest! {
     fn metrics_files(changes in changes(), step in 0u64..8) {
         let dir = place("metrics_files");
         let bytes = changed(METRICS.as_bytes(), &changes);
-        bytes.split(|byte| *byte == b'\n').for_each(|line| drop(Record::parse(line)));
+        bytes.split(|byte| *byte == b'\n').for_each(|line| drop(MetricsRecord::parse(line)));
         LogEnd::of(&String::from_utf8_lossy(&bytes));
         let path = written(&dir.join("metrics.jsonl"), &bytes);
         metrics::read(&path).ok();
         if let Ok(mut log) = MetricsLog::resume(&path, step) {
-            log.write(&Record::new(step + 1, 0, "train")).expect("a line");
+            log.write(&MetricsRecord::new(step + 1, 0, "train")).expect("a line");
             prop_assert!(metrics::read(&path).is_ok(), "a file that was resumed is whole");
         }
     }
@@ -442,7 +442,7 @@ proptest! {
         let dir = tempfile::tempdir().expect("a folder");
         let setup = Setup {
             experiment: Experiment::ALL[experiment],
-            scale: Scale::Smoke,
+            scale: GridScale::Smoke,
             dataset: DataKind::Shapes,
             data_dir: None,
             seeds: 2,

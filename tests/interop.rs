@@ -21,7 +21,7 @@ use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 
 use aavae::device::Data;
-use aavae::interop::import::{self, Options};
+use aavae::interop::import::{self, ImportOptions};
 use aavae::interop::torchvision;
 use aavae::ir::Graph;
 use aavae::method::{Method, Training, Views, training};
@@ -134,7 +134,7 @@ fn torchvision_names(depth: Depth, stem: Stem) -> Result<(), Failed> {
 }
 
 /// Reads the network off names and shapes.
-fn understands(case: &str, options: &Options, want: &RunConfig) -> Result<(), Failed> {
+fn understands(case: &str, options: &ImportOptions, want: &RunConfig) -> Result<(), Failed> {
     let want_names = dict(&format!("reference/{case}"));
     let imported = import::understand(filled(&want_names, zeros), options)?;
     if imported.config != *want {
@@ -153,7 +153,7 @@ fn understands(case: &str, options: &Options, want: &RunConfig) -> Result<(), Fa
 fn misfits() -> Result<(), Failed> {
     let whole = || filled(&dict("reference/resnet18-w8"), zeros);
     let ae = || filled(&dict("reference/resnet18-w8-ae"), zeros);
-    let fails = |file: Checkpoint, options: &Options, says: &[&str]| match import::understand(
+    let fails = |file: Checkpoint, options: &ImportOptions, says: &[&str]| match import::understand(
         file, options,
     ) {
         Ok(imported) => {
@@ -172,7 +172,7 @@ fn misfits() -> Result<(), Failed> {
         file.tensors.insert(name.into(), NamedTensor::f32(shape, zeros("", shape)));
         file
     };
-    let none = Options::default();
+    let none = ImportOptions::default();
     fails(Checkpoint::default(), &none, &["no tensor `encoder.conv1.weight`"])?;
     fails(
         without("projection.logvar.weight"),
@@ -219,16 +219,20 @@ fn misfits() -> Result<(), Failed> {
     fails(file, &none, &["begin with `net.`", "`encoder.conv1.weight` and so on"])?;
     fails(
         whole(),
-        &Options { method: Some(Method::Ae), ..none.clone() },
+        &ImportOptions { method: Some(Method::Ae), ..none.clone() },
         &["projection.mu.weight", "vae or aavae", "--method ae"],
     )?;
     fails(
         ae(),
-        &Options { method: Some(Method::Vae), ..none.clone() },
+        &ImportOptions { method: Some(Method::Vae), ..none.clone() },
         &["projection_head.3.weight", "--method vae"],
     )?;
-    fails(whole(), &Options { stem: Some(Stem::Stl), ..none.clone() }, &["3x3", "--stem stl"])?;
-    fails(whole(), &Options { image_size: Some(33), ..none.clone() }, &["image size 33"])?;
+    fails(
+        whole(),
+        &ImportOptions { stem: Some(Stem::Stl), ..none.clone() },
+        &["3x3", "--stem stl"],
+    )?;
+    fails(whole(), &ImportOptions { image_size: Some(33), ..none.clone() }, &["image size 33"])?;
 
     // What may be missing or too much.
     let mut file = without("log_scale");
@@ -402,33 +406,40 @@ fn main() -> ExitCode {
         width: 8,
         ..RunConfig::default()
     };
-    let asked = Options {
+    let asked = ImportOptions {
         method: Some(Method::Vae),
         dataset: Some(DataKind::Shapes),
-        ..Options::default()
+        ..ImportOptions::default()
     };
-    let imagenet =
-        Options { stem: Some(Stem::Imagenet), image_size: Some(64), ..Options::default() };
+    let imagenet = ImportOptions {
+        stem: Some(Stem::Imagenet),
+        image_size: Some(64),
+        ..ImportOptions::default()
+    };
     for (case, options, want) in [
-        ("resnet18-w8", Options::default(), base.clone()),
+        ("resnet18-w8", ImportOptions::default(), base.clone()),
         (
             "resnet18-w8",
             asked,
             RunConfig { method: Method::Vae, dataset: DataKind::Shapes, ..base.clone() },
         ),
-        ("resnet18-w8-ae", Options::default(), RunConfig { method: Method::Ae, ..base.clone() }),
         (
             "resnet18-w8-ae",
-            Options { method: Some(Method::Aaae), ..Options::default() },
+            ImportOptions::default(),
+            RunConfig { method: Method::Ae, ..base.clone() },
+        ),
+        (
+            "resnet18-w8-ae",
+            ImportOptions { method: Some(Method::Aaae), ..ImportOptions::default() },
             RunConfig { method: Method::Aaae, ..base },
         ),
-        ("resnet34-resnet18-w8-stl", Options::default(), stl.clone()),
+        ("resnet34-resnet18-w8-stl", ImportOptions::default(), stl.clone()),
         (
             "resnet34-resnet18-w8-stl",
             imagenet,
             RunConfig { stem: Stem::Imagenet, image_size: 64, dataset: DataKind::Folder, ..stl },
         ),
-        ("resnet50-w64", Options::default(), paper),
+        ("resnet50-w64", ImportOptions::default(), paper),
     ] {
         let name = format!("import/{case}/{}/{:?}", want.method.name(), want.stem).to_lowercase();
         trials.push(Trial::test(name, move || understands(case, &options, &want)));

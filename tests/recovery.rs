@@ -13,7 +13,7 @@ use aavae::run::folder::RunFolder;
 use aavae::run::metrics;
 use aavae::run::settings::{DataKind, RunConfig};
 use aavae::train::interrupt::Interrupt;
-use aavae::train::pretrain::{Outcome, Request};
+use aavae::train::pretrain::{Outcome, TrainingRequest};
 use aavae::train::recover;
 use support::faulty::{Fault, Faulty, Temper};
 
@@ -41,7 +41,7 @@ fn pretrain(
 ) -> (Result<Outcome, RunError>, usize) {
     let folder = RunFolder::claim(out, "test").expect("an empty folder");
     let interrupt = Interrupt::default();
-    let request = Request {
+    let request = TrainingRequest {
         config,
         another_device: false,
         tune: true,
@@ -62,7 +62,7 @@ fn pretrain(
 /// What a run leaves that may not depend on what happened to its device.
 fn results(out: &Path, outcome: &Outcome) -> (String, u64, Vec<String>) {
     let records = metrics::read(out.join("metrics.jsonl")).expect("whole records");
-    let kept = |record: &metrics::Record| {
+    let kept = |record: &metrics::MetricsRecord| {
         let values: Vec<_> = record.values.iter().filter(|v| v.0 != "images_per_second").collect();
         format!("{} {} {values:?}", record.step, record.split)
     };
@@ -121,7 +121,7 @@ fn no_memory_is_one_error_with_a_batch_that_fits() {
         let config = RunConfig { batch_size, epochs: 1, limit_train: Some(80), ..settings() };
         let folder = RunFolder::claim(&dir.path().join(out), "test").expect("an empty folder");
         let interrupt = Interrupt::default();
-        let request = Request {
+        let request = TrainingRequest {
             config: &config,
             another_device: false,
             tune: true,

@@ -81,10 +81,10 @@ struct Opened {
 impl Common {
     fn open(&self) -> Result<Opened, Failure> {
         let choice = choice(&self.device)?;
-        let options = import::Options {
+        let options = import::ImportOptions {
             dataset: self.settings.dataset,
             data_dir: self.settings.data_dir.clone().flatten(),
-            ..import::Options::default()
+            ..import::ImportOptions::default()
         };
         let (trained, notes) = import::open(&self.model, &options)?;
         notes.iter().for_each(|note| say(&format!("note: {note}")));

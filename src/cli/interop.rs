@@ -129,7 +129,7 @@ pub(super) fn import(args: &ImportArgs) -> Outcome {
     if args.dataset == Some(DataKind::Shapes) && args.data_dir.is_some() {
         return Err(usage(SHAPES_HAS_NO_FILES, None));
     }
-    let options = import::Options {
+    let options = import::ImportOptions {
         method: args.method,
         stem: args.stem,
         image_size: args.image_size,

@@ -14,7 +14,7 @@ use crate::run::resume::Resumed;
 use crate::run::settings::{DataKind, PrecisionKind, Preset, RunConfig, Setting};
 use crate::run::trained::read_config;
 use crate::text;
-use crate::train::experiment::{self, Evaluate, Present, Request};
+use crate::train::experiment::{self, Evaluate, ExperimentRequest, Present};
 
 /// Every setting of a run.
 #[derive(Debug)]
@@ -154,7 +154,7 @@ pub(super) fn run(args: Args) -> Outcome {
         download(&archive, &dir, true)?;
     }
     let evaluate = if args.no_eval { Evaluate::Nothing } else { Evaluate::End };
-    let request = Request {
+    let request = ExperimentRequest {
         config: &config,
         device: choice,
         another_device: args.allow_device_change,

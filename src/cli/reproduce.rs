@@ -13,7 +13,9 @@ use super::{Outcome, choice, print_json, print_text, say, usage};
 use crate::reproduce::cells::Overrides;
 use crate::reproduce::report::quoted;
 use crate::reproduce::run::forecast;
-use crate::reproduce::{Experiment, Request, Scale, Setup, forecast as forecasts, run as run_grid};
+use crate::reproduce::{
+    Experiment, GridRequest, GridScale, Setup, forecast as forecasts, run as run_grid,
+};
 use crate::run::settings::{DataKind, RunConfig, Setting};
 use crate::text;
 
@@ -38,7 +40,7 @@ pub(super) struct Args {
     experiment: Experiment,
     /// Budget of every run
     #[arg(long, value_enum, default_value = "smoke")]
-    scale: Scale,
+    scale: GridScale,
     #[command(flatten)]
     settings: Flags<OfGrid>,
     /// Seeds, from 0 (default: the scale's)
@@ -115,7 +117,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         std::env::args_os().skip(1).map(|word| quoted(&text::name(&word).to_string())).collect();
     let command = format!("aavae {}", typed.join(" "));
     let interrupt = if args.dry_run { Arc::default() } else { interrupt()? };
-    let request = Request {
+    let request = GridRequest {
         setup: &setup,
         only: &args.only,
         device,

@@ -158,9 +158,9 @@ pub struct Datasets {
     pub notes: Vec<String>,
 }
 
-/// What [`open`] needs to know. Start from [`OpenOptions::new`].
+/// What [`open`] needs to know. Start from [`DataOptions::new`].
 #[derive(Clone, Debug)]
-pub struct OpenOptions {
+pub struct DataOptions {
     /// Which data set.
     pub kind: Kind,
     /// Where its files are; STL-10's are read from disk always.
@@ -188,7 +188,7 @@ pub struct OpenOptions {
     pub cache_bytes: usize,
 }
 
-impl OpenOptions {
+impl DataOptions {
     /// The defaults for one data set: seed 0, no folder, no limit.
     pub fn new(kind: Kind) -> Self {
         Self {
@@ -273,7 +273,7 @@ impl Splits {
 ///
 /// # Errors
 /// If the files are missing or damaged, or the options ask for more images than there are.
-pub fn open(options: &OpenOptions) -> Result<Splits, DataError> {
+pub fn open(options: &DataOptions) -> Result<Splits, DataError> {
     let source = open_datasets(options)?;
     let n = source.train.len();
     let n_val = match (&source.val, options.n_val) {
@@ -316,7 +316,7 @@ pub fn open(options: &OpenOptions) -> Result<Splits, DataError> {
 ///
 /// # Errors
 /// If the files are missing or damaged, or the data set does not come at the size asked for.
-pub fn open_datasets(options: &OpenOptions) -> Result<Datasets, DataError> {
+pub fn open_datasets(options: &DataOptions) -> Result<Datasets, DataError> {
     let dataset = options.kind.name();
     let dir = options.dir.as_deref().ok_or(DataError::NoFolder { dataset });
     let (native, expected) =

@@ -80,7 +80,7 @@ pub fn unpack(pixels: &[u32]) -> Vec<u8> {
 pub fn denormalise(nhwc4: &[f32], mean: [f32; 3], std: [f32; 3]) -> Vec<u8> {
     let (pixels, rest) = nhwc4.as_chunks::<4>();
     assert!(rest.is_empty(), "{} values are not pixels of 4 channels", nhwc4.len());
-    // `as` clamps
+    // `as` clamps to 0 and 255, and makes NaN 0.
     let byte = |pixel: &[f32; 4], c: usize| ((pixel[c] * std[c] + mean[c]) * 255.0).round() as u8;
     pixels.iter().flat_map(|pixel| [byte(pixel, 0), byte(pixel, 1), byte(pixel, 2)]).collect()
 }

@@ -235,8 +235,8 @@ fn vote(neighbours: &[Neighbour], temperature: f32, labels: &[u32], classes: usi
     let mut votes = vec![0.0f64; classes];
     let nearest = neighbours[0].similarity;
     for neighbour in neighbours {
-        // Relative to the nearest, as a small temperature would overflow; the order of the votes is
-        // the same.
+        // Weights are relative to the nearest row's: a small temperature would overflow otherwise,
+        // and the order of the votes is the same.
         votes[labels[neighbour.row] as usize] +=
             (f64::from(neighbour.similarity - nearest) / f64::from(temperature)).exp();
     }
@@ -276,7 +276,7 @@ impl Unit {
             if !length.is_finite() {
                 return Err(KnnError::NotFinite { split, row });
             }
-            // A row of zeros has no direction: it stays, equally far from all.
+            // A row of zeros has no direction. It stays zero, and so is equally near to all rows.
             let scale = if length > 0.0 { 1.0 / length } else { 0.0 };
             unit.iter_mut()
                 .zip(values)
@@ -312,7 +312,7 @@ impl WithSimd for Dots<'_> {
                 let b: [&[S::f32s]; TILE.1] =
                     std::array::from_fn(|j| S::as_simd_f32s(&right[j * stride..][..stride]).0);
                 let mut sums = [[simd.splat_f32s(0.0); TILE.1]; TILE.0];
-                // One length for all, so that the compiler need not check every slice every time.
+                // All slices have one length, so that the compiler need not check each access.
                 let vectors = a[0].len();
                 let (a, b) = (a.map(|row| &row[..vectors]), b.map(|row| &row[..vectors]));
                 for v in 0..vectors {

@@ -71,11 +71,7 @@ pub fn reconstruction_grid(
     count: usize,
     step: &StepUniforms,
 ) -> Result<Picture, RunError> {
-    let side = model.net.image;
-    let Some(batch) = Loader::eval_batches(subset, count)?.next() else {
-        return Err(RunError::config("there is no image to reconstruct", None));
-    };
-    session.upload(plan, 0, Data::U32(&batch?.pixels))?;
+    upload_first(session, plan, subset, count)?;
     session.run(plan, step)?;
     session.drain(plan)?;
     let mut rows = Vec::new();
@@ -83,13 +79,9 @@ pub fn reconstruction_grid(
         if name == "view" && !model.objective.method.augments() {
             continue;
         }
-        let pixels = grid::denormalise(&session.read(plan, o)?, model.mean, model.std);
-        rows.push(pixels.chunks(side * side * 3).map(<[u8]>::to_vec).collect::<Vec<_>>());
+        rows.push(grid::denormalise(&session.read(plan, o)?, model.mean, model.std));
     }
-    let (width, height) = grid::grid_size(rows.len(), count, side, SCALE);
-    let rows: Vec<Vec<&[u8]>> =
-        rows.iter().map(|row| row.iter().map(Vec::as_slice).collect()).collect();
-    Ok(Picture { bytes: grid::grid_png(&rows, side, SCALE), width, height })
+    Ok(draw(&rows, model.net.image))
 }
 
 /// Views drawn per image of an augmentation grid.
@@ -108,24 +100,40 @@ pub fn augmentation_grid(
     count: usize,
     step: &StepUniforms,
 ) -> Result<Picture, RunError> {
-    let side = model.net.image;
-    let Some(batch) = Loader::eval_batches(subset, count)?.next() else {
-        return Err(RunError::config("there is no image to augment", None));
-    };
-    session.upload(plan, 0, Data::U32(&batch?.pixels))?;
+    let row = count * model.net.image.pow(2) * 3;
+    upload_first(session, plan, subset, count)?;
     let mut rows: Vec<Vec<u8>> = Vec::new();
     for i in 0..VIEWS / model.objective.method.views() {
         session.run(plan, &StepUniforms { step: step.step + i as u32, ..*step })?;
         session.drain(plan)?;
         for output in if i == 0 { 0..2 } else { 1..2 } {
             let images = grid::denormalise(&session.read(plan, output)?, model.mean, model.std);
-            rows.extend(images.chunks(count * side * side * 3).map(<[u8]>::to_vec));
+            rows.extend(images.chunks(row).map(<[u8]>::to_vec));
         }
     }
-    let (width, height) = grid::grid_size(rows.len(), count, side, SCALE);
+    Ok(draw(&rows, model.net.image))
+}
+
+/// Gives a plan of `count` images the first ones of a subset; the last one again, if it has fewer.
+fn upload_first(
+    session: &mut Session,
+    plan: PlanId,
+    subset: &Subset,
+    count: usize,
+) -> Result<(), RunError> {
+    let Some(batch) = Loader::eval_batches(subset, count)?.next() else {
+        return Err(RunError::config("there is no image to draw", None));
+    };
+    Ok(session.upload(plan, 0, Data::U32(&batch?.pixels))?)
+}
+
+/// Draws rows of equally many images, HWC RGB, which lie one after another in each row.
+fn draw(rows: &[Vec<u8>], side: usize) -> Picture {
     let rows: Vec<Vec<&[u8]>> =
         rows.iter().map(|row| row.chunks(side * side * 3).collect()).collect();
-    Ok(Picture { bytes: grid::grid_png(&rows, side, SCALE), width, height })
+    let columns = rows.first().map_or(0, Vec::len);
+    let (width, height) = grid::grid_size(rows.len(), columns, side, SCALE);
+    Picture { bytes: grid::grid_png(&rows, side, SCALE), width, height }
 }
 
 /// Reads images of a subset by their places, HWC RGB.

@@ -1,6 +1,6 @@
 //! The model card of an exported folder.
 
-use crate::run::metrics::Record;
+use crate::run::metrics::MetricsRecord;
 use crate::run::settings::{DataKind, RunConfig};
 use crate::run::summary::RunSummary;
 use crate::text::markdown_code;
@@ -38,7 +38,7 @@ fn or_unknown(number: Option<impl ToString>) -> String {
 
 /// Rows of the table of results: what was measured, and the value.
 fn rows(results: &RunSummary) -> Vec<(String, String)> {
-    let loss = |record: &Option<Record>| record.as_ref()?.get("loss").map(f64::from);
+    let loss = |record: &Option<MetricsRecord>| record.as_ref()?.get("loss").map(f64::from);
     let measured = &results.measured;
     let mut rows = vec![
         ("loss, training".into(), loss(&results.train)),

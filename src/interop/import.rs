@@ -20,7 +20,7 @@ use crate::text;
 
 /// What a state dict does not say.
 #[derive(Clone, Debug, Default)]
-pub struct Options {
+pub struct ImportOptions {
     /// VAE or AAVAE, AE or AAAE (default: AAVAE, AE).
     pub method: Option<Method>,
     /// STL or ImageNet stem, both 7x7 (default: STL).
@@ -55,7 +55,7 @@ const NAMES: &str = "the names and shapes are those of the authors' state dict: 
 /// # Errors
 /// If it is no such network: the message names the tensor and the shapes. If it holds weights that
 /// no training makes.
-pub fn read(path: &Path, options: &Options) -> Result<Imported, RunError> {
+pub fn read(path: &Path, options: &ImportOptions) -> Result<Imported, RunError> {
     named(path, Checkpoint::load(path)?, options)
 }
 
@@ -65,7 +65,7 @@ pub fn read(path: &Path, options: &Options) -> Result<Imported, RunError> {
 ///
 /// # Errors
 /// If it is none of these.
-pub fn open(path: &Path, options: &Options) -> Result<(Trained, Vec<String>), RunError> {
+pub fn open(path: &Path, options: &ImportOptions) -> Result<(Trained, Vec<String>), RunError> {
     if !path.is_file() {
         return Ok((Trained::open(path)?, vec![]));
     }
@@ -97,7 +97,7 @@ pub fn open(path: &Path, options: &Options) -> Result<(Trained, Vec<String>), Ru
     ))
 }
 
-fn named(path: &Path, file: Checkpoint, options: &Options) -> Result<Imported, RunError> {
+fn named(path: &Path, file: Checkpoint, options: &ImportOptions) -> Result<Imported, RunError> {
     understand(file, options).map_err(|error| match error {
         RunError::Config { message, hint } => {
             RunError::Config { message: format!("`{}`: {message}", crate::text::name(path)), hint }
@@ -111,7 +111,7 @@ fn named(path: &Path, file: Checkpoint, options: &Options) -> Result<Imported, R
 /// # Errors
 /// What does not fit: the tensor and the shapes. A tensor of the network that holds what no
 /// training makes.
-pub fn understand(mut file: Checkpoint, options: &Options) -> Result<Imported, RunError> {
+pub fn understand(mut file: Checkpoint, options: &ImportOptions) -> Result<Imported, RunError> {
     let (config, notes) = network(&mut file, options).map_err(unknown)?;
     let (mean, std) = normalisation(&config);
     let params = method::training(&config.model(mean, std), Training::default()).params;
@@ -130,39 +130,15 @@ fn unknown(message: String) -> RunError {
 }
 
 /// The network, and what the file left open.
-fn network(file: &mut Checkpoint, options: &Options) -> Result<(RunConfig, Vec<String>), String> {
+fn network(
+    file: &mut Checkpoint,
+    options: &ImportOptions,
+) -> Result<(RunConfig, Vec<String>), String> {
     let mut notes = Vec::new();
     if let Some(prefix) = foreign::unwrap(file)? {
         notes.push(format!("the names of the weights began with `{prefix}`, which was taken off"));
     }
-    let (width, kernel) = match shape(file, "encoder.conv1.weight")? {
-        [width, 3, kernel @ (3 | 7), same] if kernel == same => (*width, *kernel),
-        other => {
-            return Err(format!(
-                "`encoder.conv1.weight` has shape {other:?}; a stem has [width, 3, 3, 3] or \
-                 [width, 3, 7, 7]"
-            ));
-        }
-    };
-    let stem = match (kernel, options.stem) {
-        (3, None | Some(Stem::Cifar)) => Stem::Cifar,
-        (7, Some(stem @ (Stem::Stl | Stem::Imagenet))) => stem,
-        (7, None) => {
-            notes.push(
-                "a 7x7 stem: taken as STL's, without max pooling; --stem imagenet is the \
-                one with it"
-                    .to_owned(),
-            );
-            Stem::Stl
-        }
-        (_, Some(stem)) => {
-            return Err(format!(
-                "`encoder.conv1.weight` is {kernel}x{kernel}, --stem {stem:?} is not"
-            )
-            .to_lowercase());
-        }
-        _ => unreachable!("a kernel of 3 or 7"),
-    };
+    let (stem, width) = stem(file, options.stem, &mut notes)?;
     let (samples, head) = match ["projection.mu.weight", "projection.projection_head.3.weight"]
         .map(|name| file.tensors.contains_key(name))
     {
@@ -210,6 +186,43 @@ fn network(file: &mut Checkpoint, options: &Options) -> Result<(RunConfig, Vec<S
     };
     config.validate_network()?;
     Ok((config, notes))
+}
+
+/// The stem and its width. `asked` may say which of the two 7x7 stems it is, which have the same
+/// weights.
+fn stem(
+    file: &Checkpoint,
+    asked: Option<Stem>,
+    notes: &mut Vec<String>,
+) -> Result<(Stem, usize), String> {
+    const NAME: &str = "encoder.conv1.weight";
+    let (width, kernel) = match shape(file, NAME)? {
+        [width, 3, kernel @ (3 | 7), same] if kernel == same => (*width, *kernel),
+        other => {
+            return Err(format!(
+                "`{NAME}` has shape {other:?}; a stem has [width, 3, 3, 3] or [width, 3, 7, 7]"
+            ));
+        }
+    };
+    let stem = match (kernel, asked) {
+        (3, None | Some(Stem::Cifar)) => Stem::Cifar,
+        (7, Some(stem @ (Stem::Stl | Stem::Imagenet))) => stem,
+        (7, None) => {
+            notes.push(
+                "a 7x7 stem: taken as STL's, without max pooling; --stem imagenet is the one with \
+                 it"
+                .to_owned(),
+            );
+            Stem::Stl
+        }
+        (_, Some(stem)) => {
+            return Err(
+                format!("`{NAME}` is {kernel}x{kernel}, --stem {stem:?} is not").to_lowercase()
+            );
+        }
+        _ => unreachable!("a kernel of 3 or 7"),
+    };
+    Ok((stem, width))
 }
 
 /// The method of weights with this head, which `asked` may say: of those that reconstruct, several

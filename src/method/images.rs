@@ -83,7 +83,7 @@ pub(super) fn augment(b: &mut Builder, config: &ModelConfig, pixels: ValueId) ->
     let side = config.net.image;
     let recipe = match config.net.stem {
         Stem::Cifar => Recipe::cifar(),
-        // SimCLR's kernel: a tenth of the height, made odd.
+        // As in SimCLR, the kernel of the blur is a tenth of the height, made odd.
         _ => Recipe { blur_kernel: (side / 10) | 1, ..Recipe::stl() },
     };
     b.graph.label("augment");

@@ -8,7 +8,7 @@ use ratatui::symbols::Marker;
 use serde_json::{Value, json};
 
 use super::chart::{self, Curve, number};
-use super::run::{RunView, State};
+use super::run::{RunState, RunView};
 use crate::data::is_there;
 use crate::run::RunError;
 use crate::text;
@@ -24,7 +24,7 @@ pub struct Comparison {
     pub skipped: Vec<String>,
 }
 
-impl State {
+impl RunState {
     /// The state as tables and screens word it.
     pub fn name(self) -> &'static str {
         match self {

@@ -10,8 +10,8 @@ use ratatui::text::Line;
 use ratatui::widgets::{LineGauge, Paragraph, Widget, Wrap};
 
 use super::chart::{self, Curve, number};
-use super::run::{RunView, State};
-use crate::run::metrics::Record;
+use super::run::{RunState, RunView};
+use crate::run::metrics::MetricsRecord;
 use crate::text::{clean, name};
 use crate::train::progress::clock;
 
@@ -36,11 +36,11 @@ fn status(view: &RunView) -> String {
     let mut parts = vec![format!("{}: step {}{total}", view.state().name(), view.steps())];
     parts.extend(view.last("train").map(|record| format!("epoch {}", record.epoch)));
     parts.extend(view.images_per_second().map(|rate| format!("{} images/s", number(rate))));
-    if matches!(view.state(), State::Training | State::Starting) {
+    if matches!(view.state(), RunState::Training | RunState::Starting) {
         parts.extend(view.seconds_left().map(|seconds| format!("{} left", clock(seconds))));
         parts.extend(view.age.map(|age| format!("last record {} ago", clock(age.as_secs_f64()))));
     }
-    if view.state() == State::Trained {
+    if view.state() == RunState::Trained {
         parts.push("not evaluated so far".into());
     }
     if view.damaged() > 0 {
@@ -51,7 +51,7 @@ fn status(view: &RunView) -> String {
 
 /// The newest values: training, held out, accuracies.
 fn numbers(view: &RunView) -> Vec<String> {
-    let values = |record: &Record| {
+    let values = |record: &MetricsRecord| {
         record
             .values
             .iter()

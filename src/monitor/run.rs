@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::data::{is_there, open_regular};
 use crate::run::RunError;
-use crate::run::metrics::Record;
+use crate::run::metrics::MetricsRecord;
 use crate::run::settings::RunConfig;
 use crate::run::summary::RunSummary;
 use crate::run::trained::read_config;
@@ -20,7 +20,7 @@ const LOG_END: u64 = 1 << 14;
 
 /// How far a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum RunState {
     /// It has written no record yet.
     Starting,
     /// Training, or killed: the age of the last record tells.
@@ -50,7 +50,7 @@ struct Follow {
     last: Vec<u8>,
     /// Within a line that is too long.
     within: bool,
-    records: Vec<Record>,
+    records: Vec<MetricsRecord>,
     damaged: usize,
 }
 
@@ -93,7 +93,7 @@ impl Follow {
     }
 
     fn add(&mut self, line: &[u8]) {
-        match Record::parse(line) {
+        match MetricsRecord::parse(line) {
             Some(record) => self.records.push(record),
             None => self.damaged += 1,
         }
@@ -190,7 +190,7 @@ impl RunView {
     }
 
     /// Records in the order of the file.
-    pub fn records(&self) -> &[Record] {
+    pub fn records(&self) -> &[MetricsRecord] {
         &self.metrics.records
     }
 
@@ -200,28 +200,28 @@ impl RunView {
     }
 
     /// The last record of a split.
-    pub fn last(&self, split: &str) -> Option<&Record> {
+    pub fn last(&self, split: &str) -> Option<&MetricsRecord> {
         self.records().iter().rev().find(|record| record.split == split)
     }
 
     /// A value over the steps of a split, where it is finite.
     pub fn curve(&self, split: &str, key: &str) -> Vec<(f64, f64)> {
         let of_split = self.records().iter().filter(|record| record.split == split);
-        let point = |r: &Record| {
+        let point = |r: &MetricsRecord| {
             r.get(key).filter(|y| y.is_finite()).map(|y| (r.step as f64, f64::from(y)))
         };
         of_split.filter_map(point).collect()
     }
 
     /// How far it is.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> RunState {
         match &self.summary {
-            Some(summary) if summary.imported_from.is_some() => State::Imported,
-            Some(summary) if summary.interrupted == Some(true) => State::Interrupted,
-            Some(summary) if summary.measured.probe.is_some() => State::Evaluated,
-            Some(_) => State::Trained,
-            None if self.records().is_empty() => State::Starting,
-            None => State::Training,
+            Some(summary) if summary.imported_from.is_some() => RunState::Imported,
+            Some(summary) if summary.interrupted == Some(true) => RunState::Interrupted,
+            Some(summary) if summary.measured.probe.is_some() => RunState::Evaluated,
+            Some(_) => RunState::Trained,
+            None if self.records().is_empty() => RunState::Starting,
+            None => RunState::Training,
         }
     }
 
@@ -403,31 +403,31 @@ mod tests {
         let state = || RunView::open(dir.path()).expect("a run").state();
         assert!(RunView::open(dir.path()).is_err_and(|e| e.to_string().contains("no config.toml")));
         put("config.toml", "width = 8\nbatch_size = 16\n");
-        assert_eq!(state(), State::Starting);
+        assert_eq!(state(), RunState::Starting);
         put("metrics.jsonl", &line(4, 0.5));
         put("train.log", "2026-01-01T00:00:00Z step 4/12 epoch 0 loss 0.5\n");
-        assert_eq!(state(), State::Training);
+        assert_eq!(state(), RunState::Training);
         put("summary.json", "{\"steps\": 4, \"interrupted\": true}");
-        assert_eq!(state(), State::Training, "resumed: the log has not ended");
+        assert_eq!(state(), RunState::Training, "resumed: the log has not ended");
         put(
             "train.log",
             "2026-01-01T00:00:00Z step 4/12 epoch 0 loss 0.5\n2026-01-01T00:00:09Z 4 steps in \
              0:09\n",
         );
-        assert_eq!(state(), State::Interrupted);
+        assert_eq!(state(), RunState::Interrupted);
         put("metrics.jsonl", &[line(4, 0.5), line(8, 0.5)].concat());
-        assert_eq!(state(), State::Training, "resumed: it is further");
+        assert_eq!(state(), RunState::Training, "resumed: it is further");
         put("summary.json", "{\"steps\": 8, \"interrupted\": false}");
-        assert_eq!(state(), State::Trained);
+        assert_eq!(state(), RunState::Trained);
         put(
             "summary.json",
             "{\"steps\": 8, \"interrupted\": false, \"probe\": {\"accuracy\": 0.5}}",
         );
-        assert_eq!(state(), State::Evaluated);
+        assert_eq!(state(), RunState::Evaluated);
         let view = RunView::open(dir.path()).expect("a run");
         assert_eq!((view.probe(), view.total, view.steps()), (Some(0.5), Some(12), 8));
         put("summary.json", "{\"steps\": 8, \"interr");
-        assert_eq!(state(), State::Training, "half a summary is none");
+        assert_eq!(state(), RunState::Training, "half a summary is none");
     }
 
     #[test]

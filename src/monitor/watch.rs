@@ -9,7 +9,7 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 
 use super::dashboard;
-use super::run::{RunView, State};
+use super::run::{RunState, RunView};
 use crate::run::RunError;
 use crate::train::interrupt::Interrupt;
 
@@ -44,7 +44,7 @@ impl Picture {
 
 /// Whether a run changes no more. One that is trained may still be evaluated.
 fn over(view: &RunView) -> bool {
-    matches!(view.state(), State::Evaluated | State::Interrupted | State::Imported)
+    matches!(view.state(), RunState::Evaluated | RunState::Interrupted | RunState::Imported)
 }
 
 /// Longest time that a signal is not heard.

@@ -34,12 +34,13 @@ pub struct Target {
 }
 
 impl Target {
-    /// Baseline WebGPU.
+    /// Baseline WebGPU: the default limits of its specification (section "Limits"), which every
+    /// device has at least. Whoever needs one of them reads it here.
     pub const WEBGPU: Self = Self {
-        max_groups: 65_535,
-        max_binding: 128 << 20,
-        max_invocations: 256,
-        workgroup_memory: 16 << 10,
+        max_groups: 65_535,         // maxComputeWorkgroupsPerDimension
+        max_binding: 128 << 20,     // maxStorageBufferBindingSize
+        max_invocations: 256,       // maxComputeInvocationsPerWorkgroup
+        workgroup_memory: 16 << 10, // maxComputeWorkgroupStorageSize
         subgroup: None,
         software: false,
         epilogues: true,

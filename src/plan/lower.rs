@@ -7,7 +7,9 @@ use std::ops::Range;
 use super::slots::{Life, assign};
 use super::{Buffer, OpIo, Place, Plan, PlannedOp, Port, Ring, UNIFORM_ALIGN};
 use crate::ir::{Graph, Group, Source, cut, fuse, half};
-use crate::ops::{Choices, DEFAULTS, Emit, Io, Kernel, Op, Record, Target, ValueId, Variant};
+use crate::ops::{
+    Choices, DEFAULTS, Emit, Io, Kernel, Lowering, Op, Record, Target, ValueId, Variant,
+};
 use crate::shader;
 use crate::tensor::TensorType;
 
@@ -62,117 +64,42 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
         half::halve(&mut g);
     }
     let g = &*cut::cut(&g, options.target.max_binding);
-    let nodes = live_nodes(g);
-    let io: Vec<Io> = nodes
-        .iter()
-        .map(|&n| Io {
-            inputs: g.nodes[n].inputs.iter().map(|&v| g.ty(v)).collect(),
-            outputs: g.nodes[n].outputs.iter().map(|&v| g.ty(v)).collect(),
-        })
-        .collect();
-    let variant =
-        |(&n, io): (&usize, &Io)| options.choices.variant(&g.nodes[n].op, io, &options.target);
-    let variants: Vec<Variant> = nodes.iter().zip(&io).map(variant).collect();
-    let lowered: Vec<_> = (nodes.iter().zip(&io).zip(&variants))
-        .map(|((&n, io), &variant)| g.nodes[n].op.lower_as(io, &options.target, variant))
-        .collect();
-
-    // Lives of the values without a fixed place, then of the scratch buffers.
-    let mut first = vec![usize::MAX; g.values.len()];
-    let mut last = vec![0; g.values.len()];
-    for (step, &n) in nodes.iter().enumerate() {
-        for v in &g.nodes[n].outputs {
-            first[v.0 as usize] = step;
-            last[v.0 as usize] = step;
-        }
-        for v in &g.nodes[n].inputs {
-            last[v.0 as usize] = step;
-        }
-    }
-    for (_, v) in &g.outputs {
-        last[v.0 as usize] = nodes.len();
-    }
-    let floating: Vec<ValueId> = (0..g.values.len())
-        .filter(|&v| {
-            first[v] != usize::MAX
-                && g.values[v].pin.is_none()
-                && matches!(g.values[v].source, Source::Node { .. })
-        })
-        .map(|v| ValueId(v as u32))
-        .collect();
-    let mut lives: Vec<Life> = floating
-        .iter()
-        .map(|v| Life {
-            bytes: g.ty(*v).bytes(),
-            first: first[v.0 as usize],
-            last: last[v.0 as usize],
-        })
-        .collect();
-    let scratch_from = lives.len();
-    for (step, l) in lowered.iter().enumerate() {
-        lives.extend(l.scratch.iter().map(|&bytes| Life { bytes, first: step, last: step }));
-    }
-    let table_bytes: usize =
-        lowered.iter().flat_map(|l| &l.tables).map(|words| size_of_val(&words[..])).sum();
-    let unaliased_bytes =
-        lives.iter().map(|l| l.bytes.max(16).next_multiple_of(16)).sum::<usize>() + table_bytes;
-    let (mut buffers, slots) = assign(&lives, options.alias);
-
-    let mut places: Vec<Option<Place>> =
-        (0..g.values.len()).map(|v| g.range(ValueId(v as u32)).map(Place::State)).collect();
-    for (v, slot) in floating.iter().zip(&slots) {
-        places[v.0 as usize] = Some(Place::Buffer(*slot));
-    }
-    let mut inputs = Vec::new();
-    for &v in &g.inputs {
-        let used = nodes.iter().any(|&n| g.nodes[n].inputs.contains(&v));
-        assert!(used, "input `{}` is not used by the plan `{name}`", g.values[v.0 as usize].name);
-        buffers.push(Buffer { bytes: g.ty(v).bytes().next_multiple_of(16) });
-        places[v.0 as usize] = Some(Place::Buffer(buffers.len() - 1));
-        inputs.push(Port {
-            name: g.values[v.0 as usize].name.clone(),
-            ty: g.ty(v),
-            place: Place::Buffer(buffers.len() - 1),
-            value: v,
-        });
-    }
+    let lowered = lower_ops(g, &options);
+    let Memory { mut buffers, places, scratch, bytes: unaliased_bytes } =
+        Memory::assign(name, g, &lowered, options.alias);
     let place = |v: ValueId| {
         places[v.0 as usize].unwrap_or_else(|| {
             panic!("`{}` is read but never written", g.values[v.0 as usize].name)
         })
     };
+    let port =
+        |name: &str, v: ValueId| Port { name: name.into(), ty: g.ty(v), place: place(v), value: v };
 
-    let mut next_scratch = scratch_from;
-    let mut ops = Vec::new();
     let mut uniforms = Uniforms::default();
-    for (((&n, io), l), variant) in nodes.iter().zip(io).zip(lowered).zip(variants) {
-        let node = &g.nodes[n];
-        let scratch = (0..l.scratch.len()).map(|i| slots[next_scratch + i]).collect();
-        next_scratch += l.scratch.len();
-        ops.push(PlannedOp {
-            label: format!("{}:{}", node.name, node.op.name()),
-            flops: node.op.flops(&io),
-            op: node.op.clone(),
-            variant,
-            io: OpIo { inputs: io.inputs, outputs: io.outputs },
-            inputs: node.inputs.iter().map(|&v| (v, place(v))).collect(),
-            outputs: node.outputs.iter().map(|&v| (v, place(v))).collect(),
-            scratch,
-            tables: l.tables,
-            constants: l.dispatches.iter().map(|d| uniforms.place(&d.kernel)).collect(),
-            dispatches: l.dispatches,
+    let ops =
+        lowered.into_iter().zip(scratch).map(|(Lowered { node, io, variant, to }, scratch)| {
+            let node = &g.nodes[node];
+            PlannedOp {
+                label: format!("{}:{}", node.name, node.op.name()),
+                flops: node.op.flops(&io),
+                op: node.op.clone(),
+                variant,
+                io: OpIo { inputs: io.inputs, outputs: io.outputs },
+                inputs: node.inputs.iter().map(|&v| (v, place(v))).collect(),
+                outputs: node.outputs.iter().map(|&v| (v, place(v))).collect(),
+                scratch,
+                tables: to.tables,
+                constants: to.dispatches.iter().map(|d| uniforms.place(&d.kernel)).collect(),
+                dispatches: to.dispatches,
+            }
         });
-    }
-    let outputs: Vec<Port> = g
-        .outputs
-        .iter()
-        .map(|(name, v)| Port { name: name.clone(), ty: g.ty(*v), place: place(*v), value: *v })
-        .collect();
+    let mut ops: Vec<PlannedOp> = ops.collect();
+    let inputs = g.inputs.iter().map(|&v| port(&g.values[v.0 as usize].name, v)).collect();
+    let outputs: Vec<Port> = g.outputs.iter().map(|(name, v)| port(name, *v)).collect();
     let mut names: Vec<String> = g.values.iter().map(|v| v.name.clone()).collect();
-    buffers.push(Buffer { bytes: 0 });
-    let (ring, mut record) = record(&outputs, buffers.len() - 1, names.len(), &options.target);
+    let (ring, mut record) = record(&outputs, buffers.len(), names.len(), &options.target);
     record.constants = record.dispatches.iter().map(|d| uniforms.place(&d.kernel)).collect();
-    buffers[ring.buffer].bytes = ring.ty.bytes().next_multiple_of(16);
+    buffers.push(Buffer { bytes: ring.ty.bytes().next_multiple_of(16) });
     names.extend(["ring".into(), "ring:record".into()]);
     ops.push(record);
     let touched: BTreeSet<Group> = ops
@@ -194,6 +121,100 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
         constants: uniforms.words,
         names,
     }
+}
+
+/// A node of the graph, lowered.
+struct Lowered {
+    node: usize,
+    io: Io,
+    variant: Variant,
+    to: Lowering,
+}
+
+/// Lowers every node that something depends on, by the variants that were chosen.
+fn lower_ops(g: &Graph, options: &Options<'_>) -> Vec<Lowered> {
+    let lower = |node: usize| {
+        let types = |values: &[ValueId]| values.iter().map(|&v| g.ty(v)).collect();
+        let io =
+            Io { inputs: types(&g.nodes[node].inputs), outputs: types(&g.nodes[node].outputs) };
+        let op = &g.nodes[node].op;
+        let variant = options.choices.variant(op, &io, &options.target);
+        let to = op.lower_as(&io, &options.target, variant);
+        Lowered { node, io, variant, to }
+    };
+    live_nodes(g).into_iter().map(lower).collect()
+}
+
+/// Where everything is that a plan reads and writes.
+struct Memory {
+    buffers: Vec<Buffer>,
+    /// The place of each value; `None` for one that nothing writes.
+    places: Vec<Option<Place>>,
+    /// The scratch buffers of each op.
+    scratch: Vec<Vec<usize>>,
+    /// What values, scratch and tables would take if each had a buffer of its own.
+    bytes: usize,
+}
+
+impl Memory {
+    /// Gives values and scratch buffers that live at different times the same buffers, and each
+    /// input one of its own.
+    fn assign(name: &str, g: &Graph, lowered: &[Lowered], alias: bool) -> Self {
+        let (floating, mut lives) = lives(g, lowered);
+        for (step, l) in lowered.iter().enumerate() {
+            lives.extend(l.to.scratch.iter().map(|&bytes| Life { bytes, first: step, last: step }));
+        }
+        let tables = lowered.iter().flat_map(|l| &l.to.tables);
+        let bytes = lives.iter().map(|l| l.bytes.max(16).next_multiple_of(16)).sum::<usize>()
+            + tables.map(|words| size_of_val(&words[..])).sum::<usize>();
+        let (mut buffers, slots) = assign(&lives, alias);
+
+        let mut places: Vec<Option<Place>> =
+            (0..g.values.len()).map(|v| g.range(ValueId(v as u32)).map(Place::State)).collect();
+        for (v, slot) in floating.iter().zip(&slots) {
+            places[v.0 as usize] = Some(Place::Buffer(*slot));
+        }
+        let mut rest = slots[floating.len()..].iter().copied();
+        let scratch =
+            lowered.iter().map(|l| rest.by_ref().take(l.to.scratch.len()).collect()).collect();
+        for &v in &g.inputs {
+            let value = &g.values[v.0 as usize];
+            let used = lowered.iter().any(|l| g.nodes[l.node].inputs.contains(&v));
+            assert!(used, "input `{}` is not used by the plan `{name}`", value.name);
+            places[v.0 as usize] = Some(Place::Buffer(buffers.len()));
+            buffers.push(Buffer { bytes: g.ty(v).bytes().next_multiple_of(16) });
+        }
+        Self { buffers, places, scratch, bytes }
+    }
+}
+
+/// The values that ops make and that have no fixed place, and how long each lives.
+fn lives(g: &Graph, lowered: &[Lowered]) -> (Vec<ValueId>, Vec<Life>) {
+    let mut first = vec![usize::MAX; g.values.len()];
+    let mut last = vec![0; g.values.len()];
+    for (step, l) in lowered.iter().enumerate() {
+        for v in &g.nodes[l.node].outputs {
+            first[v.0 as usize] = step;
+            last[v.0 as usize] = step;
+        }
+        for v in &g.nodes[l.node].inputs {
+            last[v.0 as usize] = step;
+        }
+    }
+    for (_, v) in &g.outputs {
+        last[v.0 as usize] = lowered.len();
+    }
+    let floats = |v: &usize| {
+        let value = &g.values[*v];
+        first[*v] != usize::MAX
+            && value.pin.is_none()
+            && matches!(value.source, Source::Node { .. })
+    };
+    let life = |v: usize| {
+        let id = ValueId(v as u32);
+        (id, Life { bytes: g.ty(id).bytes(), first: first[v], last: last[v] })
+    };
+    (0..g.values.len()).filter(floats).map(life).unzip()
 }
 
 /// The uniforms of a plan's kernels; equal ones are one.

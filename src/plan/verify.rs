@@ -1,9 +1,9 @@
 //! Checks a finished plan against rules that its construction does not share code with: a broken
 //! plan never reaches a device.
 
-use super::{Place, Plan, PlanError, UNIFORM_ALIGN};
+use super::{Place, Plan, PlanError, PlannedOp, UNIFORM_ALIGN};
 use crate::ir::Range;
-use crate::ops::{Binding, Op, ValueId};
+use crate::ops::{Binding, Op, Target, ValueId};
 use crate::tensor::TensorType;
 
 /// Limits of a device that a plan must respect.
@@ -18,9 +18,12 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Baseline WebGPU.
-    pub const WEBGPU: Self =
-        Self { max_binding: 128 << 20, max_groups: 65_535, max_storage_buffers: 8 };
+    /// Baseline WebGPU, as [`Target::WEBGPU`].
+    pub const WEBGPU: Self = Self {
+        max_binding: Target::WEBGPU.max_binding,
+        max_groups: Target::WEBGPU.max_groups,
+        max_storage_buffers: 8, // maxStorageBuffersPerShaderStage
+    };
     /// No limit: host devices.
     pub const NONE: Self =
         Self { max_binding: usize::MAX, max_groups: u32::MAX, max_storage_buffers: usize::MAX };
@@ -35,109 +38,150 @@ impl Limits {
 /// If the plan is wrong: a read of something unwritten or overwritten, a buffer read and written by
 /// one dispatch, overlapping writes. That is a bug of the planner.
 pub fn verify(plan: &Plan, limits: &Limits) -> Result<(), PlanError> {
-    // Who owns each buffer now.
-    let mut owner: Vec<Option<ValueId>> = vec![None; plan.buffers.len()];
-    let mut input_buffers = vec![false; plan.buffers.len()];
-    for port in &plan.inputs {
+    check_ring(plan);
+    let mut held = Held::new(plan);
+    for op in &plan.ops {
+        held.check_inputs(op);
+        held.check_outputs(op);
+        held.check_scratch(op);
+        check_limits(plan, op, limits)?;
+    }
+    for port in &plan.outputs {
         if let Place::Buffer(b) = port.place {
-            input_buffers[b] = true;
-            owner[b] = Some(port.value);
+            assert!(held.owner[b] == Some(port.value), "output `{}` was overwritten", port.name);
         }
     }
-    owner[plan.ring.buffer] = Some(plan.ring.value);
+    Ok(())
+}
+
+/// Checks that the last op, and no other, writes the ring.
+fn check_ring(plan: &Plan) {
     let ring = Place::Buffer(plan.ring.buffer);
-    let last = plan.ops.last().map(|step| (&step.op, &step.outputs[..]));
+    let last = plan.ops.last().map(|op| (&op.op, &op.outputs[..]));
     let stamped = matches!(last, Some((Op::Record(_), [(_, place)])) if *place == ring);
     assert!(stamped, "{}: the last step does not record that the others are done", plan.name);
-    let written = plan.ops.iter().flat_map(|s| &s.outputs).filter(|y| y.1 == ring).count();
+    let written = plan.ops.iter().flat_map(|op| &op.outputs).filter(|y| y.1 == ring).count();
     assert!(written == 1, "{}: a step writes into the ring", plan.name);
-    // What was written so far, and whether in place.
-    let mut updated: Vec<(Range, ValueId, bool)> = Vec::new();
-    let mut read: Vec<Range> = Vec::new();
-    for step in &plan.ops {
-        let label = &step.label;
-        for (i, (value, place)) in step.inputs.iter().enumerate() {
-            assert!(
-                holds(plan, place, step.io.inputs[i]),
-                "{label}: input {i} is larger than its place"
-            );
+}
+
+/// What buffers and state hold after some of a plan's ops.
+struct Held<'a> {
+    plan: &'a Plan,
+    /// The value in each buffer.
+    owner: Vec<Option<ValueId>>,
+    /// Buffers that the host writes.
+    inputs: Vec<bool>,
+    /// Ranges of state that were written, by which value, and whether in place.
+    updated: Vec<(Range, ValueId, bool)>,
+    /// Ranges of state that were read.
+    read: Vec<Range>,
+}
+
+impl<'a> Held<'a> {
+    /// Before the first op.
+    fn new(plan: &'a Plan) -> Self {
+        let mut owner: Vec<Option<ValueId>> = vec![None; plan.buffers.len()];
+        let mut inputs = vec![false; plan.buffers.len()];
+        for port in &plan.inputs {
+            if let Place::Buffer(b) = port.place {
+                inputs[b] = true;
+                owner[b] = Some(port.value);
+            }
+        }
+        owner[plan.ring.buffer] = Some(plan.ring.value);
+        Self { plan, owner, inputs, updated: Vec::new(), read: Vec::new() }
+    }
+
+    /// Checks that each input of an op is still where it is read.
+    fn check_inputs(&mut self, op: &PlannedOp) {
+        let (plan, label) = (self.plan, &op.label);
+        let name = |value: &ValueId| &plan.names[value.0 as usize];
+        for (i, (value, place)) in op.inputs.iter().enumerate() {
+            let fits = holds(plan, place, op.io.inputs[i]);
+            assert!(fits, "{label}: input {i} is larger than its place");
             match place {
                 Place::Buffer(b) => assert_eq!(
-                    owner[*b],
+                    self.owner[*b],
                     Some(*value),
                     "{label}: input {i} reads buffer {b}, which no longer holds `{}`",
-                    plan.names[value.0 as usize]
+                    name(value)
                 ),
                 Place::State(range) => {
                     // What is written for the first time, a gradient, is read as part of a larger
                     // range too.
-                    let stale = updated
+                    let stale = self
+                        .updated
                         .iter()
                         .any(|(r, v, in_place)| *in_place && r.overlaps(range) && v != value);
                     assert!(
                         !stale,
                         "{label}: input {i} reads `{}` after its update in place",
-                        plan.names[value.0 as usize]
+                        name(value)
                     );
-                    read.push(*range);
+                    self.read.push(*range);
                 }
             }
         }
-        for (i, (value, place)) in step.outputs.iter().enumerate() {
-            for (j, (_, other)) in step.inputs.iter().enumerate() {
-                let updated_too = step.op.in_place().iter().any(|p| p.0 == j);
-                assert!(
-                    updated_too || !conflict(place, other),
-                    "{label}: output {i} shares a buffer with input {j}"
-                );
-            }
-            for (j, (_, other)) in step.outputs.iter().enumerate().filter(|(j, _)| *j != i) {
-                assert!(!overlap(place, other), "{label}: outputs {i} and {j} overlap");
-            }
-            for s in &step.scratch {
-                assert!(*place != Place::Buffer(*s), "{label}: output {i} is also scratch");
-            }
-            assert!(
-                holds(plan, place, step.io.outputs[i]),
-                "{label}: output {i} exceeds its place"
-            );
+    }
+
+    /// Checks that each output of an op overwrites nothing that this op or a later one reads, and
+    /// notes it.
+    fn check_outputs(&mut self, op: &PlannedOp) {
+        let label = &op.label;
+        for (i, (value, place)) in op.outputs.iter().enumerate() {
+            check_apart(op, i, place);
+            let fits = holds(self.plan, place, op.io.outputs[i]);
+            assert!(fits, "{label}: output {i} exceeds its place");
             match place {
                 Place::Buffer(b) => {
-                    assert!(
-                        !input_buffers[*b],
-                        "{label}: output {i} overwrites an input of the step"
-                    );
-                    owner[*b] = Some(*value);
+                    let overwrites = self.inputs[*b];
+                    assert!(!overwrites, "{label}: output {i} overwrites an input of the step");
+                    self.owner[*b] = Some(*value);
                 }
                 Place::State(range) => {
-                    let twice = updated.iter().any(|(r, ..)| r.overlaps(range));
+                    let twice = self.updated.iter().any(|(r, ..)| r.overlaps(range));
                     assert!(!twice, "{label}: output {i} overwrites what an earlier op wrote");
                     // A gradient that was read before it is written was the last step's.
-                    let in_place = step.op.in_place().iter().any(|p| p.1 == i);
+                    let in_place = op.op.in_place().iter().any(|p| p.1 == i);
                     assert!(
-                        in_place || !read.iter().any(|r| r.overlaps(range)),
+                        in_place || !self.read.iter().any(|r| r.overlaps(range)),
                         "{label}: output {i} was read before it is written"
                     );
-                    updated.push((*range, *value, in_place));
+                    self.updated.push((*range, *value, in_place));
                 }
             }
         }
-        for (i, s) in step.scratch.iter().enumerate() {
-            assert!(
-                !step.inputs.iter().any(|(_, p)| *p == Place::Buffer(*s)),
-                "{label}: scratch {i} is also an input"
-            );
-            assert!(!step.scratch[..i].contains(s), "{label}: scratch {i} is bound twice");
-            owner[*s] = None;
-        }
-        check_limits(plan, step, limits)?;
     }
-    for port in &plan.outputs {
-        if let Place::Buffer(b) = port.place {
-            assert!(owner[b] == Some(port.value), "output `{}` was overwritten", port.name);
+
+    /// Checks that the scratch buffers of an op are nothing else of it; what they held is gone.
+    fn check_scratch(&mut self, op: &PlannedOp) {
+        let label = &op.label;
+        for (i, s) in op.scratch.iter().enumerate() {
+            let read = op.inputs.iter().any(|(_, place)| *place == Place::Buffer(*s));
+            assert!(!read, "{label}: scratch {i} is also an input");
+            assert!(!op.scratch[..i].contains(s), "{label}: scratch {i} is bound twice");
+            self.owner[*s] = None;
         }
     }
-    Ok(())
+}
+
+/// Checks that an output shares no buffer with an input, unless it updates it in place, nor its
+/// place with another output or with scratch.
+fn check_apart(op: &PlannedOp, i: usize, place: &Place) {
+    let label = &op.label;
+    for (j, (_, other)) in op.inputs.iter().enumerate() {
+        let updates = op.op.in_place().iter().any(|p| p.0 == j);
+        assert!(
+            updates || !conflict(place, other),
+            "{label}: output {i} shares a buffer with input {j}"
+        );
+    }
+    for (j, (_, other)) in op.outputs.iter().enumerate().filter(|(j, _)| *j != i) {
+        assert!(!overlap(place, other), "{label}: outputs {i} and {j} overlap");
+    }
+    for s in &op.scratch {
+        assert!(*place != Place::Buffer(*s), "{label}: output {i} is also scratch");
+    }
 }
 
 /// Whether a tensor fits where it is.
@@ -148,7 +192,7 @@ fn holds(plan: &Plan, place: &Place, ty: TensorType) -> bool {
     }
 }
 
-fn check_limits(plan: &Plan, step: &super::PlannedOp, limits: &Limits) -> Result<(), PlanError> {
+fn check_limits(plan: &Plan, step: &PlannedOp, limits: &Limits) -> Result<(), PlanError> {
     for (ty, (value, _)) in
         step.io.inputs.iter().zip(&step.inputs).chain(step.io.outputs.iter().zip(&step.outputs))
     {

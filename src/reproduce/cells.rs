@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Budget, Experiment, Scale};
+use super::{Budget, Experiment, GridScale};
 use crate::method::{Compare, Method};
 use crate::model::Depth;
 use crate::rng::{Philox, Stream};
@@ -16,7 +16,7 @@ pub struct Setup {
     /// Table or figure of the paper.
     pub experiment: Experiment,
     /// Budget of every run.
-    pub scale: Scale,
+    pub scale: GridScale,
     /// Images that all runs train on.
     pub dataset: DataKind,
     /// Folder of the data set's files, where it has any.
@@ -144,7 +144,7 @@ impl Setup {
             warmup_epochs: b.warmup,
             limit_train: b.images.filter(|limit| *limit < available),
             probe_epochs: b.probe_epochs,
-            log_every: if matches!(self.scale, Scale::Smoke | Scale::Ci) { 20 } else { 50 },
+            log_every: if matches!(self.scale, GridScale::Smoke | GridScale::Ci) { 20 } else { 50 },
             keep: 1,
             ..RunConfig::default().on(self.dataset)
         }
@@ -323,7 +323,7 @@ mod tests {
     use super::*;
 
     fn setups() -> Vec<Setup> {
-        let scales = [Scale::Smoke, Scale::Ci, Scale::Laptop, Scale::Paper];
+        let scales = [GridScale::Smoke, GridScale::Ci, GridScale::Laptop, GridScale::Paper];
         let all = Experiment::ALL
             .into_iter()
             .flat_map(|experiment| scales.map(|scale| (experiment, scale)));
@@ -434,7 +434,7 @@ mod tests {
         let of = |experiment| {
             setups()
                 .into_iter()
-                .find(|s| s.experiment == experiment && s.scale == Scale::Paper)
+                .find(|s| s.experiment == experiment && s.scale == GridScale::Paper)
                 .expect("a setup")
         };
         for (preset, available) in [(Preset::PaperCifar10, 45_000), (Preset::PaperStl10, 95_000)] {

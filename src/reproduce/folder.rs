@@ -57,7 +57,7 @@ struct Failure {
 
 /// How far a run is.
 #[derive(Clone, Debug, PartialEq)]
-pub enum State {
+pub enum CellState {
     /// Everything is measured.
     Done(Box<RunSummary>),
     /// It stopped with an error, and will be tried again.
@@ -87,7 +87,12 @@ impl CellRun<'_> {
     }
 
     /// How far it is. `milestones` are those that it reaches.
-    pub fn state(&self, experiment: Experiment, out: &Path, milestones: &[(usize, u64)]) -> State {
+    pub fn state(
+        &self,
+        experiment: Experiment,
+        out: &Path,
+        milestones: &[(usize, u64)],
+    ) -> CellState {
         let path = self.path(out);
         let config = self.cell.config(self.seed);
         let whole = |measured: &Evaluation| measured.is_whole(config.probe_epochs);
@@ -95,13 +100,13 @@ impl CellRun<'_> {
             let reached = |epoch| summary.milestone(epoch).is_some_and(whole);
             let views = !self.needs_views(experiment) || views::read(&path).is_some();
             if views && milestones.iter().all(|(epoch, _)| reached(*epoch)) {
-                return State::Done(summary.into());
+                return CellState::Done(summary.into());
             }
         }
         let failure = std::fs::read(path.join(FAILURE))
             .ok()
             .and_then(|bytes| serde_json::from_slice::<Failure>(&bytes).ok());
-        failure.map_or(State::Open, |failure| State::Failed(failure.error))
+        failure.map_or(CellState::Open, |failure| CellState::Failed(failure.error))
     }
 
     /// Notes why it failed.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::cells::Weights;
-use super::folder::{CellRun, State};
+use super::folder::{CellRun, CellState};
 use super::{Cell, Setup};
 use crate::data::Splits;
 use crate::device::{self, Data, DeviceSpec, Session};
@@ -240,7 +240,7 @@ pub fn forecast(
     cells: &[&Cell],
     splits: &Splits,
     choice: &DeviceSpec,
-    state: impl Fn(&CellRun<'_>) -> State,
+    state: impl Fn(&CellRun<'_>) -> CellState,
 ) -> Result<Forecast, RunError> {
     let (session, why) = device::open(choice)?;
     let costs: Vec<Result<Cost, RunError>> =
@@ -280,7 +280,9 @@ pub fn forecast(
             Ok(cost) => {
                 let hours = cost.flops() / rate / 3600.0;
                 let done = (0..runs as u64)
-                    .filter(|seed| matches!(state(&CellRun { cell, seed: *seed }), State::Done(_)))
+                    .filter(|seed| {
+                        matches!(state(&CellRun { cell, seed: *seed }), CellState::Done(_))
+                    })
                     .count();
                 forecast.hours += hours * runs as f64;
                 forecast.hours_left += hours * (runs - done) as f64;

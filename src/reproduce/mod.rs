@@ -25,8 +25,8 @@ pub mod views;
 use serde::{Deserialize, Serialize};
 
 pub use cells::{Cell, Setup, cells};
-pub use run::{Request, run};
-pub use scale::{Budget, Scale};
+pub use run::{GridRequest, run};
+pub use scale::{Budget, GridScale};
 
 /// A table or a figure of the paper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

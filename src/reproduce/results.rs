@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::cells::Setup;
-use super::folder::{CellRun, State};
+use super::folder::{CellRun, CellState};
 use super::views;
 use super::{Cell, Experiment};
 use crate::data::Splits;
@@ -101,7 +101,7 @@ pub struct RunResult {
     /// Settings that the run has by its cell and seed.
     pub config: RunConfig,
     /// How far it is.
-    pub state: State,
+    pub state: CellState,
     /// Bits per dimension after each epoch; why there are none, where the records of a run that is
     /// done cannot be read.
     pub bits: Result<Vec<Bits>, String>,
@@ -113,7 +113,7 @@ impl RunResult {
     /// The summary of a run that is done.
     pub fn summary(&self) -> Option<&RunSummary> {
         match &self.state {
-            State::Done(summary) => Some(summary),
+            CellState::Done(summary) => Some(summary),
             _ => None,
         }
     }
@@ -163,7 +163,7 @@ impl Results {
             let run = CellRun { cell: c, seed };
             let (config, path) = (c.config(seed), run.path(out));
             let state = run.state(setup.experiment, out, milestones);
-            let done = matches!(state, State::Done(_));
+            let done = matches!(state, CellState::Done(_));
             let bits = if done && setup.experiment == Experiment::Fig2 {
                 bits_by_epoch(&path).map_err(|error| error.to_string())
             } else {
@@ -200,7 +200,7 @@ impl Results {
     /// Runs that failed, with their errors.
     pub fn failures(&self) -> impl Iterator<Item = (&str, &str)> {
         self.runs.iter().filter_map(|run| match &run.state {
-            State::Failed(error) => Some((run.name.as_str(), error.as_str())),
+            CellState::Failed(error) => Some((run.name.as_str(), error.as_str())),
             _ => None,
         })
     }
@@ -328,10 +328,10 @@ fn bits_by_epoch(path: &Path) -> Result<Vec<Bits>, MetricsError> {
                 / parts.iter().map(|part| part.0).sum::<f64>(),
         )
     };
-    let mut held_out: Vec<&metrics::Record> =
+    let mut held_out: Vec<&metrics::MetricsRecord> =
         records.iter().filter(|record| record.split == "val").collect();
     held_out.dedup_by_key(|record| record.step);
-    let bits = |(i, r): (usize, &&metrics::Record)| {
+    let bits = |(i, r): (usize, &&metrics::MetricsRecord)| {
         let begin = if i == 0 { 0 } else { held_out[i - 1].step };
         let sampled = value("eval", r.step, "bits_per_dim");
         Some(Bits {

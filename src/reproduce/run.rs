@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::cells::Weights;
-use super::folder::{self, CellRun, State};
+use super::folder::{self, CellRun, CellState};
 use super::forecast::{self, Cost, Forecast, Speed};
 use super::results::{CellRow, Results};
 use super::{Cell, Setup, cells, report, views};
@@ -19,13 +19,13 @@ use crate::run::folder::RunFolder;
 use crate::run::settings::RunConfig;
 use crate::run::trained::open_data;
 use crate::text;
-use crate::train::experiment::{self, Evaluate, Present};
+use crate::train::experiment::{self, Evaluate, ExperimentRequest, Present};
 use crate::train::interrupt::Interrupt;
 use crate::train::schedule;
 
 /// What a grid is asked to do.
 #[derive(Debug)]
-pub struct Request<'a> {
+pub struct GridRequest<'a> {
     /// What it is made from.
     pub setup: &'a Setup,
     /// Names of the cells to run; all if empty.
@@ -83,7 +83,7 @@ impl Grid {
 ///
 /// # Errors
 /// If data or device fail.
-pub fn forecast(request: &Request<'_>) -> Result<Forecast, RunError> {
+pub fn forecast(request: &GridRequest<'_>) -> Result<Forecast, RunError> {
     let grid = Grid::new(request.setup)?;
     folder::verify(request.out, request.setup, &grid.cells, &grid.splits, request.command)?;
     let state =
@@ -102,8 +102,8 @@ pub fn forecast(request: &Request<'_>) -> Result<Forecast, RunError> {
 /// # Errors
 /// If the grid cannot start, or the report cannot be written. A run that fails is in the summary
 /// and stops nothing.
-pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<GridSummary, RunError> {
-    let Request { setup, out, interrupt, .. } = *request;
+pub fn run(request: &GridRequest<'_>, say: &mut dyn FnMut(&str)) -> Result<GridSummary, RunError> {
+    let GridRequest { setup, out, interrupt, .. } = *request;
     let grid = Grid::new(setup)?;
     let selected = grid.selected(request.only)?;
     let (session, why) = device::open(&request.device)?;
@@ -133,13 +133,13 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<GridSumma
             break;
         }
         let name = run.cell.folder(run.seed);
-        if matches!(state(run), State::Done(_)) {
+        if matches!(state(run), CellState::Done(_)) {
             say(&format!("run {} of {}: {name} is done", i + 1, runs.len()));
             continue;
         }
         let left = runs[i..]
             .iter()
-            .filter(|(run, _)| !matches!(state(run), State::Done(_)))
+            .filter(|(run, _)| !matches!(state(run), CellState::Done(_)))
             .map(|(_, cost)| cost)
             .sum();
         let eta = pace.seconds(left).map_or(String::new(), |seconds| {
@@ -213,7 +213,7 @@ pub struct FailedRun {
 
 /// Carries a run out. Why it failed is said, and kept in its folder.
 fn attempt(
-    request: &Request<'_>,
+    request: &GridRequest<'_>,
     run: &CellRun<'_>,
     say: &mut dyn FnMut(&str),
 ) -> Result<(), FailedRun> {
@@ -247,14 +247,14 @@ fn caught(work: impl FnOnce() -> Result<(), RunError>) -> Result<(), RunError> {
 
 /// Trains and measures one run, or what is left of it.
 fn carry_out(
-    request: &Request<'_>,
+    request: &GridRequest<'_>,
     run: &CellRun<'_>,
     say: &mut dyn FnMut(&str),
 ) -> Result<(), RunError> {
     let (config, path) = (run.cell.config(run.seed), run.path(request.out));
     let evaluate = if config.milestones.is_empty() { Evaluate::End } else { Evaluate::Milestones };
     let claimed = RunFolder::claim(&path, folder::PROCESS)?;
-    let asked = experiment::Request {
+    let asked = ExperimentRequest {
         config: &config,
         device: request.device.clone(),
         another_device: request.another_device,

@@ -11,7 +11,7 @@ use crate::run::settings::DataKind;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
-pub enum Scale {
+pub enum GridScale {
     /// Minutes on two cores: shows that everything works, not what the paper found.
     Smoke,
     /// Under an hour on two cores.
@@ -45,7 +45,7 @@ pub struct Budget {
     pub seeds: usize,
 }
 
-impl Scale {
+impl GridScale {
     /// Name on the command line.
     pub const fn name(self) -> &'static str {
         match self {

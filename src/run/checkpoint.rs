@@ -334,7 +334,7 @@ impl Checkpoint {
 
     fn read(path: &Path, bytes: u64, reader: &mut impl Read) -> Result<Self, CheckpointError> {
         let metadata = read_header(path, bytes, reader)?;
-        // Before the tensors: a newer version may have types that this one does not know.
+        // The version comes before the tensors: a newer one may have types that are unknown here.
         let meta = metadata.metadata().clone().unwrap_or_default();
         if let Some(found) = meta.get(VERSION_KEY)
             && !found.parse::<u32>().is_ok_and(|version| version <= FORMAT_VERSION)
@@ -367,11 +367,11 @@ impl Checkpoint {
         let digest = self.meta.remove(DIGEST_KEY);
         let meta_digest = self.meta.remove(META_DIGEST_KEY);
         if version.is_none() && meta_digest.is_none() {
-            // Not ours. A foreign `sha256` means whatever its writer wanted.
+            // The file is not ours, and a foreign `sha256` means whatever its writer wanted.
             self.meta.extend(digest.map(|value| (DIGEST_KEY.to_owned(), value)));
             return Ok(());
         }
-        // Ours, and a key that is missing was damaged.
+        // The file is ours, so a key that is missing was damaged.
         let found_meta = meta_hash(&self.meta, version.as_deref().unwrap_or(""));
         for (what, expected, found) in
             [("tensors", digest, self.digest()), ("metadata", meta_digest, found_meta)]

@@ -20,7 +20,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::metrics::Record;
+use super::metrics::MetricsRecord;
 use super::tfrecord::{Field, Message, fields, records};
 use crate::disk::{self, DiskError};
 
@@ -120,12 +120,16 @@ impl EventWriter {
     ///
     /// # Errors
     /// If the folder or file cannot be written.
-    pub fn resume(dir: impl AsRef<Path>, kept: &[Record], step: u64) -> Result<Self, DiskError> {
+    pub fn resume(
+        dir: impl AsRef<Path>,
+        kept: &[MetricsRecord],
+        step: u64,
+    ) -> Result<Self, DiskError> {
         let dir = dir.as_ref();
         let old = files(dir);
         let mut earlier = Earlier::default();
         for path in &old {
-            // One that cannot be read has told no time.
+            // What cannot be read has told no times, and counts as empty.
             earlier.read(&fs::read(path).unwrap_or_default());
         }
         let (events, last) = earlier.retell(kept, step);
@@ -157,7 +161,7 @@ impl EventWriter {
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn record(&mut self, record: &Record) -> Result<(), DiskError> {
+    pub fn record(&mut self, record: &MetricsRecord) -> Result<(), DiskError> {
         let now = self.clock.now();
         let mut points = Vec::new();
         for (name, value) in &record.values {
@@ -209,7 +213,7 @@ impl EventWriter {
     }
 }
 
-fn tag(record: &Record, name: &str) -> String {
+fn tag(record: &MetricsRecord, name: &str) -> String {
     format!("{}/{name}", record.split)
 }
 
@@ -276,7 +280,7 @@ impl Earlier {
 
     /// The points of these records and the pictures up to a step, each at its time; the time of the
     /// last.
-    fn retell(&self, kept: &[Record], step: u64) -> (Vec<u8>, f64) {
+    fn retell(&self, kept: &[MetricsRecord], step: u64) -> (Vec<u8>, f64) {
         let mut images = self.images.range(..=step).peekable();
         let (mut events, mut now) = (Vec::new(), 0f64);
         let mut draw = |until: u64, events: &mut Vec<u8>, now: &mut f64| {
@@ -359,8 +363,8 @@ mod tests {
             .collect()
     }
 
-    fn record(step: u64, split: &str, value: f32) -> Record {
-        Record::new(step, 0, split).with("loss", value)
+    fn record(step: u64, split: &str, value: f32) -> MetricsRecord {
+        MetricsRecord::new(step, 0, split).with("loss", value)
     }
 
     #[test]
@@ -368,7 +372,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let mut writer = EventWriter::create(dir.path()).expect("a writer");
         writer
-            .record(&Record::new(300, 2, "train").with("loss", -1.5).with("lr", 0.1))
+            .record(&MetricsRecord::new(300, 2, "train").with("loss", -1.5).with("lr", 0.1))
             .expect("points");
         writer.image(301, "images", 200, 3, &[7; 300]).expect("an image");
         let bytes = fs::read(&writer.path).expect("the file");

@@ -30,7 +30,7 @@ impl Fit {
             Err(message) => message,
         };
         let hint = if self.asked > self.least && attempt(self.least).is_ok() {
-            // `low` fits, `high` does not.
+            // Invariant: `low` fits and `high` does not.
             let (mut low, mut high) = (self.least, self.asked);
             while high - low > 1 {
                 let middle = low.midpoint(high);
@@ -81,7 +81,7 @@ pub fn load(
 ) -> Result<PlanId, RunError> {
     let planned = plan(session, name, fit, graph)?;
     match session.load(planned) {
-        // The session knows now how much there is, so the same question has another answer.
+        // The session has learned how much memory there is, so that planning again says what fits.
         Err(error @ DeviceError::OutOfMemory { .. }) => {
             Err(plan(session, name, fit, graph).err().unwrap_or(error.into()))
         }
@@ -121,7 +121,7 @@ fn check_binding(session: &Session, tensor: &str, bytes: usize) -> Result<(), St
 /// The plan of a graph, or which limit of the device it exceeds.
 pub(crate) fn fits(session: &Session, name: &str, graph: &Graph) -> Result<Plan, String> {
     let limits = session.limits();
-    // Before lowering, which counts in 32 bits.
+    // This comes before lowering, which counts in 32 bits.
     check_tensors(session, &graph.layout)?;
     let made = |v: &&Value| !matches!(v.source, Source::State(_));
     if let Some(value) =

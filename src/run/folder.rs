@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use super::RunError;
 use super::events;
-use super::metrics::Record;
+use super::metrics::MetricsRecord;
 use super::settings::DataKind;
 use super::store::{CHECKPOINTS, Store};
 use super::summary::RunSummary;
@@ -155,8 +155,8 @@ impl RunFolder {
         let (checkpoints, images) = (self.path.join(CHECKPOINTS), self.images());
         let (notes, states): (Vec<_>, Vec<_>) =
             listed(&checkpoints, Store::owns).into_iter().partition(|path| Store::is_note(path));
-        // First what a run is resumed from, so that what is left if this is cut short is not taken
-        // for a whole run; last the note that there was nothing to lose.
+        // What a run is resumed from goes first, so that what is left if this is cut short is not
+        // taken for a whole run; the note that there was nothing to lose goes last.
         remove(states.into_iter().chain(listed(&images, is_picture)).chain(files))?;
         events::retire(&events::files(&self.path))?;
         remove(notes)?;
@@ -175,7 +175,7 @@ impl RunFolder {
             let Some(name) = name.to_str() else { continue };
             let own =
                 FILES.contains(&name) && name != FAILURE || [CHECKPOINTS, IMAGES].contains(&name);
-            // An empty one has been retired.
+            // An event file that is empty has been retired and counts as gone.
             let points = || entry.metadata().is_ok_and(|found| found.len() > 0);
             if own || events::owns(name) && points() {
                 found.push(name.to_owned());
@@ -190,7 +190,7 @@ impl RunFolder {
         let checks: [(&str, Own); 4] = [
             ("config.toml", |path| read_config(path).is_ok()),
             ("metrics.jsonl", |path| {
-                first_line(path).is_none_or(|line| Record::parse(&line).is_some())
+                first_line(path).is_none_or(|line| MetricsRecord::parse(&line).is_some())
             }),
             ("train.log", |path| {
                 first_line(path).is_none_or(|line| line.get(19..21) == Some(b"Z "))
@@ -293,7 +293,7 @@ fn real(path: &Path) -> PathBuf {
     let found = absolute.ancestors().find_map(|folder| Some((folder.canonicalize().ok()?, folder)));
     let rest = found.as_ref().and_then(|(_, folder)| absolute.strip_prefix(folder).ok());
     match (&found, rest) {
-        // Joining nothing would add a slash.
+        // Joining an empty path would add a slash.
         (Some((real, _)), Some(rest)) if rest.as_os_str().is_empty() => real.clone(),
         (Some((real, _)), Some(rest)) => real.join(rest),
         _ => absolute,

@@ -19,7 +19,7 @@ use crate::disk::DiskError;
 
 /// What one line of the file says of a step.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Record {
+pub struct MetricsRecord {
     /// Steps that had been taken, from 1.
     pub step: u64,
     /// Epoch, from 0.
@@ -31,7 +31,7 @@ pub struct Record {
     pub values: Vec<(String, f32)>,
 }
 
-impl Record {
+impl MetricsRecord {
     /// A record without values.
     pub fn new(step: u64, epoch: u64, split: &str) -> Self {
         Self { step, epoch, split: split.to_owned(), values: Vec::new() }
@@ -68,7 +68,7 @@ impl Record {
     }
 }
 
-impl Serialize for Record {
+impl Serialize for MetricsRecord {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(3 + self.values.len()))?;
         map.serialize_entry("step", &self.step)?;
@@ -81,7 +81,7 @@ impl Serialize for Record {
     }
 }
 
-impl<'de> Deserialize<'de> for Record {
+impl<'de> Deserialize<'de> for MetricsRecord {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::of_json(&Value::deserialize(deserializer)?)
             .ok_or_else(|| serde::de::Error::custom("not a metrics record"))
@@ -147,7 +147,7 @@ impl MetricsLog {
     /// As [`MetricsLog::resume`].
     pub fn resume_where(
         path: impl AsRef<Path>,
-        stays: impl Fn(&Record) -> bool,
+        stays: impl Fn(&MetricsRecord) -> bool,
     ) -> Result<Self, MetricsError> {
         let path = path.as_ref();
         let file = OpenOptions::new()
@@ -158,7 +158,7 @@ impl MetricsLog {
         let bytes = fs::read(path).map_err(MetricsError::io("read", path))?;
         let mut kept = 0;
         for (record, line) in whole_lines(&bytes).zip(1..) {
-            match Record::parse(record) {
+            match MetricsRecord::parse(record) {
                 Some(record) if !stays(&record) => break,
                 Some(_) => kept += record.len() as u64 + 1,
                 None => return Err(MetricsError::Line { path: path.to_owned(), line }),
@@ -172,7 +172,7 @@ impl MetricsLog {
     ///
     /// # Errors
     /// [`MetricsError::Io`].
-    pub fn write(&mut self, record: &Record) -> Result<(), MetricsError> {
+    pub fn write(&mut self, record: &MetricsRecord) -> Result<(), MetricsError> {
         let mut line = serde_json::to_vec(record).expect("a map with text keys");
         line.push(b'\n');
         self.file.write_all(&line).map_err(MetricsError::io("write", &self.path))
@@ -192,11 +192,12 @@ impl MetricsLog {
 ///
 /// # Errors
 /// Any [`MetricsError`].
-pub fn read(path: impl AsRef<Path>) -> Result<Vec<Record>, MetricsError> {
+pub fn read(path: impl AsRef<Path>) -> Result<Vec<MetricsRecord>, MetricsError> {
     let path = path.as_ref();
     let bytes = fs::read(path).map_err(MetricsError::io("read", path))?;
     let parse = |(record, line)| {
-        Record::parse(record).ok_or_else(|| MetricsError::Line { path: path.to_owned(), line })
+        MetricsRecord::parse(record)
+            .ok_or_else(|| MetricsError::Line { path: path.to_owned(), line })
     };
     whole_lines(&bytes).zip(1..).map(parse).collect()
 }
@@ -210,8 +211,10 @@ fn whole_lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 mod tests {
     use super::*;
 
-    fn record(step: u64) -> Record {
-        Record::new(step, step / 10, "train").with("loss", 0.1 * step as f32).with("lr", 2.5e-4)
+    fn record(step: u64) -> MetricsRecord {
+        MetricsRecord::new(step, step / 10, "train")
+            .with("loss", 0.1 * step as f32)
+            .with("lr", 2.5e-4)
     }
 
     #[test]
@@ -219,7 +222,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("metrics.jsonl");
         let mut log = MetricsLog::create(&path).expect("a log");
-        let odd = Record::new(1, 0, "val")
+        let odd = MetricsRecord::new(1, 0, "val")
             .with("loss", 0.1)
             .with("kl", f32::NAN)
             .with("a \"b\"", f32::INFINITY);

@@ -203,7 +203,7 @@ impl Resumed {
 pub fn same_beginning(folder: &RunFolder, asked: &RunConfig) -> Result<(), RunError> {
     let file = folder.path().join("config.toml");
     if !file.exists() {
-        return Ok(()); // killed even before that
+        return Ok(()); // It was killed even before its file was written.
     }
     refuse_changes(folder, asked, &read_config(&file)?, &file)
 }
@@ -217,7 +217,7 @@ fn refuse_changes(
 ) -> Result<(), RunError> {
     let changes = asked.differences(saved);
     let Some((change, rule)) = asked.refuses(&changes) else { return Ok(()) };
-    // Where the value comes from: the file, or else the command line.
+    // The message names the place where the value was changed: the file, or the command line.
     let file = folder.path().join("config.toml");
     let edited = read_config(&file).is_ok_and(|stored| stored.differences(saved).contains(change));
     let Difference { key, here, there } = change;

@@ -25,7 +25,7 @@ use crate::text;
 
 /// A state of a run, to be saved.
 #[derive(Debug)]
-pub struct State {
+pub struct PendingSave {
     /// Steps that had been taken when it was made.
     pub step: u64,
     /// The epoch whose weights are to be kept, at a milestone.
@@ -41,7 +41,7 @@ pub struct State {
 }
 
 /// What a thread does with a state.
-type Write = Arc<dyn Fn(State) -> Result<Saved, RunError> + Send + Sync>;
+type Write = Arc<dyn Fn(PendingSave) -> Result<Saved, RunError> + Send + Sync>;
 
 /// Writes the checkpoints of a run.
 pub struct Saver {
@@ -60,7 +60,7 @@ pub struct Saver {
 
 /// The thread that writes.
 struct Worker {
-    states: SyncSender<State>,
+    states: SyncSender<PendingSave>,
     results: Receiver<Result<Saved, RunError>>,
     thread: JoinHandle<()>,
 }
@@ -99,7 +99,7 @@ impl Saver {
     ///
     /// # Errors
     /// What went wrong with the one before it.
-    pub fn save(&mut self, state: State) -> Result<(), RunError> {
+    pub fn save(&mut self, state: PendingSave) -> Result<(), RunError> {
         self.wait()?;
         self.handed = Instant::now();
         let Some(worker) = &self.worker else {
@@ -107,7 +107,7 @@ impl Saver {
             return self.settle(saved);
         };
         self.writing = true;
-        // A thread that has ended has panicked, which is found when it is waited for.
+        // Sending fails only if the thread has panicked, which shows when it is waited for.
         drop(worker.states.send(state));
         Ok(())
     }
@@ -175,12 +175,12 @@ impl Saver {
 
 impl Worker {
     fn start(write: Write) -> Option<Self> {
-        let (states, work) = sync_channel::<State>(1);
+        let (states, work) = sync_channel::<PendingSave>(1);
         let (done, results) = channel();
         let work = move || {
             for state in work {
                 if done.send(write(state)).is_err() {
-                    return; // nobody asks any more
+                    return; // The run has stopped, and nobody waits for the outcome.
                 }
             }
         };
@@ -197,7 +197,7 @@ impl Worker {
 
 impl Drop for Saver {
     fn drop(&mut self) {
-        // What stops the run is reported by the trainer; the state that is being written is good.
+        // The trainer reports what stops the run; the write in flight is of a good state.
         drop(self.worker.take().map(Worker::end));
     }
 }
@@ -207,8 +207,8 @@ impl Writer {
     ///
     /// # Errors
     /// If a tensor is not finite; such a state is not written. If a file cannot be written.
-    pub fn write(&self, state: State) -> Result<Saved, RunError> {
-        let State { step, milestone, snapshot, meta, logs } = state;
+    pub fn write(&self, state: PendingSave) -> Result<Saved, RunError> {
+        let PendingSave { step, milestone, snapshot, meta, logs } = state;
         let tensors = snapshot.tensors(&self.layout, &self.params);
         drop(snapshot);
         let bad = |tensor: &NamedTensor| match &tensor.data {
@@ -241,8 +241,8 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn state(step: u64) -> State {
-        State {
+    fn state(step: u64) -> PendingSave {
+        PendingSave {
             step,
             milestone: None,
             snapshot: Snapshot::default(),
@@ -261,7 +261,7 @@ mod tests {
         let (tell, hear) = sync_channel(9);
         let (hear, asked) = (Mutex::new(hear), Arc::new(AtomicU64::new(0)));
         let step = Arc::clone(&asked);
-        let write = move |state: State| {
+        let write = move |state: PendingSave| {
             step.store(state.step, Ordering::SeqCst);
             let result: Result<(), RunError> =
                 hear.lock().expect("one writer").recv().expect("a word");
@@ -331,7 +331,7 @@ mod tests {
     fn a_write_in_flight_is_finished() {
         let written = Arc::new(AtomicU64::new(0));
         let step = Arc::clone(&written);
-        let write = move |state: State| {
+        let write = move |state: PendingSave| {
             std::thread::sleep(Duration::from_millis(50));
             step.store(state.step, Ordering::SeqCst);
             Ok(saved(state.step))
@@ -345,7 +345,7 @@ mod tests {
     /// Where there are no more threads, and where another program holds `last`.
     #[test]
     fn a_run_goes_on_without_a_thread_and_without_last() {
-        let held = |_: State| {
+        let held = |_: PendingSave| {
             let error = DiskError::of("replace", "last")(std::io::ErrorKind::ResourceBusy.into());
             Ok(Saved { digest: String::new(), path: "step-1".into(), held: Some(error) })
         };

@@ -30,7 +30,7 @@ pub struct Store {
 /// What [`Store::save`] has written.
 #[derive(Debug)]
 pub struct Saved {
-    /// [`Checkpoint::digest`].
+    /// SHA-256 of its tensors, as [`Checkpoint::digest`].
     pub digest: String,
     /// The file: [`LAST`], or that of the step if `last` could not be replaced.
     pub path: PathBuf,
@@ -138,7 +138,7 @@ impl Store {
             Err(error) if error.is_busy() => Saved { digest, path, held: Some(error) },
             Err(error) => return Err(error.into()),
         };
-        // Steps beyond this one are damaged, or `latest` would have found them; training will write
+        // Files of later steps are damaged, or `latest` would have found them; training will write
         // them again.
         let old = self
             .steps()?

@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use super::RunError;
-use super::metrics::Record;
+use super::metrics::MetricsRecord;
 use super::trained::write_whole;
 use crate::data::open_regular;
 
@@ -47,11 +47,11 @@ pub struct RunSummary {
     /// Images per second over the last session's steps, to a tenth.
     pub images_per_second: Option<f64>,
     /// Last record of the batches that were trained on.
-    pub train: Option<Record>,
+    pub train: Option<MetricsRecord>,
     /// Last record of the held-out images.
-    pub validation: Option<Record>,
+    pub validation: Option<MetricsRecord>,
     /// Last record of the likelihood and of kNN on the way.
-    pub evaluation: Option<Record>,
+    pub evaluation: Option<MetricsRecord>,
     /// Path of the checkpoint with the final weights.
     pub checkpoint: Option<String>,
     /// SHA-256 of the final weights and optimiser state, in hexadecimal digits.
@@ -180,7 +180,7 @@ impl RunSummary {
     pub fn to_json(&self) -> Value {
         /// What a training says of itself also where there is none, as `null`.
         const OF_TRAINING: [&str; 4] = ["images_per_second", "train", "validation", "evaluation"];
-        // By way of text: f32 0.1 in a record stays 0.1.
+        // This goes by way of text, so that 0.1 as f32 stays 0.1.
         let text = serde_json::to_string(self).expect("numbers and texts");
         let mut map: Map<String, Value> = serde_json::from_str(&text).expect("its own text");
         let trained = self.resumed_at.is_some();

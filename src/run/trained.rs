@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::RunError;
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::settings::{DataKind, RunConfig};
-use crate::data::{self, Files, Kind, OpenOptions, Splits};
+use crate::data::{self, DataOptions, Files, Kind, Splits};
 use crate::disk;
 use crate::method::ModelConfig;
 use crate::text;
@@ -28,14 +28,14 @@ pub fn open_data(config: &RunConfig) -> Result<Splits, RunError> {
 /// # Errors
 /// If it is missing or damaged.
 pub fn open_data_in(config: &RunConfig, files: Files) -> Result<Splits, RunError> {
-    let options = OpenOptions {
+    let options = DataOptions {
         files,
         dir: config.data_dir.clone(),
         image_size: Some(config.image_size),
         seed: config.seed,
         limit_train: config.limit_train,
         shuffle: config.shuffle,
-        ..OpenOptions::new(kind(config.dataset))
+        ..DataOptions::new(kind(config.dataset))
     };
     Ok(data::open(&options)?)
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::interrupt::Interrupt;
-use super::pretrain::{self, Outcome};
+use super::pretrain::{Outcome, TrainingRequest};
 use super::progress::{on_compile, timestamp_now};
 use super::{recover, schedule};
 use crate::data::{Splits, Subset};
@@ -50,7 +50,7 @@ pub enum Present {
 
 /// What an experiment is asked to do.
 #[derive(Debug)]
-pub struct Request<'a> {
+pub struct ExperimentRequest<'a> {
     /// Settings of the run; [`RunConfig::validate`] has let them pass.
     pub config: &'a RunConfig,
     /// Device to train and evaluate on.
@@ -73,8 +73,11 @@ pub struct Request<'a> {
 ///
 /// # Errors
 /// Whatever stops it; the checkpoints and the summary written before stay whole.
-pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<RunSummary, RunError> {
-    let Request { folder, interrupt, .. } = *request;
+pub fn run(
+    request: &ExperimentRequest<'_>,
+    say: &mut dyn FnMut(&str),
+) -> Result<RunSummary, RunError> {
+    let ExperimentRequest { folder, interrupt, .. } = *request;
     let config = &decided(request)?;
     let out = folder.path();
     let resumed = match request.present {
@@ -84,14 +87,15 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<RunSummar
         Present::Overwrite => None,
     };
     if request.evaluate != Evaluate::Nothing {
-        can_be_evaluated(&open_data(config)?)?; // now, not after the training
+        // A set that no probe can train on is refused now, not after the training.
+        can_be_evaluated(&open_data(config)?)?;
     }
     let stored =
         resumed.as_ref().map(|resumed| finished(config, out, resumed)).transpose()?.flatten();
     let (mut summary, newest) = match (stored, &resumed) {
         (Some(summary), Some(resumed)) => (summary, resumed.path.clone()),
         _ => {
-            let asked = pretrain::Request {
+            let asked = TrainingRequest {
                 config,
                 another_device: request.another_device,
                 tune: request.tune,
@@ -124,7 +128,7 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<RunSummar
             say(&format!("milestone: epoch {epoch}"));
             let measured = evaluate(config, &request.device, Some(&store.milestone(epoch)), say)?;
             if summary.steps == Some(step) {
-                // The end of training: the weights that the summary is about.
+                // This milestone is the end of training, and the summary is about its weights.
                 summary.measured = measured.clone();
             }
             let epoch = epoch as u64;
@@ -141,7 +145,7 @@ pub fn run(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<RunSummar
 }
 
 /// The configuration with a precision that the device has decided, if it was to.
-fn decided(request: &Request<'_>) -> Result<RunConfig, RunError> {
+fn decided(request: &ExperimentRequest<'_>) -> Result<RunConfig, RunError> {
     let config = request.config.clone();
     if config.precision != PrecisionKind::Auto {
         return Ok(config);
@@ -172,8 +176,11 @@ fn can_be_evaluated(splits: &Splits) -> Result<(), RunError> {
 ///
 /// # Errors
 /// Whatever stops it.
-pub fn untrained(request: &Request<'_>, say: &mut dyn FnMut(&str)) -> Result<RunSummary, RunError> {
-    let Request { folder, .. } = *request;
+pub fn untrained(
+    request: &ExperimentRequest<'_>,
+    say: &mut dyn FnMut(&str),
+) -> Result<RunSummary, RunError> {
+    let ExperimentRequest { folder, .. } = *request;
     let config = &decided(request)?;
     let out = folder.path();
     write_config(&out.join("config.toml"), config)?;
@@ -203,7 +210,7 @@ fn finished(
     let Some(summary) = RunSummary::read(out).filter(|s| s.interrupted == Some(false)) else {
         return Ok(None);
     };
-    // Where the data is may change.
+    // The folder of the data may change.
     let same =
         |stored: RunConfig| RunConfig { data_dir: config.data_dir.clone(), ..stored } == *config;
     if !read_config(&out.join("config.toml")).is_ok_and(same) {
@@ -257,7 +264,7 @@ fn evaluate(
     let started = Instant::now();
     let (mut session, _) = device::open(choice)?;
     precision::evaluate(&mut session, config.half());
-    // A set with fewer labelled images than the probe's batch is a batch.
+    // A set that has fewer labelled images than the probe's batch is one batch.
     let batch = config.probe_batch().min(splits.labelled_train.len());
     let model = ModelConfig { batch, ..model_config(config, &splits) };
     let Splits { labelled_train: train, test, .. } = &splits;

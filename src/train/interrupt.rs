@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 /// A request to end, by Ctrl-C or `kill`.
 ///
 /// While a [`Saving`] lives, the first signal is only noted: the work at hand comes to an end that
-/// can be continued, and is saved. At any other time nothing is lost by ending at once, whatever
-/// the program waits for. The second signal always ends it at once.
+/// can be continued, and is saved. Waiting for the images of a step ends too; held-out images that
+/// are being measured are read to their end, whatever the disk takes, since a record that is due is
+/// part of what is saved. At any other time nothing is lost by ending at once, whatever the program
+/// waits for. The second signal always ends it at once.
 #[derive(Debug, Default)]
 pub struct Interrupt {
     /// Number of the first signal; 0 for none.

@@ -190,10 +190,10 @@ impl Measures {
         for batch in Loader::eval_batches(val, size)?.take((IMPORTANCE_IMAGES / size).max(1)) {
             let batch = batch?;
             if batch.valid < size {
-                break; // as validation
+                break; // Validation leaves out a part of a batch too.
             }
             for next in (0..size).step_by(images) {
-                // The last images of a batch come with some that had their turn.
+                // The plan takes so many at once: the last come with some that were counted before.
                 let first = next.min(size - images);
                 session.upload(
                     plan,

@@ -168,7 +168,7 @@ pub fn load(
     match plans.try_map(|_, plan| session.load(plan)) {
         Ok(loaded) => Ok(loaded),
         Err(error @ DeviceError::OutOfMemory { .. }) => {
-            // The session knows now how much there is, so the same question has another answer.
+            // The session has learned how much memory there is: planning again says what fits.
             session.reset();
             Err(plan(session, config, model, held_out).err().unwrap_or(error.into()))
         }

@@ -21,7 +21,7 @@ use crate::text;
 
 /// What a run is asked to do.
 #[derive(Debug)]
-pub struct Request<'a> {
+pub struct TrainingRequest<'a> {
     /// The settings, validated.
     pub config: &'a RunConfig,
     /// Resume on another device than the run was trained on.
@@ -38,7 +38,7 @@ pub struct Request<'a> {
 /// the end or until something stops it; the checkpoints written before stay whole. `notes` are for
 /// the user.
 pub(super) fn train(
-    request: &Request<'_>,
+    request: &TrainingRequest<'_>,
     resumed: Option<&Resumed>,
     opened: (Session, String),
     notes: &[String],
@@ -67,7 +67,7 @@ pub(super) fn train(
 /// Loads a run onto its device, from the beginning or from a checkpoint, after everything that can
 /// be refused has been.
 fn start<'a>(
-    request: &Request<'a>,
+    request: &TrainingRequest<'a>,
     resumed: Option<&Resumed>,
     (mut session, why): (Session, String),
     splits: &'a Splits,
@@ -105,7 +105,7 @@ fn start<'a>(
 /// give other bits; else the fastest, or the table of defaults. Returns what there is to say about
 /// it.
 fn kernels(
-    request: &Request<'_>,
+    request: &TrainingRequest<'_>,
     resumed: Option<&Resumed>,
     session: &mut Session,
     splits: &Splits,
@@ -133,11 +133,11 @@ fn kernels(
 /// A new run: initial weights, fresh logs. What was in the folder makes way only now that nothing
 /// can be refused any more.
 fn begin(
-    request: &Request<'_>,
+    request: &TrainingRequest<'_>,
     trainer: &mut Trainer<'_>,
     notes: &mut Vec<String>,
 ) -> Result<Recorder, RunError> {
-    let Request { config, folder, .. } = *request;
+    let TrainingRequest { config, folder, .. } = *request;
     match &config.init_from {
         Some(path) => {
             let mut file = Checkpoint::load(path)?;
@@ -161,15 +161,15 @@ fn begin(
 
 /// The run as it was after the checkpoint's step.
 fn restore(
-    request: &Request<'_>,
+    request: &TrainingRequest<'_>,
     resumed: &Resumed,
     trainer: &mut Trainer<'_>,
     timetable: Timetable<'_>,
 ) -> Result<Recorder, RunError> {
-    let Request { config, folder, .. } = *request;
+    let TrainingRequest { config, folder, .. } = *request;
     let window = resumed.window(trainer.scalars())?;
     trainer.restore(&resumed.checkpoint, window).map_err(|e| e.of_file(&resumed.path))?;
-    // It may have been prolonged.
+    // A resumed run may have been given more epochs; the file says how many it has now.
     write_config(&folder.path().join("config.toml"), config)?;
     let (step, ended) = (resumed.step, resumed.step == timetable.total);
     Recorder::resume(folder, step, |r| {

@@ -27,7 +27,7 @@ const COMPILING: Duration = Duration::from_secs(2);
 
 /// Says how far compiling the kernels of a plan is, a line every two seconds.
 pub fn on_compile() -> OnCompile {
-    // When the first kernel of the plan was done, and when the last line was written.
+    // The times at which the first kernel was done and at which the last line was written.
     let state: Mutex<Option<(Instant, Instant)>> = Mutex::new(None);
     Box::new(move |ready, of| {
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -51,7 +51,6 @@ pub fn on_compile() -> OnCompile {
 pub struct TrainingProgress {
     meter: Meter,
     started: Instant,
-    interval: Duration,
     last_line: Option<Duration>,
     steps_per_epoch: Option<u64>,
     bar: Option<ProgressBar>,
@@ -69,7 +68,6 @@ impl TrainingProgress {
         Self {
             meter: Meter::new(total_steps, images_per_step, start_step),
             started: Instant::now(),
-            interval: INTERVAL,
             last_line: None,
             steps_per_epoch: None,
             bar,
@@ -80,12 +78,6 @@ impl TrainingProgress {
     /// Shows the epoch too.
     pub fn with_epochs(mut self, steps_per_epoch: u64) -> Self {
         self.steps_per_epoch = Some(steps_per_epoch.max(1));
-        self
-    }
-
-    /// Writes a line at most every `interval` where there is no terminal.
-    pub fn with_interval(mut self, interval: Duration) -> Self {
-        self.interval = interval;
         self
     }
 
@@ -105,7 +97,7 @@ impl TrainingProgress {
         let now = self.started.elapsed();
         self.meter.update(now, step);
         // Both the bar and the lines show it now and then only, so do not format what nobody sees.
-        let due = self.last_line.is_none_or(|last| now.saturating_sub(last) >= self.interval)
+        let due = self.last_line.is_none_or(|last| now.saturating_sub(last) >= INTERVAL)
             || step >= self.meter.total;
         if let Some(bar) = &self.bar {
             bar.set_position(step);
@@ -190,7 +182,7 @@ impl Meter {
     }
 
     fn text(&self, steps_per_epoch: Option<u64>, step: u64, loss: f32) -> String {
-        // The step that ends an epoch belongs to it.
+        // Steps count from 1, so the last one of an epoch still belongs to it.
         let epoch = steps_per_epoch
             .map_or(String::new(), |steps| format!("epoch {} ", step.saturating_sub(1) / steps));
         let rate = self.steps_per_second.map_or(String::new(), |rate| {
@@ -226,7 +218,7 @@ impl LogEnd {
 
 /// "1:02:03" or "2:03".
 pub fn clock(seconds: f64) -> String {
-    let seconds = seconds.round() as u64; // saturates
+    let seconds = seconds.round() as u64; // `as` saturates: no rate gives an infinite time.
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     if hours > 0 {
         format!("{hours}:{minutes:02}:{seconds:02}")

@@ -9,7 +9,7 @@ use crate::eval::pictures::Picture;
 use crate::run::RunError;
 use crate::run::events::EventWriter;
 use crate::run::folder::RunFolder;
-use crate::run::metrics::{self, MetricsLog, Record};
+use crate::run::metrics::{self, MetricsLog, MetricsRecord};
 
 /// Writes the records and pictures of a run.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub struct Recorder {
     metrics: MetricsLog,
     events: EventWriter,
     /// The last record of each split.
-    last: Vec<Record>,
+    last: Vec<MetricsRecord>,
 }
 
 impl Recorder {
@@ -44,7 +44,7 @@ impl Recorder {
     pub fn resume(
         folder: &RunFolder,
         step: u64,
-        stays: impl Fn(&Record) -> bool,
+        stays: impl Fn(&MetricsRecord) -> bool,
     ) -> Result<Self, RunError> {
         let out = folder.path();
         let log = out.join("metrics.jsonl");
@@ -60,20 +60,20 @@ impl Recorder {
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn record(&mut self, record: Record) -> Result<(), RunError> {
+    pub fn record(&mut self, record: MetricsRecord) -> Result<(), RunError> {
         self.metrics.write(&record)?;
         self.events.record(&record)?;
         self.remember(record);
         Ok(())
     }
 
-    fn remember(&mut self, record: Record) {
+    fn remember(&mut self, record: MetricsRecord) {
         self.last.retain(|last| last.split != record.split);
         self.last.push(record);
     }
 
     /// The last record of a split.
-    pub fn last(&self, split: &str) -> Option<&Record> {
+    pub fn last(&self, split: &str) -> Option<&MetricsRecord> {
         self.last.iter().find(|record| record.split == split)
     }
 

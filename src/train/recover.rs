@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::pretrain::{Outcome, Request, train};
+use super::pretrain::{Outcome, TrainingRequest, train};
 use crate::device::{DeviceError, Session};
 use crate::run::RunError;
 use crate::run::resume::Resumed;
@@ -21,7 +21,7 @@ pub type Open<'a> = &'a mut dyn FnMut() -> Result<(Session, String), DeviceError
 /// # Errors
 /// What stops the run otherwise, or the loss if it happens again and again without progress.
 pub fn pretrain(
-    request: &Request<'_>,
+    request: &TrainingRequest<'_>,
     resumed: Option<&Resumed>,
     open: Open<'_>,
 ) -> Result<Outcome, RunError> {
@@ -29,7 +29,7 @@ pub fn pretrain(
 }
 
 fn attempts(
-    request: &Request<'_>,
+    request: &TrainingRequest<'_>,
     resumed: Option<&Resumed>,
     open: Open<'_>,
 ) -> Result<Outcome, RunError> {
@@ -63,7 +63,7 @@ fn attempts(
 
 /// The newest checkpoint; `None` if the device was lost before the first, so that the run begins
 /// again.
-fn checkpoint(request: &Request<'_>) -> Result<Option<Resumed>, RunError> {
+fn checkpoint(request: &TrainingRequest<'_>) -> Result<Option<Resumed>, RunError> {
     if request.folder.store().latest().found.is_none() {
         return Ok(None);
     }

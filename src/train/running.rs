@@ -11,8 +11,8 @@ use super::trainer::{Step, Trainer};
 use crate::data::{Batch, DataError, Loader, Splits};
 use crate::run::RunError;
 use crate::run::folder::RunFolder;
-use crate::run::metrics::Record;
-use crate::run::saver::{Saver, State, Writer};
+use crate::run::metrics::MetricsRecord;
+use crate::run::saver::{PendingSave, Saver, Writer};
 use crate::run::settings::RunConfig;
 
 /// What a run did.
@@ -31,11 +31,11 @@ pub struct Outcome {
     /// Device, for people.
     pub device: String,
     /// Last training record.
-    pub last: Option<Record>,
+    pub last: Option<MetricsRecord>,
     /// Last validation record.
-    pub validation: Option<Record>,
+    pub validation: Option<MetricsRecord>,
     /// Last evaluation record.
-    pub evaluation: Option<Record>,
+    pub evaluation: Option<MetricsRecord>,
     /// SHA-256 of the final weights and optimiser state.
     pub digest: String,
     /// Checkpoint with the final weights.
@@ -195,7 +195,7 @@ impl<'a> Running<'a> {
         }
         let meta = self.trainer.meta(step, &self.identity.data)?;
         let (snapshot, logs) = (self.trainer.snapshot(step)?, self.recorder.logs()?);
-        self.saver.save(State { step, milestone, snapshot, meta, logs })
+        self.saver.save(PendingSave { step, milestone, snapshot, meta, logs })
     }
 
     /// Stops the run if a state could not be saved.

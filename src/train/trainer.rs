@@ -18,7 +18,7 @@ use crate::ops::StepUniforms;
 use crate::optim;
 use crate::plan::Plan;
 use crate::run::checkpoint::Checkpoint;
-use crate::run::metrics::Record;
+use crate::run::metrics::MetricsRecord;
 use crate::run::resume::{Window, window_text};
 use crate::run::settings::RunConfig;
 use crate::run::state::Snapshot;
@@ -61,8 +61,8 @@ pub struct Step {
 
 impl Step {
     /// A line of `metrics.jsonl` about it.
-    pub fn record(&self, split: &str, values: &Scalars) -> Record {
-        let empty = Record::new(self.number, u64::from(self.batch.epoch), split);
+    pub fn record(&self, split: &str, values: &Scalars) -> MetricsRecord {
+        let empty = MetricsRecord::new(self.number, u64::from(self.batch.epoch), split);
         values.iter().fold(empty, |record, (name, value)| record.with(name, *value))
     }
 }
@@ -248,11 +248,6 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// The scalars of the steps that no record holds yet; all of them have been read.
-    pub fn window(&self) -> &Window {
-        &self.window
-    }
-
     /// Scalars that a training step gives.
     pub fn scalars(&self) -> usize {
         self.names(self.train).len()
@@ -275,7 +270,7 @@ impl<'a> Trainer<'a> {
         let failed = |(_, values): &&(u32, Vec<f32>)| !finite(values);
         let of_update = (self.update.unwrap_or(self.train), updates.iter().find(failed));
         let first = [(self.train, batches.iter().find(failed)), of_update].into_iter();
-        // In the step of an update that failed a batch may have failed first.
+        // Where an update and a batch of the same step failed, the batch is named: it came first.
         let first = first.filter_map(|(plan, row)| Some((plan, row?))).min_by_key(|f| f.1.0);
         if let Some((plan, (step, values))) = first {
             let what = if self.layout.scaled { RunError::what_scaled } else { RunError::what };

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use aavae::data::folder::Folder;
 use aavae::data::jpeg;
-use aavae::data::{self, DataError, Dataset, Kind, OpenOptions, cifar10};
+use aavae::data::{self, DataError, DataOptions, Dataset, Kind, cifar10};
 use image::{ImageFormat, Rgb, RgbImage};
 
 use crate::{assert_says, image_of, open_error, temp};
@@ -58,7 +58,7 @@ fn folder_splits() {
     let dir = temp();
     tree(dir.path(), &["train", "test"], 10);
     let mut options =
-        OpenOptions { dir: Some(dir.path().to_owned()), ..OpenOptions::new(Kind::Folder) };
+        DataOptions { dir: Some(dir.path().to_owned()), ..DataOptions::new(Kind::Folder) };
     let splits = data::open(&options).unwrap();
     assert_eq!((splits.train.len(), splits.val.len(), splits.test.len()), (18, 2, 20));
     assert_eq!(splits.train.dataset.mean_std(), (cifar10::MEAN, cifar10::STD));
@@ -268,7 +268,7 @@ fn what_is_not_read_is_counted() {
         assert!(notes[0].contains(part), "no `{part}`: {}", notes[0]);
     }
     assert!(!notes[0].contains("DS_Store"), "{}", notes[0]);
-    let options = OpenOptions { dir: Some(dir.path().into()), ..OpenOptions::new(Kind::Folder) };
+    let options = DataOptions { dir: Some(dir.path().into()), ..DataOptions::new(Kind::Folder) };
     assert_eq!(data::open(&options).expect("splits").notes, notes);
 }
 

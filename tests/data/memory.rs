@@ -3,17 +3,17 @@
 use std::sync::Arc;
 
 use aavae::data::cifar10::{FILE_RECORDS, RECORD_BYTES, TEST_FILE, TRAIN_FILES};
-use aavae::data::{self, DataError, Dataset, FileTree, Files, Kind, OpenOptions, Splits};
+use aavae::data::{self, DataError, DataOptions, Dataset, FileTree, Files, Kind, Splits};
 
 use super::{assert_says, image_of, temp};
 
 fn open(memory: FileTree, kind: Kind) -> Result<Splits, DataError> {
     let dir = Some(memory.root());
-    data::open(&OpenOptions {
+    data::open(&DataOptions {
         dir,
         files: Files::Memory(Arc::new(memory)),
         image_size: Some(32),
-        ..OpenOptions::new(kind)
+        ..DataOptions::new(kind)
     })
 }
 
@@ -46,10 +46,10 @@ fn a_tree_in_memory_is_that_on_disk() {
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
         std::fs::write(path, bytes).expect("written");
     }
-    let options = OpenOptions {
+    let options = DataOptions {
         dir: Some(dir.path().to_owned()),
         image_size: Some(32),
-        ..OpenOptions::new(Kind::Folder)
+        ..DataOptions::new(Kind::Folder)
     };
     let on_disk = data::open(&options).expect("a tree");
     for above in ["", "mine/", "a/b/"] {

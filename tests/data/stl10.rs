@@ -66,8 +66,8 @@ fn stl_pretrains_without_labels_and_classifies_with() {
     let dir = temp();
     stl_folder(dir.path(), 64, 40, 20);
     let mut options =
-        OpenOptions { dir: Some(dir.path().to_owned()), seed: 3, ..OpenOptions::new(Kind::Stl10) };
-    let lengths = |options: &OpenOptions| {
+        DataOptions { dir: Some(dir.path().to_owned()), seed: 3, ..DataOptions::new(Kind::Stl10) };
+    let lengths = |options: &DataOptions| {
         let s = data::open(options).unwrap();
         [&s.train, &s.val, &s.labelled_train, &s.labelled_val, &s.test].map(Subset::len)
     };
@@ -96,13 +96,13 @@ fn stl_pretrains_without_labels_and_classifies_with() {
     }
     options.limit_train = Some(62);
     assert_says(&data::open(&options).err().unwrap(), &["--limit-train 62", "61"]);
-    options = OpenOptions { limit_train: None, shuffle: false, ..options };
+    options = DataOptions { limit_train: None, shuffle: false, ..options };
     assert_eq!(lengths(&options), [64, 0, 40, 0, 20]);
     options.image_size = Some(32);
     assert_says(&data::open(&options).err().unwrap(), &["32", "stl10", "expected 96"]);
     // Elsewhere images have labels.
     let shapes =
-        data::open(&OpenOptions { shapes_len: (30, 10), ..OpenOptions::new(Kind::Shapes) })
+        data::open(&DataOptions { shapes_len: (30, 10), ..DataOptions::new(Kind::Shapes) })
             .unwrap();
     assert_eq!(shapes.labelled_train.indices, shapes.train.indices);
     assert_eq!(shapes.labelled_val.indices, shapes.val.indices);
@@ -178,7 +178,7 @@ fn stl_is_mapped_and_not_loaded() {
     // Row 2, column 1 of green of the last image.
     last.write_all_at(&[77], 99_999 * 27_648 + 9_216 + 96 + 2).unwrap();
     let before = resident();
-    let options = OpenOptions { dir: Some(dir.path().to_owned()), ..OpenOptions::new(Kind::Stl10) };
+    let options = DataOptions { dir: Some(dir.path().to_owned()), ..DataOptions::new(Kind::Stl10) };
     let splits = data::open(&options).unwrap();
     let lengths =
         [&splits.train, &splits.val, &splits.labelled_train, &splits.labelled_val, &splits.test]

@@ -5,17 +5,10 @@ use std::collections::BTreeMap;
 use super::{files, read, root};
 
 /// Names that two public types share, and why.
-const SHARED: [(&str, &str); 6] = [
-    ("OpenOptions", "its module says what is opened, as with `std::fs::OpenOptions`"),
-    ("Options", "its module says what they are of: lowering, or importing"),
-    (
-        "Record",
-        "an op is named as in `ops!`; a line of `metrics.jsonl` is what everybody calls one",
-    ),
-    ("Request", "what the entry point of its module is asked to do"),
-    ("Scale", "an op is named as in `ops!`; `--scale` is that of an experiment"),
-    ("State", "how far the work of its module is: a run, a cell of a grid, a save"),
-];
+const SHARED: [(&str, &str); 1] = [(
+    "OpenOptions",
+    "how a device is opened, each kind in its own module, as with `std::fs::OpenOptions`",
+)];
 
 /// Public types by name, with the files that declare them. Tests do not count.
 fn public_types() -> BTreeMap<String, Vec<String>> {

@@ -1,6 +1,6 @@
 //! What is measured along with training: importance sampling, evaluations, the online probe.
 
-use aavae::data::{self, Kind, Loader, OpenOptions};
+use aavae::data::{self, DataOptions, Kind, Loader};
 use aavae::device::{Data, Host, Session};
 use aavae::ir::Group;
 use aavae::method::{self, Method, ModelConfig, Training, Views};
@@ -70,7 +70,7 @@ pub(crate) fn every_image_once() -> Result<(), Failed> {
         ..RunConfig::default()
     };
     let data =
-        OpenOptions { shapes_len: (40, 1), n_val: Some(15), ..OpenOptions::new(Kind::Shapes) };
+        DataOptions { shapes_len: (40, 1), n_val: Some(15), ..DataOptions::new(Kind::Shapes) };
     let splits = data::open(&data)?;
     let config = model_config(&run, &splits);
     let model = method::training(&config, Training::default());

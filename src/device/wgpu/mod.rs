@@ -119,6 +119,52 @@ impl std::fmt::Debug for Gpu {
     }
 }
 
+/// Whether kernels may use subgroups: a browser's WGSL wants them enabled in the text, and naga none
+/// of that.
+const SUBGROUPS: bool = !cfg!(target_family = "wasm");
+
+/// What a device of an adapter can do, with these features. `coop` is the edge of matrices to use
+/// in place of the one that the adapter lists.
+fn capabilities(
+    info: &AdapterInfo,
+    limits: &wgpu::Limits,
+    features: wgpu::Features,
+    coop: Option<u32>,
+) -> Capabilities {
+    let max_groups = limits.max_compute_workgroups_per_dimension;
+    let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+    let max_binding = usize::try_from(max_binding).unwrap_or(usize::MAX);
+    let timestamps = features.contains(wgpu::Features::TIMESTAMP_QUERY);
+    let subgroup = info.subgroup.filter(|[least, most]| SUBGROUPS && least == most);
+    Capabilities {
+        name: format!("wgpu:{} ({}, {})", info.name, info.backend, info.driver),
+        target: Target {
+            max_groups: max_groups.min(Target::WEBGPU.max_groups),
+            max_binding: max_binding.min(Target::LARGEST_BINDING),
+            max_invocations: limits.max_compute_invocations_per_workgroup,
+            workgroup_memory: limits.max_compute_workgroup_storage_size,
+            subgroup: subgroup.map(|lanes| lanes[0]),
+            software: info.software,
+            epilogues: true,
+            compact: false,
+            half: false,
+            coop: info.coop.map(|listed| coop.unwrap_or(listed)),
+        },
+        dispatches: true,
+        f16: features.contains(wgpu::Features::SHADER_F16),
+        limits: Limits {
+            max_binding,
+            max_groups,
+            max_storage_buffers: limits.max_storage_buffers_per_shader_stage as usize,
+        },
+        memory: None,
+        overhead: size_of::<StepUniforms>() + if timestamps { Queries::BYTES } else { 0 },
+        read_bytes: Some(READ_BYTES),
+        watched: true,
+        timestamps,
+    }
+}
+
 impl Gpu {
     /// Opens an adapter that [`adapters`] lists.
     ///
@@ -130,12 +176,10 @@ impl Gpu {
         options: OpenOptions,
     ) -> Result<Self, DeviceError> {
         let limits = adapter.limits();
-        // A browser's WGSL wants subgroups enabled in the text, and naga none of that.
-        let subgroups = !cfg!(target_family = "wasm");
         let wanted = wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::PIPELINE_CACHE
             | wgpu::Features::SHADER_F16
-            | if subgroups { wgpu::Features::SUBGROUP } else { wgpu::Features::empty() }
+            | if SUBGROUPS { wgpu::Features::SUBGROUP } else { wgpu::Features::empty() }
             | if info.coop.is_some() { adapter::COOP } else { wgpu::Features::empty() };
         let features = adapter.features() & wanted;
         let descriptor = wgpu::DeviceDescriptor {
@@ -163,40 +207,7 @@ impl Gpu {
         // creation.
         let cached =
             features.contains(wgpu::Features::PIPELINE_CACHE) && !info.software && !options.checked;
-        let max_groups = limits.max_compute_workgroups_per_dimension;
-        let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
-        let max_binding = usize::try_from(max_binding).unwrap_or(usize::MAX);
-        let capabilities = Capabilities {
-            name: format!("wgpu:{} ({}, {})", info.name, info.backend, info.driver),
-            target: Target {
-                max_groups: max_groups.min(65_535),
-                max_binding: max_binding.min(Target::LARGEST_BINDING),
-                max_invocations: limits.max_compute_invocations_per_workgroup,
-                workgroup_memory: limits.max_compute_workgroup_storage_size,
-                subgroup: info
-                    .subgroup
-                    .filter(|[least, most]| subgroups && least == most)
-                    .map(|s| s[0]),
-                software: info.software,
-                epilogues: true,
-                compact: false,
-                half: false,
-                coop: info.coop.map(|listed| options.coop.unwrap_or(listed)),
-            },
-            dispatches: true,
-            f16: features.contains(wgpu::Features::SHADER_F16),
-            limits: Limits {
-                max_binding,
-                max_groups,
-                max_storage_buffers: limits.max_storage_buffers_per_shader_stage as usize,
-            },
-            memory: None,
-            overhead: size_of::<StepUniforms>()
-                + if queries.is_some() { Queries::BYTES } else { 0 },
-            read_bytes: Some(READ_BYTES),
-            watched: true,
-            timestamps: queries.is_some(),
-        };
+        let capabilities = capabilities(info, &limits, features, options.coop);
         Ok(Self {
             cache: cached.then(|| cache::PipelineCache::open(&device, adapter)).flatten(),
             #[cfg(feature = "native")]
@@ -236,17 +247,6 @@ impl Gpu {
     #[cfg(any(feature = "native", target_family = "wasm"))]
     pub fn pick(pick: &Pick, options: OpenOptions) -> Result<Self, DeviceError> {
         wait::block_on(Self::request(pick, options))
-    }
-
-    /// The adapter.
-    pub fn info(&self) -> &AdapterInfo {
-        &self.info
-    }
-
-    /// Ends the device as a reset by the system would (tests).
-    pub fn destroy(&self) {
-        self.device.destroy();
-        fail(&self.failure, Failure::Lost("it was destroyed".into()));
     }
 
     /// What the driver has reported since the last call.

@@ -481,12 +481,10 @@ pub(super) fn input_gradient(g: &Geometry, dy: &[f32], w: &[f32], tail: Tail<'_>
     // Pixels of a class are neighbours only if there is one class.
     let f = if g.stride == 1 { fold(g.c, g.iw, g.k, 1, lanes) } else { 1 };
     let mut packed = Vec::new();
-    for &ry in &residues {
-        for &rx in &residues {
-            let (ty, tx) = (taps(ry), taps(rx));
-            let value = |c: usize, t: usize, j: usize| weight(c, ty[t], tx[j / g.oc], j % g.oc);
-            packed.push(pack(f, g.oc, g.c, ty.len(), tx.len() * g.oc, lanes, value));
-        }
+    for (ry, rx) in residues.iter().flat_map(|&ry| residues.iter().map(move |&rx| (ry, rx))) {
+        let (ty, tx) = (taps(ry), taps(rx));
+        let value = |c: usize, t: usize, j: usize| weight(c, ty[t], tx[j / g.oc], j % g.oc);
+        packed.push(pack(f, g.oc, g.c, ty.len(), tx.len() * g.oc, lanes, value));
     }
     let mut classes = Vec::new();
     for &ry in &residues {

@@ -7,9 +7,9 @@ use super::figures::Figure;
 use crate::eval::embed::Similarity;
 use crate::reproduce::cells::{Overrides, Weights};
 use crate::reproduce::findings::{Finding, findings, similarity};
-use crate::reproduce::folder::{Identity, State};
+use crate::reproduce::folder::{CellState, Identity};
 use crate::reproduce::results::{Measure, Results, RunResult, Stat};
-use crate::reproduce::{Experiment, Scale, paper};
+use crate::reproduce::{Experiment, GridScale, paper};
 use crate::run::settings::DataKind;
 use crate::run::summary::RunSummary;
 use crate::text;
@@ -79,7 +79,7 @@ pub fn sections(results: &Results, identity: &Identity, figures: Vec<Figure>) ->
     found.extend(ablation(results).into_iter().flatten());
     found.extend(figures.into_iter().map(Block::Figure));
     let mut claims = Table::new(&["the paper's claim", "here", "verdict"], 3);
-    let judged = results.setup.scale != Scale::Smoke;
+    let judged = results.setup.scale != GridScale::Smoke;
     let verdict = |f: &Finding| if judged { f.verdict.text() } else { "not judged at this scale" };
     claims.rows = findings(results)
         .into_iter()
@@ -139,15 +139,15 @@ fn comparable(results: &Results) -> String {
         " The scale's budget was changed for a test."
     };
     let verdict = match setup.scale {
-        Scale::Smoke => {
+        GridScale::Smoke => {
             "The accuracies show that everything works. They cannot be compared with the paper's, \
              and neither can their order."
         }
-        Scale::Ci | Scale::Laptop => {
+        GridScale::Ci | GridScale::Laptop => {
             "The accuracies cannot be compared with the paper's; the order of the rows may be, as \
              far as their spread allows."
         }
-        Scale::Paper => "This is the paper's budget.",
+        GridScale::Paper => "This is the paper's budget.",
     };
     format!("Scale `{}`: {here}. The paper: {theirs}. {verdict}{data}{changed}", setup.scale.name())
 }
@@ -354,7 +354,7 @@ fn runs(results: &Results) -> Table {
     let mut table = Table::new(&head, 4);
     for run in &results.runs {
         let row = match &run.state {
-            State::Done(s) => {
+            CellState::Done(s) => {
                 let number = |x: Option<f64>| x.map_or(NONE.into(), |x| format!("{x:.0}"));
                 let digest = s
                     .sha256
@@ -384,8 +384,8 @@ fn runs(results: &Results) -> Table {
                     .chain(rest)
                     .collect()
             }
-            State::Failed(error) => words(&run.name, &format!("failed: {error}"), head.len()),
-            State::Open => words(&run.name, "not finished", head.len()),
+            CellState::Failed(error) => words(&run.name, &format!("failed: {error}"), head.len()),
+            CellState::Open => words(&run.name, "not finished", head.len()),
         };
         table.rows.push(row);
     }

@@ -2,7 +2,7 @@
 //! `experiment,scale,dataset,cell,seed,state,epoch,metric,value`. A run that is not done has one
 //! line without a metric.
 
-use crate::reproduce::folder::State;
+use crate::reproduce::folder::CellState;
 use crate::reproduce::results::{Measure, Results};
 
 /// `results.csv`: one row for each number that was measured.
@@ -11,9 +11,9 @@ pub(super) fn text(results: &Results) -> String {
     let mut text = String::from("experiment,scale,dataset,cell,seed,state,epoch,metric,value\n");
     for run in &results.runs {
         let state = match run.state {
-            State::Done(_) => "done",
-            State::Failed(_) => "failed",
-            State::Open => "open",
+            CellState::Done(_) => "done",
+            CellState::Failed(_) => "failed",
+            CellState::Open => "open",
         };
         // No name holds a comma or a quote.
         let cell = &results.cells[run.cell].name;

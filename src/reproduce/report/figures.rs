@@ -9,7 +9,7 @@ use crate::reproduce::cells::Varies;
 use crate::reproduce::findings::similarity;
 use crate::reproduce::results::{Bits, Measure, Results, RunResult, Stat};
 use crate::reproduce::views::{IMAGES, VIEWS, picture};
-use crate::reproduce::{Cell, Experiment, Scale, paper};
+use crate::reproduce::{Cell, Experiment, GridScale, paper};
 use crate::run::settings::RunConfig;
 
 /// A plot of a report.
@@ -72,7 +72,7 @@ fn measures(
 /// our values into a corner.
 fn theirs(results: &Results, x: f64) -> Option<Series> {
     let value = paper::table1("aavae", results.setup.dataset)
-        .filter(|_| results.setup.scale == Scale::Paper)?;
+        .filter(|_| results.setup.scale == GridScale::Paper)?;
     let name = format!("the paper's AAVAE ({})", paper::dataset(results.setup.dataset));
     Some(Series { name, points: vec![Point { x, y: value, sd: None }], mark: Mark::Theirs })
 }

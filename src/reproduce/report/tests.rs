@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::eval::embed::Similarity;
 use crate::reproduce::cells::{Overrides, Setup, Weights, cells};
-use crate::reproduce::folder::State;
+use crate::reproduce::folder::CellState;
 use crate::reproduce::results::{Bits, RunResult};
 use crate::reproduce::views::{IMAGES, VIEWS};
-use crate::reproduce::{Experiment, Scale};
+use crate::reproduce::{Experiment, GridScale};
 use crate::run::settings::DataKind;
 use crate::run::summary::RunSummary;
 
@@ -49,7 +49,7 @@ fn edit(summary: &mut RunSummary, edits: impl Fn(&mut Value)) {
 }
 
 /// Made-up results: in the last seed the first cell failed and the second is open.
-fn results(experiment: Experiment, scale: Scale, out: &Path) -> Results {
+fn results(experiment: Experiment, scale: GridScale, out: &Path) -> Results {
     let seeds = SEEDS as usize;
     let setup = Setup {
         experiment,
@@ -64,11 +64,11 @@ fn results(experiment: Experiment, scale: Scale, out: &Path) -> Results {
         let c = &cells[cell];
         let config = c.config(seed);
         let state = match (seed + 1 == SEEDS, cell) {
-            (true, 0) => State::Failed("the loss is <NaN> & gone".into()),
-            (true, 1) => State::Open,
-            _ => State::Done(summary(cell, seed, &config.milestones)),
+            (true, 0) => CellState::Failed("the loss is <NaN> & gone".into()),
+            (true, 1) => CellState::Open,
+            _ => CellState::Done(summary(cell, seed, &config.milestones)),
         };
-        let done = matches!(state, State::Done(_));
+        let done = matches!(state, CellState::Done(_));
         let bits = |epoch: f64| Bits {
             epoch,
             train: 6.0 / epoch,
@@ -114,7 +114,7 @@ fn results(experiment: Experiment, scale: Scale, out: &Path) -> Results {
 }
 
 /// Writes the pictures that the runs would have left, then the report.
-fn written(experiment: Experiment, scale: Scale) -> (tempfile::TempDir, Results) {
+fn written(experiment: Experiment, scale: GridScale) -> (tempfile::TempDir, Results) {
     let dir = tempfile::tempdir().expect("a folder");
     let results = results(experiment, scale, dir.path());
     write_all(&results, dir.path());
@@ -167,7 +167,7 @@ fn tags(page: &str) -> std::collections::BTreeMap<String, usize> {
 #[test]
 fn every_report_has_every_run_number_and_picture() {
     for experiment in Experiment::ALL {
-        let (dir, results) = written(experiment, Scale::Smoke);
+        let (dir, results) = written(experiment, GridScale::Smoke);
         let read = |name: &str| {
             std::fs::read_to_string(dir.path().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
         };
@@ -241,7 +241,7 @@ fn every_report_has_every_run_number_and_picture() {
 #[test]
 fn a_report_without_images_has_everything_else() {
     for experiment in Experiment::ALL {
-        let (dir, mut results) = written(experiment, Scale::Ci);
+        let (dir, mut results) = written(experiment, GridScale::Ci);
         let page = || std::fs::read_to_string(dir.path().join("report.html")).expect("a page");
         let with = tags(&page());
         results.show_images = false;
@@ -261,7 +261,7 @@ fn a_report_without_images_has_everything_else() {
 
 #[test]
 fn the_papers_values_are_the_papers_and_named_so() {
-    let (dir, results) = written(Experiment::Table1, Scale::Ci);
+    let (dir, results) = written(Experiment::Table1, GridScale::Ci);
     let markdown = std::fs::read_to_string(dir.path().join("report.md")).expect("a report");
     assert!(markdown.contains("the paper's probe, CIFAR-10, %"), "{markdown}");
     let row = |label: &str| {
@@ -291,7 +291,7 @@ fn claims_are_judged_by_the_numbers() {
     use crate::reproduce::findings::{Verdict, findings};
     let verdicts = |experiment| {
         let dir = tempfile::tempdir().expect("a folder");
-        let found = findings(&results(experiment, Scale::Smoke, dir.path()));
+        let found = findings(&results(experiment, GridScale::Smoke, dir.path()));
         found.into_iter().map(|f| (f.claim, f.verdict)).collect::<Vec<_>>()
     };
     // A later cell has a higher accuracy, by a point, in every seed.
@@ -320,8 +320,8 @@ fn claims_are_judged_by_the_numbers() {
 #[test]
 fn an_empty_grid_has_a_report() {
     let dir = tempfile::tempdir().expect("a folder");
-    let mut results = results(Experiment::Fig5, Scale::Laptop, dir.path());
-    results.runs.iter_mut().for_each(|run| run.state = State::Open);
+    let mut results = results(Experiment::Fig5, GridScale::Laptop, dir.path());
+    results.runs.iter_mut().for_each(|run| run.state = CellState::Open);
     let identity = Identity {
         experiment: "fig5".into(),
         scale: "laptop".into(),
@@ -358,8 +358,8 @@ fn base64_of_the_standards_examples() {
 #[test]
 fn times_of_a_resumed_run_are_left_out() {
     let dir = tempfile::tempdir().expect("a folder");
-    let mut results = results(Experiment::Fig5, Scale::Ci, dir.path());
-    if let State::Done(summary) = &mut results.runs[1].state {
+    let mut results = results(Experiment::Fig5, GridScale::Ci, dir.path());
+    if let CellState::Done(summary) = &mut results.runs[1].state {
         summary.resumed_at = Some(20);
     }
     write_all(&results, dir.path());
@@ -380,7 +380,7 @@ fn times_of_a_resumed_run_are_left_out() {
 #[test]
 fn a_curve_that_cannot_be_read_is_named() {
     let dir = tempfile::tempdir().expect("a folder");
-    let mut results = results(Experiment::Fig2, Scale::Ci, dir.path());
+    let mut results = results(Experiment::Fig2, GridScale::Ci, dir.path());
     let name = results.runs[1].name.clone();
     results.runs[1].bits = Err("`metrics.jsonl`, line 8: not a metrics record".into());
     write_all(&results, dir.path());
@@ -401,9 +401,9 @@ fn a_curve_that_cannot_be_read_is_named() {
 fn edited_summaries_are_reported() {
     for experiment in Experiment::ALL {
         let dir = tempfile::tempdir().expect("a folder");
-        let mut results = results(experiment, Scale::Ci, dir.path());
+        let mut results = results(experiment, GridScale::Ci, dir.path());
         for (i, run) in results.runs.iter_mut().enumerate() {
-            let State::Done(summary) = &mut run.state else { continue };
+            let CellState::Done(summary) = &mut run.state else { continue };
             edit(summary, |summary| {
                 summary["sha256"] = json!("é猫".repeat(8));
                 summary["device"] = json!("a|b `c` <d>\u{1b}[2J");

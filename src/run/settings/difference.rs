@@ -75,7 +75,7 @@ impl RunConfig {
     /// # Panics
     /// If a path is not UTF-8, which [`RunConfig::validate`] refuses.
     pub(super) fn table(&self) -> Map<String, Value> {
-        // By way of text: f32 0.1 stays 0.1, and a seed beyond i64 stays what it is.
+        // This goes by way of text, so that 0.1 as f32 stays 0.1 and a seed beyond i64 is kept.
         serde_json::to_string(self)
             .and_then(|text| serde_json::from_str(&text))
             .expect("numbers, names and paths in UTF-8")

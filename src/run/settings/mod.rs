@@ -431,12 +431,12 @@ impl RunConfig {
         let (method, dataset) = (self.method, self.dataset.name());
         let (name, loss) = (method.name(), self.objective().loss());
         let last = self.milestones.last().copied().unwrap_or(0);
-        // A parameter that the method's loss does not read.
+        // This refuses a parameter that the loss of the method does not read.
         let unread = |flag: &str, set: bool, parameter| {
             let says = format!("{flag} means nothing for --method {name}, which minimises {loss}");
             (set && !method.reads(parameter), says)
         };
-        // What asks for a property that the method lacks.
+        // These refuse what asks for a property that the method lacks.
         let lacks = |flag: &str, set: bool, has: bool, why: &str| {
             (set && !has, format!("{flag} means nothing for --method {name}, which {why}"))
         };
@@ -465,8 +465,8 @@ impl RunConfig {
                 method.reconstructs(),
                 "reconstructs nothing",
             ),
-            // A loss that compares the images of a batch: a sum over batches is not the gradient of
-            // the large batch.
+            // A loss may compare the images of a batch: then a sum over batches is not the gradient
+            // of the large batch.
             (
                 batches > 1 && !method.definition().per_image,
                 format!(

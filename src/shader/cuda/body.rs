@@ -1,6 +1,8 @@
 //! Statements.
 
-use naga::{Block, Expression, Function, GatherMode, Handle, Statement, SwitchValue, TypeInner};
+use naga::{
+    Block, Expression, Function, GatherMode, Handle, Statement, SwitchCase, SwitchValue, TypeInner,
+};
 
 use super::{CudaError, Scope, Writer, unknown};
 
@@ -57,19 +59,7 @@ impl<'a> Writer<'a> {
                 self.line(depth, "}");
             }
             Statement::Switch { selector, cases } => {
-                let selector = self.expression(scope, *selector)?;
-                self.line(depth, &format!("switch ({selector}) {{"));
-                for case in cases {
-                    let label = match case.value {
-                        SwitchValue::I32(x) => format!("case {x}: {{"),
-                        SwitchValue::U32(x) => format!("case {x}u: {{"),
-                        SwitchValue::Default => "default: {".into(),
-                    };
-                    self.line(depth, &label);
-                    self.block(scope, &case.body, depth + 1)?;
-                    self.line(depth, if case.fall_through { "}" } else { "} break;" });
-                }
-                self.line(depth, "}");
+                self.switch(scope, *selector, cases, depth)?;
             }
             Statement::Loop { body, continuing, break_if } => {
                 self.loops(scope, (body, continuing), *break_if, depth)?;
@@ -113,6 +103,29 @@ impl<'a> Writer<'a> {
             }
             other => return unknown(format!("the statement {other:?}")),
         }
+        Ok(())
+    }
+
+    fn switch(
+        &mut self,
+        scope: &mut Scope<'a>,
+        selector: Handle<Expression>,
+        cases: &'a [SwitchCase],
+        depth: usize,
+    ) -> Result<(), CudaError> {
+        let selector = self.expression(scope, selector)?;
+        self.line(depth, &format!("switch ({selector}) {{"));
+        for case in cases {
+            let label = match case.value {
+                SwitchValue::I32(x) => format!("case {x}: {{"),
+                SwitchValue::U32(x) => format!("case {x}u: {{"),
+                SwitchValue::Default => "default: {".into(),
+            };
+            self.line(depth, &label);
+            self.block(scope, &case.body, depth + 1)?;
+            self.line(depth, if case.fall_through { "}" } else { "} break;" });
+        }
+        self.line(depth, "}");
         Ok(())
     }
 

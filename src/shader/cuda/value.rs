@@ -2,7 +2,7 @@
 
 use naga::proc::TypeResolution;
 use naga::{
-    BinaryOperator as Binary, Expression, Handle, Literal, MathFunction as Math,
+    BinaryOperator as Binary, Expression, GlobalVariable, Handle, Literal, MathFunction as Math,
     RelationalFunction, Scalar, ScalarKind, Type, TypeInner, UnaryOperator,
 };
 
@@ -80,15 +80,7 @@ impl<'a> Writer<'a> {
             }
             Expression::FunctionArgument(i) => scope.arguments[i as usize].clone(),
             Expression::LocalVariable(v) => scope.locals[&v].clone(),
-            Expression::GlobalVariable(handle) => {
-                let (global, name) =
-                    (&self.module.global_variables[handle], &self.globals[&handle]);
-                let array = matches!(self.inner(global.ty), TypeInner::Array { .. });
-                match global.binding.is_some() && !array {
-                    true => format!("(*{name})"),
-                    false => name.clone(),
-                }
-            }
+            Expression::GlobalVariable(g) => self.global(g),
             Expression::Load { pointer } => value(pointer)?,
             Expression::Access { base, index } => {
                 let vector = self.is_vector_pointer(scope, base)
@@ -135,6 +127,13 @@ impl<'a> Writer<'a> {
             }
             ref other => return unknown(format!("the expression {other:?}")),
         })
+    }
+
+    /// A global variable as an lvalue: what a binding points to, unless it is an array.
+    fn global(&self, handle: Handle<GlobalVariable>) -> String {
+        let (global, name) = (&self.module.global_variables[handle], &self.globals[&handle]);
+        let array = matches!(self.inner(global.ty), TypeInner::Array { .. });
+        if global.binding.is_some() && !array { format!("(*{name})") } else { name.clone() }
     }
 
     /// A component, a field or an element by a constant index.
