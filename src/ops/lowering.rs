@@ -96,7 +96,7 @@ impl From<u32> for Const {
 impl From<usize> for Const {
     fn from(x: usize) -> Self {
         Self::U(u32::try_from(x).unwrap_or_else(|_| {
-            panic!("shader constant {x} exceeds u32; plan::verify bounds tensors below that")
+            panic!("shader constant {x} exceeds u32; run::fit refuses such tensors")
         }))
     }
 }

@@ -92,8 +92,7 @@ pub(super) fn segment_table(segments: &[Segment]) -> Vec<u32> {
 }
 
 fn word(x: usize) -> u32 {
-    u32::try_from(x)
-        .unwrap_or_else(|_| panic!("{x} exceeds u32; plan::verify bounds tensors below that"))
+    u32::try_from(x).unwrap_or_else(|_| panic!("{x} exceeds u32; run::fit refuses such tensors"))
 }
 
 /// The part of `flat` that each chunk is.
