@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aavae::data::cifar10::{FILE_RECORDS, RECORD_BYTES, TEST_FILE, TRAIN_FILES};
-use aavae::data::{self, DataError, DataOptions, Dataset, FileTree, Files, Kind, Splits};
+use aavae::data::{self, DataError, DataOptions, FileTree, Files, Kind, Splits};
 
 use super::{assert_says, image_of, temp};
 
