@@ -1,7 +1,7 @@
 //! What is asked of a model while it trains (`Trainer`): another learning rate, neighbours, views,
 //! a walk, similarities, a probe. None of it moves the training.
 
-use aavae::data::{self, Kind, Loader, OpenOptions, Splits};
+use aavae::data::{self, DataOptions, Kind, Loader, Splits};
 use aavae::device::{Host, Session};
 use aavae::eval::pictures::Picture;
 use aavae::eval::probe::ProbeConfig;
@@ -30,10 +30,10 @@ fn config(method: Method) -> RunConfig {
 
 /// So few held-out images that the training images are looked at.
 fn splits(held_out: usize) -> Splits {
-    let options = OpenOptions {
+    let options = DataOptions {
         shapes_len: (24, 1),
         n_val: Some(held_out),
-        ..OpenOptions::new(Kind::Shapes)
+        ..DataOptions::new(Kind::Shapes)
     };
     data::open(&options).expect("drawn images")
 }
