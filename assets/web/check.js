@@ -2,32 +2,49 @@
 
 const form = document.getElementById("check");
 const status = document.querySelector(".status");
-const failures = document.getElementById("failures");
-form.elements.only.value = new URLSearchParams(location.search).get("only") ?? "";
+const asked = new URLSearchParams(location.search);
+form.elements.only.value = asked.get("only") ?? "";
+form.elements.first.checked = asked.has("first");
+
+const list = (id, text) => {
+  const item = document.createElement("li");
+  item.textContent = text;
+  document.getElementById(id).append(item);
+};
 
 form.onsubmit = (event) => {
   event.preventDefault();
   form.querySelector("button").disabled = true;
+  status.textContent = "Opening the GPU.";
+  const command = {
+    do: "check",
+    only: form.elements.only.value,
+    first: form.elements.first.checked,
+  };
   let tried = 0;
   const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
   const fail = (text) => {
-    const item = document.createElement("li");
-    item.textContent = text;
-    failures.append(item);
+    list("failures", text);
+    status.dataset.done = "failed";
   };
   worker.onmessage = ({ data: { kind, value } }) => {
     if (kind === "loaded") {
-      worker.postMessage({ command: { do: "check", only: form.elements.only.value } });
+      worker.postMessage({ command });
     } else if (kind === "trial") {
       tried += 1;
       status.textContent = `${tried}: ${value.case}`;
-      if (value.message) fail(`${value.case} (${value.variant}): ${value.message}`);
+      if (value.message) list("failures", `${value.case} (${value.variant}): ${value.message}`);
     } else if (kind === "checked") {
       status.textContent = `${value.passed} passed, ${value.failed} failed on ${value.device}`;
-      status.dataset.done = "yes";
+      document.querySelector("h2").hidden = value.left_out.length === 0;
+      for (const { why, count } of value.left_out) list("left-out", `${count}: ${why}`);
+      Object.assign(status.dataset, { done: "yes", passed: value.passed, failed: value.failed });
     } else if (kind === "error") {
       fail(value.message);
-      status.dataset.done = "yes";
     }
+  };
+  worker.onerror = (event) => {
+    event.preventDefault();
+    fail(event.message ?? "The program could not be loaded.");
   };
 };

@@ -8,6 +8,7 @@ const ADVICE = {
   adapter: "This browser offers no GPU to pages. Look whether it is up to date, and whether hardware acceleration is switched on in its settings.",
   memory: "This device has too little memory for that. Choose a smaller width or batch, then press Start.",
   lost: "The GPU was taken away from the page. Reload the page and press “Continue the last run”.",
+  driver: "The GPU's driver failed. Reload the page and press “Continue the last run”.",
   diverged: "Training has left the numbers that the GPU can hold. Choose a smaller learning rate, then press Start.",
   file: "These are no weights of this network. Choose the method and the width that they were trained with.",
   settings: "Change that setting, then press Start.",

@@ -1,24 +1,41 @@
 //! Every kernel's trials in a page: `aavae check` on a second, independent WebGPU.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::json;
 
 use super::post;
 use crate::check;
 use crate::device::wgpu::{Gpu, OpenOptions, Pick};
 use crate::device::{DeviceError, Session};
-use crate::ops;
+use crate::ops::{self, Case, Target};
 
-/// Runs the cases whose name contains `only`, and tells of each.
-pub(super) fn check(only: &str) -> Result<(), DeviceError> {
+/// Runs the cases whose name contains `only`, or of each op the `first` of them, and tells of each
+/// trial; in the end also how many this device cannot run, and why.
+pub(super) fn check(only: &str, first: bool) -> Result<(), DeviceError> {
     let mut session = Session::from(Gpu::pick(&Pick::Index(0), OpenOptions::default())?);
     let (mut passed, mut failed) = (0, 0);
-    let f16 = session.capabilities().f16;
+    let (f16, target) = (session.capabilities().f16, session.target());
+    let mut left_out: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut begun = BTreeSet::new();
     for case in ops::all_cases() {
         let name = check::name(&case);
-        if !name.contains(only) || case.half && !f16 {
+        if !name.contains(only) {
             continue;
         }
-        for variant in check::variants(&case, &session.target()) {
+        if case.half && !f16 {
+            let trials = check::variants(&case, &target).len();
+            *left_out.entry("no f16 on this device").or_default() += trials;
+            continue;
+        }
+        if first && !begun.insert(case.op.name()) {
+            *left_out.entry("not the first case of its op").or_default() += 1;
+            continue;
+        }
+        for (why, variants) in beyond(&case, &target) {
+            *left_out.entry(why).or_default() += variants;
+        }
+        for variant in check::variants(&case, &target) {
             let tried = check::trial(&case, &mut session, variant);
             let (ratio, message) = (tried.as_ref().ok(), tried.as_ref().err());
             (passed, failed) = match &tried {
@@ -33,6 +50,26 @@ pub(super) fn check(only: &str) -> Result<(), DeviceError> {
         }
     }
     let device = session.device();
-    post("checked", &json!({ "device": device, "passed": passed, "failed": failed }));
+    let left_out: Vec<_> =
+        left_out.iter().map(|(why, count)| json!({ "why": why, "count": count })).collect();
+    post(
+        "checked",
+        &json!({ "device": device, "passed": passed, "failed": failed, "left_out": left_out }),
+    );
     Ok(())
+}
+
+/// Variants of a case that only devices with more than this one have, by what it lacks. Browsers
+/// offer no cooperative matrices.
+fn beyond(case: &Case, target: &Target) -> Vec<(&'static str, usize)> {
+    let here = check::variants(case, target);
+    let larger = Target { max_invocations: u32::MAX, workgroup_memory: u32::MAX, ..*target };
+    let lanes = Target { subgroup: target.subgroup.or(Some(32)), ..*target };
+    let more = |target: &Target| {
+        check::variants(case, target).iter().filter(|variant| !here.contains(variant)).count()
+    };
+    [("workgroups too large for this device", more(&larger)), ("no subgroups in WGSL", more(&lanes))]
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .collect()
 }

@@ -92,6 +92,9 @@ pub enum Command {
         /// Part of the name; empty for all.
         #[serde(default)]
         only: String,
+        /// Of each op only the first case.
+        #[serde(default)]
+        first: bool,
     },
     /// Ends the run and frees what it held.
     End,
@@ -163,7 +166,7 @@ pub fn work() {
         let (command, bytes) = begin.take().unwrap_or_else(next);
         let ended = match command {
             Command::Begin { settings } => start(settings, bytes),
-            Command::Check { only } => check::check(&only).map(|()| None).map_err(Into::into),
+            Command::Check { only, first } => check::check(&only, first).map(|()| None).map_err(Into::into),
             _ => continue,
         };
         match ended {
@@ -180,6 +183,7 @@ pub fn work() {
 fn what(error: &RunError) -> &'static str {
     match error {
         RunError::Device(DeviceError::Lost { .. }) => "lost",
+        RunError::Device(DeviceError::Driver { .. }) => "driver",
         RunError::Device(DeviceError::NotFound { .. }) => "adapter",
         RunError::Device(DeviceError::OutOfMemory { .. } | DeviceError::Plan(_)) => "memory",
         RunError::NotFinite { .. } => "diverged",

@@ -3,137 +3,386 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { readFile, writeFile } from "node:fs/promises";
-import { createServer } from "node:http";
-import { createRequire } from "node:module";
+import { readFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 
+import { Browser, DESKTOP, MINUTE, PHONE, inaccessible, save, serve } from "./browser.mjs";
+
 const [folder, aavae, out] = process.argv.slice(2).map((path) => resolve(path));
-const require = createRequire(join(process.env.NODE_MODULES ?? process.cwd(), "/"));
-const { chromium } = require("playwright-core");
-const axe = await readFile(require.resolve("axe-core/axe.min.js"), "utf8");
+const site = await serve(folder);
+const faults = [];
 
-const STEPS = Number(process.env.STEPS ?? 30);
-const METHOD = process.env.METHOD ?? "aavae";
-const MINUTES = 60_000;
-const TYPES = { html: "text/html", css: "text/css", js: "text/javascript", wasm: "application/wasm" };
+/** Steps of the run that is compared with the native one, and of the one that is resumed. */
+const STEPS = 30;
+const RESUMED = 3;
+/** Seconds until the first step on the software adapter. */
+const READY = 100;
+/** What losses and features may differ by, relative to what they are. */
+const NEAR = 1e-3;
+/** A run that is cheap to begin. */
+const SMALL = { method: "ae", width: 4, batch_size: 4 };
 
-const server = createServer(async (request, response) => {
-  const name = new URL(request.url, "http://page").pathname.slice(1) || "index.html";
+const trial = async (name, run) => {
+  const began = Date.now();
   try {
-    const body = await readFile(join(folder, name));
-    response.writeHead(200, { "content-type": TYPES[name.split(".").at(-1)] ?? "text/plain" });
-    response.end(body);
-  } catch {
-    response.writeHead(404).end();
+    const said = await run();
+    const seconds = ((Date.now() - began) / 1000).toFixed(1);
+    console.log(`${name}: passed in ${seconds} s${said ? `; ${said}` : ""}`);
+  } catch (error) {
+    console.error(`${name}: FAILED`);
+    throw error;
   }
-});
-await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
-const address = `http://127.0.0.1:${server.address().port}/`;
-
-const launch = (webgpu) =>
-  chromium.launch({
-    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    args: [
-      "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking",
-      "--disable-component-update", "--disable-sync",
-      ...(webgpu ? ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"] : ["--disable-features=WebGPU"]),
-    ],
-  });
-
-const said = [];
-const watch = (page) => {
-  page.on("console", (message) => said.push(message.text()));
-  page.on("pageerror", (error) => said.push(String(error)));
-  page.on("request", (request) => {
-    if (!/^(data|blob):/.test(request.url()) && !request.url().startsWith(address)) said.push(`asked ${request.url()}`);
-  });
 };
 
-const state = (page, wanted, timeout = 10 * MINUTES) =>
-  page.waitForSelector(wanted.map((s) => `.lane[data-state=${s}]`).join(","), { timeout });
-const lines = (text) => text.trim().split("\n").map((line) => JSON.parse(line));
+const lines = async (path) =>
+  (await readFile(path, "utf8")).trim().split("\n").map((line) => JSON.parse(line));
 const steps = (records) => records.filter((record) => record.split === "train");
 
-const faults = async (page) => {
-  await page.evaluate(axe);
-  const { violations } = await page.evaluate(() => globalThis.axe.run());
-  return violations.filter(({ impact }) => ["serious", "critical"].includes(impact));
+/** Waits until the first run of a page is in one of these states and took so many steps. */
+const reach = async (page, states, step = 0) => {
+  const reached = ([states, step]) => {
+    const { state, step: now } = document.querySelector(".lane")?.dataset ?? {};
+    return state === "failed" || (states.includes(state) && Number(now ?? 0) >= step);
+  };
+  await page.waitForFunction(reached, [[states].flat(), step], { timeout: 5 * MINUTE });
+  if (states !== "failed") assert.equal(await failure(page), null, "the run goes on");
+};
+/** What a page says about a run that failed. */
+const failure = async (page) => {
+  const note = await page.$(".lane[data-state=failed] .error");
+  return note && (await note.textContent());
 };
 
-const save = async (page, button, path) => {
-  const [download] = await Promise.all([page.waitForEvent("download"), page.click(button)]);
-  await download.saveAs(path);
+/** The step whose state the page has kept, once it has kept the one that it paused at. */
+const kept = async (page) => {
+  const now = () => {
+    const { step, kept } = document.querySelector(".lane").dataset;
+    return step === kept && Number(step);
+  };
+  return (await page.waitForFunction(now, null, { timeout: MINUTE })).jsonValue();
 };
 
-const browser = await launch(true);
-const context = await browser.newContext({ viewport: { width: 1280, height: 900 } });
-const page = await context.newPage();
-watch(page);
-await page.goto(address);
-assert.deepEqual(await faults(page), [], "axe-core finds no serious fault");
-await page.selectOption("[name=method]", METHOD);
-const began = Date.now();
-for (let step = 1; step <= STEPS; step++) {
+const choose = async (page, settings) => {
+  for (const [name, value] of Object.entries(settings)) {
+    const field = `#settings [name=${name}]`;
+    if (name === "method") await page.selectOption(field, value);
+    else await page.fill(field, String(value));
+  }
+};
+
+/** A run of the native program with the settings that the page has at first. */
+const native = async (seed) => {
+  const path = join(out, `native-${seed}`);
+  const settings = {
+    device: "cpu", dataset: "shapes", method: "aavae", width: 8, "batch-size": 32, seed,
+    "learning-rate": 0.001, "warmup-epochs": 0, "log-every": 1, "max-steps": STEPS, out: path,
+  };
+  const flags = Object.entries(settings).flatMap(([name, value]) => [`--${name}`, String(value)]);
+  execFileSync(aavae, ["pretrain", "--no-eval", "--overwrite", ...flags], { stdio: ["ignore", "ignore", "pipe"] });
+  return { path, records: steps(await lines(join(path, "metrics.jsonl"))) };
+};
+
+/** The largest relative difference of the losses of two runs, step by step. */
+const apart = (here, there) => {
+  assert.deepEqual(here.map((r) => r.step), there.map((r) => r.step), "the same steps");
+  return Math.max(...here.map((r, i) => Math.abs(r.loss / there[i].loss - 1)));
+};
+
+/** Features of the test images by the weights of a file. */
+const features = async (weights, name) => {
+  const path = join(out, `${name}.safetensors`);
+  const flags = ["--device", "cpu", "--split", "test", "--out", path];
+  execFileSync(aavae, ["embed", weights, ...flags], { stdio: ["ignore", "ignore", "pipe"] });
+  const bytes = await readFile(path);
+  const header = Number(bytes.readBigUInt64LE(0));
+  const { features } = JSON.parse(bytes.subarray(8, 8 + header).toString());
+  const [begin, end] = features.data_offsets.map((offset) => 8 + header + offset);
+  return new Float32Array(new Uint8Array(bytes.subarray(begin, end)).buffer);
+};
+
+/** Relative difference of two lists of numbers, as vectors. */
+const distance = (a, b) => {
+  assert.ok(a.length === b.length && a.length > 1000, `${a.length} and ${b.length} features`);
+  const square = (sum, x, i) => sum + (x - b[i]) ** 2;
+  return Math.sqrt(a.reduce(square, 0) / b.reduce((sum, x) => sum + x * x, 0));
+};
+
+const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
+
+const reference = await native(0);
+const other = await native(1);
+
+await trial("what no page may do is seen", async () => {
+  const browser = await Browser.open(site);
+  const page = await browser.visit("check.html");
+  await page.evaluate(() => {
+    console.log("said");
+    setTimeout(() => {
+      const began = performance.now();
+      while (performance.now() - began < 100);
+      throw new Error("thrown");
+    });
+    return fetch("http://127.0.0.1:9/").catch(() => {});
+  });
+  await page.waitForTimeout(500);
+  const seen = (await browser.close()).join("\n");
+  for (const what of [/console: said/, /error: Error: thrown/, /a task of \d{3,} ms/, /asked for/]) {
+    assert.match(seen, what);
+  }
+});
+
+const browser = await Browser.open(site, { log: join(out, "network.json") });
+const page = await browser.visit();
+
+await trial("an empty page", async () => {
+  assert.deepEqual(await inaccessible(page), []);
+  await page.screenshot({ path: join(out, "empty-desktop.png"), fullPage: true });
+});
+
+
+/** The states that a browser keeps of the page, of all kinds. */
+const stored = () =>
+  new Promise((resolve, reject) => {
+    const request = indexedDB.open("aavae");
+    request.onerror = () => reject(request.error);
+    request.onsuccess = () => {
+      const database = request.result;
+      const names = [...database.objectStoreNames];
+      const transaction = database.transaction(names, "readonly");
+      const all = names.map((name) => [name, transaction.objectStore(name)]);
+      const read = all.map(([name, store]) => [name, store.getAllKeys(), store.getAll()]);
+      transaction.oncomplete = () => {
+        database.close();
+        resolve(read.map(([name, keys, values]) => [name, keys.result, values.result]));
+      };
+    };
+  });
+/** Puts such states in place of those that there are. */
+const restore = (all) =>
+  new Promise((resolve, reject) => {
+    const request = indexedDB.open("aavae");
+    request.onerror = () => reject(request.error);
+    request.onsuccess = () => {
+      const database = request.result;
+      const transaction = database.transaction(all.map(([name]) => name), "readwrite");
+      for (const [name, keys, values] of all) {
+        const store = transaction.objectStore(name);
+        store.clear();
+        keys.forEach((key, i) => store.put(values[i], key));
+      }
+      transaction.oncomplete = () => {
+        database.close();
+        resolve(keys(all));
+      };
+    };
+    const keys = (all) => all.reduce((sum, [, keys]) => sum + keys.length, 0);
+  });
+
+const metrics = join(out, "metrics.jsonl");
+const weights = join(out, "page.safetensors");
+const beside = await browser.visit("check.html");
+let broken;
+
+await trial(`${STEPS} steps of AAVAE`, async () => {
+  const [began, computed] = [Date.now(), await browser.seconds()];
+  await page.click("#start");
+  await reach(page, "training", 1);
+  const [wall, ready] = [(Date.now() - began) / 1000, (await browser.seconds()) - computed];
+  // On a busy machine only what the browser computed says how long it takes on another.
+  assert.ok(Math.min(wall, ready) < READY, `the first step is done after ${ready} of ${wall} s`);
+  await reach(page, "training", STEPS - 2 * RESUMED);
+  await page.click("#pause");
+  await reach(page, "paused");
+  const paused = await kept(page);
+  broken = { paused, state: await beside.evaluateHandle(stored) };
+  for (let step = paused + 1; step <= STEPS; step++) {
+    await page.click("#step");
+    await reach(page, "paused", step);
+  }
+  await save(page, ".metrics", metrics);
+  await save(page, ".save", weights);
+  const here = steps(await lines(metrics));
+  assert.equal(here.length, STEPS);
+  const rate = median(here.slice(1, paused).map((record) => record.images_per_second));
+  return `ready after ${wall.toFixed(1)} s (${ready.toFixed(1)} s computed), ${rate.toFixed(1)} images/s`;
+});
+
+await trial("losses of the native program", async () => {
+  const here = steps(await lines(metrics));
+  const worst = apart(here, reference.records);
+  assert.ok(worst < NEAR, `they differ by ${worst}`);
+  const wrong = apart(here, other.records);
+  assert.ok(wrong > NEAR, `those of another seed differ by ${wrong} only`);
+  return `worst relative difference ${worst.toExponential(1)}, of another seed ${wrong.toFixed(2)}`;
+});
+
+await trial("features of the native program", async () => {
+  const here = await features(weights, "features");
+  const worst = distance(here, await features(reference.path, "features-native"));
+  assert.ok(worst < NEAR, `they differ by ${worst}`);
+  const wrong = distance(here, await features(other.path, "features-other"));
+  assert.ok(wrong > NEAR, `those of another seed differ by ${wrong} only`);
+  const knn = execFileSync(aavae, ["knn", weights, "--device", "cpu", "--json"]);
+  const [{ accuracy }] = JSON.parse(knn).knn;
+  return `they differ by ${worst.toExponential(1)}; kNN ${accuracy}`;
+});
+
+await trial("a page that is looked at", async () => {
+  await page.click("details.plan summary");
+  await page.waitForFunction(() => document.querySelector(".plan pre").textContent !== "");
+  await page.screenshot({ path: join(out, "desktop.png"), fullPage: true });
+  assert.deepEqual(await inaccessible(page), []);
+  await page.setViewportSize(PHONE);
+  await page.screenshot({ path: join(out, "phone.png"), fullPage: true });
+  assert.deepEqual(await inaccessible(page), []);
+  const wider = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+  assert.ok(wider <= 0, `the page is ${wider} pixels wider than a phone`);
+  await page.setViewportSize(DESKTOP);
+});
+
+await trial("a reload goes on with the same bits", async () => {
+  await page.goto("about:blank");
+  assert.ok(await beside.evaluate(restore, broken.state) > 0, "a state was kept");
+  await page.goto(site.address);
+  await page.click("#continue");
+  await reach(page, "paused", broken.paused);
+  for (let step = broken.paused + 1; step <= STEPS; step++) {
+    await page.click("#step");
+    await reach(page, "paused", step);
+  }
+  await save(page, ".metrics", `${metrics}.resumed`);
+  await save(page, ".save", `${weights}.resumed`);
+  const values = ({ images_per_second: _, ...record }) => record;
+  const whole = (await lines(metrics)).filter(({ step }) => step > broken.paused).map(values);
+  const again = (await lines(`${metrics}.resumed`)).filter(({ step }) => step > broken.paused);
+  assert.deepEqual(again.map(values), whole);
+  assert.ok(steps(whole).length >= RESUMED, `${whole.length} records`);
+  const [one, two] = await Promise.all([readFile(weights), readFile(`${weights}.resumed`)]);
+  assert.ok(one.equals(two), "the files of weights and moments are the same, byte for byte");
+  await page.click("#reset");
+});
+
+/** The lowest count of bytes within a while: memory comes back when Chromium gets round to it. */
+const settled = async (most) => {
+  let least = Infinity;
+  for (let i = 0; i < 50; i++) {
+    least = Math.min(least, await browser.gpuBytes());
+    if (least <= most) break;
+    await page.waitForTimeout(200);
+  }
+  return least;
+};
+
+await trial("runs that end leave nothing", async () => {
+  await page.reload();
+  await choose(page, SMALL);
+  const cycle = async () => {
+    await page.click("#start");
+    await reach(page, "training", 2);
+    await page.click("#pause");
+    await reach(page, "paused");
+    const held = await browser.gpuBytes();
+    await choose(page, { method: "vae" });
+    await page.click("#start");
+    await reach(page, "training", 2);
+    await page.click("#reset");
+    await choose(page, SMALL);
+    await page.click("#beside");
+    await page.waitForFunction(() => document.querySelectorAll(".lane").length === 2);
+    await page.waitForFunction(
+      () => [...document.querySelectorAll(".lane")].every((lane) => Number(lane.dataset.step) >= 2),
+      null,
+      { timeout: 5 * MINUTE },
+    );
+    await page.click("#reset");
+    assert.equal(await page.locator(".lane").count(), 0);
+    return held;
+  };
+  const held = await cycle();
+  const before = await settled(0);
+  await cycle();
+  const after = await settled(before);
+  const mib = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+  const one = held - before;
+  assert.ok(after - before < one / 4, `${mib(before)} became ${mib(after)}, a run has ${mib(one)}`);
+  return `${mib(before)}, then ${mib(after)}; a run has ${mib(one)}`;
+});
+
+/** A small run that is stopped by something; then the page, read again, goes on with it. */
+const interrupted = async (page, stop, sentence) => {
+  await choose(page, SMALL);
+  await page.click("#start");
+  await reach(page, "training", 2);
+  await page.click("#pause");
+  await reach(page, "paused");
+  const step = await kept(page);
+  await page.click("#start");
+  await reach(page, "training", step + 1);
+  await stop();
+  await reach(page, "failed");
+  assert.match(await failure(page), sentence);
+  await page.reload();
+  await page.click("#continue");
+  await reach(page, "paused", step);
+  assert.equal(Number(await page.getAttribute(".lane", "data-step")), step);
   await page.click("#step");
-  await state(page, ["training", "preparing"]).catch(() => {});
-  await page.waitForFunction(
-    (step) => {
-      const lane = document.querySelector(".lane");
-      return lane.dataset.state === "failed" || lane.querySelector(".status").textContent.startsWith(`Paused after ${step} steps`);
-    },
-    step,
-    { timeout: 10 * MINUTES },
-  );
-  const failed = await page.$(".lane[data-state=failed] .error");
-  assert.equal(failed && (await failed.textContent()), null, "the run goes on");
-  if (step === 1) console.log(`first step after ${(Date.now() - began) / 1000} s`);
-}
-console.log(`${STEPS} steps after ${(Date.now() - began) / 1000} s: ${await page.textContent(".status")}`);
-await save(page, ".metrics", join(out, "metrics.jsonl"));
-await save(page, ".save", join(out, "page.safetensors"));
-await page.click("details.plan summary");
-await page.waitForFunction(() => document.querySelector("pre").textContent.includes("plan"));
-await page.screenshot({ path: join(out, "desktop.png"), fullPage: true });
-assert.deepEqual(await faults(page), [], "axe-core finds no serious fault while a run is there");
-await page.setViewportSize({ width: 390, height: 844 });
-await page.screenshot({ path: join(out, "phone.png"), fullPage: true });
-const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-assert.ok(overflow <= 0, `the page is ${overflow} pixels wider than a phone`);
+  await reach(page, "paused", step + 1);
+  await page.click("#reset");
+};
 
-// The same run natively.
-const info = ["--device", "cpu", "--dataset", "shapes", "--method", METHOD, "--width", "8", "--batch-size", "32",
-  "--seed", "0", "--learning-rate", "0.001", "--warmup-epochs", "0", "--log-every", "1", "--max-steps", String(STEPS)];
-execFileSync(aavae, ["pretrain", ...info, "--out", join(out, "native")], { stdio: ["ignore", "ignore", "inherit"] });
-const here = steps(lines(await readFile(join(out, "metrics.jsonl"), "utf8")));
-const there = steps(lines(await readFile(join(out, "native", "metrics.jsonl"), "utf8")));
-assert.equal(here.length, STEPS);
-let worst = 0;
-for (const [i, record] of here.entries()) {
-  const off = Math.abs(record.loss - there[i].loss) / Math.abs(there[i].loss);
-  worst = Math.max(worst, off);
-  assert.ok(off < 1e-3, `step ${record.step}: ${record.loss} here, ${there[i].loss} natively`);
-}
-console.log(`losses of ${STEPS} steps: worst relative difference ${worst.toExponential(1)}`);
-const knn = execFileSync(aavae, ["knn", join(out, "page.safetensors"), "--device", "cpu", "--json"], { encoding: "utf8" });
-await writeFile(join(out, "knn.json"), knn);
+await trial("a device that is destroyed", async () => {
+  site.before = `{
+    const request = GPUAdapter.prototype.requestDevice;
+    GPUAdapter.prototype.requestDevice = async function (...how) {
+      return (self.device = await request.apply(this, how));
+    };
+  }`;
+  await page.reload();
+  const destroy = () => page.workers()[0].evaluate(() => self.device.destroy());
+  await interrupted(page, destroy, /was taken away.*Reload the page/);
+  site.before = "";
+});
 
-// A reload continues where the run was.
-await page.reload();
-await page.click("#continue");
-await state(page, ["paused"]);
-assert.match(await page.textContent(".status"), new RegExp(`after ${STEPS} steps`));
-await browser.close();
+await trial("a GPU's process that ends", async () => {
+  await page.reload();
+  const kill = async () => process.kill(await browser.gpuProcess(), "SIGKILL");
+  await interrupted(page, kill, /was taken away.*Reload the page/);
+});
 
-// A browser without WebGPU.
-const old = await launch(false);
-const plain = await old.newPage();
-watch(plain);
-await plain.goto(address);
-assert.match(await plain.textContent("#unsupported"), /no WebGPU/);
-assert.ok(await plain.isDisabled("#start"));
-await old.close();
+await trial("buffers that are too small", async () => {
+  site.before =
+    'Object.defineProperty(GPUSupportedLimits.prototype, "maxBufferSize", { get: () => 1 << 16 });';
+  await page.reload();
+  await choose(page, SMALL);
+  await page.click("#start");
+  await reach(page, "failed");
+  assert.match(await failure(page), /too little memory.*smaller width or batch/);
+  assert.deepEqual(await inaccessible(page), []);
+});
 
-assert.deepEqual(said, [], "nothing on the console, and no request to elsewhere");
-server.close();
-console.log("the page: passed");
+await trial("no adapter", async () => {
+  site.before = "navigator.gpu.requestAdapter = async () => null;";
+  await page.reload();
+  await choose(page, SMALL);
+  await page.click("#start");
+  await reach(page, "failed");
+  assert.match(await failure(page), /offers no GPU to pages/);
+  site.before = "";
+});
+
+faults.push(...(await browser.close()));
+
+await trial("a browser without WebGPU", async () => {
+  const old = await Browser.open(site, { webgpu: false });
+  const page = await old.visit();
+  assert.match(await page.textContent("#unsupported"), /has no WebGPU.*update the browser/);
+  assert.ok(await page.isDisabled("#start"));
+  assert.deepEqual(await inaccessible(page), []);
+  faults.push(...(await old.close()));
+});
+
+await trial("nothing said, nothing asked of others, never stuck", async () => {
+  assert.deepEqual(faults, []);
+  assert.deepEqual(site.missing, []);
+});
+site.close();

@@ -5,6 +5,7 @@ mod adapter;
 mod cache;
 mod compile;
 mod completion;
+mod failure;
 mod queries;
 mod readback;
 
@@ -27,6 +28,7 @@ use crate::plan::{Limits, Place, Plan};
 use crate::shader::CONSTANTS_BINDING;
 use crate::tensor::DType;
 use completion::Completion;
+use failure::{Failure, fail, watch};
 use queries::Queries;
 use readback::Reading;
 
@@ -54,17 +56,6 @@ impl OpenOptions {
             None => text,
         }
     }
-}
-
-/// What the driver reported behind our back.
-#[derive(Clone, Debug)]
-enum Failure {
-    /// There was no room.
-    OutOfMemory,
-    /// The device is gone.
-    Lost(String),
-    /// Something else.
-    Other(String),
 }
 
 struct Command {
@@ -146,7 +137,8 @@ fn capabilities(
             subgroup: subgroup.map(|lanes| lanes[0]),
             software: info.software,
             epilogues: true,
-            compact: false,
+            // A page waits for its kernels to be compiled one by one.
+            compact: cfg!(target_family = "wasm"),
             half: false,
             coop: info.coop.map(|listed| coop.unwrap_or(listed)),
         },
@@ -398,38 +390,6 @@ impl Drop for Gpu {
     }
 }
 
-/// Keeps what the driver reports out of order.
-fn watch(device: &wgpu::Device) -> Arc<Mutex<Option<Failure>>> {
-    let failure = Arc::new(Mutex::new(None));
-    let sink = Arc::clone(&failure);
-    device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-        fail(
-            &sink,
-            match error {
-                wgpu::Error::OutOfMemory { .. } => Failure::OutOfMemory,
-                other => Failure::Other(other.to_string()),
-            },
-        );
-    }));
-    let sink = Arc::clone(&failure);
-    device.set_device_lost_callback(move |reason, message| {
-        if reason != wgpu::DeviceLostReason::Destroyed {
-            fail(&sink, Failure::Lost(format!("{reason:?}: {message}")));
-        }
-    });
-    failure
-}
-
-fn fail(sink: &Mutex<Option<Failure>>, failure: Failure) {
-    let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
-    wait::wake();
-    // The first failure is the cause and later ones follow from it, except that a lost device
-    // explains all.
-    if sink.is_none() || matches!(failure, Failure::Lost(_)) {
-        *sink = Some(failure);
-    }
-}
-
 impl Device for Gpu {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
@@ -560,8 +520,16 @@ impl Device for Gpu {
         // Runs before this one are done as well, and nobody may ask after them.
         self.waiting.retain(|t, w| *t > ticket || w.reading.is_some());
         let Some(reading) = waiting.reading else { return Ok(Some(Done::default())) };
-        let failed = |message| DeviceError::Driver { device: self.info.name.clone(), message };
-        let bytes = reading.finish().map_err(failed)?;
+        let bytes = reading.finish().map_err(|message| {
+            let device = self.info.name.clone();
+            // A browser refuses to map memory of ours only where the device is gone, and may say so
+            // before it says that.
+            if cfg!(target_family = "wasm") {
+                DeviceError::Lost { device, message }
+            } else {
+                DeviceError::Driver { device, message }
+            }
+        })?;
         if waiting.timed {
             let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
             let period = self.queries.as_ref().map_or(0.0, |q| f64::from(q.period));
