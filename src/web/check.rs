@@ -68,8 +68,11 @@ fn beyond(case: &Case, target: &Target) -> Vec<(&'static str, usize)> {
     let more = |target: &Target| {
         check::variants(case, target).iter().filter(|variant| !here.contains(variant)).count()
     };
-    [("workgroups too large for this device", more(&larger)), ("no subgroups in WGSL", more(&lanes))]
-        .into_iter()
-        .filter(|(_, count)| *count > 0)
-        .collect()
+    [
+        ("workgroups too large for this device", more(&larger)),
+        ("no subgroups in WGSL", more(&lanes)),
+    ]
+    .into_iter()
+    .filter(|(_, count)| *count > 0)
+    .collect()
 }

@@ -166,7 +166,9 @@ pub fn work() {
         let (command, bytes) = begin.take().unwrap_or_else(next);
         let ended = match command {
             Command::Begin { settings } => start(settings, bytes),
-            Command::Check { only, first } => check::check(&only, first).map(|()| None).map_err(Into::into),
+            Command::Check { only, first } => {
+                check::check(&only, first).map(|()| None).map_err(Into::into)
+            }
             _ => continue,
         };
         match ended {

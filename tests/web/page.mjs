@@ -15,12 +15,14 @@ const faults = [];
 /** Steps of the run that is compared with the native one, and of the one that is resumed. */
 const STEPS = 30;
 const RESUMED = 3;
+/** Images of a step, of which the software adapter computes about two a second. */
+const BATCH = process.env.BATCH;
 /** Seconds until the first step on the software adapter. */
 const READY = 100;
 /** What losses and features may differ by, relative to what they are. */
 const NEAR = 1e-3;
-/** A run that is cheap to begin. */
-const SMALL = { method: "ae", width: 4, batch_size: 4 };
+/** A run of cheap steps. */
+const SMALL = { method: "ae", batch_size: 2 };
 
 const trial = async (name, run) => {
   const began = Date.now();
@@ -74,7 +76,7 @@ const choose = async (page, settings) => {
 const native = async (seed) => {
   const path = join(out, `native-${seed}`);
   const settings = {
-    device: "cpu", dataset: "shapes", method: "aavae", width: 8, "batch-size": 32, seed,
+    device: "cpu", dataset: "shapes", method: "aavae", width: 8, "batch-size": BATCH, seed,
     "learning-rate": 0.001, "warmup-epochs": 0, "log-every": 1, "max-steps": STEPS, out: path,
   };
   const flags = Object.entries(settings).flatMap(([name, value]) => [`--${name}`, String(value)]);
@@ -107,7 +109,7 @@ const distance = (a, b) => {
   return Math.sqrt(a.reduce(square, 0) / b.reduce((sum, x) => sum + x * x, 0));
 };
 
-const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
+const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
 
 const reference = await native(0);
 const other = await native(1);
@@ -183,7 +185,8 @@ const weights = join(out, "page.safetensors");
 const beside = await browser.visit("check.html");
 let broken;
 
-await trial(`${STEPS} steps of AAVAE`, async () => {
+await trial(`${STEPS} steps of AAVAE, batch ${BATCH}`, async () => {
+  await choose(page, { batch_size: BATCH });
   const [began, computed] = [Date.now(), await browser.seconds()];
   await page.click("#start");
   await reach(page, "training", 1);
@@ -243,6 +246,13 @@ await trial("a page that is looked at", async () => {
 await trial("a reload goes on with the same bits", async () => {
   await page.goto("about:blank");
   assert.ok(await beside.evaluate(restore, broken.state) > 0, "a state was kept");
+  // A later trial destroys the device.
+  site.before = `{
+    const request = GPUAdapter.prototype.requestDevice;
+    GPUAdapter.prototype.requestDevice = async function (...how) {
+      return (self.device = await request.apply(this, how));
+    };
+  }`;
   await page.goto(site.address);
   await page.click("#continue");
   await reach(page, "paused", broken.paused);
@@ -259,8 +269,31 @@ await trial("a reload goes on with the same bits", async () => {
   assert.ok(steps(whole).length >= RESUMED, `${whole.length} records`);
   const [one, two] = await Promise.all([readFile(weights), readFile(`${weights}.resumed`)]);
   assert.ok(one.equals(two), "the files of weights and moments are the same, byte for byte");
-  await page.click("#reset");
 });
+
+/** The run that is paused goes on and is stopped by something; the page, read again, goes on. */
+const interrupted = async (page, stop) => {
+  const step = await kept(page);
+  await page.click("#start");
+  await reach(page, "training", step + 1);
+  await stop();
+  await reach(page, "failed");
+  assert.match(await failure(page), /was taken away.*Reload the page/);
+  await page.reload();
+  await page.click("#continue");
+  await reach(page, "paused", step);
+  assert.equal(Number(await page.getAttribute(".lane", "data-step")), step);
+  await page.click("#step");
+  await reach(page, "paused", step + 1);
+};
+
+await trial("a device that is destroyed", () =>
+  interrupted(page, () => page.workers()[0].evaluate(() => self.device.destroy())),
+);
+
+await trial("a GPU's process that ends", () =>
+  interrupted(page, async () => process.kill(await browser.gpuProcess(), "SIGKILL")),
+);
 
 /** The lowest count of bytes within a while: memory comes back when Chromium gets round to it. */
 const settled = async (most) => {
@@ -274,79 +307,29 @@ const settled = async (most) => {
 };
 
 await trial("runs that end leave nothing", async () => {
-  await page.reload();
-  await choose(page, SMALL);
-  const cycle = async () => {
-    await page.click("#start");
-    await reach(page, "training", 2);
-    await page.click("#pause");
-    await reach(page, "paused");
-    const held = await browser.gpuBytes();
-    await choose(page, { method: "vae" });
-    await page.click("#start");
-    await reach(page, "training", 2);
-    await page.click("#reset");
-    await choose(page, SMALL);
-    await page.click("#beside");
-    await page.waitForFunction(() => document.querySelectorAll(".lane").length === 2);
-    await page.waitForFunction(
-      () => [...document.querySelectorAll(".lane")].every((lane) => Number(lane.dataset.step) >= 2),
-      null,
-      { timeout: 5 * MINUTE },
-    );
-    await page.click("#reset");
-    assert.equal(await page.locator(".lane").count(), 0);
-    return held;
-  };
-  const held = await cycle();
+  await page.click("#reset");
   const before = await settled(0);
-  await cycle();
-  const after = await settled(before);
-  const mib = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
-  const one = held - before;
-  assert.ok(after - before < one / 4, `${mib(before)} became ${mib(after)}, a run has ${mib(one)}`);
-  return `${mib(before)}, then ${mib(after)}; a run has ${mib(one)}`;
-});
-
-/** A small run that is stopped by something; then the page, read again, goes on with it. */
-const interrupted = async (page, stop, sentence) => {
   await choose(page, SMALL);
   await page.click("#start");
   await reach(page, "training", 2);
   await page.click("#pause");
   await reach(page, "paused");
-  const step = await kept(page);
-  await page.click("#start");
-  await reach(page, "training", step + 1);
-  await stop();
-  await reach(page, "failed");
-  assert.match(await failure(page), sentence);
-  await page.reload();
-  await page.click("#continue");
-  await reach(page, "paused", step);
-  assert.equal(Number(await page.getAttribute(".lane", "data-step")), step);
-  await page.click("#step");
-  await reach(page, "paused", step + 1);
+  const one = (await browser.gpuBytes()) - before;
+  await choose(page, { method: "aaae" });
+  await page.click("#beside");
+  await page.waitForFunction(
+    () =>
+      document.querySelectorAll(".lane").length === 2 &&
+      [...document.querySelectorAll(".lane")].every((lane) => Number(lane.dataset.step) >= 2),
+    null,
+    { timeout: 5 * MINUTE },
+  );
   await page.click("#reset");
-};
-
-await trial("a device that is destroyed", async () => {
-  site.before = `{
-    const request = GPUAdapter.prototype.requestDevice;
-    GPUAdapter.prototype.requestDevice = async function (...how) {
-      return (self.device = await request.apply(this, how));
-    };
-  }`;
-  await page.reload();
-  const destroy = () => page.workers()[0].evaluate(() => self.device.destroy());
-  await interrupted(page, destroy, /was taken away.*Reload the page/);
-  site.before = "";
-});
-
-await trial("a GPU's process that ends", async () => {
-  await page.reload();
-  const kill = async () => process.kill(await browser.gpuProcess(), "SIGKILL");
-  await interrupted(page, kill, /was taken away.*Reload the page/);
+  assert.equal(await page.locator(".lane").count(), 0);
+  const after = await settled(before);
+  const mib = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+  assert.ok(after - before < one / 2, `${mib(before)} became ${mib(after)}, a run has ${mib(one)}`);
+  return `${mib(before)} before three runs, ${mib(after)} after them; one has ${mib(one)}`;
 });
 
 await trial("buffers that are too small", async () => {
