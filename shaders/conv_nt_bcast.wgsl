@@ -2,9 +2,8 @@
 // broadcast.
 //   y[m, n] = sum_k a[m, k] * w[n, k],  m = (image, oy, ox), n = output channel, k = (kh, kw, c)
 //   a[m, k] = what tap (kh, kw) of output pixel (oy, ox) reads, channel c: lib/conv_nt.wgsl
-// Reads x [N, IH, IW, IC], w [OC, KH, KW, IC], or with ACROSS w_across [IC, KH, KW, OC], and, as
-// lib/epilogue.wgsl has it, bias [OC], add and gate
-// [N, OH, OW, OC]; writes (=) y [N, OH, OW, OC].
+// Reads x [N, IH, IW, IC], w [OC, KH, KW, IC], for an input gradient from weight_transpose, and, as
+// lib/epilogue.wgsl has it, bias [OC], add and gate [N, OH, OW, OC]; writes (=) y [N, OH, OW, OC].
 // A subgroup computes TR image rows x TW pixels x SG * COLS channels: lanes own channels, pixels
 // are broadcast.
 // Grid: (NT, GY, ceil(MT / GY) * CLASSES), NT = ceil(OC / (SG * COLS)), MT = ceil(OW / TW) *
@@ -35,12 +34,7 @@ const PW: u32 = (QW - 1u) * XSTEP + 1u + FWD * (KW - 1u) + BWD * (TOP / STRIDE -
 const SLOTS: u32 = (TR * PW + SG - 1u) / SG; // pixels held per lane
 const STORE: u32 = min(4u, TR * TW); // pixels stored per step
 
-// #if !ACROSS
 @group(0) @binding(1) var<storage, read> w: array<vec4<f32>>; // [OC, KH, KW, IC4]
-// #end
-// #if ACROSS
-@group(0) @binding(1) var<storage, read> w_across: array<f32>; // [IC, KH, KW, OC]
-// #end
 
 @compute @workgroup_size(SG)
 fn main(
@@ -85,19 +79,10 @@ fn main(
             }
             for (var j = 0u; j < COLS; j++) { // unroll
                 let col = min(col0 + j * SG, OC - 1u);
-                // #if !ACROSS
                 let tap = (col * KH + kh) * KW * IC4 + c;
                 for (var kw = 0u; kw < KW; kw++) { // unroll
                     b[j * KW + kw] = w[tap + kw * IC4];
                 }
-                // #end
-                // #if ACROSS
-                let tap_across = (c * 4u * KH + kh) * KW * OC + col;
-                for (var kw = 0u; kw < KW; kw++) { // unroll
-                    let i = tap_across + kw * OC;
-                    b[j * KW + kw] = vec4<f32>(w_across[i], w_across[i + KH * KW * OC], w_across[i + 2u * KH * KW * OC], w_across[i + 3u * KH * KW * OC]);
-                }
-                // #end
             }
             for (var r = 0u; r < TR; r++) { // unroll
                 for (var q = 0u; q < QW; q++) { // unroll

@@ -159,6 +159,56 @@ fn budget_holds() -> Result<(), Failed> {
     check(report.to_string().contains("4 left to the defaults"), || report.to_string())
 }
 
+/// A default that is not the portable kernel is compared before it is used: one that is wrong gives
+/// way to the portable kernel, and so do all that there is no time for.
+fn defaults_are_compared() -> Result<(), Failed> {
+    let wrong = product(440, 440);
+    let portable = |p: &Product| p.op.variants(&p.io, &Target::WEBGPU)[0];
+    let tuned = |budget| -> Result<_, Failed> {
+        let temper = Temper::default();
+        temper.costs.borrow_mut().insert(BROADCAST, 0.5);
+        temper.crooked.borrow_mut().push((BROADCAST, wrong.key.clone()));
+        let mut session = Session::from(Faulty::with_variants(temper.clone()));
+        // Where broadcasts are the default.
+        session.set_target(Target { software: true, ..session.target() });
+        let effort = Effort { budget, sweep: false };
+        let report = tune_products(&mut session, &shapes(), &mut Memory::nowhere(), effort)?;
+        Ok((chosen(&session), report))
+    };
+    let (choices, report) = tuned(ALL.budget)?;
+    for product in shapes() {
+        let found = choices[&product.key];
+        check((found == BROADCAST) == (product.key != wrong.key), || {
+            format!("{found} was taken for {}", product.key)
+        })?;
+    }
+    let refused = report.trials.iter().filter(|t| t.refused.is_some()).count();
+    check(refused == 1 && report.unsure == 0, || format!("{report:?}"))?;
+
+    let (choices, report) = tuned(Duration::ZERO)?;
+    for product in shapes() {
+        check(choices[&product.key] == portable(&product), || format!("{choices:?}"))?;
+    }
+    check(report.unsure == 4 && report.chosen == 0 && report.left == 4, || format!("{report:?}"))?;
+    check(report.to_string().contains("4 to the portable kernels"), || report.to_string())
+}
+
+/// A kernel of a resumed run that is wrong now gives way to the portable one, not to a default that
+/// nobody has compared.
+fn a_refused_choice_is_portable() -> Result<(), Failed> {
+    let one = product(64, 64);
+    let temper = Temper::default();
+    temper.crooked.borrow_mut().push((BROADCAST, one.key.clone()));
+    let mut session = Session::from(Faulty::with_variants(temper));
+    session.set_target(Target { software: true, ..session.target() });
+    let mut choices = aavae::ops::Choices::default();
+    choices.set(one.key.clone(), BROADCAST);
+    let refused = aavae::tune::trust(&mut session, std::slice::from_ref(&one), &choices)?;
+    check(refused == [one.key.as_str()], || format!("refused {refused:?}"))?;
+    let portable = one.op.variants(&one.io, &Target::WEBGPU)[0];
+    check(chosen(&session)[&one.key] == portable, || format!("{:?}", chosen(&session)))
+}
+
 /// What is tried is compiled together, a few products at a time, and nothing else is.
 fn candidates_are_compiled_together() -> Result<(), Failed> {
     let temper = Temper::default();
@@ -260,6 +310,8 @@ fn main() -> ExitCode {
         Trial::test("the fastest variant is taken", the_fastest_is_taken),
         Trial::test("what is remembered is compared again", memory_is_not_trusted),
         Trial::test("no time, no choice", budget_holds),
+        Trial::test("defaults are compared before they are used", defaults_are_compared),
+        Trial::test("a refused choice is portable", a_refused_choice_is_portable),
         Trial::test("candidates are compiled together", candidates_are_compiled_together),
         Trial::test("compiling together may fail", compiling_may_fail),
         Trial::test("foreign choices are ignored", foreign_choices_are_ignored),

@@ -49,6 +49,12 @@ impl Target {
         coop: None,
     };
 
+    /// Rows that a sum over rows loads before it adds up the first (`lib/ahead.wgsl`). A processor
+    /// looks ahead by itself, and what it holds for longer it spills.
+    pub fn rows_ahead(&self) -> u32 {
+        if self.software { 1 } else { 8 }
+    }
+
     /// Whether the device can run what a variant requires.
     pub fn can(&self, needs: &Requirements) -> bool {
         needs.subgroup.is_none_or(|lanes| self.subgroup == Some(lanes))

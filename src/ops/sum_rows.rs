@@ -35,6 +35,7 @@ fn stage(
     let lanes = if vector { columns / 4 } else { columns };
     let file = if vector { "sum_rows" } else { "sum_rows_scalar" };
     let kernel = Kernel::new(file).set("ROWS", rows).set("CHUNK", chunk).set("LANES", lanes);
+    let kernel = if vector { kernel.set("AHEAD", target.rows_ahead()) } else { kernel };
     l.push(kernel, target.grid_1d(rows.div_ceil(chunk) * lanes), bindings);
 }
 

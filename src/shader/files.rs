@@ -92,5 +92,6 @@ pub static FILES: &[(&str, &str)] = &[
     ("trust_ratio", include_str!("../../shaders/trust_ratio.wgsl")),
     ("upsample_nearest", include_str!("../../shaders/upsample_nearest.wgsl")),
     ("upsample_nearest_grad", include_str!("../../shaders/upsample_nearest_grad.wgsl")),
+    ("weight_transpose", include_str!("../../shaders/weight_transpose.wgsl")),
     ("weighted_sum", include_str!("../../shaders/weighted_sum.wgsl")),
 ];

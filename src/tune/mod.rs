@@ -4,7 +4,8 @@
 //!
 //! A candidate that is wrong at one shape is refused there and nowhere else. What is remembered is
 //! compared once more before it is used, so a file of another machine, or one that was edited,
-//! costs time and never a wrong number.
+//! costs time and never a wrong number. So is a default that is not the portable kernel, before
+//! anything is measured: without time for that the portable kernel is taken.
 //!
 //! Products go by rounds: what one of them needs is compiled together, on every core, and then
 //! measured.
@@ -67,6 +68,13 @@ pub fn products<'a>(plans: impl IntoIterator<Item = &'a Plan>) -> Vec<Product> {
     products
 }
 
+impl Product {
+    /// The variant that it has where nothing was measured.
+    fn default(&self, session: &Session) -> Variant {
+        self.op.preferred(&self.io, &session.target())
+    }
+}
+
 /// One candidate at one shape.
 #[derive(Clone, Debug, Serialize)]
 pub struct Trial {
@@ -82,6 +90,13 @@ pub struct Trial {
     pub refused: Option<String>,
 }
 
+impl Trial {
+    fn refused(product: &Product, variant: Variant, why: String) -> Self {
+        let key = product.key.clone();
+        Self { key, variant, seconds: None, flops_per_second: None, refused: Some(why) }
+    }
+}
+
 /// What tuning has found.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Tuning {
@@ -91,8 +106,11 @@ pub struct Tuning {
     pub chosen: usize,
     /// Products whose choice was remembered and found right again.
     pub remembered: usize,
-    /// Products that there was no time for.
+    /// Products that there was no time to measure.
     pub left: usize,
+    /// Of these, products whose default there was no time to compare either: they have the portable
+    /// kernel.
+    pub unsure: usize,
     /// Seconds spent.
     pub seconds: f64,
 }
@@ -110,10 +128,12 @@ impl std::fmt::Display for Tuning {
             self.remembered,
         )?;
         if self.left > 0 {
-            write!(f, ", {} left to the defaults until the next start", self.left)
-        } else {
-            Ok(())
+            write!(f, ", {} left to the defaults until the next start", self.left)?;
         }
+        if self.unsure > 0 {
+            write!(f, ", of which {} to the portable kernels", self.unsure)?;
+        }
+        Ok(())
     }
 }
 
@@ -156,8 +176,12 @@ pub fn tune_products(
         return Ok(Tuning::default());
     }
     let began = Instant::now();
+    let deadline = began + effort.budget;
     let device = session.device();
-    let (mut choices, mut report) = (Choices::default(), Tuning::default());
+    let mut report = Tuning::default();
+    let known = |p: &Product| memory.get(&device, &p.key).is_some() && !effort.sweep;
+    let new: Vec<Product> = products.iter().filter(|p| !known(p)).cloned().collect();
+    let mut choices = compare_defaults(session, &new, deadline, &mut report)?;
     let mut prepared = 0;
     for (i, product) in products.iter().enumerate() {
         let known = |p: &Product| memory.get(&device, &p.key).filter(|_| !effort.sweep);
@@ -173,6 +197,7 @@ pub fn tune_products(
             if is_right(session, product, known.variant)? {
                 choices.set(product.key.clone(), known.variant);
                 report.remembered += 1;
+                report.chosen += 1;
                 continue;
             }
             memory.forget(&device, &product.key);
@@ -181,9 +206,10 @@ pub fn tune_products(
             report.left += 1;
             continue;
         }
-        let deadline = began + effort.budget;
-        let (best, complete) = best(session, product, deadline, &mut report.trials)?;
+        let default = choices.get(&product.key).unwrap_or_else(|| product.default(session));
+        let (best, complete) = best(session, product, default, deadline, &mut report.trials)?;
         choices.set(product.key.clone(), best.variant);
+        report.chosen += 1;
         // Half a measurement is used but tried again at the next start.
         if complete {
             memory.set(&device, &product.key, best);
@@ -192,15 +218,52 @@ pub fn tune_products(
         }
     }
     session.reset();
-    report.chosen = choices.len();
     report.seconds = began.elapsed().as_secs_f64();
     session.set_choices(choices);
     memory.store();
     Ok(report)
 }
 
+/// Compares the defaults of products that have never been measured, where they are not the portable
+/// kernel. Returns the portable kernel for those that are wrong, and for those that there is no time
+/// for.
+fn compare_defaults(
+    session: &mut Session,
+    products: &[Product],
+    deadline: Instant,
+    report: &mut Tuning,
+) -> Result<Choices, DeviceError> {
+    let mut portable = Choices::default();
+    let mut prepared = 0;
+    for (i, product) in products.iter().enumerate() {
+        let offered = product.op.variants(&product.io, &session.target());
+        let late = Instant::now() >= deadline;
+        if i == prepared {
+            prepared += prepare(session, &products[i..], |session, p| {
+                let default = p.default(session);
+                let trusted = p.op.variants(&p.io, &session.target())[0];
+                if late || default == trusted { vec![] } else { vec![default] }
+            })?;
+        }
+        let default = product.default(session);
+        if default == offered[0] {
+            continue;
+        }
+        if late {
+            report.unsure += 1;
+        } else {
+            match try_one(session, product, offered[0], default)? {
+                Tried::Right(_) => continue,
+                Tried::Refused(why) => report.trials.push(Trial::refused(product, default, why)),
+            }
+        }
+        portable.set(product.key.clone(), offered[0]);
+    }
+    Ok(portable)
+}
+
 /// Sets choices on an empty session after comparing each with the portable kernel once more.
-/// Returns the keys of those that are refused; they have the default.
+/// Returns the keys of those that are refused; they have the portable kernel.
 ///
 /// # Errors
 /// If the driver fails.
@@ -219,7 +282,11 @@ pub fn trust(
         let Some(variant) = choices.get(&product.key) else { continue };
         match is_right(session, product, variant)? {
             true => right.set(product.key.clone(), variant),
-            false => refused.push(product.key.clone()),
+            false => {
+                let portable = product.op.variants(&product.io, &session.target())[0];
+                right.set(product.key.clone(), portable);
+                refused.push(product.key.clone());
+            }
         }
     }
     session.reset();
@@ -299,40 +366,37 @@ fn try_one(
     }
 }
 
-/// The fastest right variant; whether every candidate was tried.
+/// The fastest right variant, `default` where there is no time for another; whether every candidate
+/// was tried.
 fn best(
     session: &mut Session,
     product: &Product,
+    default: Variant,
     deadline: Instant,
     trials: &mut Vec<Trial>,
 ) -> Result<(Remembered, bool), DeviceError> {
     let offered = product.op.variants(&product.io, &session.target());
-    let (portable, default) = (offered[0], product.op.preferred(&product.io, &session.target()));
+    let portable = offered[0];
+    // A default that was wrong is not tried again.
+    let wrong = Some(product.default(session)).filter(|v| *v != default);
     let mut best = Remembered { variant: default, seconds: f64::INFINITY };
     let mut complete = true;
     // The default comes first: what is left when time runs out must not lose to it unmeasured.
     let rest = offered.iter().copied().filter(|v| *v != default && *v != portable);
     let mut candidates = vec![default];
     candidates.extend(Some(portable).filter(|v| *v != default));
-    candidates.extend(rest);
+    candidates.extend(rest.filter(|v| Some(*v) != wrong));
     for candidate in candidates {
         if Instant::now() >= deadline && candidate != default {
             complete = false;
             continue;
         }
-        let mut trial = Trial {
-            key: product.key.clone(),
-            variant: candidate,
-            seconds: None,
-            flops_per_second: None,
-            refused: None,
-        };
         match try_one(session, product, portable, candidate)? {
             Tried::Refused(why) => {
                 if candidate == default {
                     best.variant = portable;
                 }
-                trial.refused = Some(why);
+                trials.push(Trial::refused(product, candidate, why));
             }
             Tried::Right(pair) => {
                 let seconds = pair.seconds(session, true)?;
@@ -340,10 +404,15 @@ fn best(
                     best = Remembered { variant: candidate, seconds };
                 }
                 let flops = product.op.flops(&product.io) as f64;
-                (trial.seconds, trial.flops_per_second) = (Some(seconds), Some(flops / seconds));
+                trials.push(Trial {
+                    key: product.key.clone(),
+                    variant: candidate,
+                    seconds: Some(seconds),
+                    flops_per_second: Some(flops / seconds),
+                    refused: None,
+                });
             }
         }
-        trials.push(trial);
     }
     Ok((best, complete))
 }

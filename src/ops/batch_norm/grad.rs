@@ -148,6 +148,7 @@ impl OpDef for BatchNormGrad {
             .set("ROWS", rows)
             .set("C4", c4)
             .set("CHUNK", chunk)
+            .set("AHEAD", target.rows_ahead())
             .set("RELU", self.relu);
         let mut bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Input(3), parts];
         bindings.extend(mask);
@@ -157,7 +158,8 @@ impl OpDef for BatchNormGrad {
         let kernel = Kernel::new("batch_norm_grad_factors")
             .set("ROWS", rows)
             .set("C4", c4)
-            .set("PARTS", count);
+            .set("PARTS", count)
+            .set("AHEAD", target.rows_ahead());
         let kernel =
             self.frozen.map_or(kernel.clone(), |eps| kernel.set("FROZEN", true).set("EPS", eps));
         let bindings = [

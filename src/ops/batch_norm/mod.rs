@@ -286,15 +286,19 @@ impl OpDef for BatchNorm {
         let mut span = chunk_rows(rows);
         let mut count = rows.div_ceil(span);
         let mut parts = l.scratch(DType::F32, count * 2 * x.c);
-        let kernel =
-            Kernel::new("batch_norm_moments").set("ROWS", rows).set("C4", c4).set("CHUNK", span);
+        let kernel = Kernel::new("batch_norm_moments")
+            .set("ROWS", rows)
+            .set("C4", c4)
+            .set("CHUNK", span)
+            .set("AHEAD", target.rows_ahead());
         l.push(kernel, target.grid_1d(count * c4), &[Binding::Input(0), parts]);
         let merge = |span: usize, fan_in: usize| {
             let kernel = Kernel::new("batch_norm_merge")
                 .set("ROWS", rows)
                 .set("C4", c4)
                 .set("SPAN", span)
-                .set("FAN_IN", fan_in);
+                .set("FAN_IN", fan_in)
+                .set("AHEAD", target.rows_ahead());
             kernel.set("EPS", self.eps).set("MOMENTUM", self.momentum)
         };
         while count > FAN_IN {

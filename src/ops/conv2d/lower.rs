@@ -1,7 +1,7 @@
 //! Convolutions on WGSL: one GEMM family, tiles of several sizes, broadcasts, cooperative matrices.
 //!
 //! * `conv_nt_{tile,bcast,coop}`: `y[m, n] = sum_k a[m, k] * w[n, k]`, the forward pass and, with
-//!   the weights read across, the input gradient.
+//!   the weights read across (`bcast`: transposed by a kernel before), the input gradient.
 //! * `conv_tn_{tile,bcast,coop}`: `dw = sum over pixels of dy^T x`, split over pixels into `SPLIT`
 //!   partial sums that `conv_tn_reduce` adds in order.
 //!
@@ -162,7 +162,14 @@ pub(super) struct How<'a> {
     pub(super) variant: Variant,
 }
 
-fn nt(l: &mut Lowering, g: &Geometry, nt: &Nt, epilogue: &Epilogue, how: &How<'_>) {
+fn nt(
+    l: &mut Lowering,
+    g: &Geometry,
+    nt: &Nt,
+    weights: Binding,
+    epilogue: &Epilogue,
+    how: &How<'_>,
+) {
     let constants = |file: &'static str| {
         Kernel::new(file)
             .set("N", nt.n)
@@ -212,7 +219,7 @@ fn nt(l: &mut Lowering, g: &Geometry, nt: &Nt, epilogue: &Epilogue, how: &How<'_
     // Tiles fold along y and z; the kernels find the length of y in the grid itself.
     let [y, z, _] = how.target.groups_1d(tiles);
     let grid = [dimension(columns), y, z * dimension(layers)];
-    let mut bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Output(0)];
+    let mut bindings = vec![Binding::Input(0), weights, Binding::Output(0)];
     bindings.extend(tail(epilogue));
     l.push(kernel, grid, &bindings);
 }
@@ -247,7 +254,7 @@ pub(super) fn forward(g: &Geometry, epilogue: &Epilogue, how: &How<'_>) -> Lower
         transposed: false,
         across: false,
     };
-    nt(&mut l, &g, &shape, epilogue, how);
+    nt(&mut l, &g, &shape, Binding::Input(1), epilogue, how);
     l
 }
 
@@ -257,6 +264,10 @@ pub(super) fn input_gradient(g: &Geometry, epilogue: &Epilogue, how: &How<'_>) -
     let g = g.as_matrix();
     let mut l = Lowering::default();
     let classes = if transposed { g.stride } else { 1 };
+    // Lanes that own channels read four of the sum as one vector of transposed weights; read across
+    // these are four loads, which cost a processor more than a pass over the weights.
+    let across = !matches!(how.variant, Variant::Broadcast { .. });
+    let weights = if across { Binding::Input(1) } else { transposed_weights(&mut l, &g, how) };
     let shape = Nt {
         n: g.n,
         h: g.oh,
@@ -267,10 +278,19 @@ pub(super) fn input_gradient(g: &Geometry, epilogue: &Epilogue, how: &How<'_>) -
         oc: g.c,
         classes,
         transposed,
-        across: true,
+        across,
     };
-    nt(&mut l, &g, &shape, epilogue, how);
+    nt(&mut l, &g, &shape, weights, epilogue, how);
     l
+}
+
+/// Transposes the weights to a buffer of their own.
+fn transposed_weights(l: &mut Lowering, g: &Geometry, how: &How<'_>) -> Binding {
+    let weights = l.scratch(DType::F32, g.weights());
+    let kernel = Kernel::new("weight_transpose").set("OC", g.oc).set("IC", g.c);
+    let grid = how.target.grid_1d(g.weights() / 4);
+    l.push(kernel.set("TAPS", g.k * g.k), grid, &[Binding::Input(1), weights]);
+    weights
 }
 
 /// Grid and split of a weight gradient in tiles of rows, columns and pixels: enough workgroups for
