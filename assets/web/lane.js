@@ -12,7 +12,7 @@ const ADVICE = {
   diverged: "Training has left the numbers that the GPU can hold. Choose a smaller learning rate, then press Start.",
   file: "These are no weights of this network. Choose the method and the width that they were trained with.",
   settings: "Change that setting, then press Start.",
-  data: "Choose all six binary files of CIFAR-10, or a folder with train and test, in each a folder for every class; then press Start.",
+  data: "Choose all six binary files of CIFAR-10, or a folder with train and test, in each a folder for every class; then try again.",
   bug: "This is a fault of the program. Reload the page and press “Continue the last run”.",
 };
 // Values of a record that are no curves.
@@ -86,7 +86,6 @@ export class Lane {
     this.find(".walk").onclick = () => this.tell({ do: "walk", from: this.before, to: this.image });
     this.find(".save").onclick = () => this.save(true);
     this.find(".metrics").onclick = () => this.saveMetrics();
-    this.find(".load").onchange = (event) => this.open(event.target);
     this.find(".plan").ontoggle = () => this.tell({ do: "plan" });
     this.begun = new Promise((resolve) => (this.hasBegun = resolve));
     this.worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
@@ -116,6 +115,7 @@ export class Lane {
   }
 
   train(steps) {
+    this.find(".error").hidden = true;
     this.set("training");
     return this.tell({ do: "train", steps: steps ?? null });
   }
@@ -132,13 +132,22 @@ export class Lane {
     this.times.look = performance.now();
     this.tell({ do: "picture", of: "views" });
     this.tell({ do: "picture", of: "reconstructions" });
-    if (this.step > 0) this.tell({ do: "similarity" });
+    // It takes as long as a step or two.
+    if (this.step === 0 || this.times.look - (this.times.alike ?? -LOOK) < LOOK) return;
+    this.times.alike = this.times.look;
+    this.tell({ do: "similarity" });
   }
 
   probe() {
     this.find(".probe").disabled = true;
     this.write("Linear probe", "reads the features");
     return this.tell({ do: "probe", epochs: PROBE_EPOCHS });
+  }
+
+  // Training images that this device encodes in some seconds: it trains on a third as many.
+  among() {
+    const rate = this.records.findLast(({ split }) => split === "train")?.images_per_second ?? 0;
+    return Math.round(Math.min(Math.max(30 * rate, 128), 4096));
   }
 
   // An image of the gallery was chosen.
@@ -150,7 +159,7 @@ export class Lane {
     }
     this.find(".chosen").hidden = false;
     this.find(".walking").hidden = this.before === null || !this.walks;
-    this.tell({ do: "neighbours", image });
+    this.tell({ do: "neighbours", image, among: this.among() });
     this.tell({ do: "views", image, draw: this.drawing });
   }
 
@@ -158,14 +167,6 @@ export class Lane {
     this.times.keep = performance.now();
     this.download ||= download;
     return this.tell({ do: "save" });
-  }
-
-  async open(input) {
-    const [file] = input.files;
-    if (!file) return;
-    input.value = "";
-    this.forgetCurves();
-    await this.begin({}, new Uint8Array(await file.arrayBuffer()));
   }
 
   /** Ends the worker and with it all that it held on the GPU. */
@@ -212,7 +213,11 @@ export class Lane {
   compiled({ ready, of }) {
     const bar = this.find("progress");
     [bar.hidden, bar.max, bar.value] = [ready === of, of, ready];
+    this.saidBefore ??= this.find(".status").textContent;
     this.say(`Preparing the GPU: ${ready} of ${of} programs of this part.`);
+    if (ready < of) return;
+    if (this.state !== "preparing") this.say(this.saidBefore);
+    this.saidBefore = null;
   }
 
   start(value) {
@@ -422,12 +427,5 @@ export class Lane {
     this.find("progress").hidden = true;
     this.say("Stopped.");
     this.set("failed");
-  }
-
-  forgetCurves() {
-    for (const chart of this.charts.values()) chart.end();
-    this.charts.clear();
-    this.records = [];
-    this.find(".charts").replaceChildren();
   }
 }

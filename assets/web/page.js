@@ -133,14 +133,14 @@ by("beside").onclick = async () => {
   const other = form.elements.method.value === "vae" ? "aavae" : "vae";
   if (await prepare([form.elements.method.value, other])) for (const lane of lanes) lane.train();
 };
-by("continue").onclick = async () => {
-  const bytes = await kept();
-  if (!bytes) return;
-  by("continue").hidden = true;
+// The shortest text of a number that was stored in 32 bits.
+const number = (value) => (value === undefined || value === null ? "" : String(Number(Number(value).toPrecision(7))));
+// A run from a file: on from where it was, with its settings.
+const resume = async (bytes) => {
   reset();
   const lane = add(form.elements.method.value);
   made = JSON.stringify([settings()]);
-  lane.begin({}, bytes);
+  lane.begin(settings(), bytes); // which a file without settings has
   await lane.begun;
   // The form says what the run is, so that Start goes on with it.
   const { settings: of } = lane.info;
@@ -154,9 +154,17 @@ by("continue").onclick = async () => {
   remember();
   made = JSON.stringify([settings()]);
 };
-// The shortest text of a number that was stored in 32 bits.
-const number = (value) => (value === undefined || value === null ? "" : String(Number(Number(value).toPrecision(7))));
-
+by("continue").onclick = async () => {
+  const bytes = await kept();
+  if (!bytes) return;
+  await resume(bytes);
+  by("continue").hidden = true;
+};
+by("load").onchange = async ({ target }) => {
+  const [file] = target.files;
+  target.value = "";
+  if (file) await resume(new Uint8Array(await file.arrayBuffer()));
+};
 form.oninput = () => {
   arrange();
   remember();

@@ -14,8 +14,6 @@ const GALLERY: usize = 16;
 const VIEWS: usize = 23;
 /// Neighbours of one image.
 const NEIGHBOURS: usize = 10;
-/// Training images among which they are looked for: what a slow device encodes in seconds.
-const AMONG: usize = 1024;
 /// Runs of views whose similarities are measured.
 const SIMILARITY: usize = 4;
 
@@ -56,8 +54,8 @@ impl Run<'_> {
                 let more = json!({ "image": image, "draw": draw, "count": VIEWS + 1 });
                 show("many", step, &picture, more);
             }
-            Command::Neighbours { image } => {
-                let found = self.trainer.neighbours(image, NEIGHBOURS, AMONG, step)?;
+            Command::Neighbours { image, among } => {
+                let found = self.trainer.neighbours(image, NEIGHBOURS, among, step)?;
                 let cosines: Vec<f32> = found.0.iter().map(|near| near.similarity).collect();
                 let rows: Vec<usize> = found.0.iter().map(|near| near.row).collect();
                 let more = json!({ "image": image, "cosines": cosines, "rows": rows });

@@ -66,6 +66,8 @@ pub enum Command {
     Neighbours {
         /// Which.
         image: usize,
+        /// Among so many, the first of them: a slow device takes its time for each.
+        among: usize,
     },
     /// What the decoder makes of the way from one of them to another.
     Walk {
@@ -224,7 +226,7 @@ fn data(config: &mut RunConfig) -> Result<Files, RunError> {
     let given = GIVEN.take();
     if given.is_empty() {
         return Err(RunError::Data(DataError::Missing {
-            what: "images that this page no longer has",
+            what: "files of images",
             path: config.dataset.name().into(),
             hint: None,
         }));
