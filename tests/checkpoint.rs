@@ -72,6 +72,11 @@ fn comes_back_as_it_was_in_the_same_bytes() {
     loaded.save(&b).expect("saved again");
     let bytes = fs::read(&a).expect("bytes");
     assert_eq!(bytes, fs::read(&b).expect("bytes"));
+    assert_eq!(bytes, sample(3).to_bytes(), "a file in memory is the file");
+    let memory = Checkpoint::from_bytes(Path::new("memory"), &bytes).expect("read from memory");
+    assert_same(&memory, &sample(3));
+    let cut = Checkpoint::from_bytes(Path::new("memory"), &bytes[..bytes.len() - 1]);
+    assert!(cut.is_err_and(|error| error.to_string().contains("`memory`")));
     // Fixed for good: other processes, platforms and versions have to write the same.
     assert_eq!(sample(3).digest(), DIGEST);
     assert_eq!(names(dir.path()), ["a.safetensors", "b.safetensors"]);

@@ -5,10 +5,15 @@
 mod probe;
 mod support;
 
-use aavae::data::Kind;
+use std::sync::Arc;
+
+use aavae::data::shapes::Part;
+use aavae::data::{Kind, Shapes, Subset};
 use aavae::device::{Data, Host, PlanId, Session};
+use aavae::eval::features::{Evaluator, Features};
+use aavae::eval::knn::{KNN, knn, knn_left_out, knn_table};
 use aavae::ir::{Graph, Group, autodiff};
-use aavae::method::{self, Compare, Method, ModelConfig, Training, Views};
+use aavae::method::{self, Compare, Method, ModelConfig, Objective, Protocol, Training, Views};
 use aavae::model::Stem;
 use aavae::ops::{Dot, Emit, Op, Recipe, StepUniforms};
 use aavae::optim::{Optimizer, Update};
@@ -225,4 +230,83 @@ fn decay_of_adam_and_sgd_is_pytorchs() {
     // .1 * 3 > .2 turns the sign of the first gradient.
     assert_close(updated(Optimizer::Adam, [-0.2, 2.0], 0.01), [2.99, 3.99]);
     assert_close(updated(Optimizer::Sgd, [-0.2, 2.0], 0.01), [3.0 - 0.001, 4.0 - 0.024]);
+}
+
+/// kNN (Wu et al., 2018, arXiv 1805.01978, section 3.4: k 200 at temperature .07) of two classes in
+/// two directions, all votes of a row's own class: three of four test images are labelled right.
+#[test]
+fn the_table_of_knn_has_what_the_images_suffice_for() {
+    let rows = |n: usize, wrong: usize| {
+        let side = |i: usize| if i.is_multiple_of(2) { [1.0, 0.1] } else { [0.1, 1.0] };
+        let label = |i: usize| (i % 2) as u32 ^ u32::from(i < wrong);
+        let data = (0..n).flat_map(side).collect();
+        Features { dim: 2, data, labels: (0..n).map(label).collect() }
+    };
+    let ks = |train: usize| -> Vec<usize> {
+        let table = knn_table(&rows(train, 0), &rows(4, 1), 2).expect("a table");
+        assert!(table.iter().all(|row| row.2 == 0.75), "{table:?}");
+        let pairs: Vec<_> = table.iter().map(|row| (row.0, row.1)).collect();
+        assert!(pairs.iter().all(|pair| KNN.contains(pair)), "{pairs:?}");
+        table.iter().map(|row| row.0).collect()
+    };
+    let all: Vec<usize> = KNN.iter().map(|row| row.0).collect();
+    assert!(all.contains(&20) && all.contains(&200), "{all:?}");
+    assert_eq!(ks(400), all);
+    // Of 60 images 20 neighbours are all of a row's class; 200 there are not.
+    assert_eq!(ks(60), all.iter().copied().filter(|k| *k == 20).collect::<Vec<_>>());
+    let left_out = knn_left_out(60).expect("200 are too many");
+    assert_eq!(left_out, "no kNN with k = 200: there are 60 training images");
+    assert_eq!(knn_left_out(200), None);
+}
+
+/// A vote weighs `exp(s / T)`, beyond any number for a small T: here `exp(1000)` for the nearest row,
+/// and `exp(999)` for each of the two of the other class, which are `2 / e < 1` of it together.
+#[test]
+fn votes_of_knn_do_not_overflow() {
+    let near = [0.999, (1.0_f32 - 0.999 * 0.999).sqrt()];
+    let data = [near, near, [1.0, 0.0]].concat();
+    let train = Features { dim: 2, data, labels: vec![0, 0, 1] };
+    let test = Features { dim: 2, data: vec![1.0, 0.0], labels: vec![1] };
+    assert_eq!(knn(&train, &test, &[(3, 0.001)], 2).expect("an accuracy"), [1.0]);
+    // At a temperature of 1 the two outvote the one.
+    assert_eq!(knn(&train, &test, &[(3, 1.0)], 2).expect("an accuracy"), [0.0]);
+}
+
+/// View `v` of step `s` is the first one of step `s + v`: views of an image are different draws.
+#[test]
+fn every_view_that_is_embedded_has_draws_of_its_own() {
+    let subset = Subset::full(Arc::new(Shapes::new(1, Part::Train, 4)));
+    let session = Session::from(Host::<f32>::new());
+    let model = config(Method::Aavae, 32, 4);
+    let made = Evaluator::new(session, model, Protocol::PadCrop, 3, None, 1);
+    let mut evaluator = made.expect("a model");
+    let mut embed = |views: usize, step: u32| {
+        evaluator.embed_views(&subset, 2, views, &StepUniforms::seeded(7, step)).expect("views")
+    };
+    let (three, last) = (embed(3, 10), embed(1, 12));
+    for image in 0..2 {
+        let views = &three.views[image];
+        assert_eq!((views.len(), last.views[image].len()), (3, 1));
+        assert!(views[0] != views[1] && views[1] != views[2] && views[0] != views[2]);
+        assert_eq!(views[2], last.views[image][0]);
+        for ((name, vectors), (_, later)) in three.vectors.iter().zip(&last.vectors) {
+            assert_eq!(vectors[image].len(), 3, "{name}");
+            assert_eq!(vectors[image][2], later[image][0], "{name}");
+            assert_ne!(vectors[image][0], vectors[image][1], "{name}");
+        }
+    }
+}
+
+/// What is said of a loss is its equation with the numbers of this run.
+#[test]
+fn a_loss_is_said_with_its_numbers() {
+    let said = |method: Method, kl_coeff: f32| {
+        let objective = config(method, 16, 4).objective;
+        Objective { kl_coeff, temperature: 0.25, ..objective }.loss()
+    };
+    assert_eq!(said(Method::Vae, 0.5), "`0.5 KL - log p(x|z)`");
+    assert_eq!(said(Method::Simclr, 0.0), "NT-Xent at temperature 0.25 between two views");
+    for method in Method::ALL {
+        assert!(!said(*method, 0.0).is_empty(), "{method:?}");
+    }
 }

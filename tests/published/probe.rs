@@ -70,7 +70,7 @@ struct Sgd {
 const PUBLISHED: Sgd =
     Sgd { momentum: 0.9, nesterov: true, rate: 0.1 * BATCH as f64 / 256.0, cosine: true };
 
-/// Mean loss over the last epoch, and the trained `[W, b]`, of `CrossEntropyLoss` and
+/// Means over the last epoch of the loss and of the images told right, and the trained `[W, b]`, of `CrossEntropyLoss` and
 /// `torch.optim.SGD`: `v = mu v + g` (`v = g` at first); `w -= lr (g + mu v)` with Nesterov's
 /// momentum, else `w -= lr v`.
 fn train(
@@ -79,26 +79,27 @@ fn train(
     labels: &[u32],
     start: &[f64],
     order: &Order,
-) -> (f64, Vec<f64>) {
+) -> ([f64; 2], Vec<f64>) {
     let (mut w, mut v) = (start.to_vec(), vec![0.0; start.len()]);
     let total = order.steps_per_epoch() * EPOCHS as u64;
     let mut losses = vec![];
     for step in 0..total {
         let (epoch, first) = order.locate(step);
         let images = &order.epoch(epoch)[first..first + BATCH];
-        let (mut g, mut loss) = (vec![0.0; w.len()], 0.0);
+        let (mut g, mut loss, mut hits) = (vec![0.0; w.len()], 0.0, 0.0);
         for &image in images {
             let (row, label) = (&x[image as usize * dim..][..dim], labels[image as usize] as usize);
             let logits = logits(&w, row);
             let sum: f64 = logits.iter().map(|l| l.exp()).sum();
             loss += (sum.ln() - logits[label]) / BATCH as f64;
+            hits += f64::from(logits.iter().all(|l| *l <= logits[label])) / BATCH as f64;
             for c in 0..CLASSES {
                 let d = (logits[c].exp() / sum - f64::from(c == label)) / BATCH as f64;
                 row.iter().enumerate().for_each(|(i, x)| g[c * dim + i] += d * f64::from(*x));
                 g[CLASSES * dim + c] += d;
             }
         }
-        losses.push(loss);
+        losses.push([loss, hits]);
         let angle = std::f64::consts::PI * step as f64 / total as f64;
         let rate = if sgd.cosine { sgd.rate * (1.0 + angle.cos()) / 2.0 } else { sgd.rate };
         for ((w, v), g) in w.iter_mut().zip(&mut v).zip(g) {
@@ -107,7 +108,7 @@ fn train(
         }
     }
     let last = &losses[losses.len() - order.steps_per_epoch() as usize..];
-    (last.iter().sum::<f64>() / last.len() as f64, w)
+    ([0, 1].map(|i| last.iter().map(|row| row[i]).sum::<f64>() / last.len() as f64), w)
 }
 
 fn logits(w: &[f64], row: &[f32]) -> [f64; CLASSES] {
@@ -143,13 +144,21 @@ fn a_probe_is_pytorchs_sgd() {
         Evaluator::new(session, config, Protocol::PadCrop, CLASSES, None, 1).expect("a model");
     let features = evaluator.features(&subset, |_| ()).expect("features");
     let asked = ProbeConfig { epochs: EPOCHS, seed: SEED };
-    let result = probe(&mut evaluator, asked, &subset, &features, |_, _| ()).expect("a probe");
+    let mut said = vec![];
+    let result = probe(&mut evaluator, asked, &subset, &features, |epoch, accuracy| {
+        said.push((epoch, accuracy));
+    });
+    let result = result.expect("a probe");
+    let epochs: Vec<usize> = said.iter().map(|row| row.0).collect();
+    assert_eq!(epochs, (1..=EPOCHS).collect::<Vec<_>>(), "each epoch is said once");
+    assert_eq!(said.last().map(|row| row.1), Some(result.train));
 
     let order = Order::new(subset.len(), BATCH, SEED, true).expect("an order");
     let start = initial(&config, features.dim);
     let x = (&features.data[..], features.dim);
     let run = |sgd| train(sgd, x, &features.labels, &start, &order);
-    let (loss, trained) = run(PUBLISHED);
+    let ([loss, accuracy], trained) = run(PUBLISHED);
+    assert!((result.train - accuracy).abs() < 1e-9, "{result:?}, by hand {accuracy}");
     assert!((result.loss / loss - 1.0).abs() < 1e-4, "{result:?}, by PyTorch's formula {loss}");
     let right = |(row, label): &(&[f32], &u32)| {
         let logits = logits(&trained, row);
@@ -165,7 +174,7 @@ fn a_probe_is_pytorchs_sgd() {
         ("no rate", Sgd { rate: 0.0, ..PUBLISHED }),
         ("no cosine", Sgd { cosine: false, ..PUBLISHED }),
     ] {
-        let other = run(wrong).0;
+        let other = run(wrong).0[0];
         assert!((other / loss - 1.0).abs() > 1e-3, "{name}: {other} beside {loss}");
     }
 }
