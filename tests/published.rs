@@ -16,7 +16,8 @@ use aavae::ir::{Graph, Group, autodiff};
 use aavae::method::{self, Compare, Method, ModelConfig, Objective, Protocol, Training, Views};
 use aavae::model::Stem;
 use aavae::ops::{Dot, Emit, Op, Recipe, StepUniforms};
-use aavae::optim::{Optimizer, Update};
+use aavae::optim::{Optimizer, Update, loss_scale};
+use aavae::run::fit::Fit;
 use aavae::tensor::{Shape, TensorType};
 use support::{config, fill, load, reset, uniforms};
 
@@ -308,5 +309,44 @@ fn a_loss_is_said_with_its_numbers() {
     assert_eq!(said(Method::Simclr, 0.0), "NT-Xent at temperature 0.25 between two views");
     for method in Method::ALL {
         assert!(!said(*method, 0.0).is_empty(), "{method:?}");
+    }
+}
+
+/// PyTorch's `GradScaler` begins at 2^16 and moves by factors of two.
+#[test]
+fn a_scale_that_no_training_makes_is_told() {
+    assert_eq!(loss_scale::begin(), [65_536.0, 0.0, 0.0]);
+    let scale = |x: f32| loss_scale::fault(&[x, 3.0, 1.0]);
+    for good in [1.0, 2.0, 65_536.0, 16_777_216.0] {
+        assert_eq!(scale(good), None, "{good}");
+    }
+    for bad in [0.5, 0.0, -2.0, 3.0, 65_537.0, 33_554_432.0, f32::NAN, f32::INFINITY] {
+        assert!(scale(bad).is_some_and(|why| why.contains("power of two")), "{bad}");
+    }
+    for bad in [-1.0, 0.5, f32::NAN] {
+        let counted = |state: [f32; 3]| loss_scale::fault(&state);
+        assert!(counted([2.0, bad, 0.0]).is_some_and(|why| why.contains("counted")), "{bad}");
+        assert!(counted([2.0, 0.0, bad]).is_some(), "{bad}");
+    }
+}
+
+/// The hint of what does not fit names the largest number that does.
+#[test]
+fn the_largest_that_fits_is_named() {
+    let hint = |asked: usize, least: usize, room: usize| {
+        let fit = Fit { option: "--batch-size", asked, least };
+        let found = fit.largest(|n| if n <= room { Ok(n) } else { Err(format!("{n} is much")) });
+        found.map_err(|error| {
+            assert_eq!(error.to_string(), format!("{asked} is much"));
+            error.hint().expect("a hint")
+        })
+    };
+    for room in 1..40 {
+        assert_eq!(hint(room, 1, room), Ok(room));
+        let said = hint(40, 1, room).expect_err("too much");
+        assert!(said.starts_with(&format!("`--batch-size {room}` fits")), "{room}: {said}");
+    }
+    for asked in [2, 40] {
+        assert!(hint(asked, 2, 1).is_err_and(|hint| hint.starts_with("no batch fits")));
     }
 }

@@ -440,7 +440,8 @@ fn a_disk_that_fills_up() {
     let before = Checkpoint::load(out.join("checkpoints/last.safetensors")).expect("a checkpoint");
     shell(&format!("ulimit -f 4000; exec {binary} {}", more(&out, "--resume")))
         .fails(1, &["cannot write", "step-8"])
-        .hints("`ulimit -f`");
+        .hints("`ulimit -f`")
+        .hints("continue with `--resume`");
     assert_eq!(
         Checkpoint::load(out.join("checkpoints/last.safetensors")).expect("a checkpoint"),
         before
