@@ -78,7 +78,7 @@ export class Lane {
     this.charts = new Map();
     this.records = [];
     this.state = "new";
-    this.times = { keep: performance.now(), look: performance.now() };
+    this.times = { keep: performance.now(), look: performance.now(), drawing: 0 };
     this.find(".look").onclick = () => this.look();
     this.find(".measure").onclick = () => this.tell({ do: "measure" });
     this.find(".probe").onclick = () => this.probe();
@@ -130,12 +130,13 @@ export class Lane {
 
   look() {
     this.times.look = performance.now();
+    // It takes as long as a step or two.
+    if (this.step > 0 && this.times.look - (this.times.alike ?? -LOOK) >= LOOK) {
+      this.times.alike = this.times.look;
+      this.tell({ do: "similarity" });
+    }
     this.tell({ do: "picture", of: "views" });
     this.tell({ do: "picture", of: "reconstructions" });
-    // It takes as long as a step or two.
-    if (this.step === 0 || this.times.look - (this.times.alike ?? -LOOK) < LOOK) return;
-    this.times.alike = this.times.look;
-    this.tell({ do: "similarity" });
   }
 
   probe() {
@@ -263,7 +264,8 @@ export class Lane {
       `Step ${record.step}, epoch ${record.epoch + 1}: ${record.images_per_second.toPrecision(3)} images a second.`,
     );
     const now = performance.now();
-    if (now - this.times.look > LOOK) this.look();
+    // Where pictures take long, most of the time is still for training.
+    if (now - this.times.look > Math.max(LOOK, 8 * this.times.drawing)) this.look();
     if (this.keeps && now - this.times.keep > KEEP) this.save(false);
   }
 
@@ -287,6 +289,7 @@ export class Lane {
       neighbours: () => this.neighbours(picture, more, step),
     };
     if (drawn[of]) return drawn[of]();
+    this.times.drawing = performance.now() - this.times.look;
     const figure = this.find(`.${of}`);
     const image = figure.querySelector("img");
     image.src = address;
