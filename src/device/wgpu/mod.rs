@@ -19,9 +19,10 @@ pub use adapter::adapters;
 pub(crate) use adapter::select;
 pub use adapter::{AdapterInfo, Pick, find};
 
+#[cfg(any(feature = "native", target_family = "wasm"))]
+use super::wait;
 use super::{
     Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Progress, Ticket,
-    wait,
 };
 use crate::ops::{Binding, Kernel, StepUniforms, Target};
 use crate::plan::{Limits, Place, Plan};
