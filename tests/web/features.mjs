@@ -1,0 +1,200 @@
+// What the page offers besides training, by real clicks on one small run of images of one's own.
+// `scripts/test-web` calls it: node features.mjs PAGE-FOLDER OUT-FOLDER
+
+import assert from "node:assert/strict";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { join, resolve } from "node:path";
+
+import { Browser, DESKTOP, MINUTE, PHONE, inaccessible, save, serve } from "./browser.mjs";
+
+const [folder, out] = process.argv.slice(2).map((path) => resolve(path));
+const site = await serve(folder);
+const browser = await Browser.open(site);
+const BATCH = 8;
+const CLASSES = { dark: 60, light: 190 };
+const SIDE = 32;
+
+const trial = async (name, run) => {
+  const began = Date.now();
+  await run();
+  console.log(`${name}: passed in ${((Date.now() - began) / 1000).toFixed(1)} s`);
+};
+
+/** A bitmap of vertical stripes about one level. */
+const bitmap = (level, seed) => {
+  const file = Buffer.alloc(54 + SIDE * SIDE * 3);
+  file.write("BM");
+  for (const [at, value] of [[2, file.length], [10, 54], [14, 40], [18, SIDE], [22, SIDE]]) {
+    file.writeUInt32LE(value, at);
+  }
+  file.writeUInt16LE(1, 26);
+  file.writeUInt16LE(24, 28);
+  for (let i = 54; i < file.length; i++) file[i] = level + ((i * (seed + 1)) % 41);
+  return file;
+};
+
+/** A folder of images, as a person may have one. */
+const images = async (name, splits) => {
+  for (const [split, count] of Object.entries(splits)) {
+    for (const [of, level] of Object.entries(CLASSES)) {
+      const path = join(out, name, split, of);
+      await mkdir(path, { recursive: true });
+      for (let i = 0; i < count; i++) await writeFile(join(path, `${i}.bmp`), bitmap(level, i));
+    }
+  }
+  return join(out, name);
+};
+
+const page = await browser.visit(`#width=8&batch_size=${BATCH}&method=aavae`);
+const state = (states) =>
+  page.waitForSelector(states.map((s) => `.lane[data-state=${s}]`).join(","), { timeout: 8 * MINUTE });
+const error = async () => {
+  await state(["failed"]);
+  return page.textContent(".lane .error");
+};
+/** The step that a click on "One step" ends at; what went wrong is said. */
+const step = async (number) => {
+  await page.click("#step");
+  await page.waitForFunction(
+    (number) => {
+      const { state, step } = document.querySelector(".lane")?.dataset ?? {};
+      return state === "failed" || (state === "paused" && Number(step) === number);
+    },
+    number,
+    { timeout: 8 * MINUTE },
+  );
+  assert.equal(await page.getAttribute(".lane", "data-state"), "paused", await page.textContent(".lane .error"));
+};
+const count = (selector) => page.locator(selector).count();
+const arrives = (selector) => page.waitForSelector(selector, { timeout: 2 * MINUTE });
+
+await trial("settings of a method, in the address", async () => {
+  const shown = async (method) => {
+    await page.selectOption("[name=method]", method);
+    const fields = ["kl_coeff", "log_scale", "temperature"];
+    return Promise.all(fields.map((name) => page.isVisible(`[name=${name}]`)));
+  };
+  assert.deepEqual(await shown("simclr"), [false, false, true]);
+  assert.deepEqual(await shown("ae"), [false, false, false]);
+  assert.deepEqual(await shown("vae"), [true, true, false]);
+  await page.fill("[name=kl_coeff]", "0.5");
+  await page.fill("[name=seed]", "7");
+  await page.reload();
+  const values = Object.entries({ method: "vae", kl_coeff: "0.5", seed: "7", width: "8" });
+  for (const [name, value] of values) assert.equal(await page.inputValue(`[name=${name}]`), value);
+  await page.fill("[name=kl_coeff]", "");
+  await shown("aavae");
+});
+
+await trial("files that are no data are named", async () => {
+  const short = { name: "data_batch_1.bin", mimeType: "", buffer: Buffer.alloc(3073) };
+  await page.selectOption("[name=dataset]", "files");
+  await page.click("#start");
+  assert.match(await page.textContent("#given"), /First choose files/);
+  await page.setInputFiles("#files", [short]);
+  await page.click("#start");
+  assert.match(await error(), /data_batch_2\.bin.*Choose all six binary files/);
+  await page.setInputFiles("#folder", await images("half", { train: 12 }));
+  await page.click("#start");
+  assert.match(await error(), /half\/test.*a folder with train and test/);
+});
+
+await trial("one step on images of one's own", async () => {
+  await page.setInputFiles("#folder", await images("mine", { train: 48, test: 2 }));
+  assert.match(await page.textContent("#given"), /100 files.*stay on this device/);
+  await step(1);
+});
+
+await trial("another learning rate, in the same run", async () => {
+  await page.fill("[name=learning_rate]", "0.0005");
+  await page.press("[name=learning_rate]", "Enter"); // the change, and Start
+  const stepped = () => Number(document.querySelector(".lane").dataset.step) > 1;
+  await page.waitForFunction(stepped, null, { timeout: 2 * MINUTE });
+  await page.click("#pause");
+  await state(["paused"]);
+  await save(page, ".metrics", join(out, "rates.jsonl"));
+  const lines = (await readFile(join(out, "rates.jsonl"), "utf8")).trim().split("\n");
+  const rates = lines.map((line) => JSON.parse(line)).filter(({ split }) => split === "train");
+  assert.ok(rates.length > 1, `${rates.length} steps`);
+  const near = (lr, want) => Math.abs(lr / want - 1) < 1e-6;
+  assert.ok(rates.every(({ lr, step }) => near(lr, step === 1 ? 1e-3 : 5e-4)), lines.join("\n"));
+  assert.match(page.url(), /learning_rate=0\.0005/);
+});
+
+await trial("one image: neighbours, alterations, a walk", async () => {
+  await page.click(".gallery button:nth-child(2)");
+  await arrives(".neighbours .tile");
+  await arrives(".many .tile");
+  assert.equal(await count(".gallery button"), 9);
+  assert.equal(await count(".many .tile"), 24);
+  const cosines = (await page.locator(".neighbours .tile").allTextContents()).map(Number);
+  assert.equal(cosines.length, 10);
+  assert.ok(cosines.every((c, i) => c <= 1 && (i === 0 || c <= cosines[i - 1])), `${cosines}`);
+  const address = () => page.$eval(".many i", (image) => image.style.backgroundImage);
+  const first = await address();
+  await page.click(".redraw");
+  await page.waitForFunction((first) => document.querySelector(".many i").style.backgroundImage !== first, first);
+  assert.ok(!(await page.isVisible(".walk")), "a walk has two ends");
+  await page.click(".gallery button:nth-child(5)");
+  await page.click(".walk");
+  await arrives(".way .tile");
+  assert.equal(await count(".way .tile"), BATCH + 2);
+});
+
+await trial("how alike views are", async () => {
+  await page.click(".look");
+  await arrives(".maps [data-of=z]");
+  assert.equal(await count(".maps canvas"), 3);
+  assert.match(await page.textContent(".maps [data-of=h]"), /-?\d\.\d\d within, -?\d\.\d\d across/);
+  const diagonal = await page.$eval(".maps [data-of=h] canvas", (canvas) => {
+    const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.width).data;
+    return [...Array(canvas.width).keys()].every((i) => pixels[4 * i * (canvas.width + 1)] === 28);
+  });
+  assert.ok(diagonal, "every view is wholly like itself");
+  await arrives(".chart[data-name=alike]");
+});
+
+await trial("held-out images, neighbours and a probe", async () => {
+  await page.click(".measure");
+  await arrives(".chart[data-name=knn20]");
+  for (const name of ["loss", "kl", "log_pxz"]) {
+    assert.match(await page.textContent(`.chart[data-name=${name}]`), /training .*held out/);
+  }
+  await page.click(".probe");
+  await arrives(".lane[data-probed]");
+  assert.match(await page.textContent(".measured"), /Linear probe[\d.]+ % of the held-out images/);
+  await page.click("details.plan summary");
+  await page.waitForFunction(() => document.querySelector(".plan pre").textContent !== "");
+  assert.match(await page.textContent(".device"), /MiB on the GPU/);
+});
+
+await trial("charts of one name have one scale", async () => {
+  const [one, two] = await page.evaluate(async () => {
+    const { Chart } = await import("./chart.js");
+    const charts = [new Chart("of a trial", ""), new Chart("of a trial", "")];
+    charts[0].add("train", 1, 5);
+    charts[1].add("train", 9, 50);
+    await new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)));
+    return charts.map(({ figure }) => [".ys", ".xs"].map((of) => figure.querySelector(of).textContent));
+  });
+  assert.deepEqual(one, two);
+  assert.match(one.join(), /50.*5.*step 19?/);
+});
+
+await trial("by everyone, on a phone and a desktop", async () => {
+  for (const [name, size] of [["desktop", DESKTOP], ["phone", PHONE]]) {
+    for (const colorScheme of ["light", "dark"]) {
+      await page.emulateMedia({ colorScheme });
+      await page.setViewportSize(size);
+      assert.deepEqual(await inaccessible(page), [], `${name}, ${colorScheme}`);
+      await page.screenshot({ path: join(out, `features-${name}-${colorScheme}.png`), fullPage: true });
+      const wider = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+      assert.ok(wider <= 0, `the page is ${wider} pixels wider than a ${name}`);
+    }
+  }
+});
+
+// How long tasks are is measured in `page.mjs`: here axe-core's own are long.
+const faults = (await browser.close()).filter((fault) => !fault.startsWith("a task of"));
+assert.deepEqual(faults, [], "nothing said, nothing asked of others");
+site.close();
