@@ -69,6 +69,14 @@ pub enum RunError {
     /// A disk that filled up under a run.
     #[error("{0}")]
     NoRoom(Box<RunError>),
+    /// What exceeds a limit of the device, or its memory.
+    #[error("{message}")]
+    TooLarge {
+        /// What is too large, and for what.
+        message: String,
+        /// What fits.
+        hint: String,
+    },
     /// A wrong request.
     #[error("{message}")]
     Config {
@@ -136,6 +144,7 @@ impl RunError {
         match self {
             Self::Data(e) => e.hint(),
             Self::Config { hint, .. } => hint.clone(),
+            Self::TooLarge { hint, .. } => Some(hint.clone()),
             Self::Checkpoint(e) => e.hint(),
             Self::Device(e) => e.hint().map(Into::into),
             Self::Lock(LockError::Held { .. }) => Some(

@@ -41,7 +41,7 @@ impl Fit {
             let what = self.option.trim_start_matches("--").replace("-size", "");
             format!("no {what} fits; use a smaller --width, or another adapter of `aavae devices`")
         };
-        Err(RunError::Config { message, hint: Some(hint) })
+        Err(RunError::TooLarge { message, hint })
     }
 }
 

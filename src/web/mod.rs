@@ -189,7 +189,8 @@ fn what(error: &RunError) -> &'static str {
         RunError::Device(DeviceError::Lost { .. }) => "lost",
         RunError::Device(DeviceError::Driver { .. }) => "driver",
         RunError::Device(DeviceError::NotFound { .. }) => "adapter",
-        RunError::Device(DeviceError::OutOfMemory { .. } | DeviceError::Plan(_)) => "memory",
+        RunError::Device(DeviceError::OutOfMemory { .. } | DeviceError::Plan(_))
+        | RunError::TooLarge { .. } => "memory",
         RunError::NotFinite { .. } => "diverged",
         RunError::Checkpoint(_) | RunError::Architecture { .. } => "file",
         RunError::Data(_) => "data",

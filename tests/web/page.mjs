@@ -7,10 +7,10 @@ import { readFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 
 import { Browser, DESKTOP, MINUTE, PHONE, inaccessible, save, serve } from "./browser.mjs";
+import { choose, failure, reach, trial } from "./clicks.mjs";
 
 const [folder, aavae, out] = process.argv.slice(2).map((path) => resolve(path));
 const site = await serve(folder);
-const faults = [];
 
 /** Steps of the run that is compared with the native one, and of the one that is resumed. */
 const STEPS = Number(process.env.STEPS ?? 30);
@@ -21,39 +21,9 @@ const BATCH = process.env.BATCH;
 const READY = 100;
 /** What losses and features may differ by, relative to what they are. */
 const NEAR = 1e-3;
-/** A run of cheap steps. */
-const SMALL = { method: "ae", batch_size: 2 };
-
-const trial = async (name, run) => {
-  const began = Date.now();
-  try {
-    const said = await run();
-    const seconds = ((Date.now() - began) / 1000).toFixed(1);
-    console.log(`${name}: passed in ${seconds} s${said ? `; ${said}` : ""}`);
-  } catch (error) {
-    console.error(`${name}: FAILED`);
-    throw error;
-  }
-};
-
 const lines = async (path) =>
   (await readFile(path, "utf8")).trim().split("\n").map((line) => JSON.parse(line));
 const steps = (records) => records.filter((record) => record.split === "train");
-
-/** Waits until the first run of a page is in one of these states and took so many steps. */
-const reach = async (page, states, step = 0) => {
-  const reached = ([states, step]) => {
-    const { state, step: now } = document.querySelector(".lane")?.dataset ?? {};
-    return state === "failed" || (states.includes(state) && Number(now ?? 0) >= step);
-  };
-  await page.waitForFunction(reached, [[states].flat(), step], { timeout: 5 * MINUTE });
-  if (states !== "failed") assert.equal(await failure(page), null, "the run goes on");
-};
-/** What a page says about a run that failed. */
-const failure = async (page) => {
-  const note = await page.$(".lane[data-state=failed] .error");
-  return note && (await note.textContent());
-};
 
 /** The step whose state the page has kept, once it has kept the one that it paused at. */
 const kept = async (page) => {
@@ -62,14 +32,6 @@ const kept = async (page) => {
     return step === kept && Number(step);
   };
   return (await page.waitForFunction(now, null, { timeout: MINUTE })).jsonValue();
-};
-
-const choose = async (page, settings) => {
-  for (const [name, value] of Object.entries(settings)) {
-    const field = `#settings [name=${name}]`;
-    if (name === "method") await page.selectOption(field, value);
-    else await page.fill(field, String(value));
-  }
 };
 
 /** A run of the native program with the settings that the page has at first. */
@@ -155,7 +117,6 @@ await trial("an empty page", async () => {
   assert.deepEqual(await inaccessible(page), []);
   await page.screenshot({ path: join(out, "empty-desktop.png"), fullPage: true });
 });
-
 
 /** The states that a browser keeps of the page, of all kinds. */
 const stored = () =>
@@ -319,77 +280,8 @@ await trial("a GPU's process that ends", () =>
   interrupted(page, async () => process.kill(await browser.gpuProcess(), "SIGKILL")),
 );
 
-/** The lowest count of bytes within a while: memory comes back when Chromium gets round to it. */
-const settled = async (most) => {
-  let least = Infinity;
-  for (let i = 0; i < 50; i++) {
-    least = Math.min(least, await browser.gpuBytes());
-    if (least <= most) break;
-    await page.waitForTimeout(200);
-  }
-  return least;
-};
-
-await trial("runs that end leave nothing", async () => {
-  await page.click("#reset");
-  const before = await settled(0);
-  await choose(page, SMALL);
-  await page.click("#start");
-  await reach(page, "training", 2);
-  await page.click("#pause");
-  await reach(page, "paused");
-  const one = (await browser.gpuBytes()) - before;
-  await choose(page, { method: "aaae" });
-  await page.click("#beside");
-  await page.waitForFunction(
-    () =>
-      document.querySelectorAll(".lane").length === 2 &&
-      [...document.querySelectorAll(".lane")].every((lane) => Number(lane.dataset.step) >= 2),
-    null,
-    { timeout: 5 * MINUTE },
-  );
-  await page.click("#reset");
-  assert.equal(await page.locator(".lane").count(), 0);
-  const after = await settled(before);
-  const mib = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
-  assert.ok(after - before < one / 2, `${mib(before)} became ${mib(after)}, a run has ${mib(one)}`);
-  return `${mib(before)} before three runs, ${mib(after)} after them; one has ${mib(one)}`;
-});
-
-await trial("buffers that are too small", async () => {
-  site.before =
-    'Object.defineProperty(GPUSupportedLimits.prototype, "maxBufferSize", { get: () => 1 << 16 });';
-  await page.reload();
-  await choose(page, SMALL);
-  await page.click("#start");
-  await reach(page, "failed");
-  assert.match(await failure(page), /too little memory.*smaller width or batch/);
-  assert.deepEqual(await inaccessible(page), []);
-});
-
-await trial("no adapter", async () => {
-  site.before = "navigator.gpu.requestAdapter = async () => null;";
-  await page.reload();
-  await choose(page, SMALL);
-  await page.click("#start");
-  await reach(page, "failed");
-  assert.match(await failure(page), /offers no GPU to pages/);
-  site.before = "";
-});
-
-faults.push(...(await browser.close()));
-
-await trial("a browser without WebGPU", async () => {
-  const old = await Browser.open(site, { webgpu: false });
-  const page = await old.visit();
-  assert.match(await page.textContent("#unsupported"), /has no WebGPU.*update the browser/);
-  assert.ok(await page.isDisabled("#start"));
-  assert.deepEqual(await inaccessible(page), []);
-  faults.push(...(await old.close()));
-});
-
 await trial("nothing said, nothing asked of others, never stuck", async () => {
-  assert.deepEqual(faults, []);
+  assert.deepEqual(await browser.close(), []);
   assert.deepEqual(site.missing, []);
 });
 site.close();
