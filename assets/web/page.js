@@ -2,7 +2,7 @@
 
 import { Lane } from "./lane.js";
 import { chosen as filesOf, dropped, kindOf } from "./data.js";
-import { forget, kept } from "./store.js";
+import { forget, keeps, kept } from "./store.js";
 
 const by = (id) => document.getElementById(id);
 const form = by("settings");
@@ -212,5 +212,5 @@ if (obstacle) {
   recall();
   arrange();
   update();
-  by("continue").hidden = !(await kept());
+  by("continue").hidden = !(await keeps());
 }

@@ -22,6 +22,12 @@ const ask = async (mode, what) => {
 };
 
 // A browser that keeps nothing, as in private windows, costs the continuation and nothing else.
-export const keep = (bytes) => ask("readwrite", (runs) => runs.put(bytes, "last")).catch(() => {});
-export const kept = () => ask("readonly", (runs) => runs.get("last")).catch(() => undefined);
+// Blobs are stored without a copy by the page's thread.
+export const keep = (bytes) =>
+  ask("readwrite", (runs) => runs.put(new Blob([bytes]), "last")).catch(() => {});
+export const kept = async () => {
+  const blob = await ask("readonly", (runs) => runs.get("last")).catch(() => undefined);
+  return blob && new Uint8Array(await blob.arrayBuffer());
+};
+export const keeps = () => ask("readonly", (runs) => runs.count("last")).catch(() => 0);
 export const forget = () => ask("readwrite", (runs) => runs.delete("last")).catch(() => {});

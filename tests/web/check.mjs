@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { join, resolve } from "node:path";
 
-import { Browser, MINUTE, inaccessible, serve } from "./browser.mjs";
+import { Browser, MINUTE, inaccessible, picture, serve } from "./browser.mjs";
 
 const [folder, out] = process.argv.slice(2, 4).map((path) => resolve(path));
 const all = process.argv[4] === "all";
@@ -20,7 +20,7 @@ await page.click("#check button");
 const done = await page.waitForSelector(".status[data-done]", { timeout: 120 * MINUTE });
 const text = (selector) => page.locator(selector).allTextContents();
 const failures = await text("#failures li");
-await page.screenshot({ path: join(out, "check.png"), fullPage: true });
+await picture(page, join(out, "check.png"));
 const { passed, failed } = await done.evaluate((status) => status.dataset);
 console.log(`${await done.textContent()} (${((Date.now() - began) / 1000).toFixed(0)} s)`);
 for (const why of await text("#left-out li")) console.log(`left out: ${why}`);

@@ -5,7 +5,8 @@ import assert from "node:assert/strict";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 
-import { Browser, DESKTOP, MINUTE, PHONE, inaccessible, save, serve } from "./browser.mjs";
+import { Browser, DESKTOP, MINUTE, PHONE, inaccessible, picture, save, serve } from "./browser.mjs";
+import { trial } from "./clicks.mjs";
 
 const [folder, out] = process.argv.slice(2).map((path) => resolve(path));
 const site = await serve(folder);
@@ -13,12 +14,6 @@ const browser = await Browser.open(site);
 const BATCH = 8;
 const CLASSES = { dark: 60, light: 190 };
 const SIDE = 32;
-
-const trial = async (name, run) => {
-  const began = Date.now();
-  await run();
-  console.log(`${name}: passed in ${((Date.now() - began) / 1000).toFixed(1)} s`);
-};
 
 /** A bitmap of vertical stripes about one level. */
 const bitmap = (level, seed) => {
@@ -187,7 +182,7 @@ await trial("by everyone, on a phone and a desktop", async () => {
       await page.emulateMedia({ colorScheme });
       await page.setViewportSize(size);
       assert.deepEqual(await inaccessible(page), [], `${name}, ${colorScheme}`);
-      await page.screenshot({ path: join(out, `features-${name}-${colorScheme}.png`), fullPage: true });
+      await picture(page, join(out, `features-${name}-${colorScheme}.png`));
       const wider = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
       assert.ok(wider <= 0, `the page is ${wider} pixels wider than a ${name}`);
     }
