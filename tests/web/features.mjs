@@ -189,7 +189,7 @@ await trial("by everyone, on a phone and a desktop", async () => {
   }
 });
 
-// How long tasks are is measured in `page.mjs`: here axe-core's own are long.
+// How long tasks are is measured in `page.mjs`, of a page that trains.
 const faults = (await browser.close()).filter((fault) => !fault.startsWith("a task of"));
 assert.deepEqual(faults, [], "nothing said, nothing asked of others");
 site.close();
