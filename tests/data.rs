@@ -433,17 +433,19 @@ fn evaluation_pads_the_last_batch() {
     assert!(matches!(Loader::eval_batches(&subset, 0), Err(DataError::BatchZero)));
 }
 
-/// Ten black images, of which some fail.
-struct Faulty {
+/// Ten black images; what reading one does is up to the test.
+struct Black {
     classes: Vec<OsString>,
-    bad: usize,
-    panics: bool,
-    reads: Arc<AtomicUsize>,
+    read: Box<dyn Fn(usize) -> Result<(), DataError> + Send + Sync>,
 }
 
-impl Dataset for Faulty {
+fn black(read: impl Fn(usize) -> Result<(), DataError> + Send + Sync + 'static) -> Subset {
+    Subset::full(Arc::new(Black { classes: vec!["only".into()], read: Box::new(read) }))
+}
+
+impl Dataset for Black {
     fn name(&self) -> &str {
-        "faulty"
+        "black"
     }
     fn len(&self) -> usize {
         10
@@ -458,19 +460,23 @@ impl Dataset for Faulty {
         0
     }
     fn read(&self, index: usize, _: &mut [u8]) -> Result<(), DataError> {
-        self.reads.fetch_add(1, Ordering::SeqCst);
-        assert!(!(self.panics && index == self.bad), "a bug");
-        if index == self.bad { Err(DataError::BatchZero) } else { Ok(()) }
+        (self.read)(index)
     }
     fn mean_std(&self) -> ([f32; 3], [f32; 3]) {
         ([0.0; 3], [1.0; 3])
     }
 }
 
+/// Images of which one fails or panics, and how many were read.
 fn faulty(bad: usize, panics: bool) -> (Subset, Arc<AtomicUsize>) {
     let reads = Arc::new(AtomicUsize::new(0));
-    let set = Faulty { classes: vec!["only".into()], bad, panics, reads: reads.clone() };
-    (Subset::full(Arc::new(set)), reads)
+    let count = reads.clone();
+    let subset = black(move |index| {
+        count.fetch_add(1, Ordering::SeqCst);
+        assert!(!(panics && index == bad), "a bug");
+        if index == bad { Err(DataError::BatchZero) } else { Ok(()) }
+    });
+    (subset, reads)
 }
 
 #[test]
@@ -505,47 +511,19 @@ fn loader_stays_a_few_batches_ahead_and_stops_on_drop() {
     assert_eq!(Arc::strong_count(&subset.dataset), 1);
 }
 
-/// Ten black images on a disk that stops answering: the reads of the last five wait until they are
-/// let go.
-struct Silent {
-    classes: Vec<OsString>,
-    let_go: Arc<AtomicBool>,
-}
-
-impl Dataset for Silent {
-    fn name(&self) -> &str {
-        "silent"
-    }
-    fn len(&self) -> usize {
-        10
-    }
-    fn image_size(&self) -> usize {
-        1
-    }
-    fn classes(&self) -> &[OsString] {
-        &self.classes
-    }
-    fn label(&self, _: usize) -> u32 {
-        0
-    }
-    fn read(&self, index: usize, _: &mut [u8]) -> Result<(), DataError> {
-        while index >= 5 && !self.let_go.load(Ordering::SeqCst) {
-            thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
-    }
-    fn mean_std(&self) -> ([f32; 3], [f32; 3]) {
-        ([0.0; 3], [1.0; 3])
-    }
-}
-
 /// Whoever waits for a batch that never comes hears of the end all the same, and is not held up by
 /// the thread that hangs in the file.
 #[test]
 fn waiting_for_a_disk_that_does_not_answer_ends() {
     let [stop, let_go, ended] = [(); 3].map(|()| Arc::new(AtomicBool::new(false)));
-    let set = Silent { classes: vec!["only".into()], let_go: let_go.clone() };
-    let subset = Subset::full(Arc::new(set));
+    // A disk that stops answering: the reads of the last five wait until they are let go.
+    let released = let_go.clone();
+    let subset = black(move |index| {
+        while index >= 5 && !released.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    });
     let asked = stop.clone();
     let mut batches =
         Loader::eval_batches(&subset, 1).unwrap().until(move || asked.load(Ordering::SeqCst));

@@ -70,9 +70,9 @@ struct Sgd {
 const PUBLISHED: Sgd =
     Sgd { momentum: 0.9, nesterov: true, rate: 0.1 * BATCH as f64 / 256.0, cosine: true };
 
-/// Means over the last epoch of the loss and of the images told right, and the trained `[W, b]`, of `CrossEntropyLoss` and
-/// `torch.optim.SGD`: `v = mu v + g` (`v = g` at first); `w -= lr (g + mu v)` with Nesterov's
-/// momentum, else `w -= lr v`.
+/// Means over the last epoch of the loss and of the share of images told right, and the trained
+/// `[W, b]`, of `CrossEntropyLoss` and `torch.optim.SGD`: `v = mu v + g` (`v = g` at first);
+/// `w -= lr (g + mu v)` with Nesterov's momentum, else `w -= lr v`.
 fn train(
     sgd: Sgd,
     (x, dim): (&[f32], usize),
