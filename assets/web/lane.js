@@ -15,6 +15,7 @@ const ADVICE = {
   data: "Choose all six binary files of CIFAR-10, or a folder with train and test, in each a folder for every class; then try again.",
   bug: "This is a fault of the program. Reload the page and press “Continue the last run”.",
 };
+const AGAIN = "This run learns from your own files, which only you have. Choose them again, or drop them on this page; then go on with it once more.";
 // Values of a record that are no curves.
 const NO_CURVES = new Set(["step", "epoch", "split", "lr", "images_per_second", "elbo"]);
 // What the others are, in the order in which they stand.
@@ -103,6 +104,7 @@ export class Lane {
   }
 
   async begin(settings, bytes) {
+    this.continues = bytes !== undefined;
     this.find(".error").hidden = true;
     this.say("Opening the GPU.");
     this.set("preparing");
@@ -425,7 +427,9 @@ export class Lane {
 
   fail({ what, message, hint }) {
     const note = this.find(".error");
-    note.textContent = plain(`${message.replace(/\.?$/, ".")} ${ADVICE[what] ?? hint ?? ""}`);
+    // The browser keeps the state of a run and not the files that it learns from.
+    this.asks = what === "data" && this.continues && this.files.length === 0;
+    note.textContent = this.asks ? AGAIN : plain(`${message.replace(/\.?$/, ".")} ${ADVICE[what] ?? hint ?? ""}`);
     note.hidden = false;
     this.find("progress").hidden = true;
     this.say("Stopped.");

@@ -74,6 +74,10 @@ const update = () => {
   by("pause").disabled = !some("training");
   by("reset").disabled = lanes.length === 0;
   by("intro").hidden = lanes.length > 0;
+  if (lanes.some((lane) => lane.asks)) {
+    form.elements.dataset.value = OWN;
+    arrange();
+  }
 };
 
 const add = (method) => {

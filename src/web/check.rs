@@ -70,7 +70,7 @@ fn beyond(case: &Case, target: &Target) -> Vec<(&'static str, usize)> {
     };
     [
         ("workgroups too large for this device", more(&larger)),
-        ("no subgroups in WGSL", more(&lanes)),
+        ("no subgroups: browsers want `enable subgroups;`, which naga refuses", more(&lanes)),
     ]
     .into_iter()
     .filter(|(_, count)| *count > 0)

@@ -6,19 +6,15 @@ import { readFile } from "node:fs/promises";
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
-import { constants, setPriority } from "node:os";
 import { extname, join } from "node:path";
+
+import { Tasks, aside } from "./tasks.mjs";
 
 const require = createRequire(join(process.env.NODE_MODULES ?? process.cwd(), "/"));
 const { chromium } = require("playwright-core");
 const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 
 export const MINUTE = 60_000;
-/**
- * Milliseconds of a task of the main thread after which a page feels stuck. They pass on the clock:
- * where other work takes the processors, a task is as long as that lets it be.
- */
-const LONGEST_TASK = Number(process.env.LONGEST_TASK ?? 50);
 const TYPES = {
   ".html": "text/html",
   ".css": "text/css",
@@ -52,8 +48,11 @@ export const serve = async (folder) => {
 
 /** A browser whose pages are watched; `faults` lists what no page may do. */
 export class Browser {
-  /** @param options `webgpu`: false offers pages no adapter; `log`: file of the network's log. */
-  static async open(site, { webgpu = true, log = null } = {}) {
+  /**
+   * @param options `webgpu`: false offers pages no adapter; `log`: file of the network's log;
+   *   `timed`: whether long tasks of pages are faults.
+   */
+  static async open(site, { webgpu = true, log = null, timed = false } = {}) {
     const browser = new Browser();
     Object.assign(browser, { site, log, faults: [] });
     const gpu = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"];
@@ -72,19 +71,7 @@ export class Browser {
     });
     browser.control = await browser.chromium.newBrowserCDPSession();
     browser.context = await browser.chromium.newContext({ viewport: DESKTOP });
-    await browser.context.exposeBinding("__long", ({ page }, task) => {
-      browser.faults.push(`a task of ${task.ms} ms on the main thread of ${page.url()}`);
-    });
-    await browser.context.addInitScript((most) => {
-      globalThis.__tests = [];
-      new PerformanceObserver((list) => {
-        for (const { startTime, duration } of list.getEntries()) {
-          const within = ([from, to]) => startTime + duration > from && startTime < to;
-          if (duration <= most || globalThis.__tests.some(within)) continue;
-          globalThis.__long({ ms: Math.round(duration) });
-        }
-      }).observe({ type: "longtask", buffered: true });
-    }, LONGEST_TASK);
+    if (timed) browser.tasks = await Tasks.record(browser.control, browser.context);
     return browser;
   }
 
@@ -95,23 +82,7 @@ export class Browser {
     page.on("pageerror", (error) => this.faults.push(`error: ${error}`));
     page.on("request", (request) => this.asks(request.url()));
     await page.goto(this.site.address + place);
-    await this.favour();
     return page;
-  }
-
-  /**
-   * Lets the main threads of pages run before what else computes on this machine, where it may: no
-   * GPU takes time of the processor as the software adapter does.
-   */
-  async favour() {
-    const { processInfo } = await this.control.send("SystemInfo.getProcessInfo");
-    for (const { id } of processInfo.filter(({ type }) => type === "renderer")) {
-      try {
-        setPriority(id, constants.priority.PRIORITY_HIGHEST);
-      } catch {
-        // Only an administrator may.
-      }
-    }
   }
 
   asks(url) {
@@ -139,6 +110,11 @@ export class Browser {
 
   /** Ends the browser and tells what its pages did that they may not. */
   async close() {
+    if (this.tasks) {
+      const { faults, said } = await this.tasks.end();
+      this.faults.push(...faults);
+      this.said = said;
+    }
     await this.chromium.close();
     if (this.log) {
       const log = JSON.parse(await readFile(this.log, "utf8"));
@@ -157,16 +133,6 @@ export class Browser {
 
 export const DESKTOP = { width: 1280, height: 900 };
 export const PHONE = { width: 390, height: 844 };
-
-/** Does what keeps a page's main thread by itself: these tasks are the test's, not the page's. */
-export const aside = async (page, run) => {
-  await page.evaluate(() => globalThis.__tests.push([performance.now(), Infinity]));
-  const done = await run();
-  await page.evaluate(() => {
-    globalThis.__tests.at(-1)[1] = performance.now();
-  });
-  return done;
-};
 
 /** A picture of the whole page, as long as it is. */
 export const picture = (page, path) => aside(page, () => page.screenshot({ path, fullPage: true }));

@@ -40,9 +40,33 @@ const images = async (name, splits) => {
   return join(out, name);
 };
 
+/** Drops files and folders on the page, as a person's hand does. */
+const drop = async (files) => {
+  const mouse = await browser.context.newCDPSession(page);
+  const data = { items: [], files, dragOperationsMask: 1 };
+  for (const type of ["dragEnter", "dragOver", "drop"]) {
+    await mouse.send("Input.dispatchDragEvent", { type, x: 200, y: 200, data });
+  }
+  await mouse.detach();
+};
+
+/** The six binary files of CIFAR-10, with images that are all alike but for their classes. */
+const cifar = async () => {
+  const [RECORDS, RECORD] = [10_000, 1 + 3 * SIDE * SIDE];
+  const file = Buffer.alloc(RECORDS * RECORD, 90);
+  for (let i = 0; i < RECORDS; i++) file[i * RECORD] = i % 10;
+  await mkdir(join(out, "cifar"), { recursive: true });
+  const names = [1, 2, 3, 4, 5].map((i) => `data_batch_${i}.bin`).concat("test_batch.bin");
+  const paths = names.map((name) => join(out, "cifar", name));
+  for (const path of paths) await writeFile(path, file);
+  return paths;
+};
+
 const page = await browser.visit(`#width=8&batch_size=${BATCH}&method=aavae`);
 const state = (states) =>
-  page.waitForSelector(states.map((s) => `.lane[data-state=${s}]`).join(","), { timeout: 8 * MINUTE });
+  page.waitForSelector(states.map((s) => `.lane[data-state=${s}]`).join(","), {
+    timeout: 8 * MINUTE,
+  });
 const error = async () => {
   await state(["failed"]);
   return page.textContent(".lane .error");
@@ -58,8 +82,16 @@ const step = async (number) => {
     number,
     { timeout: 8 * MINUTE },
   );
-  assert.equal(await page.getAttribute(".lane", "data-state"), "paused", await page.textContent(".lane .error"));
+  const said = await page.textContent(".lane .error");
+  assert.equal(await page.getAttribute(".lane", "data-state"), "paused", said);
 };
+/** Waits until an element says something. */
+const says = (selector, text) =>
+  page.waitForFunction(
+    ([selector, text]) => document.querySelector(selector)?.textContent.includes(text),
+    [selector, text],
+    { timeout: MINUTE },
+  );
 const count = (selector) => page.locator(selector).count();
 const arrives = (selector) => page.waitForSelector(selector, { timeout: 2 * MINUTE });
 
@@ -128,7 +160,8 @@ await trial("one image: neighbours, alterations, a walk", async () => {
   const address = () => page.$eval(".many i", (image) => image.style.backgroundImage);
   const first = await address();
   await page.click(".redraw");
-  await page.waitForFunction((first) => document.querySelector(".many i").style.backgroundImage !== first, first);
+  const others = (first) => document.querySelector(".many i").style.backgroundImage !== first;
+  await page.waitForFunction(others, first);
   assert.ok(!(await page.isVisible(".walk")), "a walk has two ends");
   await page.click(".gallery button:nth-child(5)");
   await page.click(".walk");
@@ -170,7 +203,8 @@ await trial("charts of one name have one scale", async () => {
     charts[0].add("train", 1, 5);
     charts[1].add("train", 9, 50);
     await new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)));
-    return charts.map(({ figure }) => [".ys", ".xs"].map((of) => figure.querySelector(of).textContent));
+    const scale = (figure) => [".ys", ".xs"].map((of) => figure.querySelector(of).textContent);
+    return charts.map(({ figure }) => scale(figure));
   });
   assert.deepEqual(one, two);
   assert.match(one.join(), /50.*5.*step 19?/);
@@ -187,6 +221,46 @@ await trial("by everyone, on a phone and a desktop", async () => {
       assert.ok(wider <= 0, `the page is ${wider} pixels wider than a ${name}`);
     }
   }
+});
+
+await trial("a reload goes on with one's own files, dropped again", async () => {
+  const at = Number(await page.getAttribute(".lane", "data-step"));
+  await page.waitForFunction((at) => document.querySelector(".lane").dataset.kept === at, `${at}`);
+  await page.goto("about:blank");
+  await page.goto(site.address); // without the settings
+  await page.click("#continue");
+  assert.match(await error(), /your own files.*Choose them again/);
+  assert.ok(await page.isVisible("#folder"), "the page asks for them");
+  await drop([join(out, "half")]); // others
+  await says("#given", "24 files");
+  await page.click("#continue");
+  await says(".lane .error", "half/test");
+  await drop([join(out, "mine")]);
+  await says("#given", "100 files");
+  await page.click("#continue");
+  await state(["paused"]);
+  assert.equal(Number(await page.getAttribute(".lane", "data-step")), at);
+  await step(at + 1);
+});
+
+await trial("CIFAR-10's binary files, dropped", async () => {
+  const paths = await cifar();
+  await drop(paths);
+  await says("#given", "6 files (CIFAR-10). They stay on this device");
+  await page.click("#start");
+  // Kernels are compiled when the files have been read.
+  await page.waitForFunction(
+    () => {
+      const lane = document.querySelector(".lane");
+      return lane?.dataset.state === "failed" || lane?.querySelector("progress").value > 0;
+    },
+    null,
+    { timeout: 2 * MINUTE },
+  );
+  const said = await page.textContent(".lane .error");
+  assert.equal(await page.getAttribute(".lane", "data-state"), "preparing", said);
+  await page.click("#reset");
+  assert.equal(await count(".lane"), 0);
 });
 
 // How long tasks are is measured in `page.mjs`, of a page that trains.

@@ -2,17 +2,18 @@
 // `scripts/test-web` calls it: node page.mjs PAGE-FOLDER AAVAE OUT-FOLDER
 
 import assert from "node:assert/strict";
-import { execFile } from "node:child_process";
 import { readFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { promisify } from "node:util";
 
-import { Browser, DESKTOP, MINUTE, PHONE, aside, inaccessible, picture, save, serve } from "./browser.mjs";
+import { Browser, DESKTOP, MINUTE, PHONE, inaccessible, picture, save, serve } from "./browser.mjs";
 import { choose, failure, reach, trial } from "./clicks.mjs";
+import { apart, lines, pretrain, run, steps } from "./native.mjs";
+import { aside } from "./tasks.mjs";
 
 const [folder, aavae, out] = process.argv.slice(2).map((path) => resolve(path));
-/** Runs the native program, and what it printed; the browser is answered meanwhile. */
-const program = async (words) => (await promisify(execFile)(aavae, words)).stdout;
+const program = (words) => run(aavae, words);
+const native = (seed) =>
+  pretrain(aavae, join(out, `native-${seed}`), { seed, "batch-size": BATCH, "max-steps": STEPS });
 const site = await serve(folder);
 
 /** Steps of the run that is compared with the native one, and of the one that is resumed. */
@@ -24,9 +25,6 @@ const BATCH = process.env.BATCH;
 const READY = 100;
 /** What losses and features may differ by, relative to what they are. */
 const NEAR = 1e-3;
-const lines = async (path) =>
-  (await readFile(path, "utf8")).trim().split("\n").map((line) => JSON.parse(line));
-const steps = (records) => records.filter((record) => record.split === "train");
 
 /** The step whose state the page has kept, once it has kept the one that it paused at. */
 const kept = async (page) => {
@@ -35,25 +33,6 @@ const kept = async (page) => {
     return step === kept && Number(step);
   };
   return (await page.waitForFunction(now, null, { timeout: MINUTE })).jsonValue();
-};
-
-/** A run of the native program with the settings that the page has at first. */
-const native = async (seed) => {
-  const path = join(out, `native-${seed}`);
-  const settings = {
-    device: "cpu", dataset: "shapes", method: "aavae", width: 8, "batch-size": BATCH, seed,
-    "learning-rate": 0.001, "warmup-epochs": 0, "log-every": 1, "max-steps": STEPS, out: path,
-  };
-  const flags = Object.entries(settings).flatMap(([name, value]) => [`--${name}`, String(value)]);
-  const words = ["pretrain", "--no-eval", "--overwrite", ...flags];
-  await program(words);
-  return { path, records: steps(await lines(join(path, "metrics.jsonl"))) };
-};
-
-/** The largest relative difference of the losses of two runs, step by step. */
-const apart = (here, there) => {
-  assert.deepEqual(here.map((r) => r.step), there.map((r) => r.step), "the same steps");
-  return Math.max(...here.map((r, i) => Math.abs(r.loss / there[i].loss - 1)));
 };
 
 /** The floats of a safetensors file by their names. */
@@ -96,7 +75,7 @@ const reference = await native(0);
 const other = await native(1);
 
 await trial("what no page may do is seen", async () => {
-  const browser = await Browser.open(site);
+  const browser = await Browser.open(site, { timed: true });
   const page = await browser.visit("check.html");
   await page.evaluate(() => {
     console.log("said");
@@ -109,11 +88,18 @@ await trial("what no page may do is seen", async () => {
   });
   await page.waitForTimeout(1500);
   const seen = (await browser.close()).join("\n");
-  const wanted = [/console: said/, /error: Error: thrown/, /a task of \d{4,} ms/, /asked for/];
+  const wanted = [/console: said/, /error: Error: thrown/, /a task of \d{3,} ms/, /asked for/];
   for (const what of wanted) assert.match(seen, what);
 });
 
-const browser = await Browser.open(site, { log: join(out, "network.json") });
+// A trial destroys the device.
+site.before = `{
+  const request = GPUAdapter.prototype.requestDevice;
+  GPUAdapter.prototype.requestDevice = async function (...how) {
+    return (self.device = await request.apply(this, how));
+  };
+}`;
+const browser = await Browser.open(site, { log: join(out, "network.json"), timed: true });
 const page = await browser.visit();
 
 await trial("an empty page", async () => {
@@ -238,19 +224,24 @@ await trial("a page that is looked at", async () => {
   await aside(page, () => page.setViewportSize(DESKTOP));
 });
 
-await trial("a reload goes on with the same bits", async () => {
+/** The run that is paused goes on and is stopped by something, which the page explains. */
+const interrupted = async (page, stop) => {
+  const step = await kept(page);
+  await page.click("#start");
+  await reach(page, "training", step + 1);
+  await stop();
+  await reach(page, "failed");
+  assert.match(await failure(page), /was taken away.*Reload the page/);
+};
+
+await trial("a device that is destroyed, a reload that goes on with the same bits", async () => {
+  await interrupted(page, () => page.workers()[0].evaluate(() => self.device.destroy()));
   await page.goto("about:blank");
   assert.ok(await beside.evaluate(restore, broken.state) > 0, "a state was kept");
-  // A later trial destroys the device.
-  site.before = `{
-    const request = GPUAdapter.prototype.requestDevice;
-    GPUAdapter.prototype.requestDevice = async function (...how) {
-      return (self.device = await request.apply(this, how));
-    };
-  }`;
   await page.goto(site.address);
   await page.click("#continue");
   await reach(page, "paused", broken.paused);
+  assert.equal(Number(await page.getAttribute(".lane", "data-step")), broken.paused);
   for (let step = broken.paused + 1; step <= STEPS; step++) {
     await page.click("#step");
     await reach(page, "paused", step);
@@ -266,32 +257,22 @@ await trial("a reload goes on with the same bits", async () => {
   assert.ok(one.equals(two), "the files of weights and moments are the same, byte for byte");
 });
 
-/** The run that is paused goes on and is stopped by something; the page, read again, goes on. */
-const interrupted = async (page, stop) => {
-  const step = await kept(page);
-  await page.click("#start");
-  await reach(page, "training", step + 1);
-  await stop();
-  await reach(page, "failed");
-  assert.match(await failure(page), /was taken away.*Reload the page/);
+await trial("a GPU's process that ends, and another that begins", async () => {
+  await interrupted(page, async () => process.kill(await browser.gpuProcess(), "SIGKILL"));
   await page.reload();
   await page.click("#continue");
-  await reach(page, "paused", step);
-  assert.equal(Number(await page.getAttribute(".lane", "data-step")), step);
-  await page.click("#step");
-  await reach(page, "paused", step + 1);
-};
-
-await trial("a device that is destroyed", () =>
-  interrupted(page, () => page.workers()[0].evaluate(() => self.device.destroy())),
-);
-
-await trial("a GPU's process that ends", () =>
-  interrupted(page, async () => process.kill(await browser.gpuProcess(), "SIGKILL")),
-);
+  // That it ends well is seen above.
+  const compiles = () => {
+    const { hidden, value } = document.querySelector(".lane progress") ?? { hidden: true };
+    return (!hidden && value > 0) || document.querySelector(".lane[data-state=failed]") !== null;
+  };
+  await page.waitForFunction(compiles, null, { timeout: MINUTE });
+  assert.equal(await failure(page), null, "the new process compiles");
+});
 
 await trial("nothing said, nothing asked of others, never stuck", async () => {
   assert.deepEqual(await browser.close(), []);
   assert.deepEqual(site.missing, []);
+  return browser.said;
 });
 site.close();
