@@ -564,6 +564,11 @@ fn batches_until_nothing_are_all_batches() {
     };
     assert_eq!(all(|| false), batches(Loader::eval_batches(&subset, 4).unwrap()));
     assert_eq!(all(|| true), [], "what is ready is not taken either");
+    let whole = |stop: fn() -> bool| -> Result<Vec<Batch>, DataError> {
+        Loader::eval_batches(&subset, 4).unwrap().unless(stop).collect()
+    };
+    assert_eq!(whole(|| false).unwrap(), all(|| false));
+    assert!(matches!(whole(|| true), Err(DataError::Stopped)));
     let (subset, _) = faulty(5, false);
     let mut batches = Loader::eval_batches(&subset, 5).unwrap().until(|| false);
     assert!(batches.next().unwrap().is_ok() && batches.next().unwrap().is_err());

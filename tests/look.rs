@@ -1,7 +1,12 @@
 //! What is asked of a model while it trains (`Trainer`): another learning rate, neighbours, views,
 //! a walk, similarities, a probe. None of it moves the training.
 
-use aavae::data::{self, DataOptions, Kind, Loader, Splits};
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use aavae::data::{self, DataError, DataOptions, Dataset, Kind, Loader, Splits, Subset};
 use aavae::device::{Host, Session};
 use aavae::eval::pictures::Picture;
 use aavae::eval::probe::ProbeConfig;
@@ -187,4 +192,80 @@ fn a_walk_leads_from_one_image_to_the_other() {
     assert!(trainer.walk(0, 6).is_err(), "there are six");
     let contrastive = self::config(Method::Simclr);
     assert!(self::trainer(&contrastive, &splits).walk(0, 1).is_err(), "it has no decoder");
+}
+
+/// Images on a disk that answers until it hangs, and then when it is let go.
+struct Disk {
+    of: Arc<dyn Dataset>,
+    hangs: Arc<AtomicBool>,
+}
+
+impl Dataset for Disk {
+    fn name(&self) -> &str {
+        self.of.name()
+    }
+    fn len(&self) -> usize {
+        self.of.len()
+    }
+    fn image_size(&self) -> usize {
+        self.of.image_size()
+    }
+    fn classes(&self) -> &[OsString] {
+        self.of.classes()
+    }
+    fn label(&self, index: usize) -> u32 {
+        self.of.label(index)
+    }
+    fn read(&self, index: usize, image: &mut [u8]) -> Result<(), DataError> {
+        // A wait that nobody ends fails a test, in place of holding it up.
+        let patience = Instant::now() + Duration::from_secs(20);
+        while self.hangs.load(Ordering::SeqCst) && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.of.read(index, image)
+    }
+    fn mean_std(&self) -> ([f32; 3], [f32; 3]) {
+        self.of.mean_std()
+    }
+}
+
+/// Whatever is measured or drawn after a step, a disk that does not answer holds nobody up who asks
+/// for the end; and nothing is wrong once it answers.
+#[test]
+fn no_wait_for_held_out_images_outlasts_a_stop() {
+    let hangs = Arc::new(AtomicBool::new(false));
+    let mut splits = splits(4);
+    let on_disk = |subset: &mut Subset| {
+        let of = Arc::clone(&subset.dataset);
+        subset.dataset = Arc::new(Disk { of, hangs: hangs.clone() });
+    };
+    let Splits { train: seen, val, labelled_train, labelled_val, .. } = &mut splits;
+    [seen, val, labelled_train, labelled_val].into_iter().for_each(on_disk);
+    let config = RunConfig { importance_samples: Some(2), eval_every: 1, ..config(Method::Aavae) };
+    let mut trainer = trainer(&config, &splits);
+    let wanted = (
+        trainer.validate(1, &|| false).expect("a loss"),
+        trainer.evaluate(&|| false).expect("a likelihood"),
+    );
+    hangs.store(true, Ordering::SeqCst);
+    type Wait = fn(&mut Trainer<'_>, &dyn Fn() -> bool) -> Result<(), aavae::run::RunError>;
+    let waits: [(&str, Wait); 4] = [
+        ("validate", |trainer, stop| trainer.validate(1, stop).map(drop)),
+        ("evaluate", |trainer, stop| trainer.evaluate(stop).map(drop)),
+        ("views", |trainer, stop| trainer.picture_views(stop).map(drop)),
+        ("reconstructions", |trainer, stop| trainer.picture_reconstructions(stop).map(drop)),
+    ];
+    for (name, wait) in waits {
+        let began = Instant::now();
+        let stopped = wait(&mut trainer, &|| began.elapsed() > Duration::from_millis(200));
+        let stopped = stopped.expect_err(name).to_string();
+        assert!(stopped.contains("reading images was stopped"), "{name}: {stopped}");
+        assert!(began.elapsed() < Duration::from_secs(10), "{name}: {:?}", began.elapsed());
+    }
+    hangs.store(false, Ordering::SeqCst);
+    let got = (
+        trainer.validate(1, &|| false).expect("a loss"),
+        trainer.evaluate(&|| false).expect("a likelihood"),
+    );
+    assert_eq!(got, wanted);
 }

@@ -258,6 +258,9 @@ pub enum DataError {
         /// The operating system's answer.
         source: io::Error,
     },
+    /// Whoever waited for images was asked to end.
+    #[error("reading images was stopped")]
+    Stopped,
 }
 
 fn known(length: Option<u64>) -> String {
@@ -273,7 +276,7 @@ impl DataError {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::InvalidInput => {
                 "only regular files and links to them are read".into()
             }
-            Self::Io { .. } | Self::ClassNames { .. } => return None,
+            Self::Io { .. } | Self::ClassNames { .. } | Self::Stopped => return None,
             Self::Thread { .. } => "the limit on processes and threads (`ulimit -u`) may be too \
                 low"
             .into(),

@@ -162,6 +162,13 @@ impl Source {
     }
 }
 
+/// What came of waiting for a batch.
+enum Waited {
+    Batch(Result<Batch, DataError>),
+    Ended,
+    Stopped,
+}
+
 impl Loader {
     /// The batches until `stop` says so, which is asked while a batch is waited for too: a disk may
     /// never answer.
@@ -169,19 +176,44 @@ impl Loader {
         mut self,
         stop: impl Fn() -> bool,
     ) -> impl Iterator<Item = Result<Batch, DataError>> {
-        std::iter::from_fn(move || {
-            loop {
-                if stop() {
-                    return None;
-                }
-                let Source::Thread { batches, .. } = &self.source else { return self.next() };
-                match batches.as_ref()?.recv_timeout(PATIENCE) {
-                    Ok(batch) => return Some(batch),
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => return self.source.end(),
-                }
+        std::iter::from_fn(move || match self.wait(&stop) {
+            Waited::Batch(batch) => Some(batch),
+            Waited::Ended | Waited::Stopped => None,
+        })
+    }
+
+    /// The same for whom some of the batches are no use: where `stop` ends them, the last one is
+    /// [`DataError::Stopped`].
+    pub fn unless(
+        mut self,
+        stop: impl Fn() -> bool,
+    ) -> impl Iterator<Item = Result<Batch, DataError>> {
+        let mut stopped = false;
+        std::iter::from_fn(move || match self.wait(&stop) {
+            _ if stopped => None,
+            Waited::Batch(batch) => Some(batch),
+            Waited::Ended => None,
+            Waited::Stopped => {
+                stopped = true;
+                Some(Err(DataError::Stopped))
             }
         })
+    }
+
+    fn wait(&mut self, stop: &impl Fn() -> bool) -> Waited {
+        let of = |batch: Option<_>| batch.map_or(Waited::Ended, Waited::Batch);
+        loop {
+            if stop() {
+                return Waited::Stopped;
+            }
+            let Source::Thread { batches, .. } = &self.source else { return of(self.next()) };
+            let Some(batches) = batches else { return Waited::Ended };
+            match batches.recv_timeout(PATIENCE) {
+                Ok(batch) => return Waited::Batch(batch),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return of(self.source.end()),
+            }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A trained encoder on a device, frozen, and its features of a data set.
 
-use crate::data::{Loader, Subset};
+use crate::data::{Batch, DataError, Loader, Subset};
 use crate::device::{Data, PlanId, Session};
 use crate::method::{self, Frozen, ModelConfig, Protocol};
 use crate::ops::StepUniforms;
@@ -98,11 +98,13 @@ impl Evaluator {
             }
         };
         self.features = Some(plan);
-        features(&mut self.session, plan, &self.model, subset, progress)
+        let batches = Loader::eval_batches(subset, self.model.batch)?;
+        features(&mut self.session, plan, &self.model, batches, progress)
     }
 }
 
-/// Features and labels of a whole subset, in its order, by a features plan of the model's batch.
+/// Features and labels of whole `batches` of a subset, in its order, by a features plan of the
+/// model's batch.
 ///
 /// # Errors
 /// If data or device fail.
@@ -110,16 +112,12 @@ pub fn features(
     session: &mut Session,
     plan: PlanId,
     model: &ModelConfig,
-    subset: &Subset,
+    batches: impl Iterator<Item = Result<Batch, DataError>>,
     mut progress: impl FnMut(usize),
 ) -> Result<Features, RunError> {
     let dim = model.net.features();
-    let mut features = Features {
-        dim,
-        data: Vec::with_capacity(subset.len() * dim),
-        labels: Vec::with_capacity(subset.len()),
-    };
-    for batch in Loader::eval_batches(subset, model.batch)? {
+    let mut features = Features { dim, data: Vec::new(), labels: Vec::new() };
+    for batch in batches {
         let batch = batch?;
         session.upload(plan, 0, Data::U32(&batch.pixels))?;
         session.run(plan, &StepUniforms::default())?;

@@ -2,7 +2,7 @@
 
 use super::features::Evaluator;
 use super::grid;
-use crate::data::{Loader, Subset};
+use crate::data::{Batch, Loader, Subset};
 use crate::device::{Data, PlanId, Session};
 use crate::method::{self, ModelConfig};
 use crate::ops::StepUniforms;
@@ -53,12 +53,12 @@ impl Evaluator {
             |n| method::figures(&ModelConfig { batch: n, ..self.model }, &self.frozen.layout).graph;
         let fit = Fit { option: "--count", asked: count, least: 1 };
         let plan = fit::load(&mut self.session, "the reconstruction plan", fit, &graph)?;
-        reconstruction_grid(&mut self.session, plan, &self.model, subset, count, step)
+        let batch = first(subset, count, &|| false)?;
+        reconstruction_grid(&mut self.session, plan, &self.model, &batch, step)
     }
 }
 
-/// Runs a [`method::figures`] plan of a method that reconstructs on the first images of a subset
-/// and draws the grid: one column per image, rows original, view (where the method augments),
+/// Runs a [`method::figures`] plan of a method that reconstructs on a batch of images and draws the grid: one column per image, rows original, view (where the method augments),
 /// reconstruction.
 ///
 /// # Errors
@@ -67,11 +67,10 @@ pub fn reconstruction_grid(
     session: &mut Session,
     plan: PlanId,
     model: &ModelConfig,
-    subset: &Subset,
-    count: usize,
+    batch: &Batch,
     step: &StepUniforms,
 ) -> Result<Picture, RunError> {
-    upload_first(session, plan, subset, count)?;
+    session.upload(plan, 0, Data::U32(&batch.pixels))?;
     session.run(plan, step)?;
     session.drain(plan)?;
     let mut rows = Vec::new();
@@ -96,12 +95,11 @@ pub fn augmentation_grid(
     session: &mut Session,
     plan: PlanId,
     model: &ModelConfig,
-    subset: &Subset,
-    count: usize,
+    batch: &Batch,
     step: &StepUniforms,
 ) -> Result<Picture, RunError> {
-    let row = count * model.net.image.pow(2) * 3;
-    upload_first(session, plan, subset, count)?;
+    let row = batch.indices.len() * model.net.image.pow(2) * 3;
+    session.upload(plan, 0, Data::U32(&batch.pixels))?;
     let mut rows: Vec<Vec<u8>> = Vec::new();
     for i in 0..VIEWS / model.objective.method.views() {
         session.run(plan, &StepUniforms { step: step.step + i as u32, ..*step })?;
@@ -114,17 +112,14 @@ pub fn augmentation_grid(
     Ok(draw(&rows, model.net.image))
 }
 
-/// Gives a plan of `count` images the first ones of a subset; the last one again, if it has fewer.
-fn upload_first(
-    session: &mut Session,
-    plan: PlanId,
-    subset: &Subset,
-    count: usize,
-) -> Result<(), RunError> {
-    let Some(batch) = Loader::eval_batches(subset, count)?.next() else {
-        return Err(RunError::config("there is no image to draw", None));
-    };
-    Ok(session.upload(plan, 0, Data::U32(&batch?.pixels))?)
+/// The first `count` images of a subset, and the last one again, if it has fewer; unless `stop`
+/// says that nobody waits for them.
+///
+/// # Errors
+/// If there is none, one cannot be read, or the wait is stopped.
+pub fn first(subset: &Subset, count: usize, stop: &dyn Fn() -> bool) -> Result<Batch, RunError> {
+    let batch = Loader::eval_batches(subset, count)?.unless(stop).next();
+    Ok(batch.ok_or_else(|| RunError::config("there is no image to draw", None))??)
 }
 
 /// Draws rows of equally many images, HWC RGB, which lie one after another in each row.

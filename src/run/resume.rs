@@ -173,6 +173,11 @@ impl Resumed {
         self.checkpoint.meta.get("kernels").map(|text| Choices::from_json(text)).unwrap_or_default()
     }
 
+    /// Whether it was stopped before all was measured and drawn that is due after its step.
+    pub fn owes(&self) -> bool {
+        self.checkpoint.meta.contains_key(OWES)
+    }
+
     /// Scalars of the steps before it that no record holds yet, `scalars` a batch.
     ///
     /// # Errors
@@ -247,4 +252,6 @@ pub fn window_text(window: &Window) -> String {
     serde_json::to_string(&bits).expect("numbers")
 }
 
+/// Name of the metadata of a checkpoint after whose step not all was measured that is due.
+pub const OWES: &str = "owes";
 const ANOTHER: &str = "start another run from its weights with --init-from";

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 /// A request to end, by Ctrl-C or `kill`.
 ///
 /// While a [`Saving`] lives, the first signal is only noted: the work at hand comes to an end that
-/// can be continued, and is saved. Waiting for the images of a step ends too; held-out images that
-/// are being measured are read to their end, whatever the disk takes, since a record that is due is
-/// part of what is saved. At any other time nothing is lost by ending at once, whatever the program
+/// can be continued, and is saved. No wait for images outlasts it, since a disk may never answer:
+/// a step that was begun is forgotten, and what was to be measured after a step is left to the run
+/// that is resumed there. At any other time nothing is lost by ending at once, whatever the program
 /// waits for. The second signal always ends it at once.
 #[derive(Debug, Default)]
 pub struct Interrupt {

@@ -152,10 +152,15 @@ impl Measures {
     /// Likelihood and kNN of the held-out images; empty if nothing is asked for.
     ///
     /// # Errors
-    /// If data or device fail.
-    pub fn evaluate(&self, session: &mut Session, splits: &Splits) -> Result<Scalars, RunError> {
+    /// If data or device fail, or `stop` ends the wait for images.
+    pub fn evaluate(
+        &self,
+        session: &mut Session,
+        splits: &Splits,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Scalars, RunError> {
         let mut values = Scalars::new();
-        if let Some((log_px, elbo)) = self.log_px(session, &splits.val)? {
+        if let Some((log_px, elbo)) = self.log_px(session, &splits.val, stop)? {
             for (name, bits, log_p) in
                 [("log_px", "bits_per_dim", log_px), ("elbo", "bits_per_dim_elbo", elbo)]
             {
@@ -170,8 +175,11 @@ impl Measures {
                 dataset: labelled.dataset.clone(),
                 indices: labelled.indices[..first].into(),
             };
-            let train = features(session, plan, &self.model, &reference, |_| ())?;
-            let val = features(session, plan, &self.model, &splits.labelled_val, |_| ())?;
+            let mut of = |subset| {
+                let batches = Loader::eval_batches(subset, self.model.batch)?.unless(stop);
+                features(session, plan, &self.model, batches, |_| ())
+            };
+            let (train, val) = (of(&reference)?, of(&splits.labelled_val)?);
             let fits: Vec<_> = KNN.into_iter().filter(|(_, k, _)| *k <= first).collect();
             let ks: Vec<_> = fits.iter().map(|(_, k, temperature)| (*k, *temperature)).collect();
             let accuracies = knn(&train, &val, &ks, labelled.dataset.classes().len())?;
@@ -181,13 +189,19 @@ impl Measures {
     }
 
     /// Means over images of the importance-sampled `ln p(x)`, and of the log weights.
-    fn log_px(&self, session: &mut Session, val: &Subset) -> Result<Option<(f64, f64)>, RunError> {
+    fn log_px(
+        &self,
+        session: &mut Session,
+        val: &Subset,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<(f64, f64)>, RunError> {
         let Some(Importance { plan, samples, images, batch: size }) = self.importance else {
             return Ok(None);
         };
         let area = self.model.net.image * self.model.net.image;
         let (mut log_px, mut elbo, mut count) = (0.0, 0.0, 0.0);
-        for batch in Loader::eval_batches(val, size)?.take((IMPORTANCE_IMAGES / size).max(1)) {
+        let batches = Loader::eval_batches(val, size)?.unless(stop);
+        for batch in batches.take((IMPORTANCE_IMAGES / size).max(1)) {
             let batch = batch?;
             if batch.valid < size {
                 break; // Validation leaves out a part of a batch too.

@@ -47,16 +47,21 @@ pub(super) fn train(
     let mut run = start(request, resumed, opened, &splits, notes)?;
     // From here on there is something to save.
     let _saving = request.interrupt.saving();
-    let mut batches = run.batches(&splits)?.until(|| request.interrupt.asked());
+    let asked = || request.interrupt.asked();
+    let mut batches = run.batches(&splits)?.until(asked);
+    let owed = resumed.is_some_and(Resumed::owes);
+    let goes_on = !owed || run.pause(|run| run.look(&asked))?;
     let mut stops = false;
-    while !stops && let Some(step) = run.step(&mut batches)? {
-        stops = request.interrupt.asked();
+    while goes_on
+        && !stops
+        && let Some(step) = run.step(&mut batches)?
+    {
+        stops = asked();
         run.see_to_saves()?;
         run.log(&step, stops)?;
         if stops || run.pauses(&step) {
             run.pause(|run| {
-                run.measure(&step)?;
-                run.draw(&step)?;
+                stops |= !run.look(&asked)?;
                 run.save(stops)
             })?;
         }
@@ -173,6 +178,9 @@ fn restore(
     write_config(&folder.path().join("config.toml"), config)?;
     let (step, ended) = (resumed.step, resumed.step == timetable.total);
     Recorder::resume(folder, step, |r| {
-        r.step < step || (r.step == step && (ended || timetable.due(step, &r.split)))
+        // What it owes is measured again, and so is what it had of that.
+        let again = resumed.owes() && matches!(r.split.as_str(), "val" | "eval");
+        let due = ended || timetable.due(step, &r.split);
+        r.step < step || (r.step == step && due && !again)
     })
 }

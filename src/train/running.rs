@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use super::progress::TrainingProgress;
 use super::recorder::Recorder;
 use super::schedule::Timetable;
-use super::trainer::{Step, Trainer};
+use super::trainer::{Step, Trainer, record};
 use crate::data::{Batch, DataError, Loader, Splits};
 use crate::run::RunError;
 use crate::run::folder::RunFolder;
 use crate::run::metrics::MetricsRecord;
+use crate::run::resume::OWES;
 use crate::run::saver::{PendingSave, Saver, Writer};
 use crate::run::settings::RunConfig;
 
@@ -64,6 +65,8 @@ pub(super) struct Running<'a> {
     start: u64,
     /// Steps taken so far.
     taken: u64,
+    /// What is due after them is not all measured and drawn.
+    owes: bool,
 }
 
 impl<'a> Running<'a> {
@@ -92,6 +95,7 @@ impl<'a> Running<'a> {
             identity,
             start,
             taken: start,
+            owes: false,
         })
     }
 
@@ -148,38 +152,47 @@ impl<'a> Running<'a> {
         Ok(())
     }
 
+    /// Measures and draws what is due after the steps taken so far, for as long as `stop` does not
+    /// end the wait for images. Returns whether all of it was done; else the run owes it.
+    pub(super) fn look(&mut self, stop: &dyn Fn() -> bool) -> Result<bool, RunError> {
+        let looked = self.measure(stop).and_then(|()| self.draw(stop));
+        self.owes = matches!(looked, Err(RunError::Data(DataError::Stopped)));
+        if self.owes { Ok(false) } else { looked.map(|()| true) }
+    }
+
     /// Measures the held-out images where that is due, and at the end.
-    pub(super) fn measure(&mut self, step: &Step) -> Result<(), RunError> {
-        let (number, last) = (step.number, step.number == self.timetable.total);
+    fn measure(&mut self, stop: &dyn Fn() -> bool) -> Result<(), RunError> {
+        let (number, last) = (self.taken, self.taken == self.timetable.total);
+        let epoch = self.timetable.order.locate(number - 1).0;
         if (last || self.timetable.due(number, "val"))
-            && let Some(means) = self.trainer.validate(number)?
+            && let Some(means) = self.trainer.validate(number, stop)?
         {
-            self.recorder.record(step.record("val", &means))?;
+            self.recorder.record(record(number, epoch, "val", &means))?;
         }
         if last || self.timetable.due(number, "eval") {
-            let values = self.trainer.evaluate()?;
+            let values = self.trainer.evaluate(stop)?;
             if !values.is_empty() {
                 let text: Vec<_> =
                     values.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
                 self.progress.message(&format!("evaluation at step {number}: {}", text.join(", ")));
-                self.recorder.record(step.record("eval", &values))?;
+                self.recorder.record(record(number, epoch, "eval", &values))?;
             }
         }
         Ok(())
     }
 
     /// Draws what is trained, where that is due.
-    pub(super) fn draw(&mut self, step: &Step) -> Result<(), RunError> {
-        let step = step.number;
+    fn draw(&mut self, stop: &dyn Fn() -> bool) -> Result<(), RunError> {
+        let step = self.taken;
         if !self.timetable.picture(step) {
             return Ok(());
         }
         if !self.recorder.has_views()
-            && let Some(picture) = self.trainer.picture_views()?
+            && let Some(picture) = self.trainer.picture_views(stop)?
         {
             self.recorder.views(&picture)?;
         }
-        if let Some(picture) = self.trainer.picture_reconstructions()? {
+        if let Some(picture) = self.trainer.picture_reconstructions(stop)? {
             self.recorder.reconstruction(step, &picture)?;
         }
         Ok(())
@@ -193,7 +206,10 @@ impl<'a> Running<'a> {
         if !(stops || milestone.is_some() || step == self.timetable.total || self.saver.due()) {
             return Ok(());
         }
-        let meta = self.trainer.meta(step, &self.identity.data)?;
+        let mut meta = self.trainer.meta(step, &self.identity.data)?;
+        if self.owes {
+            meta.insert(OWES.into(), "measures".into());
+        }
         let (snapshot, logs) = (self.trainer.snapshot(step)?, self.recorder.logs()?);
         self.saver.save(PendingSave { step, milestone, snapshot, meta, logs })
     }
@@ -206,21 +222,21 @@ impl<'a> Running<'a> {
     }
 
     /// Does what is not training: no rate counts its time.
-    pub(super) fn pause(
+    pub(super) fn pause<T>(
         &mut self,
-        work: impl FnOnce(&mut Self) -> Result<(), RunError>,
-    ) -> Result<(), RunError> {
+        work: impl FnOnce(&mut Self) -> Result<T, RunError>,
+    ) -> Result<T, RunError> {
         let began = Instant::now();
-        work(self)?;
+        let done = work(self)?;
         self.pace.pause(began.elapsed());
-        Ok(())
+        Ok(done)
     }
 
     /// Saves what is not saved yet, and waits for it. A run whose batches ended before the last
     /// step was stopped between two steps, or within one.
     pub(super) fn end(mut self, stopped: bool) -> Result<Outcome, RunError> {
         let (steps, total) = (self.taken, self.timetable.total);
-        let interrupted = stopped || steps < total;
+        let interrupted = stopped || self.owes || steps < total;
         if interrupted && !stopped {
             self.trainer.abandon(steps)?;
         }

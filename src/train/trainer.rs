@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::measure::{self, Measures, Scalars};
 use super::plans::{self, Sizes};
 use super::schedule::{Timetable, part_uniforms, uniforms};
-use crate::data::{Batch, DataError, Loader, Splits, Subset};
+use crate::data::{Batch, DataError, Loader, Splits};
 use crate::device::{Data, PlanId, Session};
 use crate::eval::pictures::{self, Picture};
 use crate::ir::Layout;
@@ -62,9 +62,14 @@ pub struct Step {
 impl Step {
     /// A line of `metrics.jsonl` about it.
     pub fn record(&self, split: &str, values: &Scalars) -> MetricsRecord {
-        let empty = MetricsRecord::new(self.number, u64::from(self.batch.epoch), split);
-        values.iter().fold(empty, |record, (name, value)| record.with(name, *value))
+        record(self.number, self.batch.epoch, split, values)
     }
+}
+
+/// A line of `metrics.jsonl` about so many steps, of which the last one was of such an epoch.
+pub fn record(steps: u64, epoch: u32, split: &str, values: &Scalars) -> MetricsRecord {
+    let empty = MetricsRecord::new(steps, u64::from(epoch), split);
+    values.iter().fold(empty, |record, (name, value)| record.with(name, *value))
 }
 
 impl<'a> Trainer<'a> {
@@ -316,12 +321,16 @@ impl<'a> Trainer<'a> {
     }
 
     /// Means over the held-out images, if there are any. Stops the run if they are not finite: the
-    /// weights that made them are not worth keeping.
-    pub fn validate(&mut self, step: u64) -> Result<Option<Scalars>, RunError> {
+    /// weights that made them are not worth keeping. `stop` ends the wait for images.
+    pub fn validate(
+        &mut self,
+        step: u64,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Scalars>, RunError> {
         let Some((plan, size)) = self.validation else { return Ok(None) };
         let (names, seed) = (self.names(plan), self.config.seed);
         let (session, val) = (&mut self.session, &self.splits.val);
-        for batch in Loader::eval_batches(val, size)? {
+        for batch in Loader::eval_batches(val, size)?.unless(stop) {
             let batch = batch?;
             if batch.valid == size {
                 feed(session, plan, &batch)?;
@@ -332,7 +341,7 @@ impl<'a> Trainer<'a> {
         if let Some((batch, (_, values))) =
             batches.iter().enumerate().find(|(_, (_, v))| !finite(v))
         {
-            if let Some(again) = Loader::eval_batches(val, size)?.nth(batch) {
+            if let Some(again) = Loader::eval_batches(val, size)?.unless(stop).nth(batch) {
                 feed(session, plan, &again?)?;
             }
             let tensor =
@@ -346,55 +355,39 @@ impl<'a> Trainer<'a> {
         Ok(Some(means))
     }
 
-    /// Likelihood and kNN of the held-out images; empty if nobody asks.
-    pub fn evaluate(&mut self) -> Result<Scalars, RunError> {
-        self.measures.evaluate(&mut self.session, self.splits)
+    /// Likelihood and kNN of the held-out images; empty if nobody asks. `stop` ends the wait for
+    /// images.
+    pub fn evaluate(&mut self, stop: &dyn Fn() -> bool) -> Result<Scalars, RunError> {
+        self.measures.evaluate(&mut self.session, self.splits, stop)
     }
 
-    /// A picture of views of the first held-out images, where the method sees views.
-    pub fn picture_views(&mut self) -> Result<Option<Picture>, RunError> {
-        self.model
-            .objective
-            .method
-            .augments()
-            .then(|| self.picture(pictures::augmentation_grid))
-            .transpose()
+    /// A picture of views of the first held-out images, where the method sees views. `stop` ends
+    /// the wait for images.
+    pub fn picture_views(&mut self, stop: &dyn Fn() -> bool) -> Result<Option<Picture>, RunError> {
+        let sees = self.model.objective.method.augments();
+        sees.then(|| self.picture(pictures::augmentation_grid, stop)).transpose()
     }
 
     /// A picture of the first held-out images and their reconstructions, where the method
-    /// reconstructs.
-    pub fn picture_reconstructions(&mut self) -> Result<Option<Picture>, RunError> {
-        self.model
-            .objective
-            .method
-            .reconstructs()
-            .then(|| self.picture(pictures::reconstruction_grid))
-            .transpose()
+    /// reconstructs. `stop` ends the wait for images.
+    pub fn picture_reconstructions(
+        &mut self,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Picture>, RunError> {
+        let reconstructs = self.model.objective.method.reconstructs();
+        reconstructs.then(|| self.picture(pictures::reconstruction_grid, stop)).transpose()
     }
 
-    fn picture(&mut self, draw: Draw) -> Result<Picture, RunError> {
-        let (plan, batch) = self.figures;
-        let splits = self.splits;
-        let subset = if splits.val.len() >= batch { &splits.val } else { &splits.train };
-        draw(
-            &mut self.session,
-            plan,
-            &self.model,
-            subset,
-            batch,
-            &StepUniforms::evaluation(self.config.seed, 0),
-        )
+    fn picture(&mut self, draw: Draw, stop: &dyn Fn() -> bool) -> Result<Picture, RunError> {
+        let (plan, images) = self.figures;
+        let batch = pictures::first(self.shown(), images, stop)?;
+        let step = StepUniforms::evaluation(self.config.seed, 0);
+        draw(&mut self.session, plan, &self.model, &batch, &step)
     }
 }
 
-type Draw = fn(
-    &mut Session,
-    PlanId,
-    &ModelConfig,
-    &Subset,
-    usize,
-    &StepUniforms,
-) -> Result<Picture, RunError>;
+type Draw =
+    fn(&mut Session, PlanId, &ModelConfig, &Batch, &StepUniforms) -> Result<Picture, RunError>;
 
 fn finite(values: &[f32]) -> bool {
     values.iter().all(|x| x.is_finite())

@@ -36,12 +36,12 @@ impl Run<'_> {
         let step = self.steps;
         match *command {
             Command::Picture { ref of } if of == "views" => {
-                if let Some(picture) = self.trainer.picture_views()? {
+                if let Some(picture) = self.trainer.picture_views(&|| false)? {
                     show("views", step, &picture, json!({}));
                 }
             }
             Command::Picture { .. } => {
-                if let Some(picture) = self.trainer.picture_reconstructions()? {
+                if let Some(picture) = self.trainer.picture_reconstructions(&|| false)? {
                     show("reconstructions", step, &picture, json!({}));
                 }
             }
@@ -95,8 +95,8 @@ impl Run<'_> {
     fn measure(&mut self) -> Result<(), RunError> {
         let epoch = self.steps / self.timetable.per_epoch;
         for (split, values) in [
-            ("val", self.trainer.validate(self.steps)?.unwrap_or_default()),
-            ("eval", self.trainer.evaluate()?),
+            ("val", self.trainer.validate(self.steps, &|| false)?.unwrap_or_default()),
+            ("eval", self.trainer.evaluate(&|| false)?),
         ] {
             let values: serde_json::Map<_, _> =
                 values.into_iter().map(|(name, value)| (name, value.into())).collect();

@@ -179,11 +179,11 @@ impl Run<'_> {
             self.said = (Instant::now(), self.steps);
         }
         if self.timetable.epoch_end(self.steps).is_some() || last {
-            if let Some(means) = self.trainer.validate(self.steps)? {
+            if let Some(means) = self.trainer.validate(self.steps, &|| false)? {
                 post("record", &step.record("val", &means));
             }
             if last || self.timetable.due(self.steps, "eval") {
-                let values = self.trainer.evaluate()?;
+                let values = self.trainer.evaluate(&|| false)?;
                 post("record", &step.record("eval", &values));
             }
             self.said = (Instant::now(), self.steps);

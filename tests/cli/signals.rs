@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Ran, TINY, command, folder, spawn, trained};
+use crate::support::{Ran, TINY, command, folder, sh, spawn, trained};
 
 fn signal(child: &Child, name: &str) {
     let status = Command::new("kill")
@@ -88,6 +88,56 @@ fn waiting_for_images_ends() {
         assert!(!out.join("checkpoints/last.safetensors").exists(), "{ran:?}");
         fs::remove_dir_all(&out).expect("removed");
     }
+}
+
+/// Measuring that would take minutes is left to the resumed run, whose records and pictures are
+/// those of a run that nothing disturbed.
+#[test]
+fn measuring_ends() {
+    let dir = folder();
+    let at = |name: &str| dir.path().join(name);
+    let line = |out: &str, samples: u32, more: &str| {
+        let flags = "--device cpu --width 8 --batch-size 8 --limit-train 64 --no-eval \
+            --eval-every 1 --seed 3";
+        let out = at(out);
+        format!("pretrain {flags} --importance-samples {samples} --out {} {more}", out.display())
+    };
+    let child = spawn(&line("run", 2048, ""));
+    let metrics = at("run/metrics.jsonl");
+    // Likelihoods of so many samples are what follows validation.
+    wait_until("validation", || says(&metrics, "\"val\""));
+    std::thread::sleep(Duration::from_millis(500));
+    signal(&child, "TERM");
+    let ran = ends_within(child, 10);
+    let told = ran.json();
+    assert_eq!((ran.code, &told["interrupted"]), (Some(143), &true.into()), "{ran:?}");
+    assert_eq!((&told["steps"], &told["evaluation"]), (&8.into(), &().into()), "{ran:?}");
+    let records = |metrics: &Path| -> Vec<String> {
+        let text = fs::read_to_string(metrics).expect("metrics");
+        let records = text.lines().map(|line| serde_json::from_str(line).expect("a record"));
+        let timeless = |mut record: serde_json::Value| {
+            record["images_per_second"] = 0.into();
+            record.to_string()
+        };
+        records.map(timeless).collect()
+    };
+    let of_eval = |record: &String| record.contains("\"eval\"");
+    assert!(!records(&metrics).iter().any(of_eval), "nothing was evaluated: {ran:?}");
+    sh(&line("run", 2, "--resume --max-steps 20")).ok();
+    sh(&line("straight", 2, "--max-steps 20")).ok();
+    let (here, there) = (records(&metrics), records(&at("straight/metrics.jsonl")));
+    assert_eq!(here.iter().filter(|record| of_eval(record)).count(), 3, "{here:?}");
+    assert_eq!(here, there);
+    let pictures = |run: &str| {
+        let all = fs::read_dir(at(run).join("images")).expect("pictures");
+        let mut all: Vec<_> = all
+            .map(|one| one.expect("a picture").path())
+            .map(|path| (path.file_name().map(ToOwned::to_owned), fs::read(path).expect("bytes")))
+            .collect();
+        all.sort();
+        all
+    };
+    assert!(pictures("run") == pictures("straight"), "the pictures differ");
 }
 
 /// A server that takes connections and never answers.

@@ -80,7 +80,8 @@ pub(crate) fn every_image_once() -> Result<(), Failed> {
     let plans = plans::load(&mut host, &run, &config, held_out)?;
     reset(&mut host, &model, 4)?;
     let sizes = Sizes::new(&run, config.batch, held_out);
-    let got = Measures::new(&plans, sizes, &run, &config).evaluate(&mut host, &splits)?;
+    let got =
+        Measures::new(&plans, sizes, &run, &config).evaluate(&mut host, &splits, &|| false)?;
 
     let one =
         method::importance(&ModelConfig { batch: 1, ..config }, layout, samples, Views::Drawn)

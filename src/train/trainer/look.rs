@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use super::Trainer;
-use crate::data::Subset;
+use crate::data::{Loader, Subset};
 use crate::device::{PlanId, Session};
 use crate::eval::embed::{Similarity, embed_views};
 use crate::eval::features::{Evaluator, Features, features};
@@ -106,9 +106,13 @@ impl Trainer<'_> {
             .filter(|(at, rows)| *at == steps && rows.len() == reference.len());
         let rows = match known {
             Some((_, rows)) => rows,
-            None => features(&mut self.session, plan, &model, &reference, |_| ())?,
+            None => {
+                let batches = Loader::eval_batches(&reference, model.batch)?;
+                features(&mut self.session, plan, &model, batches, |_| ())?
+            }
         };
-        let row = features(&mut self.session, plan, &model, &query, |_| ())?;
+        let query = Loader::eval_batches(&query, model.batch)?;
+        let row = features(&mut self.session, plan, &model, query, |_| ())?;
         let near = nearest(&rows, &row, k)?;
         self.looks.reference = Some((steps, rows));
         let places: Vec<usize> = near.iter().map(|near| near.row).collect();
