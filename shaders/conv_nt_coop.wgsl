@@ -4,7 +4,8 @@
 // Operands are rounded to f16, sums are f32.
 // Reads x [N, IH, IW, IC], w [OC, KH, KW, IC], or with ACROSS w [IC, KH, KW, OC], and, as
 // lib/epilogue4.wgsl has it, bias [OC], add and gate
-// [N, OH, OW, OC]; writes (=) y [N, OH, OW, OC].
+// [N, OH, OW, OC]; writes (=) y [N, OH, OW, OC] and, with MOMENTS, mean and M2 = sum (y - mean)^2
+// of every SPAN pixels: parts [ceil(N * OH * OW / SPAN), 2, OC].
 // A group computes BM pixels x BN channels, a subgroup WM x WN of them. While it multiplies a tile
 // of depth BK, it fetches the next one into registers.
 // Grid: (ceil(OC / BN), GY, ceil(MT / GY) * CLASSES * CLASSES), MT = ceil(N * OHC * OWC / BM).
@@ -13,6 +14,7 @@
 #import lib/coop
 #import lib/conv_nt
 #import lib/epilogue4
+#import lib/coop_moments
 
 const OC4: u32 = OC / 4u;
 const OWC: u32 = (OW + CLASSES - 1u) / CLASSES; // columns of one parity
@@ -174,7 +176,11 @@ fn finish(m0: u32, n0: u32, py: u32, px: u32, m: u32, n: u32, local: u32) {
         if (whole && pixel < M && oy < OH && ox < OW && col < OC4) {
             let strided = (pixel / (OHC * OWC) * OH + oy) * OW + ox;
             let index = select(strided, pixel, CLASSES == 1u) * OC4 + col;
-            y[index] = epilogue(sh_y[(subgroup * T + e / STRIP4) * SY + e % STRIP4], index, col);
+            let v = epilogue(sh_y[(subgroup * T + e / STRIP4) * SY + e % STRIP4], index, col);
+            y[index] = v;
+            // #if MOMENTS
+            sh_y[(subgroup * T + e / STRIP4) * SY + e % STRIP4] = stored(v);
+            // #end
         }
     }
 }
@@ -242,6 +248,9 @@ fn main(
         workgroupBarrier();
     }
 
+    // #if MOMENTS
+    var lanes: array<Lane, STRIPS>;
+    // #end
     for (var i = 0u; i < MS; i++) { // unroll
         for (var s = 0u; s < STRIPS; s++) { // unroll
             for (var j = 0u; j < STRIP; j++) { // unroll
@@ -250,7 +259,20 @@ fn main(
             }
             workgroupBarrier();
             finish(m0, taps.n0, py, px, i * T, s * STRIP * T, local);
+            // #if MOMENTS
+            count(&lanes, s, m0, i * T, local);
+            // #end
             workgroupBarrier();
         }
     }
+    // #if MOMENTS
+    for (var s = 0u; s < STRIPS; s++) { // unroll
+        let mean = lanes[s].sum / f32(max(lanes[s].pixels, 1u));
+        sh_y[local * 2u] = lanes[s].shift + mean;
+        sh_y[local * 2u + 1u] = relu(lanes[s].squares - lanes[s].sum * mean);
+        workgroupBarrier();
+        merge(m0, taps.n0, s * STRIP * T, local);
+        workgroupBarrier();
+    }
+    // #end
 }

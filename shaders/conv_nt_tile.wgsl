@@ -3,7 +3,8 @@
 //   a[m, k] = what tap (kh, kw) of output pixel (oy, ox) reads, channel c: lib/conv_nt.wgsl
 // Reads x [N, IH, IW, IC], w [OC, KH, KW, IC], or with ACROSS w [IC, KH, KW, OC], and, as
 // lib/epilogue.wgsl has it, bias [OC], add and gate
-// [N, OH, OW, OC]; writes (=) y [N, OH, OW, OC].
+// [N, OH, OW, OC]; writes (=) y [N, OH, OW, OC] and, with MOMENTS, mean and M2 = sum (y - mean)^2
+// of every SPAN pixels, shifted by the first of them: parts [ceil(N * OH * OW / SPAN), 2, OC].
 // A group computes BM pixels x BN channels, an invocation RM x RN of them.
 // Grid: (ceil(OC / BN), GY, ceil(MT / GY) * CLASSES * CLASSES), MT = ceil(N * OHC * OWC / BM).
 // Reference: ops/conv2d/mod.rs `Conv2d::reference` and `Conv2dInputGrad::reference`.
@@ -35,6 +36,11 @@ const SB: u32 = BN + 2u;
 
 var<workgroup> sh_a: array<vec4<f32>, K4 * SA>; // [K4, BM]
 var<workgroup> sh_b: array<vec4<f32>, K4 * SB>; // [K4, BN]
+// #if MOMENTS
+const SHARE: u32 = SPAN / TY; // pixels of a part per invocation
+var<workgroup> sh_shift: array<f32, BN>;
+var<workgroup> sh_sums: array<vec2<f32>, TY * BN>; // [TY, BN]
+// #end
 
 @compute @workgroup_size(WG)
 fn main(
@@ -151,9 +157,45 @@ fn main(
                 let col = n0 + j * TX + tx;
                 if (col < OC) {
                     let index = ((m / (OHC * OWC) * OH + oy) * OW + ox) * OC + col;
-                    y[index] = epilogue(acc[i * RN + j], index, col);
+                    let v = epilogue(acc[i * RN + j], index, col);
+                    y[index] = v;
+                    // #if MOMENTS
+                    acc[i * RN + j] = stored(v);
+                    // #end
                 }
             }
         }
     }
+    // #if MOMENTS
+    for (var p = 0u; p < BM / SPAN; p++) { // unroll
+        let first = m0 + p * SPAN;
+        workgroupBarrier();
+        if (ty == 0u) {
+            for (var j = 0u; j < RN; j++) { // unroll
+                sh_shift[j * TX + tx] = acc[p * SHARE * RN + j];
+            }
+        }
+        workgroupBarrier();
+        for (var j = 0u; j < RN; j++) { // unroll
+            var sums = vec2<f32>();
+            for (var i = 0u; i < SHARE; i++) { // unroll
+                let apart = acc[(p * SHARE + i) * RN + j] - sh_shift[j * TX + tx];
+                let d = select(0.0, apart, first + i * TY + ty < M);
+                sums += vec2<f32>(d, d * d);
+            }
+            sh_sums[ty * BN + j * TX + tx] = sums;
+        }
+        workgroupBarrier();
+        if (local < BN && n0 + local < OC && first < M) {
+            var sums = vec2<f32>();
+            for (var t = 0u; t < TY; t++) {
+                sums += sh_sums[t * BN + local];
+            }
+            let mean = sums.x / f32(min(SPAN, M - first));
+            let at = first / SPAN * 2u * OC + n0 + local;
+            parts[at] = sh_shift[local] + mean;
+            parts[at + OC] = relu(vec4<f32>(sums.y - sums.x * mean)).x; // NaN stays
+        }
+    }
+    // #end
 }

@@ -10,8 +10,9 @@
 //! settings -> RunConfig -> method (one file = one equation) -> ir::Graph
 //!                                                  | ir::autodiff  calls OpDef::gradient, knows no op
 //!                                                  v
-//!   plan::lower: ir::fuse (what the device can) -> ir::half (f16, if asked for) -> ir::cut (updates
-//!                to what it binds) -> a variant of each op (kernel, constants, grid, bindings)
+//!   plan::lower: ir::fuse (what the device can) -> ir::half (f16, if asked for) -> ir::moments (of
+//!                batch norms) -> ir::cut (updates to what it binds) -> a variant of each op (kernel,
+//!                constants, grid, bindings)
 //!                -> lives -> buffers -> plan::verify
 //!                                                  |
 //!                          Plan: plain data, printable, knows no GPU type

@@ -68,7 +68,7 @@ fn products() -> Vec<Case> {
     for (x, w, stride, pad) in shapes() {
         let extent = |size| extent(size, w.h, stride, pad);
         let y = Shape::new(x.n, extent(x.h), extent(x.w), w.n);
-        let all = Epilogue { bias: true, add: true, relu: true, mask: true };
+        let all = Epilogue { bias: true, add: true, relu: true, mask: true, moments: None };
         let tail = Epilogue { add: true, mask: true, ..Epilogue::default() };
         let forward = Conv2d { stride, pad, epilogue: all };
         let input = Conv2dInputGrad { stride, pad, h: x.h, w: x.w, epilogue: tail };
@@ -79,10 +79,20 @@ fn products() -> Vec<Case> {
             Case::new(named.clone(), op, &inputs)
         };
         cases.push(case(forward.into(), &[x, w, Shape::vector(w.n), y, y]));
+        cases.push(moments(&named, stride, pad, x, w));
         cases.push(case(input.into(), &[y, w, x, x]));
         cases.push(case(weight.into(), &[x, y]));
     }
     cases.iter().filter_map(Case::halved).collect()
+}
+
+/// A forward product that has its moments too. Its sums are integers, which f16 rounds alike in
+/// whichever order they came about.
+fn moments(named: &str, stride: usize, pad: usize, x: Shape, w: Shape) -> Case {
+    let epilogue = Epilogue { bias: true, moments: Some(64), ..Epilogue::default() };
+    let far = (Shape::vector(w.n), Fill::Constant(3000.0));
+    let inputs = [(x, Fill::Ties), (w, Fill::Ties), far];
+    Case::new(format!("moments {named}"), Conv2d { stride, pad, epilogue }, &inputs)
 }
 
 /// What an op's own trials have of half products.
@@ -158,10 +168,40 @@ const FAULTS: [(&str, Fault); 7] = [
     }),
 ];
 
+/// Faults of a result's moments.
+const FAULTS_OF_MOMENTS: [(&str, Fault); 5] = [
+    ("a lane is left out", |t| t.replace("i < PART * HEIGHT", "i + 1u < PART * HEIGHT")),
+    ("a lane counts for one pixel too many", |t| {
+        t.replace(
+            "(end - top - h + HEIGHT - 1u) / HEIGHT",
+            "(end - top - h + HEIGHT) / HEIGHT + 1u",
+        )
+    }),
+    ("what is behind the last pixel counts", |t| {
+        t.replace("|| e < T * STRIP4) && pixel < M", "|| e < T * STRIP4) && pixel < M + 64u")
+    }),
+    ("lanes do not wait", |t| t.replace("workgroupBarrier();\n        merge(", "merge(")),
+    ("what is not stored counts", |t| t.replace("= stored(v);", "= v;")),
+];
+
+/// A product must fail with a fault of its moments.
+fn moments_refused(adapter: Adapter, fault: Fault) -> Result<(), Failed> {
+    let mut cases = products().into_iter().filter(|c| c.name.starts_with("moments "));
+    let case = cases.find(|c| c.name.contains("68")).ok_or("no such product")?;
+    let variant = coop(&case, &adapter.target)[0];
+    let options = OpenOptions { rewrite: Some(fault), ..OpenOptions::default() };
+    let result = trial(&case, &mut adapter.session(options)?, variant);
+    let noticed = |e: &String| e.contains("times the tolerance") || e.contains("gave other bits");
+    check(result.as_ref().is_err_and(noticed), || format!("{variant}: {result:?}"))
+}
+
 /// Each product with its epilogue must fail once its text has a fault.
 fn refused(adapter: Adapter, fault: Fault) -> Result<(), Failed> {
     // Several taps, tiles and groups, and a border.
-    let cases: Vec<Case> = products().into_iter().filter(|c| c.name.contains("68")).collect();
+    let cases: Vec<Case> = products()
+        .into_iter()
+        .filter(|c| c.name.contains("68") && !c.name.starts_with("moments"))
+        .collect();
     check(cases.len() == 3, || format!("{} products", cases.len()))?;
     for case in cases {
         let variant = coop(&case, &adapter.target)[0];
@@ -196,6 +236,11 @@ fn trials(adapter: Adapter, edge: u32) -> Vec<Trial> {
             Trial::test(format!("a fault is noticed: {what}"), move || refused(adapter, fault))
         };
         trials.extend(FAULTS.map(refuse));
+        let refuse = |(what, fault): (&str, Fault)| {
+            let title = format!("a fault of moments is noticed: {what}");
+            Trial::test(title, move || moments_refused(adapter, fault))
+        };
+        trials.extend(FAULTS_OF_MOMENTS.map(refuse));
     }
     trials
 }

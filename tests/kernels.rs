@@ -140,6 +140,7 @@ fn epilogues(device: &Device) -> Result<(), Failed> {
                 add: bits & 2 > 0,
                 relu: bits & 4 > 0,
                 mask: bits & 8 > 0,
+                moments: None,
             };
             let operands = 2 + epilogue.inputs();
             for spoiled in 0..operands {
@@ -250,7 +251,7 @@ fn batch_norms(device: &Device) -> Result<(), Failed> {
                 if add {
                     inputs.push(input(x, &[(12 + 3, NEGATIVE_NAN)]));
                 }
-                let op = Op::from(BatchNorm { eps: 1e-5, momentum: 0.1, add, relu });
+                let op = Op::from(BatchNorm { eps: 1e-5, momentum: 0.1, add, relu, parts: None });
                 let what = format!("{rows} rows, {value} in row {first}, add {add}, relu {relu}");
                 for out in outputs(device, &op, &inputs)? {
                     nans(&format!("{what}: y"), &out[0], |i| i % 12 == 5 || add && i == 12 + 3)?;

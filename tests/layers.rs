@@ -190,8 +190,10 @@ impl<'a> Layer<'a> {
                     let stored = self.tensor(name, None);
                     inputs.push(self.add(name, stored, Some(Group::Buffer)));
                 }
-                let y = self
-                    .op(BatchNorm { eps: 1e-5, momentum: 0.1, add: false, relu: false }, &inputs);
+                let y = self.op(
+                    BatchNorm { eps: 1e-5, momentum: 0.1, add: false, relu: false, parts: None },
+                    &inputs,
+                );
                 Some(self.meet("y", y, "dy"))
             }
             "max_pool" => {

@@ -60,6 +60,54 @@ fn canaries() -> Vec<Trial> {
     ]
 }
 
+/// A fault of a kernel's text.
+type Fault = fn(String) -> String;
+
+/// Faults of a result's moments that no trial may miss, and a case that shows each.
+const FAULTS: [(&str, &str, Fault); 4] = [
+    ("a row of invocations is left out", "moments n5h16w16c16 k3s1p1 o16, bias", |t| {
+        t.replace("var t = 0u; t < TY", "var t = 1u; t < TY")
+    }),
+    ("what is behind the last pixel counts", "moments n2h5w7c4 k3s1p1 o8", |t| {
+        t.replace("select(0.0, apart,", "select(apart, apart,")
+    }),
+    ("nothing is shifted", "moments n5h16w16c16 k3s1p1 o16, bias", |t| {
+        t.replace("+ tx] = acc[", "+ tx] = 0.0 * acc[")
+    }),
+    ("what is not stored counts", "moments n5h16w16c16 k3s1p1 o16, bias, f16", |t| {
+        t.replace("= stored(v);", "= v;")
+    }),
+];
+
+/// A case must fail in every variant once the kernel's text has a fault.
+fn refused(case: &Case, adapter: &Pick, target: &Target, fault: Fault) -> Result<(), Failed> {
+    let all = variants(case, target);
+    let tiles = all.into_iter().filter(|v| matches!(v, Variant::Tile(_)));
+    for variant in tiles {
+        let options = OpenOptions { rewrite: Some(fault), ..OpenOptions::default() };
+        let result = trial(case, &mut Session::from(Gpu::pick(adapter, options)?), variant);
+        // Not a text that the driver refuses, but results that differ.
+        if !result.as_ref().is_err_and(|e| e.contains("times the tolerance")) {
+            return Err(format!("{variant}: {result:?}").into());
+        }
+    }
+    Ok(())
+}
+
+fn faults(index: usize, adapter: &str, target: Target, f16: bool) -> Vec<Trial> {
+    let planted = |(what, name, fault): (&str, &'static str, Fault)| {
+        let case = aavae::ops::all_cases().into_iter().find(|c| c.name == name);
+        let half = name.ends_with("f16");
+        let run = move || {
+            let case = case.ok_or_else(|| format!("there is no case {name}"))?;
+            refused(&case, &Pick::Index(index), &target, fault)
+        };
+        Trial::test(format!("a fault of moments is noticed: {what}/{adapter}"), run)
+            .with_ignored_flag(half && !f16)
+    };
+    FAULTS.map(planted).into()
+}
+
 fn main() -> ExitCode {
     let args = Arguments::from_args();
     let open = |i: usize| {
@@ -69,6 +117,9 @@ fn main() -> ExitCode {
     let found: Vec<_> = adapters().into_iter().enumerate().map(|(i, a)| (a.name, can(i))).collect();
     let require = std::env::var_os("REQUIRE_GPU").is_some();
     let mut trials = canaries();
+    for (index, (adapter, can)) in found.iter().enumerate() {
+        trials.extend(faults(index, adapter, can.target, can.f16));
+    }
     for case in aavae::ops::all_cases() {
         let name = name(&case);
         let c = case.clone();

@@ -42,4 +42,5 @@ alias MatrixB = coop_mat8x8<f16, B>;
 alias MatrixC = coop_mat8x8<f32, C>;
 // #end
 
-var<workgroup> sh_y: array<vec4<f32>, SUBGROUPS * T * SY>; // [SUBGROUPS, T, STRIP4]
+// [SUBGROUPS, T, STRIP4], and then, where moments are wanted, [WG, 2]
+var<workgroup> sh_y: array<vec4<f32>, max(SUBGROUPS * T * SY, 2u * WG)>;

@@ -1,10 +1,13 @@
 // Epilogue of a product: what happens to the finished sum of output element `index`, channel `col`.
-// Declares the importer's bindings 2 to 5. Requires nothing of the importer.
+// Declares the importer's bindings 2 to 6. Requires nothing of the importer.
 #import lib/relu
 const BIAS: bool = false; // spec
 const ADD: bool = false; // spec
 const RELU: bool = false; // spec
 const MASK: bool = false; // spec
+const MOMENTS: bool = false; // spec: the moments of every SPAN pixels are wanted too
+const HALF: bool = false; // spec: y holds f16; then the host appends lib/round_f16
+const SPAN: u32 = 64u; // spec
 @group(0) @binding(2) var<storage, read_write> y: array<f32>; // [N, OH, OW, OC]
 // #if BIAS
 @group(0) @binding(3) var<storage, read> bias: array<f32>; // [OC]
@@ -14,6 +17,19 @@ const MASK: bool = false; // spec
 // #end
 // #if MASK
 @group(0) @binding(5) var<storage, read> gate: array<f32>; // [N, OH, OW, OC]
+// #end
+// #if MOMENTS
+@group(0) @binding(6) var<storage, read_write> parts: array<f32>; // [ceil(N * OH * OW / SPAN), 2, OC]
+
+// What is read back of a result.
+fn stored(v: f32) -> f32 {
+    // #if HALF
+    return round_f16(vec4<f32>(v)).x;
+    // #end
+    // #if !HALF
+    return v;
+    // #end
+}
 // #end
 
 fn epilogue(sum: f32, index: u32, col: u32) -> f32 {

@@ -1,11 +1,14 @@
 // As lib/epilogue.wgsl, four channels at a time: what happens to the finished sums at vec4 `index`,
 // which are those of channels 4 * col and the three behind.
-// Declares the importer's bindings 2 to 5. Requires nothing of the importer.
+// Declares the importer's bindings 2 to 6. Requires nothing of the importer.
 #import lib/relu
 const BIAS: bool = false; // spec
 const ADD: bool = false; // spec
 const RELU: bool = false; // spec
 const MASK: bool = false; // spec
+const MOMENTS: bool = false; // spec: the moments of every SPAN pixels are wanted too
+const HALF: bool = false; // spec: y holds f16; then the host appends lib/round_f16
+const SPAN: u32 = 64u; // spec
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>; // [N, OH, OW, OC4]
 // #if BIAS
 @group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>; // [OC4]
@@ -15,6 +18,19 @@ const MASK: bool = false; // spec
 // #end
 // #if MASK
 @group(0) @binding(5) var<storage, read> gate: array<vec4<f32>>; // [N, OH, OW, OC4]
+// #end
+// #if MOMENTS
+@group(0) @binding(6) var<storage, read_write> parts: array<vec4<f32>>; // [ceil(N * OH * OW / SPAN), 2, OC4]
+
+// What is read back of a result.
+fn stored(v: vec4<f32>) -> vec4<f32> {
+    // #if HALF
+    return round_f16(v);
+    // #end
+    // #if !HALF
+    return v;
+    // #end
+}
 // #end
 
 fn epilogue(sum: vec4<f32>, index: u32, col: u32) -> vec4<f32> {

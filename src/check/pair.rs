@@ -27,12 +27,12 @@ pub struct Pair {
     /// Which op of the plan is the trusted one; the candidate is the next.
     trusted: usize,
     tolerance: f64,
-    /// Bits of the candidate's result in the first run.
-    first: Option<u32>,
+    /// Bits of the lengths of the candidate's outputs in the first run.
+    first: Option<Vec<u32>>,
 }
 
-/// The plan of a pair: noise for each operand, drawn on the device, both results, their squared
-/// distance and the squared length of each. No two values share a buffer, so that each op can be
+/// The plan of a pair: noise for each operand, drawn on the device, both results, and of each output
+/// the squared distance and both squared lengths. No two values share a buffer, so that each op can be
 /// run again alone.
 fn plan(session: &Session, op: &Op, io: &Io, trusted: Variant, candidate: Variant) -> Plan {
     let mut g = Graph::default();
@@ -44,14 +44,12 @@ fn plan(session: &Session, op: &Op, io: &Io, trusted: Variant, candidate: Varian
     let inputs: Vec<_> = io.inputs.iter().enumerate().map(noise).collect();
     g.label("pair");
     let a_b = [(); 2].map(|()| g.emit(op.clone(), &inputs));
-    let [a, b] = a_b.clone();
-    let mut apart = |(a, b)| g.emit1(WeightedSum { a: 1.0, b: -1.0 }.into(), &[a, b]);
-    let difference = a.iter().copied().zip(b.iter().copied()).map(&mut apart).collect();
-    for (name, outputs) in [("difference", difference), ("trusted", a), ("candidate", b)] {
-        let squares: Vec<_> = outputs.iter().map(|&x| g.emit1(Dot.into(), &[x, x])).collect();
-        let both = WeightedSum { a: 1.0, b: 1.0 };
-        let sum = squares.into_iter().reduce(|a, b| g.emit1(both.clone().into(), &[a, b]));
-        g.output(name, sum.unwrap_or_else(|| unreachable!("an op has an output")));
+    for (o, (&a, &b)) in a_b[0].iter().zip(&a_b[1]).enumerate() {
+        let difference = g.emit1(WeightedSum { a: 1.0, b: -1.0 }.into(), &[a, b]);
+        for (name, x) in [("difference", difference), ("trusted", a), ("candidate", b)] {
+            let square = g.emit1(Dot.into(), &[x, x]);
+            g.output(&format!("{name} {o}"), square);
+        }
     }
     // Ops are emitted on floats; how those are stored is said afterwards, as `ir::half` does it.
     for (values, types) in [(&inputs, &io.inputs), (&a_b[0], &io.outputs), (&a_b[1], &io.outputs)] {
@@ -125,20 +123,23 @@ impl Pair {
         session.run(self.id, &StepUniforms::default())?;
         let rows = session.drain(self.id)?;
         let Some((_, values)) = rows.last() else { unreachable!("one run has one row") };
-        let [difference, trusted, candidate] = values[..] else { unreachable!("three scalars") };
-        let error = (f64::from(difference) / f64::from(trusted)).sqrt();
-        if !(trusted > 0.0) {
-            return Ok(Some(format!("the portable kernel gives a length of {trusted}")));
+        for output in values.chunks(3) {
+            let [difference, trusted, _] = output[..] else { unreachable!("three of each") };
+            let error = (f64::from(difference) / f64::from(trusted)).sqrt();
+            if !(trusted > 0.0) {
+                return Ok(Some(format!("the portable kernel gives a length of {trusted}")));
+            }
+            if !(error <= self.tolerance) {
+                return Ok(Some(format!(
+                    "it differs from the portable kernel by {error:.1e} of its length"
+                )));
+            }
         }
-        if !(error <= self.tolerance) {
-            return Ok(Some(format!(
-                "it differs from the portable kernel by {error:.1e} of its length"
-            )));
-        }
-        if self.first.is_some_and(|bits| bits != candidate.to_bits()) {
+        let bits: Vec<u32> = values.chunks(3).map(|output| output[2].to_bits()).collect();
+        if self.first.as_ref().is_some_and(|first| *first != bits) {
             return Ok(Some("two runs on the same data differ".into()));
         }
-        self.first = Some(candidate.to_bits());
+        self.first = Some(bits);
         Ok(None)
     }
 

@@ -100,6 +100,7 @@ impl<T: Precision> Host<T> {
                 target: Target {
                     max_groups: u32::MAX,
                     max_binding: Target::LARGEST_BINDING,
+                    moments: None,
                     ..Target::WEBGPU
                 },
                 dispatches: false,

@@ -223,7 +223,7 @@ impl Graph {
     pub fn label(&mut self, label: impl Into<String>) {
         self.label = label.into();
     }
-    fn value(&mut self, value: Value) -> ValueId {
+    pub(super) fn value(&mut self, value: Value) -> ValueId {
         self.values.push(value);
         ValueId(
             u32::try_from(self.values.len() - 1)

@@ -185,7 +185,13 @@ impl Builder {
         if self.training {
             self.op(
                 name,
-                BatchNorm { eps: BN_EPS, momentum: BN_MOMENTUM, add: add.is_some(), relu },
+                BatchNorm {
+                    eps: BN_EPS,
+                    momentum: BN_MOMENTUM,
+                    add: add.is_some(),
+                    relu,
+                    parts: None,
+                },
                 &inputs,
             )
         } else {

@@ -24,6 +24,9 @@ pub struct Target {
     pub software: bool,
     /// Convolutions take elementwise ops into their tails ([`super::Epilogue`]).
     pub epilogues: bool,
+    /// Rows of a map for which the convolution that writes it gives a batch norm their moments
+    /// ([`super::Epilogue::moments`]); `None` where a batch norm had better read the map.
+    pub moments: Option<usize>,
     /// Compiling costs more than computing: products share pipelines ([`super::Tile::compact`])
     /// until something else is measured.
     pub compact: bool,
@@ -44,6 +47,7 @@ impl Target {
         subgroup: None,
         software: false,
         epilogues: true,
+        moments: Some(64),
         compact: false,
         half: false,
         coop: None,

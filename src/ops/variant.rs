@@ -70,7 +70,9 @@ impl CoopTile {
         let vectors = (self.m + self.n) * self.k / 4 + 2 * (rows[0] + rows[1]);
         let operands = 8 * self.buffers * vectors;
         // A row of the results of a subgroup, one or two matrices long, ends with one.
+        // Moments of each lane's rows take their place.
         let strip = self.edge * (self.cols.min(2 * self.edge) / 4 + 1);
+        let strip = strip.max(2 * self.subgroup);
         operands + 16 * self.subgroups() * strip
     }
 }

@@ -12,7 +12,7 @@ pub use text::{Summary, summary};
 pub use verify::{Limits, verify};
 
 use crate::ir::{Group, Layout, Range};
-use crate::ops::{Dispatch, Io, Op, STAMP, Target, ValueId, Variant};
+use crate::ops::{Binding, Dispatch, Io, Op, STAMP, Target, ValueId, Variant};
 use crate::tensor::{Shape, TensorType};
 
 /// Runs of a plan whose scalars stay on the device before they are read back together.
@@ -120,6 +120,15 @@ impl PlannedOp {
     /// Bytes read and written, each tensor once.
     pub fn bytes(&self) -> usize {
         self.io.inputs.iter().chain(&self.io.outputs).map(TensorType::bytes).sum()
+    }
+    /// Bytes that its dispatches move: each input and output once for each dispatch that binds it.
+    pub fn moved_bytes(&self) -> usize {
+        let bytes = |binding: &Binding| match *binding {
+            Binding::Input(i) => self.io.inputs[i].bytes(),
+            Binding::Output(i) => self.io.outputs[i].bytes(),
+            _ => 0,
+        };
+        self.dispatches.iter().flat_map(|d| &d.bindings).map(bytes).sum()
     }
 }
 

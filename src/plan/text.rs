@@ -45,7 +45,7 @@ pub fn summary(plan: &Plan) -> Summary {
         dispatches: dispatches().count(),
         pipelines: texts.len(),
         flops: plan.flops(),
-        bytes: plan.ops.iter().map(super::PlannedOp::bytes).sum(),
+        bytes: plan.ops.iter().map(super::PlannedOp::moved_bytes).sum(),
         peak_bytes: plan.peak_bytes(),
         peak_bytes_unaliased: plan.unaliased_bytes
             + inputs

@@ -53,6 +53,7 @@ pub static FILES: &[(&str, &str)] = &[
     ("lib/conv_nt", include_str!("../../shaders/lib/conv_nt.wgsl")),
     ("lib/conv_tn", include_str!("../../shaders/lib/conv_tn.wgsl")),
     ("lib/coop", include_str!("../../shaders/lib/coop.wgsl")),
+    ("lib/coop_moments", include_str!("../../shaders/lib/coop_moments.wgsl")),
     ("lib/epilogue", include_str!("../../shaders/lib/epilogue.wgsl")),
     ("lib/epilogue4", include_str!("../../shaders/lib/epilogue4.wgsl")),
     ("lib/finite", include_str!("../../shaders/lib/finite.wgsl")),

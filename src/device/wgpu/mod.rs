@@ -138,6 +138,8 @@ fn capabilities(
             subgroup: subgroup.map(|lanes| lanes[0]),
             software: info.software,
             epilogues: true,
+            // The kernels of a processor have no workgroup memory to meet in.
+            moments: Target::WEBGPU.moments.filter(|_| !info.software),
             // A page waits for its kernels to be compiled one by one.
             compact: cfg!(target_family = "wasm"),
             half: false,

@@ -161,7 +161,7 @@ fn gradient(
     dx
 }
 
-/// Training: inputs `x, gamma, beta, running_mean, running_var [, add]`, outputs
+/// Training: inputs `x, gamma, beta, running_mean, running_var [, add] [, parts]`, outputs
 /// `y, mean, rstd, running_mean', running_var'`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchNorm {
@@ -173,16 +173,45 @@ pub struct BatchNorm {
     pub add: bool,
     /// Ends with a ReLU.
     pub relu: bool,
+    /// Takes the moments of every so many rows of `x` as its last input
+    /// ([`crate::ops::Epilogue::moments`]), in place of finding them.
+    pub parts: Option<usize>,
+}
+
+impl BatchNorm {
+    /// Mean and `M2` of all rows of a channel, for the reference.
+    fn moments<T: Real>(&self, call: &Call<'_, T>, channel: usize) -> (f64, f64) {
+        let (x, s) = (call.inputs[0].f(), call.in_shape(0));
+        let rows = s.pixels() as f64;
+        let Some(span) = self.parts else {
+            let column = || (channel..s.len()).step_by(s.c).map(|i| x[i].get());
+            let mean = column().sum::<f64>() / rows;
+            return (mean, column().map(|x| (x - mean).powi(2)).sum());
+        };
+        let parts = call.inputs[5 + usize::from(self.add)].f().chunks(2 * s.c).enumerate();
+        let parts = parts.map(|(j, part)| {
+            let rows = span.min(s.pixels() - j * span) as f64;
+            (rows, part[channel].get(), part[s.c + channel].get())
+        });
+        let mean = parts.clone().map(|(n, mean, _)| n * mean).sum::<f64>() / rows;
+        (mean, parts.map(|(n, part, m2)| m2 + n * (part - mean).powi(2)).sum())
+    }
 }
 
 impl OpDef for BatchNorm {
     const NAME: &'static str = "batch_norm";
     fn halves(&self) -> [Vec<usize>; 2] {
-        [vec![0, 5], vec![0]]
+        [if self.add { vec![0, 5] } else { vec![0] }, vec![0]]
     }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
-        check(Self::NAME, inputs, 5 + usize::from(self.add), 0, 1..5)?;
+        let count = 5 + usize::from(self.add);
+        arity(Self::NAME, inputs, count + usize::from(self.parts.is_some()))?;
+        check(Self::NAME, &inputs[..count], count, 0, 1..5)?;
         let x = inputs[0].shape;
+        if let Some(rows) = self.parts {
+            let parts = Shape::new(x.pixels().div_ceil(rows), 1, 2, x.c);
+            same(Self::NAME, "the moments", TensorType::f32(parts), inputs[count])?;
+        }
         if x.pixels() == 1 {
             return Err(ShapeError::new(
                 Self::NAME,
@@ -199,13 +228,12 @@ impl OpDef for BatchNorm {
         &[(3, 3), (4, 4)]
     }
     fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
-        let (x, s) = (call.inputs[0].f(), call.in_shape(0));
+        let s = call.in_shape(0);
         let rows = s.pixels() as f64;
         let momentum = f64::from(self.momentum);
         for c in 0..s.c {
-            let column = || (c..s.len()).step_by(s.c).map(|i| x[i].get());
-            let mean = column().sum::<f64>() / rows;
-            let var = column().map(|x| (x - mean).powi(2)).sum::<f64>() / rows;
+            let (mean, m2) = self.moments(call, c);
+            let var = m2 / rows;
             let rstd = 1.0 / (var + f64::from(self.eps)).sqrt();
             apply_naive(call, c, mean, rstd, self.add, self.relu);
             call.outputs[1][c] = T::of(mean);
@@ -218,6 +246,10 @@ impl OpDef for BatchNorm {
         }
     }
     fn native(&self, call: &mut Call<'_, f32>) {
+        // No host device asks for parts (`Target::moments`).
+        if self.parts.is_some() {
+            return self.reference(call);
+        }
         let (x, s) = (call.inputs[0].f(), call.in_shape(0));
         // (shift, rows, sum, sum of squares) of each task, about the task's first row.
         let length = run_length(s.c);
@@ -277,21 +309,28 @@ impl OpDef for BatchNorm {
         gradient(g, node, [node.y[1], node.y[2]], self.add, self.relu, None)
     }
     fn differentiable(&self) -> &'static [usize] {
-        if self.add { &[0, 1, 2, 5] } else { &[0, 1, 2] }
+        match (self.parts, self.add) {
+            (Some(_), _) => &[],
+            (None, true) => &[0, 1, 2, 5],
+            (None, false) => &[0, 1, 2],
+        }
     }
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let x = io.inputs[0].shape;
         let (rows, c4) = (x.pixels(), x.c / 4);
         let mut l = Lowering::default();
-        let mut span = chunk_rows(rows);
+        let mut span = self.parts.unwrap_or_else(|| chunk_rows(rows));
         let mut count = rows.div_ceil(span);
-        let mut parts = l.scratch(DType::F32, count * 2 * x.c);
-        let kernel = Kernel::new("batch_norm_moments")
-            .set("ROWS", rows)
-            .set("C4", c4)
-            .set("CHUNK", span)
-            .set("AHEAD", target.rows_ahead());
-        l.push(kernel, target.grid_1d(count * c4), &[Binding::Input(0), parts]);
+        let mut parts = Binding::Input(io.inputs.len() - 1);
+        if self.parts.is_none() {
+            parts = l.scratch(DType::F32, count * 2 * x.c);
+            let kernel = Kernel::new("batch_norm_moments")
+                .set("ROWS", rows)
+                .set("C4", c4)
+                .set("CHUNK", span)
+                .set("AHEAD", target.rows_ahead());
+            l.push(kernel, target.grid_1d(count * c4), &[Binding::Input(0), parts]);
+        }
         let merge = |span: usize, fan_in: usize| {
             let kernel = Kernel::new("batch_norm_merge")
                 .set("ROWS", rows)
@@ -322,7 +361,7 @@ impl OpDef for BatchNorm {
     }
     fn cases() -> Vec<Case> {
         let case = |name: &str, x: Shape, fill: Fill, add: bool, relu: bool| {
-            let op = Self { eps: 1e-5, momentum: 0.1, add, relu };
+            let op = Self { eps: 1e-5, momentum: 0.1, add, relu, parts: None };
             let v = Shape::vector(x.c);
             let positive = Uniform(0.5, 1.5);
             let inputs =
@@ -330,7 +369,18 @@ impl OpDef for BatchNorm {
             Case::new(name, op, &inputs[..5 + usize::from(add)])
         };
         let odd = Shape::new(3, 5, 7, 4);
+        // Parts that have nothing to do with x, each of other moments.
+        let given = |name: &str, x: Shape, rows: usize, add: bool| {
+            let parts = Shape::new(x.pixels().div_ceil(rows), 1, 2, x.c);
+            let mut case = case(name, x, Normal, add, true);
+            case.op = Self { eps: 1e-5, momentum: 0.1, add, relu: true, parts: Some(rows) }.into();
+            case.inputs.push((TensorType::f32(parts), Uniform(0.5, 40.0)));
+            case
+        };
         vec![
+            given("moments given, rows105c4 relu", odd, 64, false),
+            given("moments given, rows7c36 add relu", Shape::rows(7, 36), 64, true),
+            given("moments given, rows4160c8 relu", Shape::new(5, 26, 32, 8), 32, false),
             case("n3h5w7c4", odd, Normal, false, false),
             case("n3h5w7c4 relu", odd, Normal, false, true),
             case("n3h5w7c4 add", odd, Normal, true, false),
@@ -431,7 +481,7 @@ mod tests {
 
     #[test]
     fn refuses_one_value_per_channel_and_channels_that_are_no_vec4() {
-        let op = BatchNorm { eps: 1e-5, momentum: 0.1, add: false, relu: false };
+        let op = BatchNorm { eps: 1e-5, momentum: 0.1, add: false, relu: false, parts: None };
         let inputs = |x: Shape| {
             let v = TensorType::f32(Shape::vector(x.c));
             [TensorType::f32(x), v, v, v, v]

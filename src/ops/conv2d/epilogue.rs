@@ -2,7 +2,7 @@
 
 use crate::ops::pointwise::relu;
 use crate::ops::{Call, Real, ShapeError, same};
-use crate::tensor::{Shape, TensorType};
+use crate::tensor::{DType, Shape, TensorType};
 
 /// What happens to a finished sum; each present part is one more input, in this order after the
 /// operands.
@@ -16,6 +16,10 @@ pub struct Epilogue {
     pub relu: bool,
     /// Zeroes the result where a tensor of the output's type is at most 0.
     pub mask: bool,
+    /// A second output, `[ceil(R / rows), 1, 2, Cout]` of the result's R pixels: mean and
+    /// `M2 = sum (y - mean)^2` of every so many rows of a channel, of what is stored.
+    /// [`crate::ops::BatchNorm`] takes them. Only a forward convolution has it.
+    pub moments: Option<usize>,
 }
 
 impl Epilogue {
@@ -51,6 +55,28 @@ impl Epilogue {
         })?;
         add.map_or(Ok(()), |i| same(op, "the residual", y, inputs[i]))?;
         mask.map_or(Ok(()), |i| same(op, "the mask", y, inputs[i]))
+    }
+    /// The outputs of an op with the result `y`.
+    pub(crate) fn outputs(&self, y: TensorType) -> Vec<TensorType> {
+        let parts = self.moments.map(|rows| {
+            TensorType::f32(Shape::new(y.shape.pixels().div_ceil(rows), 1, 2, y.shape.c))
+        });
+        std::iter::once(y).chain(parts).collect()
+    }
+    /// The second output, from the first, for the reference.
+    pub(super) fn moments<T: Real>(&self, call: &mut Call<'_, T>) {
+        let (Some(rows), y) = (self.moments, call.out_types[0]) else { return };
+        let [result, parts] = &mut call.outputs[..] else { unreachable!("two outputs") };
+        let stored = |v: T| if y.dtype == DType::F16 { v.halved().get() } else { v.get() };
+        let c = y.shape.c;
+        for (part, result) in parts.chunks_mut(2 * c).zip(result.chunks(rows * c)) {
+            for o in 0..c {
+                let column = || result[o..].iter().step_by(c).map(|v| stored(*v));
+                let mean = column().sum::<f64>() / (result.len() / c) as f64;
+                part[o] = T::of(mean);
+                part[c + o] = T::of(column().map(|v| (v - mean).powi(2)).sum());
+            }
+        }
     }
     /// The finished sum of element `at`, of one channel, for the references.
     pub(super) fn apply<T: Real>(

@@ -39,10 +39,11 @@ struct Nt {
     across: bool,
 }
 
-/// Epilogue bindings 3, 4, 5; those behind the last present one are left out.
+/// Epilogue bindings 3, 4, 5, 6; those behind the last present one are left out.
 fn tail(epilogue: &Epilogue) -> Vec<Binding> {
     let mut bindings: Vec<_> =
         epilogue.positions().iter().map(|p| p.map_or(Binding::Skip, Binding::Input)).collect();
+    bindings.push(epilogue.moments.map_or(Binding::Skip, |_| Binding::Output(1)));
     while bindings.last() == Some(&Binding::Skip) {
         bindings.pop();
     }
@@ -145,6 +146,24 @@ fn with_coop(mut all: Vec<Variant>, coop: Vec<Variant>, target: &Target) -> Vec<
     all
 }
 
+/// Those of the variants that find the moments of so many rows of the result at a time: in one
+/// workgroup, whose invocations, or subgroups, share them evenly.
+pub(super) fn with_moments(mut all: Vec<Variant>, rows: usize, target: &Target) -> Vec<Variant> {
+    let divides = |part: u32, whole: u32| part <= whole && whole.is_multiple_of(part);
+    let rows = dimension(rows);
+    all.retain(|variant| match variant {
+        Variant::Tile(t) => {
+            let apart = t.m / t.rows;
+            // Two sums of each invocation's rows, and what they are shifted by (`conv_nt_tile`).
+            let memory = variant.requirements().workgroup_memory + (2 * apart + 1) * t.n * 4;
+            divides(rows, t.m) && divides(apart, rows) && memory <= target.workgroup_memory
+        }
+        Variant::Coop(t) => divides(rows, t.m) && divides(t.rows, rows),
+        Variant::Broadcast { .. } | Variant::Only => false,
+    });
+    all
+}
+
 /// What is taken where nothing has been measured: what compiles least if that is what counts,
 /// broadcasts on a processor, cooperative matrices on a GPU that has them, else the portable tile.
 pub(super) fn preferred(variants: &[Variant], io: &Io, target: &Target) -> Variant {
@@ -153,13 +172,15 @@ pub(super) fn preferred(variants: &[Variant], io: &Io, target: &Target) -> Varia
     }
     let coop = || coop::preferred(variants, io.outputs[0].shape);
     let fastest = if target.software { broadcast(target) } else { coop() };
-    fastest.unwrap_or(variants[0])
+    fastest.filter(|v| variants.contains(v)).unwrap_or(variants[0])
 }
 
 /// How a product is lowered.
 pub(super) struct How<'a> {
     pub(super) target: &'a Target,
     pub(super) variant: Variant,
+    /// Whether the result is stored as f16.
+    pub(super) half: bool,
 }
 
 fn nt(
@@ -190,6 +211,12 @@ fn nt(
             .set("RELU", epilogue.relu)
             .set("MASK", epilogue.mask)
             .shaped(!how.variant.is_compact())
+    };
+    let constants = |file: &'static str| match epilogue.moments {
+        Some(rows) => {
+            constants(file).set("MOMENTS", true).set("SPAN", rows).set("HALF", how.half)
+        }
+        None => constants(file),
     };
     let pixels = nt.n * nt.oh.div_ceil(nt.classes) * nt.ow.div_ceil(nt.classes);
     let parities = nt.classes * nt.classes;

@@ -9,7 +9,8 @@
 //!
 //! The first two take an [`Epilogue`] (`ir::fuse` moves bias, residual addition, ReLU and the ReLU
 //! mask of the backward pass there):
-//! `v = sum; v += bias[o]; v += add; v = max(v, 0); v = 0 where mask <= 0`.
+//! `v = sum; v += bias[o]; v += add; v = max(v, 0); v = 0 where mask <= 0`. A forward convolution
+//! may write the moments of its result too, for the batch norm that follows (`ir::moments`).
 //!
 //! One GEMM family carries all three (`shaders/conv_nt_*`, `conv_tn_*`): the input gradient is the
 //! forward kernel on transposed weights, the weight gradient sums over pixels in `SPLIT` chunks
@@ -145,7 +146,7 @@ impl OpDef for Conv2d {
         };
         let y = TensorType::f32(Shape::new(x.n, h, wide, w.n));
         self.epilogue.check(Self::NAME, inputs, y)?;
-        Ok(vec![y])
+        Ok(self.epilogue.outputs(y))
     }
     fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
         let (xs, ws, ys) = (call.in_shape(0), call.in_shape(1), call.out_shape(0));
@@ -175,16 +176,19 @@ impl OpDef for Conv2d {
                 }
             }
         }
+        self.epilogue.moments(call);
     }
     fn native(&self, call: &mut Call<'_, f32>) {
         let (g, tail) = (self.geometry(call), self.epilogue.tail(call));
         native::forward(&g, call.inputs[0].f(), call.inputs[1].f(), tail, call.outputs[0]);
+        self.epilogue.moments(call);
     }
     /// # Panics
     /// On a fused tail other than a bias: fusion comes after differentiation.
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         let Self { stride, pad, epilogue } = *self;
-        assert!(!epilogue.add && !epilogue.relu && !epilogue.mask, "differentiate before fusing");
+        let plain = Epilogue { bias: epilogue.bias, ..Epilogue::default() };
+        assert!(epilogue == plain, "differentiate before fusing");
         let Some(dy) = node.dy[0] else { return vec![None; node.x.len()] };
         let (x, w) = (g.ty(node.x[0]).shape, g.ty(node.x[1]).shape);
         let dx = Conv2dInputGrad { stride, pad, h: x.h, w: x.w, epilogue: Epilogue::default() };
@@ -204,7 +208,7 @@ impl OpDef for Conv2d {
     }
     fn differentiable(&self) -> &'static [usize] {
         match self.epilogue {
-            Epilogue { add: false, relu: false, mask: false, bias } => {
+            Epilogue { add: false, relu: false, mask: false, moments: None, bias } => {
                 if bias {
                     &[0, 1, 2]
                 } else {
@@ -215,7 +219,11 @@ impl OpDef for Conv2d {
         }
     }
     fn variants(&self, io: &Io, target: &Target) -> Vec<Variant> {
-        lower::nt_variants(io, target)
+        let all = lower::nt_variants(io, target);
+        match self.epilogue.moments {
+            Some(rows) => lower::with_moments(all, rows, target),
+            None => all,
+        }
     }
     fn preferred(&self, io: &Io, target: &Target) -> Variant {
         lower::preferred(&self.variants(io, target), io, target)
@@ -224,11 +232,11 @@ impl OpDef for Conv2d {
         self.lower_as(io, target, self.preferred(io, target))
     }
     fn lower_as(&self, io: &Io, target: &Target, variant: Variant) -> Lowering {
-        let (x, w, y) = (io.inputs[0].shape, io.inputs[1].shape, io.outputs[0].shape);
+        let (x, w, y) = (io.inputs[0].shape, io.inputs[1].shape, io.outputs[0]);
         lower::forward(
-            &Geometry::new(x, w, y, self.stride, self.pad),
+            &Geometry::new(x, w, y.shape, self.stride, self.pad),
             &self.epilogue,
-            &How { target, variant },
+            &How { target, variant, half: y.dtype == DType::F16 },
         )
     }
     fn flops(&self, io: &Io) -> u64 {
@@ -261,6 +269,7 @@ impl OpDef for Conv2d {
                 add: bits & 2 > 0,
                 relu: bits & 4 > 0,
                 mask: bits & 8 > 0,
+                moments: None,
             };
             let mut inputs = vec![(x, Fill::Normal), (w, Fill::Normal)];
             inputs.extend(epilogue.bias.then_some(bias));
@@ -279,8 +288,38 @@ impl OpDef for Conv2d {
                 &inputs,
             ));
         }
+        cases.extend(moments());
         cases
     }
+}
+
+/// Trials of a result's moments. Operands of small integers have sums that are exact in f32, so that
+/// f16 rounds them alike in every order; of those above 2,048 it has every second.
+fn moments() -> Vec<Case> {
+    let s = Shape::new;
+    let case = |name: &str, x: Shape, w: Shape, [stride, pad]: [usize; 2], bias: Option<Fill>| {
+        let rows = Some(64);
+        let epilogue = Epilogue { bias: bias.is_some(), moments: rows, ..Epilogue::default() };
+        let mut inputs = vec![(x, Fill::Ties), (w, Fill::Ties)];
+        inputs.extend(bias.map(|fill| (Shape::vector(w.n), fill)));
+        Case::new(format!("moments {name}"), Conv2d { stride, pad, epilogue }, &inputs)
+    };
+    let far = Some(Fill::Constant(3000.0));
+    let mut all = vec![
+        case("n2h5w7c4 k3s1p1 o8", s(2, 5, 7, 4), s(8, 3, 3, 4), [1, 1], None),
+        case("n3h11w11c8 k3s2p1 o12, bias", s(3, 11, 11, 8), s(12, 3, 3, 8), [2, 1], far),
+        case("n1h1w1c4 k1s1p0 o4", s(1, 1, 1, 4), s(4, 1, 1, 4), [1, 0], None),
+        case("n5h16w16c16 k3s1p1 o16, bias", s(5, 16, 16, 16), s(16, 3, 3, 16), [1, 1], far),
+        case("n3h9w9c36 k1s1p0 o36", s(3, 9, 9, 36), s(36, 1, 1, 36), [1, 0], None),
+        case("n4h8w8c8 k3s1p1 o132, bias", s(4, 8, 8, 8), s(132, 3, 3, 8), [1, 1], far),
+        case("linear n67 c36 o72", s(67, 1, 1, 36), s(72, 1, 1, 36), [1, 0], None),
+    ];
+    let (x, w, y) = (s(2, 9, 9, 8), s(20, 3, 3, 8), s(2, 9, 9, 20));
+    let all_of = Epilogue { bias: true, add: true, relu: true, mask: true, moments: Some(64) };
+    let inputs = [x, w, Shape::vector(20), y, y].map(|shape| (shape, Fill::Ties));
+    let op = Conv2d { stride: 1, pad: 1, epilogue: all_of };
+    all.push(Case::new("moments after bias+add+relu+mask", op, &inputs));
+    all
 }
 
 /// Shapes that hurt: prime sizes, a size smaller than the kernel, odd and even sizes under stride
@@ -329,6 +368,9 @@ impl OpDef for Conv2dInputGrad {
                     self.h, self.w
                 ),
             ));
+        }
+        if self.epilogue.moments.is_some() {
+            return Err(ShapeError::new(Self::NAME, "has no moments"));
         }
         let dx = TensorType::f32(Shape::new(dy.n, self.h, self.w, w.c));
         self.epilogue.check(Self::NAME, inputs, dx)?;
@@ -391,7 +433,7 @@ impl OpDef for Conv2dInputGrad {
         lower::input_gradient(
             &Geometry::new(dx, w, dy, self.stride, self.pad),
             &self.epilogue,
-            &How { target, variant },
+            &How { target, variant, half: io.outputs[0].dtype == DType::F16 },
         )
     }
     fn flops(&self, io: &Io) -> u64 {
@@ -531,7 +573,7 @@ impl OpDef for Conv2dWeightGrad {
         lower::weight_gradient(
             &Geometry::new(x, dw, dy, self.stride, self.pad),
             self.bias,
-            &How { target, variant },
+            &How { target, variant, half: false },
         )
     }
     fn flops(&self, io: &Io) -> u64 {

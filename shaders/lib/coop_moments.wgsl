@@ -1,0 +1,70 @@
+// The moments of the results of conv_nt_coop: a lane counts what it has finished, lanes meet in sh_y.
+// Requires M and OC4 of the importer.
+#import lib/coop
+#import lib/epilogue4
+// #if MOMENTS
+const HEIGHT: u32 = min(SG / STRIP4, T); // lanes on top of each other; each has every HEIGHTth pixel
+const PART: u32 = SPAN / WM; // subgroups on top of each other whose pixels are a part
+
+// The results of a lane in a strip of columns, shifted by the first of them.
+struct Lane {
+    shift: vec4<f32>,
+    sum: vec4<f32>,
+    squares: vec4<f32>,
+    pixels: u32,
+}
+
+// Counts what `finish` has left of a lane's results in strip `s`, from pixel `m` of the subgroup's
+// on.
+fn count(lanes: ptr<function, array<Lane, STRIPS>>, s: u32, m0: u32, m: u32, local: u32) {
+    let subgroup = local / SG;
+    for (var i = 0u; i < PIECES; i++) {
+        let e = local % SG + i * SG;
+        let pixel = m0 + subgroup / BESIDE * WM + m + e / STRIP4;
+        if ((T * STRIP4 % SG == 0u || e < T * STRIP4) && pixel < M) {
+            let v = sh_y[(subgroup * T + e / STRIP4) * SY + e % STRIP4];
+            let shift = select((*lanes)[s].shift, v, (*lanes)[s].pixels == 0u);
+            let d = v - shift;
+            (*lanes)[s].shift = shift;
+            (*lanes)[s].sum += d;
+            (*lanes)[s].squares += d * d;
+            (*lanes)[s].pixels += 1u;
+        }
+    }
+}
+
+// Merges the moments of the lanes on top of each other, as batch_norm_merge does it, and writes
+// those of the columns from `n` on of each subgroup.
+fn merge(m0: u32, n0: u32, n: u32, local: u32) {
+    let c = local % STRIP4;
+    let b = local / STRIP4 % BESIDE;
+    let p = local / (STRIP4 * BESIDE);
+    let col = (n0 + b * WN + n) / 4u + c;
+    let first = m0 + p * SPAN;
+    if (p >= BM / SPAN || col >= OC4 || first >= M) {
+        return;
+    }
+    var shift = vec4<f32>();
+    var sum = vec4<f32>();
+    var squares = vec4<f32>();
+    var m2 = vec4<f32>();
+    for (var i = 0u; i < PART * HEIGHT; i++) {
+        // Of a subgroup's pixels those from top + h on, HEIGHT apart.
+        let h = i % HEIGHT;
+        let top = first + i / HEIGHT * WM;
+        let end = min(top + WM, M);
+        let pixels = select(0u, (end - top - h + HEIGHT - 1u) / HEIGHT, top + h < end);
+        let at = (((p * PART + i / HEIGHT) * BESIDE + b) * SG + h * STRIP4 + c) * 2u;
+        if (pixels > 0u) {
+            shift = select(shift, sh_y[at], i == 0u);
+            let d = sh_y[at] - shift;
+            sum += f32(pixels) * d;
+            squares += f32(pixels) * d * d;
+            m2 += sh_y[at + 1u];
+        }
+    }
+    let mean = sum / f32(min(SPAN, M - first));
+    parts[first / SPAN * 2u * OC4 + col] = shift + mean;
+    parts[(first / SPAN * 2u + 1u) * OC4 + col] = m2 + relu(squares - sum * mean); // NaN stays
+}
+// #end
