@@ -10,9 +10,9 @@
 //! settings -> RunConfig -> method (one file = one equation) -> ir::Graph
 //!                                                  | ir::autodiff  calls OpDef::gradient, knows no op
 //!                                                  v
-//!   plan::lower: ir::fuse (what the device can) -> ir::half (f16, if asked for) -> ir::moments (of
-//!                batch norms) -> ir::cut (updates to what it binds) -> a variant of each op (kernel,
-//!                constants, grid, bindings)
+//!   plan::lower: ir::fuse (what the device can) -> ir::half (f16 or bf16, if asked for)
+//!                -> ir::moments (of batch norms) -> ir::cut (updates to what it binds)
+//!                -> a variant of each op (kernel, constants, grid, bindings)
 //!                -> lives -> buffers -> plan::verify
 //!                                                  |
 //!                          Plan: plain data, printable, knows no GPU type
@@ -66,8 +66,9 @@
 //! * **Variant** ([`ops::Variant`]): one of several kernels that an op could be lowered to;
 //!   **product** ([`tune::Product`]): an op that has several, at a shape. **Choices**
 //!   ([`ops::Choices`]) say which variant a product takes.
-//! * **Half** ([`ir::half`]): what passes between layers is f16 in memory; arithmetic stays f32. A
-//!   half product has two operands in f16, so that matrix units may multiply them.
+//! * **Half** ([`tensor::Half`]): f16 or bf16, as which memory may hold what passes between layers
+//!   ([`ir::half`]); arithmetic stays f32. A half product has two such operands, so that matrix
+//!   units may multiply them.
 //! * **Device** ([`device::Device`]): what carries out plans, as [`device::DeviceSpec`] names it.
 //!   **Session** ([`device::Session`]): one model on one device, and all that devices do alike.
 //! * **Evaluator** ([`eval::features::Evaluator`]): a trained model on a session, frozen. A

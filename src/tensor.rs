@@ -13,14 +13,94 @@
 
 use std::fmt;
 
+use half::{bf16, f16};
+
+/// A 16-bit float: how memory may hold what is computed in f32, so that it takes half the bytes.
+/// Loads widen, stores round to the nearest, ties to even; a NaN stays one, and what is beyond the
+/// largest number becomes infinite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Half {
+    /// IEEE 754's binary16: 11 bits of precision, up to 65504.
+    F16,
+    /// bfloat16: 8 bits of precision, the range of f32.
+    Bf16,
+}
+
+impl Half {
+    /// Every one.
+    pub const ALL: &[Self] = &[Self::F16, Self::Bf16];
+
+    /// Name, as settings and plans have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// The element type.
+    pub const fn dtype(self) -> DType {
+        match self {
+            Self::F16 => DType::F16,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+
+    /// Bits of the nearest number.
+    pub fn bits(self, x: f32) -> u16 {
+        match self {
+            Self::F16 => f16::from_f32(x).to_bits(),
+            Self::Bf16 => bf16::from_f32(x).to_bits(),
+        }
+    }
+
+    /// The number of some bits, exactly.
+    pub fn value(self, bits: u16) -> f32 {
+        match self {
+            Self::F16 => f16::from_bits(bits).to_f32(),
+            Self::Bf16 => bf16::from_bits(bits).to_f32(),
+        }
+    }
+
+    /// The nearest number.
+    pub fn round(self, x: f32) -> f32 {
+        self.value(self.bits(x))
+    }
+
+    /// The number nearest to a wider one. An f32 between, rounded to odd, says on which side of the
+    /// middle between two numbers it is.
+    pub fn round_wide(self, x: f64) -> f64 {
+        let near = x as f32;
+        let mut bits = near.to_bits();
+        if f64::from(near) != x && !x.is_nan() {
+            bits = (bits - u32::from(f64::from(near).abs() > x.abs())) | 1;
+        }
+        f64::from(self.round(f32::from_bits(bits)))
+    }
+
+    /// Distance from 1 to the next number.
+    pub fn epsilon(self) -> f64 {
+        match self {
+            Self::F16 => f16::EPSILON.to_f64(),
+            Self::Bf16 => bf16::EPSILON.to_f64(),
+        }
+    }
+
+    /// The smallest number above zero.
+    pub fn smallest(self) -> f64 {
+        f64::from(self.value(1))
+    }
+}
+
 /// Element type of a tensor in device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
     /// 32-bit float.
     F32,
-    /// 16-bit float, for what passes between layers ([`crate::ir::half`]). Arithmetic is f32: loads
-    /// widen, stores round to the nearest, ties to even.
+    /// [`Half::F16`], for what passes between layers ([`crate::ir::half`]).
     F16,
+    /// [`Half::Bf16`], for the same.
+    BF16,
     /// 32-bit unsigned integer: labels, or pixels packed as `R | G << 8 | B << 16`.
     U32,
 }
@@ -30,8 +110,17 @@ impl DType {
     pub const fn bytes(self) -> usize {
         match self {
             Self::F32 => size_of::<f32>(),
-            Self::F16 => size_of::<half::f16>(),
+            Self::F16 | Self::BF16 => size_of::<u16>(),
             Self::U32 => size_of::<u32>(),
+        }
+    }
+
+    /// Which 16-bit float it is, if it is one.
+    pub const fn half(self) -> Option<Half> {
+        match self {
+            Self::F16 => Some(Half::F16),
+            Self::BF16 => Some(Half::Bf16),
+            Self::F32 | Self::U32 => None,
         }
     }
 }
@@ -117,7 +206,53 @@ impl fmt::Display for TensorType {
         match self.dtype {
             DType::F32 => write!(f, "{}", self.shape),
             DType::F16 => write!(f, "f16{}", self.shape),
+            DType::BF16 => write!(f, "bf16{}", self.shape),
             DType::U32 => write!(f, "u32{}", self.shape),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_round_to_the_nearest_and_ties_to_even() {
+        for (half, digits) in [(Half::F16, 10), (Half::Bf16, 7)] {
+            let unit = 2f64.powi(-digits);
+            assert_eq!(half.epsilon(), unit);
+            for units in [0.0, 1.0, 2.0, 3.0] {
+                for (part, want) in [
+                    (0.25, units),
+                    (0.5, if units % 2.0 == 0.0 { units } else { units + 1.0 }),
+                    (0.5 + 1e-4, units + 1.0),
+                    (0.5 - 1e-4, units),
+                ] {
+                    let (x, want) = (1.0 + (units + part) * unit, 1.0 + want * unit);
+                    for sign in [1.0, -1.0] {
+                        assert_eq!(half.round_wide(sign * x), sign * want, "{half:?} {x}");
+                        assert_eq!(f64::from(half.round((sign * x) as f32)), sign * want);
+                    }
+                }
+            }
+            // What an f32 cannot tell from the middle.
+            let middle = 1.0 + 0.5 * unit;
+            assert_eq!(half.round_wide(middle + 1e-14), 1.0 + unit);
+            assert_eq!(half.round_wide(middle - 1e-14), 1.0);
+            assert!(half.round(f32::NAN).is_nan() && half.round_wide(f64::NAN).is_nan());
+            // A NaN whose upper bits are those of an infinity.
+            assert!(half.round(f32::from_bits(0x7f80_0001)).is_nan());
+            assert_eq!(half.round_wide(f64::NEG_INFINITY), f64::NEG_INFINITY);
+            assert_eq!(half.round_wide(half.smallest()), half.smallest());
+            assert_eq!(half.round_wide(half.smallest() / 2.0), 0.0);
+            assert_eq!(half.round_wide(1e300), f64::INFINITY);
+        }
+        // The largest numbers, and the first beyond them that is infinite.
+        assert_eq!(Half::F16.round(65_519.0), 65_504.0);
+        assert_eq!(Half::F16.round(65_520.0), f32::INFINITY);
+        let most = f32::from_bits(0x7f7f_0000);
+        assert_eq!(Half::Bf16.round(f32::from_bits(0x7f7f_7fff)), most);
+        assert_eq!(Half::Bf16.round(f32::from_bits(0x7f7f_8000)), f32::INFINITY);
+        assert_eq!(Half::Bf16.round(65_520.0), 65_536.0);
     }
 }

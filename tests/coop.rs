@@ -15,7 +15,7 @@ use aavae::ops::{
     Case, Conv2d, Conv2dInputGrad, Conv2dWeightGrad, CoopTile, Epilogue, Fill, Op, Target, Variant,
     all_cases,
 };
-use aavae::tensor::Shape;
+use aavae::tensor::{Half, Shape};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// An adapter with cooperative matrices of an edge, as what it is opened, and what it can then do.
@@ -83,7 +83,7 @@ fn products() -> Vec<Case> {
         cases.push(case(input.into(), &[y, w, x, x]));
         cases.push(case(weight.into(), &[x, y]));
     }
-    cases.iter().filter_map(Case::halved).collect()
+    cases.iter().filter_map(|case| case.halved(Half::F16)).collect()
 }
 
 /// A forward product that has its moments too. Its sums are integers, which f16 rounds alike in
@@ -97,7 +97,7 @@ fn moments(named: &str, stride: usize, pad: usize, x: Shape, w: Shape) -> Case {
 
 /// What an op's own trials have of half products.
 fn own() -> Vec<Case> {
-    let convolution = |c: &Case| c.half && c.op.name().starts_with("conv2d");
+    let convolution = |c: &Case| c.half == Some(Half::F16) && c.op.name().starts_with("conv2d");
     all_cases().into_iter().filter(convolution).collect()
 }
 

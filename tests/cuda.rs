@@ -31,6 +31,7 @@ use aavae::method::{Method, Training, training};
 use aavae::ops::{Case, Choices, Target, Variant, key};
 use aavae::plan::{Options, Plan, lower};
 use aavae::shader::{cuda, source};
+use aavae::tensor::Half;
 use compiler::Bug;
 use emulated::{Emulated, Order};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -89,13 +90,24 @@ fn plan(case: &Case, variant: Variant) -> Plan {
 }
 
 /// A method's training step on small images.
-fn step(method: Method) -> Plan {
+fn step(method: Method, half: Option<Half>) -> Plan {
     let model = training(&support::config(method, 16, 4), Training::default());
-    lower("train", &model.graph, Options::new(target()))
+    lower("train", &model.graph, Options::new(Target { half, ..target() }))
+}
+
+/// The training steps that are tried.
+fn tried() -> impl Iterator<Item = (Method, Option<Half>)> {
+    let full = Method::ALL.iter().map(|method| (*method, None));
+    full.chain([(Method::Aavae, Some(Half::Bf16))])
 }
 
 /// Scalars of each step, and the weights and statistics after the last.
-fn train(mut session: Session, method: Method) -> Result<(Vec<Vec<f32>>, Vec<f32>), Failed> {
+fn train(
+    mut session: Session,
+    method: Method,
+    half: Option<Half>,
+) -> Result<(Vec<Vec<f32>>, Vec<f32>), Failed> {
+    session.set_target(Target { half, ..session.target() });
     let model = training(&support::config(method, 16, 4), Training::default());
     session.allocate(&model.graph.layout);
     let id = support::load(&mut session, &model, true)?;
@@ -109,32 +121,41 @@ fn train(mut session: Session, method: Method) -> Result<(Vec<Vec<f32>>, Vec<f32
     Ok((scalars.into_iter().map(floats).collect(), state))
 }
 
-fn steps(method: Method) -> Result<(), Failed> {
-    let (want, weights) = train(Host::<f64>::new().into(), method)?;
-    let (got, moved) = train(Emulated::session(Order::Forward), method)?;
+/// Place of the divergence among the scalars of a method that has one.
+const KL: usize = 2;
+
+fn steps(method: Method, half: Option<Half>) -> Result<(), Failed> {
+    let (want, weights) = train(Host::<f64>::new().into(), method, half)?;
+    let (got, moved) = train(Emulated::session(Order::Forward), method, half)?;
+    // A sum near the middle of two neighbours is rounded to the one here and to the other there,
+    // and steps of Adam hang on the signs of small gradients. The loss does not show it (1e-5),
+    // the small divergence, which no gradient holds back, does: between native kernels and the
+    // reference it is up to 2 % here, and up to 12 % for other seeds, in f16 up to 3 %.
+    let [coarse, loose] = half.map_or([TOLERANCE; 2], |half| [2.0 * half.epsilon(), 0.1]);
     check(got.len() == STEPS as usize, || format!("{} rows of scalars", got.len()))?;
     for (step, (want, got)) in want.iter().zip(&got).enumerate() {
         check(want.len() == got.len(), || format!("{} scalars", got.len()))?;
-        for (want, got) in want.iter().zip(got) {
+        for (i, (want, got)) in want.iter().zip(got).enumerate() {
+            let tolerance = if i == KL { loose } else { TOLERANCE };
             let error = f64::from(want - got).abs() / f64::from(want.abs()).max(1e-3);
-            check(error <= TOLERANCE, || format!("step {step}: {got}, the reference {want}"))?;
+            check(error <= tolerance, || format!("step {step}: {got}, the reference {want}"))?;
         }
     }
     let square = |x: f32| f64::from(x) * f64::from(x);
     let distance: f64 = weights.iter().zip(&moved).map(|(a, b)| square(a - b)).sum();
     let error = (distance / weights.iter().map(|x| square(*x)).sum::<f64>()).sqrt();
-    check(error <= TOLERANCE, || format!("the weights differ by {error:.1e} of their length"))?;
+    check(error <= coarse, || format!("the weights differ by {error:.1e} of their length"))?;
     // What depends on the order of threads is a race.
-    let (shuffled, other) = train(Emulated::session(Order::Shuffled), method)?;
+    let (shuffled, other) = train(Emulated::session(Order::Shuffled), method, half)?;
     let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
     let same = shuffled.concat() == got.concat() && bits(&other) == bits(&moved);
     check(same, || "another order of threads gives other bits".into())
 }
 
 /// Whether some trial of an op notices a bug, in some order of threads.
-fn notices(ops: &str, bug: &Bug) -> Result<(), Failed> {
+fn notices(ops: &str, half: Option<Half>, bug: &Bug) -> Result<(), Failed> {
     let mut cases = aavae::ops::all_cases();
-    cases.retain(|c| !c.half);
+    cases.retain(|c| c.half == half);
     cases.retain(|c| c.op.name() == ops);
     let portable = |case: &Case| variants(case, &target())[0];
     let dispatches =
@@ -181,14 +202,24 @@ fn bugs() -> Vec<Trial> {
     ];
     let trial = |(what, ops, nth, from, to)| {
         let bug = Bug { nth, from, to, prelude: false };
-        Trial::test(format!("notices {what} in {ops} ({nth})"), move || notices(ops, &bug))
+        Trial::test(format!("notices {what} in {ops} ({nth})"), move || notices(ops, None, &bug))
     };
-    list.into_iter().map(trial).collect()
+    let rounding = |(what, from, to)| {
+        let bug = Bug { nth: 0, from, to, prelude: false };
+        let name = format!("notices {what} in conv2d of bf16");
+        Trial::test(name, move || notices("conv2d", Some(Half::Bf16), &bug))
+    };
+    let bf16 = [
+        ("weights that are cut off", "32767u", "0u"),
+        ("ties that do not go to the even weight", "32767u", "32768u"),
+        ("weights that are not rounded", "4294901760u", "4294967295u"),
+    ];
+    list.into_iter().map(trial).chain(bf16.into_iter().map(rounding)).collect()
 }
 
 /// Compiles everything at once: many kernels share a run of the compiler.
 fn prepare() -> Result<(), String> {
-    let mut plans: Vec<Plan> = Method::ALL.iter().map(|m| step(*m)).collect();
+    let mut plans: Vec<Plan> = tried().map(|(method, half)| step(method, half)).collect();
     for case in aavae::ops::all_cases() {
         plans.extend(tiles(&case).into_iter().map(|v| plan(&case, v)));
     }
@@ -210,9 +241,10 @@ fn main() -> ExitCode {
     for case in aavae::ops::all_cases() {
         emulated.push(Trial::test(format!("{}/cuda-emulated", name(&case)), move || op(&case)));
     }
-    for &method in Method::ALL {
-        let name = format!("steps/{}/cuda-emulated", method.name());
-        emulated.push(Trial::test(name, move || steps(method)));
+    for (method, half) in tried() {
+        let of = half.map_or(String::new(), |half| format!("/{}", half.name()));
+        let name = format!("steps/{}{of}/cuda-emulated", method.name());
+        emulated.push(Trial::test(name, move || steps(method, half)));
     }
     emulated.extend(bugs());
     let ignored = !able && std::env::var_os("REQUIRE_CUDA_HOST").is_none();

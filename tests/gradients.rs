@@ -65,7 +65,9 @@ fn load(
             Some((p, DType::F32)) => {
                 host.upload(id, p, Data::F64(x)).expect("the reference device does not fail")
             }
-            Some((_, DType::F16)) => unreachable!("gradients are checked in full precision"),
+            Some((_, DType::F16 | DType::BF16)) => {
+                unreachable!("gradients are checked in full precision")
+            }
             Some((p, DType::U32)) => host
                 .upload(id, p, Data::U32(&words[i]))
                 .expect("the reference device does not fail"),

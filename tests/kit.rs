@@ -23,7 +23,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
 
 /// Every stage in its order, with a PyTorch that finds CUDA.
-const STAGES: [&str; 34] = [
+const STAGES: [&str; 36] = [
     "machine",
     "check_conv2d",
     "check_batch_norm",
@@ -43,6 +43,8 @@ const STAGES: [&str; 34] = [
     "tune_sweep_f16",
     "step_f16",
     "check_f16",
+    "step_bf16",
+    "check_bf16",
     "resnet50_batch256",
     "resnet50_batch48",
     "torch_resnet50_tf32",

@@ -27,7 +27,7 @@ use aavae::ops::{
 use aavae::optim::{self, Optimizer, Update};
 use aavae::plan::{Options, Plan, PlannedOp, lower, summary};
 use aavae::rng::{Philox, Stream};
-use aavae::tensor::{Shape, TensorType};
+use aavae::tensor::{Half, Shape, TensorType};
 use libtest_mimic::{Arguments, Failed, Trial};
 use support::{Device, check, config, fill, load, reset, run, states, uniforms};
 use verifier::{QUIET, broken_plans, limits, scratch_fits};
@@ -401,8 +401,16 @@ fn moments_ask_the_kernel() -> Result<(), Failed> {
     for (target, all) in [
         (portable, true),
         (Target { compact: true, ..portable }, true),
-        (Target { half: true, ..portable }, true),
-        (Target { half: true, coop: Some(16), workgroup_memory: 48 << 10, ..broadcast }, true),
+        (Target { half: Some(Half::F16), ..portable }, true),
+        (
+            Target {
+                half: Some(Half::F16),
+                coop: Some(16),
+                workgroup_memory: 48 << 10,
+                ..broadcast
+            },
+            true,
+        ),
         (broadcast, true),
         (Target { software: true, ..broadcast }, false),
         (Target { moments: None, ..portable }, false),

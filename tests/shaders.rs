@@ -90,9 +90,9 @@ fn no_orphans() -> Result<(), Failed> {
         );
     }
     // What rounds a binding is added by the last rewrite, not by the text.
-    let rounds = |k: &Kernel| k.storage.iter().any(|(_, s)| *s == Storage::Rounded);
+    let rounds = |k: &Kernel| k.storage.iter().any(|(_, s)| matches!(s, Storage::Rounded(_)));
     if reached().iter().flat_map(|r| &r.dispatches).any(|d| rounds(&d.kernel)) {
-        imported.insert("lib/round_f16");
+        imported.extend(["lib/round_f16", "lib/round_bf16"]);
     }
     for (name, _) in FILES {
         let found =

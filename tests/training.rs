@@ -159,8 +159,8 @@ fn threads() -> Result<(), Failed> {
 fn scaled(accumulate: usize) -> Result<(), Failed> {
     for &method in Method::ALL.iter().filter(|m| accumulate == 1 || m.definition().per_image) {
         let config = ModelConfig { online_probe: Some(8), ..config(method, 16, 4) };
-        let ends = [false, true].map(|half| {
-            let how = Training { half, accumulate, ..Training::default() };
+        let ends = [false, true].map(|scaled| {
+            let how = Training { scaled, accumulate, ..Training::default() };
             let model = method::training(&config, how);
             let mut host = Session::from(Host::<f32>::new());
             host.allocate(&model.graph.layout);
@@ -180,7 +180,7 @@ fn scaled(accumulate: usize) -> Result<(), Failed> {
             }
             let flat = states(&mut host)?;
             let skipped = state::scale(&mut host, &model.graph.layout)?;
-            check(skipped == half.then_some([65_536.0, 0.0]), || format!("{skipped:?}"))?;
+            check(skipped == scaled.then_some([65_536.0, 0.0]), || format!("{skipped:?}"))?;
             Ok::<_, Failed>([flat[0].clone(), flat[3].clone(), flat[4].clone()])
         });
         let [full, scaled] = ends;

@@ -354,21 +354,21 @@ fn too_large(plan: &Plan, bytes: usize) -> Vec<String> {
 /// ones: the same bits, also where gradients are accumulated, some tensors do not decay, and the
 /// loss is scaled.
 fn cut_updates(device: &Device) -> Result<(), Failed> {
-    for (optimizer, weight_decay, accumulate, half) in OPTIMIZERS
+    for (optimizer, weight_decay, accumulate, scaled) in OPTIMIZERS
         .into_iter()
         .flat_map(|o| [(o, 0.1, 1, false), (o, 0.1, 2, false)])
         .chain([(Optimizer::Adam, 0.0, 1, false)])
         .chain([1, 2].map(|accumulate| (Optimizer::Lamb, 0.1, accumulate, true)))
     {
         let rule = Update { optimizer, weight_decay, ..Update::default() };
-        let how = Training { views: Views::Given, accumulate, rule, half, ..Training::default() };
+        let how = Training { views: Views::Given, accumulate, rule, scaled, ..Training::default() };
         let model = method::training(&config(Method::Ae, 16, 2), how);
         let mut session = device.open()?;
         session.allocate(&model.graph.layout);
         let mut want: Option<Vec<Vec<u32>>> = None;
         for (max_binding, least_parts) in [(usize::MAX, 1), (256 << 10, 4), (1, 60)] {
             let what = format!(
-                "{optimizer:?}, decay {weight_decay}, {accumulate} batches, scaled: {half}, \
+                "{optimizer:?}, decay {weight_decay}, {accumulate} batches, scaled: {scaled}, \
                  {max_binding} bytes"
             );
             let options = Options::new(Target { max_binding, ..session.target() });

@@ -7,7 +7,7 @@ const ADD: bool = false; // spec
 const RELU: bool = false; // spec
 const MASK: bool = false; // spec
 const MOMENTS: bool = false; // spec: the moments of every SPAN pixels are wanted too
-const HALF: bool = false; // spec: y holds f16; then the host appends lib/round_f16
+const HALF: bool = false; // spec: y holds f16, or bf16: the host appends lib/round_f16
 const SPAN: u32 = 64u; // spec
 @group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>; // [N, OH, OW, OC4]
 // #if BIAS

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use half::f16;
-
 use crate::tensor::DType;
 
 /// Where two tensors differ most.
@@ -31,7 +29,7 @@ impl fmt::Display for Mismatch {
 
 /// Accepts only if every element is finite and within
 /// `slack * eps * (4 |want| + sqrt(terms) max|want|)`, the rounding of a sum of `terms` products in
-/// f32. What is stored as f16 may differ by a unit in its last place too: one rounding of each.
+/// f32. What is stored as a 16-bit float may differ by a unit in its last place too: one rounding of each.
 /// Returns the worst ratio of error to that tolerance.
 pub fn close(
     got: &[f32],
@@ -49,10 +47,8 @@ pub fn close(
     let eps = f64::from(f32::EPSILON);
     let largest = want.iter().fold(0.0f64, |m, x| if x.abs() > m { x.abs() } else { m });
     let atol = eps * (terms.min(1 << 16) as f64).sqrt() * largest + f64::from(f32::MIN_POSITIVE);
-    let unit = |w: f64| match stored {
-        DType::F16 => (w.abs() * f16::EPSILON.to_f64()).max(f16::MIN_POSITIVE_SUBNORMAL.to_f64()),
-        DType::F32 | DType::U32 => 0.0,
-    };
+    let unit =
+        |w: f64| stored.half().map_or(0.0, |half| (w.abs() * half.epsilon()).max(half.smallest()));
     let error = |i: usize| {
         let (g, w) = (f64::from(got[i]), want[i]);
         if g.is_finite() && w.is_finite() {

@@ -88,8 +88,8 @@ pub fn graph(case: &Case) -> Graph {
     for (i, y) in g.emit(case.op.clone(), &ids).into_iter().enumerate() {
         g.output(&format!("y{i}"), y);
     }
-    if case.half {
-        half::halve_ports(&mut g);
+    if let Some(kind) = case.half {
+        half::halve_ports(&mut g, kind);
     }
     g
 }

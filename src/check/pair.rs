@@ -13,9 +13,9 @@ use crate::tensor::{DType, TensorType};
 /// 3e-7 of the length, and one element that is wrong by its own size shows in an output of up to
 /// 1e9 elements.
 const TOLERANCE: f64 = 1e-5;
-/// The same of outputs in f16: sums that differ by rounding are rounded to neighbours here and
-/// there, half a unit of the last place of 11 bits at the most.
-const HALF_TOLERANCE: f64 = 2e-4;
+/// The same of outputs in 16-bit floats, over [`Half::epsilon`]: sums that differ by rounding are
+/// rounded to neighbours here and there, a unit of the last place apart.
+const HALF_TOLERANCE: f64 = 0.2;
 
 /// Elements of noise that an operand's draws are apart from the next one's, in every sample.
 const APART: usize = 1 << 24;
@@ -107,8 +107,8 @@ impl Pair {
         session.reset();
         let plan = plan(session, op, io, trusted, candidate);
         let id = session.load(plan)?;
-        let half = io.outputs.iter().any(|y| y.dtype == DType::F16);
-        let tolerance = if half { HALF_TOLERANCE } else { TOLERANCE };
+        let half = io.outputs.iter().find_map(|y| y.dtype.half());
+        let tolerance = half.map_or(TOLERANCE, |half| HALF_TOLERANCE * half.epsilon());
         Ok(Self { id, trusted: io.inputs.len(), tolerance, first: None })
     }
 

@@ -15,6 +15,7 @@ use crate::ops::{Conv2d, Emit, Scale, StepUniforms};
 use crate::plan::summary;
 use crate::rng::{Philox, Stream};
 use crate::run::fit::{self, Fit};
+use crate::run::settings::PrecisionKind;
 use crate::run::{RunError, state};
 use crate::tensor::{DType, Shape, TensorType};
 use crate::tune;
@@ -45,9 +46,10 @@ pub(super) fn tune(args: &TuneArgs) -> Outcome {
         return Err(usage(format!("--budget is {}; it must be seconds", args.budget), None));
     };
     let (config, rule) = args.model.step()?;
-    let (mut session, why, half) = args.model.open()?;
+    let (mut session, why, precision) = args.model.open()?;
     say(&format!("device: {} ({why})", session.device()));
-    let how = Training { rule, half, ..Training::default() };
+    let scaled = precision == PrecisionKind::F16;
+    let how = Training { rule, scaled, ..Training::default() };
     let plan = session.lower("train", &method::training(&config, how).graph);
     let mut products = tune::products([&plan]);
     products.retain(|p| args.only.as_ref().is_none_or(|text| p.key.contains(text)));
@@ -108,14 +110,15 @@ pub(super) fn bench(args: &BenchArgs) -> Outcome {
     }
     let (config, rule) = args.model.step()?;
     let opened = Instant::now();
-    let (mut session, why, half) = args.model.open()?;
+    let (mut session, why, precision) = args.model.open()?;
     let session = &mut session;
     say(&format!("device: {} ({why})", session.device()));
+    let scaled = precision == PrecisionKind::F16;
     let views = if args.augment { Views::Drawn } else { Views::Given };
     let model = |batch| {
         method::training(
             &ModelConfig { batch, ..config },
-            Training { views, rule, half, ..Training::default() },
+            Training { views, rule, scaled, ..Training::default() },
         )
     };
     let plan =
@@ -139,7 +142,7 @@ pub(super) fn bench(args: &BenchArgs) -> Outcome {
         "method": config.objective.method.name(),
         "width": config.net.width,
         "batch_size": config.batch,
-        "precision": if half { "f16" } else { "f32" },
+        "precision": precision,
         "parameters": training.params.count(),
         "plan": summary(session.plan(id)),
     });
@@ -188,7 +191,7 @@ fn fill(session: &mut Session, id: PlanId) -> Result<(), Failure> {
                         .collect::<Vec<_>>(),
                 ),
             )?,
-            DType::F32 | DType::F16 => {
+            DType::F32 | DType::F16 | DType::BF16 => {
                 // The fourth channel of an image is zero.
                 let image = port.ty.shape.h > 1;
                 let value = |e: usize| {

@@ -104,8 +104,12 @@ impl Common {
         let splits = open_data(&config)?;
         splits.notes.iter().for_each(|note| say(&format!("note: {note}")));
         let (mut session, why) = device::open(&choice)?;
-        if precision::evaluate(&mut session, config.half()) != config.half() {
-            say("note: this device cannot store f16, in which the run was trained: it takes f32");
+        let half = config.half();
+        if let (Some(half), None) = (half, precision::evaluate(&mut session, half)) {
+            let half = half.name();
+            say(&format!(
+                "note: this device cannot store {half}, in which the run was trained: it takes f32"
+            ));
         }
         let weights =
             if self.random_init { "random".into() } else { text::name(&trained.path).to_string() };

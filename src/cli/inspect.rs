@@ -16,7 +16,7 @@ use crate::optim::Update;
 use crate::plan::{Plan, held_bytes, summary};
 use crate::run::settings::{PrecisionKind, RunConfig, Setting};
 use crate::run::{RunError, precision};
-use crate::tensor::TensorType;
+use crate::tensor::{Half, TensorType};
 use crate::train::plans;
 
 #[derive(Debug, clap::Args)]
@@ -158,13 +158,12 @@ impl ModelArgs {
         Ok((config.model([0.5; 3], [0.25; 3]), config.update()))
     }
 
-    /// The device, set up for the precision of the step; why it is the one, and whether the
-    /// precision is f16.
-    pub(super) fn open(&self) -> Result<(Session, String, bool), Failure> {
+    /// The device, set up for the precision of the step; why it is the one, and the precision.
+    pub(super) fn open(&self) -> Result<(Session, String, PrecisionKind), Failure> {
         let (mut session, why) = device::open(&choice(&self.device)?)?;
-        let half = precision::resolve(self.config()?.precision, &session) == PrecisionKind::F16;
-        precision::train(&mut session, half)?;
-        Ok((session, why, half))
+        let precision = precision::resolve(self.config()?.precision, &session);
+        precision::train(&mut session, precision.half())?;
+        Ok((session, why, precision))
     }
 }
 
@@ -187,8 +186,7 @@ pub(super) fn plan(args: &PlanArgs) -> Outcome {
     let config = RunConfig { accumulate: args.accumulate, ..args.model.config()? };
     config.validate().map_err(|message| usage(message, None))?;
     let model = config.model([0.5; 3], [0.25; 3]);
-    let (mut session, _, half) = args.model.open()?;
-    let precision = if half { PrecisionKind::F16 } else { PrecisionKind::F32 };
+    let (mut session, _, precision) = args.model.open()?;
     let config = RunConfig { precision, ..config };
     session.set_target(Target { compact: args.compact, ..session.target() });
     // As many held-out images as a batch takes: what a run on a whole data set has.
@@ -292,9 +290,10 @@ pub(super) fn check(args: &CheckArgs) -> Outcome {
     let mut accuracy: BTreeMap<&'static str, (usize, f64)> = BTreeMap::new();
     let (mut passed, mut failures) = (0, Vec::new());
     let mut cases = crate::ops::all_cases();
-    if !session.capabilities().f16 {
-        say("trials in f16 are left out: the device does not store f16");
-        cases.retain(|c| !c.half);
+    for half in Half::ALL.iter().filter(|half| !session.capabilities().stores(**half)) {
+        let name = half.name();
+        say(&format!("trials in {name} are left out: the device does not store {name}"));
+        cases.retain(|c| c.half != Some(*half));
     }
     for case in cases {
         let name = check::name(&case);

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 
 use crate::ops::{Call, Input, Output, Real, StepUniforms, Target};
 use crate::plan::{Limits, Place, Plan};
-use crate::tensor::DType;
+use crate::tensor::{DType, Half};
 
 /// Elements that a task rounds.
 const CHUNK: usize = 1 << 14;
@@ -60,7 +60,7 @@ impl Precision for f32 {
 struct Memory<T> {
     floats: Vec<T>,
     words: Vec<u32>,
-    /// What was asked for. An element takes more: f16 is held as what it is computed in.
+    /// What was asked for. An element may take more: a 16-bit float is held as what it is computed in.
     bytes: usize,
 }
 
@@ -104,7 +104,7 @@ impl<T: Precision> Host<T> {
                     ..Target::WEBGPU
                 },
                 dispatches: false,
-                f16: true,
+                halves: Half::ALL,
                 limits: Limits::NONE,
                 memory: machine_memory(),
                 overhead: 0,
@@ -147,12 +147,14 @@ fn execute<T: Precision>(
             taken.push((buffer, std::mem::take(&mut buffers[buffer.0].floats)));
         }
     }
-    // Weights that are multiplied with f16.
+    // Weights that are multiplied with 16-bit floats, and are rounded to such.
+    let half = step.io.inputs.first().and_then(|x| x.dtype.half());
     let rounded: BTreeMap<usize, Vec<T>> = (step.op.rounded(&(&step.io).into()).into_iter())
         .map(|j| {
             let (buffer, offset) = locate(step.inputs[j].1);
+            let half = half.unwrap_or_else(|| unreachable!("what is rounded meets a half"));
             let range = offset..offset + step.io.inputs[j].shape.len();
-            (j, buffers[buffer.0].floats[range].iter().map(|x| x.halved()).collect())
+            (j, buffers[buffer.0].floats[range].iter().map(|x| x.rounded(half)).collect())
         })
         .collect();
     let inputs = (step.inputs.iter().zip(&step.io.inputs).enumerate())
@@ -163,9 +165,9 @@ fn execute<T: Precision>(
             let (buffer, offset) = locate(*place);
             let range = offset..offset + ty.shape.len();
             match ty.dtype {
-                DType::F32 | DType::F16 if rounded.contains_key(&j) => Input::F(&rounded[&j]),
-                DType::F32 | DType::F16 => Input::F(&buffers[buffer.0].floats[range]),
                 DType::U32 => Input::U(&buffers[buffer.0].words[range]),
+                _ if rounded.contains_key(&j) => Input::F(&rounded[&j]),
+                _ => Input::F(&buffers[buffer.0].floats[range]),
             }
         })
         .collect();
@@ -193,8 +195,10 @@ fn execute<T: Precision>(
     let (in_types, out_types) = (&step.io.inputs[..], &step.io.outputs[..]);
     let mut call = Call { inputs, outputs, in_types, out_types, step: uniforms };
     T::execute(&step.op, &mut call);
-    for (output, _) in call.outputs.iter_mut().zip(out_types).filter(|o| o.1.dtype == DType::F16) {
-        output.par_chunks_mut(CHUNK).flatten().for_each(|x| *x = x.halved());
+    for (output, ty) in call.outputs.iter_mut().zip(out_types) {
+        if let Some(half) = ty.dtype.half() {
+            output.par_chunks_mut(CHUNK).flatten().for_each(|x| *x = x.rounded(half));
+        }
     }
     for (buffer, memory) in taken {
         buffers[buffer.0].floats = memory;
@@ -245,10 +249,10 @@ impl<T: Precision> Device for Host<T> {
     ) -> Result<BufferId, DeviceError> {
         let bytes = elements * ty.bytes();
         let memory = match ty {
-            DType::F32 | DType::F16 => {
+            DType::U32 => Memory { floats: vec![], words: vec![0; elements], bytes },
+            DType::F32 | DType::F16 | DType::BF16 => {
                 Memory { floats: vec![T::default(); elements], words: vec![], bytes }
             }
-            DType::U32 => Memory { floats: vec![], words: vec![0; elements], bytes },
         };
         self.buffers.push(memory);
         Ok(BufferId(self.buffers.len() - 1))

@@ -29,7 +29,7 @@ use std::rc::Rc;
 use crate::ir::Group;
 use crate::ops::{StepUniforms, Target};
 use crate::plan::{Limits, Place, Plan, PlanError};
-use crate::tensor::DType;
+use crate::tensor::{DType, Half};
 
 /// Elements on their way to a device.
 #[derive(Clone, Copy, Debug)]
@@ -191,8 +191,8 @@ pub struct Capabilities {
     /// It carries out a plan's dispatches. A host runs the ops as they are, so variants mean
     /// nothing to it.
     pub dispatches: bool,
-    /// It stores f16.
-    pub f16: bool,
+    /// The 16-bit floats that it stores.
+    pub halves: &'static [Half],
     /// Limits that plans must respect.
     pub limits: Limits,
     /// Bytes that buffers may take in all, where that is known before they are allocated.
@@ -206,6 +206,13 @@ pub struct Capabilities {
     pub watched: bool,
     /// [`Device::run`] can measure.
     pub timestamps: bool,
+}
+
+impl Capabilities {
+    /// Whether it stores a 16-bit float.
+    pub fn stores(&self, half: Half) -> bool {
+        self.halves.contains(&half)
+    }
 }
 
 /// The buffers that a program works on.

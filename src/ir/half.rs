@@ -1,23 +1,23 @@
-//! Mixed precision: what passes between layers is stored as f16. A pure rewrite of types, after
-//! differentiation and fusion.
+//! Mixed precision: what passes between layers is stored as 16-bit floats. A pure rewrite of
+//! types, after differentiation and fusion.
 //!
-//! | f16 | f32 |
+//! | 16-bit | f32 |
 //! |---|---|
 //! | maps between layers, and their gradients | weights, their gradients, moments, statistics |
 //! | operands of the products of such maps | sums of products, losses, latents, features |
 //!
 //! Arithmetic is f32 everywhere, so no op knows of this: its kernels widen what they load and round
 //! what they store ([`crate::ops::Storage`]), a host rounds what an op has written. Only a product
-//! differs: where one operand is f16, so is the other ([`crate::ops::OpDef::rounded`]), so that a
+//! differs: where one operand is 16-bit, so is the other ([`crate::ops::OpDef::rounded`]), so that a
 //! device may multiply by matrix units.
 
 use super::{Graph, Source};
 use crate::ops::ValueId;
-use crate::tensor::DType;
+use crate::tensor::{DType, Half};
 
-/// Stores as f16 what passes between layers: the maps that an op writes and only ops read that may
-/// read them so. What has no extent, a loss or a row of features, stays as it is.
-pub fn halve(g: &mut Graph) {
+/// Stores as `half` what passes between layers: the maps that an op writes and only ops read that
+/// may read them so. What has no extent, a loss or a row of features, stays as it is.
+pub fn halve(g: &mut Graph, half: Half) {
     let mut may = candidates(g);
     for value in g.outputs.iter().map(|o| o.1) {
         may[value.0 as usize] = false;
@@ -25,22 +25,23 @@ pub fn halve(g: &mut Graph) {
     for (value, may) in g.values.iter_mut().zip(may) {
         let map = value.ty.shape.h * value.ty.shape.w > 1;
         if may && map && matches!(value.source, Source::Node { .. }) {
-            value.ty.dtype = DType::F16;
+            value.ty.dtype = half.dtype();
         }
     }
 }
 
 /// The same of a graph's inputs and outputs too: a trial of one op on such operands.
-pub fn halve_ports(g: &mut Graph) {
+pub fn halve_ports(g: &mut Graph, half: Half) {
     let may = candidates(g);
     for (value, may) in g.values.iter_mut().zip(may) {
         if may {
-            value.ty.dtype = DType::F16;
+            value.ty.dtype = half.dtype();
         }
     }
 }
 
-/// The floats that have no fixed place and that every op which writes or reads them takes as f16.
+/// The floats that have no fixed place and that every op which writes or reads them takes as 16-bit
+/// floats.
 fn candidates(g: &Graph) -> Vec<bool> {
     let mut touched = vec![false; g.values.len()];
     let mut may: Vec<bool> = (g.values.iter())

@@ -65,9 +65,9 @@ pub struct Training {
     /// BatchNorm with running statistics as constants: the mean gradient of several batches is then
     /// that of the large one.
     pub freeze_statistics: bool,
-    /// What passes between layers is stored as f16 ([`crate::ops::Target::half`]), so the loss is
-    /// scaled: gradients keep their digits.
-    pub half: bool,
+    /// The loss is scaled, as what passes between layers is stored as f16
+    /// ([`crate::ops::Target::half`]): gradients keep their digits. The range of bf16 needs no scale.
+    pub scaled: bool,
 }
 
 impl Default for Training {
@@ -78,7 +78,7 @@ impl Default for Training {
             rule: Update::default(),
             accumulate: 1,
             freeze_statistics: false,
-            half: false,
+            scaled: false,
         }
     }
 }
@@ -88,11 +88,11 @@ impl Default for Training {
 /// [`optim::FINITE`], without it the features `h`, the posterior's `mu` and `logvar`, the latent
 /// `z`, and the `reconstruction`, where there is one.
 pub fn training(config: &ModelConfig, options: Training) -> Model {
-    let layout = Layout { scaled: options.half, ..Layout::default() };
+    let layout = Layout { scaled: options.scaled, ..Layout::default() };
     let mut b = Builder::new(Graph::with_layout(layout), !options.freeze_statistics);
     let images = images(&mut b, config, options.views, 1);
     let outcome = outcome(&mut b, config, &images);
-    let scale = options.half.then(|| b.graph.layout.loss_scale());
+    let scale = options.scaled.then(|| b.graph.layout.loss_scale());
     autodiff::backward(&mut b.graph, outcome.loss);
     let probe = online_probe(&mut b, config, &outcome);
     let mut g = b.graph;

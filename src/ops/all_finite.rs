@@ -52,10 +52,8 @@ pub(super) fn lower_flags(
     let mut count: usize = io.inputs[skip..].iter().map(|x| flags(x.shape.len())).sum();
     let mut words = l.scratch(DType::U32, count);
     let pass = |l: &mut Lowering, len: usize, first: usize, from: Binding, to: Binding| {
-        let kernel = Kernel::new("all_finite_flags")
-            .set("LEN", len)
-            .set("DEPTH", DEPTH)
-            .set("FIRST", first);
+        let kernel =
+            Kernel::new("all_finite_flags").set("LEN", len).set("DEPTH", DEPTH).set("FIRST", first);
         l.push(kernel, target.grid_1d(flags(len)), &[from, to]);
     };
     let mut first = 0;

@@ -197,7 +197,8 @@ mod tests {
     /// What fails leaves the state as it was, for the step to be run again.
     #[test]
     fn a_step_fails_where_no_scale_is_left() {
-        for (scale, fails, overflows) in [(1.0, false, true), (8.0, true, true), (8.0, true, false)] {
+        for (scale, fails, overflows) in [(1.0, false, true), (8.0, true, true), (8.0, true, false)]
+        {
             let state = [scale, 2.0, 5.0];
             assert_eq!(OP.after(state, fails, overflows), (state, None));
         }

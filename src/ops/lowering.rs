@@ -1,7 +1,7 @@
 //! What an op lowers to: WGSL dispatches with their constants, grid and bindings. Plain data, no
 //! GPU type.
 
-use crate::tensor::{DType, TensorType};
+use crate::tensor::{DType, Half, TensorType};
 
 /// Invocations of a one-dimensional workgroup; `const WG` of the shaders.
 pub const WORKGROUP: u32 = 64;
@@ -25,14 +25,15 @@ pub struct Target {
     /// Convolutions take elementwise ops into their tails ([`super::Epilogue`]).
     pub epilogues: bool,
     /// Rows of a map for which the convolution that writes it gives a batch norm their moments
-    /// ([`super::Epilogue::moments`]); `None` where a batch norm had better read the map.
+    /// (`Epilogue::moments`); `None` where a batch norm had better read the map.
     pub moments: Option<usize>,
     /// Compiling costs more than computing: products share pipelines ([`super::Tile::compact`])
     /// until something else is measured.
     pub compact: bool,
-    /// What passes between layers is stored as f16 ([`crate::ir::half`]).
-    pub half: bool,
-    /// Edge of the square matrices, f16 by f16 with sums in f32, that a subgroup multiplies.
+    /// What passes between layers is stored as this ([`crate::ir::half`]), if not as f32.
+    pub half: Option<Half>,
+    /// Edge of the square matrices, of any half that the device stores, with sums in f32, that a
+    /// subgroup multiplies.
     pub coop: Option<u32>,
 }
 
@@ -49,7 +50,7 @@ impl Target {
         epilogues: true,
         moments: Some(64),
         compact: false,
-        half: false,
+        half: None,
         coop: None,
     };
 
@@ -135,10 +136,10 @@ impl std::fmt::Display for Const {
 /// How a binding holds what the text of a kernel takes for `f32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Storage {
-    /// As f16: loads widen, stores round.
-    Half,
-    /// As f32 that is rounded to f16 by every load, because it is multiplied with f16.
-    Rounded,
+    /// As a 16-bit float: loads widen, stores round.
+    Half(Half),
+    /// As f32 that is rounded to a 16-bit float by every load, because it is multiplied with such.
+    Rounded(Half),
 }
 
 /// A shader file and the constants it is specialised with.
@@ -233,14 +234,15 @@ impl Lowering {
         self.tables.push(words);
         Binding::Table(self.tables.len() - 1)
     }
-    /// Tells the kernels which of their bindings hold f16, or f32 that counts as f16: an op's
-    /// inputs `rounded`.
+    /// Tells the kernels which of their bindings hold 16-bit floats, or f32 that counts as such: an
+    /// op's inputs `rounded`, to the type of its first.
     #[must_use]
     pub(super) fn stored(mut self, io: &Io, rounded: &[usize]) -> Self {
-        let half = |ty: &TensorType| (ty.dtype == DType::F16).then_some(Storage::Half);
+        let half = |ty: &TensorType| ty.dtype.half().map(Storage::Half);
+        let first = io.inputs.first().and_then(|x| x.dtype.half());
         for dispatch in &mut self.dispatches {
             let storage = dispatch.bindings.iter().map(|binding| match *binding {
-                Binding::Input(i) if rounded.contains(&i) => Some(Storage::Rounded),
+                Binding::Input(i) if rounded.contains(&i) => first.map(Storage::Rounded),
                 Binding::Input(i) => half(&io.inputs[i]),
                 Binding::Output(i) => half(&io.outputs[i]),
                 _ => None,

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use crate::tensor::{DType, Shape, TensorType};
+use crate::tensor::{DType, Half, Shape, TensorType};
 
 mod lowering;
 mod native;
@@ -120,13 +120,13 @@ pub trait OpDef: Clone + PartialEq + std::fmt::Debug {
     fn part(&self, _elements: Range<usize>) -> Option<Op> {
         None
     }
-    /// Which inputs and which outputs may be f16 in memory: what passes between layers
+    /// Which inputs and which outputs may be 16-bit floats in memory: what passes between layers
     /// ([`crate::ir::half`]).
     fn halves(&self) -> [Vec<usize>; 2] {
         [vec![], vec![]]
     }
-    /// Inputs in f32 that are rounded to f16 when they are read, because what they are multiplied
-    /// with is f16. Devices see to it, not the op.
+    /// Inputs in f32 that are rounded to the type of the first input when they are read, a 16-bit
+    /// float, because they are multiplied with it. Devices see to it, not the op.
     fn rounded(&self, _io: &Io) -> Vec<usize> {
         vec![]
     }
@@ -203,8 +203,8 @@ pub struct Case {
     pub slack: f64,
     /// Checked against central differences as well (smooth inputs, small shapes).
     pub gradient: bool,
-    /// What may be f16 ([`OpDef::halves`]) is.
-    pub half: bool,
+    /// What may be a 16-bit float ([`OpDef::halves`]) is this one.
+    pub half: Option<Half>,
 }
 
 impl Case {
@@ -226,7 +226,7 @@ impl Case {
             && inputs
                 .iter()
                 .all(|(_, f)| !matches!(f, Fill::Constant(_) | Fill::Alternate(..) | Fill::Ties));
-        Self { name: name.into(), op: op.into(), inputs, slack: 1.0, gradient, half: false }
+        Self { name: name.into(), op: op.into(), inputs, slack: 1.0, gradient, half: None }
     }
     /// Widens the tolerance, for a reason written where it is called.
     #[must_use]
@@ -234,12 +234,12 @@ impl Case {
         self.slack = factor;
         self
     }
-    /// The same trial with f16 wherever the op may have it.
+    /// The same trial with a 16-bit float wherever the op may have one.
     #[must_use]
-    pub fn halved(&self) -> Option<Self> {
+    pub fn halved(&self, half: Half) -> Option<Self> {
         let any = self.op.halves().iter().any(|operands| !operands.is_empty());
-        let case = || Self { half: true, gradient: false, ..self.clone() };
-        any.then(|| Self { name: format!("{}, f16", self.name), ..case() })
+        let case = || Self { half: Some(half), gradient: false, ..self.clone() };
+        any.then(|| Self { name: format!("{}, {}", self.name, half.name()), ..case() })
     }
     /// Leaves out the central differences (kinks or extreme values).
     #[must_use]
@@ -268,7 +268,8 @@ macro_rules! ops {
         /// Every trial of every op.
         pub fn all_cases() -> Vec<Case> {
             let cases = [$($($variant::cases()),+),+].concat();
-            cases.into_iter().flat_map(|c| { let half = c.halved(); [c].into_iter().chain(half) }).collect()
+            let all = |case: Case| { let halves: Vec<_> = Half::ALL.iter().filter_map(|half| case.halved(*half)).collect(); [case].into_iter().chain(halves) };
+            cases.into_iter().flat_map(all).collect()
         }
 
         impl Op {

@@ -1,9 +1,7 @@
 //! What an op sees when it runs on the host: typed slices of its inputs and outputs.
 
-use half::f16;
-
 use crate::rng::EVALUATION_STEP;
-use crate::tensor::{Shape, TensorType};
+use crate::tensor::{Half, Shape, TensorType};
 
 /// Per-step values, the only host-to-device write of a step besides the batch. Laid out as
 /// `struct Step` in `shaders/lib/step.wgsl`.
@@ -54,8 +52,8 @@ pub trait Real: Copy + Default + Send + Sync + 'static {
     fn of(value: f64) -> Self;
     /// Widens.
     fn get(self) -> f64;
-    /// Rounds to the nearest f16, ties to even.
-    fn halved(self) -> Self;
+    /// Rounds to a 16-bit float.
+    fn rounded(self, to: Half) -> Self;
 }
 
 impl Real for f32 {
@@ -65,8 +63,8 @@ impl Real for f32 {
     fn get(self) -> f64 {
         f64::from(self)
     }
-    fn halved(self) -> Self {
-        f16::from_f32(self).to_f32()
+    fn rounded(self, to: Half) -> Self {
+        to.round(self)
     }
 }
 
@@ -77,8 +75,8 @@ impl Real for f64 {
     fn get(self) -> f64 {
         self
     }
-    fn halved(self) -> Self {
-        f16::from_f64(self).to_f64()
+    fn rounded(self, to: Half) -> Self {
+        to.round_wide(self)
     }
 }
 

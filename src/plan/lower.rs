@@ -60,8 +60,8 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
     if options.fuse {
         fuse::fuse(&mut g, &options.target);
     }
-    if options.target.half {
-        half::halve(&mut g);
+    if let Some(kind) = options.target.half {
+        half::halve(&mut g, kind);
     }
     if options.fuse {
         moments::share(&mut g, &options.target, options.choices);

@@ -7,7 +7,8 @@
 //! * Names end in `_`, so that none is a keyword of C++ or a built-in of CUDA.
 //! * The uniform is a pointer like every buffer: a captured graph sees the values of each replay.
 //! * Subgroups are warps, and cooperative matrices the tensor cores' (`coop.cuh`).
-//! * f16 is what memory holds: there is no arithmetic of it, as shaders compute in f32.
+//! * f16 is what memory holds: there is no arithmetic of it, as shaders compute in f32. bf16 is f16
+//!   by another name up to here ([`BF16`]).
 //! * A construct that no shader needs yet is an error that names it, not a guess.
 
 mod body;
@@ -25,7 +26,10 @@ use naga::{
 };
 use names::Names;
 
+use super::BF16;
+use super::spec::replace_word;
 use crate::ops::Target;
+use crate::tensor::Half;
 
 /// What every translated kernel stands on; goes before the texts of one program, once.
 pub const PRELUDE: &str = concat!(include_str!("cuda/wgsl.cuh"), include_str!("cuda/coop.cuh"));
@@ -86,6 +90,12 @@ fn unknown<T>(what: impl Into<String>) -> Result<T, CudaError> {
 /// If naga refuses the text, or it holds a construct that this writer does not know.
 pub fn translate(wgsl: &str, name: &str) -> Result<CudaKernel, CudaError> {
     let refused = |message| CudaError::Wgsl(message);
+    let half = if wgsl.starts_with(BF16) { Half::Bf16 } else { Half::F16 };
+    let spelled = match half {
+        Half::Bf16 => replace_word(wgsl, "bf16", "f16"),
+        Half::F16 => wgsl.to_owned(),
+    };
+    let wgsl = &spelled[..];
     let module = naga::front::wgsl::parse_str(wgsl).map_err(|e| refused(e.emit_to_string(wgsl)))?;
     let able =
         Capabilities::SHADER_FLOAT16 | Capabilities::COOPERATIVE_MATRIX | Capabilities::SUBGROUP;
@@ -94,6 +104,7 @@ pub fn translate(wgsl: &str, name: &str) -> Result<CudaKernel, CudaError> {
     let writer = Writer {
         module: &module,
         info: &info,
+        half,
         out: String::new(),
         globals: HashMap::new(),
         functions: HashMap::new(),
@@ -106,6 +117,8 @@ pub fn translate(wgsl: &str, name: &str) -> Result<CudaKernel, CudaError> {
 struct Writer<'a> {
     module: &'a Module,
     info: &'a ModuleInfo,
+    /// What the text's f16 is.
+    half: Half,
     out: String,
     globals: HashMap<Handle<GlobalVariable>, String>,
     functions: HashMap<Handle<Function>, String>,
@@ -155,9 +168,14 @@ impl<'a> Writer<'a> {
 
     fn inner_name(&self, ty: &TypeInner) -> Result<String, CudaError> {
         Ok(match *ty {
-            TypeInner::Scalar(s) => scalar(s)?.into(),
-            TypeInner::Vector { size, scalar: s } => format!("vec<{}, {}>", scalar(s)?, size as u8),
-            TypeInner::CooperativeMatrix { .. } => coop::type_name(ty)?.into(),
+            TypeInner::Scalar(s) => self.scalar(s)?.into(),
+            TypeInner::Vector { size, scalar: s } => {
+                format!("vec<{}, {}>", self.scalar(s)?, size as u8)
+            }
+            TypeInner::CooperativeMatrix { .. } => match coop::type_name(ty)? {
+                sums @ "coop_c" => sums.into(),
+                operand => format!("{operand}<{}>", self.half.name()),
+            },
             TypeInner::Array { base, size: ArraySize::Constant(n), .. } => {
                 format!("arr<{}, {n}>", self.type_name(base)?)
             }
@@ -370,6 +388,17 @@ impl<'a> Writer<'a> {
         self.body(&mut scope)
     }
 
+    fn scalar(&self, s: Scalar) -> Result<&'static str, CudaError> {
+        match (s.kind, s.width) {
+            (ScalarKind::Float, 4) => Ok("f32"),
+            (ScalarKind::Float, 2) => Ok(self.half.name()),
+            (ScalarKind::Uint, 4) => Ok("u32"),
+            (ScalarKind::Sint, 4) => Ok("i32"),
+            (ScalarKind::Bool, _) => Ok("bool"),
+            other => unknown(format!("the scalar {other:?}")),
+        }
+    }
+
     fn line(&mut self, depth: usize, text: &str) {
         let indent = depth * 2;
         // Writing to a string cannot fail.
@@ -389,16 +418,5 @@ impl<'a> Scope<'a> {
             loops: vec![],
             labels: 0,
         }
-    }
-}
-
-fn scalar(s: Scalar) -> Result<&'static str, CudaError> {
-    match (s.kind, s.width) {
-        (ScalarKind::Float, 4) => Ok("f32"),
-        (ScalarKind::Float, 2) => Ok("f16"),
-        (ScalarKind::Uint, 4) => Ok("u32"),
-        (ScalarKind::Sint, 4) => Ok("i32"),
-        (ScalarKind::Bool, _) => Ok("bool"),
-        other => unknown(format!("the scalar {other:?}")),
     }
 }

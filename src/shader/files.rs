@@ -62,6 +62,7 @@ pub static FILES: &[(&str, &str)] = &[
     ("lib/relu", include_str!("../../shaders/lib/relu.wgsl")),
     ("lib/resample", include_str!("../../shaders/lib/resample.wgsl")),
     ("lib/rng", include_str!("../../shaders/lib/rng.wgsl")),
+    ("lib/round_bf16", include_str!("../../shaders/lib/round_bf16.wgsl")),
     ("lib/round_f16", include_str!("../../shaders/lib/round_f16.wgsl")),
     ("lib/segments", include_str!("../../shaders/lib/segments.wgsl")),
     ("lib/step", include_str!("../../shaders/lib/step.wgsl")),

@@ -1,6 +1,6 @@
 //! The embedded shaders and their specialisation. A kernel's text is a file of `shaders/` with
 //! imports resolved, `// spec` consts set, guards applied and `// unroll` loops expanded (`spec`);
-//! its `// uniform` consts are the words of a uniform. Bindings that hold f16 are rewritten last
+//! its `// uniform` consts are the words of a uniform. Bindings that hold 16-bit floats are rewritten last
 //! (`storage`). Each file is legal WGSL as it stands.
 
 #[cfg(feature = "native")]
@@ -27,6 +27,10 @@ fn specialise(kernel: &Kernel) -> Result<spec::Specialised, String> {
         kernel.consts.iter().map(|(name, value)| (*name, value.to_string())).collect();
     spec::specialise(text, &consts, kernel.shaped, file)
 }
+
+/// How the text of a kernel with bf16 begins. WGSL has no such type: naga refuses the text, and the
+/// writer of CUDA C++ ([`cuda::translate`]) knows it.
+pub const BF16: &str = "enable bf16;";
 
 /// Final WGSL of a kernel.
 ///

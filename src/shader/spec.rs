@@ -366,7 +366,7 @@ fn unroll(
 }
 
 /// Replaces `word` where it stands as a whole identifier and is not a member (`a.i`).
-fn replace_word(text: &str, word: &str, with: &str) -> String {
+pub(super) fn replace_word(text: &str, word: &str, with: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find(word) {

@@ -1,13 +1,18 @@
-//! Bindings in f16 under a text that is written in f32: the last rewrite of a kernel's text.
+//! 16-bit bindings under a text that is written in f32: the last rewrite of a kernel's text.
 //!
 //! The elements of such a binding become f16, a load `x[i]` becomes `vec4<f32>(x[i])`, and a store
 //! `y[i] = v;` becomes `y[i] = vec4<f16>(v);` (`f32` and `f16` where the elements are scalars). Of a
 //! binding that is rounded only the loads change, to `round_f16(w[i])` of `lib/round_f16.wgsl`. A
 //! text that wants f16 itself, `vec4<f16>(x[i])`, keeps it: not every compiler sees that widening
 //! undoes nothing.
+//!
+//! A text of bf16 is that of f16 in other words: `bf16`, after `enable bf16;`, and `round_bf16`. It
+//! is no WGSL, as WGSL has no such type, and no device but CUDA is given it ([`super::BF16`]).
 
 use super::expression::is_word;
+use super::spec::replace_word;
 use crate::ops::Storage;
+use crate::tensor::Half;
 
 /// Rewrites a text for bindings that do not hold plain f32. What is not declared, because a guard
 /// took it away, is not there to be rewritten.
@@ -30,18 +35,34 @@ pub(super) fn store(text: &str, bindings: &[(u32, Storage)]) -> Result<String, S
             for (i, line) in lines.iter_mut().enumerate().filter(|(i, _)| *i != line) {
                 *line = variable.statement(line).map_err(|e| format!("line {}: {e}", i + 1))?;
             }
-            if *storage == Storage::Half {
+            if matches!(storage, Storage::Half(_)) {
                 lines[line] = variable.declaration(&lines[line]);
             }
         }
     }
     let text = lines.join("\n");
-    let module = super::file(ROUNDING).filter(|_| text.contains("round_f16("));
-    Ok(format!("enable f16;\n{text}\n{}", module.unwrap_or_default()))
+    let half = kind(bindings)?;
+    let (enable, text) = match half {
+        Half::F16 => ("enable f16;", text),
+        Half::Bf16 => {
+            let text = replace_word(&text, "f16", "bf16");
+            (super::BF16, replace_word(&text, "round_f16", "round_bf16"))
+        }
+    };
+    let name = half.name();
+    let module = super::file(&format!("lib/round_{name}"));
+    let module = module.filter(|_| text.contains(&format!("round_{name}(")));
+    Ok(format!("{enable}\n{text}\n{}", module.unwrap_or_default()))
 }
 
-/// The module that rounds.
-const ROUNDING: &str = "lib/round_f16";
+/// The one 16-bit float of a kernel.
+fn kind(bindings: &[(u32, Storage)]) -> Result<Half, String> {
+    let mut halves = bindings.iter().map(|(_, storage)| match storage {
+        Storage::Half(half) | Storage::Rounded(half) => *half,
+    });
+    let first = halves.next().ok_or("no 16-bit binding")?;
+    if halves.all(|half| half == first) { Ok(first) } else { Err("two 16-bit floats".into()) }
+}
 
 /// A bound array.
 struct Variable {
@@ -74,7 +95,8 @@ impl Variable {
         let code_length = line.find("//").unwrap_or(line.len());
         let (code, note) = line.split_at(code_length);
         let start = code.len() - code.trim_start().len();
-        let stored = self.storage == Storage::Half && self.indexed(code, start).is_some();
+        let half = matches!(self.storage, Storage::Half(_));
+        let stored = half && self.indexed(code, start).is_some();
         if !stored {
             return Ok(self.loads(code)? + note);
         }
@@ -124,11 +146,13 @@ impl Variable {
                 code[..at].ends_with(&format!("{}(", self.narrow)) && code[end..].starts_with(')');
             let load = match self.storage {
                 _ if narrowed => format!("{}[{index}]", self.name),
-                Storage::Half => format!("{}({}[{index}])", self.wide, self.name),
-                Storage::Rounded if self.wide == "f32" => {
-                    format!("round_f16(vec4<f32>({}[{index}])).x", self.name)
+                Storage::Half(_) => format!("{}({}[{index}])", self.wide, self.name),
+                Storage::Rounded(half) if self.wide == "f32" => {
+                    format!("round_{}(vec4<f32>({}[{index}])).x", half.name(), self.name)
                 }
-                Storage::Rounded => format!("round_f16({}[{index}])", self.name),
+                Storage::Rounded(half) => {
+                    format!("round_{}({}[{index}])", half.name(), self.name)
+                }
             };
             out += &code[rest..at];
             out += &load;
@@ -155,7 +179,7 @@ fn main() {
 
     #[test]
     fn loads_widen_and_stores_round() {
-        let both = [(0, Storage::Half), (1, Storage::Half)];
+        let both = [(0, Storage::Half(Half::F16)), (1, Storage::Half(Half::F16))];
         let want = "enable f16;
 @group(0) @binding(0) var<storage, read> x: array<vec4<f16>>; // [N]
 @group(0) @binding(1) var<storage, read_write> y: array<f16>; // [N]
@@ -167,18 +191,32 @@ fn main() {
 }
 ";
         assert_eq!(store(TEXT, &both).unwrap(), want);
-        let rounded = store(TEXT, &[(0, Storage::Rounded)]).unwrap();
+        let rounded = store(TEXT, &[(0, Storage::Rounded(Half::F16))]).unwrap();
         assert!(rounded.contains("y[i] = round_f16(x[x_at(1u)])[2];"), "{rounded}");
         assert!(rounded.contains("var<storage, read> x: array<vec4<f32>>;"), "{rounded}");
         assert_eq!(store(TEXT, &[]).unwrap(), TEXT);
-        assert_eq!(store(TEXT, &[(5, Storage::Half)]).unwrap(), format!("enable f16;\n{TEXT}"));
+        let unused = store(TEXT, &[(5, Storage::Half(Half::F16))]).unwrap();
+        assert_eq!(unused, format!("enable f16;\n{TEXT}"));
+    }
+
+    #[test]
+    fn bf16_is_f16_by_another_name() {
+        for storage in [Storage::Half, Storage::Rounded] {
+            let [f16, bf16] = [Half::F16, Half::Bf16]
+                .map(|half| store(TEXT, &[(0, storage(half))]).unwrap().replace("\n\n", "\n"));
+            let kernel = |text: &str| text.split("// What f32 is").next().unwrap().to_owned();
+            assert_eq!(kernel(&f16).replace("f16", "bf16"), kernel(&bf16));
+            assert_eq!(bf16.contains("fn round_bf16("), bf16.contains("= round_bf16("));
+        }
+        let two = [(0, Storage::Half(Half::F16)), (1, Storage::Rounded(Half::Bf16))];
+        assert!(store(TEXT, &two).unwrap_err().contains("two 16-bit floats"));
     }
 
     #[test]
     fn what_is_f16_already_is_not_widened() {
         let text = TEXT.replace("let a = x[i", "let b = vec4<f16>(x[y_at(i)]); let a = x[i");
         for storage in [Storage::Half, Storage::Rounded] {
-            let made = store(&text, &[(0, storage)]).unwrap();
+            let made = store(&text, &[(0, storage(Half::F16))]).unwrap();
             assert!(made.contains("let b = vec4<f16>(x[y_at(i)]); let a = "), "{made}");
         }
     }
@@ -186,10 +224,10 @@ fn main() {
     #[test]
     fn refuses_what_it_does_not_know() {
         let words = TEXT.replace("array<f32>", "array<u32>");
-        assert!(store(&words, &[(1, Storage::Half)]).is_err());
+        assert!(store(&words, &[(1, Storage::Half(Half::F16))]).is_err());
         for statement in ["y[i] += 1.0;", "y[i] =\n 1.0;"] {
             let text = TEXT.replace("y[i] = x[x_at(1u)][2];", statement);
-            let error = store(&text, &[(1, Storage::Half)]).unwrap_err();
+            let error = store(&text, &[(1, Storage::Half(Half::F16))]).unwrap_err();
             assert!(error.contains("cannot be rewritten"), "{error}");
         }
     }

@@ -102,7 +102,7 @@ pub fn graphs(config: &RunConfig, model: &ModelConfig, sizes: Sizes) -> (RunSet<
     let how = Training {
         rule: config.update(),
         accumulate: config.accumulate,
-        half: config.half(),
+        scaled: config.scales_loss(),
         ..Training::default()
     };
     let training = method::training(&of(sizes.batch), how);

@@ -9,13 +9,14 @@ use crate::check;
 use crate::device::wgpu::{Gpu, OpenOptions, Pick};
 use crate::device::{DeviceError, Session};
 use crate::ops::{self, Case, Target};
+use crate::tensor::Half;
 
 /// Runs the cases whose name contains `only`, or of each op the `first` of them, and tells of each
 /// trial; in the end also how many this device cannot run, and why.
 pub(super) fn check(only: &str, first: bool) -> Result<(), DeviceError> {
     let mut session = Session::from(Gpu::pick(&Pick::Index(0), OpenOptions::default())?);
     let (mut passed, mut failed) = (0, 0);
-    let (f16, target) = (session.capabilities().f16, session.target());
+    let (halves, target) = (session.capabilities().halves, session.target());
     let mut left_out: BTreeMap<&str, usize> = BTreeMap::new();
     let mut begun = BTreeSet::new();
     for case in ops::all_cases() {
@@ -23,9 +24,13 @@ pub(super) fn check(only: &str, first: bool) -> Result<(), DeviceError> {
         if !name.contains(only) {
             continue;
         }
-        if case.half && !f16 {
+        if let Some(half) = case.half.filter(|half| !halves.contains(half)) {
             let trials = check::variants(&case, &target).len();
-            *left_out.entry("no f16 on this device").or_default() += trials;
+            let why = match half {
+                Half::F16 => "no f16 on this device",
+                Half::Bf16 => "no bf16 in WGSL",
+            };
+            *left_out.entry(why).or_default() += trials;
             continue;
         }
         if first && !begun.insert(case.op.name()) {

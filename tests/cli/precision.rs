@@ -123,15 +123,19 @@ fn commands_take_a_precision() {
         let line = format!("bench --step --steps 1 --json {flags} --precision {precision}");
         sh(&line).ok().json()
     };
-    let (half, full) = (bench("f16"), bench("f32"));
-    assert!(half["precision"] == "f16" && full["precision"] == "f32", "{half} {full}");
+    for precision in ["f16", "bf16", "f32"] {
+        assert_eq!(bench(precision)["precision"], precision);
+    }
     // A processor multiplies no cooperative matrices.
     assert_eq!(bench("auto")["precision"], "f32");
     let bytes = |precision: &str| {
         let line = format!("plan --json {flags} --precision {precision}");
         sh(&line).ok().json()["pretrain"]["plans"]["train"].as_f64().expect("bytes")
     };
-    assert!(bytes("f16") < 0.7 * bytes("f32"), "{} and {}", bytes("f16"), bytes("f32"));
+    let whole = bytes("f32");
+    for half in ["f16", "bf16"] {
+        assert!(bytes(half) < 0.7 * whole, "{half}: {} and {whole}", bytes(half));
+    }
     let dir = folder();
     let [auto, f32] = ["auto", "f32"].map(|precision| {
         let out = dir.path().join(precision);
@@ -140,4 +144,60 @@ fn commands_take_a_precision() {
         digest(&run)
     });
     assert_eq!(auto, f32);
+}
+
+/// bf16 has the range of f32: nothing scales its loss, neither in the plan nor in the checkpoint.
+#[test]
+fn a_stopped_run_in_bf16_ends_as_the_straight_one() {
+    let dir = folder();
+    let path = |what: &str| dir.path().join(what);
+    let flags = "--log-every 2 --online-probe --precision bf16";
+    let want = digest(&pretrain(&path("straight"), &format!("--max-steps 5 {flags}")));
+    let stopped = path("stopped");
+    pretrain(&stopped, &format!("--max-steps 3 {flags}"));
+    let resumed = resume(&stopped, "--max-steps 5 --precision auto").ok().json();
+    assert_eq!(digest(&resumed), want);
+    assert_eq!(metrics(&stopped), metrics(&path("straight")));
+    assert!(config(&stopped).contains("precision = \"bf16\""));
+    let last = &resumed["train"];
+    assert!(last["loss_scale"].is_null() && last["skipped"].is_null(), "{last}");
+    let kept = Checkpoint::load(stopped.join("checkpoints/last.safetensors")).expect("one");
+    assert!(!kept.tensors.contains_key("optim.loss_scale"));
+    let floats = |t: &TensorData| matches!(t, TensorData::F32(_));
+    assert!(kept.tensors.values().any(|t| floats(&t.data)), "weights are f32");
+    for other in ["f16", "f32"] {
+        let full = flags.replace("bf16", other);
+        assert_ne!(digest(&pretrain(&path(other), &format!("--max-steps 5 {full}"))), want);
+        let says = format!("--precision is \"{other}\" here, but \"bf16\"");
+        let again = format!("--max-steps 6 --precision {other}");
+        resume(&stopped, &again).fails(1, &[&says]);
+        let says = format!("--precision is \"bf16\" here, but \"{other}\"");
+        resume(&path(other), "--max-steps 6 --precision bf16").fails(1, &[&says]);
+    }
+    let probe = format!("probe {} --device cpu --epochs 1 --json", stopped.display());
+    let probe = sh(&probe).ok().json();
+    assert!((0.0..=1.0).contains(&probe["accuracy"].as_f64().expect("an accuracy")), "{probe}");
+}
+
+/// WGSL has no bf16: one error, before anything is made.
+#[test]
+fn a_gpu_by_wgpu_refuses_bf16() {
+    let dir = folder();
+    let Some(adapter) = aavae::device::wgpu::adapters().into_iter().next() else {
+        assert!(std::env::var_os("REQUIRE_GPU").is_none(), "no adapter");
+        return;
+    };
+    let out = dir.path().join("run");
+    let commands = [
+        "plan --width 8".to_owned(),
+        "bench --width 8 --steps 1".to_owned(),
+        "tune --width 8".to_owned(),
+        format!("pretrain --width 8 --limit-train 64 --no-eval --out {}", out.display()),
+    ];
+    for line in commands {
+        let line = format!("{line} --device wgpu:0 --precision bf16 --batch-size 4");
+        let says = ["wgpu:", "cannot store bf16, as --precision bf16 asks"];
+        sh(&line).fails(1, &says).hints("--device cuda or cpu: WGSL has no bf16");
+    }
+    assert!(!out.exists(), "{} is left by a device of {}", out.display(), adapter.name);
 }

@@ -2,6 +2,7 @@
 //! products are exact, and bugs that must show.
 
 use aavae::shader::cuda::{CudaError, PRELUDE, translate};
+use aavae::tensor::Half;
 use libtest_mimic::{Failed, Trial};
 
 use crate::compiler::{Bug, REFUSES, run};
@@ -27,8 +28,12 @@ pub(crate) fn layouts() -> Vec<Layout> {
 }
 
 impl Layout {
-    /// A kernel that multiplies in f16. `a` and `b` hold lines of 32 numbers.
-    pub(crate) fn wgsl(&self) -> String {
+    /// A kernel that multiplies 16-bit floats. `a` and `b` hold lines of 32 numbers.
+    pub(crate) fn wgsl(&self, half: Half) -> String {
+        self.f16().replace("f16", half.name())
+    }
+
+    fn f16(&self) -> String {
         let [a, b, c] = self.rows.map(|rows| if rows { "T" } else { "" });
         let (element, result, width) =
             if self.vectors { ("vec4<f16>", "vec4<f32>", 4) } else { ("f16", "f32", 1) };
@@ -102,7 +107,7 @@ impl Layout {
     }
 }
 
-/// Small integers, as f16, without a pattern that a permutation would keep.
+/// Small integers, exact in 16 bits, without a pattern that a permutation would keep.
 fn numbers(seed: u32) -> Vec<f32> {
     let mut state = seed;
     let mut next = || {
@@ -112,15 +117,16 @@ fn numbers(seed: u32) -> Vec<f32> {
     (0..SIDE * SIDE).map(|_| next()).collect()
 }
 
-/// f16 of small integers, in words of two.
-fn packed(x: &[f32]) -> Vec<u32> {
+/// 16-bit floats of small integers, in words of two.
+fn packed(x: &[f32], format: Half) -> Vec<u32> {
     let half = |x: f32| {
-        if x == 0.0 {
-            return 0;
-        }
         let bits = x.to_bits();
-        let sign = bits >> 16 & 0x8000;
-        sign + ((bits >> 13 & 0x3ffff) - (112 << 10))
+        match format {
+            // The integers have few digits: nothing is rounded.
+            Half::Bf16 => bits >> 16,
+            Half::F16 if x == 0.0 => 0,
+            Half::F16 => (bits >> 16 & 0x8000) + ((bits >> 13 & 0x3ffff) - (112 << 10)),
+        }
     };
     x.chunks(2).map(|p| half(p[0]) | half(p[1]) << 16).collect()
 }
@@ -129,19 +135,19 @@ fn transposed(x: &[f32]) -> Vec<f32> {
     (0..SIDE * SIDE).map(|i| x[i % SIDE * SIDE + i / SIDE]).collect()
 }
 
-fn product(layout: Layout, bug: &Bug, order: u32) -> Result<(), String> {
+fn product(layout: Layout, half: Half, bug: &Bug, order: u32) -> Result<(), String> {
     let (a, b) = (numbers(1), numbers(2));
-    let of = |x: &[f32], rows: bool| packed(&if rows { x.to_vec() } else { transposed(x) });
+    let of = |x: &[f32], rows: bool| packed(&if rows { x.to_vec() } else { transposed(x) }, half);
     let (mut lines_a, mut lines_b) = (of(&a, layout.rows[0]), of(&b, layout.rows[1]));
     let mut c = vec![f32::NAN.to_bits(); SIDE * SIDE];
-    run(&layout.wgsl(), &mut [&mut lines_a, &mut lines_b, &mut c], bug, order)?;
+    run(&layout.wgsl(half), &mut [&mut lines_a, &mut lines_b, &mut c], bug, order)?;
     let got: Vec<f32> = c.into_iter().map(f32::from_bits).collect();
     let got = if layout.rows[2] { got } else { transposed(&got) };
     for (i, got) in got.into_iter().enumerate() {
         let (row, column) = (i / SIDE, i % SIDE);
         let want: f32 = (0..SIDE).map(|k| a[row * SIDE + k] * b[k * SIDE + column]).sum();
         if got != want {
-            return Err(format!("{layout:?}: {got} at {row}, {column}, not {want}"));
+            return Err(format!("{layout:?}, {half:?}: {got} at {row}, {column}, not {want}"));
         }
     }
     Ok(())
@@ -152,19 +158,21 @@ const ORDERS: [u32; 3] = [0, 1, 0x5eed];
 fn all() -> Result<(), Failed> {
     for layout in layouts() {
         for order in ORDERS {
-            product(layout, &Bug::default(), order)?;
+            for half in Half::ALL {
+                product(layout, *half, &Bug::default(), order)?;
+            }
         }
     }
     Ok(())
 }
 
-fn notices(bug: &Bug) -> Result<(), Failed> {
-    let kernel = translate(&layouts()[7].wgsl(), "k")?.text;
+fn notices(bug: &Bug, half: Half) -> Result<(), Failed> {
+    let kernel = translate(&layouts()[7].wgsl(half), "k")?.text;
     let text = if bug.prelude { PRELUDE } else { &kernel };
     check(bug.plant(text) != text, || format!("no `{}`", bug.from))?;
     for layout in layouts() {
         for order in ORDERS {
-            match product(layout, bug, order) {
+            match product(layout, half, bug, order) {
                 // A text that does not compile shows nothing.
                 Err(e) if e.contains(REFUSES) => return Err(e.into()),
                 Err(_) => return Ok(()),
@@ -202,18 +210,20 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("a lane that is missing", true, 0, "  w_ldmatrix<T", "  if (lane != 5u) w_ldmatrix<T"),
         ("a tile beyond its array", false, 0, "w_subgroup_id()", "(4u + w_subgroup_id())"),
     ];
-    let bug = |(what, prelude, nth, from, to)| {
-        let bug = Bug { nth, from, to, prelude };
-        Trial::test(format!("notices {what} (cooperative)"), move || notices(&bug))
-    };
     let mut trials = vec![Trial::test("cooperative products are exact", all)];
-    trials.extend(bugs.into_iter().map(bug));
+    for (what, prelude, nth, from, to) in bugs {
+        for &half in Half::ALL {
+            let bug = Bug { nth, from, to, prelude };
+            let name = format!("notices {what} (cooperative, {})", half.name());
+            trials.push(Trial::test(name, move || notices(&bug, half)));
+        }
+    }
     trials
 }
 
 /// What tensor cores or this writer cannot do is refused by name.
 pub(crate) fn refusals() -> Vec<Trial> {
-    let good = layouts()[15].wgsl();
+    let good = layouts()[15].wgsl(Half::F16);
     let refused = |what: &str, from: &str, to: &str, named: &'static str| {
         let (bad, name) = (good.replace(from, to), format!("the writer refuses {what}"));
         assert!(bad != good, "no `{from}`");

@@ -13,7 +13,7 @@ use aavae::device::{
 use aavae::ops::{Binding, StepUniforms};
 use aavae::plan::{Limits, Place, Plan};
 use aavae::shader::source;
-use aavae::tensor::DType;
+use aavae::tensor::{DType, Half};
 use rayon::prelude::*;
 
 use crate::compiler::{Bug, Code, load};
@@ -80,7 +80,7 @@ impl Emulated {
     pub(crate) fn new(order: Order, bug: Bug) -> Self {
         let mut device = Self {
             capabilities: Capabilities {
-                f16: true,
+                halves: Half::ALL,
                 name: "cuda-emulated".into(),
                 target: crate::target(),
                 dispatches: true,

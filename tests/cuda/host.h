@@ -32,27 +32,37 @@ static inline int __float2int_rz(float a) {
 static inline unsigned __float_as_uint(float a) { unsigned u; memcpy(&u, &a, 4); return u; }
 static inline float __uint_as_float(unsigned a) { float f; memcpy(&f, &a, 4); return f; }
 
-// f16 by the definition of IEEE 754, of its bits.
-static inline float w_widen(unsigned short a) {
-  unsigned sign = (unsigned)(a & 0x8000) << 16, size = a & 0x7fff;
-  if (size >= 0x7c00) return __uint_as_float(sign | 0x7f800000 | (size & 1023) << 13);
-  // The bits at their place in an f32, whose exponent counts from 127 instead of 15.
-  float wide = __uint_as_float(size << 13) * 0x1p112f;
-  return sign ? -wide : wide;
-}
-static inline unsigned short w_narrow(float a) {
-  unsigned sign = __float_as_uint(a) >> 16 & 0x8000;
-  double size = fabs((double)a);
-  if (a != a) return 0x7fff;
-  if (size >= 65520.0) return (unsigned short)(sign | 0x7c00);
-  int exponent = -14;
-  while (size >= ldexp(2.0, exponent)) ++exponent;
-  // In units of the last place, which double holds exactly; rint rounds to the even one of two.
-  unsigned units = (unsigned)rint(ldexp(size, 10 - exponent));
-  // A carry goes into the exponent, as does the leading one of what is not subnormal.
-  return (unsigned short)(sign | ((unsigned)(exponent + 14) * 1024 + units));
-}
-static inline unsigned w_narrow2(float a, float b) { return w_narrow(a) | (unsigned)w_narrow(b) << 16; }
+// 16-bit floats by the definition of IEEE 754, of their bits: of so many digits behind the leading one, and with an
+// exponent that is at least LEAST and counts from there.
+template <int DIGITS, int LEAST> struct host_half {
+  static const unsigned one = 1u << DIGITS, infinity = 0x7fff & ~(one - 1);
+  static float widen(unsigned short a) {
+    unsigned sign = (unsigned)(a & 0x8000) << 16, size = a & 0x7fff, exponent = size / one, units = size % one;
+    if (size >= infinity) return __uint_as_float(sign | 0x7f800000 | units << (23 - DIGITS));
+    // What is not subnormal has a leading one.
+    double wide = exponent ? ldexp(one + units, (int)exponent - 1 + LEAST - DIGITS) : ldexp(units, LEAST - DIGITS);
+    return (float)(sign ? -wide : wide);
+  }
+  static unsigned short narrow(float a) {
+    unsigned sign = __float_as_uint(a) >> 16 & 0x8000;
+    double size = fabs((double)a);
+    if (a != a) return 0x7fff;
+    if (isinf(a)) return (unsigned short)(sign | infinity);
+    int exponent = LEAST;
+    while (size >= ldexp(2.0, exponent)) ++exponent;
+    // In units of the last place, which double holds exactly; rint rounds to the even one of two.
+    unsigned units = (unsigned)rint(ldexp(size, DIGITS - exponent));
+    // A carry goes into the exponent, as does the leading one of what is not subnormal.
+    unsigned bits = (unsigned)(exponent - LEAST) * one + units;
+    return (unsigned short)(sign | (bits < infinity ? bits : infinity));
+  }
+  static unsigned narrow2(float a, float b) { return narrow(a) | (unsigned)narrow(b) << 16; }
+};
+struct f16;
+struct bf16;
+template <class H> struct w_half;
+template <> struct w_half<f16> : host_half<10, -14> {};
+template <> struct w_half<bf16> : host_half<7, -126> {};
 
 // Way out of a dispatch that does something wrong. Kernels hold nothing that a jump would leak.
 static thread_local jmp_buf host_exit;
@@ -183,8 +193,11 @@ template <bool TRANSPOSED> static void w_ldmatrix(unsigned (&r)[4], const void* 
   }
 }
 // Element `e` of a register of two.
-static inline float host_element(unsigned r, unsigned e) { return w_widen((unsigned short)(r >> e * 16)); }
+template <class H> static float host_element(unsigned r, unsigned e) {
+  return w_half<H>::widen((unsigned short)(r >> e * 16));
+}
 // 16x8 of C += 16x16 of A times 16x8 of B.
+template <class H>
 static void w_mma(float& c0, float& c1, float& c2, float& c3, const unsigned (&a)[4], unsigned b0, unsigned b1) {
   const host_lane* lanes = host_meet('m', {nullptr, {a[0], a[1], a[2], a[3]}, {b0, b1}});
   float* c[4] = {&c0, &c1, &c2, &c3};
@@ -192,8 +205,8 @@ static void w_mma(float& c0, float& c1, float& c2, float& c3, const unsigned (&a
     unsigned row = w_lane() / 4 + (i < 2 ? 0 : 8), column = w_lane() % 4 * 2 + i % 2;
     for (unsigned k = 0; k < 16; ++k) {
       unsigned ra = (row < 8 ? 0 : 1) + (k < 8 ? 0 : 2), rb = k < 8 ? 0 : 1;
-      *c[i] += host_element(lanes[row % 8 * 4 + k % 8 / 2].a[ra], k % 2) *
-               host_element(lanes[column * 4 + k % 8 / 2].b[rb], k % 2);
+      *c[i] += host_element<H>(lanes[row % 8 * 4 + k % 8 / 2].a[ra], k % 2) *
+               host_element<H>(lanes[column * 4 + k % 8 / 2].b[rb], k % 2);
     }
   }
 }

@@ -101,32 +101,59 @@ fn floats() -> Result<(), Failed> {
     rules("f32", &numbers, &of_numbers)
 }
 
-/// The value of an f16.
-fn wide(bits: u16) -> f64 {
-    let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
-    let size = match exponent {
-        0 => fraction * 2f64.powi(-24),
-        31 if fraction > 0.0 => f64::NAN,
-        31 => f64::INFINITY,
-        _ => (1024.0 + fraction) * 2f64.powi(exponent - 25),
-    };
-    if bits >> 15 == 1 { -size } else { size }
+/// A 16-bit float: its name, the bits of its fraction, the exponent of its smallest normal number.
+#[derive(Clone, Copy)]
+struct Format {
+    name: &'static str,
+    digits: u32,
+    least: i32,
 }
 
-/// The f16 that is nearest to a number, of two that are as near the even one: by looking at all.
-fn narrow(x: f32) -> u16 {
-    let (sign, size) = (if x.is_sign_negative() { 0x8000 } else { 0 }, f64::from(x).abs());
-    // What is halfway to 2^16, which follows the largest number, rounds to infinity.
-    let value = |bits: u16| if bits == 0x7c00 { 65536.0 } else { wide(bits) };
-    let mut all = 0..=0x7c00u16;
-    let above = all.find(|bits| value(*bits) >= size).unwrap_or(0x7c00);
-    let below = above.saturating_sub(1);
-    let (up, down) = (value(above) - size, size - value(below));
-    sign | if down < up || (down == up && below % 2 == 0) { below } else { above }
+const F16: Format = Format { name: "f16", digits: 10, least: -14 };
+const BF16: Format = Format { name: "bf16", digits: 7, least: -126 };
+
+impl Format {
+    /// A text that is written for f16.
+    fn text(self, wgsl: &str) -> String {
+        wgsl.replace("f16", self.name)
+    }
+
+    fn infinity(self) -> u16 {
+        0x7fff >> self.digits << self.digits
+    }
+
+    /// The value of some bits.
+    fn wide(self, bits: u16) -> f64 {
+        let (one, size) = (1 << self.digits, bits & 0x7fff);
+        let (exponent, fraction) = (i32::from(size / one), f64::from(size % one));
+        let unit = self.least - self.digits as i32;
+        let size = match exponent {
+            0 => fraction * 2f64.powi(unit),
+            _ if size > self.infinity() => f64::NAN,
+            _ if size == self.infinity() => f64::INFINITY,
+            _ => (f64::from(one) + fraction) * 2f64.powi(unit + exponent - 1),
+        };
+        if bits >> 15 == 1 { -size } else { size }
+    }
+
+    /// The bits of the number that is nearest to another, of two that are as near the even one: by
+    /// looking at all.
+    fn narrow(self, x: f32) -> u16 {
+        let (sign, size) = (if x.is_sign_negative() { 0x8000 } else { 0 }, f64::from(x).abs());
+        // What is halfway to the power of two that follows the largest number becomes infinite.
+        let infinity = self.infinity();
+        let beyond = 2f64.powi(2 - self.least);
+        let value = |bits: u16| if bits == infinity { beyond } else { self.wide(bits) };
+        let mut all = 0..=infinity;
+        let above = all.find(|bits| value(*bits) >= size).unwrap_or(infinity);
+        let below = above.saturating_sub(1);
+        let (up, down) = (value(above) - size, size - value(below));
+        sign | if down < up || (down == up && below % 2 == 0) { below } else { above }
+    }
 }
 
-/// Every f16 widens exactly, and f32 round to the nearest: singly and as vectors.
-fn halves() -> Result<(), Failed> {
+/// Every 16-bit float widens exactly, and f32 round to the nearest: singly and as vectors.
+fn halves(format: Format) -> Result<(), Failed> {
     let wgsl = "enable f16;
         @group(0) @binding(0) var<storage, read> x: array<f16>;
         @group(0) @binding(1) var<storage, read_write> y: array<f32>;
@@ -136,20 +163,27 @@ fn halves() -> Result<(), Failed> {
     .replace("arrayLength", "65536u");
     let mut x: Vec<u32> = (0..32768).map(|i| (2 * i) | (2 * i + 1) << 16).collect();
     let mut y = vec![0; 65536];
-    run(&wgsl, &mut [&mut x, &mut y], &Bug::default(), 0)?;
+    run(&format.text(&wgsl), &mut [&mut x, &mut y], &Bug::default(), 0)?;
     for (bits, got) in (0..=u16::MAX).zip(y) {
-        let (got, want) = (f32::from_bits(got), wide(bits) as f32);
+        let (got, want) = (f32::from_bits(got), format.wide(bits) as f32);
         let same = got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan());
         check(same, || format!("{bits:#06x} became {got}, not {want}"))?;
     }
     // Numbers, those halfway to their neighbours, those beside these, and what is out of range.
     let around = |x: f32| [f32::from_bits(x.to_bits() - 1), x, f32::from_bits(x.to_bits() + 1)];
-    let pick = (1u16..0x7bff).step_by(97).chain([1, 2, 0x3fe, 0x3ff, 0x400, 0x7bfe]);
+    let most = format.infinity() - 1;
+    let normal = 1 << format.digits;
+    let last = [1, 2, normal - 2, normal - 1, normal, most - 1];
+    let pick = (1u16..most).step_by(97).chain(last);
+    let wide = |bits: u16| format.wide(bits);
     let halfway = |bits: u16| ((wide(bits) + wide(bits + 1)) / 2.0) as f32;
     let mut numbers: Vec<f32> =
         pick.flat_map(|b| [wide(b) as f32, halfway(b)]).flat_map(around).collect();
-    numbers.extend([0.0, 1e-30, 2f32.powi(-25), 65504.0, 65519.9, 65520.0]);
-    numbers.extend([1e9, f32::INFINITY]);
+    // The largest number, those halfway from it to infinity, and beyond.
+    let large = wide(most) as f32;
+    let beyond = (wide(most) + (wide(most) - wide(most - 1)) / 2.0) as f32;
+    numbers.extend([large, beyond, f32::from_bits(beyond.to_bits() - 1)]);
+    numbers.extend([0.0, 1e-30, 2f32.powi(-25), 1e9, f32::MAX, f32::INFINITY]);
     numbers.extend(numbers.clone().iter().map(|x| -x));
     numbers.resize(numbers.len().next_multiple_of(4), 0.0);
     let count = numbers.len();
@@ -171,18 +205,18 @@ fn halves() -> Result<(), Failed> {
     );
     let mut x: Vec<u32> = numbers.iter().map(|x| x.to_bits()).collect();
     let (mut y, mut z) = (vec![0; count / 2], vec![0; count / 2]);
-    run(&wgsl, &mut [&mut x, &mut y, &mut z], &Bug::default(), 0)?;
+    run(&format.text(&wgsl), &mut [&mut x, &mut y, &mut z], &Bug::default(), 0)?;
     check(y == z, || "vectors are rounded otherwise than scalars".into())?;
     let got = y.iter().flat_map(|w| [*w as u16, (w >> 16) as u16]);
     for (x, got) in numbers.iter().zip(got) {
-        let want = narrow(*x);
+        let want = format.narrow(*x);
         check(got == want, || format!("{x:e} became {got:#06x}, not {want:#06x}"))?;
     }
     Ok(())
 }
 
-/// Other values of f16: literals, zeros, other types, and what is chosen or put together.
-fn half_values() -> Result<(), Failed> {
+/// Other values of 16-bit floats: literals, zeros, other types, and what is chosen or put together.
+fn half_values(format: Format) -> Result<(), Failed> {
     let wgsl = "enable f16;
         const HALF = vec4<f16>(0.5h);
         var<workgroup> staged: array<vec4<f16>, 2>;
@@ -198,7 +232,7 @@ fn half_values() -> Result<(), Failed> {
             y[2] = vec4<f32>(vec4<f16>(four.yx, staged[1].zz));
         }";
     let (mut x, mut y) = (vec![7, 2], vec![0; 12]);
-    run(wgsl, &mut [&mut x, &mut y], &Bug::default(), 0)?;
+    run(&format.text(wgsl), &mut [&mut x, &mut y], &Bug::default(), 0)?;
     let got: Vec<f32> = y.into_iter().map(f32::from_bits).collect();
     let want = [7.5, -2.5, 1.5, -1.0, 7.0, -3.0, 1.0, -1.5, -3.0, 7.0, 1.0, 1.0];
     check(got == want, || format!("{got:?}, not {want:?}"))
@@ -249,8 +283,10 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         Trial::test("rules of integers", integers),
         Trial::test("rules of floats", floats),
-        Trial::test("rules of f16", halves),
-        Trial::test("rules of values of f16", half_values),
+        Trial::test("rules of f16", || halves(F16)),
+        Trial::test("rules of bf16", || halves(BF16)),
+        Trial::test("rules of values of f16", || half_values(F16)),
+        Trial::test("rules of values of bf16", || half_values(BF16)),
         Trial::test("rules of control flow", control),
         Trial::test("rules of indices", bounds),
     ]

@@ -18,6 +18,7 @@ use aavae::plan::{Options, Plan, lower};
 use aavae::run::settings::RunConfig;
 use aavae::shader::cuda::{PRELUDE, translate};
 use aavae::shader::source;
+use aavae::tensor::Half;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::compiler::{cache, hash};
@@ -148,7 +149,8 @@ fn subjects() -> Vec<Subject> {
     }
     for case in all_cases() {
         // Of a half product the tensor cores' tiles: the others differ from f32's in conversions.
-        let differs = |v: &Variant| !case.half || matches!(v, Variant::Coop(_) | Variant::Only);
+        let differs =
+            |v: &Variant| case.half.is_none() || matches!(v, Variant::Coop(_) | Variant::Only);
         for variant in crate::tiles(&case).into_iter().filter(differs) {
             let plan = crate::plan(&case, variant);
             for d in plan.ops.iter().flat_map(|s| &s.dispatches) {
@@ -157,7 +159,9 @@ fn subjects() -> Vec<Subject> {
         }
     }
     for layout in crate::coop::layouts() {
-        all.insert((COOPERATIVE, layout.wgsl()), [1.0; 2]);
+        for half in Half::ALL {
+            all.insert((COOPERATIVE, layout.wgsl(*half)), [1.0; 2]);
+        }
     }
     let subject = |((file, wgsl), [a, b]): ((&'static str, String), [f64; 2])| Subject {
         file,

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aavae::ops::{Binding, Dispatch, Kernel};
+use aavae::ops::{Binding, Dispatch, Kernel, Storage};
 use aavae::shader::{CONSTANTS_BINDING, constants, source};
+use aavae::tensor::Half;
 use libtest_mimic::Failed;
 
 use crate::check;
@@ -162,6 +163,8 @@ pub(crate) fn canaries() -> Result<(), Failed> {
     })?;
     let half = format!("const H: f16 = 1.0h;\n{good}");
     check(validate("relu", &half).is_err(), || "accepted f16 that is not enabled".into())?;
+    let bf16 = Kernel { storage: vec![(0, Storage::Half(Half::Bf16))], ..Kernel::new("relu") };
+    check(validate("relu", &source(&bf16)).is_err(), || "accepted bf16, which is no WGSL".into())?;
     let subgroups = source(&Kernel::new("conv_nt_bcast").shaped(true));
     validate("conv_nt_bcast", &subgroups)?;
     check(validate("conv_nt_tile", &subgroups).is_err(), || {

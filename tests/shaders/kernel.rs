@@ -51,7 +51,7 @@ pub(crate) fn parse(
     let mut capabilities = Capabilities::empty();
     capabilities.set(Capabilities::SUBGROUP, uses_subgroups(name));
     capabilities.set(Capabilities::SHADER_FLOAT16, text.contains("enable f16;"));
-    let matrices = COOP.contains(&name) || name == "lib/coop";
+    let matrices = COOP.contains(&name) || name.starts_with("lib/coop");
     capabilities.set(Capabilities::COOPERATIVE_MATRIX, matrices);
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     let info =

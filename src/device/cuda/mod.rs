@@ -28,7 +28,7 @@ use crate::ops::{Binding, StepUniforms};
 use crate::plan::{Limits, Place, Plan};
 use crate::shader::cuda::{TARGET, target};
 use crate::shader::source;
-use crate::tensor::DType;
+use crate::tensor::{DType, Half};
 use compile::{Code, CompileError, Compiler};
 use driver::{Address, Context, Description, Event, Failed, Graph, Memory, Pinned};
 pub use libraries::FOLDERS;
@@ -201,7 +201,7 @@ impl Cuda {
             name,
             target: target(gpu.capability),
             dispatches: true,
-            f16: true,
+            halves: Half::ALL,
             limits: Limits { max_groups: TARGET.max_groups, ..Limits::NONE },
             memory: Some(context.free_memory().map_err(failed)?),
             overhead: size_of::<StepUniforms>(),

@@ -1,13 +1,10 @@
-//! How the elements of tensors go to a device and come back: a host keeps each f16 as a number of
-//! its own, others keep two in a word.
+//! How the elements of tensors go to a device and come back: a host keeps each 16-bit float as
+//! a number of its own, others keep two in a word.
 
 use std::rc::Rc;
 
-use half::f16;
-
 use super::{PlanId, Session};
 use crate::device::{BufferId, Data, DeviceError, Values};
-use crate::ops::Real;
 use crate::plan::{Place, Plan};
 use crate::tensor::{DType, TensorType};
 
@@ -47,7 +44,7 @@ impl Session {
         for b in buffers {
             let loaded = &self.plans[id.0];
             let ty = if self.stores_elements() { types[b] } else { DType::F32 };
-            // All bits set is a NaN, also as two f16.
+            // All bits set is a NaN, also as two 16-bit floats.
             let nan = f32::from_bits(u32::MAX);
             let nan = vec![nan; loaded.plan.buffers[b].bytes / ty.bytes()];
             self.device.write(loaded.bound.buffers[b], 0, Data::F32(&nan))?;
@@ -66,23 +63,21 @@ impl Session {
         assert_eq!(integers, port.ty.dtype == DType::U32, "input `{}` is {}", port.name, port.ty);
         assert_eq!(data.len(), port.ty.shape.len(), "input `{}`", port.name);
         let ((buffer, offset), ty) = (loaded.bound.place(port.place), port.ty.dtype);
-        if ty != DType::F16 {
-            return self.device.write(buffer, offset, data);
-        }
+        let Some(half) = ty.half() else { return self.device.write(buffer, offset, data) };
         match (data, self.stores_elements()) {
             (Data::F32(x), false) => {
-                let bits: Vec<u16> = x.iter().map(|x| f16::from_f32(*x).to_bits()).collect();
+                let bits: Vec<u16> = x.iter().map(|x| half.bits(*x)).collect();
                 self.device.write(buffer, offset, Data::U32(&packed(&bits)))
             }
             (Data::F32(x), true) => {
-                let rounded: Vec<f32> = x.iter().map(|x| x.halved()).collect();
+                let rounded: Vec<f32> = x.iter().map(|x| half.round(*x)).collect();
                 self.device.write(buffer, offset, Data::F32(&rounded))
             }
-            _ => unreachable!("f16 inputs come as f32"),
+            _ => unreachable!("16-bit floats come as f32"),
         }
     }
 
-    /// Whether the device keeps each f16 as a number of its own, in place of two in a word.
+    /// Whether the device keeps each 16-bit float as a number of its own, in place of two in a word.
     fn stores_elements(&self) -> bool {
         !self.device.capabilities().dispatches
     }
@@ -94,31 +89,32 @@ impl Session {
         ty: TensorType,
     ) -> Result<Values, DeviceError> {
         let len = ty.shape.len();
-        if ty.dtype != DType::F16 || self.stores_elements() {
-            return self.fetch(buffer, offset, len);
-        }
-        assert_eq!(offset, 0, "f16 has buffers of its own");
+        let half = match ty.dtype.half() {
+            Some(half) if !self.stores_elements() => half,
+            _ => return self.fetch(buffer, offset, len),
+        };
+        assert_eq!(offset, 0, "16-bit floats have buffers of their own");
         let words = self.fetch(buffer, 0, len.div_ceil(2))?.into_f32();
         let halves = words.iter().map(|w| w.to_bits()).flat_map(|w| [w as u16, (w >> 16) as u16]);
-        Ok(Values::F32(halves.take(len).map(|bits| f16::from_bits(bits).to_f32()).collect()))
+        Ok(Values::F32(halves.take(len).map(|bits| half.value(bits)).collect()))
     }
 }
 
-/// What each buffer of a plan is made for: words that the host writes, or floats; f16 where a
-/// tensor of f16 is ever there, so that a device that counts elements has room for all.
+/// What each buffer of a plan is made for: words that the host writes, or floats; 16-bit floats
+/// where a tensor of such is ever there, so that a device that counts elements has room for all.
 pub(super) fn types(plan: &Plan) -> Vec<DType> {
     let mut types = vec![DType::F32; plan.buffers.len()];
     let inputs = plan.inputs.iter().map(|p| (p.place, p.ty.dtype));
     let outputs = plan.ops.iter().flat_map(|s| s.outputs.iter().zip(&s.io.outputs));
     for (place, dtype) in inputs.chain(outputs.map(|(y, ty)| (y.1, ty.dtype))) {
-        if let (Place::Buffer(b), DType::U32 | DType::F16) = (place, dtype) {
+        if let (Place::Buffer(b), DType::U32 | DType::F16 | DType::BF16) = (place, dtype) {
             types[b] = dtype;
         }
     }
     types
 }
 
-/// Pairs of f16 as words.
+/// Pairs of 16-bit floats as words.
 fn packed(bits: &[u16]) -> Vec<u32> {
     let word = |pair: &[u16]| pair.iter().rev().fold(0, |word, half| word << 16 | u32::from(*half));
     bits.chunks(2).map(word).collect()

@@ -27,7 +27,7 @@ use super::{
 use crate::ops::{Binding, Kernel, StepUniforms, Target};
 use crate::plan::{Limits, Place, Plan};
 use crate::shader::CONSTANTS_BINDING;
-use crate::tensor::DType;
+use crate::tensor::{DType, Half};
 use completion::Completion;
 use failure::{Failure, fail, watch};
 use queries::Queries;
@@ -142,11 +142,12 @@ fn capabilities(
             moments: Target::WEBGPU.moments.filter(|_| !info.software),
             // A page waits for its kernels to be compiled one by one.
             compact: cfg!(target_family = "wasm"),
-            half: false,
+            half: None,
             coop: info.coop.map(|listed| coop.unwrap_or(listed)),
         },
         dispatches: true,
-        f16: features.contains(wgpu::Features::SHADER_F16),
+        // WGSL has no bf16.
+        halves: if features.contains(wgpu::Features::SHADER_F16) { &[Half::F16] } else { &[] },
         limits: Limits {
             max_binding,
             max_groups,

@@ -174,7 +174,7 @@ pub struct BatchNorm {
     /// Ends with a ReLU.
     pub relu: bool,
     /// Takes the moments of every so many rows of `x` as its last input
-    /// ([`crate::ops::Epilogue::moments`]), in place of finding them.
+    /// (`Epilogue::moments`), in place of finding them.
     pub parts: Option<usize>,
 }
 

@@ -1,10 +1,10 @@
 //! Tiles of cooperative matrices: which of them a product is offered, and what its kernel is told.
 //!
-//! A half product only, one whose first operand is stored as f16: its sums are those of the other
+//! A half product only, one whose first operand is stored as a 16-bit float: its sums are those of the other
 //! variants, but for their order.
 
 use crate::ops::{CoopTile, Io, Kernel, Target, Variant};
-use crate::tensor::{DType, Shape, TensorType};
+use crate::tensor::{Shape, TensorType};
 
 /// Taps along an axis, at most: their bits share a word (`conv_nt_coop`).
 const TAPS: usize = 15;
@@ -65,9 +65,9 @@ const TN_GROUPS: [u32; 1] = [512];
 /// Workgroups that occupy a large GPU: nearly one for each of an H100's 132 SMs.
 const ENOUGH: usize = 128;
 
-/// Whether the operands of a product are f16; weights are rounded to it.
+/// Whether the operands of a product are of one 16-bit float; weights are rounded to it.
 fn is_half(operands: &[TensorType]) -> bool {
-    operands.iter().all(|x| x.dtype == DType::F16)
+    operands.iter().all(|x| x.dtype.half().is_some() && x.dtype == operands[0].dtype)
 }
 
 fn is_narrow(target: &Target) -> bool {

@@ -2,7 +2,7 @@
 
 use crate::ops::pointwise::relu;
 use crate::ops::{Call, Real, ShapeError, same};
-use crate::tensor::{DType, Shape, TensorType};
+use crate::tensor::{Shape, TensorType};
 
 /// What happens to a finished sum; each present part is one more input, in this order after the
 /// operands.
@@ -37,7 +37,7 @@ impl Epilogue {
             })
         })
     }
-    /// Inputs of the op that may be f16: the first operand, and what has the output's type.
+    /// Inputs of the op that may be 16-bit floats: the first operand, and what has the output's type.
     pub(super) fn halves(&self) -> Vec<usize> {
         let [_, add, mask] = self.positions();
         [Some(0), add, mask].into_iter().flatten().collect()
@@ -67,7 +67,7 @@ impl Epilogue {
     pub(super) fn moments<T: Real>(&self, call: &mut Call<'_, T>) {
         let (Some(rows), y) = (self.moments, call.out_types[0]) else { return };
         let [result, parts] = &mut call.outputs[..] else { unreachable!("two outputs") };
-        let stored = |v: T| if y.dtype == DType::F16 { v.halved().get() } else { v.get() };
+        let stored = |v: T| y.dtype.half().map_or(v, |half| v.rounded(half)).get();
         let c = y.shape.c;
         for (part, result) in parts.chunks_mut(2 * c).zip(result.chunks(rows * c)) {
             for o in 0..c {

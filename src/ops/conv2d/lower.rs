@@ -179,7 +179,7 @@ pub(super) fn preferred(variants: &[Variant], io: &Io, target: &Target) -> Varia
 pub(super) struct How<'a> {
     pub(super) target: &'a Target,
     pub(super) variant: Variant,
-    /// Whether the result is stored as f16.
+    /// Whether the result is stored as a 16-bit float.
     pub(super) half: bool,
 }
 
@@ -213,9 +213,7 @@ fn nt(
             .shaped(!how.variant.is_compact())
     };
     let constants = |file: &'static str| match epilogue.moments {
-        Some(rows) => {
-            constants(file).set("MOMENTS", true).set("SPAN", rows).set("HALF", how.half)
-        }
+        Some(rows) => constants(file).set("MOMENTS", true).set("SPAN", rows).set("HALF", how.half),
         None => constants(file),
     };
     let pixels = nt.n * nt.oh.div_ceil(nt.classes) * nt.ow.div_ceil(nt.classes);

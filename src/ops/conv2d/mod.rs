@@ -33,7 +33,7 @@ use super::{
     Call, Case, Emit, Fill, Forward, Io, Lowering, OpDef, Real, ShapeError, SumRows, Target,
     ValueId, Variant, arity,
 };
-use crate::tensor::{DType, Shape, TensorType};
+use crate::tensor::{Shape, TensorType};
 
 /// `y = conv(x, w)`; inputs x, w, then the epilogue's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,7 +114,7 @@ impl OpDef for Conv2d {
         [self.epilogue.halves(), vec![0]]
     }
     fn rounded(&self, io: &Io) -> Vec<usize> {
-        if io.inputs[0].dtype == DType::F16 { vec![1] } else { vec![] }
+        if io.inputs[0].dtype.half().is_some() { vec![1] } else { vec![] }
     }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 2 + self.epilogue.inputs())?;
@@ -236,7 +236,7 @@ impl OpDef for Conv2d {
         lower::forward(
             &Geometry::new(x, w, y.shape, self.stride, self.pad),
             &self.epilogue,
-            &How { target, variant, half: y.dtype == DType::F16 },
+            &How { target, variant, half: y.dtype.half().is_some() },
         )
     }
     fn flops(&self, io: &Io) -> u64 {
@@ -251,11 +251,12 @@ impl OpDef for Conv2d {
                 &[(x, Fill::Normal), (w, Fill::Normal)],
             ));
         }
-        // In f16 these weights cancel, if the first of each two goes to its even neighbour, or to the
-        // largest f16 there is; a kernel that does not round them, or rounds otherwise, shows.
+        // As 16-bit floats these weights cancel, if each goes to its even neighbour, or to the largest
+        // f16 there is; a kernel that does not round them, or rounds otherwise, shows.
         let (x, w) = (Shape::new(3, 9, 9, 36), Shape::new(20, 1, 1, 36));
         for (name, a, b) in [
             ("weights between two f16", 1.0 + 1.0 / 2048.0, -1.0),
+            ("weights between two bf16", 1.0 + 3.0 / 256.0, -(1.0 + 5.0 / 256.0)),
             ("weights beyond the largest f16", 65_519.0, -65_504.0),
         ] {
             let inputs = [(x, Fill::Constant(1.0)), (w, Fill::Alternate(a, b))];
@@ -350,7 +351,7 @@ impl OpDef for Conv2dInputGrad {
         [self.epilogue.halves(), vec![0]]
     }
     fn rounded(&self, io: &Io) -> Vec<usize> {
-        if io.inputs[0].dtype == DType::F16 { vec![1] } else { vec![] }
+        if io.inputs[0].dtype.half().is_some() { vec![1] } else { vec![] }
     }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 2 + self.epilogue.inputs())?;
@@ -433,7 +434,7 @@ impl OpDef for Conv2dInputGrad {
         lower::input_gradient(
             &Geometry::new(dx, w, dy, self.stride, self.pad),
             &self.epilogue,
-            &How { target, variant, half: io.outputs[0].dtype == DType::F16 },
+            &How { target, variant, half: io.outputs[0].dtype.half().is_some() },
         )
     }
     fn flops(&self, io: &Io) -> u64 {

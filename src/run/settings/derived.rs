@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::{DataKind, PrecisionKind, RunConfig};
+use super::{DataKind, RunConfig};
 use crate::method::{ModelConfig, Objective, Protocol};
 use crate::model::{NetConfig, Stem};
 use crate::optim::Update;
+use crate::tensor::Half;
 
 /// SimCLR's temperature where none is given: that of its authors' command for CIFAR-10.
 const TEMPERATURE: f32 = 0.5;
@@ -50,9 +51,14 @@ impl RunConfig {
         Update { optimizer: self.optimizer, weight_decay: self.weight_decay, ..Update::default() }
     }
 
-    /// Whether what passes between layers is stored as f16.
-    pub fn half(&self) -> bool {
-        self.precision == PrecisionKind::F16
+    /// The 16-bit float as which what passes between layers is stored, if not as f32.
+    pub fn half(&self) -> Option<Half> {
+        self.precision.half()
+    }
+
+    /// Whether the loss is scaled.
+    pub fn scales_loss(&self) -> bool {
+        self.half() == Some(Half::F16)
     }
 
     /// Images per batch of the probe; its learning rate is proportional to them.

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::method::{Compare, Method, Parameter};
 use crate::model::{Depth, Stem};
 use crate::optim::Optimizer;
+use crate::tensor::Half;
 pub use difference::Difference;
 use range::Bounds::{AtLeastZero, Batch, Between, Count, Epochs, Extent, Finite, Positive, Text};
 pub use range::{Bounds, MOST_IMAGES, Ranged};
@@ -228,8 +229,9 @@ macro_rules! settings {
             /// What the learning rate does after the warm-up; under cosine and linear it falls to 0
             /// at the end of the run
             schedule: Schedule = Schedule::Constant, Value("SCHEDULE"), Fixed;
-            /// What passes between layers is stored as this; with f16 the loss is scaled. Weights
-            /// and sums are f32 always; auto is f16 on a device with matrix units for it
+            /// What passes between layers is stored as this; with f16 the loss is scaled, bf16 is for
+            /// cpu and cuda. Weights and sums are f32 always; auto is f16 on a device with matrix
+            /// units for it
             precision: PrecisionKind = PrecisionKind::F32, Value("PRECISION"), Fixed;
         }
         "Objective" {
@@ -342,8 +344,21 @@ pub enum PrecisionKind {
     F32,
     /// Mixed precision: in half the bytes, for gradients of a scaled loss.
     F16,
+    /// Mixed precision with the range of f32, so that nothing is scaled, and fewer digits.
+    Bf16,
     /// F16 on a device with matrix units for it, else f32. A run is recorded with what it was.
     Auto,
+}
+
+impl PrecisionKind {
+    /// The 16-bit float of mixed precision.
+    pub const fn half(self) -> Option<Half> {
+        match self {
+            Self::F32 | Self::Auto => None,
+            Self::F16 => Some(Half::F16),
+            Self::Bf16 => Some(Half::Bf16),
+        }
+    }
 }
 
 /// Expands the table of presets: what each changes of the default on its data set.

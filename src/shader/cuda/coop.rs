@@ -1,7 +1,7 @@
 //! Cooperative matrices: products of 16 by 16 that the lanes of a warp make together.
 //!
 //! naga does not compare the types of operands and of memory; here each that is not a product of
-//! f16 with sums in f32, staged in workgroup memory, is refused by name.
+//! 16-bit floats with sums in f32, staged in workgroup memory, is refused by name.
 
 use naga::{
     AddressSpace, CooperativeData, CooperativeRole as Role, CooperativeSize, Expression, Handle,
@@ -10,7 +10,7 @@ use naga::{
 
 use super::{CudaError, Scope, Writer, unknown};
 
-/// The type of a matrix in the prelude.
+/// The name of a matrix's type in the prelude. Those of A and B are templates.
 pub(super) fn type_name(ty: &TypeInner) -> Result<&'static str, CudaError> {
     let TypeInner::CooperativeMatrix { columns, rows, scalar, role } = *ty else {
         return unknown(format!("the matrix {ty:?}"));

@@ -6,7 +6,7 @@ use naga::{
     RelationalFunction, Scalar, ScalarKind, Type, TypeInner, UnaryOperator,
 };
 
-use super::{CudaError, Scope, Writer, scalar, unknown};
+use super::{CudaError, Scope, Writer, unknown};
 
 const COMPONENTS: [&str; 4] = ["x", "y", "z", "w"];
 
@@ -65,7 +65,7 @@ impl<'a> Writer<'a> {
         }
         let value = |e: Handle<Expression>| self.expression(scope, e);
         Ok(match scope.function.expressions[e] {
-            Expression::Literal(l) => literal(l)?,
+            Expression::Literal(l) => self.literal(l)?,
             Expression::Constant(c) => self.constant(self.module.constants[c].init)?,
             Expression::ZeroValue(ty) => format!("{}{{}}", self.type_name(ty)?),
             Expression::Compose { ty, ref components } => {
@@ -117,7 +117,7 @@ impl<'a> Writer<'a> {
                 if convert.is_none() {
                     self.computes(scope, expr)?;
                 }
-                let to = scalar(Scalar { kind, width: convert.unwrap_or(4) })?;
+                let to = self.scalar(Scalar { kind, width: convert.unwrap_or(4) })?;
                 let function = if convert.is_some() { "w_cast" } else { "w_bitcast" };
                 format!("{function}<{to}>({})", value(expr)?)
             }
@@ -250,7 +250,7 @@ impl<'a> Writer<'a> {
     fn compose(&self, ty: Handle<Type>, list: &str) -> Result<String, CudaError> {
         Ok(match self.inner(ty) {
             TypeInner::Vector { size, scalar: s } => {
-                format!("w_vec{}<{}>({list})", *size as u8, scalar(*s)?)
+                format!("w_vec{}<{}>({list})", *size as u8, self.scalar(*s)?)
             }
             TypeInner::Array { .. } => format!("{}{{{{{list}}}}}", self.type_name(ty)?),
             _ => format!("{}{{{list}}}", self.type_name(ty)?),
@@ -260,7 +260,7 @@ impl<'a> Writer<'a> {
     /// A constant of the module, written where it is used.
     fn constant(&self, e: Handle<Expression>) -> Result<String, CudaError> {
         Ok(match self.module.global_expressions[e] {
-            Expression::Literal(l) => literal(l)?,
+            Expression::Literal(l) => self.literal(l)?,
             Expression::Constant(c) => self.constant(self.module.constants[c].init)?,
             Expression::ZeroValue(ty) => format!("{}{{}}", self.type_name(ty)?),
             Expression::Splat { size, value } => splat(size as u8, &self.constant(value)?),
@@ -278,19 +278,23 @@ fn splat(size: u8, value: &str) -> String {
     format!("w_splat<{size}>({value})")
 }
 
-fn literal(l: Literal) -> Result<String, CudaError> {
-    Ok(match l {
-        Literal::F32(x) if !x.is_finite() => return unknown(format!("the literal {x}")),
-        Literal::F32(x) if x.is_sign_negative() => format!("({x:?}f)"),
-        Literal::F32(x) => format!("{x:?}f"),
-        Literal::F16(x) => format!("f16{{{:#06x}}}", x.to_bits()),
-        Literal::U32(x) => format!("{x}u"),
-        Literal::I32(i32::MIN) => "(-2147483647 - 1)".into(),
-        Literal::I32(x) if x < 0 => format!("({x})"),
-        Literal::I32(x) => x.to_string(),
-        Literal::Bool(x) => x.to_string(),
-        other => return unknown(format!("the literal {other:?}")),
-    })
+impl Writer<'_> {
+    fn literal(&self, l: Literal) -> Result<String, CudaError> {
+        Ok(match l {
+            Literal::F32(x) if !x.is_finite() => return unknown(format!("the literal {x}")),
+            Literal::F32(x) if x.is_sign_negative() => format!("({x:?}f)"),
+            Literal::F32(x) => format!("{x:?}f"),
+            Literal::F16(x) => {
+                format!("{}{{{:#06x}}}", self.half.name(), self.half.bits(x.to_f32()))
+            }
+            Literal::U32(x) => format!("{x}u"),
+            Literal::I32(i32::MIN) => "(-2147483647 - 1)".into(),
+            Literal::I32(x) if x < 0 => format!("({x})"),
+            Literal::I32(x) => x.to_string(),
+            Literal::Bool(x) => x.to_string(),
+            other => return unknown(format!("the literal {other:?}")),
+        })
+    }
 }
 
 fn math(function: Math) -> Result<&'static str, CudaError> {

@@ -26,31 +26,61 @@ typedef int i32;
 #define WGSL_ENTRY(name, x, y, z, barriers, count, pointers, poison)
 #endif
 
-// Its bits: arithmetic is f32's.
+// Their bits: arithmetic is f32's.
 struct f16 { unsigned short bits; };
+struct bf16 { unsigned short bits; };
+// Conversions of the one or the other: to f32, and from it to the nearest, of two that are as near to the even one.
+// `narrow2` makes two in one instruction, the first in the lower half.
+template <class H> struct w_half;
 #ifndef WGSL_HOST
-WGSL_FN f32 w_widen(unsigned short a) {
-  f32 wide;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(a));
-  return wide;
-}
-// To the nearest, of two that are as near to the even one.
-WGSL_FN unsigned short w_narrow(f32 a) {
-  unsigned short narrow;
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(narrow) : "f"(a));
-  return narrow;
-}
-// Two in one instruction, the first in the lower half.
-WGSL_FN u32 w_narrow2(f32 a, f32 b) {
+#define WGSL_MEMBER static __device__ __forceinline__
+template <> struct w_half<f16> {
+  WGSL_MEMBER f32 widen(unsigned short a) {
+    f32 wide;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(a));
+    return wide;
+  }
+  WGSL_MEMBER unsigned short narrow(f32 a) {
+    unsigned short narrow;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(narrow) : "f"(a));
+    return narrow;
+  }
+  WGSL_MEMBER u32 narrow2(f32 a, f32 b) {
 #if __CUDA_ARCH__ >= 800
-  u32 narrow;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(narrow) : "f"(b), "f"(a));
-  return narrow;
+    u32 both;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(b), "f"(a));
+    return both;
 #else
-  return w_narrow(a) | (u32)w_narrow(b) << 16;
+    return narrow(a) | (u32)narrow(b) << 16;
 #endif
-}
+  }
+};
+template <> struct w_half<bf16> {
+  WGSL_MEMBER f32 widen(unsigned short a) { return __uint_as_float((u32)a << 16); }
+  WGSL_MEMBER unsigned short narrow(f32 a) {
+#if __CUDA_ARCH__ >= 800
+    unsigned short narrow;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(narrow) : "f"(a));
+    return narrow;
+#else
+    const u32 bits = __float_as_uint(a);
+    if (a != a) return 0x7fff;
+    return (unsigned short)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 #endif
+  }
+  WGSL_MEMBER u32 narrow2(f32 a, f32 b) {
+#if __CUDA_ARCH__ >= 800
+    u32 both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(b), "f"(a));
+    return both;
+#else
+    return narrow(a) | (u32)narrow(b) << 16;
+#endif
+  }
+};
+#endif
+WGSL_FN f32 w_widen(f16 a) { return w_half<f16>::widen(a.bits); }
+WGSL_FN f32 w_widen(bf16 a) { return w_half<bf16>::widen(a.bits); }
 
 template <class T, int N> struct vec;
 template <class T> struct alignas(2 * sizeof(T)) vec<T, 2> { T x, y; };
@@ -260,7 +290,8 @@ WGSL_FN vec<f32, 4> w_unpack4x8unorm(u32 p) {
 // Conversions of value, and of bits.
 template <class To> struct w_to;
 template <> struct w_to<f32> {
-  static __device__ __forceinline__ f32 cast(f16 a) { return w_widen(a.bits); }
+  static __device__ __forceinline__ f32 cast(f16 a) { return w_widen(a); }
+  static __device__ __forceinline__ f32 cast(bf16 a) { return w_widen(a); }
   static __device__ __forceinline__ f32 cast(f32 a) { return a; }
   static __device__ __forceinline__ f32 cast(u32 a) { return (f32)a; }
   static __device__ __forceinline__ f32 cast(i32 a) { return (f32)a; }
@@ -270,7 +301,8 @@ template <> struct w_to<f32> {
   static __device__ __forceinline__ f32 bits(f32 a) { return a; }
 };
 template <> struct w_to<u32> {
-  static __device__ __forceinline__ u32 cast(f16 a) { return __float2uint_rz(w_widen(a.bits)); }
+  static __device__ __forceinline__ u32 cast(f16 a) { return __float2uint_rz(w_widen(a)); }
+  static __device__ __forceinline__ u32 cast(bf16 a) { return __float2uint_rz(w_widen(a)); }
   static __device__ __forceinline__ u32 cast(f32 a) { return __float2uint_rz(a); }
   static __device__ __forceinline__ u32 cast(u32 a) { return a; }
   static __device__ __forceinline__ u32 cast(i32 a) { return (u32)a; }
@@ -280,7 +312,8 @@ template <> struct w_to<u32> {
   static __device__ __forceinline__ u32 bits(u32 a) { return a; }
 };
 template <> struct w_to<i32> {
-  static __device__ __forceinline__ i32 cast(f16 a) { return __float2int_rz(w_widen(a.bits)); }
+  static __device__ __forceinline__ i32 cast(f16 a) { return __float2int_rz(w_widen(a)); }
+  static __device__ __forceinline__ i32 cast(bf16 a) { return __float2int_rz(w_widen(a)); }
   static __device__ __forceinline__ i32 cast(f32 a) { return __float2int_rz(a); }
   static __device__ __forceinline__ i32 cast(u32 a) { return (i32)a; }
   static __device__ __forceinline__ i32 cast(i32 a) { return a; }
@@ -289,20 +322,24 @@ template <> struct w_to<i32> {
   static __device__ __forceinline__ i32 bits(u32 a) { return (i32)a; }
   static __device__ __forceinline__ i32 bits(i32 a) { return a; }
 };
-template <> struct w_to<f16> {
-  static __device__ __forceinline__ f16 cast(f16 a) { return a; }
-  static __device__ __forceinline__ f16 cast(f32 a) { return {w_narrow(a)}; }
-  // Exact up to 2^24, and all beyond 65520 are infinite.
-  static __device__ __forceinline__ f16 cast(u32 a) { return {w_narrow((f32)a)}; }
-  static __device__ __forceinline__ f16 cast(i32 a) { return {w_narrow((f32)a)}; }
-  static __device__ __forceinline__ f16 cast(bool a) { return {w_narrow(a ? 1.0f : 0.0f)}; }
+template <class H> struct w_to_half {
+  static __device__ __forceinline__ H cast(H a) { return a; }
+  static __device__ __forceinline__ H cast(f32 a) { return {w_half<H>::narrow(a)}; }
+  // Exact up to 2^24. All beyond 65520 are infinite as f16; of bf16 no kernel converts larger ones.
+  static __device__ __forceinline__ H cast(u32 a) { return cast((f32)a); }
+  static __device__ __forceinline__ H cast(i32 a) { return cast((f32)a); }
+  static __device__ __forceinline__ H cast(bool a) { return cast(a ? 1.0f : 0.0f); }
 };
+template <> struct w_to<f16> : w_to_half<f16> {};
+template <> struct w_to<bf16> : w_to_half<bf16> {};
 template <> struct w_to<bool> {
-  static __device__ __forceinline__ bool cast(f16 a) { return w_widen(a.bits) != 0.0f; }
+  static __device__ __forceinline__ bool cast(f16 a) { return w_widen(a) != 0.0f; }
+  static __device__ __forceinline__ bool cast(bf16 a) { return w_widen(a) != 0.0f; }
   template <class T> static __device__ __forceinline__ bool cast(T a) { return a != T(0); }
 };
 template <class T> constexpr bool w_is_half = false;
 template <> constexpr bool w_is_half<f16> = true;
+template <> constexpr bool w_is_half<bf16> = true;
 template <class To, class T> WGSL_FN To w_cast(T a) { return w_to<To>::cast(a); }
 template <class To, class T> WGSL_FN vec<To, 2> w_cast(vec<T, 2> a) {
   return {w_cast<To>(a.x), w_cast<To>(a.y)};
@@ -315,7 +352,7 @@ template <class To, class T> WGSL_FN vec<To, 4> w_cast(vec<T, 4> a) {
 }
 template <class To> WGSL_FN vec<To, 4> w_cast(vec<f32, 4> a) {
   if constexpr (w_is_half<To>) {
-    const u32 low = w_narrow2(a.x, a.y), high = w_narrow2(a.z, a.w);
+    const u32 low = w_half<To>::narrow2(a.x, a.y), high = w_half<To>::narrow2(a.z, a.w);
     return {{(unsigned short)low}, {(unsigned short)(low >> 16)}, {(unsigned short)high},
             {(unsigned short)(high >> 16)}};
   } else {
