@@ -29,7 +29,8 @@ impl fmt::Display for Mismatch {
 
 /// Accepts only if every element is finite and within
 /// `slack * eps * (4 |want| + sqrt(terms) max|want|)`, the rounding of a sum of `terms` products in
-/// f32. What is stored as a 16-bit float may differ by a unit in its last place too: one rounding of each.
+/// f32. What is stored as a 16-bit float may differ by a unit in its last place too: one rounding
+/// of each.
 /// Returns the worst ratio of error to that tolerance.
 pub fn close(
     got: &[f32],

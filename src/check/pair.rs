@@ -31,9 +31,9 @@ pub struct Pair {
     first: Option<Vec<u32>>,
 }
 
-/// The plan of a pair: noise for each operand, drawn on the device, both results, and of each output
-/// the squared distance and both squared lengths. No two values share a buffer, so that each op can be
-/// run again alone.
+/// The plan of a pair: noise for each operand, drawn on the device, both results, and of each
+/// output the squared distance and both squared lengths. No two values share a buffer, so that each
+/// op can be run again alone.
 fn plan(session: &Session, op: &Op, io: &Io, trusted: Variant, candidate: Variant) -> Plan {
     let mut g = Graph::default();
     g.label("noise");

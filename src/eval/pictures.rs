@@ -58,8 +58,8 @@ impl Evaluator {
     }
 }
 
-/// Runs a [`method::figures`] plan of a method that reconstructs on a batch of images and draws the grid: one column per image, rows original, view (where the method augments),
-/// reconstruction.
+/// Runs a [`method::figures`] plan of a method that reconstructs on a batch of images and draws the
+/// grid: one column per image, rows original, view (where the method augments), reconstruction.
 ///
 /// # Errors
 /// If data or device fail.

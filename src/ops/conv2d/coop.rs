@@ -1,7 +1,7 @@
 //! Tiles of cooperative matrices: which of them a product is offered, and what its kernel is told.
 //!
-//! A half product only, one whose first operand is stored as a 16-bit float: its sums are those of the other
-//! variants, but for their order.
+//! A half product only, one whose first operand is stored as a 16-bit float: its sums are those of
+//! the other variants, but for their order.
 
 use crate::ops::{CoopTile, Io, Kernel, Target, Variant};
 use crate::tensor::{Shape, TensorType};
