@@ -113,7 +113,9 @@
 //!   the scale, which is state on the device ([`ops::LossScale`]), until none is left.
 //! * Every op's reference is independent of its kernels, and every kernel is reached by a trial
 //!   case. A variant that is not the portable one is used on a GPU only after it agreed with that
-//!   there, at that shape; `--no-tune` and software adapters take a table of defaults as it is.
+//!   there, at that shape; `--no-tune` and software adapters take a table of defaults as it is. A
+//!   page starts with compact kernels, one for many shapes, and takes the portable ones, one for
+//!   each, where they agree with these and are faster ([`tune::Search`]).
 //! * The last op of every plan writes the number of its run into the plan's ring ([`ops::Record`]):
 //!   what the host reads of a step proves that the step was carried out.
 //! * A file is written whole or not at all, by one function ([`disk`]); nothing of a run is

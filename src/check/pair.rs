@@ -1,7 +1,7 @@
 //! Two variants of one op on one device, at one shape: whether they agree. Used where an output is
 //! too large to be read back for every candidate of a tuner.
 
-use crate::device::{DeviceError, PlanId, Session};
+use crate::device::{DeviceError, PlanId, Session, Stopwatch};
 use crate::ir::Graph;
 use crate::ops::{
     Choices, Dot, Emit, Io, Op, RandomNormal, StepUniforms, Variant, WeightedSum, key,
@@ -105,8 +105,15 @@ impl Pair {
         candidate: Variant,
     ) -> Result<Self, DeviceError> {
         session.reset();
-        let plan = plan(session, op, io, trusted, candidate);
-        let id = session.load(plan)?;
+        Self::beside(session, plan(session, op, io, trusted, candidate), io)
+    }
+
+    /// Loads the plan of a pair ([`Pair::plan`]) beside whatever a session holds.
+    ///
+    /// # Errors
+    /// If the device has no room or its driver refuses a kernel.
+    pub fn beside(session: &mut Session, plan: Plan, io: &Io) -> Result<Self, DeviceError> {
+        let id = session.load_beside(plan)?;
         let half = io.outputs.iter().find_map(|y| y.dtype.half());
         let tolerance = half.map_or(TOLERANCE, |half| HALF_TOLERANCE * half.epsilon());
         Ok(Self { id, trusted: io.inputs.len(), tolerance, first: None })
@@ -149,5 +156,18 @@ impl Pair {
     /// If the driver fails.
     pub fn seconds(&self, session: &mut Session, candidate: bool) -> Result<f64, DeviceError> {
         Ok(session.time_op(self.id, self.trusted + usize::from(candidate))?.seconds)
+    }
+
+    /// Measures the trusted variant, or the candidate, sample by sample.
+    pub fn stopwatch(&self, candidate: bool) -> Stopwatch {
+        Stopwatch::new(self.id, self.trusted + usize::from(candidate))
+    }
+
+    /// Gives back what it took.
+    ///
+    /// # Errors
+    /// If the driver fails.
+    pub fn unload(self, session: &mut Session) -> Result<(), DeviceError> {
+        session.unload(self.id)
     }
 }

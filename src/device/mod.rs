@@ -20,14 +20,14 @@ pub use self::wgpu::Pick;
 pub use host::{Host, Precision};
 #[cfg(feature = "native")]
 pub use select::{DeviceSpec, auto, open};
-pub use session::{Clock, OnCompile, PlanId, Session, Timing};
+pub use session::{Clock, Compiled, OnCompile, PlanId, Session, Stopwatch, Timing};
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
 use crate::ir::Group;
-use crate::ops::{StepUniforms, Target};
+use crate::ops::{Dispatch, StepUniforms, Target};
 use crate::plan::{Limits, Place, Plan, PlanError};
 use crate::tensor::{DType, Half};
 
@@ -272,7 +272,20 @@ pub trait Device {
     ///
     /// # Errors
     /// If the driver refuses a kernel.
-    fn prepare(&mut self, _plans: &[&Plan], _progress: Progress<'_>) -> Result<(), DeviceError> {
+    fn prepare(&mut self, plans: &[&Plan], progress: Progress<'_>) -> Result<(), DeviceError> {
+        let missing = self.missing(plans);
+        self.compile(&missing, progress)
+    }
+    /// Dispatches of plans whose kernels are not compiled yet, one for each kernel, where a device
+    /// tells.
+    fn missing(&self, _plans: &[&Plan]) -> Vec<Dispatch> {
+        vec![]
+    }
+    /// Compiles the kernels of such dispatches.
+    ///
+    /// # Errors
+    /// If the driver refuses one.
+    fn compile(&mut self, _of: &[Dispatch], _progress: Progress<'_>) -> Result<(), DeviceError> {
         Ok(())
     }
     /// Compiles a verified plan.

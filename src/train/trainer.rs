@@ -1,12 +1,13 @@
 //! A model on its device while it trains. Knows no file.
 
+mod kernels;
 mod look;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::measure::{self, Measures, Scalars};
-use super::plans::{self, Sizes};
+use super::plans::{self, RunSet, Sizes};
 use super::schedule::{Timetable, part_uniforms, uniforms};
 use crate::data::{Batch, DataError, Loader, Splits};
 use crate::device::{Data, PlanId, Session};
@@ -34,19 +35,15 @@ pub struct Trainer<'a> {
     model: ModelConfig,
     layout: Arc<Layout>,
     params: Arc<Params>,
-    /// The plan of a step, or of one of its batches.
-    train: PlanId,
-    /// The plan of the update from several batches, if a step has several.
-    update: Option<PlanId>,
-    /// The validation plan, and how many images it takes at once.
-    validation: Option<(PlanId, usize)>,
-    /// The plan of the pictures, and how many images it takes at once.
-    figures: (PlanId, usize),
+    plans: RunSet<PlanId>,
+    sizes: Sizes,
     measures: Measures,
     /// Scalars of the batches since the last record that was due.
     window: Window,
     /// What was asked for while it trains.
     looks: look::Looks,
+    /// Other kernels that are sought.
+    settling: Option<kernels::Settling>,
 }
 
 /// A step that was taken.
@@ -96,12 +93,11 @@ impl<'a> Trainer<'a> {
             model,
             layout: Arc::new(graphs.train.layout),
             params: Arc::new(params),
-            train: plans.train,
-            update: plans.update,
-            validation: plans.validation.map(|plan| (plan, sizes.validation)),
-            figures: (plans.figures, sizes.figures),
+            plans,
+            sizes,
             window: Window::new(),
             looks: look::Looks::default(),
+            settling: None,
         })
     }
 
@@ -142,7 +138,7 @@ impl<'a> Trainer<'a> {
 
     /// The plan of a step, or of one of its batches.
     pub fn plan(&self) -> &Plan {
-        self.session.plan(self.train)
+        self.session.plan(self.plans.train)
     }
 
     /// What is trained, for people.
@@ -212,10 +208,10 @@ impl<'a> Trainer<'a> {
             let Some(batch) = batches.next() else { break };
             let batch = batch?;
             let uniform = part_uniforms(&self.config, self.timetable.per_epoch, batch.step, part);
-            feed(&mut self.session, self.train, &batch)?;
-            self.session.run(self.train, &uniform)?;
+            feed(&mut self.session, self.plans.train, &batch)?;
+            self.session.run(self.plans.train, &uniform)?;
             if part + 1 == parts {
-                if let Some(update) = self.update {
+                if let Some(update) = self.plans.update {
                     self.session.run(update, &uniform)?;
                 }
                 return Ok(Some(Step { number: batch.step + 1, uniform, batch }));
@@ -228,7 +224,7 @@ impl<'a> Trainer<'a> {
     /// the record is due. Stops the run if a scalar is not finite.
     pub fn means(&mut self, close: bool) -> Result<Scalars, RunError> {
         self.drain()?;
-        let mut means = means(self.names(self.train), &self.window);
+        let mut means = means(self.names(self.plans.train), &self.window);
         measure::add_bound(&self.model, &mut means);
         if close {
             self.window.clear();
@@ -255,7 +251,7 @@ impl<'a> Trainer<'a> {
 
     /// Scalars that a training step gives.
     pub fn scalars(&self) -> usize {
-        self.names(self.train).len()
+        self.names(self.plans.train).len()
     }
 
     /// Names of the metrics among a plan's scalars; [`optim::FINITE`], which is none, is the last.
@@ -267,14 +263,15 @@ impl<'a> Trainer<'a> {
     /// Adds the scalars of the batches since the last call, all of whole steps, to the window.
     /// Stops the run if one is not finite, or a gradient was not.
     fn drain(&mut self) -> Result<(), RunError> {
-        let mut batches = self.session.drain(self.train)?;
-        let updates = match self.update {
+        let mut batches = self.session.drain(self.plans.train)?;
+        let updates = match self.plans.update {
             Some(update) => self.session.drain(update)?,
             None => vec![],
         };
         let failed = |(_, values): &&(u32, Vec<f32>)| !finite(values);
-        let of_update = (self.update.unwrap_or(self.train), updates.iter().find(failed));
-        let first = [(self.train, batches.iter().find(failed)), of_update].into_iter();
+        let of_update =
+            (self.plans.update.unwrap_or(self.plans.train), updates.iter().find(failed));
+        let first = [(self.plans.train, batches.iter().find(failed)), of_update].into_iter();
         // Where an update and a batch of the same step failed, the batch is named: it came first.
         let first = first.filter_map(|(plan, row)| Some((plan, row?))).min_by_key(|f| f.1.0);
         if let Some((plan, (step, values))) = first {
@@ -288,7 +285,7 @@ impl<'a> Trainer<'a> {
                 tensor,
             });
         }
-        let metrics = self.names(self.train).len();
+        let metrics = self.names(self.plans.train).len();
         batches.iter_mut().for_each(|(_, values)| values.truncate(metrics));
         self.window.extend(batches);
         Ok(())
@@ -301,14 +298,14 @@ impl<'a> Trainer<'a> {
         let per_epoch = order.steps_per_epoch();
         let batches = Loader::in_parts(&self.splits.train, order, parts, step..step + 1)?;
         for (part, batch) in batches.enumerate() {
-            feed(&mut self.session, self.train, &batch?)?;
+            feed(&mut self.session, self.plans.train, &batch?)?;
             let uniform = part_uniforms(&self.config, per_epoch, step, part);
-            if let Some(tensor) = self.session.first_non_finite(self.train, &uniform)? {
+            if let Some(tensor) = self.session.first_non_finite(self.plans.train, &uniform)? {
                 return Ok(tensor);
             }
         }
         let uniform = uniforms(&self.config, per_epoch, step);
-        let update = match self.update {
+        let update = match self.plans.update {
             Some(update) => self.session.first_non_finite(update, &uniform)?,
             None => None,
         };
@@ -327,7 +324,8 @@ impl<'a> Trainer<'a> {
         step: u64,
         stop: &dyn Fn() -> bool,
     ) -> Result<Option<Scalars>, RunError> {
-        let Some((plan, size)) = self.validation else { return Ok(None) };
+        let Some(plan) = self.plans.validation else { return Ok(None) };
+        let size = self.sizes.validation;
         let (names, seed) = (self.names(plan), self.config.seed);
         let (session, val) = (&mut self.session, &self.splits.val);
         for batch in Loader::eval_batches(val, size)?.unless(stop) {
@@ -379,7 +377,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn picture(&mut self, draw: Draw, stop: &dyn Fn() -> bool) -> Result<Picture, RunError> {
-        let (plan, images) = self.figures;
+        let (plan, images) = (self.plans.figures, self.sizes.figures);
         let batch = pictures::first(self.shown(), images, stop)?;
         let step = StepUniforms::evaluation(self.config.seed, 0);
         draw(&mut self.session, plan, &self.model, &batch, &step)

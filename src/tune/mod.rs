@@ -11,6 +11,7 @@
 //! measured.
 
 mod memory;
+mod search;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use crate::ops::{Choices, Io, Op, Variant, key};
 use crate::plan::{Plan, lower};
 
 pub use memory::{Memory, Remembered};
+pub use search::{Kernels, Outlook, SEARCH, Search};
 
 /// What the first start spends at most.
 pub const BUDGET: Duration = Duration::from_secs(10);
@@ -276,7 +278,11 @@ pub fn trust(
     let mut prepared = 0;
     for (i, product) in products.iter().enumerate() {
         if i == prepared {
-            let wanted = |_: &Session, p: &Product| choices.get(&p.key).into_iter().collect();
+            // The portable kernel is compared with nothing.
+            let wanted = |session: &Session, p: &Product| {
+                let portable = p.op.variants(&p.io, &session.target())[0];
+                choices.get(&p.key).into_iter().filter(|v| *v != portable).collect()
+            };
             prepared += prepare(session, &products[i..], wanted)?;
         }
         let Some(variant) = choices.get(&product.key) else { continue };

@@ -15,7 +15,7 @@ impl Session {
     /// # Errors
     /// If the driver fails.
     pub fn poison(&mut self, id: PlanId) -> Result<(), DeviceError> {
-        let plan = Rc::clone(&self.plans[id.0].plan);
+        let plan = Rc::clone(&self.plans[&id.0].plan);
         let kept: Vec<_> = plan.inputs.iter().map(|p| p.place).collect();
         let own = |b: &usize| !kept.contains(&Place::Buffer(*b)) && *b != plan.ring.buffer;
         self.fill_with_nan(id, (0..plan.buffers.len()).filter(own))
@@ -26,7 +26,7 @@ impl Session {
     /// # Errors
     /// If the driver fails.
     pub fn poison_op(&mut self, id: PlanId, op: usize) -> Result<(), DeviceError> {
-        let plan = Rc::clone(&self.plans[id.0].plan);
+        let plan = Rc::clone(&self.plans[&id.0].plan);
         let op = &plan.ops[op];
         let outputs = op.outputs.iter().filter_map(|(_, place)| match place {
             Place::Buffer(b) => Some(*b),
@@ -40,9 +40,9 @@ impl Session {
         id: PlanId,
         buffers: impl Iterator<Item = usize>,
     ) -> Result<(), DeviceError> {
-        let types = types(&self.plans[id.0].plan);
+        let types = types(&self.plans[&id.0].plan);
         for b in buffers {
-            let loaded = &self.plans[id.0];
+            let loaded = &self.plans[&id.0];
             let ty = if self.stores_elements() { types[b] } else { DType::F32 };
             // All bits set is a NaN, also as two 16-bit floats.
             let nan = f32::from_bits(u32::MAX);
@@ -57,7 +57,7 @@ impl Session {
     /// # Errors
     /// If the driver fails.
     pub fn upload(&mut self, id: PlanId, input: usize, data: Data<'_>) -> Result<(), DeviceError> {
-        let loaded = &self.plans[id.0];
+        let loaded = &self.plans[&id.0];
         let port = &loaded.plan.inputs[input];
         let integers = matches!(data, Data::U32(_));
         assert_eq!(integers, port.ty.dtype == DType::U32, "input `{}` is {}", port.name, port.ty);

@@ -20,7 +20,7 @@ impl Session {
         id: PlanId,
         step: &StepUniforms,
     ) -> Result<Option<String>, DeviceError> {
-        let (plan, program) = (Rc::clone(&self.plans[id.0].plan), self.plans[id.0].program);
+        let (plan, program) = (Rc::clone(&self.plans[&id.0].plan), self.plans[&id.0].program);
         let updates =
             |op: &PlannedOp, input: usize| op.op.in_place().iter().any(|pair| pair.0 == input);
         for state in &plan.layout.states {
@@ -39,7 +39,7 @@ impl Session {
         for (i, op) in plan.ops.iter().enumerate() {
             let mut before = Vec::new();
             for &(_, output) in op.op.in_place() {
-                let place = self.plans[id.0].bound.place(op.outputs[output].1);
+                let place = self.plans[&id.0].bound.place(op.outputs[output].1);
                 if self.is_bad(place, op.io.outputs[output])? {
                     before.push(output);
                 }
@@ -51,7 +51,7 @@ impl Session {
                 let read = plan.ops[i + 1..].iter().any(|s| s.inputs.iter().any(|x| x.0 == *value))
                     || plan.outputs.iter().any(|y| y.value == *value)
                     || matches!(place, Place::State(_));
-                let place = self.plans[id.0].bound.place(*place);
+                let place = self.plans[&id.0].bound.place(*place);
                 if read && !before.contains(&output) && self.is_bad(place, *ty)? {
                     return Ok(Some(op.label.clone()));
                 }

@@ -2,9 +2,11 @@
 
 mod elements;
 mod hunt;
+mod loading;
 mod timing;
 
-pub use timing::Timing;
+pub use loading::Compiled;
+pub use timing::{Stopwatch, Timing};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -19,13 +21,11 @@ use super::{
 };
 use crate::ir::{Graph, Group, Layout};
 use crate::ops::{Choices, STAMP, StepUniforms, Target};
-use crate::plan::{Limits, Options, Plan, RING, lower, verify};
+use crate::plan::{Limits, Options, Plan, RING, lower};
 use crate::tensor::DType;
 
 /// Pieces queued ahead of the device: it always has work, and a read does not wait long.
 const IN_FLIGHT: usize = 2;
-/// Bytes to which the memory that is left is measured.
-const LEAST: usize = 64 << 10;
 
 /// A plan loaded on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,12 +73,14 @@ pub struct Session {
     room: Option<usize>,
     layout: Layout,
     states: BTreeMap<Group, BufferId>,
-    plans: Vec<Loaded>,
+    plans: BTreeMap<usize, Loaded>,
+    next_plan: usize,
     in_flight: VecDeque<Flight>,
     /// When the latest submission that was waited for was done.
     done_at: Duration,
     host_time: Duration,
     on_compile: Option<OnCompile>,
+    compiled: Compiled,
 }
 
 impl std::fmt::Debug for Session {
@@ -105,11 +107,13 @@ impl Session {
             clock: Box::new(move || start.elapsed()),
             layout: Layout::default(),
             states: BTreeMap::new(),
-            plans: Vec::new(),
+            plans: BTreeMap::new(),
+            next_plan: 0,
             in_flight: VecDeque::new(),
             done_at: Duration::ZERO,
             host_time: Duration::ZERO,
             on_compile: None,
+            compiled: Compiled::default(),
         }
     }
 
@@ -178,8 +182,8 @@ impl Session {
 
     /// Forgets model and plans and frees what they took: the device can hold another.
     pub fn reset(&mut self) {
-        let programs: Vec<_> = self.plans.iter().map(|p| p.program).collect();
-        let mut buffers: Vec<_> = self.plans.iter().flat_map(|p| p.bound.own()).collect();
+        let programs: Vec<_> = self.plans.values().map(|p| p.program).collect();
+        let mut buffers: Vec<_> = self.plans.values().flat_map(|p| p.bound.own()).collect();
         buffers.extend(self.states.values());
         self.device.free(&programs, &buffers);
         self.plans.clear();
@@ -199,121 +203,13 @@ impl Session {
         self.layout = layout.clone();
     }
 
-    /// Verifies and loads a plan: after this a step allocates nothing.
-    ///
-    /// # Errors
-    /// If a limit is exceeded, the device has no room, or its driver refuses a kernel.
-    pub fn load(&mut self, plan: Plan) -> Result<PlanId, DeviceError> {
-        verify(&plan, &self.limits())?;
-        let needed = plan.peak_bytes();
-        let loaded = self.load_verified(plan);
-        if matches!(loaded, Err(DeviceError::OutOfMemory { .. })) {
-            self.room = Some(self.find_room(needed));
-        }
-        loaded
-    }
-
-    /// Compiles the kernels of plans together, on every core, so that loading them one by one takes
-    /// little time.
-    ///
-    /// # Errors
-    /// If a plan exceeds a limit, or the driver refuses a kernel.
-    pub fn prepare(&mut self, plans: &[Plan]) -> Result<(), DeviceError> {
-        for plan in plans {
-            verify(plan, &self.limits())?;
-        }
-        let (plans, quiet): (Vec<&Plan>, _) = (plans.iter().collect(), |_, _| ());
-        let progress: super::Progress<'_> = match &self.on_compile {
-            Some(call) => call.as_ref(),
-            None => &quiet,
-        };
-        self.device.prepare(&plans, progress)
-    }
-
-    /// Bytes that there are in all, of which at most so many more are of interest: by taking them
-    /// piece by piece and giving them back.
-    fn find_room(&mut self, more: usize) -> usize {
-        let (mut taken, mut piece, mut left) = (Vec::new(), more, more);
-        while piece > LEAST && left > 0 {
-            match self.device.allocate(
-                "room",
-                DType::F32,
-                piece.min(left).div_ceil(DType::F32.bytes()),
-            ) {
-                Ok(buffer) => {
-                    taken.push(buffer);
-                    left = left.saturating_sub(piece);
-                }
-                Err(_) => piece /= 2,
-            }
-        }
-        let room = self.device.held_bytes();
-        self.device.free(&[], &taken);
-        room
-    }
-
-    fn load_verified(&mut self, plan: Plan) -> Result<PlanId, DeviceError> {
-        assert_eq!(plan.layout, self.layout, "plan `{}` was made for another model", plan.name);
-        let mut bound = Bound::default();
-        if let Err(error) = self.bind(&plan, &mut bound) {
-            // What was made for a plan that has no room is in nobody's way.
-            self.device.free(&[], &bound.own());
-            return Err(error);
-        }
-        let plan = Rc::new(plan);
-        let quiet = |_, _| ();
-        let progress: super::Progress<'_> = match &self.on_compile {
-            Some(call) => call.as_ref(),
-            None => &quiet,
-        };
-        let program = self.device.load(&plan, bound.clone(), progress)?;
-        let pace = Pace::new(&plan);
-        self.plans.push(Loaded {
-            plan,
-            program,
-            bound,
-            pace,
-            serial: 0,
-            pending: vec![],
-            log: vec![],
-        });
-        Ok(PlanId(self.plans.len() - 1))
-    }
-
-    /// Allocates what a plan works on and fills its tables.
-    fn bind(&mut self, plan: &Plan, bound: &mut Bound) -> Result<(), DeviceError> {
-        for &group in &plan.groups {
-            bound.states.insert(group, self.state(group)?);
-        }
-        for (i, (buffer, ty)) in plan.buffers.iter().zip(elements::types(plan)).enumerate() {
-            let label = format!("{}.b{i}", plan.name);
-            bound.buffers.push(self.device.allocate(&label, ty, buffer.bytes / ty.bytes())?);
-        }
-        for step in &plan.ops {
-            bound.tables.push(Vec::new());
-            for table in &step.tables {
-                let label = format!("{} (table)", step.label);
-                let buffer = self.device.allocate(&label, DType::U32, table.len())?;
-                bound
-                    .tables
-                    .last_mut()
-                    .unwrap_or_else(|| unreachable!("pushed above"))
-                    .push(buffer);
-                self.device.write(buffer, 0, Data::U32(table))?;
-            }
-        }
-        if !plan.constants.is_empty() {
-            let label = format!("{} (constants)", plan.name);
-            let buffer = self.device.allocate(&label, DType::U32, plan.constants.len())?;
-            bound.constants = Some(buffer);
-            self.device.write(buffer, 0, Data::U32(&plan.constants))?;
-        }
-        Ok(())
+    fn loaded(&mut self, id: PlanId) -> &mut Loaded {
+        self.plans.get_mut(&id.0).unwrap_or_else(|| panic!("plan {} is not loaded", id.0))
     }
 
     /// The loaded plan.
     pub fn plan(&self, id: PlanId) -> &Plan {
-        &self.plans[id.0].plan
+        &self.plans[&id.0].plan
     }
 
     /// A flat buffer, allocated on first use.
@@ -377,11 +273,11 @@ impl Session {
     /// # Errors
     /// If the driver fails.
     pub fn run(&mut self, id: PlanId, step: &StepUniforms) -> Result<(), DeviceError> {
-        if self.plans[id.0].pending.len() == RING {
+        if self.plans[&id.0].pending.len() == RING {
             self.collect(id)?;
         }
         let watched = self.device.capabilities().watched;
-        let loaded = &mut self.plans[id.0];
+        let loaded = self.loaded(id);
         let uniforms = StepUniforms { serial: loaded.serial, ..*step };
         loaded.pending.push(Pending { serial: loaded.serial, step: step.step });
         loaded.serial = loaded.serial.wrapping_add(1);
@@ -400,15 +296,12 @@ impl Session {
             self.host_time += (self.clock)().saturating_sub(began);
             self.in_flight.push_back(Flight { ticket, plan: id.0, piece, began });
         }
-        while !measured && !self.in_flight.is_empty() {
-            self.land()?;
-        }
-        Ok(())
+        if measured { Ok(()) } else { self.settle() }
     }
 
     /// Sets which run of its plan the next one is (trials of what writes the ring).
     pub fn count_from(&mut self, id: PlanId, serial: u32) {
-        self.plans[id.0].serial = serial;
+        self.loaded(id).serial = serial;
     }
 
     /// Waits for the oldest submission and learns from it.
@@ -421,11 +314,19 @@ impl Session {
         }
         let now = (self.clock)();
         let seconds = now.saturating_sub(flight.began.max(self.done_at)).as_secs_f64();
-        let pace = &mut self.plans[flight.plan].pace;
+        let pace = &mut self.loaded(PlanId(flight.plan)).pace;
         if waited || !pace.is_measured() {
             pace.observe(flight.piece, seconds);
         }
         self.done_at = now;
+        Ok(())
+    }
+
+    /// Waits for all that is queued.
+    fn settle(&mut self) -> Result<(), DeviceError> {
+        while !self.in_flight.is_empty() {
+            self.land()?;
+        }
         Ok(())
     }
 
@@ -453,7 +354,7 @@ impl Session {
     }
 
     fn output(&mut self, id: PlanId, output: usize) -> Result<Values, DeviceError> {
-        let loaded = &self.plans[id.0];
+        let loaded = &self.plans[&id.0];
         let port = &loaded.plan.outputs[output];
         let (place, ty) = (loaded.bound.place(port.place), port.ty);
         self.fetch_tensor(place, ty)
@@ -500,34 +401,32 @@ impl Session {
     /// If the driver fails, or did not carry out a run that it reported as done.
     pub fn drain(&mut self, id: PlanId) -> Result<Vec<(u32, Vec<f32>)>, DeviceError> {
         self.collect(id)?;
-        Ok(std::mem::take(&mut self.plans[id.0].log))
+        Ok(std::mem::take(&mut self.loaded(id).log))
     }
 
     /// Reads the ring of the pending runs and checks that each has left its stamp.
     fn collect(&mut self, id: PlanId) -> Result<(), DeviceError> {
-        let loaded = &mut self.plans[id.0];
+        let loaded = self.loaded(id);
         let pending = std::mem::take(&mut loaded.pending);
         if pending.is_empty() {
             return Ok(());
         }
         let (buffer, ring) =
             (loaded.bound.buffers[loaded.plan.ring.buffer], loaded.plan.ring.clone());
-        while !self.in_flight.is_empty() {
-            self.land()?;
-        }
+        self.settle()?;
         let rows = self.fetch(buffer, 0, ring.ty.shape.len())?.into_f32();
         for run in pending {
             let row = &rows[run.serial as usize % RING * ring.width()..][..ring.width()];
             let (stamp, values) = row.split_at(STAMP);
             if stamp != [(run.serial & 0xffff) as f32, (run.serial >> 16) as f32] {
-                let plan = &self.plans[id.0].plan.name;
+                let plan = &self.plans[&id.0].plan.name;
                 let message = format!(
                     "step {} of the plan `{plan}` was reported as done but has not run to its end",
                     run.step
                 );
                 return Err(DeviceError::Lost { device: self.device(), message });
             }
-            self.plans[id.0].log.push((run.step, values.to_vec()));
+            self.loaded(id).log.push((run.step, values.to_vec()));
         }
         Ok(())
     }

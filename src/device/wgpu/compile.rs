@@ -30,25 +30,39 @@ impl<'a> Context<'a> {
 }
 
 /// A kernel that is not compiled yet.
-struct Missing<'a> {
-    dispatch: &'a Dispatch,
+pub(super) struct Missing<'a> {
+    pub(super) dispatch: &'a Dispatch,
     text: String,
 }
 
-/// Makes the plans' pipelines that this device does not have yet.
-pub(super) fn compile(
-    gpu: &mut Gpu,
-    plans: &[&Plan],
-    progress: Progress<'_>,
-) -> Result<(), DeviceError> {
+/// All dispatches of plans.
+pub(super) fn dispatches<'a>(plans: &[&'a Plan]) -> impl Iterator<Item = &'a Dispatch> {
+    plans.iter().flat_map(|p| &p.ops).flat_map(|s| &s.dispatches)
+}
+
+/// The kernels of plans that are not compiled yet.
+pub(super) fn missing<'a>(gpu: &Gpu, plans: &[&'a Plan]) -> Vec<Missing<'a>> {
+    among(gpu, dispatches(plans))
+}
+
+fn among<'a>(gpu: &Gpu, dispatches: impl Iterator<Item = &'a Dispatch>) -> Vec<Missing<'a>> {
     let mut distinct: BTreeMap<String, Missing<'_>> = BTreeMap::new();
-    for dispatch in plans.iter().flat_map(|p| &p.ops).flat_map(|s| &s.dispatches) {
+    for dispatch in dispatches {
         let text = gpu.options.source(&dispatch.kernel);
         if !gpu.pipelines.contains_key(&text) && !distinct.contains_key(&text) {
             distinct.insert(text.clone(), Missing { dispatch, text });
         }
     }
-    let missing: Vec<Missing<'_>> = distinct.into_values().collect();
+    distinct.into_values().collect()
+}
+
+/// Makes the pipelines of dispatches that this device does not have yet.
+pub(super) fn compile<'a>(
+    gpu: &mut Gpu,
+    dispatches: impl Iterator<Item = &'a Dispatch>,
+    progress: Progress<'_>,
+) -> Result<(), DeviceError> {
+    let missing = among(gpu, dispatches);
     if missing.is_empty() {
         return Ok(());
     }

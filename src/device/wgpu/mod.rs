@@ -24,7 +24,7 @@ use super::wait;
 use super::{
     Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Progress, Ticket,
 };
-use crate::ops::{Binding, Kernel, StepUniforms, Target};
+use crate::ops::{Binding, Dispatch, Kernel, StepUniforms, Target};
 use crate::plan::{Limits, Place, Plan};
 use crate::shader::CONSTANTS_BINDING;
 use crate::tensor::{DType, Half};
@@ -115,6 +115,13 @@ impl std::fmt::Debug for Gpu {
 /// of that.
 const SUBGROUPS: bool = !cfg!(target_family = "wasm");
 
+/// Clocks of devices. That of a browser tells tenths of a millisecond, of which kernels take few.
+const TIMESTAMPS: wgpu::Features = if cfg!(target_family = "wasm") {
+    wgpu::Features::empty()
+} else {
+    wgpu::Features::TIMESTAMP_QUERY
+};
+
 /// What a device of an adapter can do, with these features. `coop` is the edge of matrices to use
 /// in place of the one that the adapter lists.
 fn capabilities(
@@ -172,7 +179,7 @@ impl Gpu {
         options: OpenOptions,
     ) -> Result<Self, DeviceError> {
         let limits = adapter.limits();
-        let wanted = wgpu::Features::TIMESTAMP_QUERY
+        let wanted = TIMESTAMPS
             | wgpu::Features::PIPELINE_CACHE
             | wgpu::Features::SHADER_F16
             | if SUBGROUPS { wgpu::Features::SUBGROUP } else { wgpu::Features::empty() }
@@ -440,8 +447,11 @@ impl Device for Gpu {
         );
         self.check(None)
     }
-    fn prepare(&mut self, plans: &[&Plan], progress: Progress<'_>) -> Result<(), DeviceError> {
-        compile::compile(self, plans, progress)
+    fn missing(&self, plans: &[&Plan]) -> Vec<Dispatch> {
+        compile::missing(self, plans).into_iter().map(|missing| missing.dispatch.clone()).collect()
+    }
+    fn compile(&mut self, of: &[Dispatch], progress: Progress<'_>) -> Result<(), DeviceError> {
+        compile::compile(self, of.iter(), progress)
     }
     fn load(
         &mut self,
@@ -449,7 +459,7 @@ impl Device for Gpu {
         bound: Bound,
         progress: Progress<'_>,
     ) -> Result<ProgramId, DeviceError> {
-        compile::compile(self, &[plan], progress)?;
+        compile::compile(self, compile::dispatches(&[plan]), progress)?;
         let (mut commands, mut steps) = (Vec::new(), Vec::new());
         for (index, step) in plan.ops.iter().enumerate() {
             let first = commands.len();
@@ -547,8 +557,9 @@ impl Device for Gpu {
         for program in programs {
             self.programs.remove(program);
         }
-        for buffer in buffers {
-            self.buffers.remove(buffer);
+        for buffer in buffers.iter().filter_map(|buffer| self.buffers.remove(buffer)) {
+            // A browser would keep the memory until its garbage is collected.
+            buffer.destroy();
         }
         self.waiting.clear();
     }

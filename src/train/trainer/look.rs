@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::Trainer;
 use crate::data::{Loader, Subset};
-use crate::device::{PlanId, Session};
+use crate::device::{DeviceError, PlanId, Session};
 use crate::eval::embed::{Similarity, embed_views};
 use crate::eval::features::{Evaluator, Features, features};
 use crate::eval::knn::{Neighbour, nearest};
@@ -30,11 +30,20 @@ pub(super) struct Looks {
     reference: Option<(u64, Features)>,
 }
 
+impl Looks {
+    /// Gives the plans back.
+    pub(super) fn forget(&mut self, session: &mut Session) -> Result<(), DeviceError> {
+        let Self { embedding, encoding, decoding, features, .. } = std::mem::take(self);
+        let plans = [embedding, encoding, decoding, features];
+        plans.into_iter().flatten().try_for_each(|plan| session.unload(plan))
+    }
+}
+
 impl Trainer<'_> {
     /// The images that are looked at: the held-out ones, where there are enough for a picture.
     pub fn shown(&self) -> &Subset {
         let held_out = &self.splits.val;
-        if held_out.len() >= self.figures.1 { held_out } else { &self.splits.train }
+        if held_out.len() >= self.sizes.figures { held_out } else { &self.splits.train }
     }
 
     /// The first of the images that are looked at, side by side, and how many.
@@ -129,7 +138,7 @@ impl Trainer<'_> {
             let name = self.model.objective.method.name();
             return Err(RunError::config(format!("{name} has no decoder to walk with"), None));
         }
-        let frames = self.figures.1;
+        let frames = self.sizes.figures;
         let model = ModelConfig { batch: frames, ..self.model };
         let layout = self.layout.clone();
         let encoding = |batch| method::encoding(&ModelConfig { batch, ..model }, &layout).graph;
@@ -186,7 +195,7 @@ impl Trainer<'_> {
 
     /// The plan of latents of views, of as many images as a picture has.
     fn embedding(&mut self) -> Result<(PlanId, ModelConfig), RunError> {
-        let model = ModelConfig { batch: self.figures.1, ..self.model };
+        let model = ModelConfig { batch: self.sizes.figures, ..self.model };
         let layout = self.layout.clone();
         let graph = |batch| method::embedding(&ModelConfig { batch, ..model }, &layout).graph;
         let plan = once(&mut self.session, &mut self.looks.embedding, model.batch, &graph)?;
