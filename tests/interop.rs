@@ -454,6 +454,7 @@ fn main() -> ExitCode {
         trials.push(Trial::test(format!("import/golden numbers/{}", method.name()), test));
     }
     trials.push(Trial::test("import/a run to every command", imported_runs_are_runs));
+    trials.push(Trial::test("export/bf16", export::half_as_many_bytes));
     trials.push(Trial::test("export/folder", export::a_published_folder_is_the_run));
     trials.push(Trial::test("export/torchvision", export::torchvision_values));
     let find = "import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in \

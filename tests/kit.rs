@@ -2,12 +2,15 @@
 //!
 //! Their rules (one whole line a stage, whatever the program does and whenever the machine goes)
 //! are tried on `kit/stand-in`, a shell script that misbehaves in every way; then the real program
-//! is packed and measured at `--size smoke` on `cpu` and on every adapter. The scripts are for
+//! is packed and measured at `--size smoke` on `cpu` and on every adapter, and trains the paper's
+//! two methods in several calls. The scripts are for
 //! x86-64 Linux with bash, coreutils and binutils: elsewhere the trials show as *ignored*, which
 //! `REQUIRE_KIT=1` turns into failures. Without an adapter that trial shows as *ignored*, unless
 //! `REQUIRE_GPU` is set. The bench of the PyTorch twin shows as *ignored* where `python3` has no
 //! PyTorch, unless `REQUIRE_TORCH` is set.
 
+#[path = "kit/paper.rs"]
+mod paper;
 #[path = "kit/real.rs"]
 mod real;
 #[path = "kit/stand_in.rs"]
@@ -245,6 +248,10 @@ fn main() -> ExitCode {
         trial("driver_is_found", stand_in::driver_is_found),
         trial("wrong_use_is_refused", stand_in::wrong_use_is_refused),
         trial("cut_loses_nothing", stand_in::cut_loses_nothing),
+        trial("paper/both_methods_are_reported", paper::both_methods_are_reported),
+        trial("paper/told_to_stop", paper::told_to_stop),
+        trial("paper/what_fits_is_packed", paper::what_fits_is_packed),
+        trial("paper/a_later_call_goes_on", paper::a_later_call_goes_on),
         trial("pack_is_whole", real::pack_is_whole),
         trial("pack_refuses", real::pack_refuses),
         trial("measures/cpu", real::measures_cpu),

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::pretrain::SHAPES_HAS_NO_FILES;
 use super::{Outcome, print_json, print_text, say, usage};
-use crate::interop::{folder, import, torchvision};
+use crate::interop::{bf16, folder, import, torchvision};
 use crate::method::Method;
 use crate::model::Stem;
 use crate::run::RunError;
@@ -21,6 +21,8 @@ enum Format {
     Torchvision,
     /// A folder to publish: config.json, model.safetensors, README.md
     Folder,
+    /// A safetensors file: the whole network, half as large, for --init-from
+    Bf16,
 }
 
 #[derive(Debug, clap::Args)]
@@ -46,17 +48,15 @@ pub(super) fn export(args: &ExportArgs) -> Outcome {
     }
     say(&format!("weights: {}", text::name(&trained.path)));
     let (mean, std) = normalisation(&trained.config);
+    if args.format != Format::Folder && args.out.exists() {
+        let message = format!("{} is there already", text::name(&args.out));
+        return Err(
+            RunError::config(message, Some("remove it, or name another file with --out")).into()
+        );
+    }
     let (value, text) = match args.format {
         Format::Torchvision => {
             let file = torchvision::state_dict(&trained)?;
-            if args.out.exists() {
-                let message = format!("{} is there already", text::name(&args.out));
-                return Err(RunError::config(
-                    message,
-                    Some("remove it, or name another file with --out"),
-                )
-                .into());
-            }
             file.save(&args.out)?;
             let normalise =
                 format!("images are normalised with mean {mean:?} and deviation {std:?}");
@@ -83,6 +83,13 @@ pub(super) fn export(args: &ExportArgs) -> Outcome {
                     "results": results.is_some(),
                 }),
                 text::name(&args.out).to_string(),
+            )
+        }
+        Format::Bf16 => {
+            let tensors = bf16::write(&trained, &args.out)?;
+            (
+                json!({ "file": text::path(&args.out), "tensors": tensors }),
+                format!("{tensors} tensors in {}", text::name(&args.out)),
             )
         }
     };

@@ -160,6 +160,42 @@ pub(crate) fn a_published_folder_is_the_run() -> Result<(), Failed> {
     Ok(())
 }
 
+/// Matrices are rounded, vectors and counters are not, the optimiser stays behind; a run starts from
+/// the file, and its bytes are the same each time.
+pub(crate) fn half_as_many_bytes() -> Result<(), Failed> {
+    let dir = folder();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    sh(&format!("pretrain {TINY} --max-steps 3 --no-eval --learn-log-scale --out {}", at("run")))
+        .ok();
+    let export = |name: &str| format!("export {} --format bf16 --out {}", at("run"), at(name));
+    sh(&export("half.safetensors")).ok();
+    sh(&export("again.safetensors")).ok();
+    assert_eq!(fs::read(at("half.safetensors"))?, fs::read(at("again.safetensors"))?);
+    sh(&export("half.safetensors")).fails(1, &["half.safetensors is there already"]).hints("--out");
+
+    let half = Checkpoint::load(at("half.safetensors"))?.tensors;
+    let run = Checkpoint::load(at("run/checkpoints/last.safetensors"))?.tensors;
+    let names = run.keys().filter(|name| !name.starts_with("optim."));
+    assert!(names.eq(half.keys()));
+    let mut rounded = 0;
+    for (name, found) in &half {
+        let mut want = run[name].clone();
+        if let (TensorData::F32(values), true) = (&mut want.data, found.shape.len() > 1) {
+            let exact = values.clone();
+            values.iter_mut().for_each(|v| *v = half::bf16::from_f32(*v).to_f32());
+            rounded += usize::from(exact != *values);
+        }
+        assert!(*found == want, "{name}");
+    }
+    assert!(rounded > 20, "only {rounded} tensors were rounded");
+    let bytes = |name: &str| fs::metadata(at(name)).map(|m| m.len());
+    assert!(bytes("half.safetensors")? * 5 < bytes("run/checkpoints/last.safetensors")?);
+
+    let from = format!("--init-from {} --learn-log-scale", at("half.safetensors"));
+    sh(&format!("pretrain {TINY} {from} --max-steps 1 --no-eval --out {}", at("next"))).ok();
+    Ok(())
+}
+
 /// ResNet-18 of the paper's width, imported, and its encoder exported: `run`,
 /// `encoder.safetensors`.
 fn paper_width() -> &'static Path {

@@ -41,20 +41,24 @@ fn official_files(dir: &Path) -> Result<(), Failed> {
 }
 
 /// Packs the program under test.
-fn pack(dir: &Path, more: &[&str]) -> Command {
+pub(super) fn pack(dir: &Path, more: &[&str]) -> Command {
     let dir = dir.display().to_string();
     let arguments = [&[&dir, "--binary", env!("CARGO_BIN_EXE_aavae")], more].concat();
     script(&root().join("scripts/pack-gpu"), &arguments, Path::new("/tmp"))
 }
 
-/// The program packed with images and without, made once.
-fn packed() -> Result<(PathBuf, PathBuf), Failed> {
-    static PACKED: OnceLock<(tempfile::TempDir, Result<(), String>)> = OnceLock::new();
-    // Built here, the program needs the glibc that is here.
+/// Built here, the program needs the glibc that is here.
+pub(super) fn glibc_here() -> Result<String, Failed> {
     let here = Command::new("getconf").arg("GNU_LIBC_VERSION").output()?;
     let here = String::from_utf8(here.stdout)?.trim().trim_start_matches("glibc ").to_owned();
     let minor = here.strip_prefix("2.").and_then(|minor| minor.parse::<u32>().ok()).unwrap_or(0);
-    let glibc = format!("2.{}", minor.max(36));
+    Ok(format!("2.{}", minor.max(36)))
+}
+
+/// The program packed with images and without, made once.
+pub(super) fn packed() -> Result<(PathBuf, PathBuf), Failed> {
+    static PACKED: OnceLock<(tempfile::TempDir, Result<(), String>)> = OnceLock::new();
+    let glibc = glibc_here()?;
     let make = move |dir: &Path| -> Result<(), Failed> {
         official_files(&dir.join("data"))?;
         let data = dir.join("data").display().to_string();
@@ -100,7 +104,9 @@ pub(super) fn pack_is_whole() -> Result<(), Failed> {
     check(bytes <= 60 << 20, || format!("{bytes} bytes"))?;
     for name in [
         "lib/libvulkan.so.1",
+        "bin/aavae.gz",
         "scripts/measure-gpu",
+        "scripts/measure-paper",
         "tests/golden/bench_torch.py",
         "tests/golden/twin.py",
     ] {
@@ -144,7 +150,7 @@ pub(super) fn pack_refuses() -> Result<(), Failed> {
     };
     fails(&["--data", &data], "test_batch.bin has 3073 bytes; 10000 images have 30730000")?;
     fails(&["--binary", "/etc/passwd"], "no program for x86-64 Linux")?;
-    tool("strip", "truncate -s 63M \"$2\"")?;
+    tool("strip", "head -c 63M /dev/urandom >\"$2\"")?;
     tool("objdump", "echo 'file format elf64-x86-64, GLIBC_2.36, GLIBC_2.9'")?;
     fails(&[], "error: that is more than 60 MiB")?;
     tool("objdump", "echo 'file format elf64-x86-64, GLIBC_2.37, GLIBC_2.9'")?;

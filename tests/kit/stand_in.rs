@@ -14,7 +14,7 @@ use super::{
 };
 
 /// A folder like a packed one, of the stand-in.
-fn stand_in() -> tempfile::TempDir {
+pub(super) fn stand_in() -> tempfile::TempDir {
     let dir = folder();
     for folder in ["bin", "tests/golden", "tmp"] {
         fs::create_dir_all(dir.path().join(folder)).expect("a folder");
@@ -24,7 +24,7 @@ fn stand_in() -> tempfile::TempDir {
 }
 
 /// A measurement of the stand-in, with a Python that stands in too.
-fn measure_stand_in(dir: &Path, more: &[&str]) -> Command {
+pub(super) fn measure_stand_in(dir: &Path, more: &[&str]) -> Command {
     let (out, pack) = (dir.join("out"), dir.display().to_string());
     let out = out.display().to_string();
     let arguments = [&[&out, "--pack", &pack], more].concat();
@@ -181,7 +181,7 @@ pub(super) fn wrong_use_is_refused() -> Result<(), Failed> {
     let held = held.display().to_string();
     let new = dir.path().join("new").display().to_string();
     let pack = dir.path().display().to_string();
-    let cases: [(i32, &str, &[&str]); 8] = [
+    let cases: [(i32, &str, &[&str]); 11] = [
         (2, "usage: scripts/measure-gpu OUT", &[]),
         (2, "usage: ", &[&new, "--hours", "1"]),
         (2, "usage: ", &[&new, "--minutes", "-1"]),
@@ -190,6 +190,9 @@ pub(super) fn wrong_use_is_refused() -> Result<(), Failed> {
         (1, "no bin/aavae", &[&new, "--pack", &held]),
         (1, "has no test_batch.bin", &[&new, "--pack", &pack, "--data", &held]),
         (1, "has no stages.jsonl", &["--table", &pack]),
+        (2, "usage: ", &[&new, "--earlier", &held]),
+        (1, "there are no images", &[&new, "--pack", &pack, "--paper"]),
+        (1, "has no stages.jsonl", &[&new, "--pack", &pack, "--paper", "--earlier", &pack]),
     ];
     for (code, says, arguments) in cases {
         let ran = script(&root().join("scripts/measure-gpu"), arguments, dir.path()).output()?;
