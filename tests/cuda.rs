@@ -97,8 +97,7 @@ fn step(method: Method, half: Option<Half>) -> Plan {
 
 /// The training steps that are tried.
 fn tried() -> impl Iterator<Item = (Method, Option<Half>)> {
-    let full = Method::ALL.iter().map(|method| (*method, None));
-    full.chain([(Method::Aavae, Some(Half::Bf16))])
+    Method::ALL.iter().flat_map(|method| [(*method, None), (*method, Some(Half::Bf16))])
 }
 
 /// Scalars of each step, and the weights and statistics after the last.
@@ -121,6 +120,8 @@ fn train(
     Ok((scalars.into_iter().map(floats).collect(), state))
 }
 
+/// Place of the share of the rows that find their other view among SimCLR's scalars.
+const SHARE: usize = 1;
 /// Place of the divergence among the scalars of a method that has one.
 const KL: usize = 2;
 
@@ -132,13 +133,26 @@ fn steps(method: Method, half: Option<Half>) -> Result<(), Failed> {
     // the small divergence, which no gradient holds back, does: between native kernels and the
     // reference it is up to 2 % here, and up to 12 % for other seeds, in f16 up to 3 %.
     let [coarse, loose] = half.map_or([TOLERANCE; 2], |half| [2.0 * half.epsilon(), 0.1]);
+    // Four images hardly hold a contrastive loss. What rounding does to it in the first step is
+    // allowed twice over; from there on it is as loose.
+    let unsteady = half.is_some() && method == Method::Simclr;
+    let full = if unsteady { train(Host::<f64>::new().into(), method, None)?.0 } else { vec![] };
     check(got.len() == STEPS as usize, || format!("{} rows of scalars", got.len()))?;
     for (step, (want, got)) in want.iter().zip(&got).enumerate() {
         check(want.len() == got.len(), || format!("{} scalars", got.len()))?;
         for (i, (want, got)) in want.iter().zip(got).enumerate() {
-            let tolerance = if i == KL { loose } else { TOLERANCE };
+            // The share of eight rows goes in eighths.
+            if unsteady && step > 0 && i == SHARE {
+                continue;
+            }
+            let drifts = i == KL || unsteady && step > 0;
+            let tolerance = if drifts { loose } else { TOLERANCE };
+            let rounding = full.get(step).map_or(0.0, |row| f64::from(row[i] - want).abs());
+            let tolerance = tolerance + 2.0 * rounding / f64::from(want.abs()).max(1e-3);
             let error = f64::from(want - got).abs() / f64::from(want.abs()).max(1e-3);
-            check(error <= tolerance, || format!("step {step}: {got}, the reference {want}"))?;
+            check(error <= tolerance, || {
+                format!("scalar {i} of step {step}: {got}, the reference {want}")
+            })?;
         }
     }
     let square = |x: f32| f64::from(x) * f64::from(x);
