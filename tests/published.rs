@@ -1,6 +1,10 @@
 //! Values that were published elsewhere or are computed by hand, against what the crate does with
 //! them. Each is independent of the code it tests, and each has failed for a mutation of that code.
 
+#[path = "published/memory.rs"]
+mod memory;
+#[path = "published/pictures.rs"]
+mod pictures;
 #[path = "published/probe.rs"]
 mod probe;
 mod support;

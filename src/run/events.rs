@@ -425,6 +425,7 @@ mod tests {
         );
         let told: Vec<f64> = points(&resumed.path).iter().map(|point| point.0).collect();
         assert_eq!(told[2..], times[2..], "the times of the points are kept");
+        assert_eq!(told[..2], [times[2]; 2], "the head does not come after the first of them");
         resumed.record(&record(3, "train", 3.0)).expect("points");
         let steps: Vec<_> = shown(&resumed.path)
             .into_iter()
@@ -445,15 +446,27 @@ mod tests {
         fs::remove_file(&resumed.path).expect("gone");
         let again = EventWriter::resume(dir.path(), &kept, 2).expect("a writer");
         assert_eq!(shown(&again.path).len(), 3);
-        // Empty files do not gather.
-        let long_ago = SystemTime::now() - 2 * READS_ON;
-        File::options()
-            .write(true)
-            .open(&first)
-            .and_then(|file| file.set_modified(long_ago))
-            .expect("an old file");
-        let last = EventWriter::resume(dir.path(), &kept, 2).expect("a writer");
-        assert_eq!(files(dir.path()), [again.path, last.path]);
+    }
+
+    /// Empty files stay for an hour, and do not gather.
+    #[test]
+    fn an_old_file_goes_after_an_hour() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("events.out.tfevents.1700000000.aavae");
+        let age = |minutes: u64| {
+            let then = SystemTime::now() - Duration::from_secs(60 * minutes);
+            let file = File::options().append(true).create(true).open(&path).expect("a file");
+            file.set_modified(then).expect("an old file");
+        };
+        let retired = || retire(std::slice::from_ref(&path)).map(|()| path.exists());
+        fs::write(&path, "points").expect("a file");
+        age(120);
+        assert!(retired().expect("emptied"), "it was not empty before");
+        assert_eq!(fs::read(&path).expect("a file"), b"");
+        age(59);
+        assert!(retired().expect("left"));
+        age(61);
+        assert!(!retired().expect("removed"));
     }
 
     /// A clock that was set back makes neither names nor times fall.

@@ -290,12 +290,98 @@ pub fn refuse_inside_data(
 /// A path without links, as far as it exists.
 fn real(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let found = absolute.ancestors().find_map(|folder| Some((folder.canonicalize().ok()?, folder)));
-    let rest = found.as_ref().and_then(|(_, folder)| absolute.strip_prefix(folder).ok());
-    match (&found, rest) {
-        // Joining an empty path would add a slash.
-        (Some((real, _)), Some(rest)) if rest.as_os_str().is_empty() => real.clone(),
-        (Some((real, _)), Some(rest)) => real.join(rest),
-        _ => absolute,
+    let found = absolute.ancestors().find_map(|folder| {
+        let rest = absolute.strip_prefix(folder).ok()?;
+        // What is joined may be empty and add a slash, which is no component.
+        Some(folder.canonicalize().ok()?.join(rest).components().collect())
+    });
+    found.unwrap_or(absolute)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn temp() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a folder")
+    }
+
+    fn claim(path: &Path) -> RunFolder {
+        RunFolder::claim(path, "test").expect("nobody else has it")
+    }
+
+    #[test]
+    fn only_an_empty_folder_that_was_there_is_unborn() {
+        let dir = temp();
+        assert!(claim(dir.path()).is_unborn());
+        assert!(!claim(&dir.path().join("new")).is_unborn(), "it was made just now");
+        fs::write(dir.path().join("note"), "").expect("a file");
+        assert!(!claim(dir.path()).is_unborn());
+    }
+
+    #[test]
+    fn only_files_of_a_run_make_one() {
+        let dir = temp();
+        let event = "events.out.tfevents.1700000000.aavae";
+        // Somebody's, why a run failed, and an event file that was retired.
+        let foreign = "events.out.tfevents.1.other";
+        for (name, bytes) in [("thesis.txt", 9), (foreign, 9), (FAILURE, 9), (event, 0)] {
+            fs::write(dir.path().join(name), vec![b'x'; bytes]).expect("a file");
+        }
+        let folder = claim(dir.path());
+        assert_eq!(folder.contents().expect("read"), Contents::Nothing);
+        folder.refuse_run().expect("no run");
+        fs::write(dir.path().join(event), "x").expect("a file");
+        fs::write(dir.path().join("views.json"), "").expect("a file");
+        fs::create_dir(folder.images()).expect("a folder");
+        let found = [event, "images", "views.json"].map(str::to_owned);
+        assert_eq!(folder.contents().expect("read"), Contents::Stripped(found.into()));
+    }
+
+    /// A log is known by its first line; one that was killed within it may be a run's.
+    #[test]
+    fn logs_of_others_are_not_removed() {
+        let record = r#"{"step":1,"epoch":0,"split":"train","loss":0.5}"#;
+        let said = "2024-05-06T07:08:09Z one two";
+        for (name, line, own) in [
+            ("metrics.jsonl", format!("{record}\nanything"), true),
+            ("metrics.jsonl", record[..9].to_owned(), true),
+            ("metrics.jsonl", "{\"step\":1}\n".to_owned(), false),
+            ("train.log", format!("{said}\n{said}\n"), true),
+            ("train.log", said[..9].to_owned(), true),
+            ("train.log", "one two\n".to_owned(), false),
+        ] {
+            let dir = temp();
+            let path = dir.path().join(name);
+            fs::write(&path, &line).expect("a file");
+            let cleared = claim(dir.path()).clear();
+            assert_eq!((cleared.is_ok(), path.exists()), (own, !own), "{name}: {line}");
+        }
+    }
+
+    #[test]
+    fn an_output_among_the_images_is_named_as_it_is() {
+        let dir = temp();
+        let data = dir.path().canonicalize().expect("a folder");
+        let train = data.join("train");
+        fs::create_dir(&train).expect("a folder");
+        let refuse = |out: &Path| refuse_inside_data(out, DataKind::Folder, Some(&data));
+        for inside in ["", "cats", "new/run"] {
+            let said = refuse(&train.join(inside)).expect_err("in it").to_string();
+            let out = if inside.is_empty() { train.clone() } else { train.join(inside) };
+            let (out, train) = (text::name(&out).to_string(), text::name(&train).to_string());
+            assert!(said.starts_with(&format!("{out} lies in {train},")), "{said}");
+        }
+        for beside in ["", "val", "training/run"] {
+            refuse(&data.join(beside)).expect("beside the images");
+        }
+        #[cfg(unix)]
+        {
+            let link = data.join("link");
+            std::os::unix::fs::symlink(&train, &link).expect("a link");
+            let said = refuse(&link.join("run")).expect_err("in it").to_string();
+            let real = text::name(&train.join("run")).to_string();
+            assert!(said.starts_with(&real), "{said}");
+        }
     }
 }

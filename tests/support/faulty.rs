@@ -88,6 +88,14 @@ impl Faulty {
         faulty
     }
 
+    /// A device that says how much memory it has, and takes some of it to read.
+    pub(crate) fn bounded(memory: usize, reads: usize) -> Self {
+        let mut faulty = Self::new(Temper::default(), false);
+        faulty.capabilities.memory = Some(memory);
+        faulty.capabilities.read_bytes = Some(reads);
+        faulty
+    }
+
     pub(crate) fn new(temper: Temper, watched: bool) -> Self {
         let host = Host::<f32>::new();
         let capabilities = Capabilities {
