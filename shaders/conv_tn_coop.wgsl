@@ -13,10 +13,8 @@
 
 #import lib/coop
 #import lib/conv_tn
+#import lib/coop_tn
 
-const COLS4: u32 = KH * KW * IC4;
-const PIXELS: u32 = N * OH * OW;
-const CHUNK: u32 = (PIXELS + SPLIT - 1u) / SPLIT;
 const BM4: u32 = BM / 4u; // divides WG
 const BN4: u32 = BN / 4u; // divides WG
 const ROWS_A: u32 = WG / BM4; // pixels of a tile that the group fetches at once
@@ -85,21 +83,6 @@ fn put(
         if (BK % ROWS_B == 0u || local / BN4 + i * ROWS_B < BK) {
             let v = select(vec4<f16>(), (*b)[i], (inside.y & (1u << i)) != 0u);
             sh_b[to_b + i * (ROWS_B * SB)] = v;
-        }
-    }
-}
-
-// Writes a strip of the subgroups' results, from channel `m` and column `n` of each on.
-fn finish(group: vec3<u32>, m: u32, n: u32, local: u32) {
-    let subgroup = local / SG;
-    for (var i = 0u; i < PIECES; i++) {
-        let e = local % SG + i * SG;
-        let co = group.y * BM + subgroup / BESIDE * WM + m + e / STRIP4;
-        let col = (group.x * BN + subgroup % BESIDE * WN + n) / 4u + e % STRIP4;
-        let whole = T * STRIP4 % SG == 0u || e < T * STRIP4;
-        if (whole && co < OC && col < COLS4) {
-            let at = (subgroup * T + e / STRIP4) * SY + e % STRIP4;
-            partial[(group.z * OC + co) * COLS4 + col] = sh_y[at];
         }
     }
 }

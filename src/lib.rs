@@ -69,6 +69,8 @@
 //! * **Half** ([`tensor::Half`]): f16 or bf16, as which memory may hold what passes between layers
 //!   ([`ir::half`]); arithmetic stays f32. A half product has two such operands, so that matrix
 //!   units may multiply them.
+//! * **Copies** ([`ops::Target::copies`]): transfers to workgroup memory that go on while an
+//!   invocation does something else.
 //! * **Device** ([`device::Device`]): what carries out plans, as [`device::DeviceSpec`] names it.
 //!   **Session** ([`device::Session`]): one model on one device, and all that devices do alike.
 //! * **Evaluator** ([`eval::features::Evaluator`]): a trained model on a session, frozen. A

@@ -30,11 +30,15 @@ impl Adapter {
     fn open(index: usize, edge: u32) -> Self {
         let options = OpenOptions { coop: Some(edge), ..OpenOptions::default() };
         let gpu = Gpu::pick(&Pick::Index(index), options).unwrap_or_else(|e| panic!("{e}"));
-        Self { index, options, target: gpu.capabilities().target }
+        // What WGSL says of copies that go on by themselves is tried here, as it stands.
+        let target = Target { copies: true, ..gpu.capabilities().target };
+        Self { index, options, target }
     }
     fn session(&self, options: OpenOptions) -> Result<Session, Failed> {
         let options = OpenOptions { coop: self.options.coop, ..options };
-        Ok(Gpu::pick(&Pick::Index(self.index), options)?.into())
+        let mut session = Session::from(Gpu::pick(&Pick::Index(self.index), options)?);
+        session.set_target(self.target);
+        Ok(session)
     }
 }
 
@@ -118,7 +122,19 @@ fn chosen(target: &Target) -> Vec<(Case, Variant)> {
     };
     // Of an op's own trials a few: these kernels take long to compile.
     let all = products().into_iter().chain(own().into_iter().step_by(8));
-    all.filter_map(&mut pick).collect()
+    let mut chosen: Vec<(Case, Variant)> = all.filter_map(&mut pick).collect();
+    // And the tiles of few products, which no turn came to.
+    for case in products() {
+        for variant in coop(&case, target) {
+            let same = |(other, v): &(Case, Variant)| {
+                other.op.name() == case.op.name() && tile(v) == tile(&variant)
+            };
+            if !chosen.iter().any(same) {
+                chosen.push((case.clone(), variant));
+            }
+        }
+    }
+    chosen
 }
 
 /// A tile whatever its split.

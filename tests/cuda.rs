@@ -60,8 +60,8 @@ fn tiles(case: &Case) -> Vec<Variant> {
     let mut found = variants(case, &target());
     found.retain(|v| {
         let size = match v {
-            Variant::Tile(t) => [t.m, t.n, t.k, t.rows, t.cols],
-            Variant::Coop(t) => [t.m, t.n, t.k, t.rows, t.cols],
+            Variant::Tile(t) => [t.m, t.n, t.k, t.rows, t.cols, 0],
+            Variant::Coop(t) => [t.m, t.n, t.k, t.rows, t.cols, t.buffers],
             Variant::Only | Variant::Broadcast { .. } => return true,
         };
         let new = !seen.contains(&size);
@@ -166,24 +166,28 @@ fn steps(method: Method, half: Option<Half>) -> Result<(), Failed> {
     check(same, || "another order of threads gives other bits".into())
 }
 
-/// Whether some trial of an op notices a bug, in some order of threads.
-fn notices(ops: &str, half: Option<Half>, bug: &Bug) -> Result<(), Failed> {
+/// Whether some trial of an op notices a bug, in some order of threads: of its portable variant, or
+/// with `copies` of one whose tiles come by copies.
+fn notices(ops: &str, half: Option<Half>, copies: bool, bug: &Bug) -> Result<(), Failed> {
+    let wanted = |v: &Variant| !copies || matches!(v, Variant::Coop(t) if t.copies());
+    let taken = |case: &Case| variants(case, &target()).into_iter().find(wanted);
     let mut cases = aavae::ops::all_cases();
-    cases.retain(|c| c.half == half);
-    cases.retain(|c| c.op.name() == ops);
-    let portable = |case: &Case| variants(case, &target())[0];
-    let dispatches =
-        |case: &Case| plan(case, portable(case)).ops.into_iter().flat_map(|s| s.dispatches);
+    cases.retain(|c| c.half == half && c.op.name() == ops);
+    let cases: Vec<(Case, Variant)> =
+        cases.into_iter().filter_map(|c| taken(&c).map(|v| (c, v))).collect();
+    let dispatches = |(case, variant): &(Case, Variant)| {
+        plan(case, *variant).ops.into_iter().flat_map(|s| s.dispatches)
+    };
     let mut planted = false;
     for dispatch in cases.iter().flat_map(dispatches) {
         let text = cuda::translate(&source(&dispatch.kernel), "k")?.text;
         planted |= bug.plant(&text) != text;
     }
     check(planted, || format!("no kernel of `{ops}` holds `{}` {} times", bug.from, bug.nth + 1))?;
-    for case in &cases {
+    for (case, variant) in &cases {
         for order in Order::ALL {
             let mut session = Session::from(Emulated::new(order, bug.clone()));
-            match trial(case, &mut session, portable(case)) {
+            match trial(case, &mut session, *variant) {
                 // A text that does not compile shows nothing.
                 Err(e) if e.contains(compiler::REFUSES) => return Err(e.into()),
                 Err(_) => return Ok(()),
@@ -193,6 +197,17 @@ fn notices(ops: &str, half: Option<Half>, bug: &Bug) -> Result<(), Failed> {
     }
     Err("every trial passes with the bug".into())
 }
+
+/// Bugs of kernels whose tiles come by copies: what, op, text, its change, whether in the prelude.
+const COPIES: [(&str, &str, &str, &str, bool); 7] = [
+    ("a wait for a group too few", "conv2d", "w_copies_wait(n", "w_copies_wait(1u + n", false),
+    ("no wait", "conv2d_weight_grad", "w_copies_wait(newest_);", "", false),
+    ("copies of no group", "conv2d", "w_copies_commit();", "", false),
+    ("a missing barrier", "conv2d_input_grad", "__syncthreads();", "", false),
+    ("a missing barrier", "conv2d_weight_grad", "__syncthreads();", "", false),
+    ("what lies outside", "conv2d", "source_, inside_);", "inside_ ? source_ : 0u, true);", false),
+    ("a piece that is cut", "conv2d", "async_copy_b_((", "if (local_ % 8u) async_copy_b_((", false),
+];
 
 fn bugs() -> Vec<Trial> {
     let barrier = "__syncthreads();";
@@ -216,19 +231,27 @@ fn bugs() -> Vec<Trial> {
     ];
     let trial = |(what, ops, nth, from, to)| {
         let bug = Bug { nth, from, to, prelude: false };
-        Trial::test(format!("notices {what} in {ops} ({nth})"), move || notices(ops, None, &bug))
+        Trial::test(format!("notices {what} in {ops} ({nth})"), move || {
+            notices(ops, None, false, &bug)
+        })
     };
     let rounding = |(what, from, to)| {
         let bug = Bug { nth: 0, from, to, prelude: false };
         let name = format!("notices {what} in conv2d of bf16");
-        Trial::test(name, move || notices("conv2d", Some(Half::Bf16), &bug))
+        Trial::test(name, move || notices("conv2d", Some(Half::Bf16), false, &bug))
     };
     let bf16 = [
         ("weights that are cut off", "32767u", "0u"),
         ("ties that do not go to the even weight", "32767u", "32768u"),
         ("weights that are not rounded", "4294901760u", "4294967295u"),
     ];
-    list.into_iter().map(trial).chain(bf16.into_iter().map(rounding)).collect()
+    let copied = |(what, ops, from, to, prelude)| {
+        let bug = Bug { nth: 0, from, to, prelude };
+        let name = format!("notices {what} in {ops} by copies");
+        Trial::test(name, move || notices(ops, Some(Half::F16), true, &bug))
+    };
+    let all = list.into_iter().map(trial).chain(bf16.into_iter().map(rounding));
+    all.chain(COPIES.into_iter().map(copied)).collect()
 }
 
 /// Compiles everything at once: many kernels share a run of the compiler.

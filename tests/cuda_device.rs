@@ -18,10 +18,10 @@ use aavae::device::cuda::{Cuda, FOLDERS, OpenOptions};
 use aavae::device::{Data, DeviceError, Session};
 use aavae::ir::Graph;
 use aavae::method::{Method, Training, training};
-use aavae::ops::{Dot, Emit, Relu, Scale, StepUniforms};
+use aavae::ops::{Dot, Emit, Relu, Scale, StepUniforms, Target, Variant};
 use aavae::run::checkpoint::Checkpoint;
-use aavae::shader::cuda::TARGET;
-use aavae::tensor::{Shape, TensorType};
+use aavae::shader::cuda::{STATIC, TARGET};
+use aavae::tensor::{Half, Shape, TensorType};
 use compiler::{HOST, cache, library};
 use libloading::Library;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -146,6 +146,37 @@ fn ops() -> Result<(), Failed> {
         ran += 1;
     }
     check(ran >= 5, || format!("only {ran} ops"))
+}
+
+/// Tiles that need more shared memory than a kernel may have by itself: the launch brings it.
+fn large_tiles() -> Result<(), Failed> {
+    let stand_in = StandIn::new()?;
+    let mut session = Session::from(Cuda::open(0, OpenOptions::default())?);
+    session.set_target(Target { half: Some(Half::F16), ..session.target() });
+    let target = session.target();
+    let large = |v: &Variant| v.requirements().workgroup_memory > STATIC;
+    let mut ran = Vec::new();
+    for op in ["conv2d", "conv2d_input_grad", "conv2d_weight_grad"] {
+        let mut cases = aavae::ops::all_cases();
+        cases.retain(|c| c.op.name() == op && c.half == Some(Half::F16));
+        let mut found = cases.into_iter().filter_map(|case| {
+            let variant = variants(&case, &target).into_iter().find(large)?;
+            Some((case, variant))
+        });
+        let (case, variant) = found.next().ok_or_else(|| format!("no large tile of {op}"))?;
+        trial(&case, &mut session, variant).map_err(|e| format!("{op}, {variant}: {e}"))?;
+        ran.push((case, variant));
+    }
+    let calls = stand_in.counts()?["cuFuncSetAttribute"];
+    check(calls == 6, || format!("{calls} attributes of three kernels"))?;
+    drop(session);
+    stand_in.fail("cuFuncSetAttribute", 1, 1)?;
+    let mut session = Session::from(Cuda::open(0, OpenOptions::default())?);
+    session.set_target(target);
+    let refused = trial(&ran[0].0, &mut session, ran[0].1);
+    check(refused.as_ref().is_err_and(|e| e.contains("cuFuncSetAttribute")), || {
+        format!("{refused:?}")
+    })
 }
 
 /// Four steps of AAVAE: scalars, then all states, as bits.
@@ -435,6 +466,7 @@ fn main() -> ExitCode {
     }
     let trials = vec![
         Trial::test("ops equal the reference", ops),
+        Trial::test("large tiles get their memory", large_tiles),
         Trial::test("a graph equals its kernels", graphs),
         Trial::test("steps do not allocate", steps_do_not_allocate),
         Trial::test("every call fails once", every_call_fails_once),

@@ -11,9 +11,11 @@
 //! differs: where one operand is 16-bit, so is the other ([`crate::ops::OpDef::rounded`]), so that a
 //! device may multiply by matrix units.
 
-use super::{Graph, Source};
-use crate::ops::ValueId;
-use crate::tensor::{DType, Half};
+use std::collections::HashMap;
+
+use super::{Graph, Node, Source, Value};
+use crate::ops::{Cast, Emit, Io, ValueId};
+use crate::tensor::{DType, Half, TensorType};
 
 /// Stores as `half` what passes between layers: the maps that an op writes and only ops read that
 /// may read them so. What has no extent, a loss or a row of features, stays as it is.
@@ -30,7 +32,33 @@ pub fn halve(g: &mut Graph, half: Half) {
     }
 }
 
-/// The same of a graph's inputs and outputs too: a trial of one op on such operands.
+/// Rounds the weights of products of 16-bit floats once, in front of the first that takes them, to a
+/// copy that all of them read: where a device copies operands to workgroup memory as they are
+/// ([`crate::ops::Target::copies`]).
+pub fn narrow(g: &mut Graph) {
+    let mut narrowed: HashMap<ValueId, ValueId> = HashMap::new();
+    for mut node in std::mem::take(&mut g.nodes) {
+        let types = |values: &[ValueId]| values.iter().map(|v| g.ty(*v)).collect();
+        let io = Io { inputs: types(&node.inputs), outputs: types(&node.outputs) };
+        for i in node.op.rounded(&io) {
+            let weights = node.inputs[i];
+            let copy = narrowed.entry(weights).or_insert_with(|| {
+                let Value { ty, name, .. } = g.values[weights.0 as usize].clone();
+                let (dtype, name) = (io.inputs[0].dtype, format!("{name}:cast"));
+                let ty = TensorType { dtype, ..ty };
+                // Where it is made is said by the node.
+                let source = Source::Node { node: g.nodes.len(), output: 0 };
+                let copy = g.value(Value { ty, name: name.clone(), source, pin: None });
+                g.push(Node { op: Cast.into(), name, inputs: vec![weights], outputs: vec![copy] });
+                copy
+            });
+            node.inputs[i] = *copy;
+        }
+        g.push(node);
+    }
+}
+
+/// What [`halve`] does, of a graph's inputs and outputs too: a trial of one op on such operands.
 pub fn halve_ports(g: &mut Graph, half: Half) {
     let may = candidates(g);
     for (value, may) in g.values.iter_mut().zip(may) {

@@ -35,6 +35,9 @@ pub struct Target {
     /// Edge of the square matrices, of any half that the device stores, with sums in f32, that a
     /// subgroup multiplies.
     pub coop: Option<u32>,
+    /// Copies to workgroup memory go on while the invocation does. Products that use them take
+    /// weights as they are multiplied, rounded once ([`crate::ir::half`]).
+    pub copies: bool,
 }
 
 impl Target {
@@ -52,6 +55,7 @@ impl Target {
         compact: false,
         half: None,
         coop: None,
+        copies: false,
     };
 
     /// Rows that a sum over rows loads before it adds up the first (`lib/ahead.wgsl`). A processor
@@ -64,6 +68,7 @@ impl Target {
     pub fn can(&self, needs: &Requirements) -> bool {
         needs.subgroup.is_none_or(|lanes| self.subgroup == Some(lanes))
             && needs.coop.is_none_or(|edge| self.coop == Some(edge))
+            && (!needs.copies || self.copies)
             && needs.invocations <= self.max_invocations
             && needs.workgroup_memory <= self.workgroup_memory
     }
@@ -86,6 +91,8 @@ pub struct Requirements {
     pub workgroup_memory: u32,
     /// Cooperative matrices of this edge.
     pub coop: Option<u32>,
+    /// Copies to workgroup memory that go on by themselves.
+    pub copies: bool,
 }
 
 /// Value of a shader constant.

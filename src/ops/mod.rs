@@ -327,7 +327,7 @@ ops! {
     mse::{ Mse, MseGrad },
     nt_xent::{ NtXent, NtXentGrad },
     optimizer::{ Adam, Sgd },
-    pointwise::{ Relu, ReluGrad, WeightedSum, Scale, Dot, ScaleBy, Constant, Reshape },
+    pointwise::{ Relu, ReluGrad, WeightedSum, Scale, Dot, ScaleBy, Constant, Cast, Reshape },
     pool::{ MaxPool2d, MaxPool2dGrad, GlobalAvgPool, GlobalAvgPoolGrad },
     probe_augment::{ ProbeAugment },
     random_normal::{ RandomNormal },

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{Io, Op, Requirements, Target};
+use crate::tensor::TensorType;
 
 /// A product tiled in workgroup memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -47,7 +48,8 @@ pub struct CoopTile {
     pub rows: u32,
     /// Columns per subgroup.
     pub cols: u32,
-    /// Tiles in workgroup memory, 1 or 2: with two, one is filled while the other is multiplied.
+    /// Tiles in workgroup memory. With two, one is filled from registers while the other is
+    /// multiplied; with more, all but one are being filled by copies that go on by themselves.
     pub buffers: u32,
     /// Workgroups that a weight gradient's sum over pixels is split for; 0 elsewhere.
     pub groups: u32,
@@ -61,6 +63,10 @@ impl CoopTile {
     /// Subgroups of a workgroup.
     pub const fn subgroups(&self) -> u32 {
         self.m / self.rows * (self.n / self.cols)
+    }
+    /// Whether tiles come by copies that go on while others are multiplied ([`Target::copies`]).
+    pub const fn copies(&self) -> bool {
+        self.buffers > 2
     }
     /// Bytes of workgroup memory (`lib/coop.wgsl`).
     pub fn workgroup_memory(&self) -> u32 {
@@ -107,23 +113,22 @@ impl Variant {
         match *self {
             Self::Only => Requirements::default(),
             Self::Tile(t) => Requirements {
-                subgroup: None,
                 invocations: t.invocations(),
                 // Two operands, each row two floats longer than the tile (`conv_nt_tile`).
                 workgroup_memory: (t.m + t.n + 4) * t.k * 4,
-                coop: None,
+                ..Requirements::default()
             },
             Self::Broadcast { subgroup } => Requirements {
                 subgroup: Some(subgroup),
                 invocations: subgroup,
-                workgroup_memory: 0,
-                coop: None,
+                ..Requirements::default()
             },
             Self::Coop(t) => Requirements {
                 subgroup: Some(t.subgroup),
                 invocations: t.subgroups() * t.subgroup,
                 workgroup_memory: t.workgroup_memory(),
                 coop: Some(t.edge),
+                copies: t.copies(),
             },
         }
     }
@@ -165,17 +170,20 @@ pub static DEFAULTS: Choices = Choices { chosen: std::collections::BTreeMap::new
 /// An op and its shape, whatever its epilogue and whether it sums a bias's gradient too: what a
 /// choice is made for.
 pub fn key(op: &Op, io: &Io) -> String {
-    let shapes = |types: &[crate::tensor::TensorType]| {
-        types.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-    };
-    let operands = io.inputs.len().min(2);
+    let shapes =
+        |types: &[TensorType]| types.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let mut operands = io.inputs[..io.inputs.len().min(2)].to_vec();
+    if let (Op::Conv2d(_) | Op::Conv2dInputGrad(_), [_, w]) = (op, &mut operands[..]) {
+        // It is the same product, whether weights are rounded before or as they are loaded.
+        *w = TensorType::f32(w.shape);
+    }
     let (stride, pad) = match op {
         Op::Conv2d(c) => (c.stride, c.pad),
         Op::Conv2dInputGrad(c) => (c.stride, c.pad),
         Op::Conv2dWeightGrad(c) => (c.stride, c.pad),
         _ => (0, 0),
     };
-    let (from, to) = (shapes(&io.inputs[..operands]), shapes(&io.outputs[..1]));
+    let (from, to) = (shapes(&operands), shapes(&io.outputs[..1]));
     format!("{} s{stride} p{pad} {from} -> {to}", op.name())
 }
 

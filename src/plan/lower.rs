@@ -63,6 +63,9 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
     if let Some(kind) = options.target.half {
         half::halve(&mut g, kind);
     }
+    if options.target.copies {
+        half::narrow(&mut g);
+    }
     if options.fuse {
         moments::share(&mut g, &options.target, options.choices);
     }

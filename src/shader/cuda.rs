@@ -13,6 +13,7 @@
 
 mod body;
 mod coop;
+mod copies;
 mod names;
 mod value;
 
@@ -32,7 +33,15 @@ use crate::ops::Target;
 use crate::tensor::Half;
 
 /// What every translated kernel stands on; goes before the texts of one program, once.
-pub const PRELUDE: &str = concat!(include_str!("cuda/wgsl.cuh"), include_str!("cuda/coop.cuh"));
+pub const PRELUDE: &str = concat!(
+    include_str!("cuda/wgsl.cuh"),
+    include_str!("cuda/coop.cuh"),
+    include_str!("cuda/copies.cuh")
+);
+
+/// Bytes of shared memory that a kernel may declare (CUDA C++ Programming Guide, compute
+/// capabilities); more is asked for by the launch.
+pub const STATIC: u32 = 48 << 10;
 
 /// Lanes of a subgroup, which CUDA calls a warp.
 pub const LANES: u32 = 32;
@@ -41,15 +50,20 @@ pub const LANES: u32 = 32;
 /// not asked for, as two of them would not fit beside each other.
 pub const TARGET: Target = Target {
     max_invocations: 512,
-    workgroup_memory: 48 << 10,
+    workgroup_memory: STATIC,
     subgroup: Some(LANES),
     ..Target::WEBGPU
 };
 
-/// What plans for a GPU of a compute capability are lowered to. Tensor cores multiply matrices of
-/// 16 by 16 as `coop.cuh` asks for since 8.0 (Ampere).
+/// What plans for a GPU of a compute capability are lowered to. Since 8.0 (Ampere) tensor cores
+/// multiply matrices of 16 by 16 as `coop.cuh` asks for, copies to shared memory need no thread
+/// (`copies.cuh`), and a launch may ask for 99 KB of it at least (8.6 and 8.9; 8.0 has 163, 9.0 has
+/// 227: CUDA C++ Programming Guide, compute capabilities).
 pub fn target(capability: [i32; 2]) -> Target {
-    Target { coop: (capability >= [8, 0]).then_some(16), ..TARGET }
+    if capability < [8, 0] {
+        return TARGET;
+    }
+    Target { coop: Some(16), copies: true, workgroup_memory: 99 << 10, ..TARGET }
 }
 
 /// A kernel in CUDA C++.
@@ -64,8 +78,20 @@ pub struct CudaKernel {
     pub block: [u32; 3],
     /// `@binding`s in the order of the parameters, all of which are pointers.
     pub bindings: Vec<u32>,
-    /// Bytes of static shared memory.
+    /// Bytes of shared memory.
     pub shared: u32,
+}
+
+impl CudaKernel {
+    /// Bytes of shared memory that a launch asks for: all of it, where it is more than the
+    /// [`STATIC`] that a kernel may have by itself.
+    pub fn dynamic(&self) -> u32 {
+        dynamic(self.shared)
+    }
+}
+
+fn dynamic(shared: u32) -> u32 {
+    if shared > STATIC { shared } else { 0 }
 }
 
 /// A text that could not be translated.
@@ -217,7 +243,8 @@ impl<'a> Writer<'a> {
             0,
             &format!(
                 "WGSL_ENTRY({name}, {x}, {y}, {z}, {barriers}, {count}, \
-            ({pointers}), {{ {poison}}})"
+            ({pointers}), {{ {poison}}}, {})",
+                dynamic(shared.bytes)
             ),
         );
         Ok(CudaKernel {
@@ -263,19 +290,30 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Declares the workgroup variables.
+    /// Declares the workgroup variables, or where in the launch's shared memory they are.
     fn shared(&mut self, names: &mut Names) -> Result<Shared, CudaError> {
         let mut shared = Shared::default();
+        let mut variables = Vec::new();
         for (handle, global) in self.module.global_variables.iter() {
             let name = names.fresh(global.name.as_deref().unwrap_or("g"));
             if global.space == AddressSpace::WorkGroup {
-                let bytes = self.inner(global.ty).size(self.module.to_ctx());
-                shared.bytes = shared.bytes.next_multiple_of(16) + bytes;
-                let ty = self.type_name(global.ty)?;
-                self.line(0, &format!("WGSL_SHARED({ty}) {name};"));
-                write!(shared.poison, "WGSL_POISON({name}); ").ok();
+                let at = shared.bytes.next_multiple_of(16);
+                shared.bytes = at + self.inner(global.ty).size(self.module.to_ctx());
+                variables.push((handle, name.clone(), self.type_name(global.ty)?, at));
             }
             self.globals.insert(handle, name);
+        }
+        let dynamic = dynamic(shared.bytes) > 0;
+        if dynamic {
+            self.line(0, &format!("WGSL_DYNAMIC(dynamic_, {});", shared.bytes));
+        }
+        for (handle, name, ty, at) in variables {
+            if dynamic {
+                self.globals.insert(handle, format!("(*({ty}*)((char*)dynamic_ + {at}))"));
+            } else {
+                self.line(0, &format!("WGSL_SHARED({ty}) {name};"));
+            }
+            write!(shared.poison, "WGSL_POISON({}); ", self.globals[&handle]).ok();
         }
         Ok(shared)
     }
@@ -353,7 +391,10 @@ impl<'a> Writer<'a> {
             None => "void".into(),
         };
         self.line(0, &format!("WGSL_FN {result} {name}({}) {{", parameters.join(", ")));
-        self.body(&mut scope)?;
+        match self.copies(function, info, &scope)? {
+            Some(statement) => self.line(1, &statement),
+            None => self.body(&mut scope)?,
+        }
         self.line(0, "}");
         Ok(())
     }

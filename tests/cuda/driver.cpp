@@ -64,7 +64,7 @@ struct Module { void* library; };
 struct Function {
   const char* (*entry)(void* const*, const size_t*, const unsigned*, size_t, size_t, unsigned);
   const unsigned* block;
-  unsigned pointers;
+  unsigned pointers, dynamic, allowed;
 };
 static std::map<Address, size_t> memory;
 static std::set<void*> pinned, streams, events, graphs, execs, modules, functions;
@@ -280,17 +280,26 @@ API cuModuleGetFunction(void** f, void* m, const char* name) {
   auto entry = (decltype(Function::entry))dlsym(library, ("host_" + n).c_str());
   auto block = (const unsigned*)dlsym(library, ("host_block_" + n).c_str());
   auto pointers = (const unsigned*)dlsym(library, ("host_pointers_" + n).c_str());
-  if (!entry || !block || !pointers) return NOT_FOUND;
-  *f = new Function{entry, block, *pointers};
+  auto dynamic = (const unsigned*)dlsym(library, ("host_dynamic_" + n).c_str());
+  if (!entry || !block || !pointers || !dynamic) return NOT_FOUND;
+  *f = new Function{entry, block, *pointers, *dynamic, 48 << 10};
   functions.insert(*f);
   return OK;
 }
-API cuLaunchKernel(void* fn, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned,
+API cuFuncSetAttribute(void* fn, int attribute, int value) {
+  ENTER;
+  // The most that the oldest of the GPUs in question has.
+  bool fits = attribute == 8 ? value >= 0 && value <= 99 << 10 : attribute == 9 && value <= 100;
+  if (!is(functions, fn) || !fits) return INVALID_VALUE;
+  if (attribute == 8) ((Function*)fn)->allowed = value;
+  return OK;
+}
+API cuLaunchKernel(void* fn, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
                    void* s, void** parameters, void**) {
   ENTER;
   if (!is(functions, fn)) return INVALID_VALUE;
   auto* f = (Function*)fn;
-  bool fits = bx == f->block[0] && by == f->block[1] && bz == f->block[2];
+  bool fits = bx == f->block[0] && by == f->block[1] && bz == f->block[2] && shared == f->dynamic && shared <= f->allowed;
   if (!fits || !gx || !gy || !gz || gy > 65535 || gz > 65535) return INVALID_VALUE;
   std::vector<void*> at;
   for (unsigned i = 0; i < f->pointers; ++i) at.push_back(*(void**)parameters[i]);

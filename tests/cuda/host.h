@@ -3,6 +3,7 @@
 //   order of threads    forward, backward or shuffled: a result that depends on it shows a missing barrier
 //   indices             all checked; the first one that is out of bounds ends the dispatch with a message
 //   shared memory       filled with NaN before each block
+//   copies              of cp.async are done as late, or as early, as its rules allow
 //   warps               32 lanes meet at shuffles, ldmatrix and mma, which follow the figures of the PTX manual
 //   blocks              independent; the caller may give ranges of them to several threads of its own
 // Not modelled: lanes in lockstep elsewhere, memory order, time, and fused multiply-add (the host rounds a product before it is added).
@@ -96,6 +97,7 @@ static thread_local const size_t* host_bytes;
 #define WGSL_WRITE(...) const host_buffer<__VA_ARGS__>
 #define WGSL_AT(i) host_binding{host_at[i], host_bytes[i]}
 #define WGSL_SHARED(...) static thread_local __VA_ARGS__
+#define WGSL_DYNAMIC(name, bytes) alignas(16) static thread_local char name[bytes]
 #define WGSL_POISON(variable) host_poison((void*)&variable, sizeof variable)
 #define WGSL_TILE(at, bytes) host_tile(at, bytes)
 
@@ -224,8 +226,57 @@ static size_t host_go_on(unsigned t, unsigned threads, const unsigned* order) {
   }
   return ended;
 }
+// Copies to shared memory that go on while their thread does. They are done as late as its waits allow or, where threads
+// go backward, at once: a stage that is read before it is there shows by the former, one that is filled while others
+// still read it by the latter.
+const unsigned HOST_COPIES = 256, HOST_PIECE = 16;
+struct host_copy {
+  char* to;
+  const char* from;  // null: zeros
+  unsigned group;
+};
+struct host_queue {
+  host_copy copies[HOST_COPIES];
+  unsigned first, count, group;
+};
+static thread_local host_queue* host_queues;
+static thread_local bool host_early;
+static void host_copy_now(const host_copy& c) {
+  if (c.from) memcpy(c.to, c.from, HOST_PIECE);
+  else memset(c.to, 0, HOST_PIECE);
+}
+template <class T, unsigned N> struct arr;
+template <class T, unsigned N>
+static void w_copy(arr<T, N>& array, unsigned to, const host_buffer<const T>& buffer, unsigned from, bool inside) {
+  const unsigned elements = HOST_PIECE / sizeof(T);
+  host_index(to + elements - 1, N);
+  host_tile(&array.v[to], HOST_PIECE);
+  host_copy copy = {(char*)&array.v[to], nullptr, 0};
+  if (inside) {
+    host_index(from + elements - 1, buffer.n);
+    copy.from = (const char*)(buffer.at + from);
+    if ((size_t)copy.from % HOST_PIECE) host_fail("a copy that is not aligned", (size_t)copy.from % HOST_PIECE, HOST_PIECE);
+  }
+  if (host_early) return host_copy_now(copy);
+  host_queue& queue = host_queues[host_now];
+  if (queue.count == HOST_COPIES) host_fail("copies under way", queue.count, HOST_COPIES);
+  copy.group = queue.group;
+  queue.copies[(queue.first + queue.count++) % HOST_COPIES] = copy;
+}
+static __attribute__((unused)) void w_copies_commit() { ++host_queues[host_now].group; }
+static __attribute__((unused)) void w_copies_wait(unsigned newest) {
+  host_queue& queue = host_queues[host_now];
+  // Groups are counted from 0; one that is open is not waited for.
+  while (queue.count && queue.copies[queue.first].group + newest < queue.group) {
+    host_copy_now(queue.copies[queue.first]);
+    queue.first = (queue.first + 1) % HOST_COPIES;
+    --queue.count;
+  }
+}
 static void host_block(unsigned threads, const unsigned* order) {
   if (!host_fibers) host_fibers = (host_fiber*)calloc(HOST_THREADS, sizeof(host_fiber));
+  if (!host_queues) host_queues = (host_queue*)calloc(HOST_THREADS, sizeof(host_queue));
+  for (unsigned t = 0; t < threads; ++t) host_queues[t].first = host_queues[t].count = host_queues[t].group = 0;
   for (unsigned t = 0; t < threads; ++t) {
     host_fiber& f = host_fibers[t];
     if (!f.stack) f.stack = (char*)malloc(HOST_STACK);
@@ -253,6 +304,9 @@ static void host_block(unsigned threads, const unsigned* order) {
     if (ended && ended != left) host_fail("threads that ended while others wait at a barrier", ended, left);
     left -= ended;
   }
+  for (unsigned t = 0; t < threads; ++t) {
+    if (host_queues[t].count) host_fail("copies that nobody waits for", host_queues[t].count, 0);
+  }
 }
 
 // Runs blocks `first..last` of a grid. Order 0 is forward, 1 backward, any other the seed of a shuffle.
@@ -271,6 +325,7 @@ static const char* host_run(void (*call)(), void (*poison)(), bool barriers, hos
   gridDim = {grid[0], grid[1], grid[2]};
   blockDim = block;
   host_call = call;
+  host_early = order == 1;
   host_at = at;
   host_bytes = bytes;
   if (_setjmp(host_exit)) return host_message;
@@ -291,11 +346,12 @@ static const char* host_run(void (*call)(), void (*poison)(), bool barriers, hos
 }
 
 // `host_NAME` runs the kernel and says what went wrong, `host_block_NAME` is its block, `host_pointers_NAME` the
-// number of its arguments.
-#define WGSL_ENTRY(name, X, Y, Z, BARRIERS, COUNT, POINTERS, POISON) \
+// number of its arguments, `host_dynamic_NAME` the bytes of shared memory that its launch brings.
+#define WGSL_ENTRY(name, X, Y, Z, BARRIERS, COUNT, POINTERS, POISON, DYNAMIC) \
   static void host_call_##name() { name POINTERS; } \
   static void host_poison_##name() POISON \
   extern "C" const unsigned host_pointers_##name = COUNT; \
+  extern "C" const unsigned host_dynamic_##name = DYNAMIC; \
   extern "C" const unsigned host_block_##name[3] = {X, Y, Z}; \
   extern "C" const char* host_##name(void* const* at, const size_t* bytes, const unsigned* grid, size_t first, \
                                      size_t last, unsigned order) { \

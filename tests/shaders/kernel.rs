@@ -38,9 +38,10 @@ pub(crate) fn uses_subgroups(name: &str) -> bool {
 
 /// Kernels of cooperative matrices, which neither baseline WebGPU nor HLSL can express; those are
 /// never chosen in a browser or on DX12, where no adapter lists such matrices.
-pub(crate) const COOP: [&str; 2] = ["conv_nt_coop", "conv_tn_coop"];
-/// What a kernel of [`COOP`] may take of a GPU that has such matrices.
-const COOP_BYTES: u32 = 48 << 10;
+pub(crate) const COOP: [&str; 4] =
+    ["conv_nt_coop", "conv_tn_coop", "conv_nt_async", "conv_tn_async"];
+/// What a kernel of [`COOP`] may take of a GPU that has such matrices, and where it copies tiles.
+const COOP_BYTES: [u32; 2] = [48 << 10, 99 << 10];
 
 pub(crate) fn parse(
     name: &str,
@@ -169,7 +170,8 @@ pub(crate) fn validate(name: &str, text: &str) -> Result<Reflection, String> {
     }
     // Tiles with moments are offered where they fit; these are sums of theirs.
     let larger = coop || text.contains("sh_sums: ");
-    let most = if larger { COOP_BYTES } else { WORKGROUP_BYTES };
+    let copies = usize::from(name.ends_with("_async"));
+    let most = if larger { COOP_BYTES[copies] } else { WORKGROUP_BYTES };
     if r.workgroup_bytes > most {
         return Err(format!("{name}: {} bytes of workgroup memory, of {most}", r.workgroup_bytes));
     }

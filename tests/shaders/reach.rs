@@ -31,15 +31,17 @@ fn targets() -> Vec<Target> {
         software: true,
         ..Target::WEBGPU
     });
-    // Cooperative matrices as of llvmpipe and of NVIDIA's GPUs.
-    let coop =
-        [(8, 8, 32 << 10), (32, 16, 48 << 10)].map(|(lanes, edge, workgroup_memory)| Target {
+    // Cooperative matrices as of llvmpipe, of NVIDIA's GPUs by Vulkan, and of those by CUDA.
+    let coop = [(8, 8, 32 << 10, false), (32, 16, 48 << 10, false), (32, 16, 99 << 10, true)].map(
+        |(lanes, edge, workgroup_memory, copies)| Target {
             subgroup: Some(lanes),
             coop: Some(edge),
             workgroup_memory,
             half: Some(Half::F16),
+            copies,
             ..Target::WEBGPU
-        });
+        },
+    );
     [Target::WEBGPU].into_iter().chain(processors).chain(coop).collect()
 }
 

@@ -178,7 +178,7 @@ impl Compiler {
     }
 
     fn insert(&mut self, module: &Rc<Module>, kernel: Kernel) -> Result<(), CompileError> {
-        let function = module.function(&kernel.cuda.name)?;
+        let function = module.function(&kernel.cuda.name, kernel.cuda.dynamic())?;
         let (block, bindings) = (kernel.cuda.block, kernel.cuda.bindings.len());
         self.codes.insert(kernel.wgsl, Code { function, block, bindings });
         Ok(())

@@ -115,6 +115,7 @@ functions! {
     cuModuleLoadData: fn(*mut Handle, *const c_void);
     cuModuleUnload: fn(Handle);
     cuModuleGetFunction: fn(*mut Handle, Handle, *const c_char);
+    cuFuncSetAttribute: fn(Handle, c_int, c_int);
     cuLaunchKernel: fn(
         Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle,
         *mut *mut c_void, *mut *mut c_void
@@ -300,7 +301,19 @@ impl Context {
         let (list, none) = (pointers.as_mut_ptr(), std::ptr::null_mut());
         call!(
             &self.driver,
-            cuLaunchKernel(function.handle, gx, gy, gz, bx, by, bz, 0, self.stream, list, none)
+            cuLaunchKernel(
+                function.handle,
+                gx,
+                gy,
+                gz,
+                bx,
+                by,
+                bz,
+                function.dynamic,
+                self.stream,
+                list,
+                none
+            )
         )
     }
 
@@ -453,12 +466,21 @@ impl Module {
         call!(&context.driver, cuModuleLoadData(&mut handle, cubin.as_ptr().cast()))?;
         Ok(Rc::new(Self { context: Rc::clone(context), handle }))
     }
-    pub(super) fn function(self: &Rc<Self>, name: &str) -> Result<Function, Failed> {
+    /// A kernel whose launches bring so many bytes of shared memory.
+    pub(super) fn function(self: &Rc<Self>, name: &str, dynamic: u32) -> Result<Function, Failed> {
         let name = CString::new(name).expect("names of kernels hold no zero");
         let mut handle = std::ptr::null_mut();
         let driver = &self.context.driver;
         call!(driver, cuModuleGetFunction(&mut handle, self.handle, name.as_ptr()))?;
-        Ok(Function { _module: Rc::clone(self), handle })
+        if dynamic > 0 {
+            let bytes = c_int::try_from(dynamic).expect("bytes of a multiprocessor");
+            // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES and
+            // CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT: in percent of what there is, so
+            // that several blocks fit beside each other.
+            call!(driver, cuFuncSetAttribute(handle, 8, bytes))?;
+            call!(driver, cuFuncSetAttribute(handle, 9, 100))?;
+        }
+        Ok(Function { _module: Rc::clone(self), handle, dynamic })
     }
 }
 
@@ -473,6 +495,8 @@ impl Drop for Module {
 pub(super) struct Function {
     _module: Rc<Module>,
     handle: Handle,
+    /// Bytes of shared memory that its launches bring.
+    dynamic: u32,
 }
 
 /// Work that is queued as one.

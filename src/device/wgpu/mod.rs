@@ -149,6 +149,7 @@ fn capabilities(
             moments: Target::WEBGPU.moments.filter(|_| !info.software),
             // A page waits for its kernels to be compiled one by one.
             compact: cfg!(target_family = "wasm"),
+            copies: false,
             half: None,
             coop: info.coop.map(|listed| coop.unwrap_or(listed)),
         },

@@ -60,6 +60,35 @@ const TN_NARROW: [Size; 4] = [
     [64, 64, 16, 32, 32, 2],
     [64, 96, 16, 32, 32, 1],
 ];
+const NT_NARROW_COPIED: [Size; 2] = [[64, 32, 16, 16, 16, 3], [64, 64, 16, 32, 16, 4]];
+const TN_NARROW_COPIED: [Size; 2] = [[32, 64, 16, 16, 16, 3], [64, 64, 16, 32, 32, 4]];
+/// Both where copies to workgroup memory go on by themselves: no register holds what is under way, so
+/// that 64 x 64 sums fit, and pieces are twice as long. Nobody has timed them.
+const NT_COPIED: [Size; 12] = [
+    [128, 16, 32, 32, 16, 4],
+    [128, 32, 32, 32, 32, 4],
+    [128, 32, 64, 32, 32, 3],
+    [128, 64, 32, 64, 32, 4],
+    [128, 64, 64, 64, 32, 3],
+    [128, 64, 32, 32, 32, 3],
+    [256, 64, 32, 64, 64, 3],
+    [64, 64, 64, 32, 32, 3],
+    [128, 128, 32, 64, 64, 3],
+    [128, 128, 32, 64, 32, 3],
+    [64, 128, 32, 32, 64, 4],
+    [64, 128, 64, 32, 64, 3],
+];
+const TN_COPIED: [Size; 9] = [
+    [16, 128, 32, 16, 32, 4],
+    [32, 128, 32, 32, 32, 4],
+    [32, 192, 32, 32, 64, 4],
+    [64, 192, 32, 32, 64, 3],
+    [64, 192, 32, 64, 32, 3],
+    [64, 128, 64, 32, 64, 3],
+    [128, 128, 32, 64, 64, 3],
+    [128, 128, 32, 64, 32, 3],
+    [128, 192, 32, 64, 64, 3],
+];
 /// Workgroups that weight gradients are split for.
 const TN_GROUPS: [u32; 1] = [512];
 /// Workgroups that occupy a large GPU: nearly one for each of an H100's 132 SMs.
@@ -77,6 +106,11 @@ fn is_narrow(target: &Target) -> bool {
 /// Whether the rows that a workgroup fetches at once are whole, and an invocation's few.
 fn divides(t: &CoopTile) -> bool {
     let invocations = t.subgroups() * t.subgroup;
+    if t.copies() {
+        // Pieces of 8, and of rows along the depth those of eight rows at once.
+        let whole = |row: u32| invocations.is_multiple_of(row / 8);
+        return whole(t.m) && whole(t.n) && (t.groups > 0 || whole(8 * t.k));
+    }
     let whole = |row: u32| invocations.is_multiple_of(row / 4);
     let loads = |rows: u32, row: u32| (rows * row / 4).div_ceil(invocations);
     [t.m, t.n].iter().all(|&extent| {
@@ -123,8 +157,16 @@ pub(super) fn nt_variants(io: &Io, kernel: usize, target: &Target) -> Vec<Varian
     if !is_half(&io.inputs[..1]) || kernel > TAPS {
         return vec![];
     }
-    let sizes = if is_narrow(target) { &NT_NARROW[..] } else { &NT_TILES };
-    tiles(sizes, io.outputs[0].shape.c, 1, &[0], target)
+    let narrow = is_narrow(target);
+    let columns = io.outputs[0].shape.c;
+    let sizes = if narrow { &NT_NARROW[..] } else { &NT_TILES };
+    let mut all = tiles(sizes, columns, 1, &[0], target);
+    // Weights that are read across are copied along the result's channels.
+    if io.inputs[0].shape.c.is_multiple_of(8) && io.inputs[1].shape.c.is_multiple_of(8) {
+        let sizes = if narrow { &NT_NARROW_COPIED[..] } else { &NT_COPIED };
+        all.extend(tiles(sizes, columns, 1, &[0], target));
+    }
+    all
 }
 
 /// Variants of a weight gradient.
@@ -132,16 +174,23 @@ pub(super) fn tn_variants(io: &Io, target: &Target) -> Vec<Variant> {
     if !is_half(&io.inputs[..2]) {
         return vec![];
     }
-    let sizes = if is_narrow(target) { &TN_NARROW[..] } else { &TN_TILES };
-    tiles(sizes, io.inputs[1].shape.c, 0, &TN_GROUPS, target)
+    let narrow = is_narrow(target);
+    let rows = io.inputs[1].shape.c;
+    let sizes = if narrow { &TN_NARROW[..] } else { &TN_TILES };
+    let mut all = tiles(sizes, rows, 0, &TN_GROUPS, target);
+    if rows.is_multiple_of(8) && io.inputs[0].shape.c.is_multiple_of(8) {
+        let sizes = if narrow { &TN_NARROW_COPIED[..] } else { &TN_COPIED };
+        all.extend(tiles(sizes, rows, 0, &TN_GROUPS, target));
+    }
+    all
 }
 
 /// What is taken where nothing has been measured: the first tile with enough workgroups for the
 /// result `y` of a forward-type product, or the one with the most; a weight gradient is split for
-/// enough anyway.
+/// enough anyway. None by copies: whether they gain is for a tuner to say.
 pub(super) fn preferred(variants: &[Variant], y: Shape) -> Option<Variant> {
     let tiles = variants.iter().filter_map(|v| match v {
-        Variant::Coop(t) => Some((*v, t)),
+        Variant::Coop(t) if !t.copies() => Some((*v, t)),
         _ => None,
     });
     let groups = |t: &CoopTile| match t.groups {

@@ -1,8 +1,8 @@
 //! Convolutions on WGSL: one GEMM family, tiles of several sizes, broadcasts, cooperative matrices.
 //!
-//! * `conv_nt_{tile,bcast,coop}`: `y[m, n] = sum_k a[m, k] * w[n, k]`, the forward pass and, with
+//! * `conv_nt_{tile,bcast,coop,async}`: `y[m, n] = sum_k a[m, k] * w[n, k]`, the forward pass and, with
 //!   the weights read across (`bcast`: transposed by a kernel before), the input gradient.
-//! * `conv_tn_{tile,bcast,coop}`: `dw = sum over pixels of dy^T x`, split over pixels into `SPLIT`
+//! * `conv_tn_{tile,bcast,coop,async}`: `dw = sum over pixels of dy^T x`, split over pixels into `SPLIT`
 //!   partial sums that `conv_tn_reduce` adds in order.
 //!
 //! A 1x1 convolution of stride 1 (and a linear layer) is one matrix: one image of one row of
@@ -237,7 +237,8 @@ fn nt(
             (tile(constants("conv_nt_tile"), &t), nt.oc.div_ceil(t.n as usize), tiles, parities)
         }
         Variant::Coop(t) => {
-            let kernel = coop::tile(constants("conv_nt_coop"), &t);
+            let file = if t.copies() { "conv_nt_async" } else { "conv_nt_coop" };
+            let kernel = coop::tile(constants(file), &t).set("PIECE4", 1 + u32::from(t.copies()));
             (kernel, nt.oc.div_ceil(t.n as usize), pixels.div_ceil(t.m as usize), parities)
         }
     };
@@ -381,7 +382,8 @@ pub(super) fn weight_gradient(g: &Geometry, bias: bool, how: &How<'_>) -> Loweri
         }
         Variant::Coop(t) => {
             let (grid, split) = tn_grid(&g, [t.m, t.n, t.k], t.groups, target);
-            (coop::tile(constants("conv_tn_coop"), &t), grid, split)
+            let file = if t.copies() { "conv_tn_async" } else { "conv_tn_coop" };
+            (coop::tile(constants(file), &t), grid, split)
         }
     };
     let (len, sums) = (g.weights(), if bias { g.oc } else { 0 });

@@ -83,14 +83,14 @@ fn channels(op: &'static str, c: usize) -> Result<(), ShapeError> {
     if c.is_multiple_of(4) {
         Ok(())
     } else {
-        Err(ShapeError::new(
-            op,
-            format!(
-                "{c} channels; \
-        activations have a multiple of 4"
-            ),
-        ))
+        Err(ShapeError::new(op, format!("{c} channels; activations have a multiple of 4")))
     }
+}
+
+/// The weights, where they are multiplied with a 16-bit float and are none yet.
+fn rounded_weights(io: &Io) -> Vec<usize> {
+    let [x, w] = [0, 1].map(|i| io.inputs[i].dtype.half().is_some());
+    if x && !w { vec![1] } else { vec![] }
 }
 
 impl Conv2d {
@@ -114,7 +114,7 @@ impl OpDef for Conv2d {
         [self.epilogue.halves(), vec![0]]
     }
     fn rounded(&self, io: &Io) -> Vec<usize> {
-        if io.inputs[0].dtype.half().is_some() { vec![1] } else { vec![] }
+        rounded_weights(io)
     }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 2 + self.epilogue.inputs())?;
@@ -124,10 +124,7 @@ impl OpDef for Conv2d {
         if x.c != w.c || w.h != w.w {
             return Err(ShapeError::new(
                 Self::NAME,
-                format!(
-                    "weight {w} does not fit the input \
-                {x}"
-                ),
+                format!("weight {w} does not fit the input {x}"),
             ));
         }
         let extents = (
@@ -351,7 +348,7 @@ impl OpDef for Conv2dInputGrad {
         [self.epilogue.halves(), vec![0]]
     }
     fn rounded(&self, io: &Io) -> Vec<usize> {
-        if io.inputs[0].dtype.half().is_some() { vec![1] } else { vec![] }
+        rounded_weights(io)
     }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 2 + self.epilogue.inputs())?;

@@ -21,9 +21,12 @@ typedef int i32;
 #define WGSL_WRITE(...) __VA_ARGS__* __restrict__
 // Aligned for loads of tiles (coop.cuh).
 #define WGSL_SHARED(...) alignas(16) static __shared__ __VA_ARGS__
+// Shared memory that the launch brings.
+#define WGSL_DYNAMIC(name, bytes) extern __shared__ uint4 name[]
 #define WGSL_INDEX(i, n) (i)
-// A host's way in: name, block, whether threads meet at barriers, the pointers' number and list, what to poison.
-#define WGSL_ENTRY(name, x, y, z, barriers, count, pointers, poison)
+// A host's way in: name, block, whether threads meet at barriers, the pointers' number and list, what to poison, the
+// launch's shared memory.
+#define WGSL_ENTRY(name, x, y, z, barriers, count, pointers, poison, dynamic)
 #endif
 
 // Their bits: arithmetic is f32's.
