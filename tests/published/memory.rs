@@ -3,8 +3,10 @@
 use aavae::device::Session;
 use aavae::ir::{Graph, Group, Layout};
 use aavae::method::{self, Method, ModelConfig, Training, Views};
+use aavae::ops::{Emit, Scale};
 use aavae::run::RunError;
 use aavae::run::fit::{self, Fit};
+use aavae::tensor::{Shape, TensorType};
 
 use super::support::config;
 use super::support::faulty::Faulty;
@@ -60,4 +62,44 @@ fn a_state_fits_to_the_byte() {
     let error = fit::check_state(&session(needed - 1, &layout), &layout).expect_err("a byte less");
     assert!(error.to_string().contains(&format!("the state needs {needed} bytes")), "{error}");
     assert!(error.hint().is_some_and(|hint| hint.contains("--width")));
+}
+
+#[test]
+fn a_tensor_is_bound_to_the_byte() {
+    // 3 * 5 * 7 * 44 floats of 4 bytes; the others are smaller, if not in elements and bytes mixed.
+    let bytes = 18_480;
+    let mut layout = Layout::default();
+    layout.register("smaller", Shape::vector(4_608), Group::Param);
+    layout.register("largest", Shape::new(3, 5, 7, 44), Group::Param);
+    layout.register("statistics", Shape::vector(64), Group::Buffer);
+    let narrow = |limit| Session::from(Faulty::narrow(limit));
+    fit::check_state(&narrow(bytes), &layout).expect("bound whole");
+    let error = fit::check_state(&narrow(bytes - 1), &layout).expect_err("a byte too few");
+    let said = error.to_string();
+    assert!(
+        said.contains("`largest`") && said.contains("18480") && said.contains("18479"),
+        "{said}"
+    );
+
+    // Of a plan also what is neither weight nor update, by the batch that it is for.
+    let graph = |n: usize| {
+        let mut g = Graph::default();
+        let x = g.input("x", TensorType::f32(Shape::new(n, 5, 7, 44)));
+        g.label("twice");
+        let y = g.emit1(Scale { a: 2.0 }.into(), &[x]);
+        g.output("y", y);
+        g
+    };
+    let fit = |asked| Fit { option: "--batch-size", asked, least: 1 };
+    fit::load(&mut narrow(bytes), "a plan", fit(3), &graph).expect("bound whole");
+    let error = fit::load(&mut narrow(bytes - 1), "a plan", fit(3), &graph).expect_err("too large");
+    assert!(error.hint().is_some_and(|hint| hint.contains("`--batch-size 2` fits")), "{error:?}");
+    let error = fit::plan(&narrow(bytes - 1), "a plan", Fit { least: 3, ..fit(3) }, &graph);
+    let hint = error.as_ref().err().and_then(RunError::hint).unwrap_or_default();
+    assert!(hint.contains("no batch fits"), "{hint}");
+    // What no device binds is refused before anything counts it in 32 bits: 2^31 bytes are 348,617
+    // samples of 6,160.
+    let error = fit::plan(&narrow(usize::MAX), "a plan", fit(1 << 24), &graph);
+    let hint = error.as_ref().err().and_then(RunError::hint).unwrap_or_default();
+    assert!(hint.contains("`--batch-size 348617` fits"), "{hint}");
 }

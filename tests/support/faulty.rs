@@ -96,6 +96,13 @@ impl Faulty {
         faulty
     }
 
+    /// A device that binds at most so many bytes.
+    pub(crate) fn narrow(max_binding: usize) -> Self {
+        let mut faulty = Self::new(Temper::default(), false);
+        faulty.capabilities.limits.max_binding = max_binding;
+        faulty
+    }
+
     pub(crate) fn new(temper: Temper, watched: bool) -> Self {
         let host = Host::<f32>::new();
         let capabilities = Capabilities {
