@@ -103,7 +103,7 @@ impl<'a> Run<'a> {
 
     /// Searches for other kernels, with steps between; the losses of these, and what was found.
     fn settle(&mut self, kernels: Kernels) -> Result<(Vec<f32>, Outlook), Failed> {
-        let before = self.trainer.seek(kernels);
+        let before = self.trainer.seek(kernels, None);
         check(matches!(before, Outlook::Trying { tried: 0, .. }), || format!("{before:?}"))?;
         let (mut losses, mut state) = (Vec::new(), self.state()?);
         for slice in 0.. {
@@ -191,8 +191,12 @@ fn nothing_is_changed_without_a_reason() -> Result<(), Failed> {
     let temper = Temper::default();
     let session = || Session::from(Faulty::with_variants(temper.clone()));
     let mut run = Run::start(&config, &splits, session(), &Choices::default())?;
-    check(run.trainer.seek(Kernels::Compact) == Outlook::Kept, || "compact was asked for".into())?;
+    check(run.trainer.seek(Kernels::Compact, None) == Outlook::Kept, || {
+        "compact was asked for".into()
+    })?;
     check(run.trainer.settle()?.is_none(), || "nothing is sought".into())?;
+    let few = run.trainer.seek(Kernels::Auto, Some(3));
+    check(few == Outlook::Trying { tried: 0, of: 3 }, || format!("{few:?}"))?;
     let found = run.settle(Kernels::Auto)?.1;
     check(matches!(found, Outlook::Found { shaped: 0, refused: 0, .. }), || format!("{found:?}"))?;
     check(chosen(&run).is_empty() && run.trainer.plan().ops.iter().any(is_compact), || {
@@ -204,7 +208,7 @@ fn nothing_is_changed_without_a_reason() -> Result<(), Failed> {
     choices.set(product.key, shaped);
     let mut resumed = Run::start(&config, &splits, session(), &choices)?;
     check(chosen(&resumed).len() == 1, || format!("{:?}", chosen(&resumed)))?;
-    let outlook = resumed.trainer.seek(Kernels::Shaped);
+    let outlook = resumed.trainer.seek(Kernels::Shaped, None);
     check(outlook == Outlook::Kept, || format!("{outlook:?}"))
 }
 

@@ -103,7 +103,7 @@ export class Lane {
     this.worker.postMessage({ command, bytes }, bytes ? [bytes.buffer] : []);
   }
 
-  async begin(settings, bytes) {
+  async begin(settings, kernels, bytes) {
     this.continues = bytes !== undefined;
     this.find(".error").hidden = true;
     this.say("Opening the GPU.");
@@ -113,7 +113,7 @@ export class Lane {
       this.worker.postMessage({ files: this.files.slice(first, first + AT_ONCE) });
       await new Promise((resolve) => setTimeout(resolve));
     }
-    return this.tell({ do: "begin", settings }, bytes);
+    return this.tell({ do: "begin", settings, ...kernels }, bytes);
   }
 
   train(steps) {
@@ -208,6 +208,7 @@ export class Lane {
       refused: () => this.refuse(value),
       saved: () => this.saved(value, bytes),
       plan: () => (this.find("pre").textContent = value.text),
+      kernels: () => this.kernels(value),
       error: () => this.fail(value),
     };
     heard[kind]?.();
@@ -228,8 +229,7 @@ export class Lane {
     this.root.dataset.step = value.step;
     this.find("progress").hidden = true;
     this.find(".plan").hidden = false;
-    const mib = (value.bytes / 2 ** 20).toFixed(0);
-    this.find(".device").textContent = `${value.device}; ${mib} MiB on the GPU; ${value.describe}.`;
+    this.describe(value.bytes);
     this.say(`Ready after ${value.step} steps.`);
     this.step = value.step;
     this.walks = value.settings.method !== "simclr";
@@ -239,6 +239,20 @@ export class Lane {
     this.hasBegun();
     this.tell({ do: "gallery" });
     this.look();
+  }
+
+  describe(bytes) {
+    const { device, describe } = this.info;
+    const mib = (bytes / 2 ** 20).toFixed(0);
+    this.find(".device").textContent = `${device}; ${mib} MiB on the GPU; ${describe}.`;
+  }
+
+  // Which kernels it runs; a plan that is looked at is that of now.
+  kernels({ text, shaped, bytes }) {
+    this.find(".kernels").textContent = `Kernels: ${text}.`;
+    this.describe(bytes);
+    if (this.find(".plan").open && this.root.dataset.shaped !== String(shaped)) this.tell({ do: "plan" });
+    this.root.dataset.shaped = shaped;
   }
 
   chart(name, title = TITLES[name] ?? name, keys) {

@@ -42,6 +42,13 @@ const settings = (method = form.elements.method.value) => {
   };
 };
 
+// Which kernels a run takes after those that it starts with, and for how many products: the address
+// may say it.
+const kernels = () => {
+  const { kernels, products } = form.elements;
+  return { kernels: kernels.value, products: Number(products.value) || null };
+};
+
 // Fields are shown for the methods that read them.
 const arrange = () => {
   const method = form.elements.method.value;
@@ -61,7 +68,10 @@ const remember = () => {
 };
 const recall = () => {
   for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
-    if (form.elements[name]?.type !== "file" && form.elements[name]) form.elements[name].value = value;
+    const field = form.elements[name];
+    if (!field || field.type === "file") continue;
+    field.value = value;
+    if (field.selectedIndex === -1) field.selectedIndex = 0; // no such option
   }
 };
 
@@ -107,7 +117,7 @@ const prepare = async (methods) => {
   if (made !== wanted || lanes.length === 0 || lanes.some((lane) => lane.state === "failed")) {
     reset();
     made = wanted;
-    for (const method of methods) add(method).begin(settings(method));
+    for (const method of methods) add(method).begin(settings(method), kernels());
   }
   await Promise.all(lanes.map((lane) => lane.begun));
   return true;
@@ -144,7 +154,7 @@ const resume = async (bytes) => {
   reset();
   const lane = add(form.elements.method.value);
   made = JSON.stringify([settings()]);
-  lane.begin(settings(), bytes); // which a file without settings has
+  lane.begin(settings(), kernels(), bytes); // settings of a file that has none
   await lane.begun;
   // The form says what the run is, so that Start goes on with it.
   const { settings: of } = lane.info;

@@ -24,6 +24,7 @@ use crate::run::checkpoint::Checkpoint;
 use crate::run::settings::{DataKind, RunConfig};
 use crate::run::trained::open_data_in;
 use crate::train::measure::Measures;
+use crate::tune::Kernels;
 
 /// What a page asks for, as JSON: `{"do": "train", "steps": 10}`.
 #[derive(Debug, Deserialize)]
@@ -35,6 +36,12 @@ pub enum Command {
         /// Settings by their names in `config.toml`; what is missing has its default.
         #[serde(default)]
         settings: serde_json::Map<String, serde_json::Value>,
+        /// Which kernels it takes after those that it starts with.
+        #[serde(default)]
+        kernels: Kernels,
+        /// Of how many products at most, those with the most work; of all where it is missing.
+        #[serde(default)]
+        products: Option<usize>,
     },
     /// Takes so many steps, or all that are left.
     Train {
@@ -167,7 +174,9 @@ pub fn work() {
     loop {
         let (command, bytes) = begin.take().unwrap_or_else(next);
         let ended = match command {
-            Command::Begin { settings } => start(settings, bytes),
+            Command::Begin { settings, kernels, products } => {
+                start(settings, (kernels, products), bytes)
+            }
             Command::Check { only, first } => {
                 check::check(&only, first).map(|()| None).map_err(Into::into)
             }
@@ -201,6 +210,7 @@ fn what(error: &RunError) -> &'static str {
 /// Runs until another run is asked for, which is returned, or none.
 fn start(
     settings: serde_json::Map<String, serde_json::Value>,
+    kernels: (Kernels, Option<usize>),
     file: Option<Vec<u8>>,
 ) -> Result<Option<Asked>, RunError> {
     let wrong = |e: String| RunError::config(e, None);
@@ -216,7 +226,7 @@ fn start(
     if Measures::check(&config, &splits).is_err() {
         config.eval_every = 0; // images without classes, or too few of them
     }
-    run::run(&config, &splits, file)
+    run::run(&config, &splits, kernels, file)
 }
 
 /// The files of a run's data: what the page was given.

@@ -12,9 +12,12 @@ use crate::device::wgpu::{Gpu, OpenOptions, Pick};
 use crate::run::checkpoint::Checkpoint;
 use crate::run::resume::Resumed;
 use crate::run::settings::RunConfig;
+use crate::run::trained::model_config;
 use crate::run::{RunError, precision};
+use crate::train::plans;
 use crate::train::schedule::Timetable;
 use crate::train::trainer::{Step, Trainer};
+use crate::tune::{Kernels, Outlook};
 
 /// A run in progress.
 pub(super) struct Run<'a> {
@@ -34,21 +37,43 @@ pub(super) struct Run<'a> {
 pub(super) fn run(
     config: &RunConfig,
     splits: &Splits,
+    (kernels, most): (Kernels, Option<usize>),
     file: Option<Checkpoint>,
 ) -> Result<Option<Asked>, RunError> {
     let timetable = Timetable::new(config, splits.train.len())?;
     timetable.refuse_endless()?;
     let mut session = gpu()?;
     precision::train(&mut session, config.half())?;
-    let mut trainer = Trainer::new(config, timetable, splits, session)?;
-    let mut steps = 0;
-    match file {
-        Some(checkpoint) => steps = restore(&mut trainer, config, splits, checkpoint)?,
-        None => trainer.initialise(None)?,
+    let (resumed, weights) = match file.map(|file| (file.step(), file)) {
+        Some((Some(step), checkpoint)) => {
+            let path = PathBuf::from("the file");
+            (Some(Resumed { path, step, checkpoint, warnings: vec![] }), None)
+        }
+        Some((None, weights)) => (None, Some(weights)),
+        None => (None, None),
+    };
+    if let Some(resumed) = &resumed {
+        resumed.same_data(&splits.fingerprint(), config)?;
+        // On another device the bits are others whatever the kernels.
+        if resumed.same_device(&session.device(), false).is_ok() {
+            let (model, held_out) = (model_config(config, splits), splits.val.len());
+            plans::trust(&mut session, config, &model, held_out, &resumed.kernels())?;
+        }
     }
+    let mut trainer = Trainer::new(config, timetable, splits, session)?;
+    match &resumed {
+        Some(resumed) => {
+            let window = resumed.window(trainer.scalars())?;
+            trainer.restore(&resumed.checkpoint, window)?;
+        }
+        None => trainer.initialise(weights.as_ref())?,
+    }
+    let steps = resumed.map_or(0, |resumed| resumed.step);
     let said = (Instant::now(), steps);
     let mut run = Run { config, timetable, splits, trainer, steps, left: 0, said };
     run.greet();
+    let outlook = run.trainer.seek(kernels, most);
+    run.say(outlook);
     run.work()
 }
 
@@ -58,26 +83,6 @@ pub(super) fn gpu() -> Result<Session, RunError> {
     session
         .on_compile(Box::new(|ready, of| post("compiled", &json!({ "ready": ready, "of": of }))));
     Ok(session)
-}
-
-/// Goes on from a checkpoint of a run, or begins with its weights where it is none; the steps that
-/// are taken.
-fn restore(
-    trainer: &mut Trainer<'_>,
-    config: &RunConfig,
-    splits: &Splits,
-    checkpoint: Checkpoint,
-) -> Result<u64, RunError> {
-    let Some(step) = checkpoint.step() else {
-        trainer.initialise(Some(&checkpoint))?;
-        return Ok(0);
-    };
-    let path = PathBuf::from("the file");
-    let resumed = Resumed { path, step, checkpoint, warnings: vec![] };
-    resumed.same_data(&splits.fingerprint(), config)?;
-    let window = resumed.window(trainer.scalars())?;
-    trainer.restore(&resumed.checkpoint, window)?;
-    Ok(step)
 }
 
 impl Run<'_> {
@@ -94,6 +99,16 @@ impl Run<'_> {
             "bytes": session.allocated_bytes(),
         });
         post("begun", &text);
+    }
+
+    /// Says which kernels it runs, and what they hold.
+    fn say(&self, outlook: Outlook) {
+        let session = self.trainer.session();
+        let shaped = session.choices().len();
+        let text = json!({
+            "text": outlook.to_string(), "shaped": shaped, "bytes": session.allocated_bytes(),
+        });
+        post("kernels", &text);
     }
 
     /// Does what is asked for, and between that the steps that were asked for.
@@ -113,7 +128,12 @@ impl Run<'_> {
                 }
                 Some((command, _)) => self.obey(command)?,
                 None => match self.trainer.step(&mut batches)? {
-                    Some(step) => self.see_to(&step)?,
+                    Some(step) => {
+                        self.see_to(&step)?;
+                        if let Some(outlook) = self.trainer.settle()? {
+                            self.say(outlook);
+                        }
+                    }
                     None => self.pause(),
                 },
             }

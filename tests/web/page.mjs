@@ -214,6 +214,9 @@ await trial("weights and features of the native program", async () => {
 await trial("a page that is looked at", async () => {
   await page.click("details.plan summary");
   await page.waitForFunction(() => document.querySelector(".plan pre").textContent !== "");
+  // Here a kernel takes a second, and a step would wait for it.
+  const kernels = await page.textContent(".kernels");
+  assert.match(kernels, /compact ones.* in all, would take \d+\.\d+ s each to compile here/);
   await picture(page, join(out, "desktop.png"));
   assert.deepEqual(await inaccessible(page), []);
   await aside(page, () => page.setViewportSize(PHONE));

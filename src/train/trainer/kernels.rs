@@ -42,14 +42,16 @@ fn all(plans: &RunSet<Plan>) -> Vec<Plan> {
 
 impl Trainer<'_> {
     /// Begins to look for other kernels than compact ones, between steps ([`Trainer::settle`]),
-    /// unless it has some already: those of a run that is resumed. Returns what is to be said.
-    pub fn seek(&mut self, kernels: Kernels) -> Outlook {
+    /// unless it has some already: those of a run that is resumed. Of `most` products at most: those
+    /// with the most FLOPs. Returns what is to be said.
+    pub fn seek(&mut self, kernels: Kernels, most: Option<usize>) -> Outlook {
         let session = &self.session;
         let dispatches = session.capabilities().dispatches;
         if kernels == Kernels::Compact || !dispatches || !session.choices().is_empty() {
             return Outlook::Kept;
         }
-        let products = tune::products([session.plan(self.plans.train)]);
+        let mut products = tune::products([session.plan(self.plans.train)]);
+        products.truncate(most.unwrap_or(usize::MAX));
         let search = Search::new(session, products, kernels == Kernels::Shaped);
         let aims = replanned(session, &self.graphs(), &search.aims(session));
         let outlook = search.outlook(session.compiled(), session.missing(&all(&aims)).len());
