@@ -5,11 +5,11 @@
 // Sums are f32. Channels along which operands are copied, IC and with ACROSS also OC, are multiples
 // of 8.
 // Reads x [N, IH, IW, IC], w [OC, KH, KW, IC], or with ACROSS w [IC, KH, KW, OC], and, as
-// lib/epilogue4.wgsl has it, bias [OC], add and gate [N, OH, OW, OC]; writes (=) y [N, OH, OW, OC] and,
-// with MOMENTS, mean and M2 = sum (y - mean)^2 of every SPAN pixels: parts
-// [ceil(N * OH * OW / SPAN), 2, OC].
-// A group computes BM pixels x BN channels, a subgroup WM x WN of them. While it multiplies a tile of
-// depth BK, the next BUFFERS - 1 are on their way.
+// lib/epilogue4.wgsl has it, bias [OC], add and gate [N, OH, OW, OC]; writes (=) y [N, OH, OW, OC]
+// and, with MOMENTS, mean and M2 = sum (y - mean)^2 of every SPAN pixels: parts [ceil(N * OH * OW /
+// SPAN), 2, OC].
+// A group computes BM pixels x BN channels, a subgroup WM x WN of them. While it multiplies a tile
+// of depth BK, the next BUFFERS - 1 are on their way.
 // Grid: (ceil(OC / BN), GY, ceil(MT / GY) * CLASSES * CLASSES), MT = ceil(N * OHC * OWC / BM).
 // Reference: ops/conv2d/mod.rs `Conv2d::reference` and `Conv2dInputGrad::reference`.
 
@@ -32,7 +32,7 @@ const SIZE_B: u32 = select(BN, BK, ACROSS) * SB;
 @group(0) @binding(1) var<storage, read> w: array<vec4<f32>>; // [OC, KH, KW, IC4], ACROSS as above
 
 var<workgroup> sh_a: array<vec4<f16>, BUFFERS * SIZE_A>; // [BUFFERS, BM, K4]
-var<workgroup> sh_b: array<vec4<f16>, BUFFERS * SIZE_B>; // [BUFFERS, BN, K4], or [BUFFERS, BK, BN / 4]
+var<workgroup> sh_b: array<vec4<f16>, BUFFERS * SIZE_B>; // [BUFFERS, BN, K4] or [.., BK, BN / 4]
 
 fn async_copy_a(to: u32, source: u32, inside: bool) {
     let at = select(0u, source, inside);
@@ -46,8 +46,8 @@ fn async_copy_b(to: u32, source: u32, inside: bool) {
     sh_b[to + 1u] = select(vec4<f16>(), vec4<f16>(w[at + 1u]), inside);
 }
 
-// The first row of a tile that an invocation copies a piece of, and the piece: eight neighbours take
-// the same piece of eight rows, which lie in different banks.
+// The first row of a tile that an invocation copies a piece of, and the piece: eight neighbours
+// take the same piece of eight rows, which lie in different banks.
 fn row_of(local: u32) -> u32 {
     return local / (8u * K8) * 8u + local % 8u;
 }

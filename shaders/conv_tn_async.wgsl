@@ -1,13 +1,13 @@
-// Weight gradient of a convolution of f16 operands as an implicit GEMM of cooperative matrices, whose
-// tiles come by copies that go on while others are multiplied.
+// Weight gradient of a convolution of f16 operands as an implicit GEMM of cooperative matrices,
+// whose tiles come by copies that go on while others are multiplied.
 //   partial[s, co, kh, kw, ci] = sum over pixels p of chunk s: dy[p, co] * x[pixel(p, kh, kw), ci]
 // Sums are f32. IC and OC are multiples of 8.
 // Reads x [N, IH, IW, IC], dy [N, OH, OW, OC]; writes (=) partial [SPLIT, OC, KH, KW, IC] and, with
-// BIAS, sums [SPLIT, OC], the same without x, by the first column's groups. Where SPLIT = 1 these are
-// dw and db; else conv_tn_reduce.wgsl adds the chunks.
+// BIAS, sums [SPLIT, OC], the same without x, by the first column's groups. Where SPLIT = 1 these
+// are dw and db; else conv_tn_reduce.wgsl adds the chunks.
 // A chunk is CHUNK output pixels.
-// A group computes BM output channels x BN columns (kh, kw, ci), a subgroup WM x WN of them. While it
-// multiplies a tile of BK pixels, the next BUFFERS - 1 are on their way.
+// A group computes BM output channels x BN columns (kh, kw, ci), a subgroup WM x WN of them. While
+// it multiplies a tile of BK pixels, the next BUFFERS - 1 are on their way.
 // Grid: (ceil(KH * KW * IC / BN), ceil(OC / BM), SPLIT).
 // Reference: ops/conv2d/mod.rs `Conv2dWeightGrad::reference`.
 
@@ -66,8 +66,8 @@ fn share(group: vec3<u32>, local: u32) -> Share {
     return s;
 }
 
-// Copies this invocation's share of the tile that begins at a pixel. What is not of the chunk or not
-// inside the image is zeros.
+// Copies this invocation's share of the tile that begins at a pixel. What is not of the chunk or
+// not inside the image is zeros.
 fn fetch(p0: u32, end: u32, buffer: u32, s: Share, local: u32) {
     for (var i = 0u; i < LOADS_A; i++) { // unroll
         let row = local / BM8 + i * ROWS_A;

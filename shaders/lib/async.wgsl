@@ -1,7 +1,7 @@
 // Copies to workgroup memory that go on while the invocation does, where there are such. A shader
-// names what it copies `async_copy_*(to, source, inside)`: two vec4<f16> of a buffer, which begin at a
-// multiple of two, or zeros. Where a device has no such copies, they are carried out as they stand;
-// on CUDA (src/shader/cuda/copies.rs) these functions are instructions.
+// names what it copies `async_copy_*(to, source, inside)`: two vec4<f16> of a buffer, which begin
+// at a multiple of two, or zeros. Where a device has no such copies, they are carried out as they
+// stand; on CUDA (src/shader/cuda/copies.rs) these functions are instructions.
 // What an invocation has copied is there after async_wait, what others have after a barrier behind
 // theirs.
 // Requires nothing of the importer.

@@ -15,7 +15,7 @@ const BN: u32 = 64u; // spec: columns per group
 const BK: u32 = 32u; // spec: depth of a tile, a multiple of T
 const WM: u32 = 32u; // spec: rows per subgroup, a multiple of T that divides BM
 const WN: u32 = 32u; // spec: columns per subgroup, a multiple of T that divides BN
-const BUFFERS: u32 = 2u; // spec: 2, or 1: half the memory, and one barrier more per tile
+const BUFFERS: u32 = 2u; // spec: tiles in workgroup memory; with 1, one barrier more per tile
 const SINGLE: bool = false; // spec: BUFFERS is 1
 
 const T4: u32 = T / 4u;

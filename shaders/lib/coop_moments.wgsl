@@ -1,4 +1,5 @@
-// The moments of the results of conv_nt_coop: a lane counts what it has finished, lanes meet in sh_y.
+// The moments of the results of conv_nt_coop and conv_nt_async: a lane counts what it has finished,
+// lanes meet in sh_y.
 // Requires M and OC4 of the importer.
 #import lib/coop
 #import lib/epilogue4

@@ -1,5 +1,5 @@
-// A forward-type product by cooperative matrices: which pixels and taps there are, and the way out of
-// its sums.
+// A forward-type product by cooperative matrices: which pixels and taps there are, and the way out
+// of its sums.
 // Requires nothing of the importer.
 #import lib/coop
 #import lib/conv_nt

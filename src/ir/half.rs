@@ -91,3 +91,42 @@ fn candidates(g: &Graph) -> Vec<bool> {
     }
     may.iter().zip(touched).map(|(may, touched)| *may && touched).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::Group;
+    use crate::ops::{Conv2d, Conv2dInputGrad, Epilogue, Op, Relu};
+    use crate::tensor::Shape;
+
+    #[test]
+    fn weights_are_narrowed_once_in_front_of_all_that_take_them() {
+        let mut g = Graph::default();
+        let x = g.input("x", TensorType::f32(Shape::new(2, 4, 4, 8)));
+        let w = g.state("w", Shape::new(8, 3, 3, 8), Group::Param);
+        let x = g.emit1(Relu.into(), &[x]);
+        let y = g.emit1(Conv2d::new(1, 1).into(), &[x, w]);
+        let epilogue = Epilogue::default();
+        let back = Conv2dInputGrad { stride: 1, pad: 1, h: 4, w: 4, epilogue };
+        let dx = g.emit1(back.into(), &[y, w]);
+        g.output("dx", dx);
+        let full = g.nodes.len();
+        narrow(&mut g);
+        assert_eq!(g.nodes.len(), full, "products of f32 round nothing");
+        halve(&mut g, Half::Bf16);
+        narrow(&mut g);
+        let kinds: Vec<_> = g.nodes.iter().map(|n| n.op.name()).collect();
+        assert_eq!(kinds, ["relu", "cast", "conv2d", "conv2d_input_grad"]);
+        let copy = g.nodes[1].outputs[0];
+        assert_eq!(g.ty(copy), TensorType { dtype: DType::BF16, ..g.ty(w) });
+        assert!(g.nodes[1].inputs == [w] && matches!(g.nodes[1].op, Op::Cast(_)));
+        for product in &g.nodes[2..] {
+            assert_eq!(product.inputs[1], copy);
+        }
+        for (node, value) in g.nodes.iter().enumerate().map(|(i, n)| (i, n.outputs[0])) {
+            assert_eq!(g.values[value.0 as usize].source, Source::Node { node, output: 0 });
+        }
+        narrow(&mut g);
+        assert_eq!(g.nodes.len(), 4, "what is narrow stays");
+    }
+}

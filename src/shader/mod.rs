@@ -1,7 +1,7 @@
 //! The embedded shaders and their specialisation. A kernel's text is a file of `shaders/` with
 //! imports resolved, `// spec` consts set, guards applied and `// unroll` loops expanded (`spec`);
-//! its `// uniform` consts are the words of a uniform. Bindings that hold 16-bit floats are rewritten last
-//! (`storage`). Each file is legal WGSL as it stands.
+//! its `// uniform` consts are the words of a uniform. Bindings that hold 16-bit floats are
+//! rewritten last (`storage`). Each file is legal WGSL as it stands.
 
 #[cfg(feature = "native")]
 pub mod cuda;
