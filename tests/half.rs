@@ -11,6 +11,7 @@ use aavae::method::{Method, Training, training};
 use aavae::model::Depth;
 use aavae::ops::{Op, Target};
 use aavae::plan::{Options, Plan, lower};
+use aavae::shader::cuda;
 use aavae::tensor::Half;
 use libtest_mimic::{Arguments, Failed, Trial};
 use support::{Device, check, on_devices};
@@ -59,6 +60,17 @@ fn maps_are_half(half: Half) -> Result<(), Failed> {
     let (less, all) = (bytes(&plan), bytes(&full));
     check(less * 100 < all * 56, || format!("{less} of {all} bytes are moved"))?;
     check(plan.ops.len() == full.ops.len(), || "another number of ops".into())
+}
+
+/// Weights are rounded by few dispatches where they are rounded before they are multiplied.
+fn few_casts() -> Result<(), Failed> {
+    let target = Target { half: Some(Half::F16), ..cuda::target([9, 0]) };
+    let plan = plan(Depth::Resnet18, target);
+    let casts: Vec<_> = plan.ops.iter().filter(|op| matches!(op.op, Op::Cast(_))).collect();
+    let [cast] = casts[..] else { return Err(format!("{} ops cast", casts.len()).into()) };
+    let (weights, dispatches) = (cast.inputs.len(), cast.dispatches.len());
+    let ok = weights == 43 && dispatches == 6;
+    check(ok, || format!("{dispatches} dispatches round {weights} weights"))
 }
 
 fn resnet50_takes_less() -> Result<(), Failed> {
@@ -116,7 +128,10 @@ fn steps(device: &Device, method: Method, half: Half) -> Result<(), Failed> {
 }
 
 fn main() -> ExitCode {
-    let mut trials = vec![Trial::test("resnet50 takes at most 5.5 GB", resnet50_takes_less)];
+    let mut trials = vec![
+        Trial::test("resnet50 takes at most 5.5 GB", resnet50_takes_less),
+        Trial::test("six dispatches round the weights of resnet18", few_casts),
+    ];
     for &half in Half::ALL {
         let name = format!("maps are {}, and nothing else is", half.name());
         trials.push(Trial::test(name, move || maps_are_half(half)));

@@ -13,9 +13,9 @@
 
 use std::collections::HashMap;
 
-use super::{Graph, Node, Source, Value};
+use super::{Graph, Node, Source};
 use crate::ops::{Cast, Emit, Io, ValueId};
-use crate::tensor::{DType, Half, TensorType};
+use crate::tensor::{DType, Half};
 
 /// Stores as `half` what passes between layers: the maps that an op writes and only ops read that
 /// may read them so. What has no extent, a loss or a row of features, stays as it is.
@@ -32,30 +32,54 @@ pub fn halve(g: &mut Graph, half: Half) {
     }
 }
 
-/// Rounds the weights of products of 16-bit floats once, in front of the first that takes them, to a
-/// copy that all of them read: where a device copies operands to workgroup memory as they are
-/// ([`crate::ops::Target::copies`]).
+/// Rounds the weights of products of 16-bit floats once, to copies that all of them read: where a
+/// device copies operands to workgroup memory as they are ([`crate::ops::Target::copies`]). One op
+/// does it, in front of the first product that takes any. An operand that the step itself makes is
+/// rounded in front of the first product that takes it.
 pub fn narrow(g: &mut Graph) {
-    let mut narrowed: HashMap<ValueId, ValueId> = HashMap::new();
-    for mut node in std::mem::take(&mut g.nodes) {
-        let types = |values: &[ValueId]| values.iter().map(|v| g.ty(*v)).collect();
-        let io = Io { inputs: types(&node.inputs), outputs: types(&node.outputs) };
-        for i in node.op.rounded(&io) {
+    let nodes = std::mem::take(&mut g.nodes);
+    let mut rest: Vec<(ValueId, DType)> = Vec::new();
+    for (i, node) in nodes.iter().flat_map(|n| rounded(g, n).into_iter().map(move |i| (i, n))) {
+        let weights = node.inputs[i];
+        if rest.iter().all(|r| r.0 != weights) {
+            rest.push((weights, g.ty(node.inputs[0]).dtype));
+        }
+    }
+    let mut copies: HashMap<ValueId, ValueId> = HashMap::new();
+    for mut node in nodes {
+        for i in rounded(g, &node) {
             let weights = node.inputs[i];
-            let copy = narrowed.entry(weights).or_insert_with(|| {
-                let Value { ty, name, .. } = g.values[weights.0 as usize].clone();
-                let (dtype, name) = (io.inputs[0].dtype, format!("{name}:cast"));
-                let ty = TensorType { dtype, ..ty };
-                // Where it is made is said by the node.
-                let source = Source::Node { node: g.nodes.len(), output: 0 };
-                let copy = g.value(Value { ty, name: name.clone(), source, pin: None });
-                g.push(Node { op: Cast.into(), name, inputs: vec![weights], outputs: vec![copy] });
-                copy
-            });
-            node.inputs[i] = *copy;
+            if !copies.contains_key(&weights) {
+                let persists =
+                    |v: ValueId| matches!(g.values[v.0 as usize].source, Source::State(_));
+                let now = |(v, _): &(ValueId, DType)| *v == weights || persists(*v);
+                let (now, later) = rest.into_iter().partition::<Vec<_>, _>(now);
+                rest = later;
+                copies.extend(cast(g, &now));
+            }
+            node.inputs[i] = copies[&weights];
         }
         g.push(node);
     }
+}
+
+/// The inputs of a node that it rounds by itself.
+fn rounded(g: &Graph, node: &Node) -> Vec<usize> {
+    let types = |values: &[ValueId]| values.iter().map(|v| g.ty(*v)).collect();
+    node.op.rounded(&Io { inputs: types(&node.inputs), outputs: types(&node.outputs) })
+}
+
+/// Adds a node that rounds values to these types; returns each and its copy.
+fn cast(g: &mut Graph, values: &[(ValueId, DType)]) -> Vec<(ValueId, ValueId)> {
+    let inputs: Vec<ValueId> = values.iter().map(|v| v.0).collect();
+    g.label("weights");
+    let copies = g.emit(Cast { tensors: inputs.len() }.into(), &inputs);
+    for ((of, dtype), copy) in values.iter().zip(&copies) {
+        let name = format!("{}:cast", g.values[of.0 as usize].name);
+        let copy = &mut g.values[copy.0 as usize];
+        (copy.name, copy.ty.dtype) = (name, *dtype);
+    }
+    inputs.into_iter().zip(copies).collect()
 }
 
 /// What [`halve`] does, of a graph's inputs and outputs too: a trial of one op on such operands.
@@ -96,37 +120,63 @@ fn candidates(g: &Graph) -> Vec<bool> {
 mod tests {
     use super::*;
     use crate::ir::Group;
-    use crate::ops::{Conv2d, Conv2dInputGrad, Epilogue, Op, Relu};
-    use crate::tensor::Shape;
+    use crate::ops::{Conv2d, Conv2dInputGrad, Epilogue, Op, Relu, Scale};
+    use crate::tensor::{Shape, TensorType};
+
+    fn names(g: &Graph) -> Vec<&'static str> {
+        g.nodes.iter().map(|n| n.op.name()).collect()
+    }
 
     #[test]
     fn weights_are_narrowed_once_in_front_of_all_that_take_them() {
         let mut g = Graph::default();
         let x = g.input("x", TensorType::f32(Shape::new(2, 4, 4, 8)));
-        let w = g.state("w", Shape::new(8, 3, 3, 8), Group::Param);
+        let mut state = |name: &str| g.state(name, Shape::new(8, 3, 3, 8), Group::Param);
+        let weights = [state("first"), state("second")];
         let x = g.emit1(Relu.into(), &[x]);
-        let y = g.emit1(Conv2d::new(1, 1).into(), &[x, w]);
+        let conv = Op::from(Conv2d::new(1, 1));
+        let y = weights.iter().fold(x, |x, w| g.emit1(conv.clone(), &[x, *w]));
         let epilogue = Epilogue::default();
-        let back = Conv2dInputGrad { stride: 1, pad: 1, h: 4, w: 4, epilogue };
-        let dx = g.emit1(back.into(), &[y, w]);
+        let back = Op::from(Conv2dInputGrad { stride: 1, pad: 1, h: 4, w: 4, epilogue });
+        let dx = weights.iter().rev().fold(y, |dy, w| g.emit1(back.clone(), &[dy, *w]));
         g.output("dx", dx);
         let full = g.nodes.len();
         narrow(&mut g);
         assert_eq!(g.nodes.len(), full, "products of f32 round nothing");
         halve(&mut g, Half::Bf16);
         narrow(&mut g);
-        let kinds: Vec<_> = g.nodes.iter().map(|n| n.op.name()).collect();
-        assert_eq!(kinds, ["relu", "cast", "conv2d", "conv2d_input_grad"]);
-        let copy = g.nodes[1].outputs[0];
-        assert_eq!(g.ty(copy), TensorType { dtype: DType::BF16, ..g.ty(w) });
-        assert!(g.nodes[1].inputs == [w] && matches!(g.nodes[1].op, Op::Cast(_)));
-        for product in &g.nodes[2..] {
-            assert_eq!(product.inputs[1], copy);
+        let products = ["conv2d", "conv2d", "conv2d_input_grad", "conv2d_input_grad"];
+        assert_eq!(names(&g), [&["relu", "cast"][..], &products].concat());
+        let copies = g.nodes[1].outputs.clone();
+        assert!(g.nodes[1].inputs == weights && g.nodes[1].op == Cast { tensors: 2 }.into());
+        for (w, copy) in weights.iter().zip(&copies) {
+            assert_eq!(g.ty(*copy), TensorType { dtype: DType::BF16, ..g.ty(*w) });
         }
-        for (node, value) in g.nodes.iter().enumerate().map(|(i, n)| (i, n.outputs[0])) {
-            assert_eq!(g.values[value.0 as usize].source, Source::Node { node, output: 0 });
+        for (product, copy) in g.nodes[2..].iter().zip([0, 1, 1, 0]) {
+            assert_eq!(product.inputs[1], copies[copy]);
+        }
+        for (node, n) in g.nodes.iter().enumerate() {
+            for (output, y) in n.outputs.iter().enumerate() {
+                assert_eq!(g.values[y.0 as usize].source, Source::Node { node, output });
+            }
         }
         narrow(&mut g);
-        assert_eq!(g.nodes.len(), 4, "what is narrow stays");
+        assert_eq!(g.nodes.len(), full + 1, "what is narrow stays");
+    }
+
+    #[test]
+    fn what_a_step_makes_is_narrowed_when_it_is_there() {
+        let mut g = Graph::default();
+        let x = g.input("x", TensorType::f32(Shape::new(2, 4, 4, 8)));
+        let w = g.state("w", Shape::new(8, 3, 3, 8), Group::Param);
+        let x = g.emit1(Relu.into(), &[x]);
+        let y = g.emit1(Conv2d::new(1, 1).into(), &[x, w]);
+        let made = g.emit1(Scale { a: 2.0 }.into(), &[w]);
+        let y = g.emit1(Conv2d::new(1, 1).into(), &[y, made]);
+        g.output("y", y);
+        halve(&mut g, Half::F16);
+        narrow(&mut g);
+        assert_eq!(names(&g), ["relu", "cast", "conv2d", "scale", "cast", "conv2d"]);
+        assert!(g.nodes[1].inputs == [w] && g.nodes[4].inputs == [made]);
     }
 }

@@ -13,6 +13,8 @@ pub struct Target {
     pub max_groups: u32,
     /// Bytes of one storage binding, at most [`Target::LARGEST_BINDING`].
     pub max_binding: usize,
+    /// Storage buffers that one dispatch binds.
+    pub storage_buffers: usize,
     /// Invocations of a workgroup.
     pub max_invocations: u32,
     /// Bytes of workgroup memory.
@@ -46,6 +48,7 @@ impl Target {
     pub const WEBGPU: Self = Self {
         max_groups: 65_535,         // maxComputeWorkgroupsPerDimension
         max_binding: 128 << 20,     // maxStorageBufferBindingSize
+        storage_buffers: 8,         // maxStorageBuffersPerShaderStage
         max_invocations: 256,       // maxComputeInvocationsPerWorkgroup
         workgroup_memory: 16 << 10, // maxComputeWorkgroupStorageSize
         subgroup: None,

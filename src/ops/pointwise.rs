@@ -309,38 +309,6 @@ impl OpDef for Constant {
     }
 }
 
-/// The same elements, to be stored as a 16-bit float: weights as they are multiplied
-/// ([`crate::ir::half`]).
-#[derive(Clone, Debug, PartialEq)]
-pub struct Cast;
-
-impl OpDef for Cast {
-    const NAME: &'static str = "cast";
-    fn halves(&self) -> [Vec<usize>; 2] {
-        [vec![], vec![0]]
-    }
-    fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
-        arity(Self::NAME, inputs, 1)?;
-        Ok(vec![inputs[0]])
-    }
-    fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
-        call.outputs[0].copy_from_slice(call.inputs[0].f());
-    }
-    fn lower(&self, io: &Io, target: &Target) -> Lowering {
-        elementwise(Kernel::new("scale").set("A", 1.0), io, target)
-    }
-    fn cases() -> Vec<Case> {
-        let alternate = |a, b| [(ODD, Fill::Alternate(a, b))];
-        vec![
-            Case::new("n3h11w7c4", Cast, &[(ODD, Normal)]),
-            // Ties go to the even neighbour, in f16 and in bf16.
-            Case::new("between two f16", Cast, &alternate(1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0)),
-            Case::new("between two bf16", Cast, &alternate(1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0)),
-            Case::new("beyond the largest f16", Cast, &alternate(65_519.0, -65_519.0)),
-        ]
-    }
-}
-
 /// The same elements under another shape (a copy: buffers are whole, never views).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reshape {

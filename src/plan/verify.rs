@@ -22,7 +22,7 @@ impl Limits {
     pub const WEBGPU: Self = Self {
         max_binding: Target::WEBGPU.max_binding,
         max_groups: Target::WEBGPU.max_groups,
-        max_storage_buffers: 8, // maxStorageBuffersPerShaderStage
+        max_storage_buffers: Target::WEBGPU.storage_buffers,
     };
     /// No limit: host devices.
     pub const NONE: Self =

@@ -47,8 +47,10 @@ pub const STATIC: u32 = 48 << 10;
 pub const LANES: u32 = 32;
 
 /// What plans for CUDA are lowered to: every GPU since 2016 can do it. Blocks of 1024 threads are
-/// not asked for, as two of them would not fit beside each other.
+/// not asked for, as two of them would not fit beside each other. Every parameter is a pointer, and
+/// there are 4 KB of them (CUDA C++ Programming Guide, function parameters), two for uniforms.
 pub const TARGET: Target = Target {
+    storage_buffers: 510,
     max_invocations: 512,
     workgroup_memory: STATIC,
     subgroup: Some(LANES),

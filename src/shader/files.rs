@@ -13,6 +13,7 @@ pub static FILES: &[(&str, &str)] = &[
     ("batch_norm_grad_sums", include_str!("../../shaders/batch_norm_grad_sums.wgsl")),
     ("batch_norm_merge", include_str!("../../shaders/batch_norm_merge.wgsl")),
     ("batch_norm_moments", include_str!("../../shaders/batch_norm_moments.wgsl")),
+    ("cast", include_str!("../../shaders/cast.wgsl")),
     ("color_jitter", include_str!("../../shaders/color_jitter.wgsl")),
     ("color_jitter_mean", include_str!("../../shaders/color_jitter_mean.wgsl")),
     ("color_jitter_rows", include_str!("../../shaders/color_jitter_rows.wgsl")),

@@ -21,7 +21,7 @@ use std::collections::{HashMap, HashSet};
 const MAX_LINES: usize = 200_000;
 
 /// The `@binding` of the uniform of constants, behind all that a shader may declare itself.
-pub const CONSTANTS_BINDING: u32 = 15;
+pub const CONSTANTS_BINDING: u32 = 16;
 
 /// One line of the source, with where it came from (for messages).
 #[derive(Clone)]
@@ -412,7 +412,7 @@ mod tests {
             text,
             "const WG: u32 = 8u; // spec\nconst K: u32 = WG + 1u;\ny[constants.N + constants.M * \
              K] = constants.S * a.N + constants.I; // N\nstruct Constants { N: u32, S: f32, I: \
-             i32, M: u32, }\n@group(0) @binding(15) var<uniform> constants: Constants;\n"
+             i32, M: u32, }\n@group(0) @binding(16) var<uniform> constants: Constants;\n"
         );
         assert_eq!(constants, [24, 0.5f32.to_bits(), u32::MAX, 3]);
         let (other, words) = whole(source, &[("N", "8u"), ("S", "2.0f")], false).unwrap();

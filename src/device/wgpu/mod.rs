@@ -133,6 +133,7 @@ fn capabilities(
     let max_groups = limits.max_compute_workgroups_per_dimension;
     let max_binding = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
     let max_binding = usize::try_from(max_binding).unwrap_or(usize::MAX);
+    let storage_buffers = limits.max_storage_buffers_per_shader_stage as usize;
     let timestamps = features.contains(wgpu::Features::TIMESTAMP_QUERY);
     let subgroup = info.subgroup.filter(|[least, most]| SUBGROUPS && least == most);
     Capabilities {
@@ -140,6 +141,7 @@ fn capabilities(
         target: Target {
             max_groups: max_groups.min(Target::WEBGPU.max_groups),
             max_binding: max_binding.min(Target::LARGEST_BINDING),
+            storage_buffers,
             max_invocations: limits.max_compute_invocations_per_workgroup,
             workgroup_memory: limits.max_compute_workgroup_storage_size,
             subgroup: subgroup.map(|lanes| lanes[0]),
@@ -156,11 +158,7 @@ fn capabilities(
         dispatches: true,
         // WGSL has no bf16.
         halves: if features.contains(wgpu::Features::SHADER_F16) { &[Half::F16] } else { &[] },
-        limits: Limits {
-            max_binding,
-            max_groups,
-            max_storage_buffers: limits.max_storage_buffers_per_shader_stage as usize,
-        },
+        limits: Limits { max_binding, max_groups, max_storage_buffers: storage_buffers },
         memory: None,
         overhead: size_of::<StepUniforms>() + if timestamps { Queries::BYTES } else { 0 },
         read_bytes: Some(READ_BYTES),
