@@ -1,10 +1,10 @@
 // Sums of chunks of rows: parts[j] = (sum dy, sum dy * (x - mean)), dy masked where y <= 0 with
 // RELU.
 // Reads dy, x [ROWS, C4], mean [C4] [, y [ROWS, C4]]; writes (=) parts [PARTS, 2, C4].
-// Grid: ceil(PARTS * C4 / WG) workgroups, folded.
+// Grid: PARTS * ceil(C4 / WIDTH) workgroups, folded; without SHARED, ceil(PARTS * C4 / WG).
 // Reference: ops/batch_norm/grad.rs `BatchNormGrad::reference`.
 #import lib/ahead
-#import lib/grid
+#import lib/lane_sums
 #import lib/relu
 const ROWS: u32 = 1u; // uniform
 const C4: u32 = 1u; // uniform
@@ -21,32 +21,38 @@ const PARTS: u32 = (ROWS + CHUNK - 1u) / CHUNK;
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-  let i = global_index(group, groups, local);
-  if (i >= PARTS * C4) { return; }
-  let at = divide(i, C4);
-  let c = at.y;
-  let j = at.x;
+  let at = place(group, groups, local, C4);
+  let c = min(at.y, C4 - 1u);
   let centre = mean[c];
-  var plain = vec4<f32>();
-  var moment = vec4<f32>();
-  let last = min((j + 1u) * CHUNK, ROWS);
-  for (var r = j * CHUNK; r < last; r += AHEAD) {
+  var own: Sums;
+  let last = min(at.x * CHUNK + CHUNK, ROWS);
+  for (var r = at.x * CHUNK + at.z; r < last; r += AHEAD * LANES) {
     var gradients: array<vec4<f32>, AHEAD>;
     var rows: array<vec4<f32>, AHEAD>;
+    // #if RELU
+    var masks: array<vec4<f32>, AHEAD>;
+    // #end
     for (var i = 0u; i < AHEAD; i++) { // unroll
-      let at = min(r + i, last - 1u) * C4 + c;
-      gradients[i] = dy[at];
+      let row = min(r + i * LANES, last - 1u) * C4 + c;
+      gradients[i] = dy[row];
+      rows[i] = x[row];
       // #if RELU
-      gradients[i] = relu_mask(gradients[i], y[at]);
+      masks[i] = y[row];
       // #end
-      rows[i] = x[at];
     }
     for (var i = 0u; i < AHEAD; i++) { // unroll
-      let g = select(vec4<f32>(), gradients[i], r + i < last);
-      plain += g;
-      moment += g * (rows[i] - centre);
+      var g = gradients[i];
+      // #if RELU
+      g = relu_mask(g, masks[i]);
+      // #end
+      g = select(vec4<f32>(), g, r + i * LANES < last);
+      own.plain += g;
+      own.moment += g * (rows[i] - centre);
     }
   }
-  parts[2u * j * C4 + c] = plain;
-  parts[(2u * j + 1u) * C4 + c] = moment;
+  let total = sum_lanes(own, local);
+  if (at.x < PARTS && at.y < C4 && at.z == 0u) {
+    parts[2u * at.x * C4 + c] = total.plain;
+    parts[(2u * at.x + 1u) * C4 + c] = total.moment;
+  }
 }

@@ -4,10 +4,10 @@
 // writes (=) merged [OUT, 2, C4].
 // FINAL (OUT = 1): writes (=) mean, rstd [C4] and updates (in place) running_mean, running_var
 // [C4].
-// Grid: ceil(OUT * C4 / WG) workgroups, folded.
+// Grid: OUT * ceil(C4 / WIDTH) workgroups, folded; without SHARED, ceil(OUT * C4 / WG).
 // Reference: ops/batch_norm/mod.rs `BatchNorm::reference`.
 #import lib/ahead
-#import lib/grid
+#import lib/lane_moments
 #import lib/relu
 const ROWS: u32 = 2u; // uniform
 const C4: u32 = 1u; // uniform
@@ -31,46 +31,48 @@ const OUT: u32 = (PARTS + FAN_IN - 1u) / FAN_IN;
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-  let i = global_index(group, groups, local);
-  if (i >= OUT * C4) { return; }
-  let at = divide(i, C4);
-  let c = at.y;
-  let j = at.x;
-  let first = j * FAN_IN;
-  let last = min(first + FAN_IN, PARTS);
-  let n = f32(min(last * SPAN, ROWS) - first * SPAN);
+  let at = place(group, groups, local, C4);
+  let c = min(at.y, C4 - 1u);
+  let first = at.x * FAN_IN + at.z;
+  let last = min(at.x * FAN_IN + FAN_IN, PARTS);
   // Shifted by the first mean, as the rows of a chunk are by the first row.
-  let shift = parts[2u * first * C4 + c];
+  let shift = parts[2u * min(first, PARTS - 1u) * C4 + c];
+  var count = 0u;
   var sum = vec4<f32>();
   var squares = vec4<f32>();
   var m2 = vec4<f32>();
-  for (var p = first; p < last; p += AHEAD) {
+  for (var p = first; p < last; p += AHEAD * LANES) {
     var means: array<vec4<f32>, AHEAD>;
     var spreads: array<vec4<f32>, AHEAD>;
     for (var k = 0u; k < AHEAD; k++) { // unroll
-      let at = min(p + k, last - 1u);
-      means[k] = parts[2u * at * C4 + c];
-      spreads[k] = parts[(2u * at + 1u) * C4 + c];
+      let q = min(p + k * LANES, last - 1u);
+      means[k] = parts[2u * q * C4 + c];
+      spreads[k] = parts[(2u * q + 1u) * C4 + c];
     }
     for (var k = 0u; k < AHEAD; k++) { // unroll
-      let there = p + k < last;
+      let q = p + k * LANES;
+      let rows = select(0u, min((q + 1u) * SPAN, ROWS) - q * SPAN, q < last);
       let d = means[k] - shift;
-      let weighted = d * f32(select(0u, min((p + k + 1u) * SPAN, ROWS) - (p + k) * SPAN, there));
+      let weighted = d * f32(rows);
+      count += rows;
       sum += weighted;
       squares += weighted * d;
-      m2 += select(vec4<f32>(), spreads[k], there);
+      m2 += select(vec4<f32>(), spreads[k], q < last);
     }
   }
-  let centre = shift + sum / n;
-  m2 += relu(squares - sum * (sum / n)); // rounding may leave less than 0; NaN stays
+  let apart = sum / max(f32(count), 1.0);
+  m2 += relu(squares - sum * apart); // rounding may leave less than 0; NaN stays
+  let total = merge_lanes(Moments(f32(count), shift + apart, m2), local);
+  if (at.x >= OUT || at.y >= C4 || at.z > 0u) { return; }
   // #if !FINAL
-  merged[2u * j * C4 + c] = centre;
-  merged[(2u * j + 1u) * C4 + c] = m2;
+  merged[2u * at.x * C4 + c] = total.mean;
+  merged[(2u * at.x + 1u) * C4 + c] = total.m2;
   // #end
   // #if FINAL
-  mean[c] = centre;
-  rstd[c] = 1.0 / sqrt(m2 / n + EPS);
-  running_mean[c] = (1.0 - MOMENTUM) * running_mean[c] + MOMENTUM * centre;
-  running_var[c] = (1.0 - MOMENTUM) * running_var[c] + MOMENTUM * (m2 / (n - 1.0));
+  let n = total.n;
+  mean[c] = total.mean;
+  rstd[c] = 1.0 / sqrt(total.m2 / n + EPS);
+  running_mean[c] = (1.0 - MOMENTUM) * running_mean[c] + MOMENTUM * total.mean;
+  running_var[c] = (1.0 - MOMENTUM) * running_var[c] + MOMENTUM * (total.m2 / (n - 1.0));
   // #end
 }

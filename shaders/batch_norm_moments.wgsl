@@ -1,10 +1,10 @@
-// Mean and M2 = sum (x - mean)^2 of chunks of rows, shifted by the first row of the chunk: one
-// pass, accurate when |mean| >> std.
+// Mean and M2 = sum (x - mean)^2 of chunks of rows, shifted by the first row of the lane: one pass,
+// accurate when |mean| >> std.
 // Reads x [ROWS, C4]; writes (=) parts [PARTS, 2, C4].
-// Grid: ceil(PARTS * C4 / WG) workgroups, folded.
+// Grid: PARTS * ceil(C4 / WIDTH) workgroups, folded; without SHARED, ceil(PARTS * C4 / WG).
 // Reference: ops/batch_norm/mod.rs `BatchNorm::reference`.
 #import lib/ahead
-#import lib/grid
+#import lib/lane_moments
 #import lib/relu
 const ROWS: u32 = 1u; // uniform
 const C4: u32 = 1u; // uniform
@@ -15,28 +15,31 @@ const PARTS: u32 = (ROWS + CHUNK - 1u) / CHUNK;
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-  let i = global_index(group, groups, local);
-  if (i >= PARTS * C4) { return; }
-  let at = divide(i, C4);
-  let c = at.y;
-  let j = at.x;
-  let first = j * CHUNK;
-  let last = min(first + CHUNK, ROWS);
-  let shift = x[first * C4 + c];
+  let at = place(group, groups, local, C4);
+  let c = min(at.y, C4 - 1u);
+  let first = at.x * CHUNK + at.z;
+  let last = min(at.x * CHUNK + CHUNK, ROWS);
+  let shift = x[min(first, ROWS - 1u) * C4 + c];
   var sum = vec4<f32>();
   var squares = vec4<f32>();
-  for (var r = first + 1u; r < last; r += AHEAD) {
+  for (var r = first + LANES; r < last; r += AHEAD * LANES) {
     var rows: array<vec4<f32>, AHEAD>;
     for (var i = 0u; i < AHEAD; i++) { // unroll
-      rows[i] = x[min(r + i, last - 1u) * C4 + c];
+      rows[i] = x[min(r + i * LANES, last - 1u) * C4 + c];
     }
     for (var i = 0u; i < AHEAD; i++) { // unroll
-      let d = select(vec4<f32>(), rows[i] - shift, r + i < last);
+      let d = select(vec4<f32>(), rows[i] - shift, r + i * LANES < last);
       sum += d;
       squares += d * d;
     }
   }
-  let mean = sum / f32(last - first);
-  parts[2u * j * C4 + c] = shift + mean;
-  parts[(2u * j + 1u) * C4 + c] = relu(squares - sum * mean); // NaN stays
+  let n = f32(lane_rows(first, last));
+  let mean = sum / max(n, 1.0);
+  // NaN stays.
+  let own = Moments(n, shift + mean, relu(squares - sum * mean));
+  let total = merge_lanes(own, local);
+  if (at.x < PARTS && at.y < C4 && at.z == 0u) {
+    parts[2u * at.x * C4 + c] = total.mean;
+    parts[(2u * at.x + 1u) * C4 + c] = total.m2;
+  }
 }

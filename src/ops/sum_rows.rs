@@ -39,15 +39,16 @@ fn stage(
     l.push(kernel, target.grid_1d(rows.div_ceil(chunk) * lanes), bindings);
 }
 
-/// Adds the stages that leave at most [`FAN_IN`] rows, and returns where they are and how many.
+/// Adds the stages that leave at most `most` rows, and returns where they are and how many.
 pub(super) fn shrink(
     l: &mut Lowering,
     target: &Target,
     mut from: Binding,
     mut rows: usize,
     columns: usize,
+    most: usize,
 ) -> (Binding, usize) {
-    while rows > FAN_IN {
+    while rows > most {
         let chunk = chunk_rows(rows);
         let to = l.scratch(DType::F32, rows.div_ceil(chunk) * columns);
         stage(l, target, rows, chunk, columns, &[from, to]);
@@ -104,7 +105,7 @@ impl OpDef for SumRows {
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let s = io.inputs[0].shape;
         let mut l = Lowering::default();
-        let (from, rows) = shrink(&mut l, target, Binding::Input(0), s.pixels(), s.c);
+        let (from, rows) = shrink(&mut l, target, Binding::Input(0), s.pixels(), s.c, FAN_IN);
         stage(&mut l, target, rows, rows, s.c, &[from, Binding::Output(0)]);
         l
     }

@@ -3,10 +3,11 @@
 use rayon::prelude::*;
 
 use super::super::native::{folded, repeated, run_length, simd, task_length};
-use super::super::sum_rows::{chunk_rows, shrink};
+use super::super::sum_rows::shrink;
 use super::super::{
     Binding, Call, Case, Fill, Io, Kernel, Lowering, OpDef, Real, ShapeError, Target,
 };
+use super::lanes::Lanes;
 use super::{check, elementwise};
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Normal, Uniform};
@@ -140,7 +141,7 @@ impl OpDef for BatchNormGrad {
         let x = io.inputs[1].shape;
         let (rows, c4) = (x.pixels(), x.c / 4);
         let mut l = Lowering::default();
-        let chunk = chunk_rows(rows);
+        let (lanes, chunk) = Lanes::of_rows(target, rows, c4);
         let count = rows.div_ceil(chunk);
         let parts = l.scratch(DType::F32, count * 2 * x.c);
         let mask = self.relu.then_some(Binding::Input(5));
@@ -148,18 +149,19 @@ impl OpDef for BatchNormGrad {
             .set("ROWS", rows)
             .set("C4", c4)
             .set("CHUNK", chunk)
-            .set("AHEAD", target.rows_ahead())
             .set("RELU", self.relu);
         let mut bindings = vec![Binding::Input(0), Binding::Input(1), Binding::Input(3), parts];
         bindings.extend(mask);
-        l.push(kernel, target.grid_1d(count * c4), &bindings);
-        let (parts, count) = shrink(&mut l, target, parts, count, 2 * x.c);
+        l.push(lanes.set(target, kernel), lanes.grid(target, count, c4), &bindings);
+        let most = Lanes::most(target);
+        let (parts, count) = shrink(&mut l, target, parts, count, 2 * x.c, most);
+        let lanes = Lanes::of_parts(target, count, c4);
         let factors = l.scratch(DType::F32, 3 * x.c);
         let kernel = Kernel::new("batch_norm_grad_factors")
             .set("ROWS", rows)
             .set("C4", c4)
-            .set("PARTS", count)
-            .set("AHEAD", target.rows_ahead());
+            .set("PARTS", count);
+        let kernel = lanes.set(target, kernel);
         let kernel =
             self.frozen.map_or(kernel.clone(), |eps| kernel.set("FROZEN", true).set("EPS", eps));
         let bindings = [
@@ -170,7 +172,7 @@ impl OpDef for BatchNormGrad {
             Binding::Output(2),
             factors,
         ];
-        l.push(kernel, target.grid_1d(c4), &bindings);
+        l.push(kernel, lanes.grid(target, 1, c4), &bindings);
         let (kernel, grid) = elementwise("batch_norm_grad", x, target);
         let mut bindings = vec![
             Binding::Input(0),
@@ -203,6 +205,8 @@ impl OpDef for BatchNormGrad {
             case("rows1c4", Shape::rows(1, 4), false),
             case("rows31c2048 relu", Shape::rows(31, 2048), true),
             case("rows4097c8", Shape::new(1, 17, 241, 8), false),
+            case("rows515c132 relu", Shape::new(5, 103, 1, 132), true),
+            case("rows20007c4", Shape::new(27, 19, 39, 4), false),
             case("rows262144c4 relu", Shape::new(64, 64, 64, 4), true),
             with("n3h11w7c36 relu, frozen", Shape::new(3, 11, 7, 36), true, Some(1e-5)),
             with("rows1c4, frozen", Shape::rows(1, 4), false, Some(0.1)),

@@ -18,21 +18,23 @@
 //! `M2 = sum M2_j + sum n_j (mean_j - mean)^2`.
 
 mod grad;
+mod lanes;
 
 pub use grad::BatchNormGrad;
 
-use super::sum_rows::{FAN_IN, chunk_rows};
 use super::{
     Binding, Call, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, ReluGrad,
     ShapeError, Target, ValueId, activation, arity, same,
 };
 use crate::tensor::{DType, Shape, TensorType};
 use Fill::{Constant, Normal, Uniform};
+use lanes::Lanes;
 use rayon::prelude::*;
 
 use super::native::{folded, repeated, run_length, simd, task_length};
+use super::sum_rows::chunk_rows;
 
-/// Rows that an invocation of the elementwise kernels handles.
+/// Rows that an invocation of the elementwise kernels handles, all of them at once on a GPU.
 const STRIP: usize = 4;
 
 /// Checks `x`, the vectors from input `first` to `last`, and whether the others have the type of
@@ -55,6 +57,7 @@ fn check(
 
 fn elementwise(file: &'static str, x: Shape, target: &Target) -> (Kernel, [u32; 3]) {
     let kernel = Kernel::new(file).set("ROWS", x.pixels()).set("C4", x.c / 4).set("STRIP", STRIP);
+    let kernel = kernel.set("AHEAD", target.rows_ahead().min(STRIP as u32));
     (kernel, target.grid_1d(x.pixels().div_ceil(STRIP) * (x.c / 4)))
 }
 
@@ -319,7 +322,8 @@ impl OpDef for BatchNorm {
         let x = io.inputs[0].shape;
         let (rows, c4) = (x.pixels(), x.c / 4);
         let mut l = Lowering::default();
-        let mut span = self.parts.unwrap_or_else(|| chunk_rows(rows));
+        let (lanes, chunk) = Lanes::of_rows(target, rows, c4);
+        let mut span = self.parts.unwrap_or(chunk);
         let mut count = rows.div_ceil(span);
         let mut parts = Binding::Input(io.inputs.len() - 1);
         if self.parts.is_none() {
@@ -327,33 +331,34 @@ impl OpDef for BatchNorm {
             let kernel = Kernel::new("batch_norm_moments")
                 .set("ROWS", rows)
                 .set("C4", c4)
-                .set("CHUNK", span)
-                .set("AHEAD", target.rows_ahead());
-            l.push(kernel, target.grid_1d(count * c4), &[Binding::Input(0), parts]);
+                .set("CHUNK", span);
+            let kernel = lanes.set(target, kernel);
+            l.push(kernel, lanes.grid(target, count, c4), &[Binding::Input(0), parts]);
         }
         let merge = |span: usize, fan_in: usize| {
+            let lanes = Lanes::of_parts(target, fan_in, c4);
             let kernel = Kernel::new("batch_norm_merge")
                 .set("ROWS", rows)
                 .set("C4", c4)
                 .set("SPAN", span)
                 .set("FAN_IN", fan_in)
-                .set("AHEAD", target.rows_ahead());
-            kernel.set("EPS", self.eps).set("MOMENTUM", self.momentum)
+                .set("EPS", self.eps)
+                .set("MOMENTUM", self.momentum);
+            (lanes.set(target, kernel), lanes)
         };
-        while count > FAN_IN {
+        while count > Lanes::most(target) {
             let fan_in = chunk_rows(count);
             let left = count.div_ceil(fan_in);
             let merged = l.scratch(DType::F32, left * 2 * x.c);
-            l.push(
-                merge(span, fan_in).set("FINAL", false),
-                target.grid_1d(left * c4),
-                &[parts, merged],
-            );
+            let (kernel, lanes) = merge(span, fan_in);
+            let grid = lanes.grid(target, left, c4);
+            l.push(kernel.set("FINAL", false), grid, &[parts, merged]);
             (span, count, parts) = (span * fan_in, left, merged);
         }
         let bindings =
             [parts, Binding::Output(1), Binding::Output(2), Binding::Output(3), Binding::Output(4)];
-        l.push(merge(span, count).set("FINAL", true), target.grid_1d(c4), &bindings);
+        let (kernel, lanes) = merge(span, count);
+        l.push(kernel.set("FINAL", true), lanes.grid(target, 1, c4), &bindings);
         let (kernel, grid) = elementwise("batch_norm_apply", x, target);
         let kernel = kernel.set("ADD", self.add).set("RELU", self.relu).set("EVAL", false);
         l.push(kernel, grid, &apply_bindings(Binding::Output(1), Binding::Output(2), self.add));
@@ -381,6 +386,9 @@ impl OpDef for BatchNorm {
             given("moments given, rows105c4 relu", odd, 64, false),
             given("moments given, rows7c36 add relu", Shape::rows(7, 36), 64, true),
             given("moments given, rows4160c8 relu", Shape::new(5, 26, 32, 8), 32, false),
+            // More parts than one merge takes, the last ones not full.
+            given("moments given, rows20007c4", Shape::new(27, 19, 39, 4), 4, false),
+            given("moments given, rows300c68 add relu", Shape::rows(300, 68), 4, true),
             case("n3h5w7c4", odd, Normal, false, false),
             case("n3h5w7c4 relu", odd, Normal, false, true),
             case("n3h5w7c4 add", odd, Normal, true, false),
@@ -389,6 +397,7 @@ impl OpDef for BatchNorm {
             case("rows31c2048 relu", Shape::rows(31, 2048), Normal, false, true),
             case("h11w11c36", Shape::new(2, 11, 11, 36), Normal, false, false),
             case("rows4097c8", Shape::new(1, 17, 241, 8), Normal, false, false),
+            case("rows515c132", Shape::new(5, 103, 1, 132), Normal, false, false),
             case("rows262144c4", Shape::new(64, 64, 64, 4), Normal, false, false),
             case("variance 0", odd, Constant(0.1), false, false),
             case(
