@@ -37,6 +37,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let last = min(at.x * FAN_IN + FAN_IN, PARTS);
   // Shifted by the first mean, as the rows of a chunk are by the first row.
   let shift = parts[2u * min(first, PARTS - 1u) * C4 + c];
+  // Lanes merge means that are shifted by the first of all: rounding does not add up.
+  var base = shift;
+  // #if SHARED
+  base = parts[2u * min(at.x * FAN_IN, PARTS - 1u) * C4 + c];
+  // #end
   var count = 0u;
   var sum = vec4<f32>();
   var squares = vec4<f32>();
@@ -62,17 +67,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   }
   let apart = sum / max(f32(count), 1.0);
   m2 += relu(squares - sum * apart); // rounding may leave less than 0; NaN stays
-  let total = merge_lanes(Moments(f32(count), shift + apart, m2), local);
+  let total = merge_lanes(Moments(f32(count), (shift - base) + apart, m2), local);
   if (at.x >= OUT || at.y >= C4 || at.z > 0u) { return; }
+  let centre = base + total.mean;
   // #if !FINAL
-  merged[2u * at.x * C4 + c] = total.mean;
+  merged[2u * at.x * C4 + c] = centre;
   merged[(2u * at.x + 1u) * C4 + c] = total.m2;
   // #end
   // #if FINAL
   let n = total.n;
-  mean[c] = total.mean;
+  mean[c] = centre;
   rstd[c] = 1.0 / sqrt(total.m2 / n + EPS);
-  running_mean[c] = (1.0 - MOMENTUM) * running_mean[c] + MOMENTUM * total.mean;
+  running_mean[c] = (1.0 - MOMENTUM) * running_mean[c] + MOMENTUM * centre;
   running_var[c] = (1.0 - MOMENTUM) * running_var[c] + MOMENTUM * (total.m2 / (n - 1.0));
   // #end
 }

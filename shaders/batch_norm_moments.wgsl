@@ -20,6 +20,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let first = at.x * CHUNK + at.z;
   let last = min(at.x * CHUNK + CHUNK, ROWS);
   let shift = x[min(first, ROWS - 1u) * C4 + c];
+  // Lanes merge means that are shifted by the first row of all: rounding does not add up.
+  var base = shift;
+  // #if SHARED
+  base = x[min(at.x * CHUNK, ROWS - 1u) * C4 + c];
+  // #end
   var sum = vec4<f32>();
   var squares = vec4<f32>();
   for (var r = first + LANES; r < last; r += AHEAD * LANES) {
@@ -36,10 +41,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let n = f32(lane_rows(first, last));
   let mean = sum / max(n, 1.0);
   // NaN stays.
-  let own = Moments(n, shift + mean, relu(squares - sum * mean));
+  let own = Moments(n, (shift - base) + mean, relu(squares - sum * mean));
   let total = merge_lanes(own, local);
   if (at.x < PARTS && at.y < C4 && at.z == 0u) {
-    parts[2u * at.x * C4 + c] = total.mean;
+    parts[2u * at.x * C4 + c] = base + total.mean;
     parts[(2u * at.x + 1u) * C4 + c] = total.m2;
   }
 }

@@ -1,7 +1,7 @@
 // Moments of the lanes of a part (lib/lanes.wgsl) merged by twos (Chan) in a fixed tree, of use to
 // lane 0 only.
 // Requires of the importer: all invocations of a workgroup call it once; behind a lane without rows
-// there is none with any.
+// there is none with any; means are shifted by one value that is near them.
 #import lib/lanes
 struct Moments {
   n: f32,          // rows
