@@ -226,12 +226,12 @@ impl<'a> Writer<'a> {
         let parameters: Result<Vec<_>, _> = bound.values().map(|h| self.parameter(*h)).collect();
         let [x, y, z] = entry.workgroup_size;
         let (threads, parameters) = (x * y * z, parameters?.join(", "));
-        self.line(
-            0,
-            &format!(
-                "extern \"C\" __global__ void __launch_bounds__({threads}) {name}({parameters}) {{"
-            ),
-        );
+        // What looks ahead (lib/ahead.wgsl) needs its loads under way more than it needs company:
+        // without a second bound ptxas puts each load beside its use, which saves registers.
+        let ahead = self.module.constants.iter().any(|(_, c)| c.name.as_deref() == Some("AHEAD"));
+        let company = if ahead { ", 1" } else { "" };
+        let bounds = format!("__launch_bounds__({threads}{company})");
+        self.line(0, &format!("extern \"C\" __global__ void {bounds} {name}({parameters}) {{"));
         self.entry(entry, info, &names)?;
         let pointers: Vec<_> = (0..bound.len()).map(|i| format!("WGSL_AT({i})")).collect();
         let (count, pointers, poison) = (bound.len(), pointers.join(", "), &shared.poison);
