@@ -179,6 +179,33 @@ fn large_tiles() -> Result<(), Failed> {
     })
 }
 
+/// The tuner takes every candidate of half products for right, copied tiles too.
+fn tunes() -> Result<(), Failed> {
+    let _alone = StandIn::new()?;
+    let mut session = Session::from(Cuda::open(0, OpenOptions::default())?);
+    session.set_target(Target { half: Some(Half::F16), ..session.target() });
+    let half = |shape| TensorType::new(DType::F16, shape);
+    let (map, weights) = (half(Shape::new(2, 4, 4, 8)), TensorType::f32(Shape::new(8, 3, 3, 8)));
+    let product = |op: Op, inputs: [TensorType; 2], output| {
+        let io = Io { inputs: inputs.into(), outputs: vec![output] };
+        Product { key: key(&op, &io), op, io, flops: 1 }
+    };
+    let products = [
+        product(Conv2d::new(1, 1).into(), [map, weights], map),
+        product(Conv2dWeightGrad::new(1, 1, 3).into(), [map, map], weights),
+    ];
+    let effort = Effort { budget: Duration::from_secs(600), sweep: false };
+    let report = tune_products(&mut session, &products, &mut Memory::nowhere(), effort)?;
+    let wrong: Vec<_> = report.trials.iter().filter(|t| t.refused.is_some()).collect();
+    check(wrong.is_empty() && report.chosen == 2, || format!("{wrong:?} of {report:?}"))?;
+    for product in &products {
+        let copied = report.trials.iter().filter(|t| t.key == product.key);
+        let copied = copied.filter(|t| t.variant.requirements().copies).count();
+        check(copied > 0, || format!("no copied tile of {}", product.key))?;
+    }
+    Ok(())
+}
+
 /// Four steps of AAVAE: scalars, then all states, as bits.
 fn train(options: OpenOptions) -> Result<(Session, Vec<Vec<u32>>), Failed> {
     let model = training(&support::config(Method::Aavae, 16, 2), Training::default());

@@ -234,7 +234,7 @@ fn no_room_no_change() -> Result<(), Failed> {
     check(found == outlook, || format!("{found:?}, not {outlook:?}"))?;
 
     temper.memory.set(None);
-    temper.unloadable.set(Some(all[0].1[0]));
+    temper.unloadable.set(Some(("train", all[0].1[0])));
     let found = run.settle(Kernels::Shaped)?.1;
     check(found == Outlook::NoRoom && chosen(&run).is_empty(), || format!("{found:?}"))?;
     let now = run.trainer.session().allocated_bytes();

@@ -13,7 +13,7 @@ use aavae::device::{DeviceError, Session};
 use aavae::ir::Graph;
 use aavae::ops::{Conv2d, Emit, Io, Op, Target, Tile, Variant, key};
 use aavae::plan::{Options, lower};
-use aavae::tensor::{Shape, TensorType};
+use aavae::tensor::{Half, Shape, TensorType};
 use aavae::tune::{Effort, Memory, Product, products, tune_products};
 use libtest_mimic::{Arguments, Failed, Trial};
 use support::faulty::{Faulty, Temper};
@@ -251,6 +251,27 @@ fn compiling_may_fail() -> Result<(), Failed> {
     check(lost.is_err(), || "a lost device was tuned".into())
 }
 
+/// A candidate is refused for what it does: where a driver does not take what it is compared with,
+/// which says nothing of it, tuning ends with that.
+fn what_is_compared_with_must_work() -> Result<(), Failed> {
+    let portable = product(64, 64).op.variants(&product(64, 64).io, &Target::WEBGPU)[0];
+    for (refused, all) in [(BROADCAST, false), (portable, true)] {
+        let temper = Temper::default();
+        temper.unloadable.set(Some(("pair", refused)));
+        match tuned(&temper, &mut Memory::nowhere(), ALL) {
+            Err(error) => check(all && error.message().is_some_and(|m| m.contains("as the test")), || {
+                format!("{error:?}")
+            })?,
+            Ok((session, report)) => {
+                let count = report.trials.iter().filter(|t| t.refused.is_some()).count();
+                check(!all && count == 4, || format!("{report:?}"))?;
+                check(!chosen(&session).values().any(|v| *v == refused), || format!("{report:?}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// An edited choice cannot reach a lowering: a variant that is not offered is no choice.
 fn foreign_choices_are_ignored() -> Result<(), Failed> {
     let one = product(64, 64);
@@ -276,8 +297,9 @@ fn foreign_choices_are_ignored() -> Result<(), Failed> {
 
 /// Every variant of the real kernels at a small network's shapes is right, and the choice is one of
 /// them.
-fn real_kernels(device: &Device) -> Result<(), Failed> {
+fn real_kernels(device: &Device, half: Option<Half>) -> Result<(), Failed> {
     let mut session = device.open()?;
+    session.set_target(Target { half, ..session.target() });
     let model = support::config(aavae::method::Method::Vae, 8, 2);
     let graph = aavae::method::training(&model, aavae::method::Training::default()).graph;
     let plan = session.lower("train", &graph);
@@ -314,8 +336,12 @@ fn main() -> ExitCode {
         Trial::test("a refused choice is portable", a_refused_choice_is_portable),
         Trial::test("candidates are compiled together", candidates_are_compiled_together),
         Trial::test("compiling together may fail", compiling_may_fail),
+        Trial::test("what is compared with must work", what_is_compared_with_must_work),
         Trial::test("foreign choices are ignored", foreign_choices_are_ignored),
     ];
-    trials.extend(on_devices("real kernels agree", &[Device::Cpu], real_kernels));
+    for (name, half) in [("f32", None), ("f16", Some(Half::F16))] {
+        let name = format!("real kernels agree in {name}");
+        trials.extend(on_devices(&name, &[Device::Cpu], move |device| real_kernels(device, half)));
+    }
     libtest_mimic::run(&args, trials).exit_code()
 }

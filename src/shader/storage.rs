@@ -90,27 +90,33 @@ impl Variable {
         line.replacen(&format!("array<{}>", self.wide), &format!("array<{}>", self.narrow), 1)
     }
 
-    /// A line of code with its loads and stores changed.
+    /// A line of code with its loads and stores changed. A store is a statement: it stands at the
+    /// begin of the line, or behind `{`, `}` or `;`.
     fn statement(&self, line: &str) -> Result<String, String> {
-        let code_length = line.find("//").unwrap_or(line.len());
-        let (code, note) = line.split_at(code_length);
-        let start = code.len() - code.trim_start().len();
-        let half = matches!(self.storage, Storage::Half(_));
-        let stored = half && self.indexed(code, start).is_some();
-        if !stored {
-            return Ok(self.loads(code)? + note);
+        let (code, note) = line.split_at(line.find("//").unwrap_or(line.len()));
+        let mut out = String::new();
+        let mut rest = code;
+        while let Some((before, place, behind)) = self.store(rest) {
+            let unknown = || format!("a store that cannot be rewritten: {}", code.trim());
+            let value = behind.strip_prefix(" = ").ok_or_else(unknown)?;
+            let (value, behind) = value.split_once(';').ok_or_else(unknown)?;
+            let index = self.loads(&place[self.name.len()..])?;
+            out += &self.loads(before)?;
+            out += &format!("{}{index} = {}({});", self.name, self.narrow, self.loads(value)?);
+            rest = behind;
         }
-        let end = self.indexed(code, start).ok_or("an index that does not end")?;
-        let (place, rest) = code.split_at(end);
-        let unknown = || format!("a store that cannot be rewritten: {}", code.trim());
-        let (value, tail) = rest
-            .trim_start()
-            .strip_prefix("= ")
-            .and_then(|rest| rest.rsplit_once(';'))
-            .ok_or_else(unknown)?;
-        let (index, value) = (self.loads(&place[start + self.name.len()..])?, self.loads(value)?);
-        let (indent, name) = (&code[..start], &self.name);
-        Ok(format!("{indent}{name}{index} = {}({value});{tail}{note}", self.narrow))
+        Ok(out + &self.loads(rest)? + note)
+    }
+
+    /// The first store to a binding of halves: what is before it, its place, and what is behind.
+    fn store<'a>(&self, code: &'a str) -> Option<(&'a str, &'a str, &'a str)> {
+        let halves = matches!(self.storage, Storage::Half(_));
+        code.match_indices(&self.name).filter(|_| halves).find_map(|(at, _)| {
+            let end = self.indexed(code, at)?;
+            let before = code[..at].trim_end();
+            let begins = before.is_empty() || before.ends_with(['{', '}', ';']);
+            begins.then(|| (&code[..at], &code[at..end], &code[end..]))
+        })
     }
 
     /// Where an indexed mention of the variable that begins at `at` ends.
@@ -174,6 +180,7 @@ fn main() {
     let a = x[i + u32(y[0])] + yx[i]; // x[i]
     y[i] = x[x_at(1u)][2];
     s.x[i] = 1.0;
+    if (i > 0u) { y[i - 1u] = a.x; y[0] = y[1]; } // y[i] = 0;
 }
 ";
 
@@ -188,6 +195,7 @@ fn main() {
     let a = vec4<f32>(x[i + u32(f32(y[0]))]) + yx[i]; // x[i]
     y[i] = f16(vec4<f32>(x[x_at(1u)])[2]);
     s.x[i] = 1.0;
+    if (i > 0u) { y[i - 1u] = f16(a.x); y[0] = f16(f32(y[1])); } // y[i] = 0;
 }
 ";
         assert_eq!(store(TEXT, &both).unwrap(), want);

@@ -349,7 +349,9 @@ enum Tried {
 }
 
 /// Loads a candidate beside the portable kernel and compares them. A kernel that the driver does
-/// not take is refused like a wrong one; a lost device is an error.
+/// not take is refused like a wrong one. A lost device is an error, and so is a driver that does not
+/// take the comparison without the candidate either, which says nothing about it: else a fault of
+/// ours there would refuse every kernel, and a run would only be slow.
 fn try_one(
     session: &mut Session,
     product: &Product,
@@ -367,7 +369,12 @@ fn try_one(
         });
     match tried {
         Err(error @ DeviceError::Lost { .. }) => Err(error),
-        Err(error) => Ok(Tried::Refused(error.to_string())),
+        Err(error) => {
+            if matches!(error, DeviceError::Driver { .. }) {
+                Pair::load(session, &product.op, &product.io, portable, portable)?;
+            }
+            Ok(Tried::Refused(error.to_string()))
+        }
         Ok(tried) => Ok(tried),
     }
 }

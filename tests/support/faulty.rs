@@ -48,8 +48,8 @@ pub(crate) struct Temper {
     pub(crate) prepared: Rc<RefCell<Vec<Vec<Variant>>>>,
     /// Why compiling together fails, if it does.
     pub(crate) unprepared: Rc<RefCell<Option<DeviceError>>>,
-    /// A variant that the plan `train` cannot be loaded with.
-    pub(crate) unloadable: Rc<Cell<Option<Variant>>>,
+    /// A variant that plans of a name cannot be loaded with.
+    pub(crate) unloadable: Rc<Cell<Option<(&'static str, Variant)>>>,
     /// Seconds of an op by its variant, for a device that measures; others take one.
     pub(crate) costs: Rc<RefCell<BTreeMap<Variant, f64>>>,
 }
@@ -174,8 +174,8 @@ impl Device for Faulty {
         bound: Bound,
         progress: Progress<'_>,
     ) -> Result<ProgramId, DeviceError> {
-        let refused = self.temper.unloadable.get().filter(|_| plan.name == "train");
-        if plan.ops.iter().any(|op| Some(op.variant) == refused) {
+        let refused = self.temper.unloadable.get().filter(|(name, _)| plan.name == *name);
+        if plan.ops.iter().any(|op| refused.is_some_and(|(_, variant)| op.variant == variant)) {
             let (device, message) = ("faulty".into(), "as the test asked".into());
             return Err(DeviceError::Driver { device, message });
         }
