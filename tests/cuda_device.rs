@@ -12,16 +12,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use aavae::check::{name, trial, variants};
 use aavae::device::cuda::{Cuda, FOLDERS, OpenOptions};
 use aavae::device::{Data, DeviceError, Session};
 use aavae::ir::Graph;
 use aavae::method::{Method, Training, training};
-use aavae::ops::{Dot, Emit, Relu, Scale, StepUniforms, Target, Variant};
+use aavae::ops::{
+    Conv2d, Conv2dWeightGrad, Dot, Emit, Io, Op, Relu, Scale, StepUniforms, Target, Variant, key,
+};
 use aavae::run::checkpoint::Checkpoint;
 use aavae::shader::cuda::{STATIC, TARGET};
-use aavae::tensor::{Half, Shape, TensorType};
+use aavae::tensor::{DType, Half, Shape, TensorType};
+use aavae::tune::{Effort, Memory, Product, tune_products};
 use compiler::{HOST, cache, library};
 use libloading::Library;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -184,15 +188,16 @@ fn tunes() -> Result<(), Failed> {
     let _alone = StandIn::new()?;
     let mut session = Session::from(Cuda::open(0, OpenOptions::default())?);
     session.set_target(Target { half: Some(Half::F16), ..session.target() });
-    let half = |shape| TensorType::new(DType::F16, shape);
+    let half = |shape| TensorType { dtype: DType::F16, shape };
     let (map, weights) = (half(Shape::new(2, 4, 4, 8)), TensorType::f32(Shape::new(8, 3, 3, 8)));
     let product = |op: Op, inputs: [TensorType; 2], output| {
         let io = Io { inputs: inputs.into(), outputs: vec![output] };
         Product { key: key(&op, &io), op, io, flops: 1 }
     };
+    let weight_grad = Conv2dWeightGrad { stride: 1, pad: 1, kernel: 3, bias: false };
     let products = [
         product(Conv2d::new(1, 1).into(), [map, weights], map),
-        product(Conv2dWeightGrad::new(1, 1, 3).into(), [map, map], weights),
+        product(weight_grad.into(), [map, map], weights),
     ];
     let effort = Effort { budget: Duration::from_secs(600), sweep: false };
     let report = tune_products(&mut session, &products, &mut Memory::nowhere(), effort)?;
@@ -494,6 +499,7 @@ fn main() -> ExitCode {
     let trials = vec![
         Trial::test("ops equal the reference", ops),
         Trial::test("large tiles get their memory", large_tiles),
+        Trial::test("every candidate of a half product is right", tunes),
         Trial::test("a graph equals its kernels", graphs),
         Trial::test("steps do not allocate", steps_do_not_allocate),
         Trial::test("every call fails once", every_call_fails_once),

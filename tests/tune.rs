@@ -259,9 +259,11 @@ fn what_is_compared_with_must_work() -> Result<(), Failed> {
         let temper = Temper::default();
         temper.unloadable.set(Some(("pair", refused)));
         match tuned(&temper, &mut Memory::nowhere(), ALL) {
-            Err(error) => check(all && error.message().is_some_and(|m| m.contains("as the test")), || {
-                format!("{error:?}")
-            })?,
+            Err(error) => {
+                check(all && error.message().is_some_and(|m| m.contains("as the test")), || {
+                    format!("{error:?}")
+                })?
+            }
             Ok((session, report)) => {
                 let count = report.trials.iter().filter(|t| t.refused.is_some()).count();
                 check(!all && count == 4, || format!("{report:?}"))?;
