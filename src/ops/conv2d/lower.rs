@@ -18,6 +18,10 @@ use crate::tensor::DType;
 /// Workgroups a weight gradient is split into at least on a CPU adapter (tens of cores find work).
 const GROUPS: usize = 32;
 
+/// Invocations that share the sum of many parts on a GPU, where a few invocations with long sums
+/// would wait for memory.
+const REDUCE_LANES: usize = 8;
+
 fn dimension(x: usize) -> u32 {
     u32::try_from(x).unwrap_or_else(|_| panic!("a grid of {x} workgroups"))
 }
@@ -402,7 +406,10 @@ pub(super) fn weight_gradient(g: &Geometry, bias: bool, how: &How<'_>) -> Loweri
     if split > 1 {
         let kernel = Kernel::new("conv_tn_reduce").set("LEN4", len / 4).set("OC4", sums / 4);
         let kernel = kernel.set("SPLIT", split).set("BIAS", bias);
-        l.push(kernel, target.grid_1d((len + sums) / 4), &parts.concat());
+        let lanes = if target.software || split < REDUCE_LANES { 1 } else { REDUCE_LANES };
+        let kernel = kernel.set("LANES", lanes).set("SHARED", lanes > 1);
+        let kernel = kernel.set("AHEAD", target.rows_ahead());
+        l.push(kernel, target.grid_1d((len + sums) / 4 * lanes), &parts.concat());
     }
     l
 }

@@ -584,12 +584,16 @@ impl OpDef for Conv2dWeightGrad {
             let op = Self { stride, pad, kernel: w.h, bias };
             Case::new(name, op, &[(x, Fill::Normal), (y, Fill::Normal)])
         };
+        let (x, w) = (Shape::new(3, 31, 33, 8), Shape::new(8, 3, 3, 8));
+        let many = ("n3h31w33c8 k3s1p1 o8", x, w, 1, 1);
         // Every third shape with its bias too.
         let with_bias = shapes().into_iter().filter(|s| 2 * s.4 < s.2.h).step_by(3);
         shapes()
             .into_iter()
             .map(|s| case(s, false))
             .chain(with_bias.map(|s| case(s, true)))
+            // So many pixels that their sums have parts for several lanes.
+            .chain([many, many].into_iter().zip([false, true]).map(|(s, bias)| case(s, bias)))
             .collect()
     }
 }
