@@ -160,7 +160,7 @@ fn budget_holds() -> Result<(), Failed> {
 }
 
 /// A default that is not the portable kernel is compared before it is used: one that is wrong gives
-/// way to the portable kernel, and so do all that there is no time for.
+/// way to the portable kernel, with and without time for measurements.
 fn defaults_are_compared() -> Result<(), Failed> {
     let wrong = product(440, 440);
     let portable = |p: &Product| p.op.variants(&p.io, &Target::WEBGPU)[0];
@@ -183,14 +183,14 @@ fn defaults_are_compared() -> Result<(), Failed> {
         })?;
     }
     let refused = report.trials.iter().filter(|t| t.refused.is_some()).count();
-    check(refused == 1 && report.unsure == 0, || format!("{report:?}"))?;
+    check(refused == 1, || format!("{report:?}"))?;
 
-    let (choices, report) = tuned(Duration::ZERO)?;
-    for product in shapes() {
-        check(choices[&product.key] == portable(&product), || format!("{choices:?}"))?;
-    }
-    check(report.unsure == 4 && report.chosen == 0 && report.left == 4, || format!("{report:?}"))?;
-    check(report.to_string().contains("4 to the portable kernels"), || report.to_string())
+    // Without time for anything else too: nothing is measured then.
+    let (without_time, report) = tuned(Duration::ZERO)?;
+    check(without_time == BTreeMap::from([(wrong.key.clone(), portable(&wrong))]), || {
+        format!("{without_time:?}")
+    })?;
+    check(report.chosen == 0 && report.left == 4, || format!("{report:?}"))
 }
 
 /// A kernel of a resumed run that is wrong now gives way to the portable one, not to a default that
@@ -254,8 +254,10 @@ fn compiling_may_fail() -> Result<(), Failed> {
 /// A candidate is refused for what it does: where a driver does not take what it is compared with,
 /// which says nothing of it, tuning ends with that.
 fn what_is_compared_with_must_work() -> Result<(), Failed> {
-    let portable = product(64, 64).op.variants(&product(64, 64).io, &Target::WEBGPU)[0];
-    for (refused, all) in [(BROADCAST, false), (portable, true)] {
+    let offered = |p: Product| p.op.variants(&p.io, &Target::WEBGPU);
+    let trusted = offered(product(64, 64)).into_iter().find(Variant::is_compact);
+    let trusted = trusted.ok_or("no compact kernel")?;
+    for (refused, all) in [(BROADCAST, false), (trusted, true)] {
         let temper = Temper::default();
         temper.unloadable.set(Some(("pair", refused)));
         match tuned(&temper, &mut Memory::nowhere(), ALL) {

@@ -134,11 +134,11 @@ impl Pair {
             let [difference, trusted, _] = output[..] else { unreachable!("three of each") };
             let error = (f64::from(difference) / f64::from(trusted)).sqrt();
             if !(trusted > 0.0) {
-                return Ok(Some(format!("the portable kernel gives a length of {trusted}")));
+                return Ok(Some(format!("the trusted kernel gives a length of {trusted}")));
             }
             if !(error <= self.tolerance) {
                 return Ok(Some(format!(
-                    "it differs from the portable kernel by {error:.1e} of its length"
+                    "it differs from the trusted kernel by {error:.1e} of its length"
                 )));
             }
         }

@@ -1,11 +1,12 @@
 //! Which variant of a product a device runs fastest at a shape: every candidate is compared with
-//! the portable kernel on this very device, then timed. Choices are remembered per adapter, driver
+//! a trusted kernel on this very device, then timed. Choices are remembered per adapter, driver
 //! and kernel text.
 //!
 //! A candidate that is wrong at one shape is refused there and nowhere else. What is remembered is
 //! compared once more before it is used, so a file of another machine, or one that was edited,
 //! costs time and never a wrong number. So is a default that is not the portable kernel, before
-//! anything is measured: without time for that the portable kernel is taken.
+//! anything is measured, whatever time it takes: it is compiled for the run anyway, and the trusted
+//! kernel is the compact one, which is compiled once for many shapes.
 //!
 //! Products go by rounds: what one of them needs is compiled together, on every core, and then
 //! measured.
@@ -75,6 +76,14 @@ impl Product {
     fn default(&self, session: &Session) -> Variant {
         self.op.preferred(&self.io, &session.target())
     }
+
+    /// The variant that others are compared with: the compact form of the portable kernel, whose
+    /// shapes are data, so that one compiled kernel serves many products; the portable one where
+    /// there is none.
+    fn trusted(&self, session: &Session) -> Variant {
+        let offered = self.op.variants(&self.io, &session.target());
+        offered.iter().copied().find(Variant::is_compact).unwrap_or(offered[0])
+    }
 }
 
 /// One candidate at one shape.
@@ -110,9 +119,6 @@ pub struct Tuning {
     pub remembered: usize,
     /// Products that there was no time to measure.
     pub left: usize,
-    /// Of these, products whose default there was no time to compare either: they have the portable
-    /// kernel.
-    pub unsure: usize,
     /// Seconds spent.
     pub seconds: f64,
 }
@@ -131,9 +137,6 @@ impl std::fmt::Display for Tuning {
         )?;
         if self.left > 0 {
             write!(f, ", {} left to the defaults until the next start", self.left)?;
-        }
-        if self.unsure > 0 {
-            write!(f, ", of which {} to the portable kernels", self.unsure)?;
         }
         Ok(())
     }
@@ -183,7 +186,7 @@ pub fn tune_products(
     let mut report = Tuning::default();
     let known = |p: &Product| memory.get(&device, &p.key).is_some() && !effort.sweep;
     let new: Vec<Product> = products.iter().filter(|p| !known(p)).cloned().collect();
-    let mut choices = compare_defaults(session, &new, deadline, &mut report)?;
+    let mut choices = compare_defaults(session, &new, &mut report)?;
     let mut prepared = 0;
     for (i, product) in products.iter().enumerate() {
         let known = |p: &Product| memory.get(&device, &p.key).filter(|_| !effort.sweep);
@@ -227,44 +230,36 @@ pub fn tune_products(
 }
 
 /// Compares the defaults of products that have never been measured, where they are not the portable
-/// kernel. Returns the portable kernel for those that are wrong, and for those that there is no time
-/// for.
+/// kernel. Returns the portable kernel for those that are wrong.
 fn compare_defaults(
     session: &mut Session,
     products: &[Product],
-    deadline: Instant,
     report: &mut Tuning,
 ) -> Result<Choices, DeviceError> {
     let mut portable = Choices::default();
     let mut prepared = 0;
     for (i, product) in products.iter().enumerate() {
         let offered = product.op.variants(&product.io, &session.target());
-        let late = Instant::now() >= deadline;
         if i == prepared {
             prepared += prepare(session, &products[i..], |session, p| {
                 let default = p.default(session);
                 let trusted = p.op.variants(&p.io, &session.target())[0];
-                if late || default == trusted { vec![] } else { vec![default] }
+                if default == trusted { vec![] } else { vec![default] }
             })?;
         }
         let default = product.default(session);
         if default == offered[0] {
             continue;
         }
-        if late {
-            report.unsure += 1;
-        } else {
-            match try_one(session, product, offered[0], default)? {
-                Tried::Right(_) => continue,
-                Tried::Refused(why) => report.trials.push(Trial::refused(product, default, why)),
-            }
+        if let Tried::Refused(why) = try_one(session, product, default)? {
+            report.trials.push(Trial::refused(product, default, why));
+            portable.set(product.key.clone(), offered[0]);
         }
-        portable.set(product.key.clone(), offered[0]);
     }
     Ok(portable)
 }
 
-/// Sets choices on an empty session after comparing each with the portable kernel once more.
+/// Sets choices on an empty session after comparing each with a trusted kernel once more.
 /// Returns the keys of those that are refused; they have the portable kernel.
 ///
 /// # Errors
@@ -312,7 +307,8 @@ fn prepare(
     for product in products {
         let offered = product.op.variants(&product.io, &session.target());
         let wanted = wanted(session, product).into_iter().filter(|v| offered.contains(v));
-        let plan = |v| Pair::plan(session, &product.op, &product.io, offered[0], v);
+        let trusted = product.trusted(session);
+        let plan = |v| Pair::plan(session, &product.op, &product.io, trusted, v);
         plans.extend(wanted.map(plan));
         count += 1;
         if plans.len() >= PER_CORE * cores {
@@ -326,7 +322,7 @@ fn prepare(
     }
 }
 
-/// Whether a remembered variant is offered here and agrees with the portable kernel.
+/// Whether a remembered variant is offered here and agrees with the trusted kernel.
 fn is_right(
     session: &mut Session,
     product: &Product,
@@ -339,7 +335,7 @@ fn is_right(
     if !offered.contains(&variant) {
         return Ok(false);
     }
-    Ok(matches!(try_one(session, product, offered[0], variant)?, Tried::Right(_)))
+    Ok(matches!(try_one(session, product, variant)?, Tried::Right(_)))
 }
 
 /// What became of a candidate.
@@ -348,30 +344,32 @@ enum Tried {
     Refused(String),
 }
 
-/// Loads a candidate beside the portable kernel and compares them. A kernel that the driver does
+/// Loads a candidate beside the trusted kernel and compares them. A kernel that the driver does
 /// not take is refused like a wrong one. A lost device is an error, and so is a driver that does not
 /// take the comparison without the candidate either, which says nothing about it: else a fault of
 /// ours there would refuse every kernel, and a run would only be slow.
 fn try_one(
     session: &mut Session,
     product: &Product,
-    portable: Variant,
     candidate: Variant,
 ) -> Result<Tried, DeviceError> {
-    let tried =
-        Pair::load(session, &product.op, &product.io, portable, candidate).and_then(|mut pair| {
-            for _ in 0..REPEATS {
-                if let Some(wrong) = pair.compare(session)? {
-                    return Ok(Tried::Refused(wrong));
-                }
+    let trusted = product.trusted(session);
+    let load = |session: &mut Session, candidate| {
+        Pair::load(session, &product.op, &product.io, trusted, candidate)
+    };
+    let tried = load(session, candidate).and_then(|mut pair| {
+        for _ in 0..REPEATS {
+            if let Some(wrong) = pair.compare(session)? {
+                return Ok(Tried::Refused(wrong));
             }
-            Ok(Tried::Right(pair))
-        });
+        }
+        Ok(Tried::Right(pair))
+    });
     match tried {
         Err(error @ DeviceError::Lost { .. }) => Err(error),
         Err(error) => {
             if matches!(error, DeviceError::Driver { .. }) {
-                Pair::load(session, &product.op, &product.io, portable, portable)?;
+                load(session, trusted)?;
             }
             Ok(Tried::Refused(error.to_string()))
         }
@@ -404,7 +402,7 @@ fn best(
             complete = false;
             continue;
         }
-        match try_one(session, product, portable, candidate)? {
+        match try_one(session, product, candidate)? {
             Tried::Refused(why) => {
                 if candidate == default {
                     best.variant = portable;
