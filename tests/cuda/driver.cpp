@@ -2,8 +2,8 @@
 // objects that the stand-in compiler (compiler.cpp) made of the same CUDA C++.
 //
 // Strict where a driver is lenient: work waits in its stream until something waits for it, memory starts as NaN,
-// every address must lie in memory that is allocated, and while a stream records nothing may be allocated, freed
-// or waited for. An error of queued work stays, as in a real context.
+// and every address must lie in memory that is allocated. Of the kernels of a graph that wait for no other, the one
+// that was added last runs first. An error of queued work stays, as in a real context.
 //
 //   STAND_IN_FAIL=NAME:N:CODE  call N (from 1) of a function returns CODE
 //   STAND_IN_COUNTS=FILE       at the end: calls of each function, and what was not freed
@@ -28,7 +28,7 @@ typedef uint64_t Address;
 typedef std::function<Result()> Work;
 enum {
   OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, INVALID_IMAGE = 200, NOT_FOUND = 500,
-  NOT_READY = 600, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719, CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALID = 901
+  NOT_READY = 600, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719
 };
 
 static std::recursive_mutex lock;
@@ -57,9 +57,10 @@ static Result enter(const char* name) {
 #define API extern "C" __attribute__((visibility("default"))) Result
 #define ENTER if (Result failed = enter(__func__)) return failed; std::lock_guard<std::recursive_mutex> guard(lock)
 
-struct Stream { std::vector<Work> queue; bool recording = false; };
+struct Stream { std::vector<Work> queue; };
 struct Event { size_t at = 0; };
-struct Graph { std::vector<Work> work; };
+struct Node { Work work; std::vector<size_t> after; };
+struct Graph { std::vector<Node> nodes; };
 struct Module { void* library; };
 struct Function {
   const char* (*entry)(void* const*, const size_t*, const unsigned*, size_t, size_t, unsigned);
@@ -69,7 +70,8 @@ struct Function {
 static std::map<Address, size_t> memory;
 static std::set<void*> pinned, streams, events, graphs, execs, modules, functions;
 static size_t used = 0, queued = 0, done = 0;
-static int retained = 0, context, recording = 0;
+static int retained = 0, context;
+static bool edges = true;
 static Result sticky = OK;
 
 static size_t capacity() {
@@ -87,11 +89,10 @@ static bool is(const std::set<void*>& all, void* one) { return all.count(one) !=
 static Result put(void* stream, Work work) {
   if (!is(streams, stream)) return INVALID_VALUE;
   ((Stream*)stream)->queue.push_back(std::move(work));
-  if (!((Stream*)stream)->recording) ++queued;
+  ++queued;
   return OK;
 }
 static Result drain() {
-  if (recording) return CAPTURE_UNSUPPORTED;
   for (void* s : streams) {
     std::vector<Work> queue = std::move(((Stream*)s)->queue);
     ((Stream*)s)->queue.clear();
@@ -143,29 +144,6 @@ API cuStreamDestroy_v2(void* s) {
   return OK;
 }
 API cuStreamSynchronize(void* s) { ENTER; return is(streams, s) ? drain() : (Result)INVALID_VALUE; }
-API cuStreamBeginCapture_v2(void* s, int) {
-  ENTER;
-  if (!is(streams, s) || ((Stream*)s)->recording) return CAPTURE_INVALID;
-  // What was queued before is no part of the graph.
-  if (Result r = drain()) return r;
-  ((Stream*)s)->recording = true;
-  ++recording;
-  return OK;
-}
-// A recording ends even if it fails.
-API cuStreamEndCapture(void* s, void** g) {
-  Result failed = enter(__func__);
-  std::lock_guard<std::recursive_mutex> guard(lock);
-  if (!is(streams, s) || !((Stream*)s)->recording) return CAPTURE_INVALID;
-  ((Stream*)s)->recording = false;
-  --recording;
-  std::vector<Work> work = std::move(((Stream*)s)->queue);
-  ((Stream*)s)->queue.clear();
-  if (failed) return failed;
-  *g = new Graph{std::move(work)};
-  graphs.insert(*g);
-  return OK;
-}
 
 API cuEventCreate(void** e, unsigned) { ENTER; *e = new Event; events.insert(*e); return OK; }
 API cuEventDestroy_v2(void* e) {
@@ -177,7 +155,6 @@ API cuEventDestroy_v2(void* e) {
 API cuEventRecord(void* e, void* s) {
   ENTER;
   if (!is(events, e) || !is(streams, s)) return INVALID_VALUE;
-  if (recording) return CAPTURE_UNSUPPORTED;
   ((Event*)e)->at = queued;
   return sticky;
 }
@@ -196,7 +173,6 @@ API cuEventElapsedTime(float* ms, void* a, void* b) {
 
 API cuMemAlloc_v2(Address* at, size_t n) {
   ENTER;
-  if (recording) return CAPTURE_UNSUPPORTED;
   if (!n) return INVALID_VALUE;
   if (used + n > capacity()) return OUT_OF_MEMORY;
   void* m = aligned_alloc(256, (n + 255) / 256 * 256);
@@ -208,7 +184,6 @@ API cuMemAlloc_v2(Address* at, size_t n) {
 }
 API cuMemFree_v2(Address at) {
   ENTER;
-  if (recording) return CAPTURE_UNSUPPORTED;
   drain();
   auto found = memory.find(at);
   if (found == memory.end()) return INVALID_VALUE;
@@ -219,7 +194,6 @@ API cuMemFree_v2(Address at) {
 }
 API cuMemHostAlloc(void** at, size_t n, unsigned) {
   ENTER;
-  if (recording) return CAPTURE_UNSUPPORTED;
   *at = aligned_alloc(4096, (n + 4095) / 4096 * 4096);
   memset(*at, 0xff, n);
   pinned.insert(*at);
@@ -227,7 +201,6 @@ API cuMemHostAlloc(void** at, size_t n, unsigned) {
 }
 API cuMemFreeHost(void* at) {
   ENTER;
-  if (recording) return CAPTURE_UNSUPPORTED;
   drain();
   if (!pinned.erase(at)) return INVALID_VALUE;
   free(at);
@@ -294,26 +267,64 @@ API cuFuncSetAttribute(void* fn, int attribute, int value) {
   if (attribute == 8) ((Function*)fn)->allowed = value;
   return OK;
 }
-API cuLaunchKernel(void* fn, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
-                   void* s, void** parameters, void**) {
-  ENTER;
+// What a launch does; its arguments are copied.
+static Result launch(Work& work, void* fn, const unsigned* grid, const unsigned* block, unsigned shared, void** parameters) {
   if (!is(functions, fn)) return INVALID_VALUE;
   auto* f = (Function*)fn;
-  bool fits = bx == f->block[0] && by == f->block[1] && bz == f->block[2] && shared == f->dynamic && shared <= f->allowed;
-  if (!fits || !gx || !gy || !gz || gy > 65535 || gz > 65535) return INVALID_VALUE;
+  bool fits = shared == f->dynamic && shared <= f->allowed;
+  for (int i = 0; i < 3; ++i) fits = fits && block[i] == f->block[i] && grid[i] && (!i || grid[i] <= 65535);
+  if (!fits) return INVALID_VALUE;
   std::vector<void*> at;
   for (unsigned i = 0; i < f->pointers; ++i) at.push_back(*(void**)parameters[i]);
-  return put(s, [=]() -> Result {
+  std::vector<unsigned> groups(grid, grid + 3);
+  work = [=]() -> Result {
     std::vector<size_t> bytes;
     for (void* p : at) {
       bytes.push_back(room((Address)p));
       if (!bytes.back()) return ILLEGAL_ADDRESS;
     }
-    unsigned grid[3] = {gx, gy, gz};
-    const char* message = f->entry(at.data(), bytes.data(), grid, 0, (size_t)gx * gy * gz, 1);
+    size_t all = (size_t)groups[0] * groups[1] * groups[2];
+    const char* message = f->entry(at.data(), bytes.data(), groups.data(), 0, all, 1);
     if (message) fprintf(stderr, "stand-in: %s\n", message);
     return message ? LAUNCH_FAILED : OK;
-  });
+  };
+  return OK;
+}
+API cuLaunchKernel(void* fn, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
+                   void* s, void** parameters, void**) {
+  ENTER;
+  unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
+  Work work;
+  if (Result r = launch(work, fn, grid, block, shared, parameters)) return r;
+  return put(s, work);
+}
+API cuGraphCreate(void** g, unsigned flags) {
+  ENTER;
+  if (flags) return INVALID_VALUE;
+  *g = new Graph;
+  graphs.insert(*g);
+  return OK;
+}
+// As in cuda.h, CUDA_KERNEL_NODE_PARAMS_v2.
+struct Parameters {
+  void* function;
+  unsigned grid[3], block[3], shared;
+  void **arguments, **extra, *kernel, *context;
+};
+// The handle of a node is its number, from 1.
+API cuGraphAddKernelNode_v2(void** node, void* g, void* const* after, size_t count, const Parameters* p) {
+  ENTER;
+  if (!is(graphs, g) || p->extra || p->kernel || (p->context && p->context != &context)) return INVALID_VALUE;
+  auto& nodes = ((Graph*)g)->nodes;
+  Node added;
+  for (size_t i = 0; i < count; ++i) {
+    if (!after[i] || (size_t)after[i] > nodes.size()) return INVALID_VALUE;
+    added.after.push_back((size_t)after[i] - 1);
+  }
+  if (Result r = launch(added.work, p->function, p->grid, p->block, p->shared, p->arguments)) return r;
+  nodes.push_back(std::move(added));
+  *node = (void*)nodes.size();
+  return OK;
 }
 API cuGraphInstantiateWithFlags(void** e, void* g, uint64_t) {
   ENTER;
@@ -326,8 +337,22 @@ API cuGraphLaunch(void* e, void* s) {
   ENTER;
   if (!is(execs, e)) return INVALID_VALUE;
   return put(s, [=]() -> Result {
-    for (Work& work : ((Graph*)e)->work)
-      if (Result r = work()) return r;
+    auto& nodes = ((Graph*)e)->nodes;
+    std::vector<size_t> waits(nodes.size(), 0);
+    std::vector<std::vector<size_t>> next(nodes.size());
+    std::set<size_t> ready;
+    for (size_t i = 0; i < nodes.size(); ++i) {
+      if (edges) waits[i] = nodes[i].after.size();
+      for (size_t before : nodes[i].after) next[before].push_back(i);
+      if (!waits[i]) ready.insert(i);
+    }
+    while (!ready.empty()) {
+      size_t i = *ready.rbegin();
+      ready.erase(i);
+      if (Result r = nodes[i].work()) return r;
+      for (size_t n : next[i])
+        if (edges && !--waits[n]) ready.insert(n);
+    }
     return OK;
   });
 }
@@ -358,6 +383,8 @@ extern "C" __attribute__((visibility("default"))) const char* stand_in_counts() 
   static std::string text;
   return (text = counts()).c_str();
 }
+// Whether kernels of a graph wait for others.
+extern "C" __attribute__((visibility("default"))) void stand_in_edges(bool wait) { edges = wait; }
 // Forgets counts and errors; call `nth` of `name` then returns `code`.
 extern "C" __attribute__((visibility("default"))) void stand_in_fail(const char* name, unsigned long nth, int code) {
   enter("stand_in_fail");

@@ -97,8 +97,6 @@ functions! {
     cuStreamCreate: fn(*mut Handle, c_uint);
     cuStreamDestroy_v2: fn(Handle);
     cuStreamSynchronize: fn(Handle);
-    cuStreamBeginCapture_v2: fn(Handle, c_int);
-    cuStreamEndCapture: fn(Handle, *mut Handle);
     cuEventCreate: fn(*mut Handle, c_uint);
     cuEventDestroy_v2: fn(Handle);
     cuEventRecord: fn(Handle, Handle);
@@ -120,6 +118,8 @@ functions! {
         Handle, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, Handle,
         *mut *mut c_void, *mut *mut c_void
     );
+    cuGraphCreate: fn(*mut Handle, c_uint);
+    cuGraphAddKernelNode_v2: fn(*mut Handle, Handle, *const Handle, usize, *const KernelNode);
     cuGraphInstantiateWithFlags: fn(*mut Handle, Handle, u64);
     cuGraphLaunch: fn(Handle, Handle);
     cuGraphDestroy: fn(Handle);
@@ -317,34 +317,11 @@ impl Context {
         )
     }
 
-    /// Records what `work` queues, without running it, as a graph.
-    ///
-    /// # Errors
-    /// Those of the work and of the driver; the stream captures no more in any case.
-    pub(super) fn capture<E: From<Failed>>(
-        self: &Rc<Self>,
-        work: impl FnOnce() -> Result<(), E>,
-    ) -> Result<Graph, E> {
-        // CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads' calls do not break it.
-        call!(&self.driver, cuStreamBeginCapture_v2(self.stream, 1))?;
-        let worked = work();
-        let mut graph = std::ptr::null_mut();
-        let ended = call!(&self.driver, cuStreamEndCapture(self.stream, &mut graph));
+    /// A graph without kernels.
+    pub(super) fn graph(self: &Rc<Self>) -> Result<Unfinished, Failed> {
         let mut handle = std::ptr::null_mut();
-        let made = match (&worked, &ended) {
-            (Ok(()), Ok(())) => {
-                call!(&self.driver, cuGraphInstantiateWithFlags(&mut handle, graph, 0))
-            }
-            _ => Ok(()),
-        };
-        if !graph.is_null() {
-            // What fails here leaves a graph that nobody launches.
-            call!(&self.driver, cuGraphDestroy(graph)).ok();
-        }
-        worked?;
-        ended?;
-        made?;
-        Ok(Graph { context: Rc::clone(self), handle })
+        call!(&self.driver, cuGraphCreate(&mut handle, 0))?;
+        Ok(Unfinished { context: Rc::clone(self), handle, nodes: Vec::new() })
     }
 }
 
@@ -497,6 +474,74 @@ pub(super) struct Function {
     handle: Handle,
     /// Bytes of shared memory that its launches bring.
     dynamic: u32,
+}
+
+/// `CUDA_KERNEL_NODE_PARAMS_v2` of `cuda.h`.
+#[repr(C)]
+pub(super) struct KernelNode {
+    function: Handle,
+    grid: [c_uint; 3],
+    block: [c_uint; 3],
+    dynamic: c_uint,
+    arguments: *mut *mut c_void,
+    extra: *mut *mut c_void,
+    kernel: Handle,
+    context: Handle,
+}
+
+/// A graph that kernels are still added to.
+pub(super) struct Unfinished {
+    context: Rc<Context>,
+    handle: Handle,
+    nodes: Vec<Handle>,
+}
+
+impl Unfinished {
+    /// Adds a kernel that takes addresses only and waits for earlier ones, counted from 0.
+    pub(super) fn add(
+        &mut self,
+        function: &Function,
+        grid: [u32; 3],
+        block: [u32; 3],
+        arguments: &[Address],
+        after: &[usize],
+    ) -> Result<(), Failed> {
+        let pointer = |a: &Address| std::ptr::from_ref(a).cast_mut().cast::<c_void>();
+        // The driver copies them before it returns.
+        let mut pointers: Vec<*mut c_void> = arguments.iter().map(pointer).collect();
+        let after: Vec<Handle> = after.iter().map(|i| self.nodes[*i]).collect();
+        let none: Handle = std::ptr::null_mut();
+        let node = KernelNode {
+            function: function.handle,
+            grid,
+            block,
+            dynamic: function.dynamic,
+            arguments: pointers.as_mut_ptr(),
+            extra: none.cast(),
+            kernel: none,
+            context: none, // the current one
+        };
+        let mut handle = none;
+        call!(
+            &self.context.driver,
+            cuGraphAddKernelNode_v2(&mut handle, self.handle, after.as_ptr(), after.len(), &node)
+        )?;
+        self.nodes.push(handle);
+        Ok(())
+    }
+
+    /// The graph, ready to be launched.
+    pub(super) fn finish(self) -> Result<Graph, Failed> {
+        let mut handle = std::ptr::null_mut();
+        call!(&self.context.driver, cuGraphInstantiateWithFlags(&mut handle, self.handle, 0))?;
+        Ok(Graph { context: Rc::clone(&self.context), handle })
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        call!(&self.context.driver, cuGraphDestroy(self.handle)).ok();
+    }
 }
 
 /// Work that is queued as one.

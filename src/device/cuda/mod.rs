@@ -10,6 +10,7 @@
 
 mod compile;
 mod driver;
+mod graph;
 mod libraries;
 mod nvrtc;
 
@@ -31,6 +32,7 @@ use crate::shader::source;
 use crate::tensor::{DType, Half};
 use compile::{Code, CompileError, Compiler};
 use driver::{Address, Context, Description, Event, Failed, Graph, Memory, Pinned};
+use graph::Touched;
 pub use libraries::FOLDERS;
 
 /// Bytes that one read takes of pinned memory at most.
@@ -123,6 +125,7 @@ struct Command {
     code: Code,
     grid: [u32; 3],
     arguments: Vec<Address>,
+    touched: Touched,
 }
 
 struct Program {
@@ -293,14 +296,14 @@ impl Cuda {
         Pinned::new(&self.context, bytes).map_err(|e| self.failed("a read", e))
     }
 
-    /// The address of what stands at a binding; `None` if nothing does.
-    fn address(
+    /// The bytes of what stands at a binding; `None` if nothing does.
+    fn bytes(
         &self,
         plan: &Plan,
         bound: &Bound,
         step: usize,
         binding: Binding,
-    ) -> Option<Address> {
+    ) -> Option<Range<Address>> {
         let s = &plan.ops[step];
         let place = |place: Place, bytes: usize| {
             let (buffer, offset) = bound.place(place);
@@ -308,8 +311,9 @@ impl Cuda {
             // Kernels take whole vectors of four.
             let end = offset + bytes.next_multiple_of(16);
             assert!(end <= memory.bytes, "{}: a binding exceeds its buffer", s.label);
-            memory.at + offset as Address
+            memory.at + offset as Address..memory.at + end as Address
         };
+        let whole = |memory: &Memory| memory.at..memory.at + memory.bytes as Address;
         Some(match binding {
             Binding::Input(i) => place(s.inputs[i].1, s.io.inputs[i].bytes()),
             Binding::Output(i) => place(s.outputs[i].1, s.io.outputs[i].bytes()),
@@ -317,8 +321,8 @@ impl Cuda {
                 let buffer = s.scratch[i];
                 place(Place::Buffer(buffer), plan.buffers[buffer].bytes)
             }
-            Binding::Table(i) => self.buffers[&bound.tables[step][i]].at,
-            Binding::Step => self.uniform.at,
+            Binding::Table(i) => whole(&self.buffers[&bound.tables[step][i]]),
+            Binding::Step => whole(&self.uniform),
             Binding::Skip => return None,
         })
     }
@@ -338,11 +342,15 @@ impl Cuda {
         let launched = match &program.graph {
             Some(graph) => graph.launch(),
             None => {
-                let launch = || self.launch(&program.commands).map_err(Halted::Device);
-                let graph = self.context.capture(launch).map_err(|e| match e {
-                    Halted::Device(e) => e,
-                    Halted::Driver(e) => self.failed(&program.name, e),
-                })?;
+                let touched: Vec<Touched> =
+                    program.commands.iter().map(|c| c.touched.clone()).collect();
+                let mut graph = self.context.graph().map_err(|e| self.failed("", e))?;
+                for (c, after) in program.commands.iter().zip(graph::dependencies(&touched)) {
+                    let added =
+                        graph.add(&c.code.function, c.grid, c.code.block, &c.arguments, &after);
+                    added.map_err(|e| self.failed(&c.label, e))?;
+                }
+                let graph = graph.finish().map_err(|e| self.failed(&program.name, e))?;
                 let launched = graph.launch();
                 if let Some(program) = self.programs.get_mut(&id) {
                     program.graph = Some(graph);
@@ -351,18 +359,6 @@ impl Cuda {
             }
         };
         launched.map_err(|e| self.failed(&self.programs[&id].name, e))
-    }
-}
-
-/// Why a capture ended early.
-enum Halted {
-    Device(DeviceError),
-    Driver(Failed),
-}
-
-impl From<Failed> for Halted {
-    fn from(e: Failed) -> Self {
-        Self::Driver(e)
     }
 }
 
@@ -431,9 +427,15 @@ impl Device for Cuda {
             let first = commands.len();
             for (dispatch, words) in step.dispatches.iter().zip(&step.constants) {
                 let code = self.compiler.code(&source(&dispatch.kernel));
-                let bindings = dispatch.bindings.iter();
-                let mut arguments: Vec<Address> =
-                    bindings.filter_map(|b| self.address(plan, &bound, i, *b)).collect();
+                let (mut arguments, mut touched) = (Vec::new(), Touched::default());
+                for binding in &dispatch.bindings {
+                    let Some(bytes) = self.bytes(plan, &bound, i, *binding) else { continue };
+                    arguments.push(bytes.start);
+                    match binding {
+                        Binding::Output(_) | Binding::Scratch(_) => touched.writes.push(bytes),
+                        _ => touched.reads.push(bytes),
+                    }
+                }
                 // The uniform of constants stands behind all other bindings.
                 if let (false, Some(constants)) = (words.is_empty(), bound.constants) {
                     let first = (words.start * size_of::<u32>()) as Address;
@@ -441,7 +443,7 @@ impl Device for Cuda {
                 }
                 let label = format!("{} ({})", step.label, dispatch.kernel.file);
                 assert_eq!(arguments.len(), code.bindings, "{label}: bindings");
-                commands.push(Command { label, code, grid: dispatch.grid, arguments });
+                commands.push(Command { label, code, grid: dispatch.grid, arguments, touched });
             }
             steps.push(first..commands.len());
         }
