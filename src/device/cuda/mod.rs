@@ -5,7 +5,8 @@
 //! compiler are opened when a device is ([`FOLDERS`] names where to look first).
 //!
 //! A plan's first run queues its kernels one by one, so that the driver loads them. The second
-//! records the same launches as a graph, and every whole step from then on is one launch of it.
+//! makes a graph of the same launches, in which a kernel waits for those alone that it meets
+//! (`graph`), and every whole step from then on is one launch of it.
 //! What changes from step to step lies in the uniform, which is copied to the device before.
 
 mod compile;
