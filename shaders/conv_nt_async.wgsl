@@ -17,7 +17,6 @@
 #import lib/conv_nt
 #import lib/epilogue4
 #import lib/coop_nt
-#import lib/coop_moments
 #import lib/async
 
 const K8: u32 = K4 / 2u; // pieces of a row, of PIECE4 = 2 vec4s; 8 * K8 divides WG
@@ -184,10 +183,18 @@ fn main(
                 coopStoreT(acc[i * NS + s * STRIP + j], &sh_y[to], SY);
             }
             workgroupBarrier();
-            finish(m0, taps.n0, py, px, i * T, s * STRIP * T, local);
-            // #if MOMENTS
-            count(&lanes, s, m0, i * T, local);
-            // #end
+            finish(
+                // #if MOMENTS
+                &lanes,
+                // #end
+                m0,
+                taps.n0,
+                py,
+                px,
+                i * T,
+                s,
+                local,
+            );
             workgroupBarrier();
         }
     }

@@ -15,7 +15,6 @@
 #import lib/conv_nt
 #import lib/epilogue4
 #import lib/coop_nt
-#import lib/coop_moments
 
 const BN4: u32 = BN / 4u; // divides WG, as K4 does
 const DEPTHS: u32 = WG / BN4; // the same of w read across, whose rows are k
@@ -182,10 +181,18 @@ fn main(
                 coopStoreT(acc[i * NS + s * STRIP + j], &sh_y[to], SY);
             }
             workgroupBarrier();
-            finish(m0, taps.n0, py, px, i * T, s * STRIP * T, local);
-            // #if MOMENTS
-            count(&lanes, s, m0, i * T, local);
-            // #end
+            finish(
+                // #if MOMENTS
+                &lanes,
+                // #end
+                m0,
+                taps.n0,
+                py,
+                px,
+                i * T,
+                s,
+                local,
+            );
             workgroupBarrier();
         }
     }

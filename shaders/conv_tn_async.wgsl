@@ -39,7 +39,8 @@ fn async_copy_a(to: u32, source: u32, inside: bool) {
     sh_a[to + 1u] = select(vec4<f16>(), vec4<f16>(dy[at + 1u]), inside);
 }
 
-fn async_copy_b(to: u32, source: u32, inside: bool) {
+// Taps beside each other copy the same pixels.
+fn async_copy_near_b(to: u32, source: u32, inside: bool) {
     let at = select(0u, source, inside);
     sh_b[to] = select(vec4<f16>(), vec4<f16>(x[at]), inside);
     sh_b[to + 1u] = select(vec4<f16>(), vec4<f16>(x[at + 1u]), inside);
@@ -86,7 +87,7 @@ fn fetch(p0: u32, end: u32, buffer: u32, s: Share, local: u32) {
             let at = select(elsewhere, p + s.ky * IW + s.kx, SAME);
             let inside = p < end && s.column > 0u && iy < IH && ix < IW;
             let to = buffer * SIZE_B + row * SB + local % BN8 * 2u;
-            async_copy_b(to, at * IC4 + s.c, inside);
+            async_copy_near_b(to, at * IC4 + s.c, inside);
         }
     }
 }

@@ -15,23 +15,14 @@ struct Lane {
     pixels: u32,
 }
 
-// Counts what `finish` has left of a lane's results in strip `s`, from pixel `m` of the subgroup's
-// on.
-fn count(lanes: ptr<function, array<Lane, STRIPS>>, s: u32, m0: u32, m: u32, local: u32) {
-    let subgroup = local / SG;
-    for (var i = 0u; i < PIECES; i++) {
-        let e = local % SG + i * SG;
-        let pixel = m0 + subgroup / BESIDE * WM + m + e / STRIP4;
-        if ((T * STRIP4 % SG == 0u || e < T * STRIP4) && pixel < M) {
-            let v = sh_y[(subgroup * T + e / STRIP4) * SY + e % STRIP4];
-            let shift = select((*lanes)[s].shift, v, (*lanes)[s].pixels == 0u);
-            let d = v - shift;
-            (*lanes)[s].shift = shift;
-            (*lanes)[s].sum += d;
-            (*lanes)[s].squares += d * d;
-            (*lanes)[s].pixels += 1u;
-        }
-    }
+// Counts a result of strip `s`.
+fn count(lanes: ptr<function, array<Lane, STRIPS>>, s: u32, v: vec4<f32>) {
+    let shift = select((*lanes)[s].shift, v, (*lanes)[s].pixels == 0u);
+    let d = v - shift;
+    (*lanes)[s].shift = shift;
+    (*lanes)[s].sum += d;
+    (*lanes)[s].squares += d * d;
+    (*lanes)[s].pixels += 1u;
 }
 
 // Merges the moments of the lanes on top of each other, as batch_norm_merge does it, and writes

@@ -4,6 +4,7 @@
 #import lib/coop
 #import lib/conv_nt
 #import lib/epilogue4
+#import lib/coop_moments
 const PIECE4: u32 = 1u; // spec: vec4s that an invocation fetches at once
 
 const OC4: u32 = OC / 4u;
@@ -68,23 +69,47 @@ fn taps_of(py: u32, px: u32, n0: u32) -> Taps {
     return taps;
 }
 
-// Writes a strip of the subgroups' results, from pixel `m` and channel `n` of each on.
-fn finish(m0: u32, n0: u32, py: u32, px: u32, m: u32, n: u32, local: u32) {
+const NOWHERE: u32 = 0xffffffffu; // a result that is not there
+
+// Writes strip `s` of the subgroups' results, from pixel `m` of each on. What the results meet is
+// loaded before the first of them is needed.
+fn finish(
+    // #if MOMENTS
+    lanes: ptr<function, array<Lane, STRIPS>>,
+    // #end
+    m0: u32,
+    n0: u32,
+    py: u32,
+    px: u32,
+    m: u32,
+    s: u32,
+    local: u32,
+) {
     let subgroup = local / SG;
-    for (var i = 0u; i < PIECES; i++) {
+    var places: array<u32, PIECES>;
+    var others: array<Beside, PIECES>;
+    for (var i = 0u; i < PIECES; i++) { // unroll
         let e = local % SG + i * SG;
         let pixel = m0 + subgroup / BESIDE * WM + m + e / STRIP4;
-        let col = (n0 + subgroup % BESIDE * WN + n) / 4u + e % STRIP4;
+        let col = (n0 + subgroup % BESIDE * WN) / 4u + s * STRIP4 + e % STRIP4;
         let oy = pixel / OWC % OHC * CLASSES + py;
         let ox = pixel % OWC * CLASSES + px;
         let whole = T * STRIP4 % SG == 0u || e < T * STRIP4;
-        if (whole && pixel < M && oy < OH && ox < OW && col < OC4) {
-            let strided = (pixel / (OHC * OWC) * OH + oy) * OW + ox;
-            let index = select(strided, pixel, CLASSES == 1u) * OC4 + col;
-            let v = epilogue(sh_y[(subgroup * T + e / STRIP4) * SY + e % STRIP4], index, col);
-            y[index] = v;
+        let here = whole && pixel < M && oy < OH && ox < OW && col < OC4;
+        let strided = (pixel / (OHC * OWC) * OH + oy) * OW + ox;
+        let index = select(strided, pixel, CLASSES == 1u) * OC4 + col;
+        places[i] = select(NOWHERE, index, here);
+        others[i] = beside(select(0u, index, here));
+    }
+    for (var i = 0u; i < PIECES; i++) { // unroll
+        let e = local % SG + i * SG;
+        let col = (n0 + subgroup % BESIDE * WN) / 4u + s * STRIP4 + e % STRIP4;
+        if (places[i] != NOWHERE) {
+            let sum = sh_y[(subgroup * T + e / STRIP4) * SY + e % STRIP4];
+            let v = epilogue(sum, others[i], col);
+            y[places[i]] = v;
             // #if MOMENTS
-            sh_y[(subgroup * T + e / STRIP4) * SY + e % STRIP4] = stored(v);
+            count(lanes, s, stored(v));
             // #end
         }
     }

@@ -1,4 +1,4 @@
-// As lib/epilogue.wgsl, four channels at a time: what happens to the finished sums at vec4 `index`,
+// As lib/epilogue.wgsl, four channels at a time: what happens to the finished sums at a vec4 of y,
 // which are those of channels 4 * col and the three behind.
 // Declares the importer's bindings 2 to 6. Requires nothing of the importer.
 #import lib/relu
@@ -33,19 +33,37 @@ fn stored(v: vec4<f32>) -> vec4<f32> {
 }
 // #end
 
-fn epilogue(sum: vec4<f32>, index: u32, col: u32) -> vec4<f32> {
+// What a result meets that stands at its own place: loaded apart, so that loads for several results
+// are under way at once.
+struct Beside {
+    add: vec4<f32>,
+    gate: vec4<f32>,
+}
+
+fn beside(index: u32) -> Beside {
+    var b: Beside;
+    // #if ADD
+    b.add = add[index];
+    // #end
+    // #if MASK
+    b.gate = gate[index];
+    // #end
+    return b;
+}
+
+fn epilogue(sum: vec4<f32>, b: Beside, col: u32) -> vec4<f32> {
     var v = sum;
     // #if BIAS
     v += bias[col];
     // #end
     // #if ADD
-    v += add[index];
+    v += b.add;
     // #end
     if (RELU) {
         v = relu(v);
     }
     // #if MASK
-    v = relu_mask(v, gate[index]);
+    v = relu_mask(v, b.gate);
     // #end
     return v;
 }

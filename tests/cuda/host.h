@@ -263,6 +263,10 @@ static void w_copy(arr<T, N>& array, unsigned to, const host_buffer<const T>& bu
   copy.group = queue.group;
   queue.copies[(queue.first + queue.count++) % HOST_COPIES] = copy;
 }
+template <class T, unsigned N>
+static void w_copy_near(arr<T, N>& array, unsigned to, const host_buffer<const T>& buffer, unsigned from, bool inside) {
+  w_copy(array, to, buffer, from, inside);
+}
 static __attribute__((unused)) void w_copies_commit() { ++host_queues[host_now].group; }
 static __attribute__((unused)) void w_copies_wait(unsigned newest) {
   host_queue& queue = host_queues[host_now];

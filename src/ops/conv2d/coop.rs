@@ -63,31 +63,24 @@ const TN_NARROW: [Size; 4] = [
 const NT_NARROW_COPIED: [Size; 2] = [[64, 32, 16, 16, 16, 3], [64, 64, 16, 32, 16, 4]];
 const TN_NARROW_COPIED: [Size; 2] = [[32, 64, 16, 16, 16, 3], [64, 64, 16, 32, 32, 4]];
 /// Both where copies to workgroup memory go on by themselves: no register holds what is under way, so
-/// that 64 x 64 sums fit, and pieces are twice as long. Nobody has timed them.
-const NT_COPIED: [Size; 12] = [
-    [128, 16, 32, 32, 16, 4],
-    [128, 32, 32, 32, 32, 4],
-    [128, 32, 64, 32, 32, 3],
-    [128, 64, 32, 64, 32, 4],
-    [128, 64, 64, 64, 32, 3],
-    [128, 64, 32, 32, 32, 3],
-    [256, 64, 32, 64, 64, 3],
-    [64, 64, 64, 32, 32, 3],
+/// that 64 x 64 sums fit, and pieces are twice as long. Of 55 products of a ResNet-18 of width 64
+/// these are all tiles that were the fastest on an H100, or within 4 % (`shaders/README.md`); the
+/// first that has [`ENOUGH`] workgroups is 2 % slower than the fastest, taken over all.
+const NT_COPIED: [Size; 6] = [
     [128, 128, 32, 64, 64, 3],
+    [256, 64, 32, 64, 64, 3],
+    [128, 64, 64, 64, 32, 3],
+    [128, 64, 32, 64, 32, 4],
     [128, 128, 32, 64, 32, 3],
-    [64, 128, 32, 32, 64, 4],
     [64, 128, 64, 32, 64, 3],
 ];
-const TN_COPIED: [Size; 9] = [
-    [16, 128, 32, 16, 32, 4],
-    [32, 128, 32, 32, 32, 4],
-    [32, 192, 32, 32, 64, 4],
-    [64, 192, 32, 32, 64, 3],
-    [64, 192, 32, 64, 32, 3],
-    [64, 128, 64, 32, 64, 3],
+const TN_COPIED: [Size; 6] = [
     [128, 128, 32, 64, 64, 3],
+    [64, 192, 32, 32, 64, 3],
+    [64, 128, 64, 32, 64, 3],
+    [32, 128, 32, 32, 32, 4],
+    [64, 192, 32, 64, 32, 3],
     [128, 128, 32, 64, 32, 3],
-    [128, 192, 32, 64, 64, 3],
 ];
 /// Workgroups that weight gradients are split for.
 const TN_GROUPS: [u32; 1] = [512];
@@ -160,13 +153,13 @@ pub(super) fn nt_variants(io: &Io, kernel: usize, target: &Target) -> Vec<Varian
     let narrow = is_narrow(target);
     let columns = io.outputs[0].shape.c;
     let sizes = if narrow { &NT_NARROW[..] } else { &NT_TILES };
-    let mut all = tiles(sizes, columns, 1, &[0], target);
+    let loaded = tiles(sizes, columns, 1, &[0], target);
     // Weights that are read across are copied along the result's channels.
     if io.inputs[0].shape.c.is_multiple_of(8) && io.inputs[1].shape.c.is_multiple_of(8) {
         let sizes = if narrow { &NT_NARROW_COPIED[..] } else { &NT_COPIED };
-        all.extend(tiles(sizes, columns, 1, &[0], target));
+        return [tiles(sizes, columns, 1, &[0], target), loaded].concat();
     }
-    all
+    loaded
 }
 
 /// Variants of a weight gradient.
@@ -177,20 +170,20 @@ pub(super) fn tn_variants(io: &Io, target: &Target) -> Vec<Variant> {
     let narrow = is_narrow(target);
     let rows = io.inputs[1].shape.c;
     let sizes = if narrow { &TN_NARROW[..] } else { &TN_TILES };
-    let mut all = tiles(sizes, rows, 0, &TN_GROUPS, target);
+    let loaded = tiles(sizes, rows, 0, &TN_GROUPS, target);
     if rows.is_multiple_of(8) && io.inputs[0].shape.c.is_multiple_of(8) {
         let sizes = if narrow { &TN_NARROW_COPIED[..] } else { &TN_COPIED };
-        all.extend(tiles(sizes, rows, 0, &TN_GROUPS, target));
+        return [tiles(sizes, rows, 0, &TN_GROUPS, target), loaded].concat();
     }
-    all
+    loaded
 }
 
 /// What is taken where nothing has been measured: the first tile with enough workgroups for the
 /// result `y` of a forward-type product, or the one with the most; a weight gradient is split for
-/// enough anyway. None by copies: whether they gain is for a tuner to say.
+/// enough anyway. Tiles that are copied come before those that are loaded.
 pub(super) fn preferred(variants: &[Variant], y: Shape) -> Option<Variant> {
     let tiles = variants.iter().filter_map(|v| match v {
-        Variant::Coop(t) if !t.copies() => Some((*v, t)),
+        Variant::Coop(t) => Some((*v, t)),
         _ => None,
     });
     let groups = |t: &CoopTile| match t.groups {

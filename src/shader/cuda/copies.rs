@@ -6,6 +6,7 @@
 //! | function | here |
 //! |---|---|
 //! | `async_copy_*(to, source, inside)` | 16 bytes of a buffer to a workgroup array |
+//! | `async_copy_near_*(to, source, inside)` | the same, through the cache of the multiprocessor |
 //! | `async_commit()` | the copies so far are a group |
 //! | `async_wait(newest)` | waits for all groups but the newest |
 
@@ -51,7 +52,8 @@ impl Writer<'_> {
                 let of = |handle: Handle<GlobalVariable>| &self.globals[&handle];
                 let [at, source, inside] = [0, 1, 2].map(|i| &arguments[i]);
                 let (to, from) = (of(to), of(from));
-                Ok(Some(format!("w_copy({to}, {at}, {from}, {source}, {inside});")))
+                let near = if name.starts_with("async_copy_near_") { "_near" } else { "" };
+                Ok(Some(format!("w_copy{near}({to}, {at}, {from}, {source}, {inside});")))
             }
             _ => unknown(format!("the function `{name}`")),
         }
