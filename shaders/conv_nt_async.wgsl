@@ -200,9 +200,7 @@ fn main(
     }
     // #if MOMENTS
     for (var s = 0u; s < STRIPS; s++) { // unroll
-        let mean = lanes[s].sum / f32(max(lanes[s].pixels, 1u));
-        sh_y[local * 2u] = lanes[s].shift + mean;
-        sh_y[local * 2u + 1u] = relu(lanes[s].squares - lanes[s].sum * mean);
+        meet(lanes[s], m0, local);
         workgroupBarrier();
         merge(m0, taps.n0, s * STRIP * T, local);
         workgroupBarrier();

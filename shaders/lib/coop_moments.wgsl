@@ -12,17 +12,32 @@ struct Lane {
     shift: vec4<f32>,
     sum: vec4<f32>,
     squares: vec4<f32>,
-    pixels: u32,
 }
 
-// Counts a result of strip `s`.
-fn count(lanes: ptr<function, array<Lane, STRIPS>>, s: u32, v: vec4<f32>) {
-    let shift = select((*lanes)[s].shift, v, (*lanes)[s].pixels == 0u);
-    let d = v - shift;
-    (*lanes)[s].shift = shift;
+// How many pixels a lane has of the subgroup's, which begin at `top`: those from top + h on, HEIGHT
+// apart.
+fn pixels_of(top: u32, h: u32) -> u32 {
+    let end = min(top + WM, M);
+    return select(0u, (end - top - h + HEIGHT - 1u) / HEIGHT, top + h < end);
+}
+
+// Counts a result of strip `s`; the first pixel of a lane comes first.
+fn count(lanes: ptr<function, array<Lane, STRIPS>>, s: u32, v: vec4<f32>, first: bool) {
+    if (first) {
+        (*lanes)[s].shift = v;
+        return;
+    }
+    let d = v - (*lanes)[s].shift;
     (*lanes)[s].sum += d;
     (*lanes)[s].squares += d * d;
-    (*lanes)[s].pixels += 1u;
+}
+
+// The mean and M2 of a lane's results.
+fn meet(lane: Lane, m0: u32, local: u32) {
+    let pixels = pixels_of(m0 + local / SG / BESIDE * WM, local % SG / STRIP4);
+    let mean = lane.sum / f32(max(pixels, 1u));
+    sh_y[local * 2u] = lane.shift + mean;
+    sh_y[local * 2u + 1u] = relu(lane.squares - lane.sum * mean); // NaN stays
 }
 
 // Merges the moments of the lanes on top of each other, as batch_norm_merge does it, and writes
@@ -41,11 +56,8 @@ fn merge(m0: u32, n0: u32, n: u32, local: u32) {
     var squares = vec4<f32>();
     var m2 = vec4<f32>();
     for (var i = 0u; i < PART * HEIGHT; i++) {
-        // Of a subgroup's pixels those from top + h on, HEIGHT apart.
         let h = i % HEIGHT;
-        let top = first + i / HEIGHT * WM;
-        let end = min(top + WM, M);
-        let pixels = select(0u, (end - top - h + HEIGHT - 1u) / HEIGHT, top + h < end);
+        let pixels = pixels_of(first + i / HEIGHT * WM, h);
         let at = (((p * PART + i / HEIGHT) * BESIDE + b) * SG + h * STRIP4 + c) * 2u;
         if (pixels > 0u) {
             shift = select(shift, sh_y[at], i == 0u);

@@ -109,7 +109,7 @@ fn finish(
             let v = epilogue(sum, others[i], col);
             y[places[i]] = v;
             // #if MOMENTS
-            count(lanes, s, stored(v));
+            count(lanes, s, stored(v), m == 0u && i == 0u);
             // #end
         }
     }

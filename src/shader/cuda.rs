@@ -15,6 +15,7 @@ mod body;
 mod coop;
 mod copies;
 mod names;
+mod rounding;
 mod value;
 
 use std::collections::{BTreeMap, HashMap};
@@ -393,7 +394,11 @@ impl<'a> Writer<'a> {
             None => "void".into(),
         };
         self.line(0, &format!("WGSL_FN {result} {name}({}) {{", parameters.join(", ")));
-        match self.copies(function, info, &scope)? {
+        let instruction = match self.rounding(function, &scope)? {
+            None => self.copies(function, info, &scope)?,
+            rounding => rounding,
+        };
+        match instruction {
             Some(statement) => self.line(1, &statement),
             None => self.body(&mut scope)?,
         }

@@ -90,6 +90,13 @@ template <class T> struct alignas(2 * sizeof(T)) vec<T, 2> { T x, y; };
 template <class T> struct vec<T, 3> { T x, y, z; };
 // Aligned, so that a load or a store is one instruction.
 template <class T> struct alignas(4 * sizeof(T)) vec<T, 4> { T x, y, z, w; };
+// What an H keeps of each.
+template <class H> WGSL_FN vec<f32, 4> w_round(vec<f32, 4> a) {
+  typedef w_half<H> half;
+  const u32 low = half::narrow2(a.x, a.y), high = half::narrow2(a.z, a.w);
+  return {half::widen((unsigned short)low), half::widen((unsigned short)(low >> 16)), half::widen((unsigned short)high),
+          half::widen((unsigned short)(high >> 16))};
+}
 // An array that can be copied.
 template <class T, u32 N> struct arr {
   T v[N];
