@@ -180,10 +180,11 @@ fn notices(ops: &str, half: Option<Half>, copies: bool, bug: &Bug) -> Result<(),
     };
     let mut planted = false;
     for dispatch in cases.iter().flat_map(dispatches) {
-        let text = cuda::translate(&source(&dispatch.kernel), "k")?.text;
-        planted |= bug.plant(&text) != text;
+        let kernel = cuda::translate(&source(&dispatch.kernel), "k")?.text;
+        let text = if bug.prelude { cuda::PRELUDE } else { &kernel };
+        planted |= bug.plant(text) != text;
     }
-    check(planted, || format!("no kernel of `{ops}` holds `{}` {} times", bug.from, bug.nth + 1))?;
+    check(planted, || format!("nothing of `{ops}` holds `{}` {} times", bug.from, bug.nth + 1))?;
     for (case, variant) in &cases {
         for order in Order::ALL {
             let mut session = Session::from(Emulated::new(order, bug.clone()));
@@ -236,14 +237,22 @@ fn bugs() -> Vec<Trial> {
         })
     };
     let rounding = |(what, from, to)| {
-        let bug = Bug { nth: 0, from, to, prelude: false };
+        let bug = Bug { nth: 0, from, to, prelude: true };
         let name = format!("notices {what} in conv2d of bf16");
         Trial::test(name, move || notices("conv2d", Some(Half::Bf16), false, &bug))
     };
     let bf16 = [
-        ("weights that are cut off", "32767u", "0u"),
-        ("ties that do not go to the even weight", "32767u", "32768u"),
-        ("weights that are not rounded", "4294901760u", "4294967295u"),
+        (
+            "weights that are cut off",
+            "half::narrow2(a.x, a.y)",
+            "(__float_as_uint(a.x) >> 16 | (__float_as_uint(a.y) & 0xffff0000u))",
+        ),
+        (
+            "ties that do not go to the even weight",
+            "half::narrow2(a.x, a.y)",
+            "((__float_as_uint(a.x) + 0x8000u) >> 16 | (half::narrow2(0.0f, a.y) & 0xffff0000u))",
+        ),
+        ("weights that are not rounded", "return {half::widen", "return a; return {half::widen"),
     ];
     let copied = |(what, ops, from, to, prelude)| {
         let bug = Bug { nth: 0, from, to, prelude };
