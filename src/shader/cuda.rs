@@ -5,10 +5,10 @@
 //!   WGSL evaluates them; other values are written where they are used, and pointers are lvalues.
 //! * Functions are inlined. Besides their own arguments they get the bound buffers that they use.
 //! * Names end in `_`, so that none is a keyword of C++ or a built-in of CUDA.
-//! * The uniform is a pointer like every buffer: a captured graph sees the values of each replay.
+//! * The uniform is a pointer like every buffer: a graph sees the values of each launch.
 //! * Subgroups are warps, and cooperative matrices the tensor cores' (`coop.cuh`).
 //! * f16 is what memory holds: there is no arithmetic of it, as shaders compute in f32. bf16 is f16
-//!   by another name up to here ([`BF16`]).
+//!   by another name up to here ([`BF16`]). What f32 is as either is an instruction (`rounding`).
 //! * A construct that no shader needs yet is an error that names it, not a guess.
 
 mod body;
