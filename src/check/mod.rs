@@ -10,7 +10,7 @@ pub use pair::Pair;
 use crate::device::{Data, DeviceError, Host, PlanId, Session};
 use crate::ir::{Graph, Group, half};
 use crate::ops::{Case, Choices, Emit, Fill, Io, StepUniforms, Target, ValueId, Variant, key};
-use crate::plan::{Options, PlannedOp, lower};
+use crate::plan::{Options, Plan, PlannedOp, lower};
 use crate::rng::{Philox, Stream, fnv1a, uniform};
 use crate::tensor::TensorType;
 
@@ -143,6 +143,13 @@ pub fn variants(case: &Case, target: &Target) -> Vec<Variant> {
     case.op.variants(&io(case), target)
 }
 
+/// The plan of a trial, to compile many at once ([`Session::prepare`]).
+pub fn plan(case: &Case, target: &Target, variant: Variant) -> Plan {
+    let mut choices = Choices::default();
+    choices.set(key(&case.op, &io(case)), variant);
+    lower("trial", &graph(case), Options { choices: &choices, ..Options::new(*target) })
+}
+
 /// Runs a case twice on a session that is emptied first, in one of its [`variants`], outputs
 /// poisoned, and compares with the reference. The second run must give the same bits: an op writes
 /// (=), and is deterministic. Returns the worst ratio of error to tolerance.
@@ -155,10 +162,8 @@ pub fn trial(case: &Case, session: &mut Session, variant: Variant) -> Result<f64
     let g = graph(case);
     session.reset();
     session.allocate(&g.layout);
-    let mut choices = Choices::default();
     let io = io(case);
-    choices.set(key(&case.op, &io), variant);
-    let plan = lower("trial", &g, Options { choices: &choices, ..Options::new(session.target()) });
+    let plan = plan(case, &session.target(), variant);
     let runs = |o: &PlannedOp| o.op == case.op && o.variant == variant;
     assert!(plan.ops.iter().any(runs), "{}: a variant that this device cannot run", name(case));
     let id = session.load(plan).map_err(device)?;

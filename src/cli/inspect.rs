@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -11,7 +12,7 @@ use crate::check;
 use crate::device::wgpu::adapters;
 use crate::device::{self, DeviceSpec, Pick, Session};
 use crate::method::ModelConfig;
-use crate::ops::Target;
+use crate::ops::{Case, Target, Variant};
 use crate::optim::Update;
 use crate::plan::{Plan, held_bytes, summary};
 use crate::run::settings::{PrecisionKind, RunConfig, Setting};
@@ -283,43 +284,71 @@ pub(super) struct CheckArgs {
     json: bool,
 }
 
+/// Trials for each core whose kernels are compiled together.
+const PER_CORE: usize = 8;
+/// How often `check` says how far it is.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
+/// What trials have shown.
+#[derive(Default)]
+struct Checked {
+    /// Of each op: trials, and the worst ratio of error to tolerance.
+    accuracy: BTreeMap<&'static str, (usize, f64)>,
+    passed: usize,
+    failures: Vec<Value>,
+}
+
+/// Tries cases on a device, in every way that it has for each.
+fn trials(session: &mut Session, cases: &[Case]) -> Checked {
+    let target = session.target();
+    let ways = if session.capabilities().dispatches { usize::MAX } else { 1 };
+    let variants = |case| check::variants(case, &target).into_iter().take(ways);
+    let trials: Vec<(&Case, Variant)> =
+        cases.iter().flat_map(|case| variants(case).map(move |v| (case, v))).collect();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let (began, mut said) = (Instant::now(), Instant::now());
+    let mut checked = Checked::default();
+    for together in trials.chunks(PER_CORE * cores) {
+        let plan = |(case, variant): &(&Case, Variant)| check::plan(case, &target, *variant);
+        // What is refused here is refused again by its own trial.
+        session.prepare(&together.iter().map(plan).collect::<Vec<Plan>>()).ok();
+        for &(case, variant) in together {
+            match check::trial(case, session, variant) {
+                Ok(ratio) => {
+                    checked.passed += 1;
+                    let row = checked.accuracy.entry(case.op.name()).or_default();
+                    *row = (row.0 + 1, row.1.max(ratio));
+                }
+                Err(message) => {
+                    let name = check::name(case);
+                    say(&format!("FAILED {name} ({variant}): {message}"));
+                    let failure =
+                        json!({ "case": name, "variant": variant.to_string(), "message": message });
+                    checked.failures.push(failure);
+                }
+            }
+        }
+        let (done, all) = (checked.passed + checked.failures.len(), trials.len());
+        if said.elapsed() >= SAY_EVERY && done < all {
+            said = Instant::now();
+            let left = began.elapsed().as_secs_f64() / done as f64 * (all - done) as f64;
+            say(&format!("{done} of {all} trials, about {left:.0} s left"));
+        }
+    }
+    checked
+}
+
 pub(super) fn check(args: &CheckArgs) -> Outcome {
     let (mut session, why) = device::open(&choice(&args.device)?)?;
     say(&format!("device: {} ({why})", session.device()));
-    // Of each op: trials, and the worst ratio of error to tolerance.
-    let mut accuracy: BTreeMap<&'static str, (usize, f64)> = BTreeMap::new();
-    let (mut passed, mut failures) = (0, Vec::new());
     let mut cases = crate::ops::all_cases();
     for half in Half::ALL.iter().filter(|half| !session.capabilities().stores(**half)) {
         let name = half.name();
         say(&format!("trials in {name} are left out: the device does not store {name}"));
         cases.retain(|c| c.half != Some(*half));
     }
-    for case in cases {
-        let name = check::name(&case);
-        if !args.only.iter().all(|text| name.contains(text)) {
-            continue;
-        }
-        let mut variants = check::variants(&case, &session.target());
-        if !session.capabilities().dispatches {
-            variants.truncate(1);
-        }
-        for variant in variants {
-            match check::trial(&case, &mut session, variant) {
-                Ok(ratio) => {
-                    passed += 1;
-                    let row = accuracy.entry(case.op.name()).or_default();
-                    *row = (row.0 + 1, row.1.max(ratio));
-                }
-                Err(message) => {
-                    say(&format!("FAILED {name} ({variant}): {message}"));
-                    let failure =
-                        json!({ "case": name, "variant": variant.to_string(), "message": message });
-                    failures.push(failure);
-                }
-            }
-        }
-    }
+    cases.retain(|case| args.only.iter().all(|text| check::name(case).contains(text)));
+    let Checked { accuracy, passed, failures } = trials(&mut session, &cases);
     let failed = failures.len();
     if passed + failed == 0 {
         let asked = args.only.join("` and `");
