@@ -114,9 +114,9 @@
 //!   error names. Where the loss is scaled, a gradient that is not finite skips its step and halves
 //!   the scale, which is state on the device ([`ops::LossScale`]), until none is left.
 //! * Every op's reference is independent of its kernels, and every kernel is reached by a trial
-//!   case. A variant that is not the portable one is used on a GPU only after it agreed with that
-//!   there, at that shape; `--no-tune` and software adapters take a table of defaults as it is. A
-//!   page starts with compact kernels, one for many shapes, and takes the portable ones, one for
+//!   case. A variant that is not the portable one is used on a GPU only after it agreed with the
+//!   compact form of that there, at that shape; `--no-tune` and software adapters take a table of
+//!   defaults as it is. A page starts with compact kernels, one for many shapes, and takes the portable ones, one for
 //!   each, where they agree with these and are faster ([`tune::Search`]).
 //! * The last op of every plan writes the number of its run into the plan's ring ([`ops::Record`]):
 //!   what the host reads of a step proves that the step was carried out.

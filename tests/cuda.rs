@@ -199,6 +199,24 @@ fn notices(ops: &str, half: Option<Half>, copies: bool, bug: &Bug) -> Result<(),
     Err("every trial passes with the bug".into())
 }
 
+/// A weight gradient copies the pixels of shifted taps through the cache that is nearest, and no
+/// other operand: no result shows it.
+fn shifted_pixels_stay_near() -> Result<(), Failed> {
+    let mut found = 0;
+    for case in aavae::ops::all_cases().iter().filter(|c| c.half == Some(Half::F16)) {
+        let copied = |v: &Variant| matches!(v, Variant::Coop(t) if t.copies());
+        let Some(variant) = variants(case, &target()).into_iter().find(copied) else { continue };
+        for dispatch in plan(case, variant).ops.into_iter().flat_map(|s| s.dispatches) {
+            let text = cuda::translate(&source(&dispatch.kernel), "k")?.text;
+            let (near, other) = (text.contains("w_copy_near("), text.contains("w_copy("));
+            let file = dispatch.kernel.file;
+            check(near == (file == "conv_tn_async"), || format!("{file}: near copies: {near}"))?;
+            found += usize::from(near && other);
+        }
+    }
+    check(found > 0, || "no weight gradient by copies".into())
+}
+
 /// Bugs of kernels whose tiles come by copies: what, op, text, its change, whether in the prelude.
 const COPIES: [(&str, &str, &str, &str, bool); 7] = [
     ("a wait for a group too few", "conv2d", "w_copies_wait(n", "w_copies_wait(1u + n", false),
@@ -299,6 +317,7 @@ fn main() -> ExitCode {
     trials.extend(rules::unknown());
     trials.extend(coop::refusals());
     trials.extend(toolkit::trials(&args));
+    trials.push(Trial::test("shifted pixels stay near", shifted_pixels_stay_near));
     if able && args.filter.is_none() && !args.list && !args.ignored {
         // What fails here fails again in its trial.
         if let Err(e) = prepare() {

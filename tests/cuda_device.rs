@@ -255,8 +255,10 @@ fn graphs() -> Result<(), Failed> {
     stand_in.edges(false)?;
     match train(OpenOptions::default()) {
         Ok((_, hasty)) if hasty == eager => Err("kernels of a graph ran in plan order".into()),
-        // Losses that are no numbers, or others.
-        Ok(_) | Err(_) => Ok(()),
+        // Other losses, or such as are no numbers.
+        Ok(_) => Ok(()),
+        Err(error) if error.message().is_some_and(|m| m.contains("NaN")) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

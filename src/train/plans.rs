@@ -199,7 +199,7 @@ pub fn tune(
 }
 
 /// Sets the kernels of a run that is resumed, on an empty session, after comparing each with the
-/// portable one. Returns the products whose kernel is refused; they have the default.
+/// trusted one. Returns the products whose kernel is refused; they have the portable one.
 ///
 /// # Errors
 /// If the device fails or has no room.

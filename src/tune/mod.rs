@@ -243,8 +243,8 @@ fn compare_defaults(
         if i == prepared {
             prepared += prepare(session, &products[i..], |session, p| {
                 let default = p.default(session);
-                let trusted = p.op.variants(&p.io, &session.target())[0];
-                if default == trusted { vec![] } else { vec![default] }
+                let portable = p.op.variants(&p.io, &session.target())[0];
+                if default == portable { vec![] } else { vec![default] }
             })?;
         }
         let default = product.default(session);

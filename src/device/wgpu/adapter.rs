@@ -97,7 +97,7 @@ pub(super) fn experimental(info: &AdapterInfo) -> wgpu::ExperimentalFeatures {
     #[allow(
         unsafe_code,
         reason = "the kernels that use it are ours, tests run each, and a tuner compares it \
-            with the portable one on the device before it is used"
+            with one without them on the device before it is used"
     )]
     // SAFETY: what it may do wrong is in how kernels with cooperative matrices are validated and
     // written, and the only ones are those of `shaders`, which load and store whole matrices inside
