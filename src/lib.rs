@@ -47,7 +47,7 @@
 //! * **Kernel** ([`ops::Kernel`]): a file of `shaders/` and the constants it is specialised with.
 //!   Every shape is a WGSL constant, so index arithmetic is exact and division is cheap.
 //! * **Graph** ([`ir::Graph`]): ops applied to values. A value's **source** ([`ir::Source`]) is an
-//!   op, an upload, or state.
+//!   op, an upload, state, or images that stay.
 //! * **Plan** ([`plan::Plan`]): a graph ready for a device: ops in order ([`plan::PlannedOp`]),
 //!   where each tensor lives, the dispatches. Made once; running it allocates nothing and decides
 //!   nothing.
@@ -59,6 +59,8 @@
 //! * **Batch** ([`data::Batch`]): what a plan takes at once. A step has one, or with `--accumulate`
 //!   several and a plan of its own for the update.
 //! * **Subset** ([`data::Subset`]): some images of a data set, in an order of their own.
+//! * **Images that stay** ([`ir::resident`]): those of training as bytes on the device, where it is
+//!   no host and they fit ([`run::resident`]): a step uploads which ones it takes.
 //! * **View**: what augmentation makes of an image. Graphs draw views or are given them
 //!   ([`method::Views`]).
 //! * **Method** ([`method::Method`]): what is trained: an equation and its properties, one file of

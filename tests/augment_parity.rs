@@ -63,6 +63,7 @@ impl Chain {
             let mut call = Call {
                 inputs,
                 outputs: vec![&mut y],
+                words: vec![],
                 in_types: &in_types,
                 out_types: &out_types,
                 step: &self.step,
@@ -75,6 +76,7 @@ impl Chain {
             let mut call = Call {
                 inputs,
                 outputs: vec![&mut y],
+                words: vec![],
                 in_types: &in_types,
                 out_types: &out_types,
                 step: &self.step,

@@ -68,8 +68,9 @@ fn canaries() -> Vec<Trial> {
 /// A fault of a kernel's text.
 type Fault = fn(String) -> String;
 
-/// Faults of a result's moments that no trial may miss, and a case that shows each.
-const FAULTS: [(&str, &str, Fault); 4] = [
+/// Faults that no trial may miss, and a case that shows each: of a result's moments, and of images
+/// that are gathered.
+const FAULTS: [(&str, &str, Fault); 8] = [
     ("a row of invocations is left out", "moments n5h16w16c16 k3s1p1 o16, bias", |t| {
         t.replace("var t = 0u; t < TY", "var t = 1u; t < TY")
     }),
@@ -82,12 +83,22 @@ const FAULTS: [(&str, &str, Fault); 4] = [
     ("what is not stored counts", "moments n5h16w16c16 k3s1p1 o16, bias, f16", |t| {
         t.replace("= stored(v);", "= v;")
     }),
+    ("what is in the next word is left out", "37 of 50", |t| {
+        t.replace("if (shift > 8u)", "if (shift > 16u)")
+    }),
+    ("a byte of the next pixel stays", "37 of 50", |t| t.replace("pixel & 0xffffffu", "pixel")),
+    ("every part begins at the first image", "three parts, one of one image", |t| {
+        t.replace("indices[place.x] -", "indices[place.x] - 0u *")
+    }),
+    ("images lie without a gap", "odd side, bytes behind the last pixel", |t| {
+        t.replace("+ byte / 4u;", "+ byte / 4u - image * 3u / 4u;")
+    }),
 ];
 
 /// A case must fail in every variant once the kernel's text has a fault.
 fn refused(case: &Case, adapter: &Pick, target: &Target, fault: Fault) -> Result<(), Failed> {
     let all = variants(case, target);
-    let tiles = all.into_iter().filter(|v| matches!(v, Variant::Tile(_)));
+    let tiles = all.into_iter().filter(|v| matches!(v, Variant::Tile(_) | Variant::Only));
     for variant in tiles {
         let options = OpenOptions { rewrite: Some(fault), ..OpenOptions::default() };
         let result = trial(case, &mut Session::from(Gpu::pick(adapter, options)?), variant);
@@ -107,7 +118,7 @@ fn faults(index: usize, adapter: &str, target: Target, f16: bool) -> Vec<Trial> 
             let case = case.ok_or_else(|| format!("there is no case {name}"))?;
             refused(&case, &Pick::Index(index), &target, fault)
         };
-        Trial::test(format!("a fault of moments is noticed: {what}/{adapter}"), run)
+        Trial::test(format!("a fault is noticed: {what}/{adapter}"), run)
             .with_ignored_flag(half && !f16)
     };
     FAULTS.map(planted).into()

@@ -9,6 +9,8 @@
 mod accumulation;
 #[path = "training/measures.rs"]
 mod measures;
+#[path = "training/resident.rs"]
+mod resident;
 mod support;
 
 use std::collections::BTreeMap;
@@ -345,5 +347,12 @@ fn main() -> ExitCode {
         &[Device::Cpu],
         measures::online_probe,
     ));
+    trials.extend(support::on_devices(
+        "images that stay change no bit",
+        &[Device::Cpu, Device::Reference],
+        resident::same_bits,
+    ));
+    trials.push(Trial::test("images that stay in parts change no bit/cpu", resident::parts));
+    trials.push(Trial::test("images stay where they fit/cpu", resident::memory));
     libtest_mimic::run(&args, trials).exit_code()
 }

@@ -57,6 +57,7 @@ pub fn contents(trial: &str, input: usize, ty: TensorType, fill: Fill) -> Filled
             Filled::F(crate::ops::sample_augment_params(ty.shape.n, h, w, u64::from(fnv1a(trial))))
         }
         Fill::Pixels => Filled::U((0..len).map(|i| word(i) & 0x00ff_ffff).collect()),
+        Fill::Words => Filled::U((0..len).map(word).collect()),
     }
 }
 

@@ -7,7 +7,6 @@
 //! Dropping a loader ends its thread, unless that hangs.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
@@ -34,12 +33,14 @@ pub struct Batch {
     pub step: u64,
     /// Epoch of that step, from 0.
     pub epoch: u32,
-    /// `[N, H, W]`, packed as `R | G << 8 | B << 16`.
+    /// `[N, H, W]`, packed as `R | G << 8 | B << 16`; empty in a batch without pixels.
     pub pixels: Vec<u32>,
     /// `[N]`, the class of each image.
     pub labels: Vec<u32>,
     /// `[N]`, the index of each image in its data set.
     pub indices: Vec<u32>,
+    /// `[N]`, the place of each image in its subset.
+    pub places: Vec<u32>,
     /// Images that count: N, except in the last batch of an evaluation, which repeats its last
     /// image up to N.
     pub valid: usize,
@@ -86,6 +87,32 @@ impl Loader {
         parts: usize,
         steps: Range<u64>,
     ) -> Result<Self, DataError> {
+        Self::of_order(subset, order, parts, steps, true)
+    }
+
+    /// [`Loader::in_parts`] without pixels, where the device has the images: none is read.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    ///
+    /// # Panics
+    /// Like [`Loader::in_parts`].
+    pub fn without_pixels(
+        subset: &Subset,
+        order: Order,
+        parts: usize,
+        steps: Range<u64>,
+    ) -> Result<Self, DataError> {
+        Self::of_order(subset, order, parts, steps, false)
+    }
+
+    fn of_order(
+        subset: &Subset,
+        order: Order,
+        parts: usize,
+        steps: Range<u64>,
+        pixels: bool,
+    ) -> Result<Self, DataError> {
         assert_eq!(order.len(), subset.len(), "the order is for another subset");
         assert!(
             order.batch_size().is_multiple_of(parts),
@@ -101,12 +128,12 @@ impl Loader {
                 Some((e, positions)) if e == epoch => positions,
                 _ => order.epoch(epoch),
             };
-            let chosen = &positions[first..first + order.batch_size()];
-            let indices: Vec<u32> = chosen.iter().map(|&p| subset.indices[p as usize]).collect();
+            let chosen = positions[first..first + order.batch_size()].to_vec();
             current = Some((epoch, positions));
-            let dataset = Arc::clone(&subset.dataset);
+            let subset = subset.clone();
             (0..parts).map(move |i| {
-                read_batch(&*dataset, step, epoch, indices[i * part..][..part].to_vec(), part)
+                let batch = Batch::new(&subset, [step, epoch.into()], &chosen[i * part..][..part]);
+                if pixels { batch.read(&*subset.dataset, part) } else { Ok(batch) }
             })
         }))
     }
@@ -124,8 +151,8 @@ impl Loader {
         let batches = subset.len().div_ceil(batch_size);
         Self::start((0..batches).map(move |step| {
             let last = subset.len().min((step + 1) * batch_size);
-            let indices = subset.indices[step * batch_size..last].to_vec();
-            read_batch(&*subset.dataset, step as u64, 0, indices, batch_size)
+            let places: Vec<u32> = (step * batch_size..last).map(|place| place as u32).collect();
+            Batch::new(&subset, [step as u64, 0], &places).read(&*subset.dataset, batch_size)
         }))
     }
 
@@ -263,32 +290,37 @@ impl Drop for Loader {
     }
 }
 
-/// Reads and packs `indices`, then repeats the last image until there are `n`.
-fn read_batch(
-    dataset: &dyn Dataset,
-    step: u64,
-    epoch: u32,
-    mut indices: Vec<u32>,
-    n: usize,
-) -> Result<Batch, DataError> {
-    let area = dataset.image_size() * dataset.image_size();
-    let valid = indices.len();
-    let mut pixels = vec![0_u32; n * area];
-    let images = pixels[..valid * area].par_chunks_exact_mut(area).zip(&indices);
-    images.try_for_each_init(
-        || vec![0_u8; 3 * area],
-        |bytes, (packed, &index)| {
-            dataset.read(index as usize, bytes)?;
-            for (word, rgb) in packed.iter_mut().zip(bytes.chunks_exact(3)) {
-                *word = u32::from_le_bytes([rgb[0], rgb[1], rgb[2], 0]);
-            }
-            Ok(())
-        },
-    )?;
-    for i in valid..n {
-        pixels.copy_within((valid - 1) * area..valid * area, i * area);
-        indices.push(indices[valid - 1]);
+impl Batch {
+    /// The images at these places of a subset, without their pixels.
+    fn new(subset: &Subset, [step, epoch]: [u64; 2], places: &[u32]) -> Self {
+        let indices: Vec<u32> = places.iter().map(|&p| subset.indices[p as usize]).collect();
+        let labels = indices.iter().map(|&i| subset.dataset.label(i as usize)).collect();
+        let (places, valid) = (places.to_vec(), places.len());
+        Self { step, epoch: epoch as u32, pixels: vec![], labels, indices, places, valid }
     }
-    let labels = indices.iter().map(|&index| dataset.label(index as usize)).collect();
-    Ok(Batch { step, epoch, pixels, labels, indices, valid })
+
+    /// Reads and packs the images, then repeats the last one until there are `n`.
+    fn read(mut self, dataset: &dyn Dataset, n: usize) -> Result<Self, DataError> {
+        let area = dataset.image_size() * dataset.image_size();
+        let valid = self.valid;
+        self.pixels = vec![0_u32; n * area];
+        let images = self.pixels[..valid * area].par_chunks_exact_mut(area).zip(&self.indices);
+        images.try_for_each_init(
+            || vec![0_u8; 3 * area],
+            |bytes, (packed, &index)| {
+                dataset.read(index as usize, bytes)?;
+                for (word, rgb) in packed.iter_mut().zip(bytes.chunks_exact(3)) {
+                    *word = u32::from_le_bytes([rgb[0], rgb[1], rgb[2], 0]);
+                }
+                Ok(())
+            },
+        )?;
+        for i in valid..n {
+            self.pixels.copy_within((valid - 1) * area..valid * area, i * area);
+        }
+        for list in [&mut self.indices, &mut self.labels, &mut self.places] {
+            list.resize(n, list[valid - 1]);
+        }
+        Ok(self)
+    }
 }

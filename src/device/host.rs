@@ -64,6 +64,14 @@ struct Memory<T> {
     bytes: usize,
 }
 
+impl<T: Copy> Memory<T> {
+    /// Overwrites what is dead.
+    fn spoil(&mut self, poison: T) {
+        self.floats.fill(poison);
+        self.words.fill(u32::MAX);
+    }
+}
+
 #[derive(Debug)]
 struct Program {
     plan: Rc<Plan>,
@@ -141,9 +149,12 @@ fn execute<T: Precision>(
     let in_place = step.op.in_place();
     let locate = |place: Place| program.bound.place(place);
     let mut taken: Vec<(BufferId, Vec<T>)> = Vec::new();
-    for (_, place) in &step.outputs {
+    let mut integers: Vec<(BufferId, Vec<u32>)> = Vec::new();
+    for ((_, place), ty) in step.outputs.iter().zip(&step.io.outputs) {
         let (buffer, _) = locate(*place);
-        if !taken.iter().any(|t| t.0 == buffer) {
+        if ty.dtype == DType::U32 {
+            integers.push((buffer, std::mem::take(&mut buffers[buffer.0].words)));
+        } else if !taken.iter().any(|t| t.0 == buffer) {
             taken.push((buffer, std::mem::take(&mut buffers[buffer.0].floats)));
         }
     }
@@ -193,15 +204,22 @@ fn execute<T: Precision>(
     outputs.sort_by_key(|o| o.0);
     let outputs = outputs.into_iter().map(|o| o.1).collect();
     let (in_types, out_types) = (&step.io.inputs[..], &step.io.outputs[..]);
-    let mut call = Call { inputs, outputs, in_types, out_types, step: uniforms };
+    let floats = out_types.iter().filter(|ty| ty.dtype != DType::U32);
+    // A value of integers has a buffer of its own, which may be longer.
+    let lengths = out_types.iter().filter(|ty| ty.dtype == DType::U32).map(|ty| ty.shape.len());
+    let words = integers.iter_mut().zip(lengths).map(|(i, len)| &mut i.1[..len]).collect();
+    let mut call = Call { inputs, outputs, words, in_types, out_types, step: uniforms };
     T::execute(&step.op, &mut call);
-    for (output, ty) in call.outputs.iter_mut().zip(out_types) {
+    for (output, ty) in call.outputs.iter_mut().zip(floats) {
         if let Some(half) = ty.dtype.half() {
             output.par_chunks_mut(CHUNK).flatten().for_each(|x| *x = x.rounded(half));
         }
     }
     for (buffer, memory) in taken {
         buffers[buffer.0].floats = memory;
+    }
+    for (buffer, words) in integers {
+        buffers[buffer.0].words = words;
     }
 }
 
@@ -285,7 +303,7 @@ impl<T: Precision> Device for Host<T> {
         if let Some(poison) = T::POISON {
             for (b, buffer) in bound.buffers.iter().enumerate() {
                 if b != plan.ring.buffer {
-                    self.buffers[buffer.0].floats.fill(T::of(poison));
+                    self.buffers[buffer.0].spoil(T::of(poison));
                 }
             }
         }
@@ -307,7 +325,7 @@ impl<T: Precision> Device for Host<T> {
             execute(&mut self.buffers, program, &program.plan.ops[i], uniforms);
             if let Some(poison) = T::POISON {
                 for &b in &program.dead[i] {
-                    self.buffers[program.bound.buffers[b].0].floats.fill(T::of(poison));
+                    self.buffers[program.bound.buffers[b].0].spoil(T::of(poison));
                 }
             }
         }
@@ -320,7 +338,13 @@ impl<T: Precision> Device for Host<T> {
         offset: usize,
         elements: usize,
     ) -> Result<Ticket, DeviceError> {
-        let values = T::values(&self.buffers[buffer.0].floats[offset..offset + elements]);
+        let (memory, range) = (&self.buffers[buffer.0], offset..offset + elements);
+        let values = if memory.words.is_empty() {
+            T::values(&memory.floats[range])
+        } else {
+            // As every device: integers come back as the bits of floats.
+            Values::F32(memory.words[range].iter().map(|w| f32::from_bits(*w)).collect())
+        };
         Ok(self.ticket(Done { values: Some(values), seconds: None }))
     }
     fn poll(&mut self, ticket: Ticket, _wait: bool) -> Result<Option<Done>, DeviceError> {

@@ -226,6 +226,8 @@ pub struct Bound {
     pub constants: Option<BufferId>,
     /// The flat buffers that the plan touches.
     pub states: BTreeMap<Group, BufferId>,
+    /// The images that stay, by part, where the plan reads them.
+    pub images: Vec<BufferId>,
 }
 
 impl Bound {
@@ -239,6 +241,7 @@ impl Bound {
         match place {
             Place::Buffer(b) => (self.buffers[b], 0),
             Place::State(range) => (self.states[&range.group], range.offset),
+            Place::Images(part) => (self.images[part], 0),
         }
     }
 }
@@ -310,7 +313,8 @@ pub trait Device {
         uniforms: &StepUniforms,
         timed: bool,
     ) -> Result<Ticket, DeviceError>;
-    /// Asks for floats of a buffer, as they are once everything queued so far is done.
+    /// Asks for floats of a buffer, as they are once everything queued so far is done; of integers
+    /// for their bits.
     ///
     /// # Errors
     /// If the driver fails.

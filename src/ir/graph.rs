@@ -170,6 +170,8 @@ pub enum Source {
     Input,
     /// Persistent.
     State(Range),
+    /// A part of the images that stay on the device ([`crate::ir::resident`]).
+    Images(usize),
 }
 
 /// A tensor of the step.
@@ -309,6 +311,11 @@ impl Graph {
     /// Marks a value to be read back.
     pub fn output(&mut self, name: &str, value: ValueId) {
         self.outputs.push((name.into(), value));
+    }
+    /// The parts of the images that stay on the device, in order.
+    pub fn images(&self) -> impl Iterator<Item = ValueId> + '_ {
+        let stays = |(_, v): &(u32, &Value)| matches!(v.source, Source::Images(_));
+        (0..).zip(&self.values).filter(stays).map(|(i, _)| ValueId(i))
     }
     /// The range a value lives in, if it is persistent or pinned.
     pub fn range(&self, value: ValueId) -> Option<Range> {

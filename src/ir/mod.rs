@@ -1,5 +1,5 @@
 //! The graph of one step: typed nodes over values, built by `nn` and `method`, extended by
-//! [`autodiff`] and rewritten by [`fuse`], [`half`], [`moments`] and [`cut`].
+//! [`autodiff`] and rewritten by [`resident`], [`fuse`], [`half`], [`moments`] and [`cut`].
 
 pub mod autodiff;
 pub mod cut;
@@ -7,5 +7,6 @@ pub mod fuse;
 mod graph;
 pub mod half;
 pub mod moments;
+pub mod resident;
 
 pub use graph::{Graph, Group, Layout, Node, Range, Source, StateTensor, Value};

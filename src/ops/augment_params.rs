@@ -463,6 +463,7 @@ mod tests {
             op.reference(&mut Call {
                 inputs: vec![],
                 outputs: vec![&mut rows],
+                words: vec![],
                 in_types: &[],
                 out_types: &out_types,
                 step: &step,

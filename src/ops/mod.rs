@@ -184,6 +184,8 @@ pub enum Fill {
     Below(u32),
     /// Random packed RGB pixels.
     Pixels,
+    /// Random words.
+    Words,
     /// Small integers, so that ties happen.
     Ties,
     /// Augmentation parameters for images of this height and width ([`sample_augment_params`]).
@@ -214,7 +216,7 @@ impl Case {
         let inputs: Vec<_> = inputs
             .iter()
             .map(|&(shape, fill)| {
-                let dtype = if matches!(fill, Fill::Below(_) | Fill::Pixels) {
+                let dtype = if matches!(fill, Fill::Below(_) | Fill::Pixels | Fill::Words) {
                     DType::U32
                 } else {
                     DType::F32
@@ -319,6 +321,7 @@ ops! {
     cosine::{ CosineSimilarity },
     cross_entropy::{ SoftmaxCrossEntropy, SoftmaxCrossEntropyGrad },
     decode::{ Decode, Normalize },
+    gather_images::{ GatherImages },
     gaussian_nll::{ GaussianNll, GaussianNllGrad },
     importance::{ GaussianLogProb, LatentLogRatio },
     kl::{ KlNormal, KlNormalGrad, KlGaussians },

@@ -108,7 +108,7 @@ impl<'a, T> Input<'a, T> {
     }
 }
 
-/// An output as an op sees it (every op writes f32).
+/// An output of floats as an op sees it.
 pub type Output<'a, T> = &'a mut [T];
 
 /// One execution of an op on the host.
@@ -116,8 +116,10 @@ pub type Output<'a, T> = &'a mut [T];
 pub struct Call<'a, T> {
     /// Inputs.
     pub inputs: Vec<Input<'a, T>>,
-    /// Outputs; those updated in place hold the input's contents.
+    /// Outputs of floats; those updated in place hold the input's contents.
     pub outputs: Vec<Output<'a, T>>,
+    /// Outputs of integers.
+    pub words: Vec<&'a mut [u32]>,
     /// Types of the inputs.
     pub in_types: &'a [TensorType],
     /// Types of the outputs.

@@ -11,7 +11,7 @@ use crate::ops::{
     Choices, DEFAULTS, Emit, Io, Kernel, Lowering, Op, Record, Target, ValueId, Variant,
 };
 use crate::shader;
-use crate::tensor::TensorType;
+use crate::tensor::{DType, TensorType};
 
 /// How to lower.
 #[derive(Clone, Copy, Debug)]
@@ -101,6 +101,7 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
         });
     let mut ops: Vec<PlannedOp> = ops.collect();
     let inputs = g.inputs.iter().map(|&v| port(&g.values[v.0 as usize].name, v)).collect();
+    let images = g.images().map(|v| port(&g.values[v.0 as usize].name, v)).collect();
     let outputs: Vec<Port> = g.outputs.iter().map(|(name, v)| port(name, *v)).collect();
     let mut names: Vec<String> = g.values.iter().map(|v| v.name.clone()).collect();
     let (ring, mut record) = record(&outputs, buffers.len(), names.len(), &options.target);
@@ -121,6 +122,7 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
         buffers,
         unaliased_bytes: unaliased_bytes + size_of_val(&uniforms.words[..]),
         inputs,
+        images,
         outputs,
         ring,
         ops,
@@ -164,7 +166,7 @@ struct Memory {
 
 impl Memory {
     /// Gives values and scratch buffers that live at different times the same buffers, and each
-    /// input one of its own.
+    /// input one of its own. So has a value of integers, which a host does not keep where floats are.
     fn assign(name: &str, g: &Graph, lowered: &[Lowered], alias: bool) -> Self {
         let (floating, mut lives) = lives(g, lowered);
         for (step, l) in lowered.iter().enumerate() {
@@ -190,6 +192,17 @@ impl Memory {
             places[v.0 as usize] = Some(Place::Buffer(buffers.len()));
             buffers.push(Buffer { bytes: g.ty(v).bytes().next_multiple_of(16) });
         }
+        let mut bytes = bytes;
+        for &v in lowered.iter().flat_map(|l| &g.nodes[l.node].outputs) {
+            if g.ty(v).dtype == DType::U32 {
+                places[v.0 as usize] = Some(Place::Buffer(buffers.len()));
+                buffers.push(Buffer { bytes: g.ty(v).bytes().next_multiple_of(16) });
+                bytes += g.ty(v).bytes().next_multiple_of(16);
+            }
+        }
+        for (part, v) in g.images().enumerate() {
+            places[v.0 as usize] = Some(Place::Images(part));
+        }
         Self { buffers, places, scratch, bytes }
     }
 }
@@ -214,6 +227,7 @@ fn lives(g: &Graph, lowered: &[Lowered]) -> (Vec<ValueId>, Vec<Life>) {
         let value = &g.values[*v];
         first[*v] != usize::MAX
             && value.pin.is_none()
+            && value.ty.dtype != DType::U32
             && matches!(value.source, Source::Node { .. })
     };
     let life = |v: usize| {

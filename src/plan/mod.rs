@@ -28,6 +28,8 @@ pub enum Place {
     Buffer(usize),
     /// Part of a flat buffer that outlives the run.
     State(Range),
+    /// A part of the images that stay on the device.
+    Images(usize),
 }
 
 /// A buffer of the plan, reused by values whose lives do not overlap.
@@ -117,14 +119,22 @@ impl From<&OpIo> for Io {
 }
 
 impl PlannedOp {
+    /// Bytes of an input that are read: of images that stay on the device no more than there are
+    /// pixels in the output.
+    fn input_bytes(&self, i: usize) -> usize {
+        let bytes = self.io.inputs[i].bytes();
+        let stays = matches!(self.inputs[i].1, Place::Images(_));
+        if stays { bytes.min(self.io.outputs[0].bytes()) } else { bytes }
+    }
     /// Bytes read and written, each tensor once.
     pub fn bytes(&self) -> usize {
-        self.io.inputs.iter().chain(&self.io.outputs).map(TensorType::bytes).sum()
+        let inputs: usize = (0..self.io.inputs.len()).map(|i| self.input_bytes(i)).sum();
+        inputs + self.io.outputs.iter().map(TensorType::bytes).sum::<usize>()
     }
     /// Bytes that its dispatches move: each input and output once for each dispatch that binds it.
     pub fn moved_bytes(&self) -> usize {
         let bytes = |binding: &Binding| match *binding {
-            Binding::Input(i) => self.io.inputs[i].bytes(),
+            Binding::Input(i) => self.input_bytes(i),
             Binding::Output(i) => self.io.outputs[i].bytes(),
             _ => 0,
         };
@@ -149,6 +159,8 @@ pub struct Plan {
     pub unaliased_bytes: usize,
     /// Uploaded before the run.
     pub inputs: Vec<Port>,
+    /// Parts of the images that stay on the device, where it reads any.
+    pub images: Vec<Port>,
     /// Read back after it.
     pub outputs: Vec<Port>,
     /// Scalar outputs of the latest runs.
@@ -175,9 +187,13 @@ impl Plan {
     pub fn state_bytes(&self) -> usize {
         self.groups.iter().map(|&g| self.layout.bytes(g)).sum()
     }
+    /// Bytes of the images that stay on the device for it.
+    pub fn image_bytes(&self) -> usize {
+        self.images.iter().map(|port| port.ty.bytes().next_multiple_of(16)).sum()
+    }
     /// Device memory of a run: transient and persistent buffers.
     pub fn peak_bytes(&self) -> usize {
-        self.buffer_bytes() + self.state_bytes()
+        self.buffer_bytes() + self.state_bytes() + self.image_bytes()
     }
     /// Adds the words of a kernel's uniform; returns where they are.
     pub(crate) fn add_uniform(&mut self, words: &[u32]) -> std::ops::Range<usize> {
@@ -200,13 +216,15 @@ impl Plan {
     }
 }
 
-/// Device memory of several plans of one model: each flat buffer counts once.
+/// Device memory of several plans of one model: each flat buffer counts once, and so do the images
+/// that stay.
 pub fn held_bytes(plans: &[Plan]) -> usize {
     let state = |group: Group| {
         plans.iter().find(|p| p.groups.contains(&group)).map_or(0, |p| p.layout.bytes(group))
     };
     plans.iter().map(Plan::buffer_bytes).sum::<usize>()
         + Group::ALL.map(state).iter().sum::<usize>()
+        + plans.iter().map(Plan::image_bytes).max().unwrap_or(0)
 }
 
 /// A plan that a device cannot carry out.

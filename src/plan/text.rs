@@ -50,7 +50,8 @@ pub fn summary(plan: &Plan) -> Summary {
         peak_bytes_unaliased: plan.unaliased_bytes
             + inputs
             + plan.buffers[plan.ring.buffer].bytes
-            + plan.state_bytes(),
+            + plan.state_bytes()
+            + plan.image_bytes(),
         state_bytes: plan.state_bytes(),
     }
 }
@@ -60,6 +61,7 @@ impl fmt::Display for Place {
         match self {
             Self::Buffer(b) => write!(f, "b{b}"),
             Self::State(r) => write!(f, "{}+{}", format!("{:?}", r.group).to_lowercase(), r.offset),
+            Self::Images(part) => write!(f, "images{part}"),
         }
     }
 }
@@ -115,7 +117,9 @@ impl fmt::Display for Plan {
         for (i, b) in self.buffers.iter().enumerate() {
             writeln!(f, "b{i}: {} bytes", b.bytes)?;
         }
-        for (kind, ports) in [("input", &self.inputs), ("output", &self.outputs)] {
+        for (kind, ports) in
+            [("input", &self.inputs), ("images", &self.images), ("output", &self.outputs)]
+        {
             for p in ports {
                 writeln!(f, "{kind} {}: {} {}", p.name, p.place, p.ty)?;
             }

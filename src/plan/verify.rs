@@ -120,6 +120,8 @@ impl<'a> Held<'a> {
                     );
                     self.read.push(*range);
                 }
+                // Nothing that runs writes them.
+                Place::Images(_) => {}
             }
         }
     }
@@ -149,6 +151,7 @@ impl<'a> Held<'a> {
                     );
                     self.updated.push((*range, *value, in_place));
                 }
+                Place::Images(_) => panic!("{label}: output {i} overwrites images that stay"),
             }
         }
     }
@@ -189,6 +192,7 @@ fn holds(plan: &Plan, place: &Place, ty: TensorType) -> bool {
     match place {
         Place::Buffer(b) => plan.buffers[*b].bytes >= ty.bytes(),
         Place::State(r) => r.len >= ty.shape.len() && r.offset + r.len <= plan.layout.size(r.group),
+        Place::Images(part) => plan.images.get(*part).is_some_and(|port| port.ty == ty),
     }
 }
 

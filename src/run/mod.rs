@@ -9,6 +9,7 @@ pub mod folder;
 pub mod foreign;
 pub mod metrics;
 pub mod precision;
+pub mod resident;
 pub mod resume;
 pub mod saver;
 pub mod settings;

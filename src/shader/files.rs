@@ -31,6 +31,7 @@ pub static FILES: &[(&str, &str)] = &[
     ("crop_resize", include_str!("../../shaders/crop_resize.wgsl")),
     ("decode", include_str!("../../shaders/decode.wgsl")),
     ("dot", include_str!("../../shaders/dot.wgsl")),
+    ("gather_images", include_str!("../../shaders/gather_images.wgsl")),
     ("gaussian_blur", include_str!("../../shaders/gaussian_blur.wgsl")),
     ("gaussian_log_prob", include_str!("../../shaders/gaussian_log_prob.wgsl")),
     ("gaussian_nll", include_str!("../../shaders/gaussian_nll.wgsl")),

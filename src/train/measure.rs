@@ -31,13 +31,14 @@
 //! image among the first [`KNN_IMAGES`] training images.
 
 use super::plans::{RunSet, Sizes};
-use crate::data::{Loader, Splits, Subset};
+use crate::data::{Batch, Loader, Splits, Subset};
 use crate::device::{Data, PlanId, Session};
 use crate::eval::features::features;
 use crate::eval::knn::knn;
 use crate::method::ModelConfig;
 use crate::ops::StepUniforms;
 use crate::run::RunError;
+use crate::run::resident::feed;
 use crate::run::settings::RunConfig;
 
 /// Most held-out images whose likelihood is importance-sampled, unless a batch is larger.
@@ -139,11 +140,11 @@ impl Measures {
     pub fn views(
         &self,
         session: &mut Session,
-        pixels: &[u32],
+        batch: &Batch,
         step: &StepUniforms,
     ) -> Result<Scalars, RunError> {
         let Some(plan) = self.views else { return Ok(vec![]) };
-        session.upload(plan, 0, Data::U32(pixels))?;
+        feed(session, plan, batch)?;
         session.run(plan, step)?;
         let values = session.drain(plan)?.pop().map(|(_, values)| values).unwrap_or_default();
         Ok(session.plan(plan).outputs.iter().map(|port| port.name.clone()).zip(values).collect())

@@ -3,6 +3,7 @@
 
 use crate::device::{DeviceError, PlanId, Session};
 use crate::ir::Graph;
+use crate::ir::resident::{ImageSet, gather};
 use crate::method::{self, ModelConfig, Training, Views};
 use crate::nn::Params;
 use crate::ops::Choices;
@@ -71,6 +72,16 @@ impl<T> RunSet<T> {
     }
 }
 
+impl RunSet<Graph> {
+    /// The graphs with the images of training on the device. Those of held-out images, which an
+    /// epoch sees once, stay as they are.
+    #[must_use]
+    pub fn resident(self, set: &ImageSet) -> Self {
+        let views = self.views.map(|graph| gather(graph, set));
+        Self { train: gather(self.train, set), views, ..self }
+    }
+}
+
 /// How many images the plans of a run take at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
@@ -135,18 +146,21 @@ pub fn plan(
     model: &ModelConfig,
     held_out: usize,
 ) -> Result<RunSet<Plan>, RunError> {
-    let attempt = |batch: usize| {
-        let (graphs, _) = graphs(config, model, Sizes::new(config, batch, held_out));
-        let plans = graphs.try_map(|name, graph| fit::fits(session, name, &graph))?;
-        let all: Vec<Plan> = plans.iter().map(|(_, plan)| plan.clone()).collect();
-        fit::check_memory(session, "pretraining", device_bytes(session, &all))?;
-        Ok(plans)
-    };
+    let attempt =
+        |batch| fitting(session, graphs(config, model, Sizes::new(config, batch, held_out)).0);
     Fit { option: "--batch-size", asked: model.batch, least: 2 }.largest(attempt)
 }
 
-/// Bytes of device memory that a session with these plans holds at the most: each flat buffer once,
-/// what the device needs itself, and the largest read.
+/// The plans of graphs, if they fit together.
+fn fitting(session: &Session, graphs: RunSet<Graph>) -> Result<RunSet<Plan>, String> {
+    let plans = graphs.try_map(|name, graph| fit::fits(session, name, &graph))?;
+    let all: Vec<Plan> = plans.iter().map(|(_, plan)| plan.clone()).collect();
+    fit::check_memory(session, "pretraining", device_bytes(session, &all))?;
+    Ok(plans)
+}
+
+/// Bytes of device memory that a session with these plans holds at the most: each flat buffer and
+/// the images that stay once, what the device needs itself, and the largest read.
 pub fn device_bytes(session: &Session, plans: &[Plan]) -> usize {
     let capabilities = session.capabilities();
     held_bytes(plans) + capabilities.overhead + capabilities.read_bytes.unwrap_or(0)
@@ -173,6 +187,32 @@ pub fn load(
             Err(plan(session, config, model, held_out).err().unwrap_or(error.into()))
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Loads the plans of a run on an empty session, with room for the images of training; or why these
+/// do not stay there, where plans that have them uploaded may fit.
+///
+/// # Errors
+/// If the device fails.
+pub fn load_resident(
+    session: &mut Session,
+    graphs: RunSet<Graph>,
+    set: &ImageSet,
+) -> Result<Result<RunSet<PlanId>, String>, DeviceError> {
+    let plans = match fitting(session, graphs.resident(set)) {
+        Ok(plans) => plans,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    session.allocate(&plans.train.layout);
+    let kept = session.keep_images(&set.types());
+    match kept.and_then(|()| plans.try_map(|_, plan| session.load_beside(plan))) {
+        Ok(loaded) => Ok(Ok(loaded)),
+        Err(error @ DeviceError::OutOfMemory { .. }) => {
+            session.reset();
+            Ok(Err(error.to_string()))
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) fn train(
     // From here on there is something to save.
     let _saving = request.interrupt.saving();
     let asked = || request.interrupt.asked();
-    let mut batches = run.batches(&splits)?.until(asked);
+    let mut batches = run.batches()?.until(asked);
     let owed = resumed.is_some_and(Resumed::owes);
     let goes_on = !owed || run.pause(|run| run.look(&asked))?;
     let mut stops = false;

@@ -8,7 +8,7 @@ use super::progress::TrainingProgress;
 use super::recorder::Recorder;
 use super::schedule::Timetable;
 use super::trainer::{Step, Trainer, record};
-use crate::data::{Batch, DataError, Loader, Splits};
+use crate::data::{Batch, DataError, Loader};
 use crate::run::RunError;
 use crate::run::folder::RunFolder;
 use crate::run::metrics::MetricsRecord;
@@ -104,6 +104,7 @@ impl<'a> Running<'a> {
         notes.iter().for_each(|note| self.progress.message(note));
         self.progress.message(&format!("device: {} ({why})", self.identity.device));
         self.progress.message(&self.trainer.describe());
+        self.trainer.describe_images().iter().for_each(|line| self.progress.message(line));
         if resumed {
             let (start, total) = (self.start, self.timetable.total);
             self.progress.message(&format!("resumed at step {start} of {total}"));
@@ -111,9 +112,8 @@ impl<'a> Running<'a> {
     }
 
     /// The batches of the steps that are left.
-    pub(super) fn batches(&self, splits: &Splits) -> Result<Loader, DataError> {
-        let steps = self.start..self.timetable.total;
-        Loader::in_parts(&splits.train, self.timetable.order, self.config.accumulate, steps)
+    pub(super) fn batches(&self) -> Result<Loader, DataError> {
+        self.trainer.batches(self.start..self.timetable.total)
     }
 
     /// Takes the next step; `None` if the batches end before it is whole.

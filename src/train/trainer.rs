@@ -4,15 +4,17 @@ mod kernels;
 mod look;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::measure::{self, Measures, Scalars};
 use super::plans::{self, RunSet, Sizes};
 use super::schedule::{Timetable, part_uniforms, uniforms};
 use crate::data::{Batch, DataError, Loader, Splits};
-use crate::device::{Data, PlanId, Session};
+use crate::device::{PlanId, Session};
 use crate::eval::pictures::{self, Picture};
 use crate::ir::Layout;
+use crate::ir::resident::ImageSet;
 use crate::method::{self, ModelConfig};
 use crate::nn::Params;
 use crate::ops::StepUniforms;
@@ -20,6 +22,7 @@ use crate::optim;
 use crate::plan::Plan;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::metrics::MetricsRecord;
+use crate::run::resident::{self, feed};
 use crate::run::resume::{Window, window_text};
 use crate::run::settings::RunConfig;
 use crate::run::state::Snapshot;
@@ -37,6 +40,8 @@ pub struct Trainer<'a> {
     params: Arc<Params>,
     plans: RunSet<PlanId>,
     sizes: Sizes,
+    /// The images of training as they lie on the device, or why they do not.
+    images: Result<ImageSet, String>,
     measures: Measures,
     /// Scalars of the batches since the last record that was due.
     window: Window,
@@ -70,7 +75,8 @@ pub fn record(steps: u64, epoch: u32, split: &str, values: &Scalars) -> MetricsR
 }
 
 impl<'a> Trainer<'a> {
-    /// Loads the plans of a run; the weights are still to be set.
+    /// Loads the plans of a run, and its images where they stay on the device; the weights are still
+    /// to be set.
     pub fn new(
         config: &'a RunConfig,
         timetable: Timetable<'a>,
@@ -81,9 +87,24 @@ impl<'a> Trainer<'a> {
         let model = model_config(config, splits);
         Measures::check(config, splits)?;
         let held_out = splits.val.len();
-        let plans = plans::load(on, config, &model, held_out)?;
         let sizes = Sizes::new(config, model.batch, held_out);
         let (graphs, params) = plans::graphs(config, &model, sizes);
+        let layout = Arc::new(graphs.train.layout.clone());
+        let seen = timetable.total.saturating_mul(config.images_per_step() as u64);
+        let (mut images, mut resident) = (resident::set(on, &splits.train, seen), None);
+        if let Ok(set) = &images {
+            match plans::load_resident(on, graphs, set)? {
+                Ok(plans) => resident = Some(plans),
+                Err(reason) => images = Err(reason),
+            }
+        }
+        let plans = match resident {
+            Some(plans) => plans,
+            None => plans::load(on, config, &model, held_out)?,
+        };
+        if let Ok(set) = &images {
+            resident::fill(on, &splits.train, set)?;
+        }
         Ok(Self {
             config: config.clone(),
             timetable,
@@ -91,7 +112,8 @@ impl<'a> Trainer<'a> {
             measures: Measures::new(&plans, sizes, config, &model),
             session,
             model,
-            layout: Arc::new(graphs.train.layout),
+            layout,
+            images,
             params: Arc::new(params),
             plans,
             sizes,
@@ -158,6 +180,33 @@ impl<'a> Trainer<'a> {
         )
     }
 
+    /// Where its images are, for people; `None` on a host, which reads them where they are.
+    pub fn describe_images(&self) -> Option<String> {
+        let train = self.splits.train.len();
+        match &self.images {
+            Ok(set) => Some(format!(
+                "images: {train} stay on the device, in {:.1} MB",
+                set.bytes() as f64 / 1e6
+            )),
+            Err(reason) if reason.is_empty() => None,
+            Err(reason) => Some(format!("images: uploaded by every step, since {reason}")),
+        }
+    }
+
+    /// The batches of these steps, counted from 0: without pixels where the images stay on the
+    /// device.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub fn batches(&self, steps: Range<u64>) -> Result<Loader, DataError> {
+        let (train, order, parts) =
+            (&self.splits.train, self.timetable.order, self.config.accumulate);
+        match &self.images {
+            Ok(_) => Loader::without_pixels(train, order, parts, steps),
+            Err(_) => Loader::in_parts(train, order, parts, steps),
+        }
+    }
+
     /// Takes the following steps at another learning rate. Records say what it is, and checkpoints
     /// carry it: who restores one goes on at that rate, to the bit.
     ///
@@ -198,7 +247,8 @@ impl<'a> Trainer<'a> {
         state::snapshot(&mut self.session, batches, self.config.update().moments())
     }
 
-    /// Queues the next step; `None` if the batches end before it is whole.
+    /// Queues the next step, of batches of its training images; `None` if they end before it is
+    /// whole.
     pub fn step(
         &mut self,
         batches: &mut impl Iterator<Item = Result<Batch, DataError>>,
@@ -294,10 +344,8 @@ impl<'a> Trainer<'a> {
     /// Runs a step again, op by op, for the first tensor that is not finite. Since that step
     /// nothing has been updated, so the weights are still those that made it.
     fn find_failure(&mut self, step: u64) -> Result<String, RunError> {
-        let (parts, order) = (self.config.accumulate, self.timetable.order);
-        let per_epoch = order.steps_per_epoch();
-        let batches = Loader::in_parts(&self.splits.train, order, parts, step..step + 1)?;
-        for (part, batch) in batches.enumerate() {
+        let per_epoch = self.timetable.per_epoch;
+        for (part, batch) in self.batches(step..step + 1)?.enumerate() {
             feed(&mut self.session, self.plans.train, &batch?)?;
             let uniform = part_uniforms(&self.config, per_epoch, step, part);
             if let Some(tensor) = self.session.first_non_finite(self.plans.train, &uniform)? {
@@ -314,7 +362,7 @@ impl<'a> Trainer<'a> {
 
     /// How alike views and originals of a step are; empty if nobody asks.
     pub fn views(&mut self, step: &Step) -> Result<Scalars, RunError> {
-        self.measures.views(&mut self.session, &step.batch.pixels, &step.uniform)
+        self.measures.views(&mut self.session, &step.batch, &step.uniform)
     }
 
     /// Means over the held-out images, if there are any. Stops the run if they are not finite: the
@@ -389,17 +437,6 @@ type Draw =
 
 fn finite(values: &[f32]) -> bool {
     values.iter().all(|x| x.is_finite())
-}
-
-/// Uploads a batch: the images, and the labels to a plan that reads them (once for each view of the
-/// images).
-fn feed(session: &mut Session, plan: PlanId, batch: &Batch) -> Result<(), RunError> {
-    session.upload(plan, 0, Data::U32(&batch.pixels))?;
-    if let Some((input, port)) = session.plan(plan).input("labels") {
-        let views = port.ty.shape.n / batch.labels.len();
-        session.upload(plan, input, Data::U32(&batch.labels.repeat(views)))?;
-    }
-    Ok(())
 }
 
 fn means(names: Vec<String>, steps: &[(u32, Vec<f32>)]) -> Scalars {

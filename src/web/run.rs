@@ -6,7 +6,7 @@ use serde_json::json;
 use web_time::Instant;
 
 use super::{Asked, Command, asked, next, post, post_with};
-use crate::data::{Loader, Splits};
+use crate::data::Splits;
 use crate::device::Session;
 use crate::device::wgpu::{Gpu, OpenOptions, Pick};
 use crate::run::checkpoint::Checkpoint;
@@ -89,9 +89,11 @@ impl Run<'_> {
     fn greet(&self) {
         let session = self.trainer.session();
         let config = serde_json::to_value(self.config).unwrap_or_default();
+        let images = self.trainer.describe_images().map(|images| format!("; {images}"));
+        let describe = self.trainer.describe() + &images.unwrap_or_default();
         let text = json!({
             "device": session.device(),
-            "describe": self.trainer.describe(),
+            "describe": describe,
             "settings": config,
             "step": self.steps,
             "total": self.timetable.total,
@@ -113,9 +115,7 @@ impl Run<'_> {
 
     /// Does what is asked for, and between that the steps that were asked for.
     fn work(&mut self) -> Result<Option<Asked>, RunError> {
-        let config = self.config;
-        let (order, steps) = (self.timetable.order, self.steps..self.timetable.total);
-        let mut batches = Loader::in_parts(&self.splits.train, order, config.accumulate, steps)?;
+        let mut batches = self.trainer.batches(self.steps..self.timetable.total)?;
         loop {
             let command = if self.left > 0 { asked() } else { Some(next()) };
             match command {

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use aavae::ir::resident::{ImageSet, gather};
 use aavae::ir::{Group, Range};
 use aavae::method::{self, Method, Training};
 use aavae::ops::{Binding, Io};
@@ -196,7 +197,26 @@ pub(crate) fn broken_plans() -> Result<(), Failed> {
     check(refused(&early), || "accepted a plan that says too early that it is done".into())?;
     let mut lost = plan.clone();
     lost.outputs[0].place = lost.outputs[1].place;
-    check(refused(&lost), || "accepted an output read from where another is".into())
+    check(refused(&lost), || "accepted an output read from where another is".into())?;
+
+    let set = ImageSet::new(7, 16, 4000).ok_or("a set")?;
+    let plan = lower("train", &gather(model.graph, &set), Options::default());
+    check(!refused(&plan) && plan.images.len() == 2, || "refused images that stay".into())?;
+    refuses("an output in place of images that stay", &plan, 100, |p, i| {
+        p.ops[i].outputs[0].1 = Place::Images(1);
+        true
+    })?;
+    refuses("images of another part", &plan, 1, |p, i| {
+        let part = p.ops[i].inputs.iter().position(|x| x.1 == Place::Images(1));
+        part.is_some_and(|j| {
+            p.ops[i].inputs[j].1 = Place::Images(0);
+            true
+        })
+    })?;
+    refuses("more images than stay", &plan, 1, |p, i| {
+        p.images.pop();
+        p.ops[i].inputs.iter().any(|x| x.1 == Place::Images(1))
+    })
 }
 
 pub(crate) fn limits() -> Result<(), Failed> {

@@ -30,7 +30,7 @@ impl Session {
         let op = &plan.ops[op];
         let outputs = op.outputs.iter().filter_map(|(_, place)| match place {
             Place::Buffer(b) => Some(*b),
-            Place::State(_) => None,
+            Place::State(_) | Place::Images(_) => None,
         });
         self.fill_with_nan(id, outputs.chain(op.scratch.iter().copied()))
     }
@@ -44,10 +44,15 @@ impl Session {
         for b in buffers {
             let loaded = &self.plans[&id.0];
             let ty = if self.stores_elements() { types[b] } else { DType::F32 };
-            // All bits set is a NaN, also as two 16-bit floats.
-            let nan = f32::from_bits(u32::MAX);
-            let nan = vec![nan; loaded.plan.buffers[b].bytes / ty.bytes()];
-            self.device.write(loaded.bound.buffers[b], 0, Data::F32(&nan))?;
+            let (buffer, elements) =
+                (loaded.bound.buffers[b], loaded.plan.buffers[b].bytes / ty.bytes());
+            // All bits set is a NaN, also as two 16-bit floats, and no pixel.
+            if types[b] == DType::U32 {
+                self.device.write(buffer, 0, Data::U32(&vec![u32::MAX; elements]))?;
+            } else {
+                let nan = vec![f32::from_bits(u32::MAX); elements];
+                self.device.write(buffer, 0, Data::F32(&nan))?;
+            }
         }
         Ok(())
     }
@@ -89,6 +94,11 @@ impl Session {
         ty: TensorType,
     ) -> Result<Values, DeviceError> {
         let len = ty.shape.len();
+        if ty.dtype == DType::U32 {
+            // Words come back as the bits of floats, whatever the device.
+            let words = self.fetch(buffer, offset, len)?.into_f32();
+            return Ok(Values::F32(words.iter().map(|w| w.to_bits() as f32).collect()));
+        }
         let half = match ty.dtype.half() {
             Some(half) if !self.stores_elements() => half,
             _ => return self.fetch(buffer, offset, len),

@@ -178,6 +178,11 @@ impl Session {
         for &group in &plan.groups {
             bound.states.insert(group, self.state(group)?);
         }
+        for (part, port) in plan.images.iter().enumerate() {
+            let (buffer, ty) = self.images[part];
+            assert_eq!(ty, port.ty, "plan `{}` reads other images than there are", plan.name);
+            bound.images.push(buffer);
+        }
         for (i, (buffer, ty)) in plan.buffers.iter().zip(elements::types(plan)).enumerate() {
             let label = format!("{}.b{i}", plan.name);
             bound.buffers.push(self.device.allocate(&label, ty, buffer.bytes / ty.bytes())?);

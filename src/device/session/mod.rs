@@ -2,6 +2,7 @@
 
 mod elements;
 mod hunt;
+mod images;
 mod loading;
 mod timing;
 
@@ -22,7 +23,7 @@ use super::{
 use crate::ir::{Graph, Group, Layout};
 use crate::ops::{Choices, STAMP, StepUniforms, Target};
 use crate::plan::{Limits, Options, Plan, RING, lower};
-use crate::tensor::DType;
+use crate::tensor::{DType, TensorType};
 
 /// Pieces queued ahead of the device: it always has work, and a read does not wait long.
 const IN_FLIGHT: usize = 2;
@@ -73,6 +74,10 @@ pub struct Session {
     room: Option<usize>,
     layout: Layout,
     states: BTreeMap<Group, BufferId>,
+    /// The parts of the images that stay.
+    images: Vec<(BufferId, TensorType)>,
+    /// Whether images may stay.
+    keeps_images: bool,
     plans: BTreeMap<usize, Loaded>,
     next_plan: usize,
     in_flight: VecDeque<Flight>,
@@ -102,6 +107,9 @@ impl Session {
         Self {
             target: device.capabilities().target,
             choices: Choices::default(),
+            // A host reads images where they are.
+            keeps_images: device.capabilities().dispatches,
+            images: Vec::new(),
             room: None,
             device,
             clock: Box::new(move || start.elapsed()),
@@ -185,6 +193,7 @@ impl Session {
         let programs: Vec<_> = self.plans.values().map(|p| p.program).collect();
         let mut buffers: Vec<_> = self.plans.values().flat_map(|p| p.bound.own()).collect();
         buffers.extend(self.states.values());
+        buffers.extend(self.images.drain(..).map(|part| part.0));
         self.device.free(&programs, &buffers);
         self.plans.clear();
         self.states.clear();

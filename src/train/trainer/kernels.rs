@@ -140,6 +140,10 @@ impl Trainer<'_> {
     }
 
     fn graphs(&self) -> RunSet<Graph> {
-        plans::graphs(&self.config, &self.model, self.sizes).0
+        let graphs = plans::graphs(&self.config, &self.model, self.sizes).0;
+        match &self.images {
+            Ok(set) => graphs.resident(set),
+            Err(_) => graphs,
+        }
     }
 }

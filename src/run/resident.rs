@@ -1,0 +1,92 @@
+//! Images that stay on a device, as bytes: a step is told which it takes, and no image is read,
+//! packed or uploaded twice. What is computed is the same, to the bit.
+//!
+//! Which images stay is decided by a device and a run: a host reads images where they are, and one
+//! that sees an image once gains nothing.
+
+use rayon::prelude::*;
+
+use super::RunError;
+use crate::data::{Batch, DataError, Subset};
+use crate::device::{Data, DeviceError, PlanId, Session};
+use crate::ir::resident::{INDICES, ImageSet};
+
+/// Bytes of images that may stay where nobody knows how much memory there is: a system may move
+/// what is beyond it to the processor's memory and say nothing.
+const MOST: usize = 1 << 30;
+/// Bytes that are read and written at a time.
+const CHUNK: usize = 4 << 20;
+
+/// How the images of a subset would lie on a device that sees so many in all, or why they do not
+/// stay there.
+///
+/// # Errors
+/// The reason, for people; it is empty where there is none to give.
+pub fn set(session: &Session, subset: &Subset, seen: u64) -> Result<ImageSet, String> {
+    if !session.keeps_images() {
+        return Err(String::new());
+    }
+    if seen < 2 * subset.len() as u64 {
+        return Err("most are seen once".into());
+    }
+    let side = subset.dataset.image_size();
+    let set = ImageSet::new(subset.len(), side, session.target().max_binding);
+    let set = set.ok_or("the device does not bind one image")?;
+    if session.memory().is_none() && set.bytes() > MOST {
+        let bytes = set.bytes();
+        return Err(format!(
+            "they take {bytes} bytes, and more than {MOST} stay only where the device says how much \
+             memory it has"
+        ));
+    }
+    Ok(set)
+}
+
+/// Writes the images of a subset to a session that has room for them ([`Session::keep_images`]),
+/// each at its place in the subset.
+///
+/// # Errors
+/// If an image cannot be read, or the device fails.
+pub fn fill(session: &mut Session, subset: &Subset, set: &ImageSet) -> Result<(), RunError> {
+    let (words, bytes) = (set.words(), 3 * set.side * set.side);
+    let at_once = (CHUNK / (words * size_of::<u32>())).max(1);
+    let mut indices = &subset.indices[..];
+    for (part, &images) in set.parts.iter().enumerate() {
+        let (these, rest) = indices.split_at(images);
+        indices = rest;
+        let mut first = 0;
+        for chunk in these.chunks(at_once) {
+            let mut packed = vec![0_u32; chunk.len() * words];
+            packed.par_chunks_exact_mut(words).zip(chunk).try_for_each_init(
+                || vec![0_u8; bytes],
+                |image, (packed, &index)| {
+                    subset.dataset.read(index as usize, image)?;
+                    for (word, bytes) in packed.iter_mut().zip(image.chunks(size_of::<u32>())) {
+                        *word = bytes.iter().rev().fold(0, |word, b| word << 8 | u32::from(*b));
+                    }
+                    Ok::<(), DataError>(())
+                },
+            )?;
+            session.write_images(part, first * words, &packed)?;
+            first += chunk.len();
+        }
+    }
+    Ok(())
+}
+
+/// Uploads what a plan reads of a batch: which images it takes of those that stay, or their
+/// pixels; and the labels, once for each view of the images, where it reads them.
+///
+/// # Errors
+/// If the device fails.
+pub fn feed(session: &mut Session, plan: PlanId, batch: &Batch) -> Result<(), DeviceError> {
+    match session.plan(plan).input(INDICES) {
+        Some((input, _)) => session.upload(plan, input, Data::U32(&batch.places))?,
+        None => session.upload(plan, 0, Data::U32(&batch.pixels))?,
+    }
+    if let Some((input, port)) = session.plan(plan).input("labels") {
+        let views = port.ty.shape.n / batch.labels.len();
+        session.upload(plan, input, Data::U32(&batch.labels.repeat(views)))?;
+    }
+    Ok(())
+}
