@@ -74,7 +74,10 @@ impl OpDef for Cast {
             many("a dispatch of baseline webgpu", &[5, 1, 1024, 64]),
             // Whole workgroups, one element more and one fewer.
             many("more than one dispatch", &[1024, 1, 1025, 2049, 1023, 3, 9000, 17, 6]),
-            many("three dispatches", &[7, 1030, 2, 64, 130, 5, 4096, 1, 66, 3, 2050, 8, 1, 1, 31, 4, 9]),
+            many(
+                "three dispatches",
+                &[7, 1030, 2, 64, 130, 5, 4096, 1, 66, 3, 2050, 8, 1, 1, 31, 4, 9],
+            ),
         ]
     }
 }

@@ -21,6 +21,7 @@ fn drawing(model: &ModelConfig) -> (Session, PlanId, Batch) {
     let batch = Batch {
         pixels: pixels(0..IMAGES, SIDE),
         indices: (0..IMAGES as u32).collect(),
+        places: (0..IMAGES as u32).collect(),
         labels: vec![0; IMAGES],
         step: 0,
         epoch: 0,

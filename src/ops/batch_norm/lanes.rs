@@ -67,9 +67,7 @@ impl Lanes {
     pub(super) fn set(self, target: &Target, kernel: Kernel) -> Kernel {
         let kernel = kernel.set("AHEAD", target.rows_ahead()).set("SHARED", self.lanes.is_some());
         match self.lanes {
-            Some(lanes) => {
-                kernel.set("WG", GROUP).set("WIDTH", self.width).set("LANES", lanes)
-            }
+            Some(lanes) => kernel.set("WG", GROUP).set("WIDTH", self.width).set("LANES", lanes),
             None => kernel,
         }
     }
