@@ -18,6 +18,7 @@ use aavae::check::{name, trial, variants};
 use aavae::device::cuda::{Cuda, FOLDERS, OpenOptions};
 use aavae::device::{Data, DeviceError, Session};
 use aavae::ir::Graph;
+use aavae::ir::resident::{ImageSet, gather};
 use aavae::method::{Method, Training, training};
 use aavae::ops::{
     Conv2d, Conv2dWeightGrad, Dot, Emit, Io, Op, Relu, Scale, StepUniforms, Target, Variant, key,
@@ -132,7 +133,7 @@ impl StandIn {
         Ok(())
     }
 
-    /// Calls of each function since, and `held`: what was not freed.
+    /// Calls of each function since, `uploaded`: bytes; and `held`: what was not freed.
     fn counts(&self) -> Result<BTreeMap<String, u64>, Failed> {
         type Counts = unsafe extern "C" fn() -> *const std::ffi::c_char;
         #[allow(unsafe_code, reason = "a function of driver.cpp")]
@@ -262,6 +263,52 @@ fn graphs() -> Result<(), Failed> {
     }
 }
 
+/// Steps of AAVAE on two of seven images: with these on the device a step uploads which ones it
+/// takes, and its uniform; else their pixels. The bits are the same.
+fn images_stay() -> Result<(), Failed> {
+    const SIDE: usize = 16;
+    const UNIFORM: usize = size_of::<StepUniforms>();
+    let stand_in = StandIn::new()?;
+    let model = training(&support::config(Method::Aavae, SIDE, 2), Training::default());
+    let pixels = support::pixels(0..7, SIDE);
+    let bytes: Vec<u8> = pixels.iter().flat_map(|p| p.to_le_bytes()[..3].to_vec()).collect();
+    let words = |b: &[u8]| b.iter().rev().fold(0, |word, b| word << 8 | u32::from(*b));
+    let packed: Vec<u32> = bytes.chunks(4).map(words).collect();
+    let set = ImageSet::new(7, SIDE, 4 << 10).ok_or("a set")?;
+    check(set.parts == [5, 2], || format!("{set:?}"))?;
+    let taken = [[3, 6], [0, 5], [4, 4], [6, 1]];
+    let mut found = Vec::new();
+    for resident in [false, true] {
+        let mut session = Session::from(Cuda::open(0, OpenOptions::default())?);
+        let graph = model.graph.clone();
+        let graph = if resident { gather(graph, &set) } else { graph };
+        session.allocate(&graph.layout);
+        session.keep_images(&set.types())?;
+        session.write_images(0, 0, &packed[..5 * set.words()])?;
+        session.write_images(1, 0, &packed[5 * set.words()..])?;
+        let id = session.load(session.lower("train", &graph))?;
+        support::reset(&mut session, &model, 7)?;
+        for (step, images) in (0..).zip(taken) {
+            let of = |i: u32| &pixels[i as usize * SIDE * SIDE..][..SIDE * SIDE];
+            stand_in.fail("", 0, 0)?;
+            let data = if resident { images.to_vec() } else { images.map(of).concat() };
+            session.upload(id, 0, Data::U32(&data))?;
+            session.run(id, &support::uniforms(7, step, 1e-3))?;
+            let (counts, bytes) = (stand_in.counts()?, 4 * data.len() + UNIFORM);
+            let two = counts["cuMemcpyHtoDAsync_v2"] == 2 && counts["uploaded"] == bytes as u64;
+            check(two, || format!("step {step} uploads {bytes} bytes, not {counts:?}"))?;
+            let graph = counts.get("cuGraphLaunch").copied().unwrap_or(0);
+            check(graph == u64::from(step > 0), || format!("step {step}: {counts:?}"))?;
+        }
+        let scalars = session.drain(id)?;
+        let bits = |(_, row): &(u32, Vec<f32>)| row.iter().map(|x| x.to_bits()).collect();
+        let mut all: Vec<Vec<u32>> = scalars.iter().map(bits).collect();
+        all.extend(support::states(&mut session)?);
+        found.push(all);
+    }
+    check(found[0] == found[1], || "images that stay give other bits than uploads".into())
+}
+
 /// A small graph with an input, a state and a scalar.
 fn small() -> Graph {
     let mut g = Graph::default();
@@ -308,7 +355,7 @@ fn steps_do_not_allocate() -> Result<(), Failed> {
         // last.
         let free = ["cuMemcpyHtoDAsync_v2", "cuEventRecord", "cuCtxSetCurrent", "cuGraphLaunch"];
         let waits = ["cuEventQuery", "cuEventSynchronize"];
-        if free.contains(&name.as_str()) || waits.contains(&name.as_str()) {
+        if name == "uploaded" || free.contains(&name.as_str()) || waits.contains(&name.as_str()) {
             continue;
         }
         check(few.get(name) == Some(n), || {
@@ -521,6 +568,7 @@ fn main() -> ExitCode {
         Trial::test("large tiles get their memory", large_tiles),
         Trial::test("every candidate of a half product is right", tunes),
         Trial::test("a graph equals its kernels", graphs),
+        Trial::test("a step uploads which images it takes", images_stay),
         Trial::test("steps do not allocate", steps_do_not_allocate),
         Trial::test("every call fails once", every_call_fails_once),
         Trial::test("errors have kinds", errors_have_kinds),

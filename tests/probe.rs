@@ -159,6 +159,23 @@ fn accuracy() -> Result<(), Failed> {
     check(hits > 0 && first.train > 0.0 && first.loss > 0.0, || format!("{first:?}"))
 }
 
+/// A probe of images that stay on the device is that of uploaded ones, and gives back what it took.
+fn stays(device: &Device) -> Result<(), Failed> {
+    let mut found = Vec::new();
+    for keeps in [false, true] {
+        let mut session = device.open()?;
+        session.set_keeps_images(keeps);
+        let (mut evaluator, train, test) = small(session)?;
+        let before = evaluator.session.allocated_bytes();
+        let result = probe(&mut evaluator, TWO_EPOCHS, &train, &test, |_, _| ())?;
+        found.push((result, states(&mut evaluator.session)?));
+        // The plan of the test stays, which is smaller than an image.
+        let more = evaluator.session.allocated_bytes() - before;
+        check(more < 40 * 3072, || format!("{more} bytes more are held"))?;
+    }
+    check(found[0] == found[1], || format!("{:?} with uploads {:?}", found[1].0, found[0].0))
+}
+
 /// Weights that overflow stop the probe with the name of the tensor; so do test features.
 fn not_finite() -> Result<(), Failed> {
     let (mut evaluator, train, test) = small(Session::from(Host::<f32>::new()))?;
@@ -209,6 +226,7 @@ fn memory() -> Result<(), Failed> {
 fn main() -> ExitCode {
     let args = Arguments::from_args();
     let mut trials = support::on_devices("one plan is the two", &[Device::Cpu], one_plan);
+    trials.extend(support::on_devices("images that stay change no bit", &[Device::Cpu], stays));
     trials.push(Trial::test("accuracy is that of the weights/cpu", accuracy));
     trials.push(Trial::test("what is not finite stops it/cpu", not_finite));
     trials.push(Trial::test("it obeys the memory", memory));

@@ -3,18 +3,21 @@
 //! weight decay, crops of 4-pixel padding and flips.
 //!
 //! A step is one plan, from bytes to the update of the classifier ([`method::probe`]): the host
-//! reads nothing but the scalars of many steps at once.
+//! reads nothing but the scalars of many steps at once. The images stay on the device, where they
+//! fit ([`resident`]).
+
+use std::ops::Range;
 
 use super::features::{Evaluator, Features};
 use super::knn::KnnError;
-use crate::data::{Batch, Loader, Order, Subset};
+use crate::data::{Batch, DataError, Loader, Order, Subset};
 use crate::device::{Data, PlanId, Session};
 use crate::ir::Group;
 use crate::method::{self, ModelConfig};
 use crate::ops::StepUniforms;
 use crate::optim::half_cosine;
 use crate::run::fit::{self, Fit};
-use crate::run::{RunError, state};
+use crate::run::{RunError, resident, state};
 
 /// What the probe is asked to do.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +63,7 @@ pub fn probe(
     }
     let training = Training::new(evaluator, config, train)?;
     let mut epoch = Epoch::default();
-    for batch in Loader::new(train, training.order, 0..training.total)? {
+    for batch in training.batches(&evaluator.session, 0..training.total)? {
         let batch = batch?;
         training.step(&mut evaluator.session, &batch)?;
         if (batch.step + 1).is_multiple_of(training.order.steps_per_epoch()) {
@@ -68,6 +71,8 @@ pub fn probe(
             progress(batch.epoch as usize + 1, epoch.accuracy());
         }
     }
+    evaluator.session.unload(training.plan)?;
+    evaluator.session.forget_images()?;
     let test = accuracy(evaluator, test)?;
     Ok(ProbeResult { test, train: epoch.accuracy(), loss: epoch.loss() })
 }
@@ -97,7 +102,8 @@ impl<'a> Training<'a> {
             method::probe(&model, &frozen.layout, *protocol, *classes).graph
         };
         let fit = Fit { option: "--batch-size", asked: model.batch, least: 1 };
-        let plan = fit::load(session, "the probe's plan", fit, &graph)?;
+        let seen = total * order.batch_size() as u64;
+        let plan = resident::load(session, "the probe's plan", fit, &graph, (train, seen))?;
         state::initialise(session, &frozen.layout, &frozen.classifier, config.seed)?;
         let momentum = vec![0.0; frozen.layout.size(Group::Moment1)];
         session.write_state(Group::Moment1, 0, &momentum)?;
@@ -109,15 +115,14 @@ impl<'a> Training<'a> {
         StepUniforms { learning_rate, ..StepUniforms::seeded(self.config.seed, step as u32) }
     }
 
-    /// Queues the step of a batch.
-    fn step(&self, session: &mut Session, batch: &Batch) -> Result<(), RunError> {
-        self.feed(session, batch)?;
-        Ok(session.run(self.plan, &self.uniforms(batch.step))?)
+    fn batches(&self, session: &Session, steps: Range<u64>) -> Result<Loader, DataError> {
+        resident::batches(session, self.plan, self.train, (self.order, 1), steps)
     }
 
-    fn feed(&self, session: &mut Session, batch: &Batch) -> Result<(), RunError> {
-        session.upload(self.plan, 0, Data::U32(&batch.pixels))?;
-        Ok(session.upload(self.plan, 1, Data::U32(&batch.labels))?)
+    /// Queues the step of a batch.
+    fn step(&self, session: &mut Session, batch: &Batch) -> Result<(), RunError> {
+        resident::feed(session, self.plan, batch)?;
+        Ok(session.run(self.plan, &self.uniforms(batch.step))?)
     }
 
     /// Adds up the scalars of the steps since the last call, all that the host reads of them. Stops
@@ -146,8 +151,8 @@ impl<'a> Training<'a> {
     ) -> Result<RunError, RunError> {
         let what = RunError::what(&session.plan(self.plan).ring.scalars, values);
         let step = u64::from(step);
-        if let Some(batch) = Loader::new(self.train, self.order, step..step + 1)?.next() {
-            self.feed(session, &batch?)?;
+        if let Some(batch) = self.batches(session, step..step + 1)?.next() {
+            resident::feed(session, self.plan, &batch?)?;
         }
         let tensor = session.first_non_finite(self.plan, &self.uniforms(step))?;
         let tensor = tensor.unwrap_or_else(|| "loss".into());

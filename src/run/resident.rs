@@ -4,12 +4,16 @@
 //! Which images stay is decided by a device and a run: a host reads images where they are, and one
 //! that sees an image once gains nothing.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::RunError;
-use crate::data::{Batch, DataError, Subset};
+use super::fit::{self, Fit};
+use crate::data::{Batch, DataError, Loader, Order, Subset};
 use crate::device::{Data, DeviceError, PlanId, Session};
-use crate::ir::resident::{INDICES, ImageSet};
+use crate::ir::Graph;
+use crate::ir::resident::{INDICES, ImageSet, gather};
 
 /// Bytes of images that may stay where nobody knows how much memory there is: a system may move
 /// what is beyond it to the processor's memory and say nothing.
@@ -72,6 +76,56 @@ pub fn fill(session: &mut Session, subset: &Subset, set: &ImageSet) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Plans a graph beside what a session holds already and loads it, with the images of a subset on
+/// the device if they stay there and fit, in place of others; a graph that sees so many in all.
+///
+/// # Errors
+/// Those of [`fit::load`], and if an image cannot be read.
+pub fn load(
+    session: &mut Session,
+    name: &str,
+    fit: Fit,
+    graph: &dyn Fn(usize) -> Graph,
+    (subset, seen): (&Subset, u64),
+) -> Result<PlanId, RunError> {
+    let Ok(set) = set(session, subset, seen) else { return fit::load(session, name, fit, graph) };
+    let loaded = session.keep_images(&set.types()).and_then(|()| {
+        let as_asked = Fit { least: fit.asked, ..fit };
+        // Where it does not fit, whoever asks for less memory says so.
+        let plan = fit::plan(session, name, as_asked, &|n| gather(graph(n), &set)).ok();
+        plan.map(|plan| session.load_beside(plan)).transpose()
+    });
+    match loaded {
+        Ok(Some(plan)) => {
+            fill(session, subset, &set)?;
+            Ok(plan)
+        }
+        Ok(None) | Err(DeviceError::OutOfMemory { .. }) => {
+            session.forget_images()?;
+            fit::load(session, name, fit, graph)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The batches of some steps of a plan ([`Loader::in_parts`]): without pixels where it has the
+/// images.
+///
+/// # Errors
+/// If no thread can be started.
+pub fn batches(
+    session: &Session,
+    plan: PlanId,
+    subset: &Subset,
+    (order, parts): (Order, usize),
+    steps: Range<u64>,
+) -> Result<Loader, DataError> {
+    match session.plan(plan).input(INDICES) {
+        Some(_) => Loader::without_pixels(subset, order, parts, steps),
+        None => Loader::in_parts(subset, order, parts, steps),
+    }
 }
 
 /// Uploads what a plan reads of a batch: which images it takes of those that stay, or their

@@ -199,12 +199,8 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// If no thread can be started.
     pub fn batches(&self, steps: Range<u64>) -> Result<Loader, DataError> {
-        let (train, order, parts) =
-            (&self.splits.train, self.timetable.order, self.config.accumulate);
-        match &self.images {
-            Ok(_) => Loader::without_pixels(train, order, parts, steps),
-            Err(_) => Loader::in_parts(train, order, parts, steps),
-        }
+        let order = (self.timetable.order, self.config.accumulate);
+        resident::batches(&self.session, self.plans.train, &self.splits.train, order, steps)
     }
 
     /// Takes the following steps at another learning rate. Records say what it is, and checkpoints

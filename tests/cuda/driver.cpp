@@ -6,7 +6,7 @@
 // that was added last runs first. An error of queued work stays, as in a real context.
 //
 //   STAND_IN_FAIL=NAME:N:CODE  call N (from 1) of a function returns CODE
-//   STAND_IN_COUNTS=FILE       at the end: calls of each function, and what was not freed
+//   STAND_IN_COUNTS=FILE       at the end: calls of each function, bytes uploaded, and what was not freed
 //   STAND_IN_DRIVER=VERSION    cuDriverGetVersion (13000)
 //   STAND_IN_MEMORY=BYTES      of the device (8 GiB)
 // stand_in_counts, stand_in_fail: the same for a test in this process.
@@ -212,6 +212,7 @@ API cuMemsetD8Async(Address to, unsigned char value, size_t n, void* s) {
 }
 API cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t n, void* s) {
   ENTER;
+  calls["uploaded"] += n;
   std::vector<char> copy((const char*)from, (const char*)from + n);
   return put(s, [=] {
     return room(to) < n ? (Result)ILLEGAL_ADDRESS : (memcpy((void*)to, copy.data(), n), (Result)OK);
