@@ -96,7 +96,7 @@ export class Browser {
     return processInfo.find(({ type }) => type === "GPU")?.id;
   }
 
-  /** Seconds that all processes of the browser have computed. */
+  /** Seconds that all processes of the browser that still run have computed. */
   async seconds() {
     const { processInfo } = await this.control.send("SystemInfo.getProcessInfo");
     return processInfo.reduce((sum, { cpuTime }) => sum + cpuTime, 0);
@@ -115,6 +115,7 @@ export class Browser {
       this.faults.push(...faults);
       this.said = said;
     }
+    console.log(`the browser computed for ${(await this.seconds()).toFixed(0)} s`);
     await this.chromium.close();
     if (this.log) {
       const log = JSON.parse(await readFile(this.log, "utf8"));

@@ -84,8 +84,8 @@ const TN_TILES: [[u32; 5]; 8] = [
 ];
 /// The tiles that have a compact variant, by the columns (rows of a weight gradient) that they are
 /// for: each is one pipeline for every epilogue.
-const NT_COMPACT: [[u32; 5]; 2] = [[128, 16, 16, 4, 4], [64, 64, 16, 8, 4]];
-const TN_COMPACT: [[u32; 5]; 2] = [[16, 128, 16, 4, 4], [64, 64, 16, 8, 4]];
+const NT_COMPACT: [[u32; 5]; 2] = [[128, 16, 8, 4, 4], [64, 64, 8, 8, 4]];
+const TN_COMPACT: [[u32; 5]; 2] = [[16, 128, 8, 4, 4], [64, 64, 8, 8, 4]];
 /// Workgroups that weight gradients are split for: enough for a large GPU first, then for smaller
 /// and larger ones.
 const TN_GROUPS: [u32; 3] = [512, 128, 2048];
