@@ -224,8 +224,13 @@ pub(super) fn plan(args: &PlanArgs) -> Outcome {
     let mb = |bytes: usize| format!("{:.3}", bytes as f64 / 1e6);
     let parts: Vec<_> =
         parts.iter().map(|(name, bytes)| format!("{name} {}", mb(*bytes))).collect();
+    let images = if session.keeps_images() {
+        "\nthe training images stay on the device where they fit: 3 bytes a pixel more"
+    } else {
+        ""
+    };
     print_text(&format!(
-        "{text}\npretrain holds at most {} MB: state {}, {}, reads and the device itself {}",
+        "{text}\npretrain holds at most {} MB: state {}, {}, reads and the device itself {}{images}",
         mb(total),
         mb(state),
         parts.join(", "),

@@ -17,7 +17,7 @@ use crate::plan::Plan;
 use crate::rng::{Philox, Stream};
 use crate::run::settings::RunConfig;
 use crate::run::trained::model_config;
-use crate::run::{RunError, state};
+use crate::run::{RunError, resident, state};
 use crate::train::measure::{IMPORTANCE_IMAGES, KNN_IMAGES};
 use crate::train::{plans, schedule};
 
@@ -65,6 +65,9 @@ impl Cost {
         let evaluations = milestones.len().max(1);
         let evaluation_flops = evaluation * evaluations as f64;
         let evaluation_bytes = plans::device_bytes(session, &loaded);
+        let shown = (labelled / batch * batch * config.probe_epochs) as u64;
+        let evaluation_bytes = evaluation_bytes
+            + resident::bytes(session, &splits.labelled_train, shown, evaluation_bytes);
         if cell.weights == Weights::Initial {
             return Ok(Self {
                 steps: 0,
@@ -94,7 +97,10 @@ impl Cost {
             train_flops += each(plan, model.batch) * images as f64 * asked;
         }
         let all: Vec<Plan> = plans.iter().map(|(_, plan)| plan.clone()).collect();
-        let peak_bytes = plans::device_bytes(session, &all).max(evaluation_bytes);
+        let bytes = plans::device_bytes(session, &all);
+        let seen = steps * config.images_per_step() as u64;
+        let bytes = bytes + resident::bytes(session, &splits.train, seen, bytes);
+        let peak_bytes = bytes.max(evaluation_bytes);
         Ok(Self { steps, train_flops, evaluation_flops, peak_bytes })
     }
 }

@@ -46,6 +46,13 @@ pub fn set(session: &Session, subset: &Subset, seen: u64) -> Result<ImageSet, St
     Ok(set)
 }
 
+/// Bytes that the images of a subset take of a device that sees so many in all, beside others that
+/// it needs; 0 where they do not stay.
+pub fn bytes(session: &Session, subset: &Subset, seen: u64, needed: usize) -> usize {
+    let bytes = set(session, subset, seen).map_or(0, |set| set.bytes());
+    if fit::check_memory(session, "images", needed + bytes).is_ok() { bytes } else { 0 }
+}
+
 /// Writes the images of a subset to a session that has room for them ([`Session::keep_images`]),
 /// each at its place in the subset.
 ///
