@@ -12,6 +12,7 @@ use aavae::run::RunError;
 use aavae::run::folder::RunFolder;
 use aavae::run::metrics;
 use aavae::run::settings::{DataKind, RunConfig};
+use aavae::run::trained::{model_config, open_data};
 use aavae::train::interrupt::Interrupt;
 use aavae::train::pretrain::{Outcome, TrainingRequest};
 use aavae::train::recover;
@@ -41,8 +42,10 @@ fn pretrain(
 ) -> (Result<Outcome, RunError>, usize) {
     let folder = RunFolder::claim(out, "test").expect("an empty folder");
     let interrupt = Interrupt::default();
+    let splits = open_data(config).expect("embedded images");
     let request = TrainingRequest {
         config,
+        splits: &splits,
         another_device: false,
         tune: true,
         folder: &folder,
@@ -121,8 +124,10 @@ fn no_memory_is_one_error_with_a_batch_that_fits() {
         let config = RunConfig { batch_size, epochs: 1, limit_train: Some(80), ..settings() };
         let folder = RunFolder::claim(&dir.path().join(out), "test").expect("an empty folder");
         let interrupt = Interrupt::default();
+        let splits = open_data(&config).expect("embedded images");
         let request = TrainingRequest {
             config: &config,
+            splits: &splits,
             another_device: false,
             tune: true,
             folder: &folder,
@@ -155,8 +160,8 @@ fn no_memory_is_one_error_with_a_batch_that_fits() {
 fn reconstructions_obey_the_memory() {
     use aavae::eval::features::Evaluator;
     let config = RunConfig { limit_train: None, ..settings() };
-    let splits = aavae::run::trained::open_data(&config).expect("embedded images");
-    let model = aavae::run::trained::model_config(&config, &splits);
+    let splits = open_data(&config).expect("embedded images");
+    let model = model_config(&config, &splits);
     let temper = Temper::default();
     temper.memory.set(Some(8 << 20));
     let session = Session::from(Faulty::new(temper, true));

@@ -86,17 +86,21 @@ pub fn run(
         Present::Refuse => folder.refuse_run().map(|()| None)?,
         Present::Overwrite => None,
     };
+    let splits = &open_data(config)?;
     if request.evaluate != Evaluate::Nothing {
-        // A set that no probe can train on is refused now, not after the training.
-        can_be_evaluated(&open_data(config)?)?;
+        can_be_evaluated(splits)?; // now, not after the training
     }
-    let stored =
-        resumed.as_ref().map(|resumed| finished(config, out, resumed)).transpose()?.flatten();
+    let stored = resumed
+        .as_ref()
+        .map(|resumed| finished(config, splits, out, resumed))
+        .transpose()?
+        .flatten();
     let (mut summary, newest) = match (stored, &resumed) {
         (Some(summary), Some(resumed)) => (summary, resumed.path.clone()),
         _ => {
             let asked = TrainingRequest {
                 config,
+                splits,
                 another_device: request.another_device,
                 tune: request.tune,
                 folder,
@@ -120,13 +124,13 @@ pub fn run(
     }
     let store = folder.store();
     if request.evaluate == Evaluate::Milestones {
-        let splits = open_data(config)?;
-        for (epoch, step) in schedule::milestones(config, &splits)? {
+        for (epoch, step) in schedule::milestones(config, splits)? {
             if summary.milestone(epoch).is_some_and(|m| m.is_whole(config.probe_epochs)) {
                 continue;
             }
             say(&format!("milestone: epoch {epoch}"));
-            let measured = evaluate(config, &request.device, Some(&store.milestone(epoch)), say)?;
+            let weights = store.milestone(epoch);
+            let measured = evaluate(config, splits, &request.device, Some(&weights), say)?;
             if summary.steps == Some(step) {
                 // This milestone is the end of training, and the summary is about its weights.
                 summary.measured = measured.clone();
@@ -138,7 +142,7 @@ pub fn run(
         }
     }
     if !summary.measured.is_whole(config.probe_epochs) {
-        summary.measured = evaluate(config, &request.device, Some(&newest), say)?;
+        summary.measured = evaluate(config, splits, &request.device, Some(&newest), say)?;
         summary.write(out)?;
     }
     Ok(summary)
@@ -183,6 +187,8 @@ pub fn untrained(
     let ExperimentRequest { folder, .. } = *request;
     let config = &decided(request)?;
     let out = folder.path();
+    let splits = open_data(config)?;
+    can_be_evaluated(&splits)?;
     write_config(&out.join("config.toml"), config)?;
     let (session, _) = device::open(&request.device)?;
     let summary = RunSummary {
@@ -194,7 +200,7 @@ pub fn untrained(
         ..summary_now(config, out)
     };
     drop(session);
-    let measured = evaluate(config, &request.device, None, say)?;
+    let measured = evaluate(config, &splits, &request.device, None, say)?;
     let summary = RunSummary { measured, ..summary };
     summary.write(out)?;
     Ok(summary)
@@ -204,6 +210,7 @@ pub fn untrained(
 /// one that the summary is about.
 fn finished(
     config: &RunConfig,
+    splits: &Splits,
     out: &Path,
     resumed: &Resumed,
 ) -> Result<Option<RunSummary>, RunError> {
@@ -216,7 +223,7 @@ fn finished(
     if !read_config(&out.join("config.toml")).is_ok_and(same) {
         return Ok(None);
     }
-    let total = schedule::total_steps(config, &open_data(config)?)?;
+    let total = schedule::total_steps(config, splits)?;
     let digest = Some(resumed.checkpoint.digest());
     let whole = resumed.step == total && summary.sha256 == digest;
     Ok(whole.then_some(summary))
@@ -254,20 +261,19 @@ fn summary_of(config: &RunConfig, out: &Path, outcome: &Outcome, interrupted: bo
 /// Probe and kNN of a checkpoint, or of the network as it is initialised.
 fn evaluate(
     config: &RunConfig,
+    splits: &Splits,
     choice: &DeviceSpec,
     checkpoint: Option<&Path>,
     say: &mut dyn FnMut(&str),
 ) -> Result<Evaluation, RunError> {
-    let splits = open_data(config)?;
-    can_be_evaluated(&splits)?;
     let trained = checkpoint.map(Trained::open).transpose()?;
     let started = Instant::now();
     let (mut session, _) = device::open(choice)?;
     precision::evaluate(&mut session, config.half());
     // A set that has fewer labelled images than the probe's batch is one batch.
     let batch = config.probe_batch().min(splits.labelled_train.len());
-    let model = ModelConfig { batch, ..model_config(config, &splits) };
-    let Splits { labelled_train: train, test, .. } = &splits;
+    let model = ModelConfig { batch, ..model_config(config, splits) };
+    let Splits { labelled_train: train, test, .. } = splits;
     let classes = train.dataset.classes().len();
     let (protocol, trained) = (config.protocol(), trained.as_ref());
     let mut evaluator = Evaluator::new(session, model, protocol, classes, trained, config.seed)?;

@@ -15,15 +15,16 @@ use crate::run::checkpoint::Checkpoint;
 use crate::run::folder::RunFolder;
 use crate::run::resume::Resumed;
 use crate::run::settings::RunConfig;
-use crate::run::trained::{model_config, open_data, write_config};
+use crate::run::trained::{model_config, write_config};
 use crate::run::{RunError, foreign, precision};
 use crate::text;
 
 /// What a run is asked to do.
-#[derive(Debug)]
 pub struct TrainingRequest<'a> {
     /// The settings, validated.
     pub config: &'a RunConfig,
+    /// The images of its data set.
+    pub splits: &'a Splits,
     /// Resume on another device than the run was trained on.
     pub another_device: bool,
     /// Measure which kernels are the fastest, where that is not remembered.
@@ -43,8 +44,7 @@ pub(super) fn train(
     opened: (Session, String),
     notes: &[String],
 ) -> Result<Outcome, RunError> {
-    let splits = open_data(request.config)?;
-    let mut run = start(request, resumed, opened, &splits, notes)?;
+    let mut run = start(request, resumed, opened, notes)?;
     // From here on there is something to save.
     let _saving = request.interrupt.saving();
     let asked = || request.interrupt.asked();
@@ -75,10 +75,9 @@ fn start<'a>(
     request: &TrainingRequest<'a>,
     resumed: Option<&Resumed>,
     (mut session, why): (Session, String),
-    splits: &'a Splits,
     notes: &[String],
 ) -> Result<Running<'a>, RunError> {
-    let config = request.config;
+    let TrainingRequest { config, splits, folder, .. } = *request;
     let timetable = Timetable::new(config, splits.train.len())?;
     timetable.refuse_endless()?;
     precision::train(&mut session, config.half())?;
@@ -92,7 +91,7 @@ fn start<'a>(
     let asked = (config.eval_every > 0).then_some(splits.labelled_train.len());
     let left_out = asked.and_then(knn::knn_left_out);
     notes.extend(splits.notes.iter().chain(&left_out).map(|note| format!("note: {note}")));
-    notes.extend(kernels(request, resumed, &mut session, splits)?);
+    notes.extend(kernels(request, resumed, &mut session)?);
     let mut trainer = Trainer::new(config, timetable, splits, session)?;
     let recorder = match resumed {
         Some(resumed) => restore(request, resumed, &mut trainer, timetable)?,
@@ -100,7 +99,6 @@ fn start<'a>(
     };
     notes.extend(resumed.iter().flat_map(|resumed| resumed.warnings.clone()));
     let start = resumed.map_or(0, |resumed| resumed.step);
-    let folder = request.folder;
     let mut run = Running::new(config, folder, trainer, recorder, timetable, identity, start)?;
     run.greet(&why, &notes, resumed.is_some());
     Ok(run)
@@ -113,9 +111,8 @@ fn kernels(
     request: &TrainingRequest<'_>,
     resumed: Option<&Resumed>,
     session: &mut Session,
-    splits: &Splits,
 ) -> Result<Option<String>, RunError> {
-    let config = request.config;
+    let TrainingRequest { config, splits, .. } = *request;
     let (model, held_out) = (model_config(config, splits), splits.val.len());
     if let Some(resumed) = resumed {
         let refused = plans::trust(session, config, &model, held_out, &resumed.kernels())?;
