@@ -34,8 +34,8 @@
 //! Each uses only those before it (`tests/hygiene.rs` reads the imports):
 //!
 //! [`text`], [`tensor`], [`rng`], [`disk`] → [`ops`] → [`shader`] → [`ir`] → [`plan`] → [`device`]
-//! → [`check`] → [`tune`] → [`nn`] → [`model`] → [`optim`] → [`method`] → [`data`] → [`run`] → [`eval`]
-//! → [`train`] → [`interop`] → [`reproduce`] → [`monitor`] → [`cli`] → [`web`](#parts).
+//! → [`check`] → [`tune`] → [`nn`] → [`model`] → [`optim`] → [`method`] → [`data`] → [`run`] →
+//! [`eval`] → [`train`] → [`interop`] → [`reproduce`] → [`monitor`] → [`cli`] → [`web`](#parts).
 //!
 //! # Vocabulary
 //!
@@ -78,8 +78,8 @@
 //! * **Evaluator** ([`eval::features::Evaluator`]): a trained model on a session, frozen. A
 //!   **probe** is a linear classifier that is trained on its features.
 //! * **Run**: one model trained into one folder, which belongs to one process at a time
-//!   ([`reproduce::folder::CellRun`] is one of a grid). A trainer (a device, no files) takes its steps,
-//!   a recorder writes what is measured, a saver keeps states on a thread of its own. Its
+//!   ([`reproduce::folder::CellRun`] is one of a grid). A trainer (a device, no files) takes its
+//!   steps, a recorder writes what is measured, a saver keeps states on a thread of its own. Its
 //!   checkpoints, not the files that people edit, say what it is.
 //! * **Setting** ([`run::settings::Setting`]): an entry of the list from which a run's
 //!   configuration, its file, flags and checks follow. A **preset** ([`run::settings::Preset`]) is
@@ -93,9 +93,9 @@
 //! With the feature `cli` the crate has everything. With `native` alone it lacks the command and
 //! what is drawn on terminals; without that too, what needs drivers, threads or the network, and so
 //! it builds for a browser: `web` is the bridge to a page (`scripts/web`), in which the same
-//! trainer takes the same steps, reads files that it is given in memory ([`data::Files`]), and answers
-//! what a person asks of a model while it trains. Without threads rayon works on the one that asks and batches are
-//! read when they are due; without SIMD pulp has scalars.
+//! trainer takes the same steps, reads files that it is given in memory ([`data::Files`]), and
+//! answers what a person asks of a model while it trains. Without threads rayon works on the one
+//! that asks and batches are read when they are due; without SIMD pulp has scalars.
 //!
 //! # Invariants
 //!
@@ -118,8 +118,8 @@
 //! * Every op's reference is independent of its kernels, and every kernel is reached by a trial
 //!   case. A variant that is not the portable one is used on a GPU only after it agreed with the
 //!   compact form of that there, at that shape; `--no-tune` and software adapters take a table of
-//!   defaults as it is. A page starts with compact kernels, one for many shapes, and takes the portable ones, one for
-//!   each, where they agree with these and are faster ([`tune::Search`]).
+//!   defaults as it is. A page starts with compact kernels, one for many shapes, and takes the
+//!   portable ones, one for each, where they agree with these and are faster ([`tune::Search`]).
 //! * The last op of every plan writes the number of its run into the plan's ring ([`ops::Record`]):
 //!   what the host reads of a step proves that the step was carried out.
 //! * A file is written whole or not at all, by one function ([`disk`]); nothing of a run is
@@ -152,10 +152,6 @@
 //! * *Tuning is compiling and measuring.* On a GPU it was uploading: noise is drawn there now.
 //! * *A step is one command buffer.* It is one where that is short; a slow device gets pieces, cut
 //!   between ops.
-
-// A function has at most 80 lines of code (`clippy.toml`), so that it is read at once. Tests in files
-// of their own may list more.
-#![warn(clippy::too_many_lines)]
 
 pub mod check;
 #[cfg(feature = "cli")]

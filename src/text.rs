@@ -58,8 +58,8 @@ fn is_command(c: char) -> bool {
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The text of a path for a program to open, as it stands in JSON, which escapes what it must; bytes
-/// that are not UTF-8 as [`name`] writes them.
+/// The text of a path for a program to open, as it stands in JSON, which escapes what it must;
+/// bytes that are not UTF-8 as [`name`] writes them.
 pub fn path(path: &std::path::Path) -> String {
     path.to_str().map_or_else(|| name(path).to_string(), str::to_owned)
 }

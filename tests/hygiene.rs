@@ -47,6 +47,7 @@ const LAYERS: [&str; 24] = [
 const DATA_USES: [&str; 4] = ["text", "tensor", "rng", "disk"];
 const RUST_LINES: usize = 600;
 const SHADER_LINES: usize = 300;
+const COLUMNS: usize = 100;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -192,6 +193,41 @@ fn files_stay_readable() {
             assert!(lines <= budget, "{name} has {lines} lines, at most {budget}");
         }
     }
+}
+
+/// Whether a line is prose: no table, and no formula or drawing, in which columns stand apart.
+fn is_prose(line: &str) -> bool {
+    !line.starts_with('|') && !line.trim_start().contains("   ")
+}
+
+/// What is wrong with the width of a line of Rust; rustfmt sees to its code.
+fn too_wide(line: &str) -> bool {
+    let comment = line.trim_start();
+    let text = comment.trim_start_matches(['/', '!']).trim_start();
+    comment.starts_with("//") && is_prose(text) && line.chars().count() > COLUMNS
+}
+
+/// Prose has at most 100 columns, as code has (`rustfmt.toml`).
+#[test]
+fn lines_stay_short() {
+    let mut wide = Vec::new();
+    for (name, text) in files("src", &["rs"]).into_iter().chain(files("tests", &["rs"])) {
+        let lines = text.lines().enumerate().filter(|(_, line)| too_wide(line));
+        wide.extend(lines.map(|(i, line)| format!("{name}:{}: {line}", i + 1)));
+    }
+    for name in ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "shaders/README.md"] {
+        let text = read(&root().join(name));
+        let mut code = false;
+        for (i, line) in text.lines().enumerate() {
+            code ^= line.starts_with("```");
+            if !code && is_prose(line) && line.chars().count() > COLUMNS {
+                wide.push(format!("{name}:{}: {line}", i + 1));
+            }
+        }
+    }
+    assert!(wide.is_empty(), "{}", wide.join("\n"));
+    let long = format!("/// {}", "word ".repeat(20));
+    assert!(too_wide(&long) && !too_wide(&long[..100]) && !too_wide(&format!("/// | {long}")));
 }
 
 #[test]

@@ -148,97 +148,96 @@ fn understands(case: &str, options: &ImportOptions, want: &RunConfig) -> Result<
     }
 }
 
-/// What is not in the file is said; what is wrong with it is one sentence with the tensor and the
-/// shapes.
-fn misfits() -> Result<(), Failed> {
-    let whole = || filled(&dict("reference/resnet18-w8"), zeros);
-    let ae = || filled(&dict("reference/resnet18-w8-ae"), zeros);
-    let fails = |file: Checkpoint, options: &ImportOptions, says: &[&str]| match import::understand(
-        file, options,
-    ) {
+/// Weights of a VAE that are all there.
+fn whole() -> Checkpoint {
+    filled(&dict("reference/resnet18-w8"), zeros)
+}
+
+fn without(name: &str) -> Checkpoint {
+    let mut file = whole();
+    file.tensors.remove(name).unwrap_or_else(|| panic!("no `{name}`"));
+    file
+}
+
+fn refused(file: Checkpoint, options: &ImportOptions, says: &[&str]) -> Result<(), Failed> {
+    match import::understand(file, options) {
         Ok(imported) => {
-            Err(format!("understood as {:?}, not refused with {says:?}", imported.config))
+            Err(format!("understood as {:?}, not refused with {says:?}", imported.config).into())
         }
         Err(error) if says.iter().all(|text| error.to_string().contains(text)) => Ok(()),
-        Err(error) => Err(format!("`{error}` does not say {says:?}")),
-    };
-    let without = |name: &str| {
-        let mut file = whole();
-        file.tensors.remove(name).unwrap_or_else(|| panic!("no `{name}`"));
-        file
-    };
+        Err(error) => Err(format!("`{error}` does not say {says:?}").into()),
+    }
+}
+
+/// What is wrong with a file is one sentence with the tensor and the shapes.
+fn misfits() -> Result<(), Failed> {
+    let fails = |file, says: &[&str]| refused(file, &ImportOptions::default(), says);
     let with = |name: &str, shape: &[usize]| {
         let mut file = whole();
         file.tensors.insert(name.into(), NamedTensor::f32(shape, zeros("", shape)));
         file
     };
-    let none = ImportOptions::default();
-    fails(Checkpoint::default(), &none, &["no tensor `encoder.conv1.weight`"])?;
+    fails(Checkpoint::default(), &["no tensor `encoder.conv1.weight`"])?;
     fails(
         without("projection.logvar.weight"),
-        &none,
         &["no tensor `projection.logvar.weight`", "[8, 64]"],
     )?;
     fails(
         without("projection.mu.weight"),
-        &none,
         &["projection.mu.weight", "projection.projection_head.3.weight"],
     )?;
     fails(
         without("encoder.layer3.1.bn2.running_var"),
-        &none,
         &["no tensor `encoder.layer3.1.bn2.running_var`", "[32]"],
     )?;
     fails(
         with("encoder.layer2.0.conv1.weight", &[16, 16, 3, 3]),
-        &none,
         &["encoder.layer2.0.conv1.weight", "[16, 16, 3, 3]", "[16, 8, 3, 3]"],
     )?;
-    fails(
-        with("encoder.conv1.weight", &[8, 3, 5, 5]),
-        &none,
-        &["encoder.conv1.weight", "[8, 3, 5, 5]"],
-    )?;
-    fails(with("encoder.conv1.weight", &[12, 3, 3, 3]), &none, &["width 12"])?;
+    fails(with("encoder.conv1.weight", &[8, 3, 5, 5]), &["encoder.conv1.weight", "[8, 3, 5, 5]"])?;
+    fails(with("encoder.conv1.weight", &[12, 3, 3, 3]), &["width 12"])?;
     fails(
         with("encoder.layer2.2.conv1.weight", &[1]),
-        &none,
         &["encoder.layer1", "[2, 3, 2, 2]", "Resnet34 [3, 4, 6, 3]"],
     )?;
-    fails(
-        with("decoder.layer1.0.conv3.weight", &[1]),
-        &none,
-        &["decoder.layer1", "three convolutions"],
-    )?;
-    fails(with("projection.mu.weight", &[8]), &none, &["projection.mu.weight", "[8]"])?;
+    fails(with("decoder.layer1.0.conv3.weight", &[1]), &["decoder.layer1", "three convolutions"])?;
+    fails(with("projection.mu.weight", &[8]), &["projection.mu.weight", "[8]"])?;
     let mut file = whole();
     file.tensors.insert("decoder.conv2.bias".into(), NamedTensor::f32(&[8], vec![f32::NAN; 8]));
-    fails(file, &none, &["`decoder.conv2.bias` holds NaN at [0]"])?;
+    fails(file, &["`decoder.conv2.bias` holds NaN at [0]"])?;
     let mut file = whole();
     file.tensors = file.tensors.into_iter().map(|(name, t)| (format!("net.{name}"), t)).collect();
-    fails(file, &none, &["begin with `net.`", "`encoder.conv1.weight` and so on"])?;
-    fails(
+    fails(file, &["begin with `net.`", "`encoder.conv1.weight` and so on"])
+}
+
+/// What was asked for is not what the file holds.
+fn other_than_asked() -> Result<(), Failed> {
+    let none = ImportOptions::default();
+    let ae = filled(&dict("reference/resnet18-w8-ae"), zeros);
+    refused(
         whole(),
         &ImportOptions { method: Some(Method::Ae), ..none.clone() },
         &["projection.mu.weight", "vae or aavae", "--method ae"],
     )?;
-    fails(
-        ae(),
+    refused(
+        ae,
         &ImportOptions { method: Some(Method::Vae), ..none.clone() },
         &["projection_head.3.weight", "--method vae"],
     )?;
-    fails(
+    refused(
         whole(),
         &ImportOptions { stem: Some(Stem::Stl), ..none.clone() },
         &["3x3", "--stem stl"],
     )?;
-    fails(whole(), &ImportOptions { image_size: Some(33), ..none.clone() }, &["image size 33"])?;
+    refused(whole(), &ImportOptions { image_size: Some(33), ..none }, &["image size 33"])
+}
 
-    // What may be missing or too much.
+/// What may be missing or too much is said.
+fn missing_and_extra() -> Result<(), Failed> {
     let mut file = without("log_scale");
     file.tensors.retain(|name, _| !name.ends_with("num_batches_tracked"));
     file.tensors.insert("classifier.weight".into(), NamedTensor::f32(&[10, 64], vec![0.0; 640]));
-    let imported = import::understand(file, &none)?;
+    let imported = import::understand(file, &ImportOptions::default())?;
     let same = described(&Checkpoint { tensors: imported.tensors, meta: BTreeMap::new() })
         == dict("reference/resnet18-w8");
     if !same
@@ -377,19 +376,24 @@ fn watch_gives_the_terminal_back() -> Result<(), Failed> {
     }
 }
 
-fn main() -> ExitCode {
-    let args = Arguments::from_args();
-    let mut trials = Vec::new();
-    for (depth, stem) in [
+fn torchvision_trials() -> Vec<Trial> {
+    let networks = [
         (Depth::Resnet18, Stem::Cifar),
         (Depth::Resnet34, Stem::Cifar),
         (Depth::Resnet50, Stem::Cifar),
         (Depth::Resnet18, Stem::Stl),
         (Depth::Resnet50, Stem::Imagenet),
-    ] {
-        let name = format!("torchvision/{depth:?}/{stem:?}").to_lowercase();
-        trials.push(Trial::test(name, move || torchvision_names(depth, stem)));
-    }
+    ];
+    networks
+        .map(|(depth, stem)| {
+            let name = format!("torchvision/{depth:?}/{stem:?}").to_lowercase();
+            Trial::test(name, move || torchvision_names(depth, stem))
+        })
+        .into()
+}
+
+/// Which configuration is read off which file.
+fn understood() -> Vec<Trial> {
     let base =
         RunConfig { dataset: DataKind::Cifar10, width: 8, latent_dim: 8, ..RunConfig::default() };
     let paper = RunConfig {
@@ -416,7 +420,7 @@ fn main() -> ExitCode {
         image_size: Some(64),
         ..ImportOptions::default()
     };
-    for (case, options, want) in [
+    let cases = [
         ("resnet18-w8", ImportOptions::default(), base.clone()),
         (
             "resnet18-w8",
@@ -440,11 +444,32 @@ fn main() -> ExitCode {
             RunConfig { stem: Stem::Imagenet, image_size: 64, dataset: DataKind::Folder, ..stl },
         ),
         ("resnet50-w64", ImportOptions::default(), paper),
-    ] {
-        let name = format!("import/{case}/{}/{:?}", want.method.name(), want.stem).to_lowercase();
-        trials.push(Trial::test(name, move || understands(case, &options, &want)));
-    }
+    ];
+    cases
+        .into_iter()
+        .map(|(case, options, want)| {
+            let name = format!("import/{case}/{}/{:?}", want.method.name(), want.stem);
+            Trial::test(name.to_lowercase(), move || understands(case, &options, &want))
+        })
+        .collect()
+}
+
+/// A trial for which `python3` must have something; without that it is ignored.
+fn python_trial(name: &str, has: bool, required: &str, test: fn() -> Result<(), Failed>) -> Trial {
+    Trial::test(name, test).with_ignored_flag(!has && std::env::var_os(required).is_none())
+}
+
+fn python_runs(args: &[&str]) -> bool {
+    Command::new("python3").args(args).output().is_ok_and(|o| o.status.success())
+}
+
+fn main() -> ExitCode {
+    let args = Arguments::from_args();
+    let mut trials = torchvision_trials();
+    trials.extend(understood());
     trials.push(Trial::test("import/misfits", misfits));
+    trials.push(Trial::test("import/other than asked", other_than_asked));
+    trials.push(Trial::test("import/missing and extra", missing_and_extra));
     for (case, method) in [
         ("resnet18-w8", Method::Aavae),
         ("resnet18-w8", Method::Vae),
@@ -454,20 +479,14 @@ fn main() -> ExitCode {
         trials.push(Trial::test(format!("import/golden numbers/{}", method.name()), test));
     }
     trials.push(Trial::test("import/a run to every command", imported_runs_are_runs));
-    trials.push(Trial::test("export/bf16", export::half_as_many_bytes));
-    trials.push(Trial::test("export/folder", export::a_published_folder_is_the_run));
-    trials.push(Trial::test("export/torchvision", export::torchvision_values));
+    trials.extend(export::trials());
     let find = "import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in \
         ('torch', 'torchvision', 'safetensors', 'PIL')))";
-    let torch =
-        Command::new("python3").args(["-c", find]).output().is_ok_and(|o| o.status.success());
-    let skip = !torch && std::env::var_os("REQUIRE_TORCH").is_none();
+    let torch = python_runs(&["-c", find]);
     let name = if torch { "export/README snippet" } else { "export/README snippet (no torch)" };
-    trials.push(Trial::test(name, export::the_readme_snippet_loads).with_ignored_flag(skip));
-    let python = cfg!(unix)
-        && Command::new("python3").arg("--version").output().is_ok_and(|o| o.status.success());
-    let skip = !python && std::env::var_os("REQUIRE_PYTHON").is_none();
-    trials
-        .push(Trial::test("watch/terminal", watch_gives_the_terminal_back).with_ignored_flag(skip));
+    trials.push(python_trial(name, torch, "REQUIRE_TORCH", export::the_readme_snippet_loads));
+    let python = cfg!(unix) && python_runs(&["--version"]);
+    let watch = watch_gives_the_terminal_back;
+    trials.push(python_trial("watch/terminal", python, "REQUIRE_PYTHON", watch));
     libtest_mimic::run(&args, trials).exit_code()
 }

@@ -164,7 +164,19 @@ impl<'a> Layer<'a> {
     /// Builds the case; `Some` is the scalar to differentiate.
     fn build(&mut self) -> Option<ValueId> {
         let op = self.case["op"].as_str().expect("a case has an op");
-        match op {
+        if op == "cosine_similarity" {
+            let inputs = [self.input("a"), self.input("b")];
+            let y = self.op(CosineSimilarity, &inputs);
+            self.g.output("y", y);
+            return None;
+        }
+        let scalar = self.layer(op).or_else(|| self.objective(op));
+        Some(scalar.unwrap_or_else(|| panic!("unknown op `{op}` in layers.json")))
+    }
+
+    /// A layer, met by a cotangent.
+    fn layer(&mut self, op: &str) -> Option<ValueId> {
+        let scalar = match op {
             "conv2d" | "linear" => {
                 let mut inputs = vec![self.param("x"), self.param("weight")];
                 let bias = self.has("bias");
@@ -180,7 +192,7 @@ impl<'a> Layer<'a> {
                     Conv2d { stride, pad, epilogue: Epilogue { bias, ..Epilogue::default() } },
                     &inputs,
                 );
-                Some(self.meet("y", y, "dy"))
+                self.meet("y", y, "dy")
             }
             "batch_norm" => {
                 let dims = dimensions(&self.case["inputs"]["dy"]["shape"]);
@@ -194,32 +206,45 @@ impl<'a> Layer<'a> {
                     BatchNorm { eps: 1e-5, momentum: 0.1, add: false, relu: false, parts: None },
                     &inputs,
                 );
-                Some(self.meet("y", y, "dy"))
+                self.meet("y", y, "dy")
             }
             "max_pool" => {
                 let name = self.name();
                 let dims = if name == "max_pool" { [2, 4, 7, 6] } else { [2, 4, 4, 4] };
                 let x = self.stored_param("x", &dims);
                 let y = self.op(MaxPool2d, &[x]);
-                Some(self.meet("y", y, "dy"))
+                self.meet("y", y, "dy")
             }
             "global_avg_pool" => {
                 let x = self.param("x");
                 let y = self.op(GlobalAvgPool, &[x]);
-                Some(self.meet("y", y, "dy"))
+                self.meet("y", y, "dy")
             }
             "upsample_nearest" => {
                 let x = self.param("x");
                 let size = dimensions(&self.case["size"]);
                 let y = self.op(UpsampleNearest { h: size[0], w: size[1] }, &[x]);
-                Some(self.meet("y", y, "dy"))
+                self.meet("y", y, "dy")
             }
+            "reparameterise" => {
+                let inputs = [self.param("mu"), self.param("logvar"), self.input("eps")];
+                let z = self.op(Reparameterize, &inputs);
+                self.meet("z", z, "dz")
+            }
+            _ => return None,
+        };
+        Some(scalar)
+    }
+
+    /// A part of an objective: a scalar by itself.
+    fn objective(&mut self, op: &str) -> Option<ValueId> {
+        let scalar = match op {
             "cross_entropy" => {
                 let logits = self.stored_param("logits", &[6, 10]);
                 let labels = self.g.input("labels", TensorType::u32(Shape::rows(6, 1)));
                 let loss = self.op(SoftmaxCrossEntropy { classes: 10 }, &[logits, labels]);
                 self.g.output("loss", loss);
-                Some(loss)
+                loss
             }
             "gaussian_nll" => {
                 let inputs = [self.param("x_hat"), self.input("x"), self.param("log_scale")];
@@ -227,24 +252,19 @@ impl<'a> Layer<'a> {
                 self.g.output("log_pxz", log_pxz);
                 let loss = self.op(Scale { a: -1.0 }, &[log_pxz]);
                 self.g.output("loss", loss);
-                Some(loss)
+                loss
             }
             "kl" => {
                 let inputs = [self.param("mu"), self.param("logvar")];
                 let kl = self.op(KlNormal, &inputs);
                 self.g.output("kl", kl);
-                Some(kl)
-            }
-            "reparameterise" => {
-                let inputs = [self.param("mu"), self.param("logvar"), self.input("eps")];
-                let z = self.op(Reparameterize, &inputs);
-                Some(self.meet("z", z, "dz"))
+                kl
             }
             "mse" => {
                 let inputs = [self.param("x_hat"), self.input("x")];
                 let loss = self.op(Mse { channels: 3 }, &inputs);
                 self.g.output("loss", loss);
-                Some(loss)
+                loss
             }
             "nt_xent" => {
                 let dims = dimensions(&self.case["shape"]);
@@ -256,16 +276,11 @@ impl<'a> Layer<'a> {
                     self.g.emit(NtXent { views: dims[0], temperature }.into(), &[similarities]);
                 self.g.output("loss", out[0]);
                 self.g.output("accuracy", out[1]);
-                Some(out[0])
+                out[0]
             }
-            "cosine_similarity" => {
-                let inputs = [self.input("a"), self.input("b")];
-                let y = self.op(CosineSimilarity, &inputs);
-                self.g.output("y", y);
-                None
-            }
-            other => panic!("unknown op `{other}` in layers.json"),
-        }
+            _ => return None,
+        };
+        Some(scalar)
     }
 
     /// Writes what the case gives.
@@ -300,6 +315,34 @@ fn tolerance(device: &Device) -> f64 {
     if *device == Device::Reference { F64 } else { F32 }
 }
 
+/// A batch norm's output in evaluation mode.
+fn batch_norm_in_evaluation(
+    layer: &Layer<'_>,
+    session: &mut Session,
+    report: &mut Report,
+) -> Result<(), Failed> {
+    let mut g = Graph::with_layout(layer.g.layout.clone());
+    let state = |g: &mut Graph, name: &str| {
+        let group = if name.starts_with("running") { Group::Buffer } else { Group::Param };
+        g.state(name, memory(&layer.values[name].0.dims), group)
+    };
+    let inputs =
+        ["x", "weight", "bias", "running_mean", "running_var"].map(|name| state(&mut g, name));
+    g.label("eval");
+    let y = g.emit1(BatchNormEval { eps: 1e-5, add: false, relu: false }.into(), &inputs);
+    g.output("y", y);
+    let id = session.load(session.lower("eval", &g))?;
+    for (name, (stored, _)) in layer.values.iter().filter(|(name, _)| *name != "dy") {
+        let range = g.layout.get(name).ok_or("not laid out")?.range;
+        session.write_state(range.group, range.offset, &stored.to_memory())?;
+    }
+    session.poison(id)?;
+    session.run(id, &StepUniforms::default())?;
+    let got = from_memory(&layer.values["x"].0.dims, &read(session, id, "y")?);
+    report.tensor("y_eval", &got, layer.golden.get(&format!("{}/y_eval", layer.name())));
+    Ok(())
+}
+
 /// An op with its gradient.
 fn layer(case: &Value, device: &Device) -> Result<(), Failed> {
     let golden = Tensors::open("layers.safetensors");
@@ -322,33 +365,7 @@ fn layer(case: &Value, device: &Device) -> Result<(), Failed> {
         case["outputs"].as_array().ok_or("no outputs")?.iter().filter_map(Value::as_str).collect();
 
     if case["op"] == "batch_norm" {
-        let mut g = Graph::with_layout(layer.g.layout.clone());
-        let state = |g: &mut Graph, name: &str| {
-            let (stored, _) = &layer.values[name];
-            g.state(
-                name,
-                memory(&stored.dims),
-                if name.starts_with("running") { Group::Buffer } else { Group::Param },
-            )
-        };
-        let inputs =
-            ["x", "weight", "bias", "running_mean", "running_var"].map(|name| state(&mut g, name));
-        g.label("eval");
-        let y = g.emit1(BatchNormEval { eps: 1e-5, add: false, relu: false }.into(), &inputs);
-        g.output("y", y);
-        let id = session.load(session.lower("eval", &g))?;
-        for (name, (stored, _)) in layer.values.iter().filter(|(name, _)| *name != "dy") {
-            let range = g.layout.get(name).ok_or("not laid out")?.range;
-            session.write_state(range.group, range.offset, &stored.to_memory())?;
-        }
-        session.poison(id)?;
-        session.run(id, &StepUniforms::default())?;
-        let dims = &layer.values["x"].0.dims;
-        report.tensor(
-            "y_eval",
-            &from_memory(dims, &read(session, id, "y")?),
-            golden.get(&format!("{name}/y_eval")),
-        );
+        batch_norm_in_evaluation(&layer, session, &mut report)?;
         outputs.retain(|o| *o != "y_eval");
     }
 

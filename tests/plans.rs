@@ -1,7 +1,8 @@
 //! Plans: reviewed texts, a verifier that refuses broken ones, and buffer reuse and fusion that
 //! change no result.
 //!
-//! The texts are in `tests/golden/plans`. After a deliberate change of a plan,
+//! `tests/golden/plans` has one plan as a whole and summaries of the others, each with a digest of
+//! its text, so that no change of a kernel, a grid or a buffer goes unseen. After a deliberate one,
 //! `UPDATE_GOLDENS=1 cargo test --test plans` writes them anew and fails, so that the variable
 //! cannot stay set; review the difference and run again without it.
 //!
@@ -12,7 +13,7 @@ mod support;
 #[path = "plans/verifier.rs"]
 mod verifier;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -29,10 +30,14 @@ use aavae::plan::{Options, Plan, PlannedOp, lower, summary};
 use aavae::rng::{Philox, Stream};
 use aavae::tensor::{Half, Shape, TensorType};
 use libtest_mimic::{Arguments, Failed, Trial};
+use sha2::{Digest, Sha256};
 use support::{Device, check, config, fill, load, reset, run, states, uniforms};
 use verifier::{QUIET, broken_plans, limits, scratch_fits};
 
-/// The reviewed plans.
+/// The plan that is reviewed as a whole.
+const WHOLE: &str = "aavae_train";
+
+/// The reviewed plans by name.
 fn reviewed() -> Vec<(String, Plan)> {
     let tile = Target::default();
     let train = |method: Method, target| {
@@ -106,43 +111,95 @@ fn totals() -> Result<String, Failed> {
     Ok(text)
 }
 
+/// Which ops a plan has, with which kernels and how many of each; its totals; a digest of its text.
+fn summarised(name: &str, plan: &Plan) -> String {
+    let mut ops: BTreeMap<&str, (usize, BTreeMap<&str, usize>)> = BTreeMap::new();
+    for op in &plan.ops {
+        let (count, kernels) = ops.entry(op.op.name()).or_default();
+        *count += 1;
+        for dispatch in &op.dispatches {
+            *kernels.entry(dispatch.kernel.file).or_default() += 1;
+        }
+    }
+    let text = plan.to_string();
+    let mut summary = format!("{name}: {}\n", text.lines().last().unwrap_or_default());
+    for (op, (count, kernels)) in ops {
+        let kernels: Vec<_> = kernels.iter().map(|(file, n)| format!("{file} {n}")).collect();
+        summary += &format!("  {op} {count}: {}\n", kernels.join(", "));
+    }
+    let digest: String =
+        Sha256::digest(&text).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    summary + &format!("  text {digest}\n")
+}
+
+/// What `tests/golden/plans` has to say, by file. The texts of all plans are left in the folder of
+/// the build, to be compared with those of another commit.
+fn plan_texts() -> Result<BTreeMap<String, String>, Failed> {
+    let (mut files, mut summaries) = (BTreeMap::new(), String::new());
+    std::fs::create_dir_all(built())?;
+    for (name, plan) in reviewed() {
+        let (file, text) = (format!("{name}.txt"), format!("{plan}\n"));
+        std::fs::write(built().join(&file), &text)?;
+        if name == WHOLE {
+            files.insert(file, text);
+        } else {
+            summaries += &summarised(&name, &plan);
+        }
+    }
+    files.insert("summaries.txt".into(), summaries);
+    files.insert("totals.txt".into(), totals()?);
+    Ok(files)
+}
+
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/plans")
 }
 
-fn goldens() -> Result<(), Failed> {
-    let update = std::env::var_os("UPDATE_GOLDENS").is_some();
-    let mut names = BTreeSet::new();
-    let plans = reviewed().into_iter().map(|(name, plan)| (name, format!("{plan}\n")));
-    for (name, text) in plans.chain([("totals".into(), totals()?)]) {
-        let path = folder().join(format!("{name}.txt"));
-        names.insert(path.clone());
-        if update {
-            std::fs::create_dir_all(folder())?;
-            std::fs::write(&path, &text)?;
-            continue;
-        }
-        let want = std::fs::read_to_string(&path)
-            .map_err(|e| format!("{}: {e}; write it with UPDATE_GOLDENS=1", path.display()))?;
-        if text != want {
-            let (i, (got, want)) =
-                (text.lines().chain([""]).zip(want.lines().chain([""])).enumerate())
-                    .find(|(_, (a, b))| a != b)
-                    .unwrap_or((0, ("(the ends differ)", "")));
-            return Err(format!(
-                "{name}: line {} is\n  {got}\nthe reviewed text says\n  {want}\nIf the change is \
-                 meant, run UPDATE_GOLDENS=1 cargo test --test plans and review the difference",
-                i + 1
-            )
-            .into());
+fn built() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("plans")
+}
+
+/// The first line in which two texts differ, and what either says there.
+fn difference<'a>(got: &'a str, want: &'a str) -> (usize, &'a str, &'a str) {
+    let (mut a, mut b) = (got.lines(), want.lines());
+    for line in 1.. {
+        match (a.next(), b.next()) {
+            (None, None) => break,
+            (x, y) if x != y => return (line, x.unwrap_or("(the end)"), y.unwrap_or("(the end)")),
+            _ => {}
         }
     }
-    check(!update, || {
-        "the plans are written; review them and run again without UPDATE_GOLDENS".into()
-    })?;
+    (0, "(other line ends)", "")
+}
+
+fn goldens() -> Result<(), Failed> {
+    let texts = plan_texts()?;
+    if std::env::var_os("UPDATE_GOLDENS").is_some() {
+        std::fs::create_dir_all(folder())?;
+        for (name, text) in &texts {
+            std::fs::write(folder().join(name), text)?;
+        }
+        return Err(
+            "the plans are written; review them and run again without UPDATE_GOLDENS".into()
+        );
+    }
+    for (name, text) in &texts {
+        let path = folder().join(name);
+        let reviewed = std::fs::read_to_string(&path)
+            .map_err(|e| format!("{}: {e}; write it with UPDATE_GOLDENS=1", path.display()))?;
+        check(*text == reviewed, || {
+            let (line, got, want) = difference(text, &reviewed);
+            format!(
+                "{name}: line {line} is\n  {got}\nthe reviewed text says\n  {want}\nThe whole \
+                 plans are in {}. If the change is meant, run UPDATE_GOLDENS=1 cargo test --test \
+                 plans and review the difference",
+                built().display()
+            )
+        })?;
+    }
     for entry in std::fs::read_dir(folder())? {
-        let path = entry?.path();
-        check(names.contains(&path), || format!("{} is no plan's text", path.display()))?;
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        check(texts.contains_key(&name), || format!("{name} is no plan's text"))?;
     }
     Ok(())
 }

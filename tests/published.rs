@@ -264,8 +264,9 @@ fn the_table_of_knn_has_what_the_images_suffice_for() {
     assert_eq!(knn_left_out(200), None);
 }
 
-/// A vote weighs `exp(s / T)`, beyond any number for a small T: here `exp(1000)` for the nearest row,
-/// and `exp(999)` for each of the two of the other class, which are `2 / e < 1` of it together.
+/// A vote weighs `exp(s / T)`, beyond any number for a small T: here `exp(1000)` for the nearest
+/// row, and `exp(999)` for each of the two of the other class, which are `2 / e < 1` of it
+/// together.
 #[test]
 fn votes_of_knn_do_not_overflow() {
     let near = [0.999, (1.0_f32 - 0.999 * 0.999).sqrt()];

@@ -19,7 +19,7 @@ use aavae::data::Order;
 use aavae::data::split::split;
 use aavae::device::Data;
 use aavae::ir::Group;
-use aavae::method::{Training, training};
+use aavae::method::{Model, Training, training};
 use aavae::ops::{Op, Recipe, StepUniforms, slot};
 use aavae::rng::{Philox, Stream};
 use aavae::run::settings::RunConfig;
@@ -36,13 +36,9 @@ const HELD_OUT: usize = 30;
 /// In epoch 2: 43 steps per epoch.
 const STEP: u64 = 100;
 
-/// What a device drew in one step of the graph that `pretrain` runs.
-fn dump(device: &Device) -> Result<Value, Failed> {
-    let config =
-        RunConfig { width: 8, latent_dim: 12, batch_size: 4, seed: SEED, ..RunConfig::default() };
-    let (mean, std) = ([0.5, 0.45, 0.4], [0.25; 3]);
-    let mut model = training(&config.model(mean, std), Training::default());
-    // The draws are values of the graph like any other.
+/// Has a model give what it draws, values of the graph like any other. Returns the recipe of the
+/// augmentation.
+fn give_draws(model: &mut Model) -> Option<Recipe> {
     let mut recipe = None;
     for node in model.graph.nodes.clone() {
         match &node.op {
@@ -55,8 +51,17 @@ fn dump(device: &Device) -> Result<Value, Failed> {
             _ => {}
         }
     }
+    recipe
+}
+
+/// What a device drew in one step of the graph that `pretrain` runs.
+fn dump(device: &Device) -> Result<Value, Failed> {
+    let config =
+        RunConfig { width: 8, latent_dim: 12, batch_size: 4, seed: SEED, ..RunConfig::default() };
+    let (mean, std) = ([0.5, 0.45, 0.4], [0.25; 3]);
+    let mut model = training(&config.model(mean, std), Training::default());
     let Recipe { strength, jitter_p, grey_p, blur_p, flip_p, sigma, scale, ratio, .. } =
-        recipe.ok_or("the graph draws no augmentation")?;
+        give_draws(&mut model).ok_or("the graph draws no augmentation")?;
 
     let layout = model.graph.layout.clone();
     let mut session = device.open()?;

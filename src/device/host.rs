@@ -60,7 +60,8 @@ impl Precision for f32 {
 struct Memory<T> {
     floats: Vec<T>,
     words: Vec<u32>,
-    /// What was asked for. An element may take more: a 16-bit float is held as what it is computed in.
+    /// What was asked for. An element may take more: a 16-bit float is held as what it is computed
+    /// in.
     bytes: usize,
 }
 

@@ -156,8 +156,8 @@ pub fn strip(images: &[Vec<u8>], side: usize) -> Picture {
 }
 
 /// What the decoder makes of the way from one image to another: `frames` latents on the straight
-/// line between those of the two, ends included, HWC RGB. The plans are a [`method::encoding`] and a
-/// [`method::decoding`] of `frames` images.
+/// line between those of the two, ends included, HWC RGB. The plans are a [`method::encoding`] and
+/// a [`method::decoding`] of `frames` images.
 ///
 /// # Errors
 /// If data or device fail.

@@ -1,6 +1,6 @@
 //! Weights that come from and go to other programs: [`torchvision`]'s ResNets, a [`folder`] to
-//! publish, half as many bytes to carry ([`bf16`]), the authors' checkpoints ([`import`]). Files are
-//! safetensors with PyTorch's names and shapes.
+//! publish, half as many bytes to carry ([`bf16`]), the authors' checkpoints ([`import`]). Files
+//! are safetensors with PyTorch's names and shapes.
 
 pub mod bf16;
 mod card;

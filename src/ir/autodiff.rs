@@ -11,8 +11,8 @@ use crate::ops::{Constant, Emit, Forward, Scale, ValueId, WeightedSum};
 use crate::tensor::Shape;
 
 /// Appends the gradient of the scalar `loss` in every parameter it depends on, and pins each into
-/// the flat gradient buffer. Returns parameter value -> gradient value. Where the layout has a scale
-/// of the loss, all are as many times themselves.
+/// the flat gradient buffer. Returns parameter value -> gradient value. Where the layout has a
+/// scale of the loss, all are as many times themselves.
 pub fn backward(g: &mut Graph, loss: ValueId) -> BTreeMap<ValueId, ValueId> {
     backward_in(g, loss, &|_| true)
 }

@@ -138,7 +138,8 @@ impl Layout {
     pub fn guard(&self) -> Range {
         Range { group: Group::Buffer, offset: self.end(Group::Buffer), len: 1 }
     }
-    /// Where the scale of the loss is: the scale, the good steps in a row, the skipped steps in all.
+    /// Where the scale of the loss is: the scale, the good steps in a row, the skipped steps in
+    /// all.
     ///
     /// # Panics
     /// If no loss is scaled.

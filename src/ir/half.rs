@@ -8,8 +8,8 @@
 //!
 //! Arithmetic is f32 everywhere, so no op knows of this: its kernels widen what they load and round
 //! what they store ([`crate::ops::Storage`]), a host rounds what an op has written. Only a product
-//! differs: where one operand is 16-bit, so is the other ([`crate::ops::OpDef::rounded`]), so that a
-//! device may multiply by matrix units.
+//! differs: where one operand is 16-bit, so is the other ([`crate::ops::OpDef::rounded`]), so that
+//! a device may multiply by matrix units.
 
 use std::collections::HashMap;
 

@@ -66,7 +66,8 @@ pub struct Training {
     /// that of the large one.
     pub freeze_statistics: bool,
     /// The loss is scaled, as what passes between layers is stored as f16
-    /// ([`crate::ops::Target::half`]): gradients keep their digits. The range of bf16 needs no scale.
+    /// ([`crate::ops::Target::half`]): gradients keep their digits. The range of bf16 needs no
+    /// scale.
     pub scaled: bool,
 }
 

@@ -7,8 +7,8 @@ use super::{
 use crate::tensor::{Shape, TensorType};
 use Fill::{Alternate, Normal};
 
-/// Pairs of a tensor and its copy that `cast.wgsl` binds at most, and what it calls those behind the
-/// first.
+/// Pairs of a tensor and its copy that `cast.wgsl` binds at most, and what it calls those behind
+/// the first.
 const PAIRS: usize = 8;
 const PRESENT: [&str; PAIRS - 1] = ["PAIR1", "PAIR2", "PAIR3", "PAIR4", "PAIR5", "PAIR6", "PAIR7"];
 const LENGTHS: [&str; PAIRS] = ["LEN0", "LEN1", "LEN2", "LEN3", "LEN4", "LEN5", "LEN6", "LEN7"];

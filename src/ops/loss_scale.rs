@@ -1,7 +1,7 @@
 //! Dynamic scale of the loss, for gradients that are stored as f16 on their way: its smallest
 //! positive number is 2^-24, and what is smaller is lost. The gradient of the loss starts from the
-//! scale `s`, a power of two, in place of 1, so every gradient is `s` times itself; the update takes
-//! it without. Per step:
+//! scale `s`, a power of two, in place of 1, so every gradient is `s` times itself; the update
+//! takes it without. Per step:
 //!
 //! ```text
 //! failed   the loss is not finite, a step before has failed, or a gradient is not finite at s = least
@@ -10,11 +10,11 @@
 //! ```
 //!
 //! as PyTorch's `GradScaler`, which has neither a least scale nor a failure. The factor that
-//! gradients are multiplied with ([`super::ScaleBy`]) is `1 / s` of the step's own scale in a good step, exactly,
-//! and NaN in the others: it is the guard of the optimiser too, so these leave weights and moments
-//! as they are. A step that failed leaves the scale alone, so that it can be run again to find the
-//! tensor that began it. From the largest scale, at most `log2(most / least)` steps in a row are
-//! skipped.
+//! gradients are multiplied with ([`super::ScaleBy`]) is `1 / s` of the step's own scale in a good
+//! step, exactly, and NaN in the others: it is the guard of the optimiser too, so these leave
+//! weights and moments as they are. A step that failed leaves the scale alone, so that it can be
+//! run again to find the tensor that began it. From the largest scale, at most `log2(most / least)`
+//! steps in a row are skipped.
 //!
 //! Two things move in a step that is skipped, as in PyTorch: the running statistics of BatchNorm,
 //! and the learning rate's schedule. One differs: Adam's bias correction counts the steps that were

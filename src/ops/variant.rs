@@ -70,8 +70,9 @@ impl CoopTile {
     }
     /// Bytes of workgroup memory (`lib/coop.wgsl`).
     pub fn workgroup_memory(&self) -> u32 {
-        // Each row of an operand ends with two unused vectors of four. The rows of a weight gradient
-        // lie across the depth, those of the others along it, but for weights that are read across.
+        // Each row of an operand ends with two unused vectors of four. The rows of a weight
+        // gradient lie across the depth, those of the others along it, but for weights that are
+        // read across.
         let rows = if self.groups > 0 { [self.k; 2] } else { [self.m, self.n.max(self.k)] };
         let vectors = (self.m + self.n) * self.k / 4 + 2 * (rows[0] + rows[1]);
         let operands = 8 * self.buffers * vectors;

@@ -20,8 +20,8 @@ pub struct Options<'a> {
     pub target: Target,
     /// Which of its variants an op takes.
     pub choices: &'a Choices,
-    /// Move elementwise ops and the moments of batch norms into the tails of convolutions, as far as
-    /// the device can (false only to prove that this changes nothing).
+    /// Move elementwise ops and the moments of batch norms into the tails of convolutions, as far
+    /// as the device can (false only to prove that this changes nothing).
     pub fuse: bool,
     /// Reuse buffers (false only to prove that reuse changes nothing).
     pub alias: bool,
@@ -166,7 +166,8 @@ struct Memory {
 
 impl Memory {
     /// Gives values and scratch buffers that live at different times the same buffers, and each
-    /// input one of its own. So has a value of integers, which a host does not keep where floats are.
+    /// input one of its own. So has a value of integers, which a host does not keep where floats
+    /// are.
     fn assign(name: &str, g: &Graph, lowered: &[Lowered], alias: bool) -> Self {
         let (floating, mut lives) = lives(g, lowered);
         for (step, l) in lowered.iter().enumerate() {

@@ -1,8 +1,8 @@
 //! 16-bit bindings under a text that is written in f32: the last rewrite of a kernel's text.
 //!
 //! The elements of such a binding become f16, a load `x[i]` becomes `vec4<f32>(x[i])`, and a store
-//! `y[i] = v;` becomes `y[i] = vec4<f16>(v);` (`f32` and `f16` where the elements are scalars). Of a
-//! binding that is rounded only the loads change, to `round_f16(w[i])` of `lib/round_f16.wgsl`. A
+//! `y[i] = v;` becomes `y[i] = vec4<f16>(v);` (`f32` and `f16` where the elements are scalars). Of
+//! a binding that is rounded only the loads change, to `round_f16(w[i])` of `lib/round_f16.wgsl`. A
 //! text that wants f16 itself, `vec4<f16>(x[i])`, keeps it: not every compiler sees that widening
 //! undoes nothing.
 //!

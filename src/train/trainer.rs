@@ -75,8 +75,8 @@ pub fn record(steps: u64, epoch: u32, split: &str, values: &Scalars) -> MetricsR
 }
 
 impl<'a> Trainer<'a> {
-    /// Loads the plans of a run, and its images where they stay on the device; the weights are still
-    /// to be set.
+    /// Loads the plans of a run, and its images where they stay on the device; the weights are
+    /// still to be set.
     pub fn new(
         config: &'a RunConfig,
         timetable: Timetable<'a>,

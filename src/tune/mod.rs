@@ -344,8 +344,8 @@ enum Tried {
     Refused(String),
 }
 
-/// Loads a candidate beside the trusted kernel and compares them. A kernel that the driver does
-/// not take is refused like a wrong one. A lost device is an error, and so is a driver that does not
+/// Loads a candidate beside the trusted kernel and compares them. A kernel that the driver does not
+/// take is refused like a wrong one. A lost device is an error, and so is a driver that does not
 /// take the comparison without the candidate either, which says nothing about it: else a fault of
 /// ours there would refuse every kernel, and a run would only be slow.
 fn try_one(

@@ -263,7 +263,7 @@ fn reconstructions_are_pictures() {
 }
 
 #[test]
-fn the_machine_is_described() {
+fn devices_are_described() {
     let devices = sh("devices --json").ok().json();
     assert!(
         devices["auto"].is_string() && devices["why"].is_string() && devices["adapters"].is_array(),
@@ -271,7 +271,10 @@ fn the_machine_is_described() {
     );
     let text = sh("devices").ok();
     assert!(text.stdout.contains("cpu: ") && text.stdout.contains("auto takes "), "{text:?}");
+}
 
+#[test]
+fn a_plan_is_described() {
     let plan = sh("plan --device cpu --width 8 --batch-size 4 --json").ok().json();
     let steps = plan["steps"].as_array().expect("steps");
     assert!(
@@ -290,6 +293,13 @@ fn the_machine_is_described() {
     let kernel = steps[0]["kernels"][0]["file"].as_str().expect("a file").to_owned();
     let wgsl = sh(&format!("plan --device cpu --width 8 --batch-size 4 --kernel {kernel}")).ok();
     assert!(wgsl.stdout.contains("@compute"), "{wgsl:?}");
+    sh("plan --device cpu --kernel nonsense").fails(1, &["`nonsense`"]).hints("aavae plan");
+}
+
+/// A step of several batches has a plan for each and one for the update.
+#[test]
+fn the_plans_of_a_run_are_described() {
+    let plan = sh("plan --device cpu --width 8 --batch-size 4 --json").ok().json();
     let two =
         sh("plan --device cpu --width 8 --batch-size 4 --accumulate 3 --optimizer lamb --json")
             .ok()
@@ -336,15 +346,20 @@ fn the_machine_is_described() {
         lines[0].starts_with("pretrain holds at most ") && lines[0].contains("validation "),
         "{text:?}"
     );
-    sh("plan --device cpu --kernel nonsense").fails(1, &["`nonsense`"]).hints("aavae plan");
+}
 
+#[test]
+fn kernels_are_checked() {
     let check = sh("check --device cpu --only relu --json").ok().json();
     assert!(check["passed"].as_u64() > Some(0) && check["failed"] == 0, "{check}");
     assert!(sh("check --device cpu --only relu").ok().stdout.contains(" passed, 0 failed on cpu"));
     let half = sh("check --device cpu --only relu/ --only f16 --json").ok().json();
     assert!(half["passed"].as_u64() < check["passed"].as_u64() && half["passed"] != 0, "{half}");
     sh("check --device cpu --only nonsense").fails(2, &["`nonsense`"]);
+}
 
+#[test]
+fn a_step_and_its_ops_are_timed() {
     let bench =
         sh("bench --device cpu --width 8 --batch-size 4 --steps 2 --step --op --json").ok().json();
     assert!(bench["step"]["images_per_second"].as_f64() > Some(0.0), "{bench}");

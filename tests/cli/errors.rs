@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 #[test]
-fn sizes() {
+fn no_sizes() {
     let dir = folder();
     let out = dir.path().join("run");
     let flags = [
@@ -34,6 +34,13 @@ fn sizes() {
         sh(&line("1.5")).fails(2, &[flag, "1.5"]);
         sh(&line("99999999999999999999")).fails(2, &[flag, "99999999999999999999"]);
     }
+    assert!(!out.exists());
+}
+
+#[test]
+fn values_out_of_range() {
+    let dir = folder();
+    let out = dir.path().join("run");
     for (flags, says) in [
         ("--width 12", "width 12 is not a positive multiple of 8"),
         ("--width 1000000000", "--width 1000000000 is more than 4096"),
@@ -68,6 +75,10 @@ fn sizes() {
         sh(&format!("pretrain --device cpu --out {} {flags}", out.display())).fails(2, &[says]);
     }
     assert!(!out.exists());
+}
+
+#[test]
+fn sizes_of_other_commands() {
     let run = trained().display();
     for (line, says) in [
         (format!("probe {run} --epochs 0"), "--epochs is 0"),
@@ -89,6 +100,13 @@ fn sizes() {
     ] {
         sh(&format!("{line} --device cpu")).fails(2, &[says]);
     }
+}
+
+/// Sizes that the number of images forbids.
+#[test]
+fn more_than_there_are_images() {
+    let dir = folder();
+    let (run, out) = (trained().display(), dir.path().join("run"));
     sh(&format!("knn {run} --device cpu --limit-train 10"))
         .fails(1, &["at least 20 training images", "10"])
         .hints("--limit-train");

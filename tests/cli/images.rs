@@ -132,36 +132,36 @@ fn a_path_that_is_no_text_is_named() {
     assert!(!out.exists());
 }
 
-/// Weights as other programs write them: bare, behind a wrapper's prefix, in PyTorch's own format.
-#[test]
-fn weights_of_other_programs() {
-    let dir = folder();
+/// Writes the weights of [`trained`] as another program does: bare, or behind a wrapper's prefix.
+fn write_weights(path: &Path, prefix: &str) {
     let own =
         Checkpoint::load(trained().join("checkpoints/last.safetensors")).expect("a checkpoint");
-    let write = |name: &str, prefix: &str| {
-        let named = own.tensors.iter().filter(|(name, _)| !name.starts_with("optim."));
-        let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = named
-            .filter_map(|(name, tensor)| match &tensor.data {
-                TensorData::F32(x) => {
-                    let bytes = x.iter().flat_map(|x| x.to_le_bytes()).collect();
-                    Some((format!("{prefix}{name}"), tensor.shape.clone(), bytes))
-                }
-                TensorData::I64(_) => None,
-            })
-            .collect();
-        assert!(tensors.len() > 100);
-        let views = tensors.iter().map(|(name, shape, bytes)| {
-            let view =
-                safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
-            (name.clone(), view.expect("a view"))
-        });
-        let path = dir.path().join(name);
-        safetensors::serialize_to_file(views, None, &path).expect("a file");
-        path
-    };
-    let knn = |path: &Path| {
-        sh(&format!("knn {} --device cpu --dataset shapes --limit-train 64 --json", path.display()))
-    };
+    let named = own.tensors.iter().filter(|(name, _)| !name.starts_with("optim."));
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = named
+        .filter_map(|(name, tensor)| match &tensor.data {
+            TensorData::F32(x) => {
+                let bytes = x.iter().flat_map(|x| x.to_le_bytes()).collect();
+                Some((format!("{prefix}{name}"), tensor.shape.clone(), bytes))
+            }
+            TensorData::I64(_) => None,
+        })
+        .collect();
+    assert!(tensors.len() > 100);
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        let view =
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
+        (name.clone(), view.expect("a view"))
+    });
+    safetensors::serialize_to_file(views, None, path).expect("a file");
+}
+
+fn knn_of_weights(path: &Path) -> Ran {
+    sh(&format!("knn {} --device cpu --dataset shapes --limit-train 64 --json", path.display()))
+}
+
+#[test]
+fn prefixes_of_wrappers_are_taken_off() {
+    let dir = folder();
     let expected = sh(&format!("knn {} --device cpu --json", trained().display())).ok().json();
     for (name, prefix) in [
         ("bare", ""),
@@ -170,8 +170,9 @@ fn weights_of_other_programs() {
         ("lightning", "model."),
         ("both", "module._orig_mod."),
     ] {
-        let path = write(&format!("{name}.safetensors"), prefix);
-        let ran = knn(&path).ok();
+        let path = dir.path().join(format!("{name}.safetensors"));
+        write_weights(&path, prefix);
+        let ran = knn_of_weights(&path).ok();
         assert_eq!(ran.json()["knn"], expected["knn"], "{name}: {ran:?}");
         assert!(
             ran.stderr.contains("do not say of which network") && ran.stderr.contains("k = 200"),
@@ -195,14 +196,25 @@ fn weights_of_other_programs() {
             "{log:?}"
         );
     }
-    let other = write("other.safetensors", "backbone.");
-    let out = dir.path().join("run");
-    knn(&other).fails(1, &["other.safetensors", "begin with `backbone.`"]);
+}
+
+#[test]
+fn an_unknown_prefix_is_named() {
+    let dir = folder();
+    let (other, out) = (dir.path().join("other.safetensors"), dir.path().join("run"));
+    write_weights(&other, "backbone.");
+    knn_of_weights(&other).fails(1, &["other.safetensors", "begin with `backbone.`"]);
     sh(&format!("pretrain {TINY} --out {} --init-from {}", out.display(), other.display()))
         .fails(1, &["begin with `backbone.`"]);
     sh(&format!("import {} --out {}", other.display(), out.display()))
         .fails(1, &["begin with `backbone.`"]);
+}
 
+/// With the lines of Python that convert such a file.
+#[test]
+fn pytorch_s_own_format_is_refused() {
+    let dir = folder();
+    let out = dir.path().join("run");
     for (name, bytes) in [
         ("a.pth", &b"PK\x03\x04\x00\x00\x08\x08\x00\x00"[..]),
         ("old.ckpt", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."),

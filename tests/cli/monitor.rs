@@ -1,21 +1,39 @@
 //! `compare` and `watch`: runs that are whole, interrupted, running, damaged, or no runs.
 
 use std::fs;
+use std::path::PathBuf;
+use std::sync::OnceLock;
 
-use crate::support::{copy, folder, png, pretrain, sh, trained};
+use crate::support::{Ran, copy, folder, png, pretrain, sh, trained};
+
+/// Three runs, made once: [`trained`], a VAE, and one that may still be training, since it has no
+/// summary.
+fn three_runs() -> &'static [PathBuf; 3] {
+    static RUNS: OnceLock<(tempfile::TempDir, [PathBuf; 3])> = OnceLock::new();
+    let (_, runs) = RUNS.get_or_init(|| {
+        let dir = folder();
+        let [vae, stopped] = ["vae", "stopped"].map(|name| dir.path().join(name));
+        pretrain(&vae, "--method vae --max-steps 2 --learning-rate 0.002");
+        copy(trained(), &stopped);
+        fs::remove_file(stopped.join("summary.json")).expect("removed");
+        (dir, [trained().to_owned(), vae, stopped])
+    });
+    runs
+}
+
+/// `compare` of all three, with more flags.
+fn compare_three(flags: &str) -> Ran {
+    let [run, vae, stopped] = three_runs().each_ref().map(|path| path.display());
+    sh(&format!("compare {run} {vae} {stopped} {flags}")).ok()
+}
 
 #[test]
 fn runs_are_compared() {
-    let dir = folder();
-    let at = |name: &str| dir.path().join(name).display().to_string();
-    let summary =
-        pretrain(&dir.path().join("vae"), "--method vae --max-steps 2 --learning-rate 0.002");
-    copy(trained(), &dir.path().join("stopped"));
-    let run = trained().display();
-
-    // Without a summary it may still be training; what it has logged counts.
-    fs::remove_file(at("stopped/summary.json")).expect("removed");
-    let json = sh(&format!("compare {run} {} {} --json", at("vae"), at("stopped"))).ok().json();
+    let [_, vae, _] = three_runs();
+    let summary: serde_json::Value =
+        serde_json::from_slice(&fs::read(vae.join("summary.json")).expect("a summary"))
+            .expect("JSON");
+    let json = compare_three("--json").json();
     let column = |key: &str| {
         json["runs"]
             .as_array()
@@ -47,8 +65,11 @@ fn runs_are_compared() {
         ("method", serde_json::json!(["aavae", "vae", "aavae"])),
     ];
     assert_eq!(differ, want.iter().map(|(key, values)| (Some(*key), values)).collect::<Vec<_>>());
+}
 
-    let text = sh(&format!("compare {run} {} {}", at("vae"), at("stopped"))).ok().stdout;
+#[test]
+fn curves_are_drawn_as_text() {
+    let text = compare_three("").stdout;
     for part in ["differ in", "learning_rate", "aavae: loss", "aavae: held-out loss", "vae: loss"] {
         assert!(text.contains(part), "no `{part}`:\n{text}");
     }
@@ -60,12 +81,16 @@ fn runs_are_compared() {
     };
     assert!(chart("aavae: loss").contains("ccc") && !chart("aavae: loss").contains('b'), "{text}");
     assert!(chart("vae: loss").contains('b'), "{text}");
-    let one = sh(&format!("compare {run}")).ok().stdout;
+    let one = sh(&format!("compare {}", trained().display())).ok().stdout;
     assert!(!one.contains("differ in") && one.contains("aaa"), "{one}");
+}
 
-    // The same as files.
+#[test]
+fn curves_are_drawn_as_files() {
+    let dir = folder();
+    let at = |name: &str| dir.path().join(name).display().to_string();
     let drawn = |file: &str| {
-        sh(&format!("compare {run} {} {} --out {}", at("vae"), at("stopped"), at(file))).ok();
+        compare_three(&format!("--out {}", at(file)));
         fs::read_to_string(at(file)).unwrap_or_default()
     };
     let svg = drawn("curves.svg");
@@ -87,16 +112,22 @@ fn runs_are_compared() {
     for part in ["<table>", "learning_rate", "0.002", "<polyline", "</html>"] {
         assert!(page.contains(part), "no `{part}`: {page}");
     }
+}
+
+#[test]
+fn what_is_no_run_is_not_compared() {
+    let dir = folder();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let run = trained().display();
     for file in ["curves.gif", "curves"] {
         sh(&format!("compare {run} --out {}", at(file))).fails(2, &[file, ".svg, .png or .html"]);
     }
-
     sh(&format!("compare {}", dir.path().display()))
         .fails(1, &["is no run folder: it has no config.toml"])
         .hints("--out");
     sh(&format!("compare {run} {}", at("none"))).fails(1, &["none does not exist"]);
-    fs::write(at("stopped/config.toml"), "width = \"wide\"").expect("a file");
-    sh(&format!("compare {}", at("stopped"))).fails(1, &["config.toml", "width"]);
+    fs::write(at("config.toml"), "width = \"wide\"").expect("a file");
+    sh(&format!("compare {}", dir.path().display())).fails(1, &["config.toml", "width"]);
     sh("compare").fails(2, &["required"]);
 }
 

@@ -305,11 +305,9 @@ fn grids_that_are_killed_twice_end_as_if_they_were_not() {
 fn ctrl_c_saves_a_grid() {
     let dir = folder();
     let out = dir.path().join("grid");
-    let line = format!(
-        "reproduce fig3 {} --only beta-0 --out {}",
-        TINY.replace("--max-steps 4", "--max-steps 12"),
-        out.display()
-    );
+    // When the signal is heard the first run may have ended, on a busy machine; the grid has not.
+    let line =
+        format!("reproduce fig3 {TINY} --only beta-0 beta-1 beta-10 --out {}", out.display());
     let child = spawn(&line);
     let start = Instant::now();
     while fs::read(out.join("beta-0-s0/metrics.jsonl")).unwrap_or_default().is_empty() {
@@ -325,7 +323,7 @@ fn ctrl_c_saves_a_grid() {
     );
     let ran = Ran::new(line.clone(), child.wait_with_output().expect("it ends"));
     assert_eq!(ran.code, Some(130), "{ran:?}");
-    assert_eq!(sh(&line).ok().json()["done"], 1);
+    assert_eq!(sh(&line).ok().json()["done"], 3);
 }
 
 #[test]

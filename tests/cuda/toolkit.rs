@@ -259,7 +259,8 @@ fn limits(subjects: &[Subject], usage: &BTreeMap<String, Usage>) -> Result<(), F
         let (file, share) = (subject.file, subject.share * 100.0);
         check(u.registers > 0, || format!("{file}: no registers"))?;
         check(u.shared <= SHARED, || format!("{file}: {} bytes of shared memory", u.shared))?;
-        // Sums of tensor cores that do not stay in registers are worth nothing; a counter may leave.
+        // Sums of tensor cores that do not stay in registers are worth nothing; a counter may
+        // leave.
         let heavy = subject.share > HEAVY;
         let most = if heavy { 0 } else { COUNTERS };
         let matrices = file.ends_with("_coop") || file.ends_with("_async");

@@ -220,109 +220,114 @@ fn imports_go_one_way() {
     assert!(circles.is_empty(), "{}", circles.join("\n"));
 }
 
-/// Sources of a crate, and the circle that is in it.
-type Canary = (&'static [(&'static str, &'static str)], &'static str);
+/// Files of a crate: name and text.
+type Sources = &'static [(&'static str, &'static str)];
+/// Sources, and the circle that is in them.
+type Canary = (Sources, &'static str);
+
+const MOD: (&str, &str) = ("src/a/mod.rs", "mod b; mod c; mod d; pub use c::C; use b::Word;");
+
+const CIRCLES: [Canary; 8] = [
+    (
+        &[MOD, ("src/a/b.rs", "use super::c::C;"), ("src/a/c.rs", "use crate::a::b::B;")],
+        "a::b -> a::c -> a::b",
+    ),
+    // By way of the parent's re-export, and of a name that it imports for itself.
+    (
+        &[MOD, ("src/a/b.rs", "use super::C;"), ("src/a/c.rs", "use super::{Word, X};")],
+        "a::b -> a::c -> a::b",
+    ),
+    // In the middle of code.
+    (
+        &[
+            MOD,
+            ("src/a/b.rs", "fn f() { super::c::g() }"),
+            ("src/a/c.rs", "fn g(x: &crate::a::b::B) {}"),
+        ],
+        "a::b -> a::c -> a::b",
+    ),
+    // A module, an item of which is named.
+    (
+        &[
+            MOD,
+            ("src/a/b.rs", "use super::{c, Y};\nfn f() { c::g() }"),
+            ("src/a/c.rs", "use super::b as x;"),
+        ],
+        "a::b -> a::c -> a::b",
+    ),
+    (
+        &[
+            MOD,
+            ("src/a/b.rs", "use super::c::{self, C};"),
+            ("src/a/c.rs", "use super::d::D;"),
+            ("src/a/d.rs", "use super::b;"),
+        ],
+        "a::b -> a::c -> a::d -> a::b",
+    ),
+    // Between a module and a cousin inside another one.
+    (
+        &[
+            MOD,
+            ("src/a/b/mod.rs", "mod e;"),
+            ("src/a/b/e.rs", "use super::super::c::C;"),
+            ("src/a/c.rs", "use super::b::e::E;"),
+        ],
+        "a::b::e -> a::c -> a::b::e",
+    ),
+    // A re-export of a re-export.
+    (
+        &[
+            ("src/a/mod.rs", "mod b; mod c; pub use b::E;"),
+            ("src/a/b/mod.rs", "mod e; pub use self::e::E;"),
+            ("src/a/b/e.rs", "use crate::a::c::C;"),
+            ("src/a/c.rs", "use crate::{x::Y, a::{E, b}};"),
+        ],
+        "a::b::e -> a::c -> a::b::e",
+    ),
+    (
+        &[
+            MOD,
+            ("src/a/b.rs", "pub(crate) use\n    super::{\n    c::C,\n};"),
+            ("src/a/c.rs", "impl super::b::T for C {}"),
+        ],
+        "a::b -> a::c -> a::b",
+    ),
+];
+
+const NO_CIRCLES: [Sources; 5] = [
+    // Parent and child; one way; another layer, which is for the order of layers.
+    &[
+        MOD,
+        ("src/a/b.rs", "use super::{Z, f}; use crate::e::E;"),
+        ("src/a/c.rs", "use super::b::B;"),
+        ("src/e.rs", "use crate::a::C;"),
+    ],
+    &[MOD, ("src/a/b.rs", "// use super::c::C;\n"), ("src/a/c.rs", "use super::b::B;")],
+    &[
+        MOD,
+        ("src/a/b.rs", "#[cfg(test)]\nmod tests {\n use super::super::c::C;\n}"),
+        ("src/a/c.rs", "use super::b::B;"),
+    ],
+    // A path of another crate that begins with the same word, and a local name.
+    &[
+        MOD,
+        ("src/a/b.rs", "use other::c::C; fn f() { d::C::new() }"),
+        ("src/a/c.rs", "use super::b::B;"),
+    ],
+    &[
+        MOD,
+        ("src/a/b/mod.rs", "mod e; use e::E;"),
+        ("src/a/b/e.rs", "use super::X;"),
+        ("src/a/c.rs", "use super::b::e::E;"),
+    ],
+];
 
 #[test]
 fn circles_are_seen() {
-    const MOD: (&str, &str) = ("src/a/mod.rs", "mod b; mod c; mod d; pub use c::C; use b::Word;");
-    let circles: [Canary; 8] = [
-        (
-            &[MOD, ("src/a/b.rs", "use super::c::C;"), ("src/a/c.rs", "use crate::a::b::B;")],
-            "a::b -> a::c -> a::b",
-        ),
-        // By way of the parent's re-export, and of a name that it imports for itself.
-        (
-            &[MOD, ("src/a/b.rs", "use super::C;"), ("src/a/c.rs", "use super::{Word, X};")],
-            "a::b -> a::c -> a::b",
-        ),
-        // In the middle of code.
-        (
-            &[
-                MOD,
-                ("src/a/b.rs", "fn f() { super::c::g() }"),
-                ("src/a/c.rs", "fn g(x: &crate::a::b::B) {}"),
-            ],
-            "a::b -> a::c -> a::b",
-        ),
-        // A module, an item of which is named.
-        (
-            &[
-                MOD,
-                ("src/a/b.rs", "use super::{c, Y};\nfn f() { c::g() }"),
-                ("src/a/c.rs", "use super::b as x;"),
-            ],
-            "a::b -> a::c -> a::b",
-        ),
-        (
-            &[
-                MOD,
-                ("src/a/b.rs", "use super::c::{self, C};"),
-                ("src/a/c.rs", "use super::d::D;"),
-                ("src/a/d.rs", "use super::b;"),
-            ],
-            "a::b -> a::c -> a::d -> a::b",
-        ),
-        // Between a module and a cousin inside another one.
-        (
-            &[
-                MOD,
-                ("src/a/b/mod.rs", "mod e;"),
-                ("src/a/b/e.rs", "use super::super::c::C;"),
-                ("src/a/c.rs", "use super::b::e::E;"),
-            ],
-            "a::b::e -> a::c -> a::b::e",
-        ),
-        // A re-export of a re-export.
-        (
-            &[
-                ("src/a/mod.rs", "mod b; mod c; pub use b::E;"),
-                ("src/a/b/mod.rs", "mod e; pub use self::e::E;"),
-                ("src/a/b/e.rs", "use crate::a::c::C;"),
-                ("src/a/c.rs", "use crate::{x::Y, a::{E, b}};"),
-            ],
-            "a::b::e -> a::c -> a::b::e",
-        ),
-        (
-            &[
-                MOD,
-                ("src/a/b.rs", "pub(crate) use\n    super::{\n    c::C,\n};"),
-                ("src/a/c.rs", "impl super::b::T for C {}"),
-            ],
-            "a::b -> a::c -> a::b",
-        ),
-    ];
-    for (files, circle) in circles {
+    for (files, circle) in CIRCLES {
         assert_eq!(Tree::new(files.iter().copied()).circles(), [circle], "{files:?}");
     }
-    let none: [&[(&str, &str)]; 5] = [
-        // Parent and child; one way; another layer, which is for the order of layers.
-        &[
-            MOD,
-            ("src/a/b.rs", "use super::{Z, f}; use crate::e::E;"),
-            ("src/a/c.rs", "use super::b::B;"),
-            ("src/e.rs", "use crate::a::C;"),
-        ],
-        &[MOD, ("src/a/b.rs", "// use super::c::C;\n"), ("src/a/c.rs", "use super::b::B;")],
-        &[
-            MOD,
-            ("src/a/b.rs", "#[cfg(test)]\nmod tests {\n use super::super::c::C;\n}"),
-            ("src/a/c.rs", "use super::b::B;"),
-        ],
-        // A path of another crate that begins with the same word, and a local name.
-        &[
-            MOD,
-            ("src/a/b.rs", "use other::c::C; fn f() { d::C::new() }"),
-            ("src/a/c.rs", "use super::b::B;"),
-        ],
-        &[
-            MOD,
-            ("src/a/b/mod.rs", "mod e; use e::E;"),
-            ("src/a/b/e.rs", "use super::X;"),
-            ("src/a/c.rs", "use super::b::e::E;"),
-        ],
-    ];
-    for files in none {
+    for files in NO_CIRCLES {
         assert_eq!(Tree::new(files.iter().copied()).circles(), Vec::<String>::new(), "{files:?}");
     }
 }

@@ -1,11 +1,11 @@
 //! What is exported: a folder for others, the names of torchvision, the snippet of the README.
 
 use crate::golden::fill_parameter;
-use crate::support::{TINY, digest, folder, sh};
+use crate::support::{TINY, copy, digest, folder, sh};
 use aavae::method::{Training, training};
 use aavae::run::checkpoint::{Checkpoint, TensorData};
 use aavae::run::settings::RunConfig;
-use libtest_mimic::Failed;
+use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,27 +14,52 @@ use std::sync::OnceLock;
 
 use crate::{Dict, described, dict, filled, write_foreign};
 
-/// The folder is whole, its card's command trains the same weights and measures the same accuracy,
-/// and commands take the file.
-pub(crate) fn a_published_folder_is_the_run() -> Result<(), Failed> {
-    let dir = folder();
-    let at = |name: &str| dir.path().join(name).display().to_string();
-    let flags = "--max-steps 5 --probe-epochs 1 --seed 18446744073709551615 --learn-log-scale \
-        --learning-rate 0.0007 --online-probe";
-    let summary = sh(&format!("pretrain {TINY} {flags} --out {}", at("run"))).ok().json();
-    let exported =
-        sh(&format!("export {} --format folder --out {} --json", at("run"), at("export")))
-            .ok()
-            .json();
+/// A run and its published folder, made once: the folder of `run` and `export`, the run's summary,
+/// and what `export` said.
+fn published() -> &'static (tempfile::TempDir, Value, Value) {
+    static MADE: OnceLock<(tempfile::TempDir, Value, Value)> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let dir = folder();
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        let flags = "--max-steps 5 --probe-epochs 1 --seed 18446744073709551615 \
+            --learn-log-scale --learning-rate 0.0007 --online-probe";
+        let summary = sh(&format!("pretrain {TINY} {flags} --out {}", at("run"))).ok().json();
+        let export = format!("export {} --format folder --out {} --json", at("run"), at("export"));
+        let said = sh(&export).ok().json();
+        (dir, summary, said)
+    })
+}
+
+/// A path in the folder of [`published`].
+fn made(name: &str) -> String {
+    published().0.path().join(name).display().to_string()
+}
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        Trial::test("export/bf16", half_as_many_bytes),
+        Trial::test("export/folder", a_published_folder_is_whole),
+        Trial::test("export/folder trains the run again", its_card_trains_the_run_again),
+        Trial::test("export/folder of an earlier step", an_earlier_step_has_no_results),
+        Trial::test("export/folder of an import", an_import_has_no_results),
+        Trial::test("export/over nothing", nothing_is_written_over),
+        Trial::test("export/an impossible network", an_impossible_network_is_refused),
+        Trial::test("export/torchvision", torchvision_values),
+    ]
+}
+
+/// The folder has the weights, how they were trained and what was measured.
+fn a_published_folder_is_whole() -> Result<(), Failed> {
+    let (_, summary, exported) = published();
     assert_eq!(exported["results"], true, "{exported}");
-    let mut names: Vec<_> = fs::read_dir(at("export"))?
+    let mut names: Vec<_> = fs::read_dir(made("export"))?
         .map(|e| e.expect("an entry").file_name().into_string().expect("text"))
         .collect();
     names.sort_unstable();
     assert_eq!(names, ["README.md", "config.json", "model.safetensors"]);
-    assert!(!Path::new(&at("export.tmp")).exists());
+    assert!(!Path::new(&made("export.tmp")).exists());
 
-    let config: Value = serde_json::from_slice(&fs::read(at("export/config.json"))?)?;
+    let config: Value = serde_json::from_slice(&fs::read(made("export/config.json"))?)?;
     for (pointer, want) in [
         ("/architecture/encoder", Value::from("resnet18")),
         ("/architecture/features", 64.into()),
@@ -44,13 +69,13 @@ pub(crate) fn a_published_folder_is_the_run() -> Result<(), Failed> {
     ] {
         assert_eq!(config.pointer(pointer), Some(&want), "{pointer} in {config:#}");
     }
-    let model = Checkpoint::load(at("export/model.safetensors"))?;
-    let run = Checkpoint::load(at("run/checkpoints/last.safetensors"))?;
+    let model = Checkpoint::load(made("export/model.safetensors"))?;
+    let run = Checkpoint::load(made("run/checkpoints/last.safetensors"))?;
     let weights: Vec<_> =
         run.tensors.iter().filter(|(name, _)| !name.starts_with("optim.")).collect();
     assert!(weights.len() > 100 && weights.into_iter().eq(&model.tensors));
 
-    let card = fs::read_to_string(at("export/README.md"))?;
+    let card = fs::read_to_string(made("export/README.md"))?;
     let accuracy = format!(
         "| linear probe, 1 epochs, test accuracy | {:.4} |",
         summary["probe"]["accuracy"].as_f64().expect("an accuracy")
@@ -64,63 +89,117 @@ pub(crate) fn a_published_folder_is_the_run() -> Result<(), Failed> {
     ] {
         assert!(card.contains(part), "`{part}` is missing:\n{card}");
     }
+    Ok(())
+}
+
+/// The card's command trains the same weights and measures the same accuracy; commands take the
+/// file.
+fn its_card_trains_the_run_again() -> Result<(), Failed> {
+    let (summary, dir) = (&published().1, folder());
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let card = fs::read_to_string(made("export/README.md"))?;
     let command =
         card.lines().find_map(|line| line.strip_prefix("aavae pretrain ")).ok_or("no command")?;
     let line = format!("pretrain {command}")
-        .replace("config.json", &at("export/config.json"))
+        .replace("config.json", &made("export/config.json"))
         .replace("--out run", &format!("--out {}", at("again")));
     let again = sh(&line).ok().json();
-    assert_eq!((digest(&again), &again["probe"]), (digest(&summary), &summary["probe"]));
+    assert_eq!((digest(&again), &again["probe"]), (digest(summary), &summary["probe"]));
 
     let features = |model: &str| {
         let flags = "--device cpu --dataset shapes --batch-size 50";
-        sh(&format!("embed {} {flags} --out {}", at(model), at("f.safetensors"))).ok();
+        sh(&format!("embed {} {flags} --out {}", made(model), at("f.safetensors"))).ok();
         Checkpoint::load(at("f.safetensors")).expect("features").tensors
     };
     assert_eq!(features("export/model.safetensors"), features("run"));
+    Ok(())
+}
 
-    // Never over anything, never half.
-    sh(&format!("export {} --format folder --out {}", at("run"), at("export")))
-        .fails(1, &["export is not empty"])
-        .hints("--out");
+fn an_earlier_step_has_no_results() -> Result<(), Failed> {
+    let dir = folder();
+    let at = |name: &str| dir.path().join(name).display().to_string();
     fs::create_dir(at("empty"))?;
-    // The weights of an earlier step have no results.
     let ran = sh(&format!(
         "export {} --format folder --out {}",
-        at("run/checkpoints/step-4.safetensors"),
+        made("run/checkpoints/step-4.safetensors"),
         at("empty")
     ))
     .ok();
     assert!(ran.stderr.contains("warning: no summary.json is about these weights"), "{ran:?}");
     let card = fs::read_to_string(at("empty/README.md"))?;
     assert!(card.contains("The run left none") && !card.contains("accuracy"), "{card}");
-    sh(&format!("export {} --format folder --out {}/file/x", at("run"), at("run/config.toml")))
+    Ok(())
+}
+
+/// A card of weights that nobody here trained states no results.
+fn an_import_has_no_results() -> Result<(), Failed> {
+    let dir = folder();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    sh(&format!("import {} --out {}", made("export/model.safetensors"), at("imported"))).ok();
+    let ran = sh(&format!("export {} --format folder --out {}", at("imported"), at("card"))).ok();
+    assert!(ran.stderr.contains("states no results"), "{ran:?}");
+    let card = fs::read_to_string(at("card/README.md"))?;
+    assert!(
+        card.contains("imported from `model.safetensors`") && !card.contains("epochs of batch"),
+        "{card}"
+    );
+    let line = format!(
+        "import {} --image-size 4294967296 --out {}",
+        made("export/model.safetensors"),
+        at("z")
+    );
+    sh(&line).fails(1, &["--image-size 4294967296"]).hints("flag");
+    Ok(())
+}
+
+/// Nothing that is there is written over, and nothing is left half written.
+fn nothing_is_written_over() -> Result<(), Failed> {
+    let dir = folder();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    sh(&format!("export {} --format folder --out {}", made("run"), made("export")))
+        .fails(1, &["export is not empty"])
+        .hints("--out");
+    sh(&format!("export {} --format folder --out {}/file/x", made("run"), made("run/config.toml")))
         .fails(1, &["cannot create"]);
     fs::create_dir(at("theirs.tmp"))?;
     fs::write(at("theirs.tmp/kept"), "")?;
-    sh(&format!("export {} --format folder --out {}", at("run"), at("theirs")))
+    sh(&format!("export {} --format folder --out {}", made("run"), at("theirs")))
         .fails(1, &["theirs.tmp is there already"])
         .hints("killed");
     assert!(Path::new(&at("theirs.tmp/kept")).exists() && !Path::new(&at("theirs")).exists());
-    sh(&format!("export {} --format folder --out {}", at("run"), at("run/train.log")))
+    sh(&format!("export {} --format folder --out {}", made("run"), made("run/train.log")))
         .fails(1, &["train.log is no folder"])
         .hints("--out");
     assert!(
-        Path::new(&at("run/train.log")).is_file() && !Path::new(&at("run/train.log.tmp")).exists()
+        Path::new(&made("run/train.log")).is_file()
+            && !Path::new(&made("run/train.log.tmp")).exists()
     );
-    sh(&format!("export {} --format torchvision --out {}", at("run"), at("e.safetensors")))
+    sh(&format!("export {} --format torchvision --out {}", made("run"), at("e.safetensors")))
         .fails(1, &["width 64", "width 8"])
         .hints("folder");
     sh(&format!("export {} --format torchvision --out {}", at("none"), at("e.safetensors")))
         .fails(1, &["none"]);
-    sh(&format!("export {} --format onnx --out {}", at("run"), at("e"))).fails(2, &["'onnx'"]);
+    sh(&format!("export {} --format onnx --out {}", made("run"), at("e"))).fails(2, &["'onnx'"]);
     fs::write(at("bad.json"), "{}")?;
     sh(&format!("pretrain --config {} --out {}", at("bad.json"), at("x")))
         .fails(1, &["bad.json", "`training`"]);
     assert!(!Path::new(&at("e.safetensors")).exists() && !Path::new(&at("x")).exists());
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("bad.json", at("link"))?;
+        sh(&format!("import {} --out {}", made("export/model.safetensors"), at("link")))
+            .fails(1, &["link is no folder"])
+            .hints("--out");
+        assert!(fs::symlink_metadata(at("link")).is_ok_and(|m| m.is_symlink()));
+    }
+    Ok(())
+}
 
-    // A stored configuration that no network can have, and a card of weights that nobody here
-    // trained.
+/// A stored configuration that no network can have.
+fn an_impossible_network_is_refused() -> Result<(), Failed> {
+    let dir = folder();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    copy(Path::new(&made("run")), Path::new(&at("run")));
     let config = fs::read_to_string(at("run/config.toml"))?;
     for (line, says) in [
         ("width = 12", "width"),
@@ -136,33 +215,12 @@ pub(crate) fn a_published_folder_is_the_run() -> Result<(), Failed> {
             .fails(1, &["config.toml", says])
             .hints("metadata");
     }
-    fs::write(at("run/config.toml"), config)?;
-    sh(&format!("import {} --out {}", at("export/model.safetensors"), at("imported"))).ok();
-    let ran = sh(&format!("export {} --format folder --out {}", at("imported"), at("card"))).ok();
-    assert!(ran.stderr.contains("states no results"), "{ran:?}");
-    let card = fs::read_to_string(at("card/README.md"))?;
-    assert!(
-        card.contains("imported from `model.safetensors`") && !card.contains("epochs of batch"),
-        "{card}"
-    );
-    // Nothing of others is removed.
-    std::os::unix::fs::symlink("train.log", at("run/link"))?;
-    sh(&format!("import {} --out {}", at("export/model.safetensors"), at("run/link")))
-        .fails(1, &["link is no folder"])
-        .hints("--out");
-    assert!(fs::symlink_metadata(at("run/link")).is_ok_and(|m| m.is_symlink()));
-    let line = format!(
-        "import {} --image-size 4294967296 --out {}",
-        at("export/model.safetensors"),
-        at("z")
-    );
-    sh(&line).fails(1, &["--image-size 4294967296"]).hints("flag");
     Ok(())
 }
 
-/// Matrices are rounded, vectors and counters are not, the optimiser stays behind; a run starts from
-/// the file, and its bytes are the same each time.
-pub(crate) fn half_as_many_bytes() -> Result<(), Failed> {
+/// Matrices are rounded, vectors and counters are not, the optimiser stays behind; a run starts
+/// from the file, and its bytes are the same each time.
+fn half_as_many_bytes() -> Result<(), Failed> {
     let dir = folder();
     let at = |name: &str| dir.path().join(name).display().to_string();
     sh(&format!("pretrain {TINY} --max-steps 3 --no-eval --learn-log-scale --out {}", at("run")))
@@ -233,7 +291,7 @@ fn wide_names() -> Dict {
 }
 
 /// Every exported value is the one that was imported.
-pub(crate) fn torchvision_values() -> Result<(), Failed> {
+fn torchvision_values() -> Result<(), Failed> {
     let encoder = Checkpoint::load(paper_width().join("encoder.safetensors"))?;
     assert_eq!(described(&encoder), dict("torchvision/resnet18"));
     assert_eq!(

@@ -36,9 +36,9 @@ fn paper_stand_in(dir: &Path, more: &[&str]) -> Command {
     measure_stand_in(dir, &[&["--paper", "--size", "smoke"], more].concat())
 }
 
-/// Both methods are trained until their time is up, which is no failure; what they reached, and what
-/// was measured of it, is one row each; their weights come back whole in small pieces, and a second
-/// call starts from them.
+/// Both methods are trained until their time is up, which is no failure; what they reached, and
+/// what was measured of it, is one row each; their weights come back whole in small pieces, and a
+/// second call starts from them.
 pub(super) fn both_methods_are_reported() -> Result<(), Failed> {
     let dir = stand_in();
     let ran = paper_stand_in(dir.path(), &["--minutes", "0.7"]).env("HOLD", "1").output()?;

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use aavae::ir::resident::{ImageSet, gather};
-use aavae::ir::{Group, Range};
+use aavae::ir::{Graph, Group, Range};
 use aavae::method::{self, Method, Training};
 use aavae::ops::{Binding, Io};
 use aavae::plan::{Limits, Options, Place, Plan, PlanError, lower, verify};
@@ -44,18 +44,35 @@ fn refuses(
     check(count >= at_least, || format!("{what}: only {count} places, expected {at_least}"))
 }
 
+fn graph() -> Graph {
+    method::training(&config(Method::Aavae, 16, 2), Training::default()).graph
+}
+
+fn whole_plan() -> Plan {
+    lower("train", &graph(), Options::default())
+}
+
 pub(crate) fn broken_plans() -> Result<(), Failed> {
-    let model = method::training(&config(Method::Aavae, 16, 2), Training::default());
-    let plan = lower("train", &model.graph, Options::default());
+    let plan = whole_plan();
     check(!refused(&plan), || "refused a whole plan".into())?;
+    wrong_places(&plan)?;
+    wrong_order(&plan)?;
+    wrong_states(&plan)?;
+    wrong_scratch(&plan)?;
+    wrong_sizes(&plan)?;
+    wrong_ends(&plan)?;
+    wrong_images()
+}
+
+fn wrong_places(plan: &Plan) -> Result<(), Failed> {
     let n = plan.buffers.len();
-    refuses("an input read from another buffer", &plan, 100, |p, i| {
+    refuses("an input read from another buffer", plan, 100, |p, i| {
         let Some(Place::Buffer(b)) = p.ops[i].inputs.first().map(|x| x.1) else { return false };
         p.ops[i].inputs[0].1 = Place::Buffer((b + 1) % n);
         true
     })?;
     let upload = plan.inputs[0].place;
-    refuses("an input read from an uploaded buffer", &plan, 100, |p, i| {
+    refuses("an input read from an uploaded buffer", plan, 100, |p, i| {
         let own =
             p.ops[i].inputs.iter().position(|x| matches!(x.1, Place::Buffer(_)) && x.1 != upload);
         own.is_some_and(|j| {
@@ -63,7 +80,7 @@ pub(crate) fn broken_plans() -> Result<(), Failed> {
             true
         })
     })?;
-    refuses("an output where an input is", &plan, 100, |p, i| {
+    refuses("an output where an input is", plan, 100, |p, i| {
         let step = &mut p.ops[i];
         let updated = |x: &Place| step.outputs.iter().any(|y| y.1 == *x);
         let input =
@@ -73,14 +90,17 @@ pub(crate) fn broken_plans() -> Result<(), Failed> {
         step.outputs[output].1 = input;
         true
     })?;
-    refuses("an output over an uploaded input", &plan, 100, |p, i| {
+    refuses("an output over an uploaded input", plan, 100, |p, i| {
         let output = p.ops[i].outputs.iter().position(|y| matches!(y.1, Place::Buffer(_)));
         output.is_some_and(|o| {
             p.ops[i].outputs[o].1 = upload;
             true
         })
-    })?;
-    refuses("a step before what it reads", &plan, 50, |p, i| {
+    })
+}
+
+fn wrong_order(plan: &Plan) -> Result<(), Failed> {
+    refuses("a step before what it reads", plan, 50, |p, i| {
         let next = p.ops.get(i + 1).is_some_and(|next| {
             next.inputs.iter().any(|x| {
                 matches!(x.1, Place::Buffer(_)) && p.ops[i].outputs.iter().any(|y| y.0 == x.0)
@@ -91,7 +111,7 @@ pub(crate) fn broken_plans() -> Result<(), Failed> {
         }
         next
     })?;
-    refuses("a step left out", &plan, 100, |p, i| {
+    refuses("a step left out", plan, 100, |p, i| {
         let read = p.ops[i].outputs.iter().any(|y| {
             matches!(y.1, Place::Buffer(_))
                 && p.ops.iter().any(|s| s.inputs.iter().any(|x| x.0 == y.0))
@@ -101,7 +121,22 @@ pub(crate) fn broken_plans() -> Result<(), Failed> {
         }
         read
     })?;
-    refuses("overlapping outputs", &plan, 20, |p, i| {
+    refuses("an optimiser before the gradients", plan, 30, |p, i| {
+        let gradient = p.ops[i]
+            .outputs
+            .iter()
+            .any(|y| matches!(y.1, Place::State(r) if r.group == Group::Grad));
+        let last = p.ops.len() - 1;
+        if gradient {
+            let step = p.ops.remove(i);
+            p.ops.insert(last, step);
+        }
+        gradient
+    })
+}
+
+fn wrong_states(plan: &Plan) -> Result<(), Failed> {
+    refuses("overlapping outputs", plan, 20, |p, i| {
         let states: Vec<usize> = (0..p.ops[i].outputs.len())
             .filter(|&o| matches!(p.ops[i].outputs[o].1, Place::State(_)))
             .collect();
@@ -111,7 +146,7 @@ pub(crate) fn broken_plans() -> Result<(), Failed> {
         p.ops[i].outputs[b].1 = Place::State(Range { offset: r.offset + r.len - 1, ..r });
         true
     })?;
-    refuses("gradients that overlap", &plan, 30, |p, i| {
+    refuses("gradients that overlap", plan, 30, |p, i| {
         let grad = |s: &aavae::plan::PlannedOp| {
             s.outputs
                 .iter()
@@ -129,19 +164,7 @@ pub(crate) fn broken_plans() -> Result<(), Failed> {
         p.ops[i].outputs[o].1 = Place::State(Range { len, ..other });
         true
     })?;
-    refuses("an optimiser before the gradients", &plan, 30, |p, i| {
-        let gradient = p.ops[i]
-            .outputs
-            .iter()
-            .any(|y| matches!(y.1, Place::State(r) if r.group == Group::Grad));
-        let last = p.ops.len() - 1;
-        if gradient {
-            let step = p.ops.remove(i);
-            p.ops.insert(last, step);
-        }
-        gradient
-    })?;
-    refuses("a range beyond its flat buffer", &plan, 30, |p, i| {
+    refuses("a range beyond its flat buffer", plan, 30, |p, i| {
         let state = p.ops[i]
             .outputs
             .iter_mut()
@@ -150,8 +173,11 @@ pub(crate) fn broken_plans() -> Result<(), Failed> {
             r.offset = usize::MAX / 8;
             true
         })
-    })?;
-    refuses("scratch that is an input", &plan, 20, |p, i| {
+    })
+}
+
+fn wrong_scratch(plan: &Plan) -> Result<(), Failed> {
+    refuses("scratch that is an input", plan, 20, |p, i| {
         let step = &mut p.ops[i];
         let input = step
             .inputs
@@ -161,7 +187,7 @@ pub(crate) fn broken_plans() -> Result<(), Failed> {
         *scratch = input;
         true
     })?;
-    refuses("scratch that is an output", &plan, 20, |p, i| {
+    refuses("scratch that is an output", plan, 20, |p, i| {
         let step = &mut p.ops[i];
         let output = step
             .outputs
@@ -172,14 +198,17 @@ pub(crate) fn broken_plans() -> Result<(), Failed> {
         };
         *scratch = output;
         true
-    })?;
-    refuses("an empty grid", &plan, 100, |p, i| {
+    })
+}
+
+fn wrong_sizes(plan: &Plan) -> Result<(), Failed> {
+    refuses("an empty grid", plan, 100, |p, i| {
         p.ops[i].dispatches.first_mut().is_some_and(|d| {
             d.grid[1] = 0;
             true
         })
     })?;
-    for b in 0..n {
+    for b in 0..plan.buffers.len() {
         let mut small = plan.clone();
         small.buffers[b].bytes = 12;
         let tensor = |p: &Place, bytes: usize| *p == Place::Buffer(b) && bytes > 12;
@@ -189,6 +218,10 @@ pub(crate) fn broken_plans() -> Result<(), Failed> {
         });
         check(!used || refused(&small), || format!("accepted a buffer {b} that is too small"))?;
     }
+    Ok(())
+}
+
+fn wrong_ends(plan: &Plan) -> Result<(), Failed> {
     let mut unstamped = plan.clone();
     unstamped.ops.pop();
     check(refused(&unstamped), || "accepted a plan that does not say when it is done".into())?;
@@ -197,10 +230,13 @@ pub(crate) fn broken_plans() -> Result<(), Failed> {
     check(refused(&early), || "accepted a plan that says too early that it is done".into())?;
     let mut lost = plan.clone();
     lost.outputs[0].place = lost.outputs[1].place;
-    check(refused(&lost), || "accepted an output read from where another is".into())?;
+    check(refused(&lost), || "accepted an output read from where another is".into())
+}
 
+/// Images that stay on the device.
+fn wrong_images() -> Result<(), Failed> {
     let set = ImageSet::new(7, 16, 4000).ok_or("a set")?;
-    let plan = lower("train", &gather(model.graph, &set), Options::default());
+    let plan = lower("train", &gather(graph(), &set), Options::default());
     check(!refused(&plan) && plan.images.len() == 2, || "refused images that stay".into())?;
     refuses("an output in place of images that stay", &plan, 100, |p, i| {
         p.ops[i].outputs[0].1 = Place::Images(1);
@@ -220,11 +256,7 @@ pub(crate) fn broken_plans() -> Result<(), Failed> {
 }
 
 pub(crate) fn limits() -> Result<(), Failed> {
-    let plan = lower(
-        "train",
-        &method::training(&config(Method::Aavae, 16, 2), Training::default()).graph,
-        Options::default(),
-    );
+    let plan = whole_plan();
     check(verify(&plan, &Limits::WEBGPU).is_ok(), || {
         "baseline WebGPU does not take a small plan".into()
     })?;

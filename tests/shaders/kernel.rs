@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aavae::shader::CONSTANTS_BINDING;
-use naga::valid::{Capabilities, GlobalUse, ValidationFlags, Validator};
-use naga::{AddressSpace, StorageAccess};
+use naga::valid::{Capabilities, GlobalUse, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, Module, StorageAccess};
 
 /// Baseline WebGPU.
 pub(crate) const WORKGROUP_BYTES: u32 = 16 << 10;
@@ -43,10 +43,7 @@ pub(crate) const COOP: [&str; 4] =
 /// What a kernel of [`COOP`] may take of a GPU that has such matrices, and where it copies tiles.
 const COOP_BYTES: [u32; 2] = [48 << 10, 99 << 10];
 
-pub(crate) fn parse(
-    name: &str,
-    text: &str,
-) -> Result<(naga::Module, naga::valid::ModuleInfo), String> {
+pub(crate) fn parse(name: &str, text: &str) -> Result<(Module, ModuleInfo), String> {
     let module = naga::front::wgsl::parse_str(text)
         .map_err(|e| format!("{name}: {}", e.emit_to_string(text)))?;
     let mut capabilities = Capabilities::empty();
@@ -63,6 +60,18 @@ pub(crate) fn parse(
 /// Parses, validates and writes in every language; checks the limits; says what the kernel binds.
 pub(crate) fn validate(name: &str, text: &str) -> Result<Reflection, String> {
     let (module, info) = parse(name, text)?;
+    written_in_every_language(name, text, &module, &info)?;
+    let reflection = reflect(name, &module, &info)?;
+    within_limits(name, text, &reflection)?;
+    Ok(reflection)
+}
+
+fn written_in_every_language(
+    name: &str,
+    text: &str,
+    module: &Module,
+    info: &ModuleInfo,
+) -> Result<(), String> {
     let subgroups = uses_subgroups(name);
     let failed = |language: &str, e: &dyn std::fmt::Display| format!("{name}: {language}: {e}");
 
@@ -78,7 +87,7 @@ pub(crate) fn validate(name: &str, text: &str) -> Result<Reflection, String> {
         ..Default::default()
     };
     let words =
-        naga::back::spv::write_vec(&module, &info, &spv, None).map_err(|e| failed("SPIR-V", &e))?;
+        naga::back::spv::write_vec(module, info, &spv, None).map_err(|e| failed("SPIR-V", &e))?;
     let msl = naga::back::msl::Options {
         lang_version: if coop {
             (2, 3)
@@ -89,7 +98,7 @@ pub(crate) fn validate(name: &str, text: &str) -> Result<Reflection, String> {
         },
         ..Default::default()
     };
-    let (metal, _) = naga::back::msl::write_string(&module, &info, &msl, &Default::default())
+    let (metal, _) = naga::back::msl::write_string(module, info, &msl, &Default::default())
         .map_err(|e| failed("MSL", &e))?;
     // Wave intrinsics came with shader model 6.0, f16 with 6.2; everything else must suit the older
     // compiler too.
@@ -104,13 +113,17 @@ pub(crate) fn validate(name: &str, text: &str) -> Result<Reflection, String> {
     let (mut direct, pipeline) = (String::new(), Default::default());
     if !coop {
         naga::back::hlsl::Writer::new(&mut direct, &hlsl, &pipeline)
-            .write(&module, &info, None)
+            .write(module, info, None)
             .map_err(|e| failed("HLSL", &e))?;
     }
     if words.len() < 20 || metal.len() < 20 || (direct.len() < 20 && !coop) {
         return Err(format!("{name}: an output is empty"));
     }
+    Ok(())
+}
 
+/// What a kernel declares; each of its bindings must be used.
+fn reflect(name: &str, module: &Module, info: &ModuleInfo) -> Result<Reflection, String> {
     let [entry] = module.entry_points.as_slice() else {
         return Err(format!("{name}: {} entry points", module.entry_points.len()));
     };
@@ -162,6 +175,10 @@ pub(crate) fn validate(name: &str, text: &str) -> Result<Reflection, String> {
             r.writes.insert(at.binding);
         }
     }
+    Ok(r)
+}
+
+fn within_limits(name: &str, text: &str, r: &Reflection) -> Result<(), String> {
     let buffers = r.bindings.values().filter(|a| **a != Access::Uniform).count();
     if buffers > STORAGE_BUFFERS {
         return Err(format!(
@@ -169,7 +186,7 @@ pub(crate) fn validate(name: &str, text: &str) -> Result<Reflection, String> {
         ));
     }
     // Tiles with moments are offered where they fit; these are sums of theirs.
-    let larger = coop || text.contains("sh_sums: ");
+    let larger = COOP.contains(&name) || text.contains("sh_sums: ");
     let copies = usize::from(name.ends_with("_async"));
     let most = if larger { COOP_BYTES[copies] } else { WORKGROUP_BYTES };
     if r.workgroup_bytes > most {
@@ -181,5 +198,5 @@ pub(crate) fn validate(name: &str, text: &str) -> Result<Reflection, String> {
             r.workgroup_size
         ));
     }
-    Ok(r)
+    Ok(())
 }

@@ -121,19 +121,30 @@ pub(crate) fn every_image_once() -> Result<(), Failed> {
     check(got.len() == 4, || format!("{got:?}"))
 }
 
+/// Classes of the online probe, padded to 8 in memory.
+const CLASSES: usize = 5;
+
 /// The classifier that is trained along changes no bit of anything else, and its gradient is that
 /// of softmax regression on the features.
 pub(crate) fn online_probe(device: &Device) -> Result<(), Failed> {
-    const CLASSES: usize = 5; // padded to 8 in memory
     let plain = config(Method::Aavae, 16, 4);
     let with = ModelConfig { online_probe: Some(CLASSES), ..plain };
-    let probed = method::training(&with, Training::default());
-    let mut model = method::training(&plain, Training::default());
-    let layout = std::mem::replace(&mut model.graph.layout, probed.graph.layout.clone());
-    // One session for both, because its compiled kernels are.
+    // One session for all, because its compiled kernels are.
     let mut session = device.open()?;
-    let session = &mut session;
-    session.allocate(&probed.graph.layout);
+    session.allocate(&method::training(&with, Training::default()).graph.layout);
+    changes_nothing_else(&mut session, &plain, &with)?;
+    regresses(&mut session, &with)
+}
+
+/// Steps with and without the classifier give the same bits of all that both have.
+fn changes_nothing_else(
+    session: &mut Session,
+    plain: &ModelConfig,
+    with: &ModelConfig,
+) -> Result<(), Failed> {
+    let probed = method::training(with, Training::default());
+    let mut model = method::training(plain, Training::default());
+    let layout = std::mem::replace(&mut model.graph.layout, probed.graph.layout.clone());
     let mut traces = Vec::new();
     for model in [&model, &probed] {
         let id = load(session, model, true)?;
@@ -158,20 +169,24 @@ pub(crate) fn online_probe(device: &Device) -> Result<(), Failed> {
             "the scalars of the objective differ".into()
         })?;
     }
+    let last: Vec<_> =
+        probed.graph.layout.states.iter().rev().take(2).map(|s| &s.name[..]).collect();
+    check(last == ["online_probe.bias", "online_probe.weight"], || {
+        format!("the probe is not the last of the layout: {last:?}")
+    })
+}
+
+/// Loss, accuracy and gradient are those of softmax regression on the features, in f64.
+fn regresses(session: &mut Session, with: &ModelConfig) -> Result<(), Failed> {
+    let model = method::training(
+        with,
+        Training { views: Views::Given, update: false, ..Training::default() },
+    );
     let [weight, bias] = ["weight", "bias"]
-        .map(|name| probed.graph.layout.get(&format!("online_probe.{name}")).cloned());
+        .map(|name| model.graph.layout.get(&format!("online_probe.{name}")).map(|s| s.range));
     let (Some(weight), Some(bias)) = (weight, bias) else {
         return Err("the probe has no parameters".into());
     };
-    let last = probed.graph.layout.states.len();
-    check(probed.graph.layout.states[last - 2..] == [weight.clone(), bias.clone()], || {
-        "the probe is not the last of the layout".into()
-    })?;
-
-    let model = method::training(
-        &with,
-        Training { views: Views::Given, update: false, ..Training::default() },
-    );
     let id = load(session, &model, true)?;
     reset(session, &model, 3)?;
     fill(session, id)?;
@@ -193,8 +208,8 @@ pub(crate) fn online_probe(device: &Device) -> Result<(), Failed> {
     let (mut want, mut want_loss, mut hits) = (vec![0.0; CLASSES * (dim + 1)], 0.0, 0);
     for i in 0..n {
         let row = &h[i * dim..][..dim];
-        let w = |c: usize| &params[weight.range.offset + c * dim..][..dim];
-        let logit = |c: usize| f64::from(params[bias.range.offset + c]) + dot(w(c), row);
+        let w = |c: usize| &params[weight.offset + c * dim..][..dim];
+        let logit = |c: usize| f64::from(params[bias.offset + c]) + dot(w(c), row);
         let logits: Vec<f64> = (0..CLASSES).map(logit).collect();
         let total: f64 = logits.iter().map(|x| x.exp()).sum();
         want_loss += (total.ln() - logits[i]) / n as f64; // the label of image i is i
@@ -211,9 +226,7 @@ pub(crate) fn online_probe(device: &Device) -> Result<(), Failed> {
     check(accuracy == hits as f32 / n as f32, || {
         format!("the accuracy is {accuracy}, expected {hits} of {n}")
     })?;
-    let got =
-        [&grads[weight.range.offset..][..CLASSES * dim], &grads[bias.range.offset..][..CLASSES]]
-            .concat();
+    let got = [&grads[weight.offset..][..CLASSES * dim], &grads[bias.offset..][..CLASSES]].concat();
     let scale = want.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
     let worst = got.iter().zip(&want).map(|(g, w)| (f64::from(*g) - w).abs()).fold(0.0, f64::max);
     check(scale > 0.0 && worst < 1e-5 * scale, || {

@@ -82,7 +82,8 @@ impl Session {
         }
     }
 
-    /// Whether the device keeps each 16-bit float as a number of its own, in place of two in a word.
+    /// Whether the device keeps each 16-bit float as a number of its own, in place of two in a
+    /// word.
     fn stores_elements(&self) -> bool {
         !self.device.capabilities().dispatches
     }

@@ -111,8 +111,8 @@ impl std::fmt::Debug for Gpu {
     }
 }
 
-/// Whether kernels may use subgroups: a browser's WGSL wants them enabled in the text, and naga none
-/// of that.
+/// Whether kernels may use subgroups: a browser's WGSL wants them enabled in the text, and naga
+/// none of that.
 const SUBGROUPS: bool = !cfg!(target_family = "wasm");
 
 /// Clocks of devices. That of a browser tells tenths of a millisecond, of which kernels take few.

@@ -62,10 +62,10 @@ const TN_NARROW: [Size; 4] = [
 ];
 const NT_NARROW_COPIED: [Size; 2] = [[64, 32, 16, 16, 16, 3], [64, 64, 16, 32, 16, 4]];
 const TN_NARROW_COPIED: [Size; 2] = [[32, 64, 16, 16, 16, 3], [64, 64, 16, 32, 32, 4]];
-/// Both where copies to workgroup memory go on by themselves: no register holds what is under way, so
-/// that 64 x 64 sums fit, and pieces are twice as long. Of 55 products of a ResNet-18 of width 64
-/// these are all tiles that were the fastest on an H100, or within 4 % (`shaders/README.md`); the
-/// first that has [`ENOUGH`] workgroups is 2 % slower than the fastest, taken over all.
+/// Both where copies to workgroup memory go on by themselves: no register holds what is under way,
+/// so that 64 x 64 sums fit, and pieces are twice as long. Of 55 products of a ResNet-18 of width
+/// 64 these are all tiles that were the fastest on an H100, or within 4 % (`shaders/README.md`);
+/// the first that has [`ENOUGH`] workgroups is 2 % slower than the fastest, taken over all.
 const NT_COPIED: [Size; 6] = [
     [128, 128, 32, 64, 64, 3],
     [256, 64, 32, 64, 64, 3],

@@ -37,7 +37,8 @@ impl Epilogue {
             })
         })
     }
-    /// Inputs of the op that may be 16-bit floats: the first operand, and what has the output's type.
+    /// Inputs of the op that may be 16-bit floats: the first operand, and what has the output's
+    /// type.
     pub(super) fn halves(&self) -> Vec<usize> {
         let [_, add, mask] = self.positions();
         [Some(0), add, mask].into_iter().flatten().collect()

@@ -1,9 +1,9 @@
 //! Convolutions on WGSL: one GEMM family, tiles of several sizes, broadcasts, cooperative matrices.
 //!
-//! * `conv_nt_{tile,bcast,coop,async}`: `y[m, n] = sum_k a[m, k] * w[n, k]`, the forward pass and, with
-//!   the weights read across (`bcast`: transposed by a kernel before), the input gradient.
-//! * `conv_tn_{tile,bcast,coop,async}`: `dw = sum over pixels of dy^T x`, split over pixels into `SPLIT`
-//!   partial sums that `conv_tn_reduce` adds in order.
+//! * `conv_nt_{tile,bcast,coop,async}`: `y[m, n] = sum_k a[m, k] * w[n, k]`, the forward pass and,
+//!   with the weights read across (`bcast`: transposed by a kernel before), the input gradient.
+//! * `conv_tn_{tile,bcast,coop,async}`: `dw = sum over pixels of dy^T x`, split over pixels into
+//!   `SPLIT` partial sums that `conv_tn_reduce` adds in order.
 //!
 //! A 1x1 convolution of stride 1 (and a linear layer) is one matrix: one image of one row of
 //! pixels. Tile sizes are chosen here, from shapes alone; `shaders/README.md` has the measurements

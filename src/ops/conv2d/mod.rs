@@ -248,8 +248,8 @@ impl OpDef for Conv2d {
                 &[(x, Fill::Normal), (w, Fill::Normal)],
             ));
         }
-        // As 16-bit floats these weights cancel, if each goes to its even neighbour, or to the largest
-        // f16 there is; a kernel that does not round them, or rounds otherwise, shows.
+        // As 16-bit floats these weights cancel, if each goes to its even neighbour, or to the
+        // largest f16 there is; a kernel that does not round them, or rounds otherwise, shows.
         let (x, w) = (Shape::new(3, 9, 9, 36), Shape::new(20, 1, 1, 36));
         for (name, a, b) in [
             ("weights between two f16", 1.0 + 1.0 / 2048.0, -1.0),
@@ -291,8 +291,8 @@ impl OpDef for Conv2d {
     }
 }
 
-/// Trials of a result's moments. Operands of small integers have sums that are exact in f32, so that
-/// f16 rounds them alike in every order; of those above 2,048 it has every second.
+/// Trials of a result's moments. Operands of small integers have sums that are exact in f32, so
+/// that f16 rounds them alike in every order; of those above 2,048 it has every second.
 fn moments() -> Vec<Case> {
     let s = Shape::new;
     let case = |name: &str, x: Shape, w: Shape, [stride, pad]: [usize; 2], bias: Option<Fill>| {

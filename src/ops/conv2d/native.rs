@@ -437,6 +437,47 @@ pub(super) fn forward(g: &Geometry, x: &[f32], w: &[f32], tail: Tail<'_>, y: &mu
     );
 }
 
+/// Output pixels of an input gradient along one axis that are `at` modulo the stride: all of them
+/// have the same taps.
+struct Residue {
+    at: usize,
+    /// By ascending source pixel.
+    taps: Vec<usize>,
+    /// Source pixels of the first and the last tap, from the class's own place on.
+    reach: [isize; 2],
+}
+
+impl Residue {
+    /// Those that have taps: a 1x1 kernel of stride 2 reaches every other pixel.
+    fn all(g: &Geometry) -> Vec<Self> {
+        let reads = |at: usize, tap: usize| {
+            (at as isize + g.pad as isize - tap as isize).div_euclid(g.stride as isize)
+        };
+        let of = |at: usize| {
+            let meets = |k: &usize| (at + g.pad + g.k * g.stride - k).is_multiple_of(g.stride);
+            let taps: Vec<usize> = (0..g.k).rev().filter(meets).collect();
+            let reach = [reads(at, *taps.first()?), reads(at, *taps.last()?)];
+            Some(Self { at, taps, reach })
+        };
+        (0..g.stride).filter_map(of).collect()
+    }
+
+    /// How many there are among `size` pixels.
+    fn extent(&self, size: usize, g: &Geometry) -> usize {
+        size.saturating_sub(self.at).div_ceil(g.stride)
+    }
+
+    /// What all of them read beyond the source image.
+    fn border(all: &[Self], g: &Geometry) -> Border {
+        let before = all.iter().map(|r| -r.reach[0]).max().unwrap_or(0).max(0);
+        let beyond = |r: &Self, size: usize, source: usize| {
+            r.extent(size, g) as isize + r.reach[1] - source as isize
+        };
+        let after = all.iter().map(|r| beyond(r, g.ih, g.oh).max(beyond(r, g.iw, g.ow)));
+        Border { before: before as usize, after: after.max().unwrap_or(0).max(0) as usize }
+    }
+}
+
 /// `dx = conv_transpose(dy, w)` and its tail: output pixels fall into `stride^2` parity classes
 /// with fixed taps each.
 pub(super) fn input_gradient(g: &Geometry, dy: &[f32], w: &[f32], tail: Tail<'_>, dx: &mut [f32]) {
@@ -454,54 +495,31 @@ pub(super) fn input_gradient(g: &Geometry, dy: &[f32], w: &[f32], tail: Tail<'_>
             dx,
         );
     }
-    // Taps of the class of residue r, by ascending source offset (r + pad - k) / stride.
-    let taps = |r: usize| -> Vec<usize> {
-        (0..g.k)
-            .rev()
-            .filter(|k| (r + g.pad + g.k * g.stride - k).is_multiple_of(g.stride))
-            .collect()
-    };
-    let offset = |r: usize, k: usize| {
-        (r as isize + g.pad as isize - k as isize).div_euclid(g.stride as isize)
-    };
-    let extent = |size: usize, r: usize| size.saturating_sub(r).div_ceil(g.stride);
-    let residues: Vec<usize> = (0..g.stride).filter(|&r| !taps(r).is_empty()).collect();
-    let before = residues.iter().map(|&r| -offset(r, taps(r)[0])).max().unwrap_or(0).max(0);
-    let reach = |size: usize, out: usize| {
-        residues
-            .iter()
-            .map(|&r| {
-                extent(size, r) as isize - 1 + offset(r, taps(r)[taps(r).len() - 1])
-                    - (out as isize - 1)
-            })
-            .max()
-            .unwrap_or(0)
-    };
-    let after = reach(g.ih, g.oh).max(reach(g.iw, g.ow)).max(0);
+    let residues = Residue::all(g);
+    let border = Residue::border(&residues, g);
     // Pixels of a class are neighbours only if there is one class.
     let f = if g.stride == 1 { fold(g.c, g.iw, g.k, 1, lanes) } else { 1 };
     let mut packed = Vec::new();
-    for (ry, rx) in residues.iter().flat_map(|&ry| residues.iter().map(move |&rx| (ry, rx))) {
-        let (ty, tx) = (taps(ry), taps(rx));
+    for (ry, rx) in residues.iter().flat_map(|ry| residues.iter().map(move |rx| (ry, rx))) {
+        let (ty, tx) = (&ry.taps, &rx.taps);
         let value = |c: usize, t: usize, j: usize| weight(c, ty[t], tx[j / g.oc], j % g.oc);
         packed.push(pack(f, g.oc, g.c, ty.len(), tx.len() * g.oc, lanes, value));
     }
     let mut classes = Vec::new();
-    for &ry in &residues {
-        for &rx in &residues {
-            let (ty, tx) = (taps(ry), taps(rx));
+    for ry in &residues {
+        for rx in &residues {
             classes.push(Class {
-                h: extent(g.ih, ry),
-                w: extent(g.iw, rx) / f,
-                y0: ry,
-                x0: rx,
+                h: ry.extent(g.ih, g),
+                w: rx.extent(g.iw, g) / f,
+                y0: ry.at,
+                x0: rx.at,
                 step: g.stride,
                 rows: 1,
                 cols: f,
-                row_at: (offset(ry, ty[0]) + before) as usize,
-                col_at: (offset(rx, tx[0]) + before) as usize,
-                taps: ty.len(),
-                run: (tx.len() + f - 1) * g.oc,
+                row_at: (ry.reach[0] + border.before as isize) as usize,
+                col_at: (rx.reach[0] + border.before as isize) as usize,
+                taps: ry.taps.len(),
+                run: (rx.taps.len() + f - 1) * g.oc,
                 weights: packed[classes.len()].get(),
             });
         }
@@ -509,17 +527,5 @@ pub(super) fn input_gradient(g: &Geometry, dy: &[f32], w: &[f32], tail: Tail<'_>
     if residues.len() < g.stride {
         dx.fill(0.0); // pixels that no tap reaches (1x1 with stride 2)
     }
-    gather(
-        g.n,
-        g.oh,
-        g.ow,
-        g.oc,
-        Border { before: before as usize, after: after as usize },
-        &classes,
-        g.c * f,
-        g.iw / f,
-        tail,
-        dy,
-        dx,
-    );
+    gather(g.n, g.oh, g.ow, g.oc, border, &classes, g.c * f, g.iw / f, tail, dy, dx);
 }

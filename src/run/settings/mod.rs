@@ -229,9 +229,9 @@ macro_rules! settings {
             /// What the learning rate does after the warm-up; under cosine and linear it falls to 0
             /// at the end of the run
             schedule: Schedule = Schedule::Constant, Value("SCHEDULE"), Fixed;
-            /// What passes between layers is stored as this; with f16 the loss is scaled, bf16 is for
-            /// cpu and cuda. Weights and sums are f32 always; auto is f16 on a device with matrix
-            /// units for it
+            /// What passes between layers is stored as this; with f16 the loss is scaled, bf16 is
+            /// for cpu and cuda. Weights and sums are f32 always; auto is f16 on a device with
+            /// matrix units for it
             precision: PrecisionKind = PrecisionKind::F32, Value("PRECISION"), Fixed;
         }
         "Objective" {

@@ -1,6 +1,6 @@
 //! What a 16-bit float keeps of f32, which WGSL finds by bits (`lib/round_f16.wgsl`,
-//! `lib/round_bf16.wgsl`), because compilers for Vulkan make nothing of a conversion there and back.
-//! Here the conversions are instructions that stay, and give the same bits.
+//! `lib/round_bf16.wgsl`), because compilers for Vulkan make nothing of a conversion there and
+//! back. Here the conversions are instructions that stay, and give the same bits.
 
 use naga::{Function, Scalar, TypeInner, VectorSize};
 

@@ -42,8 +42,8 @@ fn all(plans: &RunSet<Plan>) -> Vec<Plan> {
 
 impl Trainer<'_> {
     /// Begins to look for other kernels than compact ones, between steps ([`Trainer::settle`]),
-    /// unless it has some already: those of a run that is resumed. Of `most` products at most: those
-    /// with the most FLOPs. Returns what is to be said.
+    /// unless it has some already: those of a run that is resumed. Of `most` products at most:
+    /// those with the most FLOPs. Returns what is to be said.
     pub fn seek(&mut self, kernels: Kernels, most: Option<usize>) -> Outlook {
         let session = &self.session;
         let dispatches = session.capabilities().dispatches;
