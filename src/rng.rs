@@ -32,7 +32,7 @@ pub const EVALUATION_STEP: u32 = 1 << 31;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Stream {
-    /// Initial weights.
+    /// Initial values of weights.
     Init = 1,
     /// Order of the training images.
     Order = 2,

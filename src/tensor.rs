@@ -27,7 +27,7 @@ pub enum Half {
 }
 
 impl Half {
-    /// Every one.
+    /// Both formats, f16 first.
     pub const ALL: &[Self] = &[Self::F16, Self::Bf16];
 
     /// Name, as settings and plans have it.
@@ -95,7 +95,7 @@ impl Half {
 /// Element type of a tensor in device memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
-    /// 32-bit float.
+    /// A float of 32 bits.
     F32,
     /// [`Half::F16`], for what passes between layers ([`crate::ir::half`]).
     F16,
@@ -130,9 +130,9 @@ impl DType {
 pub struct Shape {
     /// Batch (or output channels of a weight).
     pub n: usize,
-    /// Height.
+    /// Height in pixels.
     pub h: usize,
-    /// Width.
+    /// Width in pixels.
     pub w: usize,
     /// Channels (or input channels of a weight).
     pub c: usize,
@@ -180,9 +180,9 @@ impl fmt::Display for Shape {
 /// Shape and element type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TensorType {
-    /// Extents.
+    /// Extent of each axis.
     pub shape: Shape,
-    /// Element type.
+    /// What an element is.
     pub dtype: DType,
 }
 

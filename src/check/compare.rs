@@ -7,11 +7,11 @@ use crate::tensor::DType;
 /// Where two tensors differ most.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mismatch {
-    /// Element.
+    /// Which element differs the most.
     pub index: usize,
-    /// Found.
+    /// What the device computed there.
     pub got: f32,
-    /// Expected.
+    /// What the reference computed there.
     pub want: f64,
     /// Error over tolerance.
     pub ratio: f64,

@@ -29,9 +29,9 @@ pub const STEP: StepUniforms = StepUniforms {
 /// An input of a trial.
 #[derive(Clone, Debug)]
 pub enum Filled {
-    /// Floats.
+    /// For a tensor of floats.
     F(Vec<f32>),
-    /// Integers.
+    /// For a tensor of integers.
     U(Vec<u32>),
 }
 
@@ -61,7 +61,7 @@ pub fn contents(trial: &str, input: usize, ty: TensorType, fill: Fill) -> Filled
     }
 }
 
-/// `op/case`.
+/// A trial's name, `op/case`.
 pub fn name(case: &Case) -> String {
     format!("{}/{}", case.op.name(), case.name)
 }

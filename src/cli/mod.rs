@@ -158,7 +158,7 @@ fn usage(message: impl Into<String>, hint: Option<&str>) -> Failure {
     Failure { error: RunError::config(message, hint), usage: true }
 }
 
-/// Parses `--device`.
+/// Parses the value of `--device`.
 fn choice(text: &str) -> Result<DeviceSpec, Failure> {
     text.parse().map_err(|e: DeviceError| Failure { usage: true, ..Failure::from(e) })
 }

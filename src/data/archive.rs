@@ -124,7 +124,7 @@ impl Archive<'_> {
 /// A digest in hexadecimal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checksum<'a> {
-    /// SHA-256.
+    /// A SHA-256, as hexadecimal digits.
     Sha256(&'a str),
     /// MD5: enough against damage, and no second file with a given digest is known; where nothing
     /// better is published.

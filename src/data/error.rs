@@ -38,7 +38,7 @@ pub enum DataError {
     /// Something else lies where the folder of a data set should be.
     #[error("`{}` is not a folder", name(path))]
     NoFolderThere {
-        /// Where.
+        /// Where it was looked for.
         path: PathBuf,
         /// What to do about it.
         hint: Option<String>,
@@ -47,7 +47,7 @@ pub enum DataError {
     #[error("`{}` has {found} bytes, expected {expected} ({records} records of {} \
         bytes)", name(path), expected / (*records as u64).max(1))]
     FileSize {
-        /// The file.
+        /// The file of the wrong length.
         path: PathBuf,
         /// Bytes it should have.
         expected: u64,
@@ -63,7 +63,7 @@ pub enum DataError {
         name(path)
     )]
     PartialImages {
-        /// The file.
+        /// The file of the wrong length.
         path: PathBuf,
         /// Bytes it has.
         found: u64,
@@ -79,13 +79,13 @@ pub enum DataError {
         path: PathBuf,
         /// Images they are for.
         images: usize,
-        /// Labels found.
+        /// Labels that were found.
         labels: usize,
     },
     /// A record of a binary file carries a label that is no class.
     #[error("`{}`: record {record} has label {label}, expected {first} to {last}", name(path))]
     Label {
-        /// The file.
+        /// The file that has it.
         path: PathBuf,
         /// Zero-based record in that file.
         record: usize,
@@ -99,11 +99,11 @@ pub enum DataError {
     /// The list of class names has the wrong length.
     #[error("`{}` names {found} classes, expected {expected}", name(path))]
     ClassNames {
-        /// The file.
+        /// The file that lists them.
         path: PathBuf,
-        /// Names expected.
+        /// Names that there should be.
         expected: usize,
-        /// Names found.
+        /// Names that were found.
         found: usize,
     },
     /// A split folder has no class folders.
@@ -145,7 +145,7 @@ pub enum DataError {
     /// An image file cannot be decoded.
     #[error("cannot decode `{}`: {source}", name(path))]
     Decode {
-        /// The file.
+        /// The image's file.
         path: PathBuf,
         /// The decoder's answer.
         source: Box<image::ImageError>,
@@ -190,7 +190,7 @@ pub enum DataError {
         what: &'static str,
         /// Images asked for.
         asked: usize,
-        /// Images available.
+        /// Images that there are.
         available: usize,
     },
     /// The server did not answer with the file.
@@ -206,7 +206,7 @@ pub enum DataError {
     Connect {
         /// What was asked for.
         url: String,
-        /// The cause.
+        /// Why it could not be reached.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The connection ended before the file did.
@@ -227,7 +227,7 @@ pub enum DataError {
     Checksum {
         /// The download, moved aside under this name.
         path: PathBuf,
-        /// Its length.
+        /// Its length in bytes.
         bytes: u64,
         /// Name of the digest.
         algorithm: &'static str,
@@ -239,7 +239,7 @@ pub enum DataError {
     /// A downloaded archive is damaged or holds the wrong files.
     #[error("cannot unpack `{}`: {reason}", name(path))]
     Archive {
-        /// The archive.
+        /// The archive that is damaged.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,

@@ -13,7 +13,7 @@ use super::error::FOLLOW;
 /// Where the files of a data set are.
 #[derive(Clone, Debug, Default)]
 pub enum Files {
-    /// On disk.
+    /// In folders of this machine.
     #[default]
     Disk,
     /// In memory, as a page has those that it was given.

@@ -63,7 +63,7 @@ const LATTICE: usize = 6;
 /// Which images of a seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Training images.
+    /// Images to train on.
     Train = 0,
     /// Test images, none of which is a training image.
     Test = 1,

@@ -34,11 +34,11 @@ use crate::tensor::{DType, Half};
 /// Elements on their way to a device.
 #[derive(Clone, Copy, Debug)]
 pub enum Data<'a> {
-    /// Floats.
+    /// Floats of 32 bits.
     F32(&'a [f32]),
     /// Floats with full precision: only `reference` keeps it.
     F64(&'a [f64]),
-    /// Integers.
+    /// Integers of 32 bits.
     U32(&'a [u32]),
 }
 
@@ -62,7 +62,7 @@ impl Data<'_> {
 pub enum Values {
     /// Every device but `reference`.
     F32(Vec<f32>),
-    /// `reference`.
+    /// The device `reference`.
     F64(Vec<f64>),
 }
 
@@ -95,7 +95,7 @@ pub enum DeviceError {
         /// What to do.
         hint: Option<String>,
     },
-    /// A limit.
+    /// A plan that the device's limits do not allow.
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// There is no room for a buffer.
@@ -104,11 +104,11 @@ pub enum DeviceError {
          held there"
     )]
     OutOfMemory {
-        /// Device.
+        /// The device without room.
         device: String,
         /// What was to be allocated.
         buffer: String,
-        /// Its size.
+        /// The bytes that it needs.
         bytes: usize,
         /// What the session holds there.
         held: usize,
@@ -118,7 +118,7 @@ pub enum DeviceError {
     /// checkpoint.
     #[error("device `{device}` was lost: {message}")]
     Lost {
-        /// Device.
+        /// The device that was lost.
         device: String,
         /// What is known of it.
         message: String,
@@ -126,7 +126,7 @@ pub enum DeviceError {
     /// The driver failed.
     #[error("device `{device}`: {message}")]
     Driver {
-        /// Device.
+        /// The device whose driver it is.
         device: String,
         /// What it said.
         message: String,

@@ -30,7 +30,7 @@ pub struct ImportOptions {
     /// Data set that the run's commands take (default: CIFAR-10 for 32 pixels, STL-10 for 96,
     /// otherwise a folder).
     pub dataset: Option<DataKind>,
-    /// Its folder.
+    /// Folder of the data set's files.
     pub data_dir: Option<PathBuf>,
 }
 

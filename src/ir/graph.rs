@@ -7,7 +7,7 @@ use crate::tensor::{DType, Shape, TensorType};
 /// `Moment1`, `Moment2` and `Accumulated`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Group {
-    /// Trained weights.
+    /// Weights that are trained.
     Param,
     /// Running statistics of BatchNorm and the weights that are not trained ([`Layout::frozen`]),
     /// then the flag that guards updates ([`Layout::guard`]) and the scale of the loss
@@ -26,7 +26,7 @@ pub enum Group {
 }
 
 impl Group {
-    /// Every group.
+    /// Every group, in the order of their numbers.
     pub const ALL: [Self; 6] =
         [Self::Param, Self::Buffer, Self::Grad, Self::Moment1, Self::Moment2, Self::Accumulated];
 }
@@ -36,7 +36,7 @@ impl Group {
 pub struct Range {
     /// Which flat buffer.
     pub group: Group,
-    /// First element.
+    /// Its first element in the flat buffer.
     pub offset: usize,
     /// Number of elements.
     pub len: usize,
@@ -164,12 +164,12 @@ pub enum Source {
     Node {
         /// Index in [`Graph::nodes`].
         node: usize,
-        /// Which output.
+        /// Which of the node's outputs.
         output: usize,
     },
     /// Uploaded before the step.
     Input,
-    /// Persistent.
+    /// What persists between steps.
     State(Range),
     /// A part of the images that stay on the device ([`crate::ir::resident`]).
     Images(usize),
@@ -182,7 +182,7 @@ pub struct Value {
     pub ty: TensorType,
     /// Label, e.g. `encoder.layer1.0.conv1`.
     pub name: String,
-    /// Producer.
+    /// What makes it.
     pub source: Source,
     /// Fixed place, for gradients and in-place updates.
     pub pin: Option<Range>,
@@ -191,20 +191,20 @@ pub struct Value {
 /// An op applied to values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
-    /// The op.
+    /// The op that is applied.
     pub op: Op,
     /// Label: the layer that emitted it.
     pub name: String,
-    /// Inputs.
+    /// The values that it takes.
     pub inputs: Vec<ValueId>,
-    /// Outputs.
+    /// The values that it makes.
     pub outputs: Vec<ValueId>,
 }
 
 /// One step as a graph. Nodes are in execution order.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
-    /// Persistent tensors.
+    /// Where the persistent tensors are.
     pub layout: Layout,
     /// Nodes in execution order.
     pub nodes: Vec<Node>,

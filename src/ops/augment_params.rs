@@ -56,13 +56,13 @@ use crate::tensor::{Shape, TensorType};
 pub mod slot {
     /// Crop box: top, left, height, width.
     pub const BOX: usize = 0;
-    /// Flip left-right.
+    /// Whether it is flipped left to right.
     pub const FLIP: usize = 4;
     /// Colour jitter applies.
     pub const JITTER: usize = 5;
-    /// Turn grey.
+    /// Whether it turns grey.
     pub const GREY: usize = 6;
-    /// Blur.
+    /// Whether it is blurred.
     pub const BLUR: usize = 7;
     /// Order of the jitter.
     pub const ORDER: usize = 8;
@@ -238,9 +238,9 @@ pub(super) fn check_params(op: &'static str, ty: TensorType, n: usize) -> Result
 /// view before the second.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AugmentParams {
-    /// Distribution.
+    /// What the parameters are drawn from.
     pub recipe: Recipe,
-    /// Images.
+    /// Number of images.
     pub n: usize,
     /// Views of each image, drawn independently; the draws of one do not depend on how many there
     /// are.

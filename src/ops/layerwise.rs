@@ -111,11 +111,11 @@ pub struct Lars {
     pub momentum: f64,
     /// L2 penalty, added to the gradient.
     pub weight_decay: f64,
-    /// Trust coefficient.
+    /// What every trust ratio is multiplied by.
     pub trust: f64,
     /// Added to the denominator of the ratio.
     pub eps: f64,
-    /// The tensors.
+    /// The tensors, each with a ratio of its own.
     pub segments: Vec<Segment>,
 }
 
@@ -238,7 +238,7 @@ pub struct Lamb {
     pub eps: f64,
     /// Decoupled: added to the update.
     pub weight_decay: f64,
-    /// The tensors.
+    /// The tensors, each with a ratio of its own.
     pub segments: Vec<Segment>,
 }
 

@@ -103,9 +103,9 @@ pub struct Requirements {
 pub enum Const {
     /// `u32` or `i32`.
     U(u32),
-    /// `f32`.
+    /// An `f32` of WGSL.
     F(f32),
-    /// `bool`.
+    /// A `bool` of WGSL.
     B(bool),
 }
 
@@ -203,10 +203,10 @@ pub enum Binding {
     Skip,
 }
 
-/// One dispatch.
+/// One run of a kernel over a grid.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dispatch {
-    /// Kernel.
+    /// The kernel with its constants.
     pub kernel: Kernel,
     /// Workgroups along x, y, z.
     pub grid: [u32; 3],
@@ -217,7 +217,7 @@ pub struct Dispatch {
 /// All dispatches of an op.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Lowering {
-    /// In order.
+    /// The dispatches, in order.
     pub dispatches: Vec<Dispatch>,
     /// Sizes of the scratch buffers, in bytes.
     pub scratch: Vec<usize>,
@@ -271,9 +271,9 @@ impl Lowering {
 /// Types around an op at lowering.
 #[derive(Clone, Debug)]
 pub struct Io {
-    /// Inputs.
+    /// Types of the inputs.
     pub inputs: Vec<TensorType>,
-    /// Outputs.
+    /// Types of the outputs.
     pub outputs: Vec<TensorType>,
 }
 

@@ -39,7 +39,7 @@ pub struct ShapeError {
 }
 
 impl ShapeError {
-    /// A refusal.
+    /// A refusal by `op` of the shapes it was given.
     pub fn new(op: &'static str, message: impl Into<String>) -> Self {
         Self { op, message: message.into() }
     }
@@ -95,9 +95,9 @@ pub trait Emit {
 /// A node whose gradient is wanted: its inputs, outputs, and the gradient of each output (None: not
 /// used by the loss).
 pub struct Forward<'a> {
-    /// Inputs.
+    /// The values that it takes.
     pub x: &'a [ValueId],
-    /// Outputs.
+    /// The values that it makes.
     pub y: &'a [ValueId],
     /// Gradient of the loss in each output.
     pub dy: &'a [Option<ValueId>],
@@ -172,11 +172,11 @@ pub trait OpDef: Clone + PartialEq + std::fmt::Debug {
 /// How a trial fills an input.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fill {
-    /// Standard normal.
+    /// Standard normal numbers.
     Normal,
     /// Uniform in a range.
     Uniform(f32, f32),
-    /// One value.
+    /// One value everywhere.
     Constant(f32),
     /// Every other element alternates between these two.
     Alternate(f32, f32),
@@ -184,7 +184,7 @@ pub enum Fill {
     Below(u32),
     /// Random packed RGB pixels.
     Pixels,
-    /// Random words.
+    /// Random words of 32 bits.
     Words,
     /// Small integers, so that ties happen.
     Ties,
@@ -197,7 +197,7 @@ pub enum Fill {
 pub struct Case {
     /// Short description of the shape.
     pub name: String,
-    /// The op.
+    /// The op with its constants.
     pub op: Op,
     /// Inputs: type and contents.
     pub inputs: Vec<(TensorType, Fill)>,
@@ -256,7 +256,7 @@ macro_rules! ops {
     ($($module:ident :: { $($variant:ident),+ }),+ $(,)?) => {
         $(mod $module; pub use $module::{$($variant),+};)+
 
-        /// Any operation.
+        /// An op of any kind.
         #[derive(Clone, Debug, PartialEq)]
         #[allow(missing_docs, reason = "each variant is the documented struct of the same name")]
         pub enum Op { $($($variant($variant)),+),+ }

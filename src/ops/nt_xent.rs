@@ -27,7 +27,7 @@ use Fill::{Alternate, Constant, Normal, Ties, Uniform};
 pub struct NtXent {
     /// `M`, even: two views of each image.
     pub views: usize,
-    /// `T`.
+    /// The temperature `T`.
     pub temperature: f32,
 }
 

@@ -169,7 +169,7 @@ impl OpDef for WeightedSum {
 /// `y = a*x`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scale {
-    /// Factor.
+    /// The factor `a`.
     pub a: f32,
 }
 
@@ -288,7 +288,7 @@ impl OpDef for ScaleBy {
 pub struct Constant {
     /// Shape of the output.
     pub shape: Shape,
-    /// Every element.
+    /// What every element is.
     pub value: f32,
 }
 

@@ -50,7 +50,7 @@ impl StepUniforms {
 pub trait Real: Copy + Default + Send + Sync + 'static {
     /// Rounds to the storage type.
     fn of(value: f64) -> Self;
-    /// Widens.
+    /// The same number as an f64.
     fn get(self) -> f64;
     /// Rounds to a 16-bit float.
     fn rounded(self, to: Half) -> Self;
@@ -83,9 +83,9 @@ impl Real for f64 {
 /// An input as an op sees it.
 #[derive(Debug)]
 pub enum Input<'a, T> {
-    /// Floats.
+    /// Floats, in the device's precision.
     F(&'a [T]),
-    /// Integers.
+    /// Integers of 32 bits.
     U(&'a [u32]),
     /// The output of the same buffer holds it ([`super::OpDef::in_place`]).
     InPlace,
@@ -114,7 +114,7 @@ pub type Output<'a, T> = &'a mut [T];
 /// One execution of an op on the host.
 #[derive(Debug)]
 pub struct Call<'a, T> {
-    /// Inputs.
+    /// The tensors that it reads.
     pub inputs: Vec<Input<'a, T>>,
     /// Outputs of floats; those updated in place hold the input's contents.
     pub outputs: Vec<Output<'a, T>>,
@@ -124,7 +124,7 @@ pub struct Call<'a, T> {
     pub in_types: &'a [TensorType],
     /// Types of the outputs.
     pub out_types: &'a [TensorType],
-    /// Per-step values.
+    /// What the step draws and how far it goes.
     pub step: &'a StepUniforms,
 }
 

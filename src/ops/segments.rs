@@ -23,7 +23,7 @@ pub struct Segment {
 /// Part of a segment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chunk {
-    /// First element.
+    /// Its first element in the flat buffer.
     pub(super) first: usize,
     /// Element after the last.
     pub(super) end: usize,

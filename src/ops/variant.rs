@@ -97,7 +97,7 @@ pub enum Variant {
     Tile(Tile),
     /// Register tiles, operands broadcast across a subgroup of this many lanes, no barrier.
     Broadcast {
-        /// Lanes.
+        /// Lanes of a subgroup.
         subgroup: u32,
     },
     /// Cooperative matrices: of half products ([`super::OpDef::rounded`]) only.
@@ -161,7 +161,7 @@ impl fmt::Display for Variant {
 /// Plain data: what a tuner has measured, a file has remembered, or a test asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choices {
-    /// By [`key`].
+    /// The variant of each product, by its [`key`].
     chosen: std::collections::BTreeMap<String, Variant>,
 }
 

@@ -42,11 +42,11 @@ pub struct Buffer {
 /// A tensor that crosses the border of the plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Port {
-    /// Name.
+    /// What the graph calls it.
     pub name: String,
-    /// Type.
+    /// Shape and type of the elements.
     pub ty: TensorType,
-    /// Place.
+    /// Where it lies.
     pub place: Place,
     /// The value it is.
     pub value: ValueId,
@@ -91,7 +91,7 @@ pub struct PlannedOp {
     pub inputs: Vec<(ValueId, Place)>,
     /// Outputs: value and place.
     pub outputs: Vec<(ValueId, Place)>,
-    /// Scratch buffers.
+    /// Buffers that only this op uses, while it runs.
     pub scratch: Vec<usize>,
     /// Constant words, one buffer each.
     pub tables: Vec<Vec<u32>>,
@@ -106,9 +106,9 @@ pub struct PlannedOp {
 /// Types around an op, comparable.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OpIo {
-    /// Inputs.
+    /// Types of the inputs.
     pub inputs: Vec<TensorType>,
-    /// Outputs.
+    /// Types of the outputs.
     pub outputs: Vec<TensorType>,
 }
 
@@ -149,11 +149,11 @@ pub struct Plan {
     pub name: String,
     /// What the lowering assumed.
     pub target: Target,
-    /// Persistent tensors.
+    /// Where the persistent tensors are.
     pub layout: Layout,
     /// Which flat buffers the ops touch.
     pub groups: Vec<Group>,
-    /// Transient buffers.
+    /// Buffers that hold values within a step.
     pub buffers: Vec<Buffer>,
     /// Bytes if no two values shared a buffer.
     pub unaliased_bytes: usize,
@@ -236,11 +236,11 @@ pub enum PlanError {
         "`{tensor}` needs {bytes} bytes, but the device binds at most {limit} bytes per buffer"
     )]
     TooLarge {
-        /// Its label.
+        /// Label of the tensor that is too large.
         tensor: String,
-        /// Its size.
+        /// Its size in bytes.
         bytes: usize,
-        /// The limit.
+        /// The most that a binding holds.
         limit: usize,
     },
     /// A buffer exceeds the limit.
@@ -248,11 +248,11 @@ pub enum PlanError {
         "`{buffer}` needs {bytes} bytes, but the device takes at most {limit} bytes per buffer"
     )]
     Buffer {
-        /// Its label.
+        /// Label of the buffer that is too large.
         buffer: String,
-        /// Its size.
+        /// Its size in bytes.
         bytes: usize,
-        /// The limit.
+        /// The most that a buffer holds.
         limit: usize,
     },
     /// A grid exceeds the limit.
@@ -260,21 +260,21 @@ pub enum PlanError {
         "`{step}` needs {groups} workgroups along an axis, but the device takes at most {limit}"
     )]
     Grid {
-        /// Step.
+        /// Label of the op.
         step: String,
-        /// Workgroups.
+        /// Workgroups that it asks for in one dimension.
         groups: u32,
-        /// The limit.
+        /// The most that there are.
         limit: u32,
     },
     /// Too many bindings.
     #[error("`{step}` binds {bindings} storage buffers, but the device takes at most {limit}")]
     Bindings {
-        /// Step.
+        /// Label of the op.
         step: String,
-        /// Storage buffers.
+        /// Storage buffers that a dispatch of it binds.
         bindings: usize,
-        /// The limit.
+        /// The most that may be bound.
         limit: usize,
     },
 }

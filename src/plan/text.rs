@@ -13,11 +13,11 @@ use crate::ops::{Binding, Kernel};
 pub struct Summary {
     /// Name of the plan.
     pub name: String,
-    /// Ops.
+    /// Number of ops.
     pub steps: usize,
-    /// WGSL dispatches.
+    /// Number of WGSL dispatches.
     pub dispatches: usize,
-    /// Distinct pipelines.
+    /// Number of distinct pipelines.
     pub pipelines: usize,
     /// Floating-point operations of a step (convolutions and linear layers).
     pub flops: u64,

@@ -74,7 +74,7 @@ pub enum RunError {
     TooLarge {
         /// What is too large, and for what.
         message: String,
-        /// What fits.
+        /// The largest that fits.
         hint: String,
     },
     /// A wrong request.

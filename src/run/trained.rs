@@ -1,5 +1,5 @@
-//! The folder of a run: `config.toml`, `metrics.jsonl`, event files, `train.log`, `checkpoints/`,
-//! `images/`, `summary.json`.
+//! What a model was trained with: its configuration, as text and file, the data set that this
+//! names, and its weights.
 
 use std::fs::File;
 use std::io::Read;

@@ -31,7 +31,7 @@ struct Contents {
     devices: Table,
 }
 
-/// Remembered choices.
+/// The choices that a file remembers.
 #[derive(Debug)]
 pub struct Memory {
     path: Option<PathBuf>,

@@ -46,7 +46,7 @@ pub struct Product {
     pub key: String,
     /// The op, without its epilogue's choice of it.
     pub op: Op,
-    /// Its types.
+    /// Types of its inputs and outputs.
     pub io: Io,
     /// FLOPs of all its occurrences in a step.
     pub flops: u64,
@@ -89,9 +89,9 @@ impl Product {
 /// One candidate at one shape.
 #[derive(Clone, Debug, Serialize)]
 pub struct Trial {
-    /// The product.
+    /// The product, by its key.
     pub key: String,
-    /// The candidate.
+    /// The candidate that was measured.
     pub variant: Variant,
     /// Seconds, where it was right.
     pub seconds: Option<f64>,
@@ -119,7 +119,7 @@ pub struct Tuning {
     pub remembered: usize,
     /// Products that there was no time to measure.
     pub left: usize,
-    /// Seconds spent.
+    /// Seconds that it took.
     pub seconds: f64,
 }
 

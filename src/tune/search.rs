@@ -43,7 +43,7 @@ pub enum Outlook {
     Kept,
     /// So many others would take so many seconds each to compile, which is too long.
     Slow {
-        /// How many.
+        /// How many kernels they have.
         kernels: usize,
         /// Seconds of one.
         seconds: f64,

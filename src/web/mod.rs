@@ -45,33 +45,33 @@ pub enum Command {
     },
     /// Takes so many steps, or all that are left.
     Train {
-        /// How many.
+        /// How many; all that are left if it is missing.
         steps: Option<u64>,
     },
     /// Takes no more steps.
     Pause,
     /// Takes the following steps at another learning rate.
     Rate {
-        /// Which.
+        /// The rate of the steps that follow.
         learning_rate: f32,
     },
     /// Draws a picture, `views` or `reconstructions`.
     Picture {
-        /// Which.
+        /// Which of the two.
         of: String,
     },
     /// The images to choose from: those that are held out.
     Gallery,
     /// One of them under many alterations.
     Views {
-        /// Which.
+        /// Its place among them.
         image: usize,
         /// Another number, other alterations.
         draw: u32,
     },
     /// The training images whose features are nearest to those of one of them.
     Neighbours {
-        /// Which.
+        /// The place of that image among those held out.
         image: usize,
         /// Among so many, the first of them: a slow device takes its time for each.
         among: usize,

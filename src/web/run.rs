@@ -25,7 +25,7 @@ pub(super) struct Run<'a> {
     pub(super) timetable: Timetable<'a>,
     splits: &'a Splits,
     pub(super) trainer: Trainer<'a>,
-    /// Steps taken.
+    /// Steps that were taken.
     pub(super) steps: u64,
     /// Steps that are still asked for.
     left: u64,

@@ -271,34 +271,37 @@ fn somewhere(salt: u32) -> f64 {
 }
 
 #[test]
-fn grids_that_are_killed_twice_end_as_if_they_were_not() {
-    let mut struck = 0;
-    for (experiment, cells) in [("fig3", "beta-0 beta-10"), ("fig4", "base latent-64")] {
-        let dir = folder();
-        let flags = TINY.replace("--max-steps 4", "--max-steps 12");
-        let line = |out: &Path| {
-            format!("reproduce {experiment} {flags} --only {cells} --out {}", out.display())
-        };
-        let straight = dir.path().join("straight");
-        let began = Instant::now();
-        sh(&line(&straight)).ok();
-        let whole = began.elapsed();
-        let out = dir.path().join("killed");
-        let mut moments = Vec::new();
-        for salt in [1, 2] {
-            let mut child = spawn(&line(&out));
+fn a_grid_that_is_killed_twice_ends_as_if_it_were_not() {
+    let dir = folder();
+    let flags = TINY.replace("--max-steps 4", "--max-steps 12");
+    let line = |out: &Path| {
+        format!("reproduce fig4 {flags} --only base latent-64 --out {}", out.display())
+    };
+    let straight = dir.path().join("straight");
+    let began = Instant::now();
+    sh(&line(&straight)).ok();
+    let mut whole = began.elapsed();
+    let out = dir.path().join("killed");
+    let mut moments = Vec::new();
+    for salt in [1, 2] {
+        let moment = loop {
             let moment = whole.mul_f64(somewhere(salt));
+            let mut child = spawn(&line(&out));
             std::thread::sleep(moment);
             child.kill().ok();
-            moments.push((moment, child.wait().expect("it ends").code()));
-        }
-        let ran = sh(&line(&out)).ok();
-        assert_eq!(ran.json()["done"], 2, "killed after {moments:?}: {ran:?}");
-        assert_eq!(measured(&out), measured(&straight), "killed after {moments:?}");
-        report_is_whole(&out);
-        struck += moments.iter().filter(|m| m.1.is_none()).count();
+            if child.wait().expect("it ends").code().is_none() {
+                break moment;
+            }
+            // The machine is less busy than before: the grid was done by then. Once more, sooner.
+            fs::remove_dir_all(&out).expect("a folder");
+            whole = moment;
+        };
+        moments.push(moment);
     }
-    assert!(struck > 0, "no grid lived long enough to be killed");
+    let ran = sh(&line(&out)).ok();
+    assert_eq!(ran.json()["done"], 2, "killed after {moments:?}: {ran:?}");
+    assert_eq!(measured(&out), measured(&straight), "killed after {moments:?}");
+    report_is_whole(&out);
 }
 
 #[test]
@@ -306,8 +309,7 @@ fn ctrl_c_saves_a_grid() {
     let dir = folder();
     let out = dir.path().join("grid");
     // When the signal is heard the first run may have ended, on a busy machine; the grid has not.
-    let line =
-        format!("reproduce fig3 {TINY} --only beta-0 beta-1 beta-10 --out {}", out.display());
+    let line = format!("reproduce fig3 {TINY} --only beta-0 beta-10 --out {}", out.display());
     let child = spawn(&line);
     let start = Instant::now();
     while fs::read(out.join("beta-0-s0/metrics.jsonl")).unwrap_or_default().is_empty() {
@@ -323,7 +325,7 @@ fn ctrl_c_saves_a_grid() {
     );
     let ran = Ran::new(line.clone(), child.wait_with_output().expect("it ends"));
     assert_eq!(ran.code, Some(130), "{ran:?}");
-    assert_eq!(sh(&line).ok().json()["done"], 3);
+    assert_eq!(sh(&line).ok().json()["done"], 2);
 }
 
 #[test]

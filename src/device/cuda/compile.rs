@@ -50,7 +50,7 @@ impl From<Failed> for CompileError {
 /// Makes machine code for one kind of device; threads share it.
 struct Toolchain {
     nvrtc: Nvrtc,
-    /// `--gpu-architecture=sm_90`.
+    /// The compiler's flag: `--gpu-architecture=sm_90`.
     architecture: String,
     /// Where machine code is kept; `None` where there is no place for it.
     cache: Option<PathBuf>,

@@ -63,7 +63,7 @@ pub struct GpuInfo {
     pub capability: String,
     /// Bytes of memory.
     pub memory_bytes: usize,
-    /// Multiprocessors.
+    /// Number of multiprocessors.
     pub processors: i32,
 }
 

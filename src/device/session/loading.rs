@@ -16,7 +16,7 @@ const LEAST: usize = 64 << 10;
 /// Kernels that a session compiled, and how long that took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Compiled {
-    /// How many.
+    /// How many kernels were compiled.
     pub kernels: usize,
     /// How long, in all.
     pub time: Duration,

@@ -42,7 +42,7 @@ pub struct Conv2d {
     pub stride: usize,
     /// Zero border on each side.
     pub pad: usize,
-    /// Fused tail.
+    /// What is done with each sum before it is stored.
     pub epilogue: Epilogue,
 }
 
@@ -57,7 +57,7 @@ pub struct Conv2dInputGrad {
     pub h: usize,
     /// Width of dx.
     pub w: usize,
-    /// Fused tail.
+    /// What is done with each sum before it is stored.
     pub epilogue: Epilogue,
 }
 
