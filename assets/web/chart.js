@@ -99,7 +99,7 @@ export class Chart {
       said.push(this.keys[split].textContent);
     }
     this.ys.replaceChildren(...[y1, (y0 + y1) / 2, y0].map((y) => element("span", "", short(y))));
-    this.xs.replaceChildren(...[`step ${x0}`, `${x1}`].map((x) => element("span", "", x)));
+    this.xs.replaceChildren(...(x0 === x1 ? [`step ${x0}`] : [`step ${x0}`, `${x1}`]).map((x) => element("span", "", x)));
     this.svg.setAttribute("aria-label", `${this.title}, ${said.join(", ")}, from step ${x0} to ${x1}`);
   }
 }

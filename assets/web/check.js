@@ -14,7 +14,11 @@ const list = (id, text) => {
 
 form.onsubmit = (event) => {
   event.preventDefault();
-  form.querySelector("button").disabled = true;
+  const button = form.querySelector("button");
+  button.disabled = true;
+  for (const id of ["failures", "left-out"]) document.getElementById(id).replaceChildren();
+  document.querySelector("h2").hidden = true;
+  delete status.dataset.done;
   status.textContent = "Opening the GPU.";
   const command = {
     do: "check",
@@ -23,9 +27,15 @@ form.onsubmit = (event) => {
   };
   let tried = 0;
   const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+  const end = (done, more) => {
+    worker.terminate();
+    button.disabled = false;
+    Object.assign(status.dataset, { done, ...more });
+  };
   const fail = (text) => {
     list("failures", text);
-    status.dataset.done = "failed";
+    status.textContent = "Stopped.";
+    end("failed");
   };
   worker.onmessage = ({ data: { kind, value } }) => {
     if (kind === "loaded") {
@@ -38,7 +48,7 @@ form.onsubmit = (event) => {
       status.textContent = `${value.passed} passed, ${value.failed} failed on ${value.device}`;
       document.querySelector("h2").hidden = value.left_out.length === 0;
       for (const { why, count } of value.left_out) list("left-out", `${count}: ${why}`);
-      Object.assign(status.dataset, { done: "yes", passed: value.passed, failed: value.failed });
+      end("yes", { passed: value.passed, failed: value.failed });
     } else if (kind === "error") {
       fail(value.message);
     }

@@ -39,6 +39,8 @@ const AT_ONCE = 200;
 const KEEP = 60_000;
 const LOOK = 15_000;
 
+// Two places, and no minus in front of nothing.
+const places = (x) => x.toFixed(2).replace("-0.00", "0.00");
 const percent = (fraction) => `${(100 * fraction).toFixed(1)} %`;
 
 // A setting by its flag, as errors name it, in words.
@@ -162,7 +164,8 @@ export class Lane {
     }
     this.find(".chosen").hidden = false;
     this.find(".walking").hidden = this.before === null || !this.walks;
-    this.tell({ do: "neighbours", image, among: this.among() });
+    this.near = this.among();
+    this.tell({ do: "neighbours", image, among: this.near });
     this.tell({ do: "views", image, draw: this.drawing });
   }
 
@@ -360,8 +363,8 @@ export class Lane {
   }
 
   neighbours(picture, { cosines }, step) {
-    this.find(".near").textContent = `Nearest training images after ${step} steps, by cosine of their features`;
-    this.tiles(".neighbours", picture, (i) => `neighbour ${i + 1}`, (i) => cosines[i].toFixed(2));
+    this.find(".near").textContent = `Nearest of ${this.near} training images after ${step} steps, by cosine of their features`;
+    this.tiles(".neighbours", picture, (i) => `neighbour ${i + 1}`, (i) => cosines[i].toFixed(3));
   }
 
   alike({ step, of, within, across, side }, bytes) {
@@ -376,7 +379,7 @@ export class Lane {
       this.find(".maps").append(figure);
     }
     paint(figure.firstChild, side, bytes);
-    const text = `${names[of] ?? of}: ${within.toFixed(2)} within, ${across.toFixed(2)} across`;
+    const text = `${names[of] ?? of}: ${places(within)} within, ${places(across)} across`;
     figure.firstChild.setAttribute("aria-label", `Similarity of views, ${text}`);
     figure.lastChild.textContent = text;
     if (of !== "z") return;
@@ -401,8 +404,9 @@ export class Lane {
     if (Object.keys(values).length === 0) return;
     this.write("Measured", `on held-out images after ${step} steps`);
     for (const [name, y] of Object.entries(values)) {
+      if (NO_CURVES.has(name)) continue;
       this.write(TITLES[name] ?? name, y?.toPrecision(5) ?? "not a number");
-      if (!NO_CURVES.has(name)) this.chart(name).add("val", step, y ?? NaN);
+      this.chart(name).add("val", step, y ?? NaN);
     }
     this.records.push({ step, epoch, split, ...values });
   }

@@ -221,6 +221,7 @@ const obstacle = unsupported();
 if (obstacle) {
   by("unsupported").textContent = obstacle;
   by("unsupported").hidden = false;
+  arrange();
   for (const element of form.elements) element.disabled = true;
 } else {
   recall();

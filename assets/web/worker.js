@@ -2,6 +2,17 @@
 
 import init, { give, tell } from "./aavae.js";
 
+// Browsers leave an adapter's description empty, by which the program names it; they say whose it
+// is and of which kind.
+if (self.GPUAdapterInfo) {
+  const { get } = Object.getOwnPropertyDescriptor(GPUAdapterInfo.prototype, "description");
+  Object.defineProperty(GPUAdapterInfo.prototype, "description", {
+    get() {
+      return get.call(this) || [this.vendor, this.architecture].filter(Boolean).join(" ");
+    },
+  });
+}
+
 const { work } = await init();
 
 // Files are read here, one after the other, so that the page never waits for them.

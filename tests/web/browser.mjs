@@ -71,6 +71,7 @@ export class Browser {
     });
     browser.control = await browser.chromium.newBrowserCDPSession();
     browser.context = await browser.chromium.newContext({ viewport: DESKTOP });
+    browser.context.setDefaultTimeout(5 * MINUTE); // other work may be beside it
     if (timed) browser.tasks = await Tasks.record(browser.control, browser.context);
     return browser;
   }

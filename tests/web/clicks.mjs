@@ -22,7 +22,7 @@ export const reach = async (page, states, step = 0) => {
     const { state, step: now } = document.querySelector(".lane")?.dataset ?? {};
     return state === "failed" || (states.includes(state) && Number(now ?? 0) >= step);
   };
-  await page.waitForFunction(reached, [[states].flat(), step], { timeout: 5 * MINUTE });
+  await page.waitForFunction(reached, [[states].flat(), step], { timeout: 15 * MINUTE });
   if (states !== "failed") assert.equal(await failure(page), null, "the run goes on");
 };
 

@@ -21,6 +21,8 @@ const BATCH = 2;
  */
 const RATE = 1e-6;
 const NEAR = 1e-3;
+/** Seconds that a run may stand still for an exchange on a busy machine. */
+const LONGEST = 30;
 /** Steps after the exchange. */
 const MORE = 2;
 
@@ -56,7 +58,32 @@ const [here, middle, end, again] = ["jsonl", "safetensors", "end", "again"].map(
 );
 let taken, paused;
 
+/** Notes when a run tells of a step, and when of the kernels that it has exchanged. */
+const watch = () => {
+  globalThis.heard = { steps: [], exchanged: null };
+  const look = () => {
+    const now = performance.now();
+    const lane = document.querySelector(".lane");
+    const step = Number(lane?.dataset.step ?? 0);
+    const { steps } = globalThis.heard;
+    if (step > 0 && steps.at(-1)?.step !== step) steps.push({ step, now });
+    if (lane?.querySelector(".kernels").textContent.includes("those for one shape for")) {
+      globalThis.heard.exchanged ??= now;
+    }
+  };
+  const all = { subtree: true, childList: true, attributes: true };
+  new MutationObserver(look).observe(document.getElementById("lanes"), all);
+};
+/** Milliseconds of the exchange, and the median of a step before it and its part of the search. */
+const pause = async () => {
+  const { steps, exchanged } = await page.evaluate(() => globalThis.heard);
+  const before = steps.filter(({ now }) => now <= exchanged).map(({ now }) => now);
+  const waits = before.slice(1).map((now, i) => now - before[i]).sort((a, b) => a - b);
+  return [exchanged - before.at(-1), waits[waits.length >> 1]].map(Math.round);
+};
+
 await trial(`kernels for one shape, while ${METHOD} trains`, async () => {
+  await page.evaluate(watch);
   await page.click("#start");
   const first = await says("one for each shape is tried, 0 of", 5);
   await page.click(".plan summary");
@@ -83,7 +110,10 @@ await trial(`kernels for one shape, while ${METHOD} trains`, async () => {
   await reach(page, "paused");
   paused = Number(await page.getAttribute(".lane", "data-step"));
   assert.equal(await shaped(), taken);
-  return `${taken} products in ${seconds} s, in ${paused} steps`;
+  const [exchange, usual] = await pause();
+  assert.ok(exchange >= 0 && exchange < 1e3 * LONGEST, `the exchange took ${exchange} ms`);
+  const took = `${exchange} ms; a step and its part of the search ${usual} ms`;
+  return `${taken} products in ${seconds} s, in ${paused} steps; the exchange took ${took}`;
 });
 
 await trial("losses of the native program, before and after", async () => {

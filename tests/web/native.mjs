@@ -24,6 +24,33 @@ export const pretrain = async (aavae, path, others) => {
   return { path, records: steps(await lines(join(path, "metrics.jsonl"))) };
 };
 
+/** The floats of a safetensors file by their names. */
+export const tensors = async (path) => {
+  const bytes = await readFile(path);
+  const header = Number(bytes.readBigUInt64LE(0));
+  const { __metadata__: _, ...named } = JSON.parse(bytes.subarray(8, 8 + header).toString());
+  const floats = ([begin, end]) =>
+    new Float32Array(new Uint8Array(bytes.subarray(8 + header + begin, 8 + header + end)).buffer);
+  const all = Object.entries(named).filter(([, { dtype }]) => dtype === "F32");
+  return new Map(all.map(([name, { data_offsets }]) => [name, floats(data_offsets)]));
+};
+
+/** The checkpoint that a run of the native program ends with. */
+export const last = (path) => join(path, "checkpoints/last.safetensors");
+
+/** Features of a part of the images by the weights of a file or a run; `path` keeps them. */
+export const features = async (aavae, weights, path, split = "test") => {
+  await run(aavae, ["embed", weights, "--device", "cpu", "--split", split, "--out", path]);
+  return (await tensors(path)).get("features");
+};
+
+/** Relative difference of two lists of numbers, as vectors. */
+export const distance = (a, b) => {
+  assert.ok(a.length === b.length && a.length > 0, `${a.length} and ${b.length} numbers`);
+  const square = (sum, x, i) => sum + (x - b[i]) ** 2;
+  return Math.sqrt(a.reduce(square, 0) / (b.reduce((sum, x) => sum + x * x, 0) || 1));
+};
+
 /** The largest relative difference of the losses of two runs, step by step. */
 export const apart = (here, there) => {
   assert.deepEqual(here.map((r) => r.step), there.map((r) => r.step), "the same steps");

@@ -136,8 +136,10 @@ fn capabilities(
     let storage_buffers = limits.max_storage_buffers_per_shader_stage as usize;
     let timestamps = features.contains(wgpu::Features::TIMESTAMP_QUERY);
     let subgroup = info.subgroup.filter(|[least, most]| SUBGROUPS && least == most);
+    let known = !info.driver.is_empty(); // browsers do not tell
+    let driver = if known { format!(", {}", info.driver) } else { String::new() };
     Capabilities {
-        name: format!("wgpu:{} ({}, {})", info.name, info.backend, info.driver),
+        name: format!("wgpu:{} ({}{driver})", info.name, info.backend),
         target: Target {
             max_groups: max_groups.min(Target::WEBGPU.max_groups),
             max_binding: max_binding.min(Target::LARGEST_BINDING),
