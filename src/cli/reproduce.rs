@@ -73,6 +73,8 @@ pub(super) struct Args {
     limit_train: Option<usize>,
     #[arg(long, hide = true)]
     probe_epochs: Option<usize>,
+    #[arg(long, hide = true)]
+    importance_samples: Option<usize>,
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
@@ -106,6 +108,7 @@ pub(super) fn run(args: &Args) -> Outcome {
             max_steps: args.max_steps,
             limit_train: args.limit_train,
             probe_epochs: args.probe_epochs,
+            importance_samples: args.importance_samples,
         },
     };
     let (experiment, scale, dataset) = (args.experiment.name(), args.scale.name(), dataset.name());

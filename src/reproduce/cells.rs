@@ -40,6 +40,9 @@ pub struct Overrides {
     /// Epochs of the probe.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe_epochs: Option<usize>,
+    /// Samples an image of the likelihood at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub importance_samples: Option<usize>,
 }
 
 /// Which weights a cell measures.
@@ -144,6 +147,7 @@ impl Setup {
             warmup_epochs: b.warmup,
             limit_train: b.images.filter(|limit| *limit < available),
             probe_epochs: b.probe_epochs,
+            importance_samples: self.overrides.importance_samples,
             log_every: if matches!(self.scale, GridScale::Smoke | GridScale::Ci) { 20 } else { 50 },
             keep: 1,
             ..RunConfig::default().on(self.dataset)
