@@ -6,6 +6,10 @@
 #[path = "cuda/compiler.rs"]
 #[allow(dead_code, reason = "a part is used here")]
 mod compiler;
+#[path = "cuda/products.rs"]
+mod products;
+#[path = "cuda/proposals.rs"]
+mod proposals;
 mod support;
 
 use std::collections::BTreeMap;
@@ -32,16 +36,24 @@ use libloading::Library;
 use libtest_mimic::{Arguments, Failed, Trial};
 use support::check;
 
-/// The stand-ins, as files of the names that are looked for; `None` for what is left out.
-fn build(folder: &str, driver: bool, compiler: bool) -> Result<PathBuf, String> {
+/// The stand-ins' files and texts, under the names that are looked for.
+const DRIVER: (&str, &str) = ("libcuda.so.1", include_str!("cuda/driver.cpp"));
+const COMPILER: (&str, &str) = ("libnvrtc.so.13", include_str!("cuda/compiler.cpp"));
+const PRODUCTS: (&str, &str) = ("libcudnn.so.9", include_str!("cuda/cudnn.cpp"));
+/// What cuDNN needs and nobody calls.
+const BLAS: (&str, &str) =
+    ("libcublasLt.so.13", "extern \"C\" int cublasLtGetVersion() { return 130000; }");
+const ALL: [(&str, &str); 4] = [DRIVER, COMPILER, PRODUCTS, BLAS];
+
+/// A folder of some of the stand-ins.
+fn build(folder: &str, wanted: &[(&str, &str)]) -> Result<PathBuf, String> {
     let at = cache(folder);
     std::fs::create_dir_all(&at).map_err(|e| e.to_string())?;
-    let texts = [include_str!("cuda/driver.cpp"), include_str!("cuda/compiler.cpp")];
-    let names = ["libcuda.so.1", "libnvrtc.so.13"];
-    for ((text, name), wanted) in texts.into_iter().zip(names).zip([driver, compiler]) {
-        let made = library("stand-in-objects", text, &["-O1", "-ldl"])?;
+    for (name, text) in wanted {
+        let named = format!("-Wl,-soname,{name}");
+        let made = library("stand-in-objects", text, &["-O1", "-ldl", &named])?;
         let path = at.join(name);
-        if wanted && std::fs::read(&made).ok() != std::fs::read(&path).ok() {
+        if std::fs::read(&made).ok() != std::fs::read(&path).ok() {
             let part = at.join(format!("{name}.{}", std::process::id()));
             std::fs::copy(&made, &part)
                 .and_then(|_| std::fs::rename(&part, &path))
@@ -451,7 +463,7 @@ fn images(dir: &Path) -> Result<String, Failed> {
 }
 
 fn pretrain() -> Result<(), Failed> {
-    let folder = build("stand-in", true, true)?;
+    let folder = build("stand-in", &ALL)?;
     let dir = tempfile::tempdir()?;
     let at = |name: &str| dir.path().join(name).display().to_string();
     let counts = at("counts");
@@ -477,7 +489,7 @@ fn pretrain() -> Result<(), Failed> {
 /// A failure in the middle is one error, and the run goes on from what was saved with the bits of
 /// one that did not fail.
 fn a_failing_run_keeps_its_checkpoints() -> Result<(), Failed> {
-    let folder = build("stand-in", true, true)?;
+    let folder = build("stand-in", &ALL)?;
     let dir = tempfile::tempdir()?;
     let counts = dir.path().join("counts").display().to_string();
     let start = |out: &Path, more: &str, set: &[(&str, &str)]| {
@@ -519,9 +531,9 @@ fn a_failing_run_keeps_its_checkpoints() -> Result<(), Failed> {
 }
 
 fn missing_libraries() -> Result<(), Failed> {
-    let none = build("stand-in-none", false, false)?;
-    let driver = build("stand-in-driver", true, false)?;
-    let both = build("stand-in", true, true)?;
+    let none = build("stand-in-none", &[])?;
+    let driver = build("stand-in-driver", &[DRIVER])?;
+    let both = build("stand-in", &ALL)?;
     let line = "check --device cuda";
     // The system's own driver, if it has one, is another test's.
     let ran = aavae(&none, line, &[])?;
@@ -540,18 +552,33 @@ fn missing_libraries() -> Result<(), Failed> {
     let gpu = &listed["cuda"]["gpus"][0];
     let whole = gpu["name"] == "stand-in" && gpu["capability"] == "9.0";
     check(whole && listed["cuda"]["missing"].is_null(), || listed.to_string())?;
+    let library = &listed["cuda"]["products"];
+    let found = library[0] == "9.12.34"
+        && library[1].as_str().is_some_and(|path| path.ends_with("libcudnn.so.9"));
+    check(found && listed["cuda"]["optional"].is_null(), || listed.to_string())?;
+    // What needs not be there is no error.
+    let without = build("stand-in-kernels", &[DRIVER, COMPILER])?;
+    let listed = succeeded(&aavae(&without, "devices --json", &[])?)?;
+    let (missing, more) = (&listed["cuda"]["missing"], &listed["cuda"]["optional"]);
+    let said = more[1].as_str().is_some_and(|hint| hint.contains("pip install nvidia-cudnn-cu13"));
+    // The Python of this machine may have the real one.
+    let found = !listed["cuda"]["products"].is_null();
+    check(missing.is_null() && (said || found), || listed.to_string())?;
     let listed = succeeded(&aavae(&driver, "devices --json", &[])?)?;
     let missing = listed["cuda"]["missing"][1].as_str().unwrap_or_default();
     check(missing.contains("pip install"), || listed.to_string())
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = proposals::worker() {
+        return code;
+    }
     let mut args = Arguments::from_args();
     // The trials of this process share one stand-in and its counts.
     args.test_threads = Some(1);
     let is_stand_in = std::env::var_os("STAND_IN_INCLUDE").is_some();
     if !is_stand_in && !args.list {
-        let started = build("stand-in", true, true).map_err(Failed::from).and_then(|folder| {
+        let started = build("stand-in", &ALL).map_err(Failed::from).and_then(|folder| {
             let mut command = with_stand_ins(&std::env::current_exe()?, &folder);
             Ok(command.args(std::env::args_os().skip(1)).status()?)
         });
@@ -567,6 +594,14 @@ fn main() -> ExitCode {
         Trial::test("ops equal the reference", ops),
         Trial::test("large tiles get their memory", large_tiles),
         Trial::test("every candidate of a half product is right", tunes),
+        Trial::test("a library equals the reference", products::trials),
+        Trial::test("a graph equals a library's calls", products::graphs),
+        Trial::test("a library's proposals are compared", products::compared),
+        Trial::test("every call of a library fails once", products::every_call_fails_once),
+        Trial::test("cuDNN proposes something for every product", || {
+            proposals::every_product(&build("stand-in-driver", &[DRIVER])?)
+        })
+        .with_ignored_flag(std::env::var_os(proposals::PACKAGES).is_none()),
         Trial::test("a graph equals its kernels", graphs),
         Trial::test("a step uploads which images it takes", images_stay),
         Trial::test("steps do not allocate", steps_do_not_allocate),

@@ -93,13 +93,17 @@ fn cuda_text() -> String {
                 gpu.name, gpu.capability, gpu.processors,
             );
         }
-        let libraries = [("driver", report.driver), ("run-time compiler", report.compiler)];
+        let libraries = [
+            ("driver for CUDA", report.driver),
+            ("run-time compiler for CUDA", report.compiler),
+            ("cuDNN", report.products),
+        ];
         for (what, library) in libraries {
             if let Some([version, path]) = library {
-                text += &format!("cuda: {what} for CUDA {version} ({path})\n");
+                text += &format!("cuda: {what} {version} ({path})\n");
             }
         }
-        if let Some([what, hint]) = report.missing {
+        for [what, hint] in [report.missing, report.optional].into_iter().flatten() {
             text += &format!("cuda: {what}\n  hint: {hint}\n");
         }
         text

@@ -40,6 +40,8 @@ pub struct Target {
     /// Copies to workgroup memory go on while the invocation does. Products that use them take
     /// weights as they are multiplied, rounded once ([`crate::ir::half`]).
     pub copies: bool,
+    /// A library of the device's vendor computes products too ([`super::Variant::Library`]).
+    pub library: bool,
 }
 
 impl Target {
@@ -59,6 +61,7 @@ impl Target {
         half: None,
         coop: None,
         copies: false,
+        library: false,
     };
 
     /// Rows that a sum over rows loads before it adds up the first (`lib/ahead.wgsl`). A processor
@@ -72,6 +75,7 @@ impl Target {
         needs.subgroup.is_none_or(|lanes| self.subgroup == Some(lanes))
             && needs.coop.is_none_or(|edge| self.coop == Some(edge))
             && (!needs.copies || self.copies)
+            && (!needs.library || self.library)
             && needs.invocations <= self.max_invocations
             && needs.workgroup_memory <= self.workgroup_memory
     }
@@ -96,6 +100,8 @@ pub struct Requirements {
     pub coop: Option<u32>,
     /// Copies to workgroup memory that go on by themselves.
     pub copies: bool,
+    /// A library of the vendor's.
+    pub library: bool,
 }
 
 /// Value of a shader constant.

@@ -57,6 +57,18 @@ pub(super) fn shrink(
     (from, rows)
 }
 
+/// Adds the stages that leave the sums of so many columns.
+pub(super) fn sum_to(
+    l: &mut Lowering,
+    target: &Target,
+    from: Binding,
+    [rows, columns]: [usize; 2],
+    to: Binding,
+) {
+    let (from, rows) = shrink(l, target, from, rows, columns, FAN_IN);
+    stage(l, target, rows, rows, columns, &[from, to]);
+}
+
 /// The column sums of rows as long as `y`, natively.
 pub(super) fn column_sums(x: &[f32], y: &mut [f32]) {
     let (c, length) = (y.len(), run_length(y.len()));
@@ -105,8 +117,7 @@ impl OpDef for SumRows {
     fn lower(&self, io: &Io, target: &Target) -> Lowering {
         let s = io.inputs[0].shape;
         let mut l = Lowering::default();
-        let (from, rows) = shrink(&mut l, target, Binding::Input(0), s.pixels(), s.c, FAN_IN);
-        stage(&mut l, target, rows, rows, s.c, &[from, Binding::Output(0)]);
+        sum_to(&mut l, target, Binding::Input(0), [s.pixels(), s.c], Binding::Output(0));
         l
     }
     fn cases() -> Vec<Case> {

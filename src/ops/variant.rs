@@ -102,6 +102,12 @@ pub enum Variant {
     },
     /// Cooperative matrices: of half products ([`super::OpDef::rounded`]) only.
     Coop(CoopTile),
+    /// A library of the device's vendor. The first dispatch of its lowering says what is computed: a
+    /// device calls the library in place of that kernel, whose text gives the same numbers.
+    Library {
+        /// Which of the ways that the library proposes for the product, the most promising first.
+        rank: u32,
+    },
 }
 
 impl Variant {
@@ -130,7 +136,9 @@ impl Variant {
                 workgroup_memory: t.workgroup_memory(),
                 coop: Some(t.edge),
                 copies: t.copies(),
+                ..Requirements::default()
             },
+            Self::Library { .. } => Requirements { library: true, ..Requirements::default() },
         }
     }
 }
@@ -147,6 +155,7 @@ impl fmt::Display for Variant {
                 if t.compact { write!(f, ", compact") } else { Ok(()) }
             }
             Self::Broadcast { subgroup } => write!(f, "broadcast {subgroup}"),
+            Self::Library { rank } => write!(f, "library, proposal {rank}"),
             Self::Coop(t) => {
                 write!(f, "coop {}x{}x{} by {}x{}", t.m, t.n, t.k, t.rows, t.cols)?;
                 write!(f, ", {} of {}x{}", t.buffers, t.edge, t.edge)?;

@@ -131,6 +131,17 @@ impl PlannedOp {
         let inputs: usize = (0..self.io.inputs.len()).map(|i| self.input_bytes(i)).sum();
         inputs + self.io.outputs.iter().map(TensorType::bytes).sum::<usize>()
     }
+    /// Which proposal of the vendor's library is taken in place of the first dispatch, if one is.
+    pub fn library(&self) -> Option<u32> {
+        match self.variant {
+            Variant::Library { rank } => Some(rank),
+            _ => None,
+        }
+    }
+    /// The dispatches that are kernels on a device with such a library: all others.
+    pub fn kernels(&self) -> &[Dispatch] {
+        &self.dispatches[usize::from(self.library().is_some())..]
+    }
     /// Bytes that its dispatches move: each input and output once for each dispatch that binds it.
     pub fn moved_bytes(&self) -> usize {
         let bytes = |binding: &Binding| match *binding {

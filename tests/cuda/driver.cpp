@@ -27,7 +27,7 @@ typedef int Result;
 typedef uint64_t Address;
 typedef std::function<Result()> Work;
 enum {
-  OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, INVALID_IMAGE = 200, NOT_FOUND = 500,
+  OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, INVALID_IMAGE = 200, NOT_FOUND = 500, CAPTURING = 900,
   NOT_READY = 600, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719
 };
 
@@ -57,7 +57,8 @@ static Result enter(const char* name) {
 #define API extern "C" __attribute__((visibility("default"))) Result
 #define ENTER if (Result failed = enter(__func__)) return failed; std::lock_guard<std::recursive_mutex> guard(lock)
 
-struct Stream { std::vector<Work> queue; };
+struct Graph;
+struct Stream { std::vector<Work> queue; Graph* captured = nullptr; };
 struct Event { size_t at = 0; };
 struct Node { Work work; std::vector<size_t> after; };
 struct Graph { std::vector<Node> nodes; };
@@ -86,13 +87,24 @@ static size_t room(Address at) {
   return at < after->first + after->second ? after->first + after->second - at : 0;
 }
 static bool is(const std::set<void*>& all, void* one) { return all.count(one) != 0; }
+static bool capturing() {
+  for (void* s : streams) if (((Stream*)s)->captured) return true;
+  return false;
+}
 static Result put(void* stream, Work work) {
   if (!is(streams, stream)) return INVALID_VALUE;
+  if (Graph* captured = ((Stream*)stream)->captured) {
+    Node node{std::move(work), {}};
+    if (!captured->nodes.empty()) node.after.push_back(captured->nodes.size() - 1);
+    captured->nodes.push_back(std::move(node));
+    return OK;
+  }
   ((Stream*)stream)->queue.push_back(std::move(work));
   ++queued;
   return OK;
 }
 static Result drain() {
+  if (capturing()) return CAPTURING;
   for (void* s : streams) {
     std::vector<Work> queue = std::move(((Stream*)s)->queue);
     ((Stream*)s)->queue.clear();
@@ -174,6 +186,7 @@ API cuEventElapsedTime(float* ms, void* a, void* b) {
 API cuMemAlloc_v2(Address* at, size_t n) {
   ENTER;
   if (!n) return INVALID_VALUE;
+  if (capturing()) return CAPTURING;
   if (used + n > capacity()) return OUT_OF_MEMORY;
   void* m = aligned_alloc(256, (n + 255) / 256 * 256);
   memset(m, 0xff, n);
@@ -327,6 +340,46 @@ API cuGraphAddKernelNode_v2(void** node, void* g, void* const* after, size_t cou
   *node = (void*)nodes.size();
   return OK;
 }
+// What is queued meanwhile becomes a chain of nodes. The mode is CU_STREAM_CAPTURE_MODE_RELAXED.
+API cuStreamBeginCapture_v2(void* s, int mode) {
+  ENTER;
+  if (!is(streams, s) || mode != 2 || ((Stream*)s)->captured) return INVALID_VALUE;
+  ((Stream*)s)->captured = new Graph;
+  return OK;
+}
+API cuStreamEndCapture(void* s, void** g) {
+  if (is(streams, s) && ((Stream*)s)->captured) {
+    *g = ((Stream*)s)->captured;
+    ((Stream*)s)->captured = nullptr;
+    graphs.insert(*g);
+  }
+  ENTER;
+  return *g ? OK : INVALID_VALUE;
+}
+API cuGraphAddChildGraphNode(void** node, void* g, void* const* after, size_t count, void* child) {
+  ENTER;
+  if (!is(graphs, g) || !is(graphs, child) || ((Graph*)child)->nodes.empty()) return INVALID_VALUE;
+  auto& nodes = ((Graph*)g)->nodes;
+  Node added;
+  for (size_t i = 0; i < count; ++i) {
+    if (!after[i] || (size_t)after[i] > nodes.size()) return INVALID_VALUE;
+    added.after.push_back((size_t)after[i] - 1);
+  }
+  added.work = [parts = ((Graph*)child)->nodes]() -> Result {
+    for (auto& part : parts)
+      if (Result r = part.work()) return r;
+    return OK;
+  };
+  nodes.push_back(std::move(added));
+  *node = (void*)nodes.size();
+  return OK;
+}
+API cuLaunchHostFunc(void* s, void (*function)(void*), void* data) {
+  ENTER;
+  return put(s, [=]() -> Result { function(data); return OK; });
+}
+// Bytes from an address to the end of its allocation, for the other stand-ins.
+extern "C" __attribute__((visibility("default"))) size_t stand_in_room(Address at) { return room(at); }
 API cuGraphInstantiateWithFlags(void** e, void* g, uint64_t) {
   ENTER;
   if (!is(graphs, g)) return INVALID_VALUE;
@@ -370,6 +423,14 @@ API cuGraphExecDestroy(void* e) {
   delete (Graph*)e;
   return OK;
 }
+
+// What the real cuDNN looks for and does not call before it runs something: without these it proposes less.
+#define UNUSED(name) API name() { return 3; }
+UNUSED(cuCtxGetCurrent) UNUSED(cuCtxGetLimit) UNUSED(cuCtxPopCurrent) UNUSED(cuCtxPushCurrent) UNUSED(cuStreamGetCtx) UNUSED(cuLinkCreate)
+UNUSED(cuLinkAddData) UNUSED(cuLinkComplete) UNUSED(cuLinkDestroy) UNUSED(cuLaunchCooperativeKernel)
+UNUSED(cuLibraryLoadData) UNUSED(cuLibraryLoadFromFile) UNUSED(cuLibraryGetKernel) UNUSED(cuLibraryUnload)
+UNUSED(cuKernelSetAttribute) UNUSED(cuKernelGetAttribute) UNUSED(cuKernelGetFunction) UNUSED(cuLaunchKernelEx)
+UNUSED(cuOccupancyMaxPotentialClusterSize) UNUSED(cuTensorMapEncodeIm2col) UNUSED(cuTensorMapEncodeTiled)
 
 // `NAME COUNT` a line; `held` is what has not been freed.
 static std::string counts() {

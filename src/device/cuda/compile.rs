@@ -134,7 +134,7 @@ impl Compiler {
 
     /// The kernels of plans that are not on the device, translated.
     fn missing(&self, plans: &[&Plan]) -> Result<Vec<Kernel>, CompileError> {
-        let dispatches = plans.iter().flat_map(|p| &p.ops).flat_map(|s| &s.dispatches);
+        let dispatches = plans.iter().flat_map(|p| &p.ops).flat_map(|s| s.kernels());
         let texts: BTreeSet<_> = dispatches.map(|d| (d.kernel.file, source(&d.kernel))).collect();
         let missing: Vec<_> =
             texts.into_iter().filter(|(_, wgsl)| !self.codes.contains_key(wgsl)).collect();

@@ -119,6 +119,9 @@ functions! {
         *mut *mut c_void, *mut *mut c_void
     );
     cuGraphCreate: fn(*mut Handle, c_uint);
+    cuStreamBeginCapture_v2: fn(Handle, c_int);
+    cuStreamEndCapture: fn(Handle, *mut Handle);
+    cuGraphAddChildGraphNode: fn(*mut Handle, Handle, *const Handle, usize, Handle);
     cuGraphAddKernelNode_v2: fn(*mut Handle, Handle, *const Handle, usize, *const KernelNode);
     cuGraphInstantiateWithFlags: fn(*mut Handle, Handle, u64);
     cuGraphLaunch: fn(Handle, Handle);
@@ -138,6 +141,11 @@ macro_rules! call {
         driver.check(stringify!($name), code)
     }};
 }
+
+mod graphs;
+
+use graphs::KernelNode;
+pub(super) use graphs::{Captured, Graph};
 
 /// The driver, initialised.
 pub(super) struct Driver {
@@ -317,11 +325,9 @@ impl Context {
         )
     }
 
-    /// A graph without kernels.
-    pub(super) fn graph(self: &Rc<Self>) -> Result<Unfinished, Failed> {
-        let mut handle = std::ptr::null_mut();
-        call!(&self.driver, cuGraphCreate(&mut handle, 0))?;
-        Ok(Unfinished { context: Rc::clone(self), handle, nodes: Vec::new() })
+    /// The stream, for a library that queues work of its own there.
+    pub(super) fn stream(&self) -> *mut c_void {
+        self.stream
     }
 }
 
@@ -474,90 +480,4 @@ pub(super) struct Function {
     handle: Handle,
     /// Bytes of shared memory that its launches bring.
     dynamic: u32,
-}
-
-/// `CUDA_KERNEL_NODE_PARAMS_v2` of `cuda.h`.
-#[repr(C)]
-pub(super) struct KernelNode {
-    function: Handle,
-    grid: [c_uint; 3],
-    block: [c_uint; 3],
-    dynamic: c_uint,
-    arguments: *mut *mut c_void,
-    extra: *mut *mut c_void,
-    kernel: Handle,
-    context: Handle,
-}
-
-/// A graph that kernels are still added to.
-pub(super) struct Unfinished {
-    context: Rc<Context>,
-    handle: Handle,
-    nodes: Vec<Handle>,
-}
-
-impl Unfinished {
-    /// Adds a kernel that takes addresses only and waits for earlier ones, counted from 0.
-    pub(super) fn add(
-        &mut self,
-        function: &Function,
-        grid: [u32; 3],
-        block: [u32; 3],
-        arguments: &[Address],
-        after: &[usize],
-    ) -> Result<(), Failed> {
-        let pointer = |a: &Address| std::ptr::from_ref(a).cast_mut().cast::<c_void>();
-        // The driver copies them before it returns.
-        let mut pointers: Vec<*mut c_void> = arguments.iter().map(pointer).collect();
-        let after: Vec<Handle> = after.iter().map(|i| self.nodes[*i]).collect();
-        let none: Handle = std::ptr::null_mut();
-        let node = KernelNode {
-            function: function.handle,
-            grid,
-            block,
-            dynamic: function.dynamic,
-            arguments: pointers.as_mut_ptr(),
-            extra: none.cast(),
-            kernel: none,
-            context: none, // the current one
-        };
-        let mut handle = none;
-        call!(
-            &self.context.driver,
-            cuGraphAddKernelNode_v2(&mut handle, self.handle, after.as_ptr(), after.len(), &node)
-        )?;
-        self.nodes.push(handle);
-        Ok(())
-    }
-
-    /// The graph, ready to be launched.
-    pub(super) fn finish(self) -> Result<Graph, Failed> {
-        let mut handle = std::ptr::null_mut();
-        call!(&self.context.driver, cuGraphInstantiateWithFlags(&mut handle, self.handle, 0))?;
-        Ok(Graph { context: Rc::clone(&self.context), handle })
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        call!(&self.context.driver, cuGraphDestroy(self.handle)).ok();
-    }
-}
-
-/// Work that is queued as one.
-pub(super) struct Graph {
-    context: Rc<Context>,
-    handle: Handle,
-}
-
-impl Graph {
-    pub(super) fn launch(&self) -> Result<(), Failed> {
-        call!(&self.context.driver, cuGraphLaunch(self.handle, self.context.stream))
-    }
-}
-
-impl Drop for Graph {
-    fn drop(&mut self) {
-        call!(&self.context.driver, cuGraphExecDestroy(self.handle)).ok();
-    }
 }

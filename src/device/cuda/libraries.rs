@@ -3,7 +3,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::rc::Rc;
+use std::sync::OnceLock;
 
+use super::cudnn::Cudnn;
 use super::driver::Driver;
 use super::nvrtc::Nvrtc;
 use crate::device::DeviceError;
@@ -70,8 +73,13 @@ pub(super) fn folders() -> Vec<PathBuf> {
     all
 }
 
-/// Folders of the packages of the `python3` that would run.
-fn python_folders() -> Vec<PathBuf> {
+/// Folders of the packages of the `python3` that would run, which is asked once.
+fn python_folders() -> &'static [PathBuf] {
+    static FOUND: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    FOUND.get_or_init(ask_python)
+}
+
+fn ask_python() -> Vec<PathBuf> {
     let print = "import sys; print('\\n'.join(p for p in sys.path if p))";
     let out = Command::new("python3").args(["-c", print]).output();
     let text = out.map_or(String::new(), |o| String::from_utf8_lossy(&o.stdout).into_owned());
@@ -121,7 +129,7 @@ pub(super) fn compiler(driver: &Driver) -> Result<(Nvrtc, PathBuf), DeviceError>
     let folders = folders();
     let mut found = compilers(&folders, major);
     if found.is_empty() {
-        found = compilers(&python_folders(), major);
+        found = compilers(python_folders(), major);
     }
     let hint = format!("`{}`, or name its folder in {FOLDERS}", install(major));
     let mut failures = Vec::new();
@@ -138,6 +146,26 @@ pub(super) fn compiler(driver: &Driver) -> Result<(Nvrtc, PathBuf), DeviceError>
         return Err(missing(format!("{name} is in none of {looked}"), hint));
     }
     Err(missing(format!("the compiler: {}", failures.join("; ")), hint))
+}
+
+/// The line that installs cuDNN and what it needs, for CUDA `major`.
+pub(super) fn install_products(major: i32) -> String {
+    let blas = if major == 12 { "nvidia-cublas-cu12" } else { "'nvidia-cublas<14'" };
+    format!("pip install nvidia-cudnn-cu{major} {blas}")
+}
+
+/// Opens cuDNN, where there is one that fits the compiler of CUDA `major`.
+///
+/// # Errors
+/// Why there is none.
+pub(super) fn products(major: i32) -> Result<Rc<Cudnn>, String> {
+    let folders = folders();
+    let find = |name: &str| {
+        let here = |all: &[PathBuf]| all.iter().map(|f| f.join(name)).find(|p| p.exists());
+        here(&folders).or_else(|| here(python_folders()))
+    };
+    let path = find("libcudnn.so.9").ok_or("there is no libcudnn.so.9")?;
+    Cudnn::open(&path, major, find)
 }
 
 /// Major and minor version of a number like 13000.

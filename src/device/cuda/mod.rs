@@ -8,33 +8,43 @@
 //! makes a graph of the same launches, in which a kernel waits for those alone that it meets
 //! (`graph`), and every whole step from then on is one launch of it.
 //! What changes from step to step lies in the uniform, which is copied to the device before.
+//!
+//! Where cuDNN is installed its engines are candidates for products
+//! ([`Variant::Library`](crate::ops::Variant)): a tuner compares them with our kernels on the very
+//! device and takes one only where it is right and faster. No default takes one.
 
+mod calls;
 mod compile;
+mod cudnn;
 mod driver;
 mod graph;
 mod libraries;
 mod nvrtc;
+mod product;
+mod report;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use serde::Serialize;
-
 use super::{
     Bound, BufferId, Capabilities, Data, Device, DeviceError, Done, ProgramId, Progress, Ticket,
     Values,
 };
-use crate::ops::{Binding, StepUniforms};
+use crate::ops::{Binding, Dispatch, StepUniforms, Target};
 use crate::plan::{Limits, Place, Plan};
 use crate::shader::cuda::{TARGET, target};
 use crate::shader::source;
 use crate::tensor::{DType, Half};
+pub use calls::{Proposal, proposals};
 use compile::{Code, CompileError, Compiler};
-use driver::{Address, Context, Description, Event, Failed, Graph, Memory, Pinned};
+use cudnn::Cudnn;
+use driver::{Address, Context, Event, Failed, Graph, Memory, Pinned};
 use graph::Touched;
 pub use libraries::FOLDERS;
+use product::{Call, Products};
+pub use report::{GpuInfo, Installation, report};
 
 /// Bytes that one read takes of pinned memory at most.
 const READ_BYTES: usize = 16 << 20;
@@ -54,58 +64,6 @@ impl Default for OpenOptions {
     }
 }
 
-/// A GPU, described.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct GpuInfo {
-    /// Name, e.g. `NVIDIA H100 80GB HBM3`.
-    pub name: String,
-    /// Compute capability, e.g. `9.0`.
-    pub capability: String,
-    /// Bytes of memory.
-    pub memory_bytes: usize,
-    /// Number of multiprocessors.
-    pub processors: i32,
-}
-
-/// What there is of CUDA on this machine.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Installation {
-    /// GPUs by index.
-    pub gpus: Vec<GpuInfo>,
-    /// Version of CUDA that the driver supports, and its library.
-    pub driver: Option<[String; 2]>,
-    /// Version of the run-time compiler, and its library.
-    pub compiler: Option<[String; 2]>,
-    /// What is missing, and what to do about it.
-    pub missing: Option<[String; 2]>,
-}
-
-/// Looks for GPUs and libraries.
-pub fn report() -> Installation {
-    let mut report = Installation::default();
-    if let Err(e) = look(&mut report) {
-        report.missing = Some([e.to_string(), e.hint().unwrap_or_default().into()]);
-    }
-    report
-}
-
-fn look(report: &mut Installation) -> Result<(), DeviceError> {
-    let driver = libraries::driver()?;
-    let [major, minor] = libraries::version(driver.version);
-    report.driver = Some([format!("{major}.{minor}"), driver.path.display().to_string()]);
-    let failed = |e: Failed| error("cuda", "", e);
-    for index in 0..driver.count().map_err(failed)? {
-        let Description { name, memory, capability: [major, minor], processors, .. } =
-            driver.device(index).map_err(failed)?;
-        let capability = format!("{major}.{minor}");
-        report.gpus.push(GpuInfo { name, capability, memory_bytes: memory, processors });
-    }
-    let (nvrtc, path) = libraries::compiler(&driver)?;
-    let (major, minor) = nvrtc.version();
-    report.compiler = Some([format!("{major}.{minor}"), path.display().to_string()]);
-    Ok(())
-}
-
 /// A failure of the driver in the words of devices.
 fn error(device: &str, of: &str, failed: Failed) -> DeviceError {
     let device = device.to_owned();
@@ -119,14 +77,17 @@ fn error(device: &str, of: &str, failed: Failed) -> DeviceError {
     }
 }
 
-/// A kernel with its arguments.
+/// A kernel with its arguments, or a call of a library.
 struct Command {
     /// The op and the kernel, for messages.
     label: String,
-    code: Code,
-    grid: [u32; 3],
-    arguments: Vec<Address>,
+    work: Work,
     touched: Touched,
+}
+
+enum Work {
+    Kernel { code: Code, grid: [u32; 3], arguments: Vec<Address> },
+    Library(Call),
 }
 
 struct Program {
@@ -158,6 +119,9 @@ pub struct Cuda {
     buffers: BTreeMap<BufferId, Memory>,
     uniform: Memory,
     compiler: Compiler,
+    library: Option<Rc<Cudnn>>,
+    /// What the library was asked for, once it was.
+    products: Option<Products>,
     context: Rc<Context>,
     /// What the uniform holds once everything queued is done.
     uniforms: Option<StepUniforms>,
@@ -196,14 +160,17 @@ impl Cuda {
         let context = Context::new(driver, &gpu).map_err(failed)?;
         let compiler = Compiler::new(nvrtc, gpu.capability);
         let (nvrtc_major, nvrtc_minor) = compiler.version();
+        let library = libraries::products(nvrtc_major).ok();
+        let cudnn =
+            library.as_ref().map_or(String::new(), |l| format!(", cuDNN {}", l.describe()[0]));
         let name = format!(
             "cuda:{} (sm_{sm}{smaller}, driver for CUDA {major}.{minor}, NVRTC \
-             {nvrtc_major}.{nvrtc_minor})",
+             {nvrtc_major}.{nvrtc_minor}{cudnn})",
             gpu.name
         );
         let capabilities = Capabilities {
             name,
-            target: target(gpu.capability),
+            target: Target { library: library.is_some(), ..target(gpu.capability) },
             dispatches: true,
             halves: Half::ALL,
             limits: Limits { max_groups: TARGET.max_groups, ..Limits::NONE },
@@ -222,6 +189,8 @@ impl Cuda {
             buffers: BTreeMap::new(),
             uniform,
             compiler,
+            library,
+            products: None,
             context,
             uniforms: None,
             capabilities,
@@ -297,6 +266,26 @@ impl Cuda {
         Pinned::new(&self.context, bytes).map_err(|e| self.failed("a read", e))
     }
 
+    /// What a dispatch of an op takes, and what of it is read and written.
+    fn arguments(
+        &self,
+        plan: &Plan,
+        bound: &Bound,
+        step: usize,
+        dispatch: &Dispatch,
+    ) -> (Vec<Address>, Touched) {
+        let (mut arguments, mut touched) = (Vec::new(), Touched::default());
+        for binding in &dispatch.bindings {
+            let Some(bytes) = self.bytes(plan, bound, step, *binding) else { continue };
+            arguments.push(bytes.start);
+            match binding {
+                Binding::Output(_) | Binding::Scratch(_) => touched.writes.push(bytes),
+                _ => touched.reads.push(bytes),
+            }
+        }
+        (arguments, touched)
+    }
+
     /// The bytes of what stands at a binding; `None` if nothing does.
     fn bytes(
         &self,
@@ -330,11 +319,29 @@ impl Cuda {
 
     fn launch(&self, commands: &[Command]) -> Result<(), DeviceError> {
         for c in commands {
-            let launched =
-                self.context.launch(&c.code.function, c.grid, c.code.block, &c.arguments);
-            launched.map_err(|e| self.failed(&c.label, e))?;
+            match &c.work {
+                Work::Kernel { code, grid, arguments } => {
+                    let launched =
+                        self.context.launch(&code.function, *grid, code.block, arguments);
+                    launched.map_err(|e| self.failed(&c.label, e))?;
+                }
+                Work::Library(call) => call.queue().map_err(|e| self.refused(&c.label, &e))?,
+            }
         }
         Ok(())
+    }
+
+    /// Device memory that is an op's own.
+    fn memory(&self, label: &str, bytes: usize) -> Result<Memory, DeviceError> {
+        Memory::new(&self.context, bytes).map_err(|e| match e.is_out_of_memory() {
+            true => DeviceError::OutOfMemory {
+                device: self.capabilities.name.clone(),
+                buffer: label.into(),
+                bytes,
+                held: self.held_bytes(),
+            },
+            false => self.failed(label, e),
+        })
     }
 
     /// Queues a whole step as a graph, which is made first if there is none.
@@ -347,9 +354,18 @@ impl Cuda {
                     program.commands.iter().map(|c| c.touched.clone()).collect();
                 let mut graph = self.context.graph().map_err(|e| self.failed("", e))?;
                 for (c, after) in program.commands.iter().zip(graph::dependencies(&touched)) {
-                    let added =
-                        graph.add(&c.code.function, c.grid, c.code.block, &c.arguments, &after);
-                    added.map_err(|e| self.failed(&c.label, e))?;
+                    match &c.work {
+                        Work::Kernel { code, grid, arguments } => {
+                            let added =
+                                graph.add(&code.function, *grid, code.block, arguments, &after);
+                            added.map_err(|e| self.failed(&c.label, e))?;
+                        }
+                        Work::Library(call) => {
+                            let work = self.captured(&c.label, call)?;
+                            let added = graph.add_captured(&work, &after);
+                            added.map_err(|e| self.failed(&c.label, e))?;
+                        }
+                    }
                 }
                 let graph = graph.finish().map_err(|e| self.failed(&program.name, e))?;
                 let launched = graph.launch();
@@ -376,15 +392,7 @@ impl Device for Cuda {
         self.enter()?;
         // Kernels take whole vectors of four.
         let bytes = (elements * ty.bytes()).next_multiple_of(16).max(16);
-        let memory = Memory::new(&self.context, bytes).map_err(|e| match e.is_out_of_memory() {
-            true => DeviceError::OutOfMemory {
-                device: self.capabilities.name.clone(),
-                buffer: label.into(),
-                bytes,
-                held: self.held_bytes(),
-            },
-            false => self.failed(label, e),
-        })?;
+        let memory = self.memory(label, bytes)?;
         self.next_buffer += 1;
         let id = BufferId(self.next_buffer);
         self.buffers.insert(id, memory);
@@ -426,25 +434,25 @@ impl Device for Cuda {
         let (mut commands, mut steps) = (Vec::new(), Vec::new());
         for (i, step) in plan.ops.iter().enumerate() {
             let first = commands.len();
-            for (dispatch, words) in step.dispatches.iter().zip(&step.constants) {
-                let code = self.compiler.code(&source(&dispatch.kernel));
-                let (mut arguments, mut touched) = (Vec::new(), Touched::default());
-                for binding in &dispatch.bindings {
-                    let Some(bytes) = self.bytes(plan, &bound, i, *binding) else { continue };
-                    arguments.push(bytes.start);
-                    match binding {
-                        Binding::Output(_) | Binding::Scratch(_) => touched.writes.push(bytes),
-                        _ => touched.reads.push(bytes),
-                    }
+            let by_library = step.dispatches.len() - step.kernels().len();
+            for (j, (dispatch, words)) in step.dispatches.iter().zip(&step.constants).enumerate() {
+                let (mut arguments, touched) = self.arguments(plan, &bound, i, dispatch);
+                if let Some(rank) = step.library().filter(|_| j < by_library) {
+                    let work = Work::Library(self.call(step, rank, &arguments)?);
+                    let label = format!("{} (cuDNN)", step.label);
+                    commands.push(Command { label, work, touched });
+                    continue;
                 }
                 // The uniform of constants stands behind all other bindings.
                 if let (false, Some(constants)) = (words.is_empty(), bound.constants) {
                     let first = (words.start * size_of::<u32>()) as Address;
                     arguments.push(self.buffers[&constants].at + first);
                 }
+                let code = self.compiler.code(&source(&dispatch.kernel));
                 let label = format!("{} ({})", step.label, dispatch.kernel.file);
                 assert_eq!(arguments.len(), code.bindings, "{label}: bindings");
-                commands.push(Command { label, code, grid: dispatch.grid, arguments, touched });
+                let work = Work::Kernel { code, grid: dispatch.grid, arguments };
+                commands.push(Command { label, work, touched });
             }
             steps.push(first..commands.len());
         }
@@ -535,7 +543,13 @@ impl Device for Cuda {
         }
     }
     fn held_bytes(&self) -> usize {
-        self.uniform.bytes + self.buffers.values().map(|m| m.bytes).sum::<usize>()
+        let calls =
+            self.programs.values().flat_map(|p| &p.commands).filter_map(|c| match &c.work {
+                Work::Library(call) => Some(call.workspace.bytes),
+                Work::Kernel { .. } => None,
+            });
+        let buffers = self.buffers.values().map(|m| m.bytes);
+        self.uniform.bytes + buffers.chain(calls).sum::<usize>()
     }
 }
 

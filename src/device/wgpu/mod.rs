@@ -154,6 +154,7 @@ fn capabilities(
             // A page waits for its kernels to be compiled one by one.
             compact: cfg!(target_family = "wasm"),
             copies: false,
+            library: false,
             half: None,
             coop: info.coop.map(|listed| coop.unwrap_or(listed)),
         },

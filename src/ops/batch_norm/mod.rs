@@ -201,6 +201,22 @@ impl BatchNorm {
     }
 }
 
+/// Adds the kernel that reads rows of so many columns and writes mean and M2 of every `chunk` of
+/// them.
+pub(super) fn part_moments(
+    l: &mut Lowering,
+    target: &Target,
+    [rows, columns]: [usize; 2],
+    chunk: usize,
+    from_to: [Binding; 2],
+) {
+    let c4 = columns / 4;
+    let (lanes, _) = Lanes::of_rows(target, rows, c4);
+    let kernel = Kernel::new("batch_norm_moments").set("ROWS", rows).set("C4", c4);
+    let kernel = lanes.set(target, kernel.set("CHUNK", chunk));
+    l.push(kernel, lanes.grid(target, rows.div_ceil(chunk), c4), &from_to);
+}
+
 impl OpDef for BatchNorm {
     const NAME: &'static str = "batch_norm";
     fn halves(&self) -> [Vec<usize>; 2] {
@@ -322,18 +338,13 @@ impl OpDef for BatchNorm {
         let x = io.inputs[0].shape;
         let (rows, c4) = (x.pixels(), x.c / 4);
         let mut l = Lowering::default();
-        let (lanes, chunk) = Lanes::of_rows(target, rows, c4);
+        let (_, chunk) = Lanes::of_rows(target, rows, c4);
         let mut span = self.parts.unwrap_or(chunk);
         let mut count = rows.div_ceil(span);
         let mut parts = Binding::Input(io.inputs.len() - 1);
         if self.parts.is_none() {
             parts = l.scratch(DType::F32, count * 2 * x.c);
-            let kernel = Kernel::new("batch_norm_moments")
-                .set("ROWS", rows)
-                .set("C4", c4)
-                .set("CHUNK", span);
-            let kernel = lanes.set(target, kernel);
-            l.push(kernel, lanes.grid(target, count, c4), &[Binding::Input(0), parts]);
+            part_moments(&mut l, target, [rows, x.c], span, [Binding::Input(0), parts]);
         }
         let merge = |span: usize, fan_in: usize| {
             let lanes = Lanes::of_parts(target, fan_in, c4);

@@ -90,6 +90,23 @@ const TN_COMPACT: [[u32; 5]; 2] = [[16, 128, 8, 4, 4], [64, 64, 8, 8, 4]];
 /// and larger ones.
 const TN_GROUPS: [u32; 3] = [512, 128, 2048];
 
+/// The portable tile of so many columns, of those that every device can run.
+fn portable(sizes: &[[u32; 5]], columns: usize, narrow: usize) -> &[u32; 5] {
+    sizes[..4].iter().find(|t| t[narrow] as usize >= columns).unwrap_or(&sizes[3])
+}
+
+/// The portable variant of a forward-type product with so many columns.
+pub(super) fn portable_nt(columns: usize) -> Variant {
+    let [m, n, k, rows, cols] = *portable(&NT_TILES, columns, 1);
+    Variant::Tile(Tile { m, n, k, rows, cols, groups: 0, compact: false })
+}
+
+/// The portable variant of a weight gradient with so many rows, its sum over pixels in one.
+pub(super) fn portable_tn(rows: usize) -> Variant {
+    let [m, n, k, rows, cols] = *portable(&TN_TILES, rows, 0);
+    Variant::Tile(Tile { m, n, k, rows, cols, groups: 1, compact: false })
+}
+
 /// The portable tile of `columns`, the compact one, then every other of about that width that the
 /// device can run.
 fn tiles(
@@ -101,7 +118,7 @@ fn tiles(
     target: &Target,
 ) -> Vec<Variant> {
     let width = |t: &[u32; 5]| t[narrow] as usize;
-    let portable = sizes[..4].iter().find(|t| width(t) >= columns).unwrap_or(&sizes[3]);
+    let portable = portable(sizes, columns, narrow);
     // A tile that is half empty, or half of what it could be, is not worth a measurement.
     let near =
         |t: &&[u32; 5]| *t != portable && width(t) < 2 * columns && width(t) * 2 >= columns.min(64);
@@ -163,6 +180,7 @@ pub(super) fn with_moments(mut all: Vec<Variant>, rows: usize, target: &Target) 
             divides(rows, t.m) && divides(apart, rows) && memory <= target.workgroup_memory
         }
         Variant::Coop(t) => divides(rows, t.m) && divides(t.rows, rows),
+        Variant::Library { .. } => true, // by another kernel
         Variant::Broadcast { .. } | Variant::Only => false,
     });
     all
@@ -180,6 +198,7 @@ pub(super) fn preferred(variants: &[Variant], io: &Io, target: &Target) -> Varia
 }
 
 /// How a product is lowered.
+#[derive(Clone, Copy)]
 pub(super) struct How<'a> {
     pub(super) target: &'a Target,
     pub(super) variant: Variant,
@@ -223,7 +242,7 @@ fn nt(
     let pixels = nt.n * nt.oh.div_ceil(nt.classes) * nt.ow.div_ceil(nt.classes);
     let parities = nt.classes * nt.classes;
     let (kernel, columns, tiles, layers) = match how.variant {
-        Variant::Only => unreachable!("products have several variants"),
+        Variant::Only | Variant::Library { .. } => unreachable!("products have several variants"),
         Variant::Broadcast { subgroup } => {
             let sg = subgroup as usize;
             let (cols, rows, strip) = broadcast_tile(nt, g.k, sg);
@@ -354,7 +373,7 @@ pub(super) fn weight_gradient(g: &Geometry, bias: bool, how: &How<'_>) -> Loweri
     };
     let most_groups = target.max_groups as usize;
     let (kernel, grid, split) = match how.variant {
-        Variant::Only => unreachable!("products have several variants"),
+        Variant::Only | Variant::Library { .. } => unreachable!("products have several variants"),
         Variant::Broadcast { subgroup } => {
             let sg = subgroup as usize;
             let lanes = (g.c / 4).next_power_of_two().min(sg);

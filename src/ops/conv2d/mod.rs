@@ -19,6 +19,7 @@
 mod coop;
 mod epilogue;
 mod geometry;
+mod library;
 mod lower;
 mod native;
 mod native_weight;
@@ -216,7 +217,7 @@ impl OpDef for Conv2d {
         }
     }
     fn variants(&self, io: &Io, target: &Target) -> Vec<Variant> {
-        let all = lower::nt_variants(io, target);
+        let all = library::nt_variants(io, target);
         match self.epilogue.moments {
             Some(rows) => lower::with_moments(all, rows, target),
             None => all,
@@ -230,11 +231,9 @@ impl OpDef for Conv2d {
     }
     fn lower_as(&self, io: &Io, target: &Target, variant: Variant) -> Lowering {
         let (x, w, y) = (io.inputs[0].shape, io.inputs[1].shape, io.outputs[0]);
-        lower::forward(
-            &Geometry::new(x, w, y.shape, self.stride, self.pad),
-            &self.epilogue,
-            &How { target, variant, half: y.dtype.half().is_some() },
-        )
+        let g = Geometry::new(x, w, y.shape, self.stride, self.pad);
+        let how = How { target, variant, half: y.dtype.half().is_some() };
+        library::forward(&g, &self.epilogue, &how)
     }
     fn flops(&self, io: &Io) -> u64 {
         flops(io.inputs[0].shape, io.outputs[0].shape, io.inputs[1].shape.h)
@@ -418,7 +417,7 @@ impl OpDef for Conv2dInputGrad {
         native::input_gradient(&g, call.inputs[0].f(), call.inputs[1].f(), tail, call.outputs[0]);
     }
     fn variants(&self, io: &Io, target: &Target) -> Vec<Variant> {
-        lower::nt_variants(io, target)
+        library::nt_variants(io, target)
     }
     fn preferred(&self, io: &Io, target: &Target) -> Variant {
         lower::preferred(&self.variants(io, target), io, target)
@@ -428,11 +427,9 @@ impl OpDef for Conv2dInputGrad {
     }
     fn lower_as(&self, io: &Io, target: &Target, variant: Variant) -> Lowering {
         let (dy, w, dx) = (io.inputs[0].shape, io.inputs[1].shape, io.outputs[0].shape);
-        lower::input_gradient(
-            &Geometry::new(dx, w, dy, self.stride, self.pad),
-            &self.epilogue,
-            &How { target, variant, half: io.outputs[0].dtype.half().is_some() },
-        )
+        let g = Geometry::new(dx, w, dy, self.stride, self.pad);
+        let how = How { target, variant, half: io.outputs[0].dtype.half().is_some() };
+        library::input_gradient(&g, &self.epilogue, &how)
     }
     fn flops(&self, io: &Io) -> u64 {
         flops(io.outputs[0].shape, io.inputs[0].shape, io.inputs[1].shape.h)
@@ -558,7 +555,7 @@ impl OpDef for Conv2dWeightGrad {
         }
     }
     fn variants(&self, io: &Io, target: &Target) -> Vec<Variant> {
-        lower::tn_variants(io, target)
+        library::tn_variants(io, target)
     }
     fn preferred(&self, io: &Io, target: &Target) -> Variant {
         lower::preferred(&self.variants(io, target), io, target)
@@ -568,11 +565,9 @@ impl OpDef for Conv2dWeightGrad {
     }
     fn lower_as(&self, io: &Io, target: &Target, variant: Variant) -> Lowering {
         let (x, dy, dw) = (io.inputs[0].shape, io.inputs[1].shape, io.outputs[0].shape);
-        lower::weight_gradient(
-            &Geometry::new(x, dw, dy, self.stride, self.pad),
-            self.bias,
-            &How { target, variant, half: false },
-        )
+        let g = Geometry::new(x, dw, dy, self.stride, self.pad);
+        let how = How { target, variant, half: false };
+        library::weight_gradient(&g, self.bias, &how)
     }
     fn flops(&self, io: &Io) -> u64 {
         flops(io.inputs[0].shape, io.inputs[1].shape, self.kernel)

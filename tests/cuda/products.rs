@@ -1,0 +1,227 @@
+//! Products by a library, on a stand-in of cuDNN (`cudnn.cpp`) that computes on the processor.
+
+use std::ffi::{CString, c_char, c_int, c_long};
+use std::path::Path;
+use std::time::Duration;
+
+use aavae::check::{name, plan, trial};
+use aavae::device::Session;
+use aavae::device::cuda::{Cuda, FOLDERS, OpenOptions};
+use aavae::method::{Method, Training, training};
+use aavae::ops::{Case, Choices, Conv2d, Io, Op, Target, Variant, key};
+use aavae::plan::lower;
+use aavae::tensor::{DType, Half, Shape, TensorType};
+use aavae::tune::{Effort, Memory, Product, products, tune_products};
+use libloading::Library;
+use libtest_mimic::Failed;
+
+use crate::StandIn;
+use crate::support::{self, check};
+
+/// Proposals of the stand-in: these compute, with f32 operands the first does not count.
+const TENSOR_CORES: c_int = 1;
+const SECOND: c_int = 4;
+
+/// The stand-in of cuDNN in this process.
+struct Stand(Library);
+
+impl Stand {
+    fn new() -> Result<Self, Failed> {
+        let folder = std::env::var_os(FOLDERS).ok_or("no stand-in")?;
+        #[allow(unsafe_code, reason = "a library that this test has built")]
+        // SAFETY: it is loaded already or runs no code when it is.
+        let library = unsafe { Library::new(Path::new(&folder).join("libcudnn.so.9")) }?;
+        let stand = Self(library);
+        stand.set(-1, "", 0)?;
+        Ok(stand)
+    }
+    /// An engine that leaves out a tap, and a function whose n-th call fails.
+    fn set(&self, wrong: c_int, fails: &str, nth: u64) -> Result<(), Failed> {
+        type Set = unsafe extern "C" fn(c_int, *const c_char, u64, c_int);
+        let name = CString::new(fails)?;
+        #[allow(unsafe_code, reason = "a function of cudnn.cpp")]
+        // SAFETY: it has this type, and copies the name. 5000: CUDNN_STATUS_EXECUTION_FAILED.
+        unsafe {
+            self.0.get::<Set>(b"stand_in_cudnn")?(wrong, name.as_ptr(), nth, 5000);
+        }
+        Ok(())
+    }
+    /// Its objects that exist.
+    fn held(&self) -> Result<c_long, Failed> {
+        #[allow(unsafe_code, reason = "a function of cudnn.cpp")]
+        // SAFETY: it has this type.
+        Ok(unsafe { self.0.get::<unsafe extern "C" fn() -> c_long>(b"stand_in_cudnn_held")?() })
+    }
+}
+
+fn open(options: OpenOptions) -> Result<Session, Failed> {
+    let session = Session::from(Cuda::open(0, options)?);
+    check(session.target().library, || "no library was found".into())?;
+    check(session.device().contains("cuDNN 9.12.34"), || session.device())?;
+    Ok(session)
+}
+
+/// Whether a trial of a case reaches the library: operands are of one type there.
+fn reached(case: &Case, target: &Target, variant: Variant) -> bool {
+    plan(case, target, variant).ops.iter().any(|o| o.op == case.op && o.variant == variant)
+}
+
+/// Every convolution of the trials with every epilogue, in f32 and as 16-bit floats.
+pub(crate) fn trials() -> Result<(), Failed> {
+    let (_alone, _stand) = (StandIn::new()?, Stand::new()?);
+    let mut session = open(OpenOptions::default())?;
+    let (device, variant) = (session.target(), Variant::Library { rank: 1 });
+    let mut ran = [0; 3];
+    for case in aavae::ops::all_cases() {
+        if !matches!(case.op, Op::Conv2d(_) | Op::Conv2dInputGrad(_) | Op::Conv2dWeightGrad(_)) {
+            continue;
+        }
+        let target = Target { half: case.half, ..device };
+        if !reached(&case, &target, variant) {
+            continue;
+        }
+        session.set_target(target);
+        trial(&case, &mut session, variant).map_err(|e| format!("{}: {e}", name(&case)))?;
+        ran[match case.half {
+            None => 0,
+            Some(Half::F16) => 1,
+            Some(Half::Bf16) => 2,
+        }] += 1;
+    }
+    check(ran.iter().all(|n| *n >= 60), || format!("only {ran:?} cases"))
+}
+
+/// Four steps of AAVAE whose products are all the library's: scalars and states, as bits.
+fn train(options: OpenOptions, half: Option<Half>) -> Result<(Session, Vec<Vec<u32>>), Failed> {
+    let model = training(&support::config(Method::Aavae, 16, 2), Training::default());
+    let mut session = open(options)?;
+    session.set_target(Target { half, ..session.target() });
+    let planned = lower("train", &model.graph, session.options());
+    let (mut choices, variant) = (Choices::default(), Variant::Library { rank: 0 });
+    for product in products([&planned]) {
+        choices.set(product.key, variant);
+    }
+    session.set_choices(choices);
+    let planned = lower("train", &model.graph, session.options());
+    let taken = planned.ops.iter().filter(|o| o.library().is_some()).count();
+    check(taken > 60, || format!("only {taken} products are the library's"))?;
+    session.allocate(&model.graph.layout);
+    let id = support::load(&mut session, &model, true)?;
+    support::reset(&mut session, &model, 7)?;
+    support::fill(&mut session, id)?;
+    let mut all = support::run(&mut session, id, 7, 0..4, 1e-3)?;
+    all.extend(support::states(&mut session)?);
+    Ok((session, all))
+}
+
+/// What the library queues is captured: a graph gives the bits of one call after the other, and
+/// nothing is left.
+pub(crate) fn graphs() -> Result<(), Failed> {
+    let (stand_in, stand) = (StandIn::new()?, Stand::new()?);
+    for half in [None, Some(Half::F16)] {
+        stand_in.fail("", 0, 0)?;
+        let (session, eager) = train(OpenOptions { graphs: false }, half)?;
+        drop(session);
+        let (session, replayed) = train(OpenOptions::default(), half)?;
+        let counts = stand_in.counts()?;
+        let captured = counts["cuStreamBeginCapture_v2"];
+        let added = counts["cuGraphAddChildGraphNode"];
+        check(captured > 60 && captured == added, || format!("{captured} and {added} calls"))?;
+        check(eager == replayed, || "a graph gives other bits than its calls".into())?;
+        drop(session);
+        let (held, library) = (stand_in.counts()?["held"], stand.held()?);
+        check(held == 0 && library == 0, || format!("{held} and {library} objects are left"))?;
+    }
+    Ok(())
+}
+
+/// A forward product whose operands are halves.
+fn half_product() -> Product {
+    let half = |shape| TensorType { dtype: DType::F16, shape };
+    let (map, weights) = (half(Shape::new(2, 3, 4, 64)), half(Shape::new(64, 3, 3, 64)));
+    let op: Op = Conv2d::new(1, 1).into();
+    let io = Io { inputs: vec![map, weights], outputs: vec![map] };
+    Product { key: key(&op, &io), op, io, flops: 1 }
+}
+
+fn tuned(session: &mut Session) -> Result<Vec<(u32, Option<String>)>, Failed> {
+    let effort = Effort { budget: Duration::from_secs(600), sweep: true };
+    let report = tune_products(session, &[half_product()], &mut Memory::nowhere(), effort)?;
+    let library = report.trials.into_iter().filter_map(|t| match t.variant {
+        Variant::Library { rank } => Some((rank, t.refused)),
+        _ => None,
+    });
+    Ok(library.collect())
+}
+
+/// A tuner compares the library's proposals like any candidate: a wrong one is refused, and so is
+/// one whose call fails.
+pub(crate) fn compared() -> Result<(), Failed> {
+    let (_alone, stand) = (StandIn::new()?, Stand::new()?);
+    let refused = |session: &mut Session| -> Result<Vec<(u32, String)>, Failed> {
+        let tried = tuned(session)?;
+        check(tried.len() == 4, || format!("{tried:?}"))?;
+        Ok(tried.into_iter().filter_map(|(rank, why)| Some((rank, why?))).collect())
+    };
+    let session = || -> Result<Session, Failed> {
+        let mut session = open(OpenOptions::default())?;
+        session.set_target(Target { half: Some(Half::F16), ..session.target() });
+        Ok(session)
+    };
+    check(refused(&mut session()?)?.is_empty(), || "a right proposal was refused".into())?;
+    for (wrong, rank) in [(TENSOR_CORES, 0), (SECOND, 1)] {
+        stand.set(wrong, "", 0)?;
+        let said = refused(&mut session()?)?;
+        let one = matches!(&said[..], [(r, why)] if *r == rank && why.contains("differs"));
+        check(one, || format!("engine {wrong}: {said:?}"))?;
+    }
+    stand.set(-1, "cudnnBackendExecute", 1)?;
+    let said = refused(&mut session()?)?;
+    let named = ["cuDNN", "cudnnBackendExecute", "CUDNN_STATUS_EXECUTION_FAILED", "conv2d"];
+    let one = matches!(&said[..], [(0, why)] if named.iter().all(|n| why.contains(n)));
+    check(one, || format!("{said:?}"))
+}
+
+/// Every call of the library fails once: one error that names it, and nothing is left.
+pub(crate) fn every_call_fails_once() -> Result<(), Failed> {
+    let (stand_in, stand) = (StandIn::new()?, Stand::new()?);
+    let scenario = || -> Result<(), String> {
+        let mut session =
+            open(OpenOptions::default()).map_err(|e| e.message().unwrap_or_default().to_owned())?;
+        let wanted = Variant::Library { rank: 1 };
+        let case = aavae::ops::all_cases()
+            .into_iter()
+            .find(|c| c.half.is_none() && c.name == "epilogue bias+add+relu+mask")
+            .ok_or("no case")?;
+        trial(&case, &mut session, wanted).map(drop)
+    };
+    scenario()?;
+    let mut tried = 0;
+    for call in [
+        "cudnnCreate",
+        "cudnnSetStream",
+        "cudnnBackendCreateDescriptor",
+        "cudnnBackendSetAttribute",
+        "cudnnBackendGetAttribute",
+        "cudnnBackendExecute",
+    ] {
+        for nth in [1, 2, 5, 20] {
+            stand_in.fail("", 0, 0)?;
+            stand.set(-1, call, nth)?;
+            match scenario() {
+                Err(why) => check(why.contains(call), || format!("{call} {nth}: {why}"))?,
+                // Another estimate is asked.
+                Ok(()) if call == "cudnnBackendGetAttribute" => continue,
+                // There are not so many calls.
+                Ok(()) if nth > 1 && !call.contains("Descriptor") => continue,
+                Ok(()) => return Err(format!("{call} {nth} failed and nobody noticed").into()),
+            }
+            let (held, library) = (stand_in.counts()?["held"], stand.held()?);
+            check(held == 0 && library == 0, || {
+                format!("{call} {nth}: {held} and {library} objects are left")
+            })?;
+            tried += 1;
+        }
+    }
+    check(tried > 12, || format!("only {tried} failures"))
+}
