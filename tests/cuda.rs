@@ -62,7 +62,7 @@ fn tiles(case: &Case) -> Vec<Variant> {
         let size = match v {
             Variant::Tile(t) => [t.m, t.n, t.k, t.rows, t.cols, 0],
             Variant::Coop(t) => [t.m, t.n, t.k, t.rows, t.cols, t.buffers],
-            Variant::Only | Variant::Broadcast { .. } => return true,
+            Variant::Only | Variant::Broadcast { .. } | Variant::Library { .. } => return true,
         };
         let new = !seen.contains(&size);
         seen.push(size);

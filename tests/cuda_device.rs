@@ -10,6 +10,8 @@ mod compiler;
 mod products;
 #[path = "cuda/proposals.rs"]
 mod proposals;
+#[path = "cuda/runs.rs"]
+mod runs;
 mod support;
 
 use std::collections::BTreeMap;
@@ -27,7 +29,6 @@ use aavae::method::{Method, Training, training};
 use aavae::ops::{
     Conv2d, Conv2dWeightGrad, Dot, Emit, Io, Op, Relu, Scale, StepUniforms, Target, Variant, key,
 };
-use aavae::run::checkpoint::Checkpoint;
 use aavae::shader::cuda::{STATIC, TARGET};
 use aavae::tensor::{DType, Half, Shape, TensorType};
 use aavae::tune::{Effort, Memory, Product, tune_products};
@@ -439,136 +440,6 @@ fn errors_have_kinds() -> Result<(), Failed> {
     check(other.as_ref().is_some_and(|e| e.contains("no CUDA device 7")), || format!("{other:?}"))
 }
 
-/// Flags of a run of a few small steps.
-///
-/// Nothing is held out: a stand-in computes a thousandth of what a GPU does.
-const TINY: &str = "--dataset folder --no-shuffle --width 8 --batch-size 2 --no-tune";
-
-/// Eight images to train on and four to test on, in two classes.
-fn images(dir: &Path) -> Result<String, Failed> {
-    for (split, count) in [("train", 4), ("test", 2)] {
-        for class in ["a", "b"] {
-            let folder = dir.join(split).join(class);
-            std::fs::create_dir_all(&folder)?;
-            for i in 0..count {
-                let shade = |x: u32, y: u32| (x * 7 + y * 3 + i * 40) as u8 ^ class.as_bytes()[0];
-                let image = image::RgbImage::from_fn(32, 32, |x, y| {
-                    image::Rgb([shade(x, y), shade(y, x), shade(x + y, y)])
-                });
-                image.save(folder.join(format!("{i}.png")))?;
-            }
-        }
-    }
-    Ok(format!("{TINY} --data-dir {}", dir.display()))
-}
-
-fn pretrain() -> Result<(), Failed> {
-    let folder = build("stand-in", &ALL)?;
-    let dir = tempfile::tempdir()?;
-    let at = |name: &str| dir.path().join(name).display().to_string();
-    let counts = at("counts");
-    let tiny = images(&dir.path().join("images"))?;
-    let run = |out: &str, more: &str| {
-        let line = format!("pretrain --device cuda {more} --out {}", at(out));
-        aavae(&folder, &line, &[("STAND_IN_COUNTS", &counts)])
-    };
-    let whole = succeeded(&run("whole", &format!("{tiny} --max-steps 4 --no-eval"))?)?;
-    let device = whole["device"].as_str().unwrap_or_default();
-    check(device.contains("cuda:stand-in (sm_90"), || whole.to_string())?;
-    let text = std::fs::read_to_string(&counts)?;
-    check(text.lines().any(|l| l == "held 0"), || format!("something is left:\n{text}"))?;
-    succeeded(&run("parts", &format!("{tiny} --max-steps 2 --no-eval"))?)?;
-    let resumed = succeeded(&run("parts", "--resume --max-steps 4 --no-eval")?)?;
-    let same = whole["sha256"].is_string() && whole["sha256"] == resumed["sha256"];
-    check(same, || format!("resumed: {resumed}, straight: {whole}"))?;
-    let line = format!("probe {} --device cuda:0 --epochs 1 --batch-size 4 --json", at("whole"));
-    succeeded(&aavae(&folder, &line, &[])?)?;
-    Ok(())
-}
-
-/// A failure in the middle is one error, and the run goes on from what was saved with the bits of
-/// one that did not fail.
-fn a_failing_run_keeps_its_checkpoints() -> Result<(), Failed> {
-    let folder = build("stand-in", &ALL)?;
-    let dir = tempfile::tempdir()?;
-    let counts = dir.path().join("counts").display().to_string();
-    let start = |out: &Path, more: &str, set: &[(&str, &str)]| {
-        let line = format!("pretrain --device cuda --no-eval --out {} {more}", out.display());
-        aavae(&folder, &line, set)
-    };
-    let tiny = images(&dir.path().join("images"))?;
-    let new = format!("{tiny} --save-minutes 0 --max-steps 8");
-    let straight = start(&dir.path().join("straight"), &new, &[("STAND_IN_COUNTS", &counts)])?;
-    let straight = succeeded(&straight)?;
-    let text = std::fs::read_to_string(&counts)?;
-    for (call, code) in [("cuGraphLaunch", 719), ("cuMemcpyDtoHAsync_v2", 1), ("cuEventRecord", 1)]
-    {
-        let count = text.lines().find_map(|l| l.strip_prefix(call)?.trim().parse::<u64>().ok());
-        let count = count.ok_or_else(|| format!("no {call} in\n{text}"))?;
-        // Behind the checkpoint of the first of two epochs.
-        let fail = format!("{call}:{}:{code}", count * 3 / 4);
-        let out = dir.path().join(call);
-        let ran = start(&out, &new, &[("STAND_IN_FAIL", &fail)])?;
-        let stderr = String::from_utf8_lossy(&ran.stderr).into_owned();
-        // A device that is lost is opened anew, and the run goes on.
-        let recovered = ran.status.success() && stderr.contains("lost");
-        if !recovered {
-            failed(&ran, &[call], "")?;
-        }
-        let entries = std::fs::read_dir(out.join("checkpoints"))?.flatten().map(|e| e.path());
-        // Beside the checkpoints lies a marker while none is saved.
-        let saved: Vec<_> =
-            entries.filter(|p| p.extension().is_some_and(|e| e == "safetensors")).collect();
-        check(!saved.is_empty(), || format!("{fail}: no checkpoint\n{stderr}"))?;
-        for path in saved {
-            Checkpoint::load(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-        }
-        let resumed = succeeded(&start(&out, "--resume", &[])?)?;
-        let same = straight["sha256"].is_string() && straight["sha256"] == resumed["sha256"];
-        check(same, || format!("{fail}: resumed {resumed}, straight {straight}"))?;
-    }
-    Ok(())
-}
-
-fn missing_libraries() -> Result<(), Failed> {
-    let none = build("stand-in-none", &[])?;
-    let driver = build("stand-in-driver", &[DRIVER])?;
-    let both = build("stand-in", &ALL)?;
-    let line = "check --device cuda";
-    // The system's own driver, if it has one, is another test's.
-    let ran = aavae(&none, line, &[])?;
-    if !ran.status.success() {
-        failed(&ran, &["no CUDA", "driver"], "nvidia-smi")?;
-    }
-    failed(&aavae(&driver, line, &[])?, &["libnvrtc.so.13"], "pip install 'nvidia-cuda-nvrtc<14'")?;
-    let old = aavae(&both, line, &[("STAND_IN_DRIVER", "11080")])?;
-    failed(&old, &["CUDA 11.8", "12.0"], "525")?;
-    // A compiler of CUDA 13 does not serve a driver of CUDA 12.
-    let older = aavae(&both, line, &[("STAND_IN_DRIVER", "12020")])?;
-    failed(&older, &["libnvrtc.so.12"], "nvidia-cuda-nvrtc-cu12")?;
-    let no_device = aavae(&both, "check --device cuda:3", &[])?;
-    failed(&no_device, &["no CUDA device 3", "found 1"], "devices")?;
-    let listed = succeeded(&aavae(&both, "devices --json", &[])?)?;
-    let gpu = &listed["cuda"]["gpus"][0];
-    let whole = gpu["name"] == "stand-in" && gpu["capability"] == "9.0";
-    check(whole && listed["cuda"]["missing"].is_null(), || listed.to_string())?;
-    let library = &listed["cuda"]["products"];
-    let found = library[0] == "9.12.34"
-        && library[1].as_str().is_some_and(|path| path.ends_with("libcudnn.so.9"));
-    check(found && listed["cuda"]["optional"].is_null(), || listed.to_string())?;
-    // What needs not be there is no error.
-    let without = build("stand-in-kernels", &[DRIVER, COMPILER])?;
-    let listed = succeeded(&aavae(&without, "devices --json", &[])?)?;
-    let (missing, more) = (&listed["cuda"]["missing"], &listed["cuda"]["optional"]);
-    let said = more[1].as_str().is_some_and(|hint| hint.contains("pip install nvidia-cudnn-cu13"));
-    // The Python of this machine may have the real one.
-    let found = !listed["cuda"]["products"].is_null();
-    check(missing.is_null() && (said || found), || listed.to_string())?;
-    let listed = succeeded(&aavae(&driver, "devices --json", &[])?)?;
-    let missing = listed["cuda"]["missing"][1].as_str().unwrap_or_default();
-    check(missing.contains("pip install"), || listed.to_string())
-}
-
 fn main() -> ExitCode {
     if let Some(code) = proposals::worker() {
         return code;
@@ -607,9 +478,12 @@ fn main() -> ExitCode {
         Trial::test("steps do not allocate", steps_do_not_allocate),
         Trial::test("every call fails once", every_call_fails_once),
         Trial::test("errors have kinds", errors_have_kinds),
-        Trial::test("pretrain, resume and probe", pretrain),
-        Trial::test("a failing run keeps its checkpoints", a_failing_run_keeps_its_checkpoints),
-        Trial::test("missing libraries are errors", missing_libraries),
+        Trial::test("pretrain, resume and probe", runs::pretrain),
+        Trial::test(
+            "a failing run keeps its checkpoints",
+            runs::a_failing_run_keeps_its_checkpoints,
+        ),
+        Trial::test("missing libraries are errors", runs::missing_libraries),
     ];
     libtest_mimic::run(&args, trials).exit_code()
 }

@@ -102,8 +102,8 @@ pub enum Variant {
     },
     /// Cooperative matrices: of half products ([`super::OpDef::rounded`]) only.
     Coop(CoopTile),
-    /// A library of the device's vendor. The first dispatch of its lowering says what is computed: a
-    /// device calls the library in place of that kernel, whose text gives the same numbers.
+    /// A library of the device's vendor. The first dispatch of its lowering says what is computed:
+    /// a device calls the library in place of that kernel, whose text gives the same numbers.
     Library {
         /// Which of the ways that the library proposes for the product, the most promising first.
         rank: u32,

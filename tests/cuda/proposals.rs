@@ -1,8 +1,8 @@
 //! What the real cuDNN proposes for every product of the networks, without a GPU: it takes a
 //! description of one, and a stand-in for the driver (`driver.cpp`).
 //!
-//! Runs where cuDNN is (a gigabyte, so the suite does not fetch it): [`PACKAGES`] names a folder that
-//! `pip install --target FOLDER --no-deps nvidia-cudnn-cu13==9.28.1.4 'nvidia-cublas<14'
+//! Runs where cuDNN is (a gigabyte, so the suite does not fetch it): [`PACKAGES`] names a folder
+//! that `pip install --target FOLDER --no-deps nvidia-cudnn-cu13==9.28.1.4 'nvidia-cublas<14'
 //! 'nvidia-cuda-nvrtc<14'` has filled. The table that it compares is `cudnn.txt`, written anew with
 //! `UPDATE_GOLDENS=1`.
 

@@ -4,8 +4,8 @@
 //!
 //! Operands keep their types and sums are f32, as everywhere; the epilogue is fused in f32 and
 //! rounded once. Engines that sum in no fixed order, or in less than f32, are passed over, and with
-//! f32 operands those of tensor cores, which round them. A result of another type than its operands,
-//! the gradient of weights, is a fused conversion.
+//! f32 operands those of tensor cores, which round them. A result of another type than its
+//! operands, the gradient of weights, is a fused conversion.
 
 use std::ffi::c_int;
 use std::rc::Rc;
@@ -226,7 +226,7 @@ const IDENTITY: c_int = 21;
 const RELU_FORWARD: c_int = 100;
 const RELU_BACKWARD: c_int = 200;
 
-/// The product as a graph of cuDNN's operations. Tensors have the numbers of their bindings, from 1.
+/// The product as a graph of cuDNN's operations. A tensor has the number of its binding, from 1.
 pub(super) fn graph(
     library: &Rc<Cudnn>,
     product: &Product,

@@ -11,7 +11,7 @@ impl Context {
         self: &Rc<Self>,
         queue: impl FnOnce(),
     ) -> Result<Captured, Failed> {
-        // CU_STREAM_CAPTURE_MODE_RELAXED: the library may do meanwhile what it likes on this thread.
+        // CU_STREAM_CAPTURE_MODE_RELAXED: the library may do what it likes on this thread.
         call!(&self.driver, cuStreamBeginCapture_v2(self.stream, 2))?;
         queue();
         let mut handle = std::ptr::null_mut();
