@@ -363,7 +363,7 @@ export class Lane {
   }
 
   neighbours(picture, { cosines }, step) {
-    this.find(".near").textContent = `Nearest of ${this.near} training images after ${step} steps, by cosine of their features`;
+    this.find(".near").textContent = `Nearest of up to ${this.near} training images after ${step} steps, by cosine of their features`;
     this.tiles(".neighbours", picture, (i) => `neighbour ${i + 1}`, (i) => cosines[i].toFixed(3));
   }
 
