@@ -21,7 +21,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aavae::check::{name, trial, variants};
-use aavae::device::cuda::{Cuda, FOLDERS, OpenOptions};
+use aavae::device::cuda::{CUDNN, Cuda, FOLDERS, OpenOptions};
 use aavae::device::{Data, DeviceError, Session};
 use aavae::ir::Graph;
 use aavae::ir::resident::{ImageSet, gather};
@@ -71,6 +71,7 @@ fn with_stand_ins(program: &Path, folder: &Path) -> Command {
     let objects = cache("stand-in-objects");
     command.env(FOLDERS, folder).env("STAND_IN_INCLUDE", folder).env("STAND_IN_OBJECTS", &objects);
     command.env("XDG_CACHE_HOME", cache("stand-in-cache")).env("NODEVICE_SELECT", "1");
+    command.env(CUDNN, "1");
     for variable in ["CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH"] {
         command.env_remove(variable);
     }

@@ -125,8 +125,14 @@ pub(crate) fn missing_libraries() -> Result<(), Failed> {
     let found = library[0] == "9.12.34"
         && library[1].as_str().is_some_and(|path| path.ends_with("libcudnn.so.9"));
     check(found && listed["cuda"]["optional"].is_null(), || listed.to_string())?;
-    // What needs not be there is no error.
+    // What needs not be there is no error, unless it is asked for.
     let without = build("stand-in-kernels", &[DRIVER, COMPILER])?;
+    let asked = aavae(&without, "check --device cuda --only relu", &[])?;
+    if !asked.status.success() {
+        failed(&asked, &["cuDNN", "libcudnn.so.9"], "unset AAVAE_CUDNN")?;
+    }
+    let only = "check --device cuda --only relu --json";
+    succeeded(&aavae(&without, only, &[("AAVAE_CUDNN", "0")])?)?;
     let listed = succeeded(&aavae(&without, "devices --json", &[])?)?;
     let (missing, more) = (&listed["cuda"]["missing"], &listed["cuda"]["optional"]);
     let said = more[1].as_str().is_some_and(|hint| hint.contains("pip install nvidia-cudnn-cu13"));

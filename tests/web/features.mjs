@@ -93,7 +93,7 @@ const says = (selector, text) =>
     { timeout: MINUTE },
   );
 const count = (selector) => page.locator(selector).count();
-const arrives = (selector) => page.waitForSelector(selector, { timeout: 2 * MINUTE });
+const arrives = (selector) => page.waitForSelector(selector, { timeout: 8 * MINUTE });
 
 await trial("settings of a method, in the address", async () => {
   const shown = async (method) => {
@@ -136,7 +136,7 @@ await trial("another learning rate, in the same run", async () => {
   await page.fill("[name=learning_rate]", "0.0005");
   await page.press("[name=learning_rate]", "Enter"); // the change, and Start
   const stepped = () => Number(document.querySelector(".lane").dataset.step) > 1;
-  await page.waitForFunction(stepped, null, { timeout: 2 * MINUTE });
+  await page.waitForFunction(stepped, null, { timeout: 8 * MINUTE });
   await page.click("#pause");
   await state(["paused"]);
   await save(page, ".metrics", join(out, "rates.jsonl"));
@@ -255,7 +255,7 @@ await trial("CIFAR-10's binary files, dropped", async () => {
       return lane?.dataset.state === "failed" || lane?.querySelector("progress").value > 0;
     },
     null,
-    { timeout: 2 * MINUTE },
+    { timeout: 8 * MINUTE },
   );
   const said = await page.textContent(".lane .error");
   assert.equal(await page.getAttribute(".lane", "data-state"), "preparing", said);

@@ -11,6 +11,9 @@ use super::driver::Driver;
 use super::nvrtc::Nvrtc;
 use crate::device::DeviceError;
 
+/// Set to 1, it lets the tuner compare cuDNN's engines with our kernels. None of them has run on a
+/// GPU under this program yet, so it is asked for.
+pub const CUDNN: &str = "AAVAE_CUDNN";
 /// Folders to look into first, separated as in `PATH`.
 pub const FOLDERS: &str = "AAVAE_CUDA_LIBS";
 /// The oldest and the newest major version of CUDA whose compiler is known to fit.
@@ -152,6 +155,18 @@ pub(super) fn compiler(driver: &Driver) -> Result<(Nvrtc, PathBuf), DeviceError>
 pub(super) fn install_products(major: i32) -> String {
     let blas = if major == 12 { "nvidia-cublas-cu12" } else { "'nvidia-cublas<14'" };
     format!("pip install nvidia-cudnn-cu{major} {blas}")
+}
+
+/// Opens cuDNN if it is asked for ([`CUDNN`]).
+///
+/// # Errors
+/// If it is asked for and there is none that fits.
+pub(super) fn wanted(major: i32) -> Result<Option<Rc<Cudnn>>, DeviceError> {
+    if std::env::var_os(CUDNN).is_none_or(|asked| asked != "1") {
+        return Ok(None);
+    }
+    let hint = format!("`{}`, or unset {CUDNN}", install_products(major));
+    products(major).map(Some).map_err(|why| missing(format!("cuDNN: {why}"), hint))
 }
 
 /// Opens cuDNN, where there is one that fits the compiler of CUDA `major`.

@@ -9,7 +9,7 @@
 //! (`graph`), and every whole step from then on is one launch of it.
 //! What changes from step to step lies in the uniform, which is copied to the device before.
 //!
-//! Where cuDNN is installed its engines are candidates for products
+//! Where cuDNN is installed and asked for ([`CUDNN`]) its engines are candidates for products
 //! ([`Variant::Library`](crate::ops::Variant)): a tuner compares them with our kernels on the very
 //! device and takes one only where it is right and faster. No default takes one.
 
@@ -42,7 +42,7 @@ use compile::{Code, CompileError, Compiler};
 use cudnn::Cudnn;
 use driver::{Address, Context, Event, Failed, Graph, Memory, Pinned};
 use graph::Touched;
-pub use libraries::FOLDERS;
+pub use libraries::{CUDNN, FOLDERS};
 use product::{Call, Products};
 pub use report::{GpuInfo, Installation, report};
 
@@ -160,7 +160,7 @@ impl Cuda {
         let context = Context::new(driver, &gpu).map_err(failed)?;
         let compiler = Compiler::new(nvrtc, gpu.capability);
         let (nvrtc_major, nvrtc_minor) = compiler.version();
-        let library = libraries::products(nvrtc_major).ok();
+        let library = libraries::wanted(nvrtc_major)?;
         let cudnn =
             library.as_ref().map_or(String::new(), |l| format!(", cuDNN {}", l.describe()[0]));
         let name = format!(

@@ -414,8 +414,9 @@ pub(super) fn described(library: &Rc<Cudnn>, json: &str) -> Result<Rc<Descriptor
 
 /// The products that a device has asked its library for.
 pub(super) struct Products {
-    on: Rc<OnDevice>,
+    // Plans go before what they were made with.
     known: Vec<(Product, Proposals)>,
+    on: Rc<OnDevice>,
 }
 
 /// What the library proposes for a product.
@@ -489,10 +490,10 @@ impl Products {
 
 /// A call of the library.
 pub(super) struct Call {
-    on: Rc<OnDevice>,
-    prepared: Rc<Prepared>,
     pack: Rc<Descriptor>,
+    prepared: Rc<Prepared>,
     pub(super) workspace: Memory,
+    on: Rc<OnDevice>,
 }
 
 impl Call {

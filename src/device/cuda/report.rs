@@ -28,7 +28,8 @@ pub struct Installation {
     pub driver: Option<[String; 2]>,
     /// Version of the run-time compiler, and its library.
     pub compiler: Option<[String; 2]>,
-    /// Version of cuDNN, which may compute products, and its library.
+    /// Version of cuDNN, which computes products where it is asked for ([`super::CUDNN`]), and its
+    /// library.
     pub products: Option<[String; 2]>,
     /// What is missing, and what to do about it.
     pub missing: Option<[String; 2]>,
@@ -63,7 +64,9 @@ fn look(report: &mut Installation) -> Result<(), DeviceError> {
         Ok(library) => report.products = Some(library.describe()),
         Err(why) => {
             let hint = format!(
-                "it is not needed; `{}` lets a tuner compare it with our kernels",
+                "it is not needed; with it and {}=1 a tuner compares its engines with our \
+                 kernels: `{}`",
+                libraries::CUDNN,
                 libraries::install_products(major)
             );
             report.optional = Some([format!("no cuDNN: {why}"), hint]);
