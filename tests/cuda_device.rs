@@ -25,7 +25,7 @@ use aavae::device::cuda::{CUDNN, Cuda, FOLDERS, OpenOptions};
 use aavae::device::{Data, DeviceError, Session};
 use aavae::ir::Graph;
 use aavae::ir::resident::{ImageSet, gather};
-use aavae::method::{Method, Training, training};
+use aavae::method::{Method, Model, Training, training};
 use aavae::ops::{
     Conv2d, Conv2dWeightGrad, Dot, Emit, Io, Op, Relu, Scale, StepUniforms, Target, Variant, key,
 };
@@ -237,16 +237,22 @@ fn tunes() -> Result<(), Failed> {
     Ok(())
 }
 
-/// Four steps of AAVAE: scalars, then all states, as bits.
+/// Four steps of a model on an empty session: scalars, then all states, as bits.
+fn four_steps(session: &mut Session, model: &Model) -> Result<Vec<Vec<u32>>, Failed> {
+    session.allocate(&model.graph.layout);
+    let id = support::load(session, model, true)?;
+    support::reset(session, model, 7)?;
+    support::fill(session, id)?;
+    let mut all = support::run(session, id, 7, 0..4, 1e-3)?;
+    all.extend(support::states(session)?);
+    Ok(all)
+}
+
+/// Four steps of AAVAE, on a device opened so.
 fn train(options: OpenOptions) -> Result<(Session, Vec<Vec<u32>>), Failed> {
     let model = training(&support::config(Method::Aavae, 16, 2), Training::default());
     let mut session = Session::from(Cuda::open(0, options)?);
-    session.allocate(&model.graph.layout);
-    let id = support::load(&mut session, &model, true)?;
-    support::reset(&mut session, &model, 7)?;
-    support::fill(&mut session, id)?;
-    let mut all = support::run(&mut session, id, 7, 0..4, 1e-3)?;
-    all.extend(support::states(&mut session)?);
+    let all = four_steps(&mut session, &model)?;
     Ok((session, all))
 }
 

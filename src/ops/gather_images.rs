@@ -50,7 +50,8 @@ impl OpDef for GatherImages {
         let n = indices.shape.n;
         let good = *indices == TensorType::u32(Shape::new(n, 1, 1, 1)) && n > 0;
         if !good || parts.is_empty() {
-            let message = format!("takes u32[N, 1, 1, 1] and parts, got {indices} and no others");
+            let count = parts.len();
+            let message = format!("takes u32[N, 1, 1, 1] and parts, got {indices} and {count}");
             return Err(ShapeError::new(Self::NAME, message));
         }
         if let Some(ty) = parts.iter().find(|ty| **ty != self.images(ty.shape.n) || ty.shape.n == 0)

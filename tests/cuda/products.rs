@@ -15,8 +15,8 @@ use aavae::tune::{Effort, Memory, Product, products, tune_products};
 use libloading::Library;
 use libtest_mimic::Failed;
 
-use crate::StandIn;
 use crate::support::{self, check};
+use crate::{StandIn, four_steps};
 
 /// Proposals of the stand-in: these compute, with f32 operands the first does not count.
 const TENSOR_CORES: c_int = 1;
@@ -105,12 +105,7 @@ fn train(options: OpenOptions, half: Option<Half>) -> Result<(Session, Vec<Vec<u
     let planned = lower("train", &model.graph, session.options());
     let taken = planned.ops.iter().filter(|o| o.library().is_some()).count();
     check(taken > 60, || format!("only {taken} products are the library's"))?;
-    session.allocate(&model.graph.layout);
-    let id = support::load(&mut session, &model, true)?;
-    support::reset(&mut session, &model, 7)?;
-    support::fill(&mut session, id)?;
-    let mut all = support::run(&mut session, id, 7, 0..4, 1e-3)?;
-    all.extend(support::states(&mut session)?);
+    let all = four_steps(&mut session, &model)?;
     Ok((session, all))
 }
 
@@ -135,18 +130,18 @@ pub(crate) fn graphs() -> Result<(), Failed> {
     Ok(())
 }
 
-/// A forward product whose operands are halves.
-fn half_product() -> Product {
-    let half = |shape| TensorType { dtype: DType::F16, shape };
-    let (map, weights) = (half(Shape::new(2, 3, 4, 64)), half(Shape::new(64, 3, 3, 64)));
+/// A forward product of such operands.
+fn product(dtype: DType) -> Product {
+    let of = |shape| TensorType { dtype, shape };
+    let (map, weights) = (of(Shape::new(2, 3, 4, 64)), of(Shape::new(64, 3, 3, 64)));
     let op: Op = Conv2d::new(1, 1).into();
     let io = Io { inputs: vec![map, weights], outputs: vec![map] };
     Product { key: key(&op, &io), op, io, flops: 1 }
 }
 
-fn tuned(session: &mut Session) -> Result<Vec<(u32, Option<String>)>, Failed> {
+fn tuned(session: &mut Session, dtype: DType) -> Result<Vec<(u32, Option<String>)>, Failed> {
     let effort = Effort { budget: Duration::from_secs(600), sweep: true };
-    let report = tune_products(session, &[half_product()], &mut Memory::nowhere(), effort)?;
+    let report = tune_products(session, &[product(dtype)], &mut Memory::nowhere(), effort)?;
     let library = report.trials.into_iter().filter_map(|t| match t.variant {
         Variant::Library { rank } => Some((rank, t.refused)),
         _ => None,
@@ -159,7 +154,7 @@ fn tuned(session: &mut Session) -> Result<Vec<(u32, Option<String>)>, Failed> {
 pub(crate) fn compared() -> Result<(), Failed> {
     let (_alone, stand) = (StandIn::new()?, Stand::new()?);
     let refused = |session: &mut Session| -> Result<Vec<(u32, String)>, Failed> {
-        let tried = tuned(session)?;
+        let tried = tuned(session, DType::F16)?;
         check(tried.len() == 4, || format!("{tried:?}"))?;
         Ok(tried.into_iter().filter_map(|(rank, why)| Some((rank, why?))).collect())
     };
@@ -174,6 +169,13 @@ pub(crate) fn compared() -> Result<(), Failed> {
         let said = refused(&mut session()?)?;
         let one = matches!(&said[..], [(r, why)] if *r == rank && why.contains("differs"));
         check(one, || format!("engine {wrong}: {said:?}"))?;
+    }
+    // Of f32 operands tensor cores are not asked for: the first proposal is the second engine.
+    for (wrong, ranks) in [(TENSOR_CORES, &[][..]), (SECOND, &[0])] {
+        stand.set(wrong, "", 0)?;
+        let tried = tuned(&mut open(OpenOptions::default())?, DType::F32)?;
+        let refused: Vec<u32> = tried.iter().filter(|t| t.1.is_some()).map(|t| t.0).collect();
+        check(tried.len() == 4 && refused == ranks, || format!("engine {wrong}: {tried:?}"))?;
     }
     stand.set(-1, "cudnnBackendExecute", 1)?;
     let said = refused(&mut session()?)?;

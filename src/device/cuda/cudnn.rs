@@ -269,7 +269,7 @@ impl Descriptor {
         Ok(Rc::new(self))
     }
 
-    /// An attribute's elements, at most as many as `room` has; `room` says what they are before.
+    /// Reads an attribute's elements, at most as many as `room` has; how many there are.
     pub(super) fn get<T: Value>(&self, attribute: c_int, room: &mut [T]) -> Result<usize, String> {
         let (most, list, mut count) = (room.len() as i64, room.as_mut_ptr().cast(), 0);
         call!(
