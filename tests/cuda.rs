@@ -24,7 +24,7 @@ mod toolkit;
 
 use std::process::{Command, ExitCode};
 
-use aavae::check::{graph, io, name, trial, variants};
+use aavae::check::{Reference, graph, io, name, variants};
 use aavae::device::{Host, Session};
 use aavae::ir::Group;
 use aavae::method::{Method, Training, training};
@@ -72,10 +72,12 @@ fn tiles(case: &Case) -> Vec<Variant> {
 }
 
 fn op(case: &Case) -> Result<(), Failed> {
+    let reference = Reference::of(case)?;
     for (i, variant) in tiles(case).into_iter().enumerate() {
         let orders = if i == 0 { &Order::ALL[..] } else { &Order::ALL[i % 3..][..1] };
         for order in orders {
-            trial(case, &mut Emulated::session(*order), variant)
+            reference
+                .trial(&mut Emulated::session(*order), variant)
                 .map_err(|e| format!("{variant}, threads {order:?}: {e}"))?;
         }
     }
@@ -186,9 +188,10 @@ fn notices(ops: &str, half: Option<Half>, copies: bool, bug: &Bug) -> Result<(),
     }
     check(planted, || format!("nothing of `{ops}` holds `{}` {} times", bug.from, bug.nth + 1))?;
     for (case, variant) in &cases {
+        let reference = Reference::of(case)?;
         for order in Order::ALL {
             let mut session = Session::from(Emulated::new(order, bug.clone()));
-            match trial(case, &mut session, *variant) {
+            match reference.trial(&mut session, *variant) {
                 // A text that does not compile shows nothing.
                 Err(e) if e.contains(compiler::REFUSES) => return Err(e.into()),
                 Err(_) => return Ok(()),

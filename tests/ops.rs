@@ -7,7 +7,7 @@
 
 use std::process::ExitCode;
 
-use aavae::check::{close, name, trial, variants};
+use aavae::check::{Reference, close, name, trial, variants};
 use aavae::device::wgpu::{Gpu, OpenOptions, adapters};
 use aavae::device::{Device, Host, Pick, Session};
 use aavae::ops::{Case, Target, Variant};
@@ -16,10 +16,12 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 fn gpu_trial(case: &Case, adapter: &Pick, variant: Variant) -> Result<(), Failed> {
     let small = case.inputs.iter().all(|i| i.0.shape.len() <= 100_000);
+    let reference = Reference::of(case)?;
     for checked in if small { vec![false, true] } else { vec![false] } {
         let mut session =
             Session::from(Gpu::pick(adapter, OpenOptions { checked, ..OpenOptions::default() })?);
-        trial(case, &mut session, variant)
+        reference
+            .trial(&mut session, variant)
             .map_err(|e| format!("{e} ({})", if checked { "checked" } else { "unchecked" }))?;
     }
     Ok(())
@@ -99,9 +101,11 @@ const FAULTS: [(&str, &str, Fault); 8] = [
 fn refused(case: &Case, adapter: &Pick, target: &Target, fault: Fault) -> Result<(), Failed> {
     let all = variants(case, target);
     let tiles = all.into_iter().filter(|v| matches!(v, Variant::Tile(_) | Variant::Only));
+    let reference = Reference::of(case)?;
     for variant in tiles {
         let options = OpenOptions { rewrite: Some(fault), ..OpenOptions::default() };
-        let result = trial(case, &mut Session::from(Gpu::pick(adapter, options)?), variant);
+        let mut session = Session::from(Gpu::pick(adapter, options)?);
+        let result = reference.trial(&mut session, variant);
         // Not a text that the driver refuses, but results that differ.
         if !result.as_ref().is_err_and(|e| e.contains("times the tolerance")) {
             return Err(format!("{variant}: {result:?}").into());

@@ -116,21 +116,6 @@ fn feed(session: &mut Session, id: PlanId, g: &Graph, data: &[Filled]) -> Result
     Ok(())
 }
 
-/// Outputs of the f64 reference.
-///
-/// # Errors
-/// None that the reference device can cause.
-pub fn expected(case: &Case) -> Result<Vec<Vec<f64>>, DeviceError> {
-    let g = graph(case);
-    let mut host = Session::from(Host::<f64>::new());
-    host.allocate(&g.layout);
-    let id = host.load(lower("trial", &g, Options::default()))?;
-    feed(&mut host, id, &g, &inputs(case))?;
-    host.count_from(id, STEP.serial);
-    host.run(id, &STEP)?;
-    (0..g.outputs.len()).map(|o| host.read_f64(id, o)).collect()
-}
-
 /// Types around the op of a case.
 pub fn io(case: &Case) -> Io {
     let g = graph(case);
@@ -151,57 +136,90 @@ pub fn plan(case: &Case, target: &Target, variant: Variant) -> Plan {
     lower("trial", &graph(case), Options { choices: &choices, ..Options::new(*target) })
 }
 
-/// Runs a case twice on a session that is emptied first, in one of its [`variants`], outputs
-/// poisoned, and compares with the reference. The second run must give the same bits: an op writes
-/// (=), and is deterministic. Returns the worst ratio of error to tolerance.
+/// A case with its inputs and what the f64 reference makes of them, for trials of several variants.
+pub struct Reference<'a> {
+    case: &'a Case,
+    graph: Graph,
+    inputs: Vec<Filled>,
+    outputs: Vec<Vec<f64>>,
+}
+
+impl<'a> Reference<'a> {
+    /// Computes the outputs.
+    ///
+    /// # Errors
+    /// None that the reference device can cause.
+    pub fn of(case: &'a Case) -> Result<Self, DeviceError> {
+        let (graph, inputs) = (graph(case), inputs(case));
+        let mut host = Session::from(Host::<f64>::new());
+        host.allocate(&graph.layout);
+        let id = host.load(lower("trial", &graph, Options::default()))?;
+        feed(&mut host, id, &graph, &inputs)?;
+        host.count_from(id, STEP.serial);
+        host.run(id, &STEP)?;
+        let outputs: Result<_, _> =
+            (0..graph.outputs.len()).map(|o| host.read_f64(id, o)).collect();
+        Ok(Self { case, inputs, outputs: outputs?, graph })
+    }
+
+    /// Runs the case twice on a session that is emptied first, in one of its [`variants`], outputs
+    /// poisoned, and compares with the reference. The second run must give the same bits: an op
+    /// writes (=), and is deterministic. Returns the worst ratio of error to tolerance.
+    ///
+    /// # Errors
+    /// What differs, or what the device said.
+    pub fn trial(&self, session: &mut Session, variant: Variant) -> Result<f64, String> {
+        let device = |e: DeviceError| e.to_string();
+        let (case, want) = (self.case, &self.outputs);
+        session.reset();
+        session.allocate(&self.graph.layout);
+        let io = io(case);
+        let plan = plan(case, &session.target(), variant);
+        let runs = |o: &PlannedOp| o.op == case.op && o.variant == variant;
+        assert!(plan.ops.iter().any(runs), "{}: a variant that this device cannot run", name(case));
+        let id = session.load(plan).map_err(device)?;
+        let terms = case.inputs.iter().map(|i| i.0.shape.len()).sum();
+        let mut first: Vec<Vec<f32>> = Vec::new();
+        let mut worst = 0.0f64;
+        for run in 0..2 {
+            if run == 0 {
+                session.poison(id).map_err(device)?;
+            }
+            feed(session, id, &self.graph, &self.inputs).map_err(device)?;
+            session.count_from(id, STEP.serial);
+            session.run(id, &STEP).map_err(device)?;
+            let got = (0..want.len())
+                .map(|o| session.read(id, o))
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(device)?;
+            for (o, (got, want)) in got.iter().zip(want).enumerate() {
+                let ratio = close(got, want, terms, case.slack, io.outputs[o].dtype)
+                    .map_err(|e| format!("output {o}, run {run}: {e}"))?;
+                worst = worst.max(ratio);
+            }
+            let same = run == 0
+                || first
+                    .iter()
+                    .flatten()
+                    .zip(got.iter().flatten())
+                    .all(|(a, b)| a.to_bits() == b.to_bits());
+            if !same {
+                return Err(
+                    "the second run gave other bits: the op adds where it should write, or is \
+                    not deterministic"
+                        .into(),
+                );
+            }
+            first = got;
+        }
+        Ok(worst)
+    }
+}
+
+/// One [`Reference::trial`] of a case.
 ///
 /// # Errors
 /// What differs, or what the device said.
 pub fn trial(case: &Case, session: &mut Session, variant: Variant) -> Result<f64, String> {
-    let device = |e: DeviceError| e.to_string();
-    let want = expected(case).map_err(device)?;
-    let g = graph(case);
-    session.reset();
-    session.allocate(&g.layout);
-    let io = io(case);
-    let plan = plan(case, &session.target(), variant);
-    let runs = |o: &PlannedOp| o.op == case.op && o.variant == variant;
-    assert!(plan.ops.iter().any(runs), "{}: a variant that this device cannot run", name(case));
-    let id = session.load(plan).map_err(device)?;
-    let data = inputs(case);
-    let terms = case.inputs.iter().map(|i| i.0.shape.len()).sum();
-    let mut first: Vec<Vec<f32>> = Vec::new();
-    let mut worst = 0.0f64;
-    for run in 0..2 {
-        if run == 0 {
-            session.poison(id).map_err(device)?;
-        }
-        feed(session, id, &g, &data).map_err(device)?;
-        session.count_from(id, STEP.serial);
-        session.run(id, &STEP).map_err(device)?;
-        let got = (0..want.len())
-            .map(|o| session.read(id, o))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(device)?;
-        for (o, (got, want)) in got.iter().zip(&want).enumerate() {
-            let ratio = close(got, want, terms, case.slack, io.outputs[o].dtype)
-                .map_err(|e| format!("output {o}, run {run}: {e}"))?;
-            worst = worst.max(ratio);
-        }
-        let same = run == 0
-            || first
-                .iter()
-                .flatten()
-                .zip(got.iter().flatten())
-                .all(|(a, b)| a.to_bits() == b.to_bits());
-        if !same {
-            return Err(
-                "the second run gave other bits: the op adds where it should write, or is \
-                not deterministic"
-                    .into(),
-            );
-        }
-        first = got;
-    }
-    Ok(worst)
+    Reference::of(case).map_err(|e| e.to_string())?.trial(session, variant)
 }

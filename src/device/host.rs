@@ -213,7 +213,8 @@ fn execute<T: Precision>(
     T::execute(&step.op, &mut call);
     for (output, ty) in call.outputs.iter_mut().zip(floats) {
         if let Some(half) = ty.dtype.half() {
-            output.par_chunks_mut(CHUNK).flatten().for_each(|x| *x = x.rounded(half));
+            let round = |part: &mut [T]| part.iter_mut().for_each(|x| *x = x.rounded(half));
+            output.par_chunks_mut(CHUNK).for_each(round);
         }
     }
     for (buffer, memory) in taken {

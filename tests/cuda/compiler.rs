@@ -124,7 +124,7 @@ fn compile(batch: &[(&str, &String)], bug: &Bug) -> Result<(), String> {
         source += &change(!bug.prelude, &kernel.text);
         made.push((*wgsl, name, kernel.bindings.len()));
     }
-    let path = library("kernels", &source, &["-O1", "-w"])?;
+    let path = library("kernels", &source, &["-Og", "-w"])?;
     #[allow(unsafe_code, reason = "kernels are native code of our own")]
     // SAFETY: the library was made from our own text, and loading it runs nothing.
     let library = unsafe { Library::new(&path) }.map_err(|e| e.to_string())?;

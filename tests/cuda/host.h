@@ -49,8 +49,10 @@ template <int DIGITS, int LEAST> struct host_half {
     double size = fabs((double)a);
     if (a != a) return 0x7fff;
     if (isinf(a)) return (unsigned short)(sign | infinity);
-    int exponent = LEAST;
-    while (size >= ldexp(2.0, exponent)) ++exponent;
+    // That of the leading one.
+    int exponent = 0;
+    frexp(size, &exponent);
+    exponent = size > 0 && exponent - 1 > LEAST ? exponent - 1 : LEAST;
     // In units of the last place, which double holds exactly; rint rounds to the even one of two.
     unsigned units = (unsigned)rint(ldexp(size, DIGITS - exponent));
     // A carry goes into the exponent, as does the leading one of what is not subnormal.
