@@ -33,6 +33,19 @@ static inline int __float2int_rz(float a) {
 static inline unsigned __float_as_uint(float a) { unsigned u; memcpy(&u, &a, 4); return u; }
 static inline float __uint_as_float(unsigned a) { float f; memcpy(&f, &a, 4); return f; }
 
+// 2^e, and the exponent of a number's leading digit: of doubles that are far from their own limits.
+static inline double host_power(int e) {
+  unsigned long long bits = (unsigned long long)(1023 + e) << 52;
+  double power;
+  memcpy(&power, &bits, 8);
+  return power;
+}
+static inline int host_exponent(double a) {
+  unsigned long long bits;
+  memcpy(&bits, &a, 8);
+  return (int)(bits >> 52 & 0x7ff) - 1023;
+}
+
 // 16-bit floats by the definition of IEEE 754, of their bits: of so many digits behind the leading one, and with an
 // exponent that is at least LEAST and counts from there.
 template <int DIGITS, int LEAST> struct host_half {
@@ -41,7 +54,8 @@ template <int DIGITS, int LEAST> struct host_half {
     unsigned sign = (unsigned)(a & 0x8000) << 16, size = a & 0x7fff, exponent = size / one, units = size % one;
     if (size >= infinity) return __uint_as_float(sign | 0x7f800000 | units << (23 - DIGITS));
     // What is not subnormal has a leading one.
-    double wide = exponent ? ldexp(one + units, (int)exponent - 1 + LEAST - DIGITS) : ldexp(units, LEAST - DIGITS);
+    double wide = exponent ? (one + units) * host_power((int)exponent - 1 + LEAST - DIGITS)
+                           : units * host_power(LEAST - DIGITS);
     return (float)(sign ? -wide : wide);
   }
   static unsigned short narrow(float a) {
@@ -49,12 +63,9 @@ template <int DIGITS, int LEAST> struct host_half {
     double size = fabs((double)a);
     if (a != a) return 0x7fff;
     if (isinf(a)) return (unsigned short)(sign | infinity);
-    // That of the leading one.
-    int exponent = 0;
-    frexp(size, &exponent);
-    exponent = size > 0 && exponent - 1 > LEAST ? exponent - 1 : LEAST;
+    int exponent = host_exponent(size) > LEAST ? host_exponent(size) : LEAST;
     // In units of the last place, which double holds exactly; rint rounds to the even one of two.
-    unsigned units = (unsigned)rint(ldexp(size, DIGITS - exponent));
+    unsigned units = (unsigned)rint(size * host_power(DIGITS - exponent));
     // A carry goes into the exponent, as does the leading one of what is not subnormal.
     unsigned bits = (unsigned)(exponent - LEAST) * one + units;
     return (unsigned short)(sign | (bits < infinity ? bits : infinity));
