@@ -7,9 +7,10 @@
 //! change `UPDATE_GOLDENS=1 cargo test --test cuda -- nvrtc` writes it anew and fails, so that the
 //! variable cannot stay set.
 //!
-//! Two versions for two architectures compile a thousand kernels in ten minutes of two cores. The
-//! table says of which texts it is, by a digest: while they are the same, each kernel is compiled
-//! by one of the four, and may take no more than the table says. `NVRTC_ALL=1` asks all four.
+//! Two versions for two architectures compile a thousand kernels in a quarter of an hour of a core.
+//! The table says of which texts it is, by a digest: while they are the same, each kernel is
+//! compiled by one of the four, and may take no more than the table says. `NVRTC_ALL=1` asks all
+//! four.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
