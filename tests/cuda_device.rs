@@ -225,7 +225,7 @@ fn tunes() -> Result<(), Failed> {
         product(Conv2d::new(1, 1).into(), [map, weights], map),
         product(weight_grad.into(), [map, map], weights),
     ];
-    let effort = Effort { budget: Duration::from_secs(600), sweep: false };
+    let effort = Effort::within(Duration::from_secs(600));
     let report = tune_products(&mut session, &products, &mut Memory::nowhere(), effort)?;
     let wrong: Vec<_> = report.trials.iter().filter(|t| t.refused.is_some()).collect();
     check(wrong.is_empty() && report.chosen == 2, || format!("{wrong:?} of {report:?}"))?;
@@ -475,6 +475,7 @@ fn main() -> ExitCode {
         Trial::test("a library equals the reference", products::trials),
         Trial::test("a graph equals a library's calls", products::graphs),
         Trial::test("a library's proposals are compared", products::compared),
+        Trial::test("a step by a library is compared", products::steps),
         Trial::test("every call of a library fails once", products::every_call_fails_once),
         Trial::test("cuDNN proposes something for every product", || {
             proposals::every_product(&build("stand-in-driver", &[DRIVER])?)

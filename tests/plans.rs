@@ -455,10 +455,11 @@ fn moments_ask_the_kernel() -> Result<(), Failed> {
     let graph = method::training(&config(Method::Vae, 16, 2), Training::default()).graph;
     let portable = Target::default();
     let broadcast = Target { subgroup: Some(32), ..portable };
-    for (target, all) in [
-        (portable, true),
-        (Target { compact: true, ..portable }, true),
-        (Target { half: Some(Half::F16), ..portable }, true),
+    // How many have none: that of a linear layer, whose small tiles find none, or all.
+    for (target, without) in [
+        (portable, Some(1)),
+        (Target { compact: true, ..portable }, Some(0)),
+        (Target { half: Some(Half::F16), ..portable }, Some(1)),
         (
             Target {
                 half: Some(Half::F16),
@@ -466,16 +467,16 @@ fn moments_ask_the_kernel() -> Result<(), Failed> {
                 workgroup_memory: 48 << 10,
                 ..broadcast
             },
-            true,
+            Some(1),
         ),
-        (broadcast, true),
-        (Target { software: true, ..broadcast }, false),
-        (Target { moments: None, ..portable }, false),
+        (broadcast, Some(1)),
+        (Target { software: true, ..broadcast }, None),
+        (Target { moments: None, ..portable }, None),
     ] {
         let plan = lower("train", &graph, Options::new(target));
         let norms = plan.ops.iter().filter(|op| op.op.name() == "batch_norm").count();
         let taking = plan.ops.iter().filter(|op| takes_moments(op)).count();
-        check(norms > 20 && taking == if all { norms } else { 0 }, || {
+        check(norms > 20 && taking == norms - without.unwrap_or(norms), || {
             format!("{taking} of {norms} batch norms are given moments: {target:?}")
         })?;
     }

@@ -19,7 +19,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use support::faulty::{Faulty, Temper};
 use support::{Device, check, on_devices};
 
-const ALL: Effort = Effort { budget: Duration::from_secs(600), sweep: false };
+const ALL: Effort<'_> = Effort::within(Duration::from_secs(600));
 
 /// A 1x1 convolution of 2x3 pixels.
 fn product(from: usize, to: usize) -> Product {
@@ -43,7 +43,7 @@ fn shapes() -> Vec<Product> {
 fn tuned(
     temper: &Temper,
     memory: &mut Memory,
-    effort: Effort,
+    effort: Effort<'_>,
 ) -> Result<(Session, aavae::tune::Tuning), Failed> {
     let mut session = Session::from(Faulty::with_variants(temper.clone()));
     let report = tune_products(&mut session, &shapes(), memory, effort)?;
@@ -106,6 +106,23 @@ fn the_fastest_is_taken() -> Result<(), Failed> {
     Ok(())
 }
 
+/// Beside the default only what is asked for is tried, however fast the rest is.
+fn only_candidates_that_are_named_are_tried() -> Result<(), Failed> {
+    let temper = Temper::default();
+    temper.costs.borrow_mut().insert(BROADCAST, 0.5);
+    let effort = Effort { candidates: "tile 64x64", ..ALL };
+    let (session, report) = tuned(&temper, &mut Memory::nowhere(), effort)?;
+    let portable = |key: &str| {
+        let product = shapes().into_iter().find(|p| p.key == key);
+        product.map(|p| p.op.variants(&p.io, &session.target())[0])
+    };
+    let named = |v: Variant| v.to_string().contains("tile 64x64");
+    let asked =
+        report.trials.iter().all(|t| named(t.variant) || portable(&t.key) == Some(t.variant));
+    check(asked && report.trials.len() > 8, || format!("{:?}", report.trials))?;
+    check(!chosen(&session).values().any(|v| *v == BROADCAST), || format!("{:?}", chosen(&session)))
+}
+
 /// A file is used, compared once more, and ignored where it is of another device, of other kernels
 /// or edited.
 fn memory_is_not_trusted() -> Result<(), Failed> {
@@ -117,7 +134,7 @@ fn memory_is_not_trusted() -> Result<(), Failed> {
     check(report.remembered == 0 && report.chosen == 4, || format!("{report:?}"))?;
     let text = std::fs::read_to_string(&path)?;
 
-    let none = Effort { budget: Duration::ZERO, ..ALL };
+    let none = Effort::within(Duration::ZERO);
     let (again, report) = tuned(&temper, &mut Memory::open(&path), none)?;
     check(report.remembered == 4 && chosen(&again) == chosen(&first), || format!("{report:?}"))?;
 
@@ -151,7 +168,7 @@ fn memory_is_not_trusted() -> Result<(), Failed> {
 /// Without time the table of defaults holds, and says so; a little time is not spent on half the
 /// truth.
 fn budget_holds() -> Result<(), Failed> {
-    let none = Effort { budget: Duration::ZERO, sweep: false };
+    let none = Effort::within(Duration::ZERO);
     let (session, report) = tuned(&Temper::default(), &mut Memory::nowhere(), none)?;
     check(session.choices().is_empty() && report.left == 4 && report.trials.is_empty(), || {
         format!("{report:?}")
@@ -171,7 +188,7 @@ fn defaults_are_compared() -> Result<(), Failed> {
         let mut session = Session::from(Faulty::with_variants(temper.clone()));
         // Where broadcasts are the default.
         session.set_target(Target { software: true, ..session.target() });
-        let effort = Effort { budget, sweep: false };
+        let effort = Effort::within(budget);
         let report = tune_products(&mut session, &shapes(), &mut Memory::nowhere(), effort)?;
         Ok((chosen(&session), report))
     };
@@ -222,7 +239,7 @@ fn candidates_are_compiled_together() -> Result<(), Failed> {
     tried.sort();
     check(compiled == tried, || format!("{compiled:?} compiled, {tried:?} tried"))?;
 
-    let none = Effort { budget: Duration::ZERO, ..ALL };
+    let none = Effort::within(Duration::ZERO);
     tuned(&temper, &mut Memory::nowhere(), none)?;
     check(temper.prepared.take().concat().is_empty(), || "compiled without time".into())?;
 
@@ -333,6 +350,7 @@ fn main() -> ExitCode {
     let args = Arguments::from_args();
     let mut trials = vec![
         Trial::test("a variant that is wrong at one shape is refused there", wrong_at_one_shape),
+        Trial::test("only named candidates are tried", only_candidates_that_are_named_are_tried),
         Trial::test("the fastest variant is taken", the_fastest_is_taken),
         Trial::test("what is remembered is compared again", memory_is_not_trusted),
         Trial::test("no time, no choice", budget_holds),

@@ -8,16 +8,16 @@ use serde_json::{Value, json};
 
 use super::inspect::ModelArgs;
 use super::{Failure, Outcome, choice, print_json, print_text, say, usage};
-use crate::device::{self, Data, PlanId, Session};
+use crate::device::{self, PlanId, Session};
 use crate::ir::Graph;
 use crate::method::{self, ModelConfig, Training, Views};
 use crate::ops::{Conv2d, Emit, Scale, StepUniforms};
 use crate::plan::summary;
-use crate::rng::{Philox, Stream};
 use crate::run::fit::{self, Fit};
 use crate::run::settings::PrecisionKind;
 use crate::run::{RunError, state};
-use crate::tensor::{DType, Shape, TensorType};
+use crate::tensor::{Shape, TensorType};
+use crate::train::compare;
 use crate::tune;
 
 /// The batch size as what may be lowered until a plan fits.
@@ -39,6 +39,9 @@ pub(super) struct TuneArgs {
     /// Only products whose name contains this
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// Beside each default only candidates whose description contains this, e.g. `library`
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    candidates: String,
 }
 
 pub(super) fn tune(args: &TuneArgs) -> Outcome {
@@ -59,7 +62,7 @@ pub(super) fn tune(args: &TuneArgs) -> Outcome {
             format!("no product with several variants is there to tune on {}", session.device());
         return Err(RunError::config(message, Some(hint)).into());
     }
-    let effort = tune::Effort { budget, sweep: args.sweep };
+    let effort = tune::Effort { budget, sweep: args.sweep, candidates: &args.candidates };
     let report =
         tune::tune_products(&mut session, &products, &mut tune::Memory::of_user(), effort)?;
     if args.model.json {
@@ -99,6 +102,10 @@ pub(super) struct BenchArgs {
     /// Include decoding and augmentation of the images
     #[arg(long)]
     augment: bool,
+    /// First compare a step with its ops one by one: the bits, and what ops write beside their
+    /// results
+    #[arg(long)]
+    check: bool,
     /// Take the table of defaults instead of measuring which kernels are the fastest
     #[arg(long)]
     no_tune: bool,
@@ -128,15 +135,20 @@ pub(super) fn bench(args: &BenchArgs) -> Outcome {
     let plan = if args.no_tune || session.target().software || !session.capabilities().dispatches {
         plan
     } else {
-        let effort = tune::Effort { budget: tune::BUDGET, sweep: false };
+        let effort = tune::Effort::within(tune::BUDGET);
         let report = tune::tune(session, &[&training.graph], &mut tune::Memory::of_user(), effort)?;
         say(&report.to_string());
         session.lower("train", &training.graph)
     };
+    if args.check
+        && let Some(wrong) = compare::compare_step(session, &training.graph, &training.params)?
+    {
+        return Err(RunError::config(format!("the step is wrong: {wrong}"), None).into());
+    }
     session.allocate(&training.graph.layout);
     let id = session.load(plan)?;
     state::initialise(session, &training.graph.layout, &training.params, 0)?;
-    fill(session, id)?;
+    compare::fill(session, id)?;
     let mut result = json!({
         "device": session.device(),
         "method": config.objective.method.name(),
@@ -175,39 +187,6 @@ pub(super) fn bench(args: &BenchArgs) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Random contents for every input.
-fn fill(session: &mut Session, id: PlanId) -> Result<(), Failure> {
-    let rng = Philox::new(0, Stream::Test);
-    let ports = session.plan(id).inputs.clone();
-    for (i, port) in ports.iter().enumerate() {
-        let len = port.ty.shape.len();
-        match port.ty.dtype {
-            DType::U32 => session.upload(
-                id,
-                i,
-                Data::U32(
-                    &(0..len)
-                        .map(|e| rng.words(0, i as u32, e as u32)[0] & 0x00ff_ffff)
-                        .collect::<Vec<_>>(),
-                ),
-            )?,
-            DType::F32 | DType::F16 | DType::BF16 => {
-                // The fourth channel of an image is zero.
-                let image = port.ty.shape.h > 1;
-                let value = |e: usize| {
-                    if image && e % 4 == 3 {
-                        0.0
-                    } else {
-                        rng.uniforms(0, i as u32, e as u32)[0] * 2.0 - 1.0
-                    }
-                };
-                session.upload(id, i, Data::F32(&(0..len).map(value).collect::<Vec<_>>()))?;
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Samples of a timing of whole steps; their median counts.
 const SAMPLES: usize = 5;
 
@@ -236,8 +215,9 @@ fn time_steps(
         for step in range {
             session.run(id, &uniforms(step + 3))?;
         }
-        session.drain(id)?;
+        let rows = session.drain(id)?;
         seconds.push(start.elapsed().as_secs_f64() / count as f64);
+        finite(session, id, &rows)?;
     }
     let total = began.elapsed().as_secs_f64();
     let host = session.host_seconds() - host;
@@ -248,6 +228,17 @@ fn time_steps(
         "worst_ms": seconds[samples - 1] * 1e3, "images_per_second": batch as f64 / median,
         "gflops": session.plan(id).flops() as f64 / median / 1e9, "host_share": host / total,
     }))
+}
+
+/// Refuses the times of steps that are not trained with: one whose loss or gradient is not finite
+/// leaves the weights as they are, which takes less.
+fn finite(session: &Session, id: PlanId, rows: &[(u32, Vec<f32>)]) -> Result<(), Failure> {
+    let Some((step, row)) = rows.iter().find(|(_, row)| row.iter().any(|x| !x.is_finite())) else {
+        return Ok(());
+    };
+    let what = RunError::what(&session.plan(id).ring.scalars, row);
+    let message = format!("the {what} at step {step}, so the time of the step says nothing");
+    Err(RunError::config(message, Some("`bench --step --check` looks for the op")).into())
 }
 
 /// The peaks that ops are compared with: the better GFLOP/s of a 1024^3 product and of a
@@ -269,7 +260,7 @@ fn peaks(device: &str) -> Result<(f64, f64), Failure> {
     }
     session.allocate(&g.layout);
     let id = session.load(session.lower("peak", &g))?;
-    fill(&mut session, id)?;
+    compare::fill(&mut session, id)?;
     session.run(id, &StepUniforms::default())?;
     let mut best = [f64::INFINITY; 3];
     for _ in 0..3 {

@@ -155,7 +155,6 @@ impl<'a> Training<'a> {
             resident::feed(session, self.plan, &batch?)?;
         }
         let tensor = session.first_non_finite(self.plan, &self.uniforms(step))?;
-        let tensor = tensor.unwrap_or_else(|| "loss".into());
         Ok(RunError::NotFinite { split: "probe's", step: step + 1, what, tensor })
     }
 }

@@ -231,6 +231,10 @@ impl Choices {
     pub fn iter(&self) -> impl Iterator<Item = (&String, &Variant)> {
         self.chosen.iter()
     }
+    /// Drops the choices that are not to be kept.
+    pub fn retain(&mut self, mut keep: impl FnMut(&str, &Variant) -> bool) {
+        self.chosen.retain(|key, variant| keep(key, variant));
+    }
     /// Number of choices.
     pub fn len(&self) -> usize {
         self.chosen.len()

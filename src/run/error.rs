@@ -39,7 +39,7 @@ pub enum RunError {
     #[error(transparent)]
     Lock(#[from] LockError),
     /// A scalar of a step, or one of its gradients, that is no number.
-    #[error("the {split} {what} at step {step}; the first tensor that is not finite is `{tensor}`")]
+    #[error("the {split} {what} at step {step}; {}", Self::found(tensor.as_deref()))]
     NotFinite {
         /// "training", "validation" or "probe's".
         split: &'static str,
@@ -47,8 +47,9 @@ pub enum RunError {
         step: u64,
         /// Which scalar, and its value: "loss is NaN".
         what: String,
-        /// Label of the tensor.
-        tensor: String,
+        /// Label of the first tensor that is not finite when the step is run again op by op; `None`
+        /// if none is.
+        tensor: Option<String>,
     },
     /// A file with a weight, a statistic or a moment that no training makes.
     #[error("{message}")]
@@ -93,6 +94,15 @@ const WITH_ANY_SCALE: &str = "with any scale of the loss, down to 1,";
 impl RunError {
     pub(crate) fn config(message: impl Into<String>, hint: Option<&str>) -> Self {
         Self::Config { message: message.into(), hint: hint.map(Into::into) }
+    }
+    /// What the step shows when it is run again.
+    fn found(tensor: Option<&str>) -> String {
+        match tensor {
+            Some(tensor) => format!("the first tensor that is not finite is `{tensor}`"),
+            None => "run again op by op, all of its tensors are finite, which is a fault of the \
+                     device, its driver or of aavae"
+                .into(),
+        }
     }
     /// The first of a step's scalars that is not finite, in words.
     pub(crate) fn what(names: &[String], values: &[f32]) -> String {
@@ -165,6 +175,11 @@ impl RunError {
             Self::NotFinite { what, .. } if what.ends_with(WITH_ANY_SCALE) => Some(
                 "use --precision f32 or a lower --learning-rate, with another --out; \
                  `--init-from` starts from the checkpoints saved before, which are whole"
+                    .into(),
+            ),
+            Self::NotFinite { tensor: None, .. } => Some(
+                "`aavae bench --step --check` looks for the op; another device, --no-tune or other \
+                 libraries may train"
                     .into(),
             ),
             Self::NotFinite { .. } | Self::NotFiniteState { .. } => Some(

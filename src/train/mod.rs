@@ -1,6 +1,7 @@
 //! Training: the plans of a run, the trainer that takes steps (a device, no files), the recorder of
 //! what is measured (files, no device), and the loop that sees to both and to checkpoints.
 
+pub mod compare;
 #[cfg(feature = "native")]
 pub mod experiment;
 #[cfg(feature = "native")]

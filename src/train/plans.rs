@@ -1,6 +1,7 @@
 //! What pretraining runs on a device, in one place: for the run itself, for the figure of its
 //! memory, and for a forecast of its cost.
 
+use super::compare;
 use crate::device::{DeviceError, PlanId, Session};
 use crate::ir::Graph;
 use crate::ir::resident::{ImageSet, gather};
@@ -217,8 +218,9 @@ pub fn load_resident(
 }
 
 /// Chooses kernels for a run on an empty session: measures what is not remembered, for as long as
-/// the effort says. A software adapter takes seconds to compile a candidate and keeps its table of
-/// defaults.
+/// the effort says, and compares a step with its ops where a library is among them. A software
+/// adapter takes seconds to compile a candidate and keeps its table of defaults. Returns what there
+/// is to say of it.
 ///
 /// # Errors
 /// If the device fails or has no room.
@@ -227,15 +229,17 @@ pub fn tune(
     config: &RunConfig,
     model: &ModelConfig,
     held_out: usize,
-) -> Result<Option<tune::Tuning>, RunError> {
+) -> Result<Vec<String>, RunError> {
     if session.target().software || !session.capabilities().dispatches {
-        return Ok(None);
+        return Ok(vec![]);
     }
     plan(session, config, model, held_out)?;
-    let (graphs, _) = graphs(config, model, Sizes::new(config, model.batch, held_out));
+    let (graphs, params) = graphs(config, model, Sizes::new(config, model.batch, held_out));
     let all: Vec<&Graph> = graphs.iter().map(|(_, graph)| graph).collect();
-    let effort = tune::Effort { budget: tune::BUDGET, sweep: false };
-    Ok(Some(tune::tune(session, &all, &mut tune::Memory::of_user(), effort)?))
+    let effort = tune::Effort::within(tune::BUDGET);
+    let report = tune::tune(session, &all, &mut tune::Memory::of_user(), effort)?;
+    let taken_back = compare::trust_library(session, &graphs.train, &params)?;
+    Ok([Some(report.to_string()), taken_back].into_iter().flatten().collect())
 }
 
 /// Sets the kernels of a run that is resumed, on an empty session, after comparing each with the

@@ -111,13 +111,13 @@ fn kernels(
     request: &TrainingRequest<'_>,
     resumed: Option<&Resumed>,
     session: &mut Session,
-) -> Result<Option<String>, RunError> {
+) -> Result<Vec<String>, RunError> {
     let TrainingRequest { config, splits, .. } = *request;
     let (model, held_out) = (model_config(config, splits), splits.val.len());
     if let Some(resumed) = resumed {
         let refused = plans::trust(session, config, &model, held_out, &resumed.kernels())?;
         if refused.is_empty() || request.another_device {
-            return Ok(None);
+            return Ok(vec![]);
         }
         let message = format!(
             "{} was trained with kernels that are wrong here: {}",
@@ -128,8 +128,7 @@ fn kernels(
             and other bits";
         return Err(RunError::config(message, Some(hint)));
     }
-    let report = if request.tune { plans::tune(session, config, &model, held_out)? } else { None };
-    Ok(report.map(|report| report.to_string()))
+    if request.tune { plans::tune(session, config, &model, held_out) } else { Ok(vec![]) }
 }
 
 /// A new run: initial weights, fresh logs. What was in the folder makes way only now that nothing

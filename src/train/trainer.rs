@@ -339,21 +339,20 @@ impl<'a> Trainer<'a> {
 
     /// Runs a step again, op by op, for the first tensor that is not finite. Since that step
     /// nothing has been updated, so the weights are still those that made it.
-    fn find_failure(&mut self, step: u64) -> Result<String, RunError> {
+    fn find_failure(&mut self, step: u64) -> Result<Option<String>, RunError> {
         let per_epoch = self.timetable.per_epoch;
         for (part, batch) in self.batches(step..step + 1)?.enumerate() {
             feed(&mut self.session, self.plans.train, &batch?)?;
             let uniform = part_uniforms(&self.config, per_epoch, step, part);
             if let Some(tensor) = self.session.first_non_finite(self.plans.train, &uniform)? {
-                return Ok(tensor);
+                return Ok(Some(tensor));
             }
         }
         let uniform = uniforms(&self.config, per_epoch, step);
-        let update = match self.plans.update {
-            Some(update) => self.session.first_non_finite(update, &uniform)?,
-            None => None,
-        };
-        Ok(update.unwrap_or_else(|| "loss".into()))
+        match self.plans.update {
+            Some(update) => Ok(self.session.first_non_finite(update, &uniform)?),
+            None => Ok(None),
+        }
     }
 
     /// How alike views and originals of a step are; empty if nobody asks.
@@ -388,7 +387,6 @@ impl<'a> Trainer<'a> {
             }
             let tensor =
                 session.first_non_finite(plan, &StepUniforms::evaluation(seed, batch as u64))?;
-            let tensor = tensor.unwrap_or_else(|| "loss".into());
             let what = RunError::what(&session.plan(plan).ring.scalars, values);
             return Err(RunError::NotFinite { split: "validation", step, what, tensor });
         }

@@ -144,11 +144,20 @@ impl std::fmt::Display for Tuning {
 
 /// How much is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Effort {
+pub struct Effort<'a> {
     /// Time for new measurements.
     pub budget: Duration,
     /// Try every candidate of every product, whatever is remembered (a sweep for a report).
     pub sweep: bool,
+    /// Beside the default only candidates whose description contains this.
+    pub candidates: &'a str,
+}
+
+impl Effort<'_> {
+    /// Every candidate, within a time, of what is not remembered.
+    pub const fn within(budget: Duration) -> Self {
+        Self { budget, sweep: false, candidates: "" }
+    }
 }
 
 /// Chooses variants for the products of graphs on an empty session and sets them there. Remembers
@@ -160,7 +169,7 @@ pub fn tune(
     session: &mut Session,
     graphs: &[&Graph],
     memory: &mut Memory,
-    effort: Effort,
+    effort: Effort<'_>,
 ) -> Result<Tuning, DeviceError> {
     let plans: Vec<Plan> = graphs.iter().map(|g| lower("tune", g, session.options())).collect();
     let products = products(&plans);
@@ -175,7 +184,7 @@ pub fn tune_products(
     session: &mut Session,
     products: &[Product],
     memory: &mut Memory,
-    effort: Effort,
+    effort: Effort<'_>,
 ) -> Result<Tuning, DeviceError> {
     if !session.capabilities().dispatches {
         return Ok(Tuning::default());
@@ -195,7 +204,7 @@ pub fn tune_products(
             prepared += prepare(session, &products[i..], |session, p| match known(p) {
                 Some(known) => vec![known.variant],
                 None if late => vec![],
-                None => p.op.variants(&p.io, &session.target()),
+                None => candidates(session, p, p.default(session), effort.candidates),
             })?;
         }
         if let Some(known) = known(product) {
@@ -212,7 +221,8 @@ pub fn tune_products(
             continue;
         }
         let default = choices.get(&product.key).unwrap_or_else(|| product.default(session));
-        let (best, complete) = best(session, product, default, deadline, &mut report.trials)?;
+        let candidates = candidates(session, product, default, effort.candidates);
+        let (best, complete) = best(session, product, &candidates, deadline, &mut report.trials)?;
         choices.set(product.key.clone(), best.variant);
         report.chosen += 1;
         // Half a measurement is used but tried again at the next start.
@@ -377,27 +387,33 @@ fn try_one(
     }
 }
 
-/// The fastest right variant, `default` where there is no time for another; whether every candidate
-/// was tried.
+/// What is tried of a product, in this order: `default`, because what is left when time runs out
+/// must not lose to it unmeasured, then the others whose description contains a text, those of a
+/// library first, which are most often the fastest. A default of the device that was wrong, so that
+/// it is not `default`, is not tried again.
+fn candidates(session: &Session, product: &Product, default: Variant, text: &str) -> Vec<Variant> {
+    let wrong = Some(product.default(session)).filter(|v| *v != default);
+    let offered = product.op.variants(&product.io, &session.target());
+    let others = offered.into_iter().filter(|v| *v != default && Some(*v) != wrong);
+    let mut named: Vec<_> = others.filter(|v| v.to_string().contains(text)).collect();
+    named.sort_by_key(|v| !matches!(v, Variant::Library { .. })); // stable
+    [default].into_iter().chain(named).collect()
+}
+
+/// The fastest right one of candidates, the first where there is no time for another; whether every
+/// candidate was tried.
 fn best(
     session: &mut Session,
     product: &Product,
-    default: Variant,
+    candidates: &[Variant],
     deadline: Instant,
     trials: &mut Vec<Trial>,
 ) -> Result<(Remembered, bool), DeviceError> {
-    let offered = product.op.variants(&product.io, &session.target());
-    let portable = offered[0];
-    // A default that was wrong is not tried again.
-    let wrong = Some(product.default(session)).filter(|v| *v != default);
+    let default = candidates[0];
+    let portable = product.op.variants(&product.io, &session.target())[0];
     let mut best = Remembered { variant: default, seconds: f64::INFINITY };
     let mut complete = true;
-    // The default comes first: what is left when time runs out must not lose to it unmeasured.
-    let rest = offered.iter().copied().filter(|v| *v != default && *v != portable);
-    let mut candidates = vec![default];
-    candidates.extend(Some(portable).filter(|v| *v != default));
-    candidates.extend(rest.filter(|v| Some(*v) != wrong));
-    for candidate in candidates {
+    for &candidate in candidates {
         if Instant::now() >= deadline && candidate != default {
             complete = false;
             continue;

@@ -1,5 +1,6 @@
 //! One model on one device: what every device does alike.
 
+mod apart;
 mod elements;
 mod hunt;
 mod images;

@@ -19,6 +19,9 @@ const BESIDE: usize = 16;
 /// multiprocessors with a few workgroups each), and one merge takes them all.
 const PARTS: usize = 1024;
 
+/// Invocations with eight loads each that are enough to wait for memory together: 1 MB in f16.
+const ALONE: usize = 16_384;
+
 /// Parts that a lane merges at most, two rounds of [`Target::rows_ahead`].
 const MERGED: usize = 16;
 
@@ -46,6 +49,18 @@ impl Lanes {
         let round = target.rows_ahead() as usize;
         let each = rows.div_ceil(lanes * PARTS).next_multiple_of(round);
         (Self::shared(width), lanes * each)
+    }
+
+    /// For sums of `parts` parts of `chunk` rows: an invocation sums a part alone where its lanes
+    /// had less than one round of loads each and met for it, and the parts are enough to fill a
+    /// GPU.
+    pub(super) fn of_given(target: &Target, parts: usize, chunk: usize, c4: usize) -> Self {
+        let width = c4.next_power_of_two().min(BESIDE);
+        let idle = chunk < GROUP / width * target.rows_ahead() as usize;
+        if target.software || idle && parts * c4 >= ALONE {
+            return Self { width: 1, lanes: None };
+        }
+        Self::shared(width)
     }
 
     /// For a merge of so many parts of `c4` vec4s: two for each lane if there are lanes enough. The
@@ -117,6 +132,21 @@ mod tests {
             let (own, chunk) = Lanes::of_rows(&target, rows, c4);
             let [x, y, z] = own.grid(&target, rows.div_ceil(chunk), c4);
             assert!(x * y * z >= 132 && z == 1, "{rows} rows, {c4}: {x} {y}");
+        }
+    }
+
+    /// Where a convolution's moments are of 64 rows, 16 lanes had four rows each: an invocation takes
+    /// all 64 where such parts are many, and lanes share them where they are few.
+    #[test]
+    fn short_parts_are_summed_alone_where_they_are_many() {
+        let target = Target::WEBGPU;
+        let alone = Lanes { width: 1, lanes: None };
+        for (rows, c4) in [(262_144, 16), (65_536, 32), (16_384, 64)] {
+            assert_eq!(Lanes::of_given(&target, rows / 64, 64, c4), alone, "{rows} rows, {c4}");
+        }
+        for (parts, chunk, c4) in [(64, 64, 128), (4, 64, 128), (1024, 256, 16)] {
+            let shared = Lanes::of_given(&target, parts, chunk, c4);
+            assert_eq!(shared, Lanes { width: 16, lanes: Some(16) }, "{parts} parts of {chunk}");
         }
     }
 

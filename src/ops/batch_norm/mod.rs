@@ -211,10 +211,11 @@ pub(super) fn part_moments(
     from_to: [Binding; 2],
 ) {
     let c4 = columns / 4;
-    let (lanes, _) = Lanes::of_rows(target, rows, c4);
+    let parts = rows.div_ceil(chunk);
+    let lanes = Lanes::of_given(target, parts, chunk, c4);
     let kernel = Kernel::new("batch_norm_moments").set("ROWS", rows).set("C4", c4);
     let kernel = lanes.set(target, kernel.set("CHUNK", chunk));
-    l.push(kernel, lanes.grid(target, rows.div_ceil(chunk), c4), &from_to);
+    l.push(kernel, lanes.grid(target, parts, c4), &from_to);
 }
 
 impl OpDef for BatchNorm {

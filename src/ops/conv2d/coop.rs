@@ -84,8 +84,6 @@ const TN_COPIED: [Size; 6] = [
 ];
 /// Workgroups that weight gradients are split for.
 const TN_GROUPS: [u32; 1] = [512];
-/// Workgroups that occupy a large GPU: nearly one for each of an H100's 132 SMs.
-const ENOUGH: usize = 128;
 
 /// Whether the operands of a product are of one 16-bit float; weights are rounded to it.
 fn is_half(operands: &[TensorType]) -> bool {
@@ -183,14 +181,25 @@ pub(super) fn tn_variants(io: &Io, target: &Target) -> Vec<Variant> {
 /// enough anyway. Tiles that are copied come before those that are loaded.
 pub(super) fn preferred(variants: &[Variant], y: Shape) -> Option<Variant> {
     let tiles = variants.iter().filter_map(|v| match v {
-        Variant::Coop(t) => Some((*v, t)),
+        Variant::Coop(t) => Some((*v, [t.m, t.n], t.groups)),
         _ => None,
     });
-    let groups = |t: &CoopTile| match t.groups {
-        0 => y.pixels().div_ceil(t.m as usize) * y.c.div_ceil(t.n as usize),
-        _ => ENOUGH,
-    };
-    let mut tiles: Vec<_> = tiles.map(|(v, t)| (groups(t).min(ENOUGH), v)).collect();
+    enough(tiles, y)
+}
+
+/// Workgroups that occupy a large GPU: nearly one for each of an H100's 132 SMs.
+const ENOUGH: usize = 128;
+
+/// The first variant with [`ENOUGH`] workgroups, or else with the most: of variants with the rows
+/// and columns of their tiles, and the workgroups that a weight gradient is split for (otherwise
+/// 0).
+pub(super) fn enough(
+    variants: impl Iterator<Item = (Variant, [u32; 2], u32)>,
+    y: Shape,
+) -> Option<Variant> {
+    let groups = |[m, n]: [u32; 2]| y.pixels().div_ceil(m as usize) * y.c.div_ceil(n as usize);
+    let groups = |tile, split| if split > 0 { ENOUGH } else { groups(tile).min(ENOUGH) };
+    let mut tiles: Vec<_> = variants.map(|(v, tile, split)| (groups(tile, split), v)).collect();
     // Sorting is stable.
     tiles.sort_by_key(|(groups, _)| std::cmp::Reverse(*groups));
     tiles.first().map(|t| t.1)

@@ -54,10 +54,13 @@ fn tail(epilogue: &Epilogue) -> Vec<Binding> {
     bindings
 }
 
+/// For the few results of a linear layer: of 256 x 512 of them 64 x 64 tiles are 32 workgroups, a
+/// quarter of an H100, each of which waits for memory 32 times.
+const FEW: [u32; 5] = [32, 32, 32, 2, 2];
 /// Sizes of a forward-type product's tiles: rows and columns per workgroup, depth, rows and columns
 /// per invocation. The first that has at least as many columns as the product, or the widest, is
 /// the portable one.
-const NT_TILES: [[u32; 5]; 10] = [
+const NT_TILES: [[u32; 5]; 11] = [
     [128, 4, 16, 2, 2],
     [128, 16, 16, 4, 4],
     [128, 32, 16, 8, 4],
@@ -68,6 +71,7 @@ const NT_TILES: [[u32; 5]; 10] = [
     [128, 64, 8, 8, 8],
     [128, 128, 8, 8, 8],
     [64, 32, 16, 4, 4],
+    FEW,
 ];
 /// The same of a weight gradient, rows and columns exchanged: its rows are output channels.
 const TN_TILES: [[u32; 5]; 8] = [
@@ -187,14 +191,24 @@ pub(super) fn with_moments(mut all: Vec<Variant>, rows: usize, target: &Target) 
 }
 
 /// What is taken where nothing has been measured: what compiles least if that is what counts,
-/// broadcasts on a processor, cooperative matrices on a GPU that has them, else the portable tile.
+/// broadcasts on a processor, on a GPU cooperative matrices or else tiles: the portable ones, for a
+/// linear layer smaller ones where these are too few.
 pub(super) fn preferred(variants: &[Variant], io: &Io, target: &Target) -> Variant {
     if let Some(compact) = variants.iter().find(|v| v.is_compact()).filter(|_| target.compact) {
         return *compact;
     }
-    let coop = || coop::preferred(variants, io.outputs[0].shape);
-    let fastest = if target.software { broadcast(target) } else { coop() };
-    fastest.filter(|v| variants.contains(v)).unwrap_or(variants[0])
+    let fastest = if target.software {
+        broadcast(target).filter(|v| variants.contains(v))
+    } else {
+        let y = io.outputs[0].shape;
+        let few = |t: &Tile| y.h * y.w == 1 && [t.m, t.n, t.k, t.rows, t.cols] == FEW;
+        let tile = |v: &Variant| match v {
+            Variant::Tile(t) if *v == variants[0] || few(t) => Some((*v, [t.m, t.n], t.groups)),
+            _ => None,
+        };
+        coop::preferred(variants, y).or_else(|| coop::enough(variants.iter().filter_map(tile), y))
+    };
+    fastest.unwrap_or(variants[0])
 }
 
 /// How a product is lowered.
