@@ -135,8 +135,8 @@ mod tests {
         }
     }
 
-    /// Where a convolution's moments are of 64 rows, 16 lanes had four rows each: an invocation takes
-    /// all 64 where such parts are many, and lanes share them where they are few.
+    /// Where a convolution's moments are of 64 rows, 16 lanes had four rows each: an invocation
+    /// takes all 64 where such parts are many, and lanes share them where they are few.
     #[test]
     fn short_parts_are_summed_alone_where_they_are_many() {
         let target = Target::WEBGPU;
