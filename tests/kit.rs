@@ -26,12 +26,13 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
 
 /// Every stage in its order, with a PyTorch that finds CUDA.
-const STAGES: [&str; 36] = [
+const STAGES: [&str; 40] = [
     "machine",
     "check_conv2d",
     "check_batch_norm",
     "step_cold",
     "step_warm",
+    "step_check",
     "torch",
     "torch_f32",
     "torch_tf32",
@@ -48,6 +49,9 @@ const STAGES: [&str; 36] = [
     "check_f16",
     "step_bf16",
     "check_bf16",
+    "tune_library",
+    "check_library",
+    "step_library",
     "resnet50_batch256",
     "resnet50_batch48",
     "torch_resnet50_tf32",
