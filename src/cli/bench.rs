@@ -231,7 +231,8 @@ fn time_steps(
 }
 
 /// Refuses the times of steps that are not trained with: one whose loss or gradient is not finite
-/// leaves the weights as they are, which takes less.
+/// leaves the weights as they are, which takes less. Where the loss is scaled (f16) only the loss
+/// is looked at: there a gradient that is not finite belongs to training.
 fn finite(session: &Session, id: PlanId, rows: &[(u32, Vec<f32>)]) -> Result<(), Failure> {
     let Some((step, row)) = rows.iter().find(|(_, row)| row.iter().any(|x| !x.is_finite())) else {
         return Ok(());

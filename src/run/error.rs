@@ -201,3 +201,23 @@ impl RunError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No tensor is blamed, nor the learning rate, where the step is finite op by op.
+    #[test]
+    fn what_only_a_whole_step_does_is_said() {
+        let of = |tensor: Option<&str>| {
+            let tensor = tensor.map(Into::into);
+            let what = "gradient is not finite".into();
+            RunError::NotFinite { split: "training", step: 1, what, tensor }
+        };
+        let said = |error: &RunError| format!("{error}; {}", error.hint().unwrap_or_default());
+        let (named, none) = (said(&of(Some("conv1"))), said(&of(None)));
+        assert!(named.contains("`conv1`") && named.contains("--learning-rate"), "{named}");
+        assert!(none.contains("op by op") && none.contains("bench --step --check"), "{none}");
+        assert!(!none.contains("--learning-rate"), "{none}");
+    }
+}

@@ -361,7 +361,9 @@ fn kernels_are_checked() {
 #[test]
 fn a_step_and_its_ops_are_timed() {
     let bench =
-        sh("bench --device cpu --width 8 --batch-size 4 --steps 2 --step --op --json").ok().json();
+        sh("bench --device cpu --width 8 --batch-size 4 --steps 2 --step --op --check --json")
+            .ok()
+            .json();
     assert!(bench["step"]["images_per_second"].as_f64() > Some(0.0), "{bench}");
     assert_eq!(bench["step"]["allocated_bytes"], bench["step"]["planned_bytes"]);
     assert!(

@@ -135,6 +135,8 @@ pub(crate) fn steps() -> Result<(), Failed> {
     let planted = [
         (BEYOND, 0, ["conv2d_weight_grad` changes", "too"]),
         (LATER, taken, ["run at once, the step leaves another", "than op by op"]),
+        // The second time it is a graph.
+        (LATER, 2 * taken, ["run at once for the second time, the step", "than op by op"]),
     ];
     for (what, right, [first, second]) in planted {
         session.set_choices(all.clone());
@@ -181,6 +183,10 @@ fn product(dtype: DType) -> Product {
 fn tuned(session: &mut Session, dtype: DType) -> Result<Vec<(u32, Option<String>)>, Failed> {
     let effort = Effort { budget: Duration::from_secs(600), sweep: true, candidates: "" };
     let report = tune_products(session, &[product(dtype)], &mut Memory::nowhere(), effort)?;
+    // Right behind the default.
+    let first = report.trials.get(1..3).unwrap_or_default();
+    let first = first.iter().all(|t| matches!(t.variant, Variant::Library { .. }));
+    check(first && report.trials.len() > 3, || format!("{:?}", report.trials))?;
     let library = report.trials.into_iter().filter_map(|t| match t.variant {
         Variant::Library { rank } => Some((rank, t.refused)),
         _ => None,

@@ -12,8 +12,8 @@ use crate::ops::sum_rows::sum_to;
 use crate::ops::{Binding, Io, Lowering, Target, Variant};
 
 /// How many of the library's proposals are tried. It orders them by its own estimate: of four, of
-/// 41 products in f16 on an H100, one of the first two was the fastest of 40, and the other was a
-/// tenth behind.
+/// 41 products in f16 on an H100, one of the first two was the fastest right one but for one
+/// product, whose third was a tenth faster.
 const PROPOSALS: u32 = 2;
 
 /// Variants with the proposals of a library behind, where the device has one and both operands are
