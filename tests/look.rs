@@ -14,7 +14,7 @@ use aavae::method::Method;
 use aavae::run::checkpoint::{Checkpoint, TensorData};
 use aavae::run::settings::RunConfig;
 use aavae::train::schedule::Timetable;
-use aavae::train::trainer::Trainer;
+use aavae::train::trainer::{Trainer, gallery};
 
 const BATCH: usize = 4;
 const SIDE: u32 = 32;
@@ -120,7 +120,7 @@ fn looking_moves_nothing() {
         let mut trainer = trainer(&config, &splits);
         train(&mut trainer, &config, &splits, 0..2);
         let before = bytes(&checkpoint(&mut trainer, 2));
-        let (gallery, count) = trainer.gallery(5).expect("images");
+        let (gallery, count) = gallery(&config, &splits, 5).expect("images");
         assert_eq!((count, images(&gallery).len()), (5, 5));
 
         let views = images(&trainer.views_of(1, 0, 7).expect("views"));
@@ -154,7 +154,7 @@ fn looking_moves_nothing() {
 fn an_image_is_nearest_to_itself() {
     let (config, splits) = (config(Method::Vae), splits(2));
     let mut trainer = trainer(&config, &splits);
-    let shown = images(&trainer.gallery(16).expect("images").0);
+    let shown = images(&gallery(&config, &splits, 16).expect("images").0);
     for image in [0, 7, 13] {
         let (near, picture) = trainer.neighbours(image, 3, 20, 0).expect("neighbours");
         assert_eq!((near.len(), near[0].row), (3, image));

@@ -182,11 +182,16 @@ export class Lane {
     this.root.remove();
   }
 
+  /** Whether the program answers what a person asks. */
+  get ready() {
+    return ["training", "paused"].includes(this.state);
+  }
+
   set(state) {
     this.state = state;
     this.root.dataset.state = state;
     for (const button of this.root.querySelectorAll("button")) {
-      button.disabled = !["training", "paused"].includes(state);
+      button.disabled = !this.ready;
     }
     this.changed(this);
   }
@@ -240,7 +245,6 @@ export class Lane {
     this.find(".rows").textContent = `From top to bottom: ${what}, and what it makes of that.`;
     this.set("paused");
     this.hasBegun();
-    this.tell({ do: "gallery" });
     this.look();
   }
 
@@ -354,6 +358,7 @@ export class Lane {
         button.type = "button";
         button.className = "tile";
         button.setAttribute("aria-pressed", "false");
+        button.disabled = !this.ready; // the images are there before what looks at them
         button.setAttribute("aria-label", `Image ${i + 1}`);
         button.append(image);
         button.onclick = () => this.choose(i);

@@ -29,6 +29,8 @@ use crate::run::state::Snapshot;
 use crate::run::trained::{config_text, model_config};
 use crate::run::{RunError, state};
 
+pub use look::gallery;
+
 /// A model, its plans, and the images that it sees.
 pub struct Trainer<'a> {
     config: RunConfig,

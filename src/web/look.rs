@@ -3,13 +3,10 @@
 use serde_json::json;
 
 use super::run::{Run, gpu};
-use super::{Command, post, post_with, what};
-use crate::eval::pictures::Picture;
+use super::{Command, post, post_with, show, what};
 use crate::eval::probe::ProbeConfig;
 use crate::run::RunError;
 
-/// Images to choose from.
-const GALLERY: usize = 16;
 /// Alterations of one image.
 const VIEWS: usize = 23;
 /// Neighbours of one image.
@@ -45,10 +42,6 @@ impl Run<'_> {
                     show("reconstructions", step, &picture, json!({}));
                 }
             }
-            Command::Gallery => {
-                let (picture, count) = self.trainer.gallery(GALLERY)?;
-                show("gallery", step, &picture, json!({ "count": count }));
-            }
             Command::Views { image, draw } => {
                 let picture = self.trainer.views_of(image, draw, VIEWS)?;
                 let more = json!({ "image": image, "draw": draw, "count": VIEWS + 1 });
@@ -57,8 +50,11 @@ impl Run<'_> {
             Command::Neighbours { image, among } => {
                 let found = self.trainer.neighbours(image, NEIGHBOURS, among, step)?;
                 let cosines: Vec<f32> = found.0.iter().map(|near| near.similarity).collect();
-                let rows: Vec<usize> = found.0.iter().map(|near| near.row).collect();
-                let more = json!({ "image": image, "cosines": cosines, "rows": rows });
+                // By their numbers in the data set, which are the rows of `aavae embed`.
+                let train = &self.splits.labelled_train.indices;
+                let rows: Vec<u32> = found.0.iter().map(|near| train[near.row]).collect();
+                let row = self.trainer.shown().indices[image];
+                let more = json!({ "row": row, "cosines": cosines, "rows": rows });
                 show("neighbours", step, &found.1, more);
             }
             Command::Walk { from, to } => {
@@ -114,12 +110,4 @@ impl Run<'_> {
 /// A cosine as a byte: -1 is 0, 1 is 255.
 fn shade(cosine: f64) -> u8 {
     ((cosine + 1.0) * 127.5).round() as u8
-}
-
-fn show(name: &str, step: u64, picture: &Picture, more: serde_json::Value) {
-    let (width, height) = (picture.width, picture.height);
-    let text = json!({
-        "of": name, "step": step, "width": width, "height": height, "more": more,
-    });
-    post_with("picture", &text, Some(&picture.bytes));
 }

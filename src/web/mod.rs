@@ -19,6 +19,7 @@ use wasm_bindgen::prelude::wasm_bindgen;
 
 use crate::data::{DataError, FileTree, Files};
 use crate::device::{DeviceError, wait};
+use crate::eval::pictures::Picture;
 use crate::run::RunError;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::settings::{DataKind, RunConfig};
@@ -60,9 +61,7 @@ pub enum Command {
         /// Which of the two.
         of: String,
     },
-    /// The images to choose from: those that are held out.
-    Gallery,
-    /// One of them under many alterations.
+    /// One of the images to choose from, which are those that are held out, under many alterations.
     Views {
         /// Its place among them.
         image: usize,
@@ -133,6 +132,15 @@ fn post(kind: &str, value: &impl Serialize) {
 fn post_with(kind: &str, value: &impl Serialize, bytes: Option<&[u8]>) {
     let json = serde_json::to_string(value).unwrap_or_else(|e| panic!("{kind}: {e}"));
     post_bytes(kind, &json, bytes.map(js_sys::Uint8Array::from));
+}
+
+/// Shows the page a picture, as it is after so many steps.
+fn show(name: &str, step: u64, picture: &Picture, more: serde_json::Value) {
+    let (width, height) = (picture.width, picture.height);
+    let text = json!({
+        "of": name, "step": step, "width": width, "height": height, "more": more,
+    });
+    post_with("picture", &text, Some(&picture.bytes));
 }
 
 /// The next command; waits for one.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 use web_time::Instant;
 
-use super::{Asked, Command, asked, next, post, post_with};
+use super::{Asked, Command, asked, next, post, post_with, show};
 use crate::data::Splits;
 use crate::device::Session;
 use crate::device::wgpu::{Gpu, OpenOptions, Pick};
@@ -16,14 +16,17 @@ use crate::run::trained::model_config;
 use crate::run::{RunError, precision};
 use crate::train::plans;
 use crate::train::schedule::Timetable;
-use crate::train::trainer::{Step, Trainer};
+use crate::train::trainer::{self, Step, Trainer};
 use crate::tune::{Kernels, Outlook};
+
+/// Images to choose from.
+const GALLERY: usize = 16;
 
 /// A run in progress.
 pub(super) struct Run<'a> {
     pub(super) config: &'a RunConfig,
     pub(super) timetable: Timetable<'a>,
-    splits: &'a Splits,
+    pub(super) splits: &'a Splits,
     pub(super) trainer: Trainer<'a>,
     /// Steps that were taken.
     pub(super) steps: u64,
@@ -60,6 +63,9 @@ pub(super) fn run(
             plans::trust(&mut session, config, &model, held_out, &resumed.kernels())?;
         }
     }
+    // What it learns from can be seen while kernels are compiled.
+    let (picture, count) = trainer::gallery(config, splits, GALLERY)?;
+    show("gallery", 0, &picture, json!({ "count": count }));
     let mut trainer = Trainer::new(config, timetable, splits, session)?;
     match &resumed {
         Some(resumed) => {

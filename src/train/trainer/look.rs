@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use super::Trainer;
-use crate::data::{Loader, Subset};
+use crate::data::{Loader, Splits, Subset};
 use crate::device::{DeviceError, PlanId, Session};
 use crate::eval::embed::{Similarity, embed_views};
 use crate::eval::features::{Evaluator, Features, features};
@@ -17,7 +17,9 @@ use crate::ops::StepUniforms;
 use crate::run::RunError;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::fit::{self, Fit};
-use crate::run::trained::Trained;
+use crate::run::settings::RunConfig;
+use crate::run::trained::{Trained, model_config};
+use crate::train::plans::Sizes;
 
 /// Plans and features that were needed once.
 #[derive(Default)]
@@ -39,20 +41,31 @@ impl Looks {
     }
 }
 
+/// The first of the images that a run looks at ([`Trainer::shown`]), side by side, and how many:
+/// they can be seen before any kernel is compiled.
+///
+/// # Errors
+/// If one cannot be read.
+pub fn gallery(
+    config: &RunConfig,
+    splits: &Splits,
+    most: usize,
+) -> Result<(Picture, usize), RunError> {
+    let model = model_config(config, splits);
+    let images = shown(splits, Sizes::new(config, model.batch, splits.val.len()));
+    let places: Vec<usize> = (0..most.min(images.len())).collect();
+    Ok((strip(&originals(images, &places)?, model.net.image), places.len()))
+}
+
+fn shown(splits: &Splits, sizes: Sizes) -> &Subset {
+    let held_out = &splits.val;
+    if held_out.len() >= sizes.figures { held_out } else { &splits.train }
+}
+
 impl Trainer<'_> {
     /// The images that are looked at: the held-out ones, where there are enough for a picture.
     pub fn shown(&self) -> &Subset {
-        let held_out = &self.splits.val;
-        if held_out.len() >= self.sizes.figures { held_out } else { &self.splits.train }
-    }
-
-    /// The first of the images that are looked at, side by side, and how many.
-    ///
-    /// # Errors
-    /// If one cannot be read.
-    pub fn gallery(&self, most: usize) -> Result<(Picture, usize), RunError> {
-        let places: Vec<usize> = (0..most.min(self.shown().len())).collect();
-        Ok((strip(&originals(self.shown(), &places)?, self.model.net.image), places.len()))
+        shown(self.splits, self.sizes)
     }
 
     /// One of the images that are looked at under so many alterations, itself first. Another `draw`
