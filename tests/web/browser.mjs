@@ -46,6 +46,14 @@ export const serve = async (folder) => {
   return site;
 };
 
+/** Browsers that were opened. */
+const opened = [];
+/** Seconds that all of them have computed. */
+export const computed = async () => {
+  const seconds = await Promise.all(opened.map((browser) => browser.seconds()));
+  return seconds.reduce((sum, of) => sum + of, 0);
+};
+
 /** A browser whose pages are watched; `faults` lists what no page may do. */
 export class Browser {
   /**
@@ -54,7 +62,8 @@ export class Browser {
    */
   static async open(site, { webgpu = true, log = null, timed = false } = {}) {
     const browser = new Browser();
-    Object.assign(browser, { site, log, faults: [] });
+    Object.assign(browser, { site, log, faults: [], times: new Map() });
+    opened.push(browser);
     const gpu = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"];
     browser.chromium = await chromium.launch({
       executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
@@ -70,7 +79,7 @@ export class Browser {
       ],
     });
     browser.control = await browser.chromium.newBrowserCDPSession();
-    browser.context = await browser.chromium.newContext({ viewport: DESKTOP });
+    browser.context = await browser.chromium.newContext({ viewport: DESKTOP, hasTouch: true });
     browser.context.setDefaultTimeout(5 * MINUTE); // other work may be beside it
     if (timed) browser.tasks = await Tasks.record(browser.control, browser.context);
     return browser;
@@ -97,10 +106,13 @@ export class Browser {
     return processInfo.find(({ type }) => type === "GPU")?.id;
   }
 
-  /** Seconds that all processes of the browser that still run have computed. */
+  /** Seconds that the browser's processes have computed; of those that ended, as last seen. */
   async seconds() {
-    const { processInfo } = await this.control.send("SystemInfo.getProcessInfo");
-    return processInfo.reduce((sum, { cpuTime }) => sum + cpuTime, 0);
+    if (!this.closed) {
+      const { processInfo } = await this.control.send("SystemInfo.getProcessInfo");
+      for (const { id, cpuTime } of processInfo) this.times.set(id, cpuTime);
+    }
+    return [...this.times.values()].reduce((sum, time) => sum + time, 0);
   }
 
   /** Bytes that the process of the GPU has written and holds, as Linux counts them. */
@@ -117,6 +129,7 @@ export class Browser {
       this.said = said;
     }
     console.log(`the browser computed for ${(await this.seconds()).toFixed(0)} s`);
+    this.closed = true;
     await this.chromium.close();
     if (this.log) {
       const log = JSON.parse(await readFile(this.log, "utf8"));

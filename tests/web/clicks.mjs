@@ -2,14 +2,15 @@
 
 import assert from "node:assert/strict";
 
-import { MINUTE } from "./browser.mjs";
+import { MINUTE, computed } from "./browser.mjs";
 
 export const trial = async (name, run) => {
-  const began = Date.now();
+  const [began, before] = [Date.now(), await computed()];
   try {
     const said = await run();
     const seconds = ((Date.now() - began) / 1000).toFixed(1);
-    console.log(`${name}: passed in ${seconds} s${said ? `; ${said}` : ""}`);
+    const took = `${seconds} s (${((await computed()) - before).toFixed(1)} s computed)`;
+    console.log(`${name}: passed in ${took}${said ? `; ${said}` : ""}`);
   } catch (error) {
     console.error(`${name}: FAILED`);
     throw error;

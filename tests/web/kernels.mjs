@@ -11,7 +11,7 @@ import { apart, lines, pretrain, steps } from "./native.mjs";
 
 const [folder, aavae, out] = process.argv.slice(2, 5).map((path) => resolve(path));
 /** Products whose kernels are sought; the software adapter takes ten seconds for each. */
-const PRODUCTS = process.argv[5] === "all" ? undefined : 3;
+const PRODUCTS = process.argv[5] === "all" ? undefined : 2;
 /** An encoder alone has half as many as an autoencoder. */
 const METHOD = "simclr";
 const BATCH = 2;

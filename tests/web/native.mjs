@@ -6,8 +6,14 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 
-/** Runs the native program, and what it printed; the browser is answered meanwhile. */
-export const run = async (aavae, words) => (await promisify(execFile)(aavae, words)).stdout;
+/**
+ * Runs the native program, and what it printed; the browser is answered meanwhile. With one thread:
+ * browsers keep all cores busy, and threads that are interrupted in turn wait for each other.
+ */
+export const run = async (aavae, words) => {
+  const env = { ...process.env, RAYON_NUM_THREADS: "1" };
+  return (await promisify(execFile)(aavae, words, { env })).stdout;
+};
 
 export const lines = async (path) =>
   (await readFile(path, "utf8")).trim().split("\n").map((line) => JSON.parse(line));
@@ -17,7 +23,7 @@ export const steps = (records) => records.filter((record) => record.split === "t
 export const pretrain = async (aavae, path, others) => {
   const settings = {
     device: "cpu", dataset: "shapes", method: "aavae", width: 8, "learning-rate": 0.001,
-    "warmup-epochs": 0, "log-every": 1, out: path, ...others,
+    "warmup-epochs": 0, "log-every": 1, "importance-samples": 0, out: path, ...others,
   };
   const flags = Object.entries(settings).flatMap(([name, value]) => [`--${name}`, String(value)]);
   await run(aavae, ["pretrain", "--no-eval", "--overwrite", ...flags]);
@@ -35,12 +41,19 @@ export const tensors = async (path) => {
   return new Map(all.map(([name, { data_offsets }]) => [name, floats(data_offsets)]));
 };
 
+/** How weights are evaluated: with many images at once, whatever a run's batch was. */
+export const EVALUATED = ["--device", "cpu", "--batch-size", "250"];
+
 /** The checkpoint that a run of the native program ends with. */
 export const last = (path) => join(path, "checkpoints/last.safetensors");
 
-/** Features of a part of the images by the weights of a file or a run; `path` keeps them. */
-export const features = async (aavae, weights, path, split = "test") => {
-  await run(aavae, ["embed", weights, "--device", "cpu", "--split", split, "--out", path]);
+/**
+ * Features of a part of the images by the weights of a file or a run; `path` keeps them, and
+ * `others` are more flags.
+ */
+export const features = async (aavae, weights, path, split = "test", others = []) => {
+  const flags = ["--split", split, "--out", path, ...others];
+  await run(aavae, ["embed", weights, ...EVALUATED, ...flags]);
   return (await tensors(path)).get("features");
 };
 
