@@ -154,6 +154,7 @@ const resume = async (bytes) => {
   reset();
   const lane = add(form.elements.method.value);
   made = JSON.stringify([settings()]);
+  const files = given;
   lane.begin(settings(), kernels(), bytes); // settings of a file that has none
   await lane.begun;
   // The form says what the run is, so that Start goes on with it.
@@ -166,7 +167,8 @@ const resume = async (bytes) => {
   lane.root.querySelector("h2").textContent = title(of.method);
   arrange();
   remember();
-  made = JSON.stringify([settings()]);
+  // Files that were given meanwhile are for another run.
+  made = given === files ? JSON.stringify([settings()]) : null;
 };
 by("continue").onclick = async () => {
   const bytes = await kept();

@@ -335,6 +335,7 @@ await trial("a reload goes on with one's own files, dropped again", async () => 
   await says("#given", "44 files");
   await page.click("#continue");
   await compiles();
+  await page.click("#reset");
 });
 
 await trial("CIFAR-10's binary files, dropped", async () => {
