@@ -62,14 +62,15 @@ fn maps_are_half(half: Half) -> Result<(), Failed> {
     check(plan.ops.len() == full.ops.len(), || "another number of ops".into())
 }
 
-/// Weights are rounded by few dispatches where they are rounded before they are multiplied.
+/// Weights are rounded by few dispatches where they are rounded before they are multiplied; those
+/// of three convolutions of upsampled maps are written so.
 fn few_casts() -> Result<(), Failed> {
     let target = Target { half: Some(Half::F16), ..cuda::target([9, 0]) };
     let plan = plan(Depth::Resnet18, target);
     let casts: Vec<_> = plan.ops.iter().filter(|op| matches!(op.op, Op::Cast(_))).collect();
     let [cast] = casts[..] else { return Err(format!("{} ops cast", casts.len()).into()) };
     let (weights, dispatches) = (cast.inputs.len(), cast.dispatches.len());
-    let ok = weights == 43 && dispatches == 6;
+    let ok = weights == 40 && dispatches == 5;
     check(ok, || format!("{dispatches} dispatches round {weights} weights"))
 }
 
@@ -130,7 +131,7 @@ fn steps(device: &Device, method: Method, half: Half) -> Result<(), Failed> {
 fn main() -> ExitCode {
     let mut trials = vec![
         Trial::test("resnet50 takes at most 5.5 GB", resnet50_takes_less),
-        Trial::test("six dispatches round the weights of resnet18", few_casts),
+        Trial::test("five dispatches round the weights of resnet18", few_casts),
     ];
     for &half in Half::ALL {
         let name = format!("maps are {}, and nothing else is", half.name());

@@ -35,8 +35,10 @@ pub fn halve(g: &mut Graph, half: Half) {
 /// Rounds the weights of products of 16-bit floats once, to copies that all of them read: where a
 /// device copies operands to workgroup memory as they are ([`crate::ops::Target::copies`]). One op
 /// does it, in front of the first product that takes any. An operand that the step itself makes is
-/// rounded in front of the first product that takes it.
+/// rounded by what makes it, where that can and all its readers round it, else in front of the
+/// first product that takes it.
 pub fn narrow(g: &mut Graph) {
+    store_rounded(g);
     let nodes = std::mem::take(&mut g.nodes);
     let mut rest: Vec<(ValueId, DType)> = Vec::new();
     for (i, node) in nodes.iter().flat_map(|n| rounded(g, n).into_iter().map(move |i| (i, n))) {
@@ -60,6 +62,31 @@ pub fn narrow(g: &mut Graph) {
             node.inputs[i] = copies[&weights];
         }
         g.push(node);
+    }
+}
+
+/// Stores as 16-bit floats what an op of the graph makes that may write such, and what every reader
+/// would round to one type.
+fn store_rounded(g: &mut Graph) {
+    let mut types: Vec<Option<DType>> = vec![None; g.values.len()];
+    for node in &g.nodes {
+        let [_, may] = node.op.halves();
+        let made = may.iter().filter_map(|output| node.outputs.get(*output));
+        for value in made.filter(|v| g.values[v.0 as usize].pin.is_none()) {
+            let reader = |n: &&Node| n.inputs.contains(value);
+            let mut readers = g.nodes.iter().filter(reader).map(|n| {
+                let rounds = |i: &usize| n.inputs[*i] == *value;
+                rounded(g, n).iter().any(rounds).then(|| g.ty(n.inputs[0]).dtype)
+            });
+            let first = readers.next().flatten();
+            types[value.0 as usize] = first.filter(|ty| readers.all(|other| other == Some(*ty)));
+        }
+    }
+    for (_, output) in &g.outputs {
+        types[output.0 as usize] = None;
+    }
+    for (value, ty) in g.values.iter_mut().zip(types) {
+        value.ty.dtype = ty.unwrap_or(value.ty.dtype);
     }
 }
 
@@ -120,7 +147,9 @@ fn candidates(g: &Graph) -> Vec<bool> {
 mod tests {
     use super::*;
     use crate::ir::Group;
-    use crate::ops::{Conv2d, Conv2dInputGrad, Epilogue, Op, Relu, Scale};
+    use crate::ops::{
+        Conv2d, Conv2dInputGrad, Dot, Epilogue, Op, PhaseWeights, PhaseWeightsGrad, Relu,
+    };
     use crate::tensor::{Shape, TensorType};
 
     fn names(g: &Graph) -> Vec<&'static str> {
@@ -169,14 +198,30 @@ mod tests {
         let mut g = Graph::default();
         let x = g.input("x", TensorType::f32(Shape::new(2, 4, 4, 8)));
         let w = g.state("w", Shape::new(8, 3, 3, 8), Group::Param);
+        let v = g.state("v", Shape::new(8, 4, 4, 8), Group::Param);
         let x = g.emit1(Relu.into(), &[x]);
         let y = g.emit1(Conv2d::new(1, 1).into(), &[x, w]);
-        let made = g.emit1(Scale { a: 2.0 }.into(), &[w]);
-        let y = g.emit1(Conv2d::new(1, 1).into(), &[y, made]);
+        // One writes 16-bit floats, one does not, and one has a reader that takes none.
+        let conv = |g: &mut Graph, y, made| g.emit1(Conv2d::new(1, 1).into(), &[y, made]);
+        let phased = g.emit1(PhaseWeights.into(), &[w]);
+        let y = conv(&mut g, y, phased);
+        let summed = g.emit1(PhaseWeightsGrad.into(), &[v]);
+        let y = conv(&mut g, y, summed);
+        let read = g.emit1(PhaseWeights.into(), &[w]);
+        let y = conv(&mut g, y, read);
+        let square = g.emit1(Dot.into(), &[read, read]);
         g.output("y", y);
+        g.output("square", square);
         halve(&mut g, Half::F16);
         narrow(&mut g);
-        assert_eq!(names(&g), ["relu", "cast", "conv2d", "scale", "cast", "conv2d"]);
-        assert!(g.nodes[1].inputs == [w] && g.nodes[4].inputs == [made]);
+        let all = [
+            &["relu", "cast", "conv2d", "phase_weights", "conv2d"][..],
+            &["phase_weights_grad", "cast", "conv2d", "phase_weights", "cast", "conv2d", "dot"],
+        ];
+        assert_eq!(names(&g), all.concat());
+        assert_eq!(g.ty(phased).dtype, DType::F16);
+        assert!([summed, read].iter().all(|v| g.ty(*v).dtype == DType::F32));
+        assert!(g.nodes[1].inputs == [w] && g.nodes[6].inputs == [summed]);
+        assert!(g.nodes[9].inputs == [read]);
     }
 }

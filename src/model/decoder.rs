@@ -2,7 +2,8 @@
 //!
 //! The shortcut of a block is `upsample -> 1x1` in the authors' network. A 1x1 convolution commutes
 //! with nearest upsampling (each output pixel is the same function of the same input pixel), so
-//! here it runs before: up to 4 times fewer products.
+//! here it runs before: up to 4 times fewer products. A 3x3 convolution of twice the side is one
+//! with 2x2 windows of the image itself ([`crate::ops::PhaseWeights`]).
 
 use super::{Depth, NetConfig, Stem};
 use crate::nn::{Builder, Conv, Init, padded};
@@ -50,13 +51,8 @@ pub fn decoder(b: &mut Builder, config: &NetConfig, z: ValueId) -> ValueId {
     }
     let x = b.conv("decoder.conv2", x, conv(channels, config.width, 3));
     let x = b.relu("decoder.conv2", x);
-    let x = b.upsample("decoder.upsample", x, config.image);
-    debug_assert_eq!(
-        b.graph.ty(x).shape.h,
-        config.image,
-        "the decoder ends at the size of the images"
-    );
-    b.conv("decoder.final_conv", x, Conv { outputs: 3, ..conv(padded(config.width), 3, 3) })
+    let last = Conv { outputs: 3, ..conv(padded(config.width), 3, 3) };
+    b.upsample_conv("decoder.final_conv", "decoder.upsample", x, config.image, last)
 }
 
 fn residual(
@@ -69,34 +65,36 @@ fn residual(
     side: Option<usize>,
 ) -> ValueId {
     let outputs = planes * depth.expansion();
-    let up = |b: &mut Builder, part: &str, x: ValueId| match side {
-        Some(side) => b.upsample(&format!("{name}.{part}"), x, side),
-        None => x,
+    let part = |part: &str| format!("{name}.{part}");
+    let upsample_conv = |b: &mut Builder, layer: &str, x: ValueId, inputs: usize| {
+        let (layer, c) = (part(layer), conv(inputs, planes, 3));
+        match side {
+            Some(side) => b.upsample_conv(&layer, &part("upsample"), x, side, c),
+            None => b.conv(&layer, x, c),
+        }
     };
     let y = match depth {
         Depth::Resnet18 | Depth::Resnet34 => {
-            let y = up(b, "upsample", x);
-            let y = b.conv(&format!("{name}.conv1"), y, conv(inputs, planes, 3));
-            let y = b.relu(&format!("{name}.conv1"), y);
-            b.conv(&format!("{name}.conv2"), y, conv(planes, planes, 3))
+            let y = upsample_conv(b, "conv1", x, inputs);
+            let y = b.relu(&part("conv1"), y);
+            b.conv(&part("conv2"), y, conv(planes, planes, 3))
         }
         Depth::Resnet50 => {
-            let y = b.conv(&format!("{name}.conv1"), x, conv(inputs, planes, 1));
-            let y = b.relu(&format!("{name}.conv1"), y);
-            let y = up(b, "upsample", y);
-            let y = b.conv(&format!("{name}.conv2"), y, conv(planes, planes, 3));
-            let y = b.relu(&format!("{name}.conv2"), y);
-            b.conv(&format!("{name}.conv3"), y, conv(planes, outputs, 1))
+            let y = b.conv(&part("conv1"), x, conv(inputs, planes, 1));
+            let y = b.relu(&part("conv1"), y);
+            let y = upsample_conv(b, "conv2", y, planes);
+            let y = b.relu(&part("conv2"), y);
+            b.conv(&part("conv3"), y, conv(planes, outputs, 1))
         }
     };
     let shortcut = if side.is_some() || inputs != outputs {
         // Named by its place after the upsampling module, 1, or alone, 0.
-        let s = b.conv(
-            &format!("{name}.upsample.{}", usize::from(side.is_some())),
-            x,
-            conv(inputs, outputs, 1),
-        );
-        up(b, "shortcut", s)
+        let layer = part(&format!("upsample.{}", usize::from(side.is_some())));
+        let s = b.conv(&layer, x, conv(inputs, outputs, 1));
+        match side {
+            Some(side) => b.upsample(&part("shortcut"), s, side),
+            None => s,
+        }
     } else {
         x
     };

@@ -7,8 +7,8 @@ pub use params::{FileLayout, Init, Param, Params};
 
 use crate::ir::{Graph, Group};
 use crate::ops::{
-    BatchNorm, BatchNormEval, Conv2d, Emit, Epilogue, GlobalAvgPool, MaxPool2d, Op, Relu,
-    UpsampleNearest, ValueId, WeightedSum,
+    BatchNorm, BatchNormEval, Conv2d, Conv2dInputGrad, Emit, Epilogue, GlobalAvgPool, MaxPool2d,
+    Op, PhaseWeights, Relu, UpsampleNearest, ValueId, WeightedSum,
 };
 use crate::tensor::Shape;
 
@@ -81,15 +81,42 @@ impl Builder {
 
     /// Convolution `name.weight`, `name.bias`.
     pub fn conv(&mut self, name: &str, x: ValueId, c: Conv) -> ValueId {
+        let (w, bias) = self.conv_params(name, c);
+        let inputs: Vec<_> = [x, w].into_iter().chain(bias).collect();
+        let epilogue = Epilogue { bias: c.bias, ..Epilogue::default() };
+        self.op(name, Conv2d { stride: c.stride, pad: c.pad, epilogue }, &inputs)
+    }
+
+    fn conv_params(&mut self, name: &str, c: Conv) -> (ValueId, Option<ValueId>) {
         let shape = Shape::new(padded(c.outputs), c.kernel, c.kernel, padded(c.inputs));
         let file = FileLayout::Conv { outputs: c.outputs, inputs: c.inputs, kernel: c.kernel };
         let w = self.param(&format!("{name}.weight"), shape, Group::Param, c.init, file);
-        let mut inputs = vec![x, w];
-        if c.bias {
-            inputs.push(self.bias(name, c.outputs, c.inputs * c.kernel * c.kernel));
+        let fan_in = c.inputs * c.kernel * c.kernel;
+        (w, c.bias.then(|| self.bias(name, c.outputs, fan_in)))
+    }
+
+    /// A convolution of the image resized to this side by [`Builder::upsample`], called `resized`.
+    /// A 3x3 one of twice the side is a transposed convolution of the image itself, by
+    /// [`PhaseWeights`]: no pixel is copied, and 4 products do for 9.
+    pub fn upsample_conv(
+        &mut self,
+        name: &str,
+        resized: &str,
+        x: ValueId,
+        side: usize,
+        c: Conv,
+    ) -> ValueId {
+        let image = self.graph.ty(x).shape;
+        if [image.h * 2, image.w * 2] != [side; 2] || (c.kernel, c.stride, c.pad) != (3, 1, 1) {
+            let x = self.upsample(resized, x, side);
+            return self.conv(name, x, c);
         }
+        let (w, bias) = self.conv_params(name, c);
+        let v = self.op(resized, PhaseWeights, &[w]);
         let epilogue = Epilogue { bias: c.bias, ..Epilogue::default() };
-        self.op(name, Conv2d { stride: c.stride, pad: c.pad, epilogue }, &inputs)
+        let op = Conv2dInputGrad { stride: 2, pad: 1, h: side, w: side, epilogue };
+        let inputs: Vec<_> = [x, v].into_iter().chain(bias).collect();
+        self.op(name, op, &inputs)
     }
 
     fn bias(&mut self, name: &str, outputs: usize, fan_in: usize) -> ValueId {

@@ -331,6 +331,7 @@ ops! {
     mse::{ Mse, MseGrad },
     nt_xent::{ NtXent, NtXentGrad },
     optimizer::{ Adam, Sgd },
+    phase_weights::{ PhaseWeights, PhaseWeightsGrad },
     pointwise::{ Relu, ReluGrad, WeightedSum, Scale, Dot, ScaleBy, Constant, Reshape },
     pool::{ MaxPool2d, MaxPool2dGrad, GlobalAvgPool, GlobalAvgPoolGrad },
     probe_augment::{ ProbeAugment },

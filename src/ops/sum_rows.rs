@@ -97,6 +97,9 @@ pub struct SumRows;
 
 impl OpDef for SumRows {
     const NAME: &'static str = "sum_rows";
+    fn halves(&self) -> [Vec<usize>; 2] {
+        [vec![0], vec![]]
+    }
     fn outputs(&self, inputs: &[TensorType]) -> Result<Vec<TensorType>, ShapeError> {
         arity(Self::NAME, inputs, 1)?;
         same(Self::NAME, "x", TensorType::f32(inputs[0].shape), inputs[0])?;

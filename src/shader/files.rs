@@ -84,6 +84,7 @@ pub static FILES: &[(&str, &str)] = &[
     ("normalize", include_str!("../../shaders/normalize.wgsl")),
     ("nt_xent", include_str!("../../shaders/nt_xent.wgsl")),
     ("nt_xent_grad", include_str!("../../shaders/nt_xent_grad.wgsl")),
+    ("phase_weights", include_str!("../../shaders/phase_weights.wgsl")),
     ("probe_augment", include_str!("../../shaders/probe_augment.wgsl")),
     ("random_normal", include_str!("../../shaders/random_normal.wgsl")),
     ("record", include_str!("../../shaders/record.wgsl")),

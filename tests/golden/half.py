@@ -6,7 +6,8 @@
         ReLU; a batch norm with its residual and ReLU; the reshape in front of the decoder's first convolution
     the gradients of those maps; where a map has two readers that are convolutions, the one that is differentiated first
         is rounded by itself as well
-    the weights of convolutions of such maps, in both products with them; their gradients are not rounded
+    the weights of convolutions of such maps, in both products with them; their gradients are not rounded. Where the map
+        is upsampled to twice its side first, the sums of weights that meet one pixel of the smaller one
 
 The images, features, latents, linear layers, losses and everything of one value a channel are left alone. Gradients are
 rounded at `scale` times their size, as under a scaled loss.
@@ -57,6 +58,21 @@ class HalfConv(nn.Module):
         return F.conv2d(x, w, c.bias, c.stride, c.padding)
 
 
+# How often each row of a 3x3 kernel is in each row of the transposed 4x4 one.
+COPIES = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+
+
+class HalfUpsampleConv(HalfConv):
+    """A 3x3 convolution of a map whose pixels are repeated, as a transposed one of the map itself: what is rounded are
+    the sums of weights that meet one pixel."""
+
+    def forward(self, x):
+        c = self.conv
+        copies = COPIES.to(c.weight)
+        w = torch.einsum("ai,bj,ocij->coab", copies, copies, c.weight)
+        return F.conv_transpose2d(x, RoundedWeight.apply(w, self.dtype), c.bias, stride=2, padding=1)
+
+
 def half(model, dtype, scale=1.0):
     def store(x):
         return Rounding.apply(x, dtype, scale, True)
@@ -89,7 +105,11 @@ def half(model, dtype, scale=1.0):
             main = store_gradient(x)
             skip = store(product(self.upsample[-1])(x))
             skip = store(self.up(skip))
-        y = store(F.relu(product(self.conv1)(store(self.up(main)))))
+        if getattr(self.up, "factor", None) == 2:
+            y = HalfUpsampleConv(self.conv1, dtype)(main)
+        else:
+            y = product(self.conv1)(store(self.up(main)))
+        y = store(F.relu(y))
         return store(F.relu(product(self.conv2)(y) + skip))
 
     def decoder(self, z):

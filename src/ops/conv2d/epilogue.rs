@@ -27,6 +27,18 @@ impl Epilogue {
     pub fn inputs(&self) -> usize {
         usize::from(self.bias) + usize::from(self.add) + usize::from(self.mask)
     }
+    /// Whether a bias is all that happens.
+    pub(super) fn is_linear(&self) -> bool {
+        *self == Self { bias: self.bias, ..Self::default() }
+    }
+    /// The inputs of a product with this epilogue in which it is differentiable: before fusion.
+    pub(super) fn differentiable(&self) -> &'static [usize] {
+        match (self.is_linear(), self.bias) {
+            (true, true) => &[0, 1, 2],
+            (true, false) => &[0, 1],
+            (false, _) => &[],
+        }
+    }
     /// Positions of bias, add and mask among the op's inputs (operands come first).
     pub(super) fn positions(&self) -> [Option<usize>; 3] {
         let mut next = 2;

@@ -16,6 +16,7 @@
 //! forward kernel on transposed weights, the weight gradient sums over pixels in `SPLIT` chunks
 //! that are then added in order.
 
+mod cases;
 mod coop;
 mod epilogue;
 mod geometry;
@@ -47,7 +48,8 @@ pub struct Conv2d {
     pub epilogue: Epilogue,
 }
 
-/// `dx` of a convolution; inputs dy, w, then the epilogue's (bias excluded).
+/// `dx` of a convolution; inputs dy, w, then the epilogue's. It is what PyTorch calls
+/// `conv_transpose2d`, and differentiable as such.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conv2dInputGrad {
     /// Step between windows.
@@ -185,8 +187,7 @@ impl OpDef for Conv2d {
     /// On a fused tail other than a bias: fusion comes after differentiation.
     fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
         let Self { stride, pad, epilogue } = *self;
-        let plain = Epilogue { bias: epilogue.bias, ..Epilogue::default() };
-        assert!(epilogue == plain, "differentiate before fusing");
+        assert!(epilogue.is_linear(), "differentiate before fusing");
         let Some(dy) = node.dy[0] else { return vec![None; node.x.len()] };
         let (x, w) = (g.ty(node.x[0]).shape, g.ty(node.x[1]).shape);
         let dx = Conv2dInputGrad { stride, pad, h: x.h, w: x.w, epilogue: Epilogue::default() };
@@ -205,16 +206,7 @@ impl OpDef for Conv2d {
         if epilogue.bias { vec![dx, dw, db] } else { vec![dx, dw] }
     }
     fn differentiable(&self) -> &'static [usize] {
-        match self.epilogue {
-            Epilogue { add: false, relu: false, mask: false, moments: None, bias } => {
-                if bias {
-                    &[0, 1, 2]
-                } else {
-                    &[0, 1]
-                }
-            }
-            _ => &[],
-        }
+        self.epilogue.differentiable()
     }
     fn variants(&self, io: &Io, target: &Target) -> Vec<Variant> {
         let all = library::nt_variants(io, target);
@@ -285,38 +277,9 @@ impl OpDef for Conv2d {
                 &inputs,
             ));
         }
-        cases.extend(moments());
+        cases.extend(cases::moments());
         cases
     }
-}
-
-/// Trials of a result's moments. Operands of small integers have sums that are exact in f32, so
-/// that f16 rounds them alike in every order; of those above 2,048 it has every second.
-fn moments() -> Vec<Case> {
-    let s = Shape::new;
-    let case = |name: &str, x: Shape, w: Shape, [stride, pad]: [usize; 2], bias: Option<Fill>| {
-        let rows = Some(64);
-        let epilogue = Epilogue { bias: bias.is_some(), moments: rows, ..Epilogue::default() };
-        let mut inputs = vec![(x, Fill::Ties), (w, Fill::Ties)];
-        inputs.extend(bias.map(|fill| (Shape::vector(w.n), fill)));
-        Case::new(format!("moments {name}"), Conv2d { stride, pad, epilogue }, &inputs)
-    };
-    let far = Some(Fill::Constant(3000.0));
-    let mut all = vec![
-        case("n2h5w7c4 k3s1p1 o8", s(2, 5, 7, 4), s(8, 3, 3, 4), [1, 1], None),
-        case("n3h11w11c8 k3s2p1 o12, bias", s(3, 11, 11, 8), s(12, 3, 3, 8), [2, 1], far),
-        case("n1h1w1c4 k1s1p0 o4", s(1, 1, 1, 4), s(4, 1, 1, 4), [1, 0], None),
-        case("n5h16w16c16 k3s1p1 o16, bias", s(5, 16, 16, 16), s(16, 3, 3, 16), [1, 1], far),
-        case("n3h9w9c36 k1s1p0 o36", s(3, 9, 9, 36), s(36, 1, 1, 36), [1, 0], None),
-        case("n4h8w8c8 k3s1p1 o132, bias", s(4, 8, 8, 8), s(132, 3, 3, 8), [1, 1], far),
-        case("linear n67 c36 o72", s(67, 1, 1, 36), s(72, 1, 1, 36), [1, 0], None),
-    ];
-    let (x, w, y) = (s(2, 9, 9, 8), s(20, 3, 3, 8), s(2, 9, 9, 20));
-    let all_of = Epilogue { bias: true, add: true, relu: true, mask: true, moments: Some(64) };
-    let inputs = [x, w, Shape::vector(20), y, y].map(|shape| (shape, Fill::Ties));
-    let op = Conv2d { stride: 1, pad: 1, epilogue: all_of };
-    all.push(Case::new("moments after bias+add+relu+mask", op, &inputs));
-    all
 }
 
 /// Shapes that hurt: prime sizes, a size smaller than the kernel, odd and even sizes under stride
@@ -416,6 +379,21 @@ impl OpDef for Conv2dInputGrad {
         let tail = self.epilogue.tail(call);
         native::input_gradient(&g, call.inputs[0].f(), call.inputs[1].f(), tail, call.outputs[0]);
     }
+    /// # Panics
+    /// On a fused tail other than a bias: fusion comes after differentiation.
+    fn gradient(&self, g: &mut dyn Emit, node: &Forward<'_>) -> Vec<Option<ValueId>> {
+        let Self { stride, pad, epilogue, .. } = *self;
+        assert!(epilogue.is_linear(), "differentiate before fusing");
+        let Some(dx) = node.dy[0] else { return vec![None; node.x.len()] };
+        let op = Conv2dWeightGrad { stride, pad, kernel: g.ty(node.x[1]).shape.h, bias: false };
+        let dw = node.wants[1].then(|| g.emit1(op.into(), &[dx, node.x[0]]));
+        let db = (epilogue.bias && node.wants[2]).then(|| g.emit1(SumRows.into(), &[dx]));
+        let dy = node.wants[0].then(|| g.emit1(Conv2d::new(stride, pad).into(), &[dx, node.x[1]]));
+        if epilogue.bias { vec![dy, dw, db] } else { vec![dy, dw] }
+    }
+    fn differentiable(&self) -> &'static [usize] {
+        self.epilogue.differentiable()
+    }
     fn variants(&self, io: &Io, target: &Target) -> Vec<Variant> {
         library::nt_variants(io, target)
     }
@@ -463,6 +441,7 @@ impl OpDef for Conv2dInputGrad {
             grad(x, 2, 0, epilogue),
             &[(y, Fill::Normal), (w, Fill::Normal), (x, Fill::Normal)],
         ));
+        cases.extend(cases::transposed());
         cases
     }
 }

@@ -525,7 +525,11 @@ pub(super) fn input_gradient(g: &Geometry, dy: &[f32], w: &[f32], tail: Tail<'_>
         }
     }
     if residues.len() < g.stride {
-        dx.fill(0.0); // pixels that no tap reaches (1x1 with stride 2)
+        // Pixels that no tap reaches (1x1 with stride 2).
+        match tail.bias {
+            Some(bias) => dx.chunks_exact_mut(g.c).for_each(|pixel| pixel.copy_from_slice(bias)),
+            None => dx.fill(0.0),
+        }
     }
     gather(g.n, g.oh, g.ow, g.oc, border, &classes, g.c * f, g.iw / f, tail, dy, dx);
 }
