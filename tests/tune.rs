@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use aavae::device::{DeviceError, Session};
 use aavae::ir::Graph;
+use aavae::nn::Builder;
 use aavae::ops::{Conv2d, Emit, Io, Op, Target, Tile, Variant, key};
 use aavae::plan::{Options, lower};
 use aavae::tensor::{Half, Shape, TensorType};
-use aavae::tune::{Effort, Memory, Product, products, tune_products};
+use aavae::tune::{Effort, Memory, Product, products, trust, tune, tune_products};
 use libtest_mimic::{Arguments, Failed, Trial};
 use support::faulty::{Faulty, Temper};
 use support::{Device, check, on_devices};
@@ -220,10 +221,61 @@ fn a_refused_choice_is_portable() -> Result<(), Failed> {
     session.set_target(Target { software: true, ..session.target() });
     let mut choices = aavae::ops::Choices::default();
     choices.set(one.key.clone(), BROADCAST);
-    let refused = aavae::tune::trust(&mut session, std::slice::from_ref(&one), &choices)?;
+    let refused = trust(&mut session, &[&graph(false)], choices)?;
     check(refused == [one.key.as_str()], || format!("refused {refused:?}"))?;
     let portable = one.op.variants(&one.io, &Target::WEBGPU)[0];
     check(chosen(&session)[&one.key] == portable, || format!("{:?}", chosen(&session)))
+}
+
+/// Convolutions of one shape, `product(64, 64)`: one by itself, one whose result goes to a ReLU or,
+/// if `norm`, to a batch norm.
+fn graph(norm: bool) -> Graph {
+    let one = product(64, 64);
+    let mut b = Builder::new(Graph::default(), true);
+    let inputs = [b.graph.input("x", one.io.inputs[0]), b.graph.input("w", one.io.inputs[1])];
+    let y = b.graph.emit1(one.op.clone(), &inputs);
+    b.graph.output("y", y);
+    let y = b.graph.emit1(one.op.clone(), &inputs);
+    let y = if norm { b.batch_norm("norm", y, None, false) } else { b.relu("relu", y) };
+    b.graph.output("other", y);
+    b.graph
+}
+
+/// A variant that is right where it is measured and wrong with another epilogue, or with moments
+/// that only a choice brings, is not taken, not remembered, and not taken from a checkpoint.
+fn every_form_is_compared() -> Result<(), Failed> {
+    let key = product(64, 64).key;
+    let tile = product(64, 64).op.variants(&product(64, 64).io, &Target::WEBGPU)[2];
+    for (norm, best, wrong) in [(false, BROADCAST, "relu: true"), (true, tile, "moments: Some")] {
+        let graph = graph(norm);
+        let temper = Temper::default();
+        temper.costs.borrow_mut().insert(best, 0.5);
+        let mut session = Session::from(Faulty::with_variants(temper.clone()));
+        // Broadcasts are the default there, and have no moments.
+        let target =
+            Target { software: true, epilogues: true, moments: Some(64), ..session.target() };
+        session.set_target(target);
+        let mut memory = Memory::nowhere();
+        tune(&mut session, &[&graph], &mut memory, ALL)?;
+        check(chosen(&session)[&key] == best, || format!("{:?}", chosen(&session)))?;
+        let choices = session.choices().clone();
+        check(trust(&mut session, &[&graph], choices.clone())?.is_empty(), || "refused".into())?;
+
+        temper.crooked.borrow_mut().push((best, wrong.into()));
+        let portable = product(64, 64).op.variants(&product(64, 64).io, &Target::WEBGPU)[0];
+        let refused = trust(&mut session, &[&graph], choices)?;
+        check(refused == [key.as_str()], || format!("{wrong}: refused {refused:?}"))?;
+        check(chosen(&session)[&key] == portable, || format!("{wrong}: {:?}", chosen(&session)))?;
+        for remembered in [1, 0] {
+            session.reset();
+            session.set_choices(aavae::ops::Choices::default());
+            let report = tune(&mut session, &[&graph], &mut memory, ALL)?;
+            let refused = report.trials.iter().filter(|t| t.refused.is_some()).count();
+            check((report.remembered, refused) == (remembered, 1), || format!("{report:?}"))?;
+            check(chosen(&session)[&key] == portable, || format!("{:?}", chosen(&session)))?;
+        }
+    }
+    Ok(())
 }
 
 /// What is tried is compiled together, a few products at a time, and nothing else is.
@@ -356,6 +408,7 @@ fn main() -> ExitCode {
         Trial::test("no time, no choice", budget_holds),
         Trial::test("defaults are compared before they are used", defaults_are_compared),
         Trial::test("a refused choice is portable", a_refused_choice_is_portable),
+        Trial::test("every form of a product is compared", every_form_is_compared),
         Trial::test("candidates are compiled together", candidates_are_compiled_together),
         Trial::test("compiling together may fail", compiling_may_fail),
         Trial::test("what is compared with must work", what_is_compared_with_must_work),

@@ -275,7 +275,7 @@ impl Lowering {
 }
 
 /// Types around an op at lowering.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Io {
     /// Types of the inputs.
     pub inputs: Vec<TensorType>,

@@ -257,7 +257,8 @@ pub fn trust(
     if choices.is_empty() || !session.capabilities().dispatches {
         return Ok(vec![]);
     }
-    let plans = plan(session, config, model, held_out)?;
-    let products = tune::products(plans.iter().map(|(_, plan)| plan));
-    Ok(tune::trust(session, &products, choices)?)
+    plan(session, config, model, held_out)?;
+    let (graphs, _) = graphs(config, model, Sizes::new(config, model.batch, held_out));
+    let all: Vec<&Graph> = graphs.iter().map(|(_, graph)| graph).collect();
+    Ok(tune::trust(session, &all, choices.clone())?)
 }

@@ -10,7 +10,11 @@
 //!
 //! Products go by rounds: what one of them needs is compiled together, on every core, and then
 //! measured.
+//!
+//! A choice is made for a product, by the first of its forms: plans hold others, with another
+//! epilogue. What the plans of a run take is compared in every form before it runs.
 
+mod confirm;
 mod memory;
 mod search;
 
@@ -26,6 +30,7 @@ use crate::ir::Graph;
 use crate::ops::{Choices, Io, Op, Variant, key};
 use crate::plan::{Plan, lower};
 
+pub use confirm::trust;
 pub use memory::{Memory, Remembered};
 pub use search::{Kernels, Outlook, SEARCH, Search};
 
@@ -75,6 +80,11 @@ impl Product {
     /// The variant that it has where nothing was measured.
     fn default(&self, session: &Session) -> Variant {
         self.op.preferred(&self.io, &session.target())
+    }
+
+    /// The variant that it takes with the choices of a session.
+    fn taken(&self, session: &Session) -> Variant {
+        session.choices().variant(&self.op, &self.io, &session.target())
     }
 
     /// The variant that others are compared with: the compact form of the portable kernel, whose
@@ -160,8 +170,8 @@ impl Effort<'_> {
     }
 }
 
-/// Chooses variants for the products of graphs on an empty session and sets them there. Remembers
-/// them.
+/// Chooses variants for the products of graphs on an empty session and sets them there, those alone
+/// that are right in all forms that the graphs have. Remembers them.
 ///
 /// # Errors
 /// If the driver fails otherwise than by refusing a kernel.
@@ -171,12 +181,22 @@ pub fn tune(
     memory: &mut Memory,
     effort: Effort<'_>,
 ) -> Result<Tuning, DeviceError> {
+    let began = Instant::now();
     let plans: Vec<Plan> = graphs.iter().map(|g| lower("tune", g, session.options())).collect();
     let products = products(&plans);
-    tune_products(session, &products, memory, effort)
+    let mut report = tune_products(session, &products, memory, effort)?;
+    let compared = products.into_iter().map(|p| (p.taken(session), p)).collect();
+    let refused = confirm::confirm(session, graphs, compared)?;
+    for trial in &refused {
+        memory.forget(&session.device(), &trial.key);
+    }
+    memory.store();
+    report.trials.extend(refused);
+    report.seconds = began.elapsed().as_secs_f64();
+    Ok(report)
 }
 
-/// Like [`tune`], of given products.
+/// Like [`tune`], of given products in the one form that is given of each.
 ///
 /// # Errors
 /// If the driver fails otherwise than by refusing a kernel.
@@ -267,42 +287,6 @@ fn compare_defaults(
         }
     }
     Ok(portable)
-}
-
-/// Sets choices on an empty session after comparing each with a trusted kernel once more.
-/// Returns the keys of those that are refused; they have the portable kernel.
-///
-/// # Errors
-/// If the driver fails.
-pub fn trust(
-    session: &mut Session,
-    products: &[Product],
-    choices: &Choices,
-) -> Result<Vec<String>, DeviceError> {
-    let (mut right, mut refused) = (Choices::default(), Vec::new());
-    let mut prepared = 0;
-    for (i, product) in products.iter().enumerate() {
-        if i == prepared {
-            // The portable kernel is compared with nothing.
-            let wanted = |session: &Session, p: &Product| {
-                let portable = p.op.variants(&p.io, &session.target())[0];
-                choices.get(&p.key).into_iter().filter(|v| *v != portable).collect()
-            };
-            prepared += prepare(session, &products[i..], wanted)?;
-        }
-        let Some(variant) = choices.get(&product.key) else { continue };
-        match is_right(session, product, variant)? {
-            true => right.set(product.key.clone(), variant),
-            false => {
-                let portable = product.op.variants(&product.io, &session.target())[0];
-                right.set(product.key.clone(), portable);
-                refused.push(product.key.clone());
-            }
-        }
-    }
-    session.reset();
-    session.set_choices(right);
-    Ok(refused)
 }
 
 /// Compiles what the next products are compared with, on every core; of how many products. What is

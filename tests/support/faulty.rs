@@ -41,8 +41,8 @@ pub(crate) struct Temper {
     pub(crate) fault: Rc<Cell<Fault>>,
     /// Bytes that fit, if not all.
     pub(crate) memory: Rc<Cell<Option<usize>>>,
-    /// Variants that get one element of their output wrong, at the shapes whose key contains the
-    /// text.
+    /// Variants that get one element of their output wrong, where the key of their product, or the
+    /// op as it is debugged, contains the text.
     pub(crate) crooked: Rc<RefCell<Vec<(Variant, String)>>>,
     /// What was to be compiled together: the variants of all products of each call.
     pub(crate) prepared: Rc<RefCell<Vec<Vec<Variant>>>>,
@@ -70,7 +70,7 @@ pub(crate) struct Faulty {
 
 impl Temper {
     fn is_crooked(&self, step: &PlannedOp) -> bool {
-        let key = key(&step.op, &Io::from(&step.io));
+        let key = format!("{} {:?}", key(&step.op, &Io::from(&step.io)), step.op);
         self.crooked
             .borrow()
             .iter()
