@@ -200,6 +200,31 @@ fn cut_images_are_refused() {
     }
 }
 
+/// A file that was cut and then ended, as programs do that mend one, is no whole picture either.
+#[test]
+fn jpegs_that_were_cut_and_ended_are_refused() {
+    for (file, what) in [
+        (encoded(&picture(40, 24), ImageFormat::Jpeg), "baseline"),
+        (include_bytes!("progressive.jpg").to_vec(), "progressive"),
+    ] {
+        let whole = jpeg::decode(&file).expect("a whole file");
+        let last = file.windows(2).rposition(|w| w == [0xff, 0xda]).expect("a scan");
+        let scan = last + 2 + usize::from(file[last + 3]);
+        assert!(file.len() - scan > 30, "{what}: a scan to cut");
+        let mut refused = 0;
+        for cut in scan..file.len() - 2 {
+            if file[cut - 1] == 0xff {
+                continue; // it would make another marker
+            }
+            match jpeg::decode(&[&file[..cut], b"\xff\xd9"].concat()) {
+                Ok(image) => assert!(image == whole, "{what}: cut at {cut} of {}", file.len()),
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(refused * 10 > (file.len() - scan) * 8, "{what}: {refused} are refused");
+    }
+}
+
 /// What cameras and programs put around a picture does not make it a broken one.
 #[test]
 fn whole_jpegs_are_read_whatever_is_around() {
