@@ -93,10 +93,21 @@ fn unexpanded(path: &Path) -> Option<&Path> {
 pub fn refuse_tilde(path: &Path) -> Result<(), DiskError> {
     match unexpanded(path) {
         Some(_) => {
-            Err(DiskError::of("create", path)(io::Error::other("the shell did not expand `~`")))
+            Err(DiskError::of("use", path)(io::Error::other("the shell did not expand `~`")))
         }
         None => Ok(()),
     }
+}
+
+/// Refuses to put a file where there is something else: a rename would take a device, or one that a
+/// link leads to, away from everyone.
+fn refuse_other(path: &Path) -> Result<(), DiskError> {
+    let what = match fs::metadata(path) {
+        Ok(found) if found.is_dir() => "it is a folder",
+        Ok(found) if !found.is_file() => "it is a device or a pipe, not a file",
+        _ => return Ok(()),
+    };
+    Err(DiskError::of("replace", path)(io::Error::other(what)))
 }
 
 /// Makes a folder and those it lies in.
@@ -125,6 +136,7 @@ pub fn replace(
     fill: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> Result<(), DiskError> {
     refuse_tilde(path)?;
+    refuse_other(path)?;
     let name = path.file_name();
     sweep(folder_of(path), |target| name.is_some_and(|name| name == target));
     let (temporary, mut file) = temporary_file(path)?;
@@ -146,6 +158,7 @@ pub fn replace(
 /// # Errors
 /// If neither is possible; `path` is then what it was.
 pub fn link(from: &Path, path: &Path) -> Result<(), DiskError> {
+    refuse_other(path)?;
     let temporary = temporary_name(path);
     if fs::hard_link(from, &temporary).is_ok() {
         let renamed = rename(&temporary, path);
@@ -381,6 +394,24 @@ mod tests {
     }
 
     #[test]
+    #[cfg(unix)]
+    fn only_a_file_makes_way_for_one() {
+        let dir = folder();
+        let [file, socket, alias] = ["a", "b", "c"].map(|name| dir.path().join(name));
+        write(&file, b"new").expect("written");
+        let _listens = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+        std::os::unix::fs::symlink(&socket, &alias).expect("a link");
+        for path in [&socket, &alias, &dir.path().to_owned()] {
+            let errors = [write(path, b"new"), link(&file, path)].map(|done| done.expect_err("no"));
+            assert!(
+                errors.iter().all(|error| error.to_string().contains("it is a ")),
+                "{errors:?}"
+            );
+        }
+        assert_eq!(names(dir.path()), ["a", "b", "c"]);
+    }
+
+    #[test]
     fn a_file_is_the_old_or_the_new_one() {
         let dir = folder();
         let path = dir.path().join("file");
@@ -390,11 +421,7 @@ mod tests {
             Err(io::ErrorKind::StorageFull.into())
         });
         let error = error.expect_err("a full disk");
-        assert_eq!(
-            (error.action, &error.path),
-            ("write", &path),
-            "the error names the file, not its stand-in"
-        );
+        assert_eq!((error.action, &error.path), ("write", &path), "not its stand-in");
         assert!(
             error.is_full() && error.hint().is_some_and(|hint| hint.contains("free some space"))
         );

@@ -92,10 +92,8 @@ impl fmt::Display for Name<'_> {
     }
 }
 
-/// A name as a string of JSON that loses nothing, in the manner of Python's `surrogateescape` (PEP
-/// 383): a byte XX that is not UTF-8 becomes `\udcXX`. Python's `json.loads` and `os.fsencode` give
-/// the bytes back, and `open` takes them as they are.
-pub fn json_name(name: &OsStr) -> String {
+/// A name as a string of JSON; see [`json_names`].
+fn json_name(name: &OsStr) -> String {
     let mut json = String::from('"');
     for chunk in name.as_encoded_bytes().utf8_chunks() {
         // A string of JSON, of which the quotes are left out.
@@ -109,7 +107,9 @@ pub fn json_name(name: &OsStr) -> String {
     json
 }
 
-/// Names as an array of JSON; see [`json_name`].
+/// Names as an array of JSON that loses nothing, in the manner of Python's `surrogateescape` (PEP
+/// 383): a byte XX that is not UTF-8 becomes `\udcXX`. Python's `json.loads` and `os.fsencode` give
+/// the bytes back, and `open` takes them as they are.
 pub fn json_names<'a>(names: impl Iterator<Item = &'a OsStr>) -> String {
     format!("[{}]", names.map(json_name).collect::<Vec<_>>().join(","))
 }

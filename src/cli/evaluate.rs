@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::json;
@@ -17,6 +17,7 @@ use crate::eval::knn::{KNN, knn_left_out, knn_table};
 use crate::interop::import;
 use crate::ops::StepUniforms;
 use crate::run::checkpoint::{Checkpoint, NamedTensor, TensorData};
+use crate::run::folder::{refuse_inside_data, refuse_output};
 use crate::run::settings::{DataKind, RunConfig, Setting};
 use crate::run::summary::KnnScore;
 use crate::run::trained::{model_config, open_data, write_whole};
@@ -79,7 +80,9 @@ struct Opened {
 }
 
 impl Common {
-    fn open(&self) -> Result<Opened, Failure> {
+    /// What is evaluated, by a device. The place `out` of what comes out is looked at first.
+    fn open(&self, out: Option<&Path>) -> Result<Opened, Failure> {
+        out.map_or(Ok(()), |out| refuse_output(out, &self.model))?;
         let choice = choice(&self.device)?;
         let options = import::ImportOptions {
             dataset: self.settings.dataset,
@@ -101,6 +104,9 @@ impl Common {
             config.seed = seed;
         }
         config.validate().map_err(|message| usage(message, None))?;
+        if let Some(out) = out {
+            refuse_inside_data(out, config.dataset, config.data_dir.as_deref())?;
+        }
         let splits = open_data(&config)?;
         splits.notes.iter().for_each(|note| say(&format!("note: {note}")));
         let (mut session, why) = device::open(&choice)?;
@@ -164,7 +170,7 @@ pub(super) fn probe(args: &ProbeArgs) -> Outcome {
     if args.epochs == 0 {
         return Err(usage("--epochs is 0; it must be positive", None));
     }
-    let mut o = args.common.open()?;
+    let mut o = args.common.open(args.out.as_deref())?;
     let view = o.view(args.common.split, true)?;
     let test = o.evaluator.features(&view, |_| ())?;
     let train = o.splits.labelled_train.clone();
@@ -194,7 +200,7 @@ pub(super) struct KnnArgs {
 }
 
 pub(super) fn knn(args: &KnnArgs) -> Outcome {
-    let mut o = args.common.open()?;
+    let mut o = args.common.open(args.out.as_deref())?;
     let view = o.view(args.common.split, true)?;
     let train_view = o.splits.labelled_train.clone();
     let train = o.evaluator.features(&train_view, |_| ())?;
@@ -206,7 +212,8 @@ pub(super) fn knn(args: &KnnArgs) -> Outcome {
             KNN[0].0,
             train_view.len()
         );
-        return Err(RunError::config(message, Some("raise --limit-train")).into());
+        let hint = o.config.limit_train.map(|_| "raise --limit-train");
+        return Err(RunError::config(message, hint).into());
     }
     knn_left_out(train_view.len()).inspect(|text| say(&format!("note: {text}")));
     let text: Vec<_> = table
@@ -232,7 +239,7 @@ pub(super) struct EmbedArgs {
 }
 
 pub(super) fn embed(args: &EmbedArgs) -> Outcome {
-    let mut o = args.common.open()?;
+    let mut o = args.common.open(Some(&args.out))?;
     // File order, whatever order training used: of the whole training file unless a part was asked
     // for.
     let view = match (args.common.split, args.common.settings.limit_train) {
@@ -308,7 +315,7 @@ pub(super) fn reconstruct(args: &ReconstructArgs) -> Outcome {
     if args.count == 0 {
         return Err(usage("--count is 0; it must be positive", None));
     }
-    let mut o = args.common.open()?;
+    let mut o = args.common.open(Some(&args.out))?;
     let view = o.view(args.common.split, false)?;
     let step = StepUniforms::evaluation(o.config.seed, 0);
     let png = o.evaluator.reconstruct(&view, args.count, &step)?;

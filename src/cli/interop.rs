@@ -11,6 +11,7 @@ use crate::interop::{bf16, folder, import, torchvision};
 use crate::method::Method;
 use crate::model::Stem;
 use crate::run::RunError;
+use crate::run::folder::refuse_inside_data;
 use crate::run::settings::DataKind;
 use crate::run::trained::{Trained, normalisation};
 use crate::text;
@@ -48,6 +49,8 @@ pub(super) fn export(args: &ExportArgs) -> Outcome {
     }
     say(&format!("weights: {}", text::name(&trained.path)));
     let (mean, std) = normalisation(&trained.config);
+    let data = &trained.config;
+    refuse_inside_data(&args.out, data.dataset, data.data_dir.as_deref())?;
     if args.format != Format::Folder && args.out.exists() {
         let message = format!("{} is there already", text::name(&args.out));
         return Err(
@@ -155,6 +158,7 @@ pub(super) fn import(args: &ImportArgs) -> Outcome {
         say(&format!("warning: {} more tensors are left out", more.len()));
     }
     let (config, extra) = (imported.config.clone(), imported.extra.clone());
+    refuse_inside_data(&args.out, config.dataset, config.data_dir.as_deref())?;
     let mut value = import::write(imported, &args.file, &args.out)?.to_json();
     value["extra"] = json!(extra);
     let text = format!(

@@ -20,6 +20,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::device::{DeviceError, DeviceSpec};
 use crate::run::RunError;
+use crate::text::understands_escapes;
 use output::{arrived, print_json, print_text, say};
 
 /// Train augmentation-augmented variational autoencoders on any GPU, or none.
@@ -70,6 +71,8 @@ pub fn main() -> ExitCode {
     signals::limits_are_errors();
     // `--width -1` is a bad value of --width, not an unknown flag.
     let command = Cli::command().mut_subcommands(|c| c.allow_negative_numbers(true));
+    let plain = !understands_escapes(&std::io::stdout());
+    let command = if plain { command.color(clap::ColorChoice::Never) } else { command };
     let result = match command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches))
     {
         Ok(cli) => run(cli.command),

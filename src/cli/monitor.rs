@@ -11,6 +11,7 @@ use crate::monitor::compare::Comparison;
 use crate::monitor::plot::{self, Format};
 use crate::monitor::run::RunView;
 use crate::monitor::{dashboard, watch};
+use crate::run::folder::refuse_output;
 use crate::run::trained::write_whole;
 use crate::text::{self, understands_escapes};
 use crate::train::interrupt::Interrupt;
@@ -35,6 +36,9 @@ pub(super) fn compare(args: &CompareArgs) -> Outcome {
         Format::of(path).map(|kind| (path.clone(), kind)).ok_or_else(odd)
     };
     let file = args.out.as_ref().map(kind).transpose()?;
+    if let Some(out) = &args.out {
+        args.runs.iter().try_for_each(|run| refuse_output(out, run))?;
+    }
     let comparison = Comparison::open(&args.runs)?;
     comparison.skipped.iter().for_each(|text| say(&format!("skipped: {text}")));
     if let Some((path, kind)) = file {

@@ -8,11 +8,12 @@ use super::signals::{exit_code, interrupt};
 use super::{Failure, Outcome, choice, print_json, say, usage};
 use crate::data::archive::{Archive, CIFAR10, STL10};
 use crate::data::download::download;
+use crate::disk;
 use crate::run::RunError;
 use crate::run::folder::{Contents, RunFolder, refuse_inside_data};
 use crate::run::resume::Resumed;
 use crate::run::settings::{DataKind, PrecisionKind, Preset, RunConfig, Setting};
-use crate::run::trained::read_config;
+use crate::run::trained::{read_config, read_named_config};
 use crate::text;
 use crate::train::experiment::{self, Evaluate, ExperimentRequest, Present};
 
@@ -81,7 +82,7 @@ impl Args {
     /// then start from.
     fn resolve(&self, stored: Option<&RunConfig>) -> Result<RunConfig, Failure> {
         let mut c = match (&self.config, self.preset, stored) {
-            (Some(path), _, _) => read_config(path)?,
+            (Some(path), _, _) => read_named_config(path)?,
             (None, Some(preset), _) => RunConfig::preset(preset),
             (None, None, Some(stored)) => stored.clone(),
             (None, None, None) => RunConfig::default(),
@@ -151,6 +152,7 @@ pub(super) fn run(args: Args) -> Outcome {
     }
     if let Some(archive) = archive(config.dataset).filter(|_| args.download) {
         let dir = config.data_dir.clone().unwrap_or_default();
+        disk::refuse_tilde(&dir).map_err(RunError::from)?;
         download(&archive, &dir, true)?;
     }
     let evaluate = if args.no_eval { Evaluate::Nothing } else { Evaluate::End };

@@ -256,6 +256,16 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     File::open(path)
 }
 
+/// The content of a file, which must be one.
+///
+/// # Errors
+/// As [`open_regular`].
+pub(crate) fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_regular(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// [`open_regular`] for files of data on disk.
 ///
 /// # Errors

@@ -17,7 +17,7 @@ use super::split::{Order, Subset};
 use super::{DataError, Dataset};
 
 /// Name of the prefetch thread.
-pub const THREAD: &str = "data-prefetch";
+const THREAD: &str = "data-prefetch";
 /// Finished batches that wait for the trainer. One hides a slow decode, a second one jitter.
 const DEPTH: usize = 2;
 

@@ -36,8 +36,8 @@ pub use cifar10::Cifar10;
 pub use error::DataError;
 #[cfg(feature = "cli")]
 pub(crate) use files::is_there;
-pub(crate) use files::open_regular;
 pub use files::{FileTree, Files};
+pub(crate) use files::{open_regular, read_regular};
 pub use folder::Folder;
 pub use loader::{Batch, Loader};
 pub use shapes::Shapes;

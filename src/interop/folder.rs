@@ -34,7 +34,7 @@ pub fn write(trained: &Trained, out: &Path) -> Result<Option<RunSummary>, RunErr
     // What only a run that is resumed needs.
     meta.retain(|key, _| !["window", "data", "device"].contains(&key.as_str()));
     meta.insert("config".into(), config_text(&config)?);
-    let results = results(trained);
+    let results = results(trained)?;
     let settings = settings(&config)?;
 
     let imported = meta.get("imported_from").cloned();
@@ -85,10 +85,10 @@ fn settings(config: &RunConfig) -> Result<Value, RunError> {
 }
 
 /// `summary.json` of the run that the weights are from, if it is about these weights.
-fn results(trained: &Trained) -> Option<RunSummary> {
-    let run = trained.path.parent()?.parent()?;
-    let summary = RunSummary::read(run)?;
+fn results(trained: &Trained) -> Result<Option<RunSummary>, RunError> {
+    let run = trained.path.parent().and_then(Path::parent);
+    let Some(summary) = run.map(RunSummary::read).transpose()?.flatten() else { return Ok(None) };
     // An imported run has a summary, but nothing was measured.
     let measured = summary.seed.is_some();
-    (measured && summary.sha256 == Some(trained.checkpoint.digest())).then_some(summary)
+    Ok((measured && summary.sha256 == Some(trained.checkpoint.digest())).then_some(summary))
 }

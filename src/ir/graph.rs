@@ -271,7 +271,7 @@ impl Graph {
     ///
     /// # Errors
     /// If the op refuses the inputs.
-    pub fn try_emit(&mut self, op: Op, inputs: &[ValueId]) -> Result<Vec<ValueId>, ShapeError> {
+    fn try_emit(&mut self, op: Op, inputs: &[ValueId]) -> Result<Vec<ValueId>, ShapeError> {
         let types: Vec<_> = inputs.iter().map(|&i| self.ty(i)).collect();
         let node = self.nodes.len();
         let name = self.label.clone();

@@ -180,7 +180,7 @@ impl RunView {
             .and_then(|time| time.elapsed().ok());
         let log = end_of(&self.dir.join("train.log"), LOG_END).map(|text| LogEnd::of(&text));
         self.total = log.and_then(|log| log.total);
-        let summary = RunSummary::read(&self.dir);
+        let summary = RunSummary::read(&self.dir)?;
         let steps = self.last("train").map(|record| record.step);
         let ended = log.is_none_or(|log| log.ended);
         self.summary =

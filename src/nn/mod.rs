@@ -13,9 +13,9 @@ use crate::ops::{
 use crate::tensor::Shape;
 
 /// PyTorch's default `eps` of BatchNorm.
-pub const BN_EPS: f32 = 1e-5;
+const BN_EPS: f32 = 1e-5;
 /// PyTorch's default momentum of BatchNorm's running statistics.
-pub const BN_MOMENTUM: f32 = 0.1;
+const BN_MOMENTUM: f32 = 0.1;
 
 /// Channels in memory: a multiple of 4.
 pub const fn padded(channels: usize) -> usize {

@@ -22,7 +22,7 @@ use crate::tensor::Shape;
 
 /// Decays of the first and the second moment of Adam and LAMB: the defaults of PyTorch's Adam
 /// (Kingma and Ba, 2015), which the paper uses.
-pub const BETAS: [f64; 2] = [0.9, 0.999];
+const BETAS: [f64; 2] = [0.9, 0.999];
 /// What Adam adds to the root of the second moment: PyTorch's default.
 const ADAM_EPS: f64 = 1e-8;
 /// What LAMB adds there: section 4 of its paper (You et al., 2020).

@@ -115,7 +115,7 @@ impl Cell {
 /// A width of the likelihood as the paper's figures 2 b and 4 d draw it: uniform in [-5, 2).
 /// `-5 + 7 u` with `u` the first uniform of [`Stream::Study`] at (0, 0, index), seed 0 whatever the
 /// runs' seeds are.
-pub fn drawn_log_scale(index: u32) -> f32 {
+fn drawn_log_scale(index: u32) -> f32 {
     -5.0 + 7.0 * Philox::new(0, Stream::Study).uniforms(0, 0, index)[0]
 }
 

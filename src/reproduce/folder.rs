@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::cells::{Overrides, Setup, Weights};
 use super::{Cell, Experiment, views};
-use crate::data::Splits;
+use crate::data::{Splits, read_regular};
 use crate::disk::{self, Lock};
 use crate::run::RunError;
 use crate::run::folder::refuse_inside_data;
@@ -96,14 +96,16 @@ impl CellRun<'_> {
         let path = self.path(out);
         let config = self.cell.config(self.seed);
         let whole = |measured: &Evaluation| measured.is_whole(config.probe_epochs);
-        if let Some(summary) = RunSummary::read(&path).filter(|summary| whole(&summary.measured)) {
+        // Of one that cannot be read the run tells when it goes on: it is not done.
+        let summary = RunSummary::read(&path).ok().flatten();
+        if let Some(summary) = summary.filter(|summary| whole(&summary.measured)) {
             let reached = |epoch| summary.milestone(epoch).is_some_and(whole);
             let views = !self.needs_views(experiment) || views::read(&path).is_some();
             if views && milestones.iter().all(|(epoch, _)| reached(*epoch)) {
                 return CellState::Done(summary.into());
             }
         }
-        let failure = std::fs::read(path.join(FAILURE))
+        let failure = read_regular(&path.join(FAILURE))
             .ok()
             .and_then(|bytes| serde_json::from_slice::<Failure>(&bytes).ok());
         failure.map_or(CellState::Open, |failure| CellState::Failed(failure.error))
@@ -266,7 +268,7 @@ fn refuse_foreign(out: &Path) -> Result<(), RunError> {
 /// If it is damaged.
 pub fn read(out: &Path) -> Result<Option<Identity>, RunError> {
     let path = out.join(FILE);
-    let bytes = match std::fs::read(&path) {
+    let bytes = match read_regular(&path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(RunError::io("read", path)(e)),

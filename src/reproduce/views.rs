@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::data::read_regular;
 use crate::device::{self, DeviceSpec};
 use crate::eval::embed::Similarity;
 use crate::eval::features::Evaluator;
@@ -56,7 +57,7 @@ pub fn measure(config: &RunConfig, choice: &DeviceSpec, out: &Path) -> Result<()
 
 /// The similarities of a run folder; `None` if there are none that are whole.
 pub fn read(out: &Path) -> Option<Vec<Similarity>> {
-    let bytes = std::fs::read(out.join(FILE)).ok()?;
+    let bytes = read_regular(&out.join(FILE)).ok()?;
     let whole =
         |found: &Vec<Similarity>| found.iter().all(|s| s.matrix.len() == (IMAGES * VIEWS).pow(2));
     serde_json::from_slice(&bytes).ok().filter(whole)

@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 use crate::disk::{self, DiskError};
 
 /// Version of the layout that [`Checkpoint::save`] writes; newer ones are refused.
-pub const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 1;
 
 const VERSION_KEY: &str = "format_version";
 const DIGEST_KEY: &str = "sha256";

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::metrics::MetricsRecord;
 use super::tfrecord::{Field, Message, fields, records};
+use crate::data::read_regular;
 use crate::disk::{self, DiskError};
 
 const PREFIX: &str = "events.out.tfevents.";
@@ -130,7 +131,7 @@ impl EventWriter {
         let mut earlier = Earlier::default();
         for path in &old {
             // What cannot be read has told no times, and counts as empty.
-            earlier.read(&fs::read(path).unwrap_or_default());
+            earlier.read(&read_regular(path).unwrap_or_default());
         }
         let (events, last) = earlier.retell(kept, step);
         let writer = Self::begin(dir, &events, Clock::after(last))?;

@@ -22,6 +22,7 @@ use super::settings::DataKind;
 use super::store::{CHECKPOINTS, Store};
 use super::summary::RunSummary;
 use super::trained::read_config;
+use crate::data::open_regular;
 use crate::disk::{self, DiskError, Lock};
 use crate::text;
 
@@ -55,6 +56,7 @@ impl RunFolder {
     /// If another process has it, or it cannot be written.
     pub fn claim(path: &Path, name: &str) -> Result<Self, RunError> {
         disk::refuse_tilde(path)?;
+        refuse_inside_run(path)?;
         let missing = path
             .ancestors()
             .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
@@ -188,7 +190,7 @@ impl RunFolder {
     fn refuse_foreign(&self) -> Result<(), RunError> {
         type Own = fn(&Path) -> bool;
         let checks: [(&str, Own); 4] = [
-            ("config.toml", |path| read_config(path).is_ok()),
+            (CONFIG, |path| read_config(path).is_ok()),
             ("metrics.jsonl", |path| {
                 first_line(path).is_none_or(|line| MetricsRecord::parse(&line).is_some())
             }),
@@ -196,7 +198,7 @@ impl RunFolder {
                 first_line(path).is_none_or(|line| line.get(19..21) == Some(b"Z "))
             }),
             ("summary.json", |path| {
-                let summary = path.parent().and_then(RunSummary::read);
+                let summary = path.parent().and_then(|run| RunSummary::read(run).ok().flatten());
                 summary.is_some_and(|summary| summary.run.is_some())
             }),
         ];
@@ -224,12 +226,13 @@ impl Drop for RunFolder {
     }
 }
 
+const CONFIG: &str = "config.toml";
 const IMAGES: &str = "images";
 /// Why a run of a grid failed: not a file of a run, but gone with it.
 const FAILURE: &str = "failure.json";
 /// The last one says that a run has begun.
 const FILES: [&str; 6] =
-    ["metrics.jsonl", "train.log", "summary.json", "views.json", FAILURE, "config.toml"];
+    ["metrics.jsonl", "train.log", "summary.json", "views.json", FAILURE, CONFIG];
 
 fn is_picture(name: &str) -> bool {
     let numbered =
@@ -258,12 +261,61 @@ fn listed(folder: &Path, named: impl Fn(&str) -> bool) -> Vec<PathBuf> {
 fn first_line(path: &Path) -> Option<Vec<u8>> {
     use std::io::{BufRead, BufReader, Read};
     let mut line = Vec::new();
-    let reader = BufReader::new(fs::File::open(path).ok()?);
+    let reader = BufReader::new(open_regular(path).ok()?);
     reader.take(1 << 16).read_until(b'\n', &mut line).ok()?;
     (line.pop() == Some(b'\n')).then_some(line)
 }
 
-/// Refuses an output folder among the images of a data set, where it would become a class.
+/// Refuses to make a run of the folder of another's checkpoints or pictures.
+fn refuse_inside_run(path: &Path) -> Result<(), RunError> {
+    let path = real(path);
+    let own = path.file_name().is_some_and(|name| name == CHECKPOINTS || name == IMAGES);
+    match path.parent().filter(|folder| own && folder.join(CONFIG).exists()) {
+        None => Ok(()),
+        Some(run) => Err(RunError::config(
+            format!("{} belongs to the run in {}", text::name(&path), text::name(&run)),
+            Some("name another folder with --out"),
+        )),
+    }
+}
+
+/// Refuses a file to write that would take the place of one of a run's, of `source`, which is what
+/// is read for it, or that has no folder: an evaluation takes long, and should not end with that.
+///
+/// # Errors
+/// If it would.
+pub fn refuse_output(out: &Path, source: &Path) -> Result<(), RunError> {
+    let refused = |message: String, hint| Err(RunError::config(message, Some(hint)));
+    disk::refuse_tilde(out)?;
+    let (said, out) = (text::name(&out), real(out));
+    let folder = out.parent().unwrap_or(&out);
+    if !folder.is_dir() {
+        let message = format!("{said} cannot be written: {} is no folder", text::name(&folder));
+        return refused(message, "make the folder first, or name another file with --out");
+    }
+    if out == real(source) {
+        let message = format!("{said} is what is read: it would be overwritten");
+        return refused(message, "name another file with --out");
+    }
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    let above = |own: &str| folder.parent().filter(|_| folder.file_name() == Some(own.as_ref()));
+    let run = match &*name {
+        name if FILES.contains(&name) || name == Lock::FILE || events::owns(name) => Some(folder),
+        name if Store::owns(name) => above(CHECKPOINTS),
+        name if is_picture(name) => above(IMAGES),
+        _ => None,
+    };
+    match run.filter(|run| run.join(CONFIG).exists()) {
+        None => Ok(()),
+        Some(run) => refused(
+            format!("{said} is a file of the run in {}", text::name(&run)),
+            "name another file with --out",
+        ),
+    }
+}
+
+/// Refuses an output folder among the images of a data set, where it would become a class, or a
+/// file, which would become an image.
 ///
 /// # Errors
 /// If it is one of the folders that the data set reads, or in one.
@@ -284,7 +336,7 @@ pub fn refuse_inside_data(
         text::name(&out),
         text::name(&split)
     );
-    Err(RunError::config(message, Some("name a folder outside the data with --out")))
+    Err(RunError::config(message, Some("name a place outside the data with --out")))
 }
 
 /// A path without links, as far as it exists.
@@ -336,6 +388,46 @@ mod tests {
         fs::create_dir(folder.images()).expect("a folder");
         let found = [event, "images", "views.json"].map(str::to_owned);
         assert_eq!(folder.contents().expect("read"), Contents::Stripped(found.into()));
+    }
+
+    #[test]
+    fn outputs_spare_what_is_a_runs_and_what_is_read() {
+        let dir = temp();
+        let [run, other] = ["run", "other"].map(|name| dir.path().join(name));
+        for folder in [&run.join(CHECKPOINTS), &run.join(IMAGES), &other.join(CHECKPOINTS)] {
+            fs::create_dir_all(folder).expect("a folder");
+        }
+        fs::write(run.join(CONFIG), "").expect("a file");
+        let event = "events.out.tfevents.1700000000.aavae";
+        let (state, picture) = ("checkpoints/step-8.safetensors", "images/views-000008.png");
+        let source = dir.path().join("weights.safetensors");
+        for name in FILES.into_iter().chain([event, Lock::FILE, state, picture]) {
+            let error = refuse_output(&run.join(name), &source).expect_err(name).to_string();
+            assert!(error.contains(&format!("{name} is a file of the run in ")), "{error}");
+            // A folder of pictures or checkpoints that belongs to no run is anyone's.
+            let made = other.join(name).parent().is_some_and(Path::is_dir);
+            assert_eq!(refuse_output(&other.join(name), &source).is_ok(), made, "{name}");
+        }
+        for name in ["features.safetensors", "images/mine.png", "checkpoints/mine.safetensors"] {
+            refuse_output(&run.join(name), &source).expect(name);
+        }
+        let error = refuse_output(&dir.path().join("run/../weights.safetensors"), &source);
+        assert!(error.is_err_and(|e| e.to_string().contains("is what is read")));
+        let error = refuse_output(&dir.path().join("none/file"), &source);
+        assert!(error.is_err_and(|e| e.to_string().contains("none is no folder")));
+    }
+
+    #[test]
+    fn no_run_begins_among_the_files_of_another() {
+        let dir = temp();
+        let (states, pictures) = (dir.path().join(CHECKPOINTS), dir.path().join(IMAGES));
+        drop(claim(&states));
+        fs::write(dir.path().join(CONFIG), "").expect("a file");
+        for folder in [&states, &pictures] {
+            let error = RunFolder::claim(folder, "test").expect_err("another run's").to_string();
+            assert!(error.contains("belongs to the run in"), "{error}");
+        }
+        drop(claim(&dir.path().join("sub")));
     }
 
     /// A log is known by its first line; one that was killed within it may be a run's.

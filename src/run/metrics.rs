@@ -7,7 +7,7 @@
 //! Write the records of a step before its checkpoint, and sync the file between: then a run that
 //! was killed and resumed from that checkpoint has the lines of a run that was not.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
+use crate::data::read_regular;
 use crate::disk::DiskError;
 
 /// What one line of the file says of a step.
@@ -155,7 +156,7 @@ impl MetricsLog {
             .create(true)
             .open(path)
             .map_err(MetricsError::io("open", path))?;
-        let bytes = fs::read(path).map_err(MetricsError::io("read", path))?;
+        let bytes = read_regular(path).map_err(MetricsError::io("read", path))?;
         let mut kept = 0;
         for (record, line) in whole_lines(&bytes).zip(1..) {
             match MetricsRecord::parse(record) {
@@ -194,7 +195,7 @@ impl MetricsLog {
 /// Any [`MetricsError`].
 pub fn read(path: impl AsRef<Path>) -> Result<Vec<MetricsRecord>, MetricsError> {
     let path = path.as_ref();
-    let bytes = fs::read(path).map_err(MetricsError::io("read", path))?;
+    let bytes = read_regular(path).map_err(MetricsError::io("read", path))?;
     let parse = |(record, line)| {
         MetricsRecord::parse(record)
             .ok_or_else(|| MetricsError::Line { path: path.to_owned(), line })
@@ -209,6 +210,8 @@ fn whole_lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn record(step: u64) -> MetricsRecord {

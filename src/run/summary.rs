@@ -4,7 +4,7 @@
 //! reads as one that is missing, and what is missing is `None`.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -159,13 +159,20 @@ impl Evaluation {
 
 impl RunSummary {
     /// The summary of a run folder; `None` if there is none that is whole.
-    pub fn read(folder: &Path) -> Option<Self> {
+    ///
+    /// # Errors
+    /// If there is one that cannot be read: the run might be done, or not.
+    pub fn read(folder: &Path) -> Result<Option<Self>, RunError> {
         /// Far more than any summary has, and soon read.
         const MOST: u64 = 1 << 24;
         let mut bytes = Vec::new();
-        let file: File = open_regular(&folder.join(FILE)).ok()?;
-        file.take(MOST).read_to_end(&mut bytes).ok()?;
-        Self::of_json(serde_json::from_slice(&bytes).ok()?)
+        let path = folder.join(FILE);
+        let file: File = match open_regular(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(RunError::io("read", &path))?,
+        };
+        file.take(MOST).read_to_end(&mut bytes).map_err(RunError::io("read", &path))?;
+        Ok(serde_json::from_slice(&bytes).ok().and_then(Self::of_json))
     }
 
     /// A summary from its JSON; `None` if it is no object.
@@ -244,9 +251,24 @@ fn rows<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> Result<Vec<T
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_summary_that_cannot_be_read_is_not_taken_for_none() {
+        let dir = tempfile::tempdir().expect("a folder");
+        assert_eq!(RunSummary::read(dir.path()).expect("none"), None);
+        fs::create_dir(dir.path().join(FILE)).expect("a folder");
+        let error = RunSummary::read(dir.path()).expect_err("no file").to_string();
+        assert!(error.contains("summary.json`: it is a folder, not a file"), "{error}");
+        fs::remove_dir(dir.path().join(FILE)).expect("a folder");
+        RunSummary { steps: Some(3), ..RunSummary::default() }.write(dir.path()).expect("written");
+        let read = RunSummary::read(dir.path()).expect("read");
+        assert_eq!(read.and_then(|summary| summary.steps), Some(3));
+    }
 
     fn whole() -> Value {
         json!({

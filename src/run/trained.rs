@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::RunError;
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::settings::{DataKind, RunConfig};
-use crate::data::{self, DataOptions, Files, Kind, Splits};
+use crate::data::{self, DataOptions, Files, Kind, Splits, open_regular};
 use crate::disk;
 use crate::method::ModelConfig;
 use crate::text;
@@ -28,6 +28,7 @@ pub fn open_data(config: &RunConfig) -> Result<Splits, RunError> {
 /// # Errors
 /// If it is missing or damaged.
 pub fn open_data_in(config: &RunConfig, files: Files) -> Result<Splits, RunError> {
+    config.data_dir.as_deref().map_or(Ok(()), disk::refuse_tilde)?;
     let options = DataOptions {
         files,
         dir: config.data_dir.clone(),
@@ -66,11 +67,22 @@ pub fn model_config(config: &RunConfig, splits: &Splits) -> ModelConfig {
 /// # Errors
 /// If it is missing, not TOML (JSON), or names an unknown key.
 pub fn read_config(path: &Path) -> Result<RunConfig, RunError> {
+    config_of(path, open_regular(path).map_err(RunError::io("read", path))?)
+}
+
+/// [`read_config`] of what somebody names, which may also be a pipe from another program.
+///
+/// # Errors
+/// As [`read_config`].
+pub fn read_named_config(path: &Path) -> Result<RunConfig, RunError> {
+    config_of(path, File::open(path).map_err(RunError::io("read", path))?)
+}
+
+fn config_of(path: &Path, file: File) -> Result<RunConfig, RunError> {
     /// Far more than any configuration has, and soon read: a device never ends.
     const MOST: u64 = 1 << 20;
-    let read = || RunError::io("read", path);
     let mut text = String::new();
-    File::open(path).map_err(read())?.take(MOST).read_to_string(&mut text).map_err(read())?;
+    file.take(MOST).read_to_string(&mut text).map_err(RunError::io("read", path))?;
     if text.len() as u64 == MOST {
         return Err(RunError::config(
             format!("{} is longer than any configuration", crate::text::name(path)),
@@ -164,6 +176,7 @@ impl Trained {
     /// # Errors
     /// If there is no whole checkpoint, or no configuration.
     pub fn open(path: &Path) -> Result<Self, RunError> {
+        disk::refuse_tilde(path)?;
         if !path.exists() {
             let hint = "`aavae pretrain --out DIR` makes run folders";
             return Err(RunError::config(

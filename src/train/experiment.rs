@@ -214,7 +214,7 @@ fn finished(
     out: &Path,
     resumed: &Resumed,
 ) -> Result<Option<RunSummary>, RunError> {
-    let Some(summary) = RunSummary::read(out).filter(|s| s.interrupted == Some(false)) else {
+    let Some(summary) = RunSummary::read(out)?.filter(|s| s.interrupted == Some(false)) else {
         return Ok(None);
     };
     // The folder of the data may change.

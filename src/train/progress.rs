@@ -18,7 +18,7 @@ use crate::disk::DiskError;
 use crate::text::{clean, understands_escapes};
 
 /// Time between two lines where stderr is not a terminal.
-pub const INTERVAL: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(10);
 /// Shortest stretch that a rate is taken over.
 const WINDOW: Duration = Duration::from_secs(5);
 

@@ -257,22 +257,64 @@ fn outputs_stay_out_of_the_data() {
     .ok();
 }
 
+/// Nor do the files that evaluations write take the place of what they read, or of a run's own.
+#[test]
+fn evaluations_overwrite_neither_a_run_nor_images() {
+    let dir = folder();
+    let (run, data) = (dir.path().join("run"), dir.path().join("data"));
+    copy(trained(), &run);
+    image_folder(&data, 2, 4, 2);
+    let before = contents(dir.path());
+    let (run, data) = (run.display(), data.display());
+    let images = format!("--dataset folder --data-dir {data} --out {data}/test");
+    let bare = format!("{run}/checkpoints/last.safetensors");
+    for (line, says) in [
+        (format!("probe {run} --epochs 1 --out {run}/config.toml"), "is a file of the run in"),
+        (format!("knn {run} --out {run}/summary.json"), "is a file of the run in"),
+        (format!("embed {run} --out {run}/checkpoints/last.safetensors"), "is a file of the run"),
+        (format!("embed {bare} --out {bare}"), "is what is read"),
+        (format!("embed {run} {images}/new.safetensors"), "lies in"),
+        (format!("reconstruct {run} {images}/0.png"), "lies in"),
+        (format!("reconstruct {run} --out {run}/none/new.png"), "none is no folder"),
+    ] {
+        sh(&format!("{line} --device cpu")).fails(1, &[says]).hints("--out");
+    }
+    let other = trained().display();
+    sh(&format!("compare {run} {other} --out {run}/images/augmentation.png"))
+        .fails(1, &["is a file of the run in"]);
+    assert!(contents(dir.path()) == before, "something was written");
+}
+
 #[test]
 fn a_tilde_that_the_shell_left() {
     let dir = folder();
     let model = trained().to_str().expect("text").to_owned();
-    let lines: [&[&str]; 5] = [
+    let lines: [&[&str]; 8] = [
         &["pretrain", "--device", "cpu", "--out", "~/run"],
         &["reproduce", "fig3", "--device", "cpu", "--out=~/grid"],
         &["reconstruct", &model, "--device", "cpu", "--out", "~/x.png"],
         &["compare", &model, "--out", "~/x.html"],
         &["export", &model, "--format", "folder", "--out", "~/published"],
+        &["probe", "~/run", "--device", "cpu"],
+        &["knn", &model, "--dataset", "folder", "--data-dir", "~/images", "--device", "cpu"],
+        &[
+            "pretrain",
+            "--dataset",
+            "cifar10",
+            "--data-dir",
+            "~/data",
+            "--download",
+            "--device",
+            "cpu",
+            "--out",
+            "run",
+        ],
     ];
     for line in lines {
         let mut command = command(line);
         let output = command.current_dir(dir.path()).output().expect("the binary starts");
         crate::support::Ran::new(line.join(" "), output)
-            .fails(1, &["cannot create `~/", "the shell did not expand `~`"])
+            .fails(1, &["cannot use `~/", "the shell did not expand `~`"])
             .hints("$HOME/");
         assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 0, "{line:?}");
     }

@@ -111,6 +111,7 @@ fn a_dumb_terminal_gets_lines() {
         assert!(!text.contains('\u{1b}'), "{line}: {text:?}");
         assert!(text.lines().count() > 2, "{line}: {text:?}");
     }
+    assert!(!on_terminal("", "--help").contains('\u{1b}'), "a terminal that says nothing");
     // The others are not dumb: the same commands draw.
     assert!(on_terminal("xterm", &train("xterm")).contains('\u{1b}'), "no bar is drawn");
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::figures::Figure;
+use crate::data::read_regular;
 use crate::eval::embed::Similarity;
 use crate::reproduce::cells::{Overrides, Weights};
 use crate::reproduce::findings::{Finding, findings, similarity};
@@ -305,7 +306,7 @@ fn ablation(results: &Results) -> Option<[Block; 2]> {
 fn pictures(results: &Results) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut add = |caption: String, path: String| {
-        if let Ok(bytes) = std::fs::read(results.out.join(&path)) {
+        if let Ok(bytes) = read_regular(&results.out.join(&path)) {
             blocks.push(Block::Picture(caption, path, bytes));
         }
     };

@@ -4,6 +4,7 @@ use maud::{Markup, html};
 
 use super::chart::{Axis, Mark, Panel, Point, Series, chart, n};
 use super::heat;
+use crate::data::read_regular;
 use crate::model::Depth;
 use crate::reproduce::cells::Varies;
 use crate::reproduce::findings::similarity;
@@ -272,7 +273,7 @@ fn fig5(results: &Results) -> Option<Figure> {
     };
     let runs = (0..results.setup.seeds as u64).find_map(of)?;
     let images = if results.show_images { IMAGES } else { 0 };
-    let read = |i| std::fs::read(results.out.join(&runs[0].name).join(picture(i))).ok();
+    let read = |i| read_regular(&results.out.join(&runs[0].name).join(picture(i))).ok();
     let pictures = (0..images).map(read).collect::<Option<Vec<_>>>()?;
     let kinds = [("h", "features h"), ("z", "latent z")];
     let side = (IMAGES * VIEWS) as f64 * heat::CELL;
