@@ -24,6 +24,8 @@ mod library;
 mod lower;
 mod native;
 mod native_weight;
+mod winograd;
+mod winograd_weight;
 
 pub use epilogue::Epilogue;
 
@@ -180,7 +182,9 @@ impl OpDef for Conv2d {
     }
     fn native(&self, call: &mut Call<'_, f32>) {
         let (g, tail) = (self.geometry(call), self.epilogue.tail(call));
-        native::forward(&g, call.inputs[0].f(), call.inputs[1].f(), tail, call.outputs[0]);
+        let sums =
+            if winograd::pays(&g, call.in_types) { winograd::forward } else { native::forward };
+        sums(&g, call.inputs[0].f(), call.inputs[1].f(), tail, call.outputs[0]);
         self.epilogue.moments(call);
     }
     /// # Panics
@@ -369,15 +373,12 @@ impl OpDef for Conv2dInputGrad {
         }
     }
     fn native(&self, call: &mut Call<'_, f32>) {
-        let g = Geometry::new(
-            call.out_shape(0),
-            call.in_shape(1),
-            call.in_shape(0),
-            self.stride,
-            self.pad,
-        );
+        let (dx, w, dy) = (call.out_shape(0), call.in_shape(1), call.in_shape(0));
+        let g = Geometry::new(dx, w, dy, self.stride, self.pad);
         let tail = self.epilogue.tail(call);
-        native::input_gradient(&g, call.inputs[0].f(), call.inputs[1].f(), tail, call.outputs[0]);
+        let fast = winograd::pays(&g, call.in_types);
+        let sums = if fast { winograd::input_gradient } else { native::input_gradient };
+        sums(&g, call.inputs[0].f(), call.inputs[1].f(), tail, call.outputs[0]);
     }
     /// # Panics
     /// On a fused tail other than a bias: fusion comes after differentiation.
@@ -521,14 +522,12 @@ impl OpDef for Conv2dWeightGrad {
         }
     }
     fn native(&self, call: &mut Call<'_, f32>) {
-        let g = Geometry::new(
-            call.in_shape(0),
-            call.out_shape(0),
-            call.in_shape(1),
-            self.stride,
-            self.pad,
-        );
-        native_weight::weight_gradient(&g, call.inputs[0].f(), call.inputs[1].f(), call.outputs[0]);
+        let (x, dw, dy) = (call.in_shape(0), call.out_shape(0), call.in_shape(1));
+        let g = Geometry::new(x, dw, dy, self.stride, self.pad);
+        let fast = winograd::pays_for_weights(&g, call.in_types);
+        let sums =
+            if fast { winograd_weight::weight_gradient } else { native_weight::weight_gradient };
+        sums(&g, call.inputs[0].f(), call.inputs[1].f(), call.outputs[0]);
         if self.bias {
             column_sums(call.inputs[1].f(), call.outputs[1]);
         }

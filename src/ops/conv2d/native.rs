@@ -2,7 +2,8 @@
 //! pixels by `V` vectors); the source image is copied into a zero border once, so that no tap needs
 //! a bounds test, and the products of one kernel row are one contiguous run of `Kw * C` source
 //! elements. The three passes share two loops: [`Gather`] (forward, and the input gradient as
-//! `stride^2` parity classes) and `Outer` of `native_weight.rs` (weight gradient).
+//! `stride^2` parity classes) and `Outer` of `native_weight.rs` (weight gradient). Where 3x3
+//! convolutions are `winograd.rs`'s, they are its matrix products.
 //!
 //! `shaders/README.md` sets its rates beside those of GEMM crates, whose figures are products alone
 //! and from separate runs.
@@ -51,7 +52,8 @@ struct Gather<'a> {
     src_w: usize,
     c: usize,
     classes: &'a [Class<'a>],
-    bias: &'a [f32],
+    /// Where sums start, if not at what `out` holds.
+    bias: Option<&'a [f32]>,
     out: &'a mut [f32],
     out_w: usize,
     oc: usize,
@@ -95,7 +97,7 @@ impl Gather<'_> {
             let block_len = class.taps * class.run * width;
             for block in 0..self.oc.div_ceil(width) {
                 let weights = S::as_simd_f32s(&class.weights[block * block_len..][..block_len]).0;
-                let bias = S::as_simd_f32s(&self.bias[block * width..][..width]).0;
+                let bias = self.bias.map(|b| S::as_simd_f32s(&b[block * width..][..width]).0);
                 for a in 0..class.h {
                     let mut b = 0;
                     while b < class.w {
@@ -143,14 +145,25 @@ impl Gather<'_> {
         simd: S,
         class: &Class<'_>,
         weights: &[S::f32s],
-        bias: &[S::f32s],
+        bias: Option<&[S::f32s]>,
         block: usize,
         a: usize,
         b: usize,
     ) -> usize {
         let mut acc = [[simd.splat_f32s(0.0); V]; R];
-        for row in &mut acc {
-            row.copy_from_slice(&bias[..V]);
+        let lanes = S::F32_LANES;
+        for (r, row) in acc.iter_mut().enumerate() {
+            let pixel = (class.y0 + a * class.step) * self.out_w + class.x0 + (b + r) * class.step;
+            for (v, value) in row.iter_mut().enumerate() {
+                let from = (block * V + v) * lanes;
+                let to = (from + lanes).min(self.oc);
+                if let Some(bias) = bias {
+                    *value = bias[v];
+                } else if from < to {
+                    let held = &self.out[pixel * self.oc + from..pixel * self.oc + to];
+                    *value = simd.partial_load_f32s(held);
+                }
+            }
         }
         let pixel = class.cols * self.c;
         for (t, weights) in weights.chunks_exact(class.run * V).enumerate() {
@@ -181,7 +194,6 @@ impl Gather<'_> {
                 }
             }
         }
-        let lanes = S::F32_LANES;
         for (r, row) in acc.iter().enumerate() {
             let pixel = (class.y0 + a * class.step) * self.out_w + class.x0 + (b + r) * class.step;
             for (v, value) in row.iter().enumerate() {
@@ -335,7 +347,7 @@ fn gather(
                     src_w,
                     c,
                     classes,
-                    bias: &bias,
+                    bias: Some(&bias),
                     out,
                     out_w,
                     oc,
@@ -346,16 +358,20 @@ fn gather(
     );
 }
 
-/// A matrix product of rows: `y [rows, oc] = x [rows, c] * packed weights`.
-fn rows(c: usize, oc: usize, weights: &[f32], tail: Tail<'_>, x: &[f32], y: &mut [f32]) {
-    let arch = Arch::new();
-    let mut bias = vec![0.0; oc.next_multiple_of(2 * lanes())];
-    if let Some(b) = tail.bias {
-        bias[..oc].copy_from_slice(b);
-    }
-    let class = |w: usize| Class {
+/// A matrix product: `y [rows, oc] = bias + x [rows, c] * packed weights`, added to what `y` holds
+/// where there is no bias.
+pub(super) fn product(
+    arch: Arch,
+    [c, oc]: [usize; 2],
+    weights: &[f32],
+    bias: Option<&[f32]>,
+    x: &[f32],
+    y: &mut [f32],
+) {
+    let rows = x.len() / c;
+    let class = Class {
         h: 1,
-        w,
+        w: rows,
         y0: 0,
         x0: 0,
         step: 1,
@@ -367,28 +383,24 @@ fn rows(c: usize, oc: usize, weights: &[f32], tail: Tail<'_>, x: &[f32], y: &mut
         run: c,
         weights,
     };
+    let classes = &[class];
+    arch.dispatch(Gather { src: x, src_w: rows, c, classes, bias, out: y, out_w: rows, oc });
+}
+
+/// A large matrix product and its tail, in tasks of some rows.
+fn rows(c: usize, oc: usize, weights: &[f32], tail: Tail<'_>, x: &[f32], y: &mut [f32]) {
+    let arch = Arch::new();
+    let mut bias = vec![0.0; oc.next_multiple_of(2 * lanes())];
+    if let Some(b) = tail.bias {
+        bias[..oc].copy_from_slice(b);
+    }
     let total = x.len() / c;
     // Few rows (a linear layer): narrower tasks keep every thread busy.
     let size = if total < 4 * ROWS { total.div_ceil(4).next_multiple_of(8) } else { ROWS };
-    let full = [class(size.min(total))];
-    let last = [class((total % size).max(1))];
-    y.par_chunks_mut(size * oc).zip(x.par_chunks(size * c)).enumerate().for_each(
-        |(i, (out, src))| {
-            let classes = if src.len() == full[0].w * c { &full } else { &last };
-            let len = out.len();
-            arch.dispatch(Gather {
-                src,
-                src_w: src.len() / c,
-                c,
-                classes,
-                bias: &bias,
-                out,
-                out_w: src.len() / c,
-                oc,
-            });
-            tail.slice(i * size * oc, len).apply(out);
-        },
-    );
+    y.par_chunks_mut(size * oc).zip(x.par_chunks(size * c)).enumerate().for_each(|(i, (y, x))| {
+        product(arch, [c, oc], weights, Some(&bias), x, y);
+        tail.slice(i * size * oc, y.len()).apply(y);
+    });
 }
 
 /// `y = conv(x, w)` and its tail.

@@ -14,7 +14,7 @@ const GROUP: usize = 96 * 1024;
 /// Elements of a weight gradient that a task computes at most.
 const BLOCK: usize = 32 * 1024;
 /// Tasks of a weight gradient, at least: fixed, so that the summation order is.
-const TASKS: usize = 8;
+pub(super) const TASKS: usize = 8;
 
 /// Adds the products of some images to a partial weight gradient `[oc][k][run]`. Vectors lie along
 /// the run, which is contiguous in the source as in the gradient; output channels are broadcast. A
@@ -126,6 +126,34 @@ impl Outer<'_> {
         }
         O
     }
+}
+
+/// A matrix product: `sums [oc, c] = dy^T [oc, rows] * x [rows, c]`, added to what they hold if
+/// `add`. A vector of slack follows `x` where `c` is not a whole number of vectors.
+pub(super) fn outer(
+    arch: Arch,
+    [c, oc]: [usize; 2],
+    x: &[f32],
+    dy: &[f32],
+    sums: &mut [f32],
+    add: bool,
+) {
+    let rows = dy.len() / oc;
+    arch.dispatch(Outer {
+        src: x,
+        src_h: 1,
+        src_w: rows,
+        c,
+        stride: 1,
+        k: 1,
+        dy,
+        oh: 1,
+        ow: rows,
+        oc,
+        first: 0,
+        partial: sums,
+        add,
+    });
 }
 
 /// `dw[o, kh, kw, c] = sum over pixels of dy[p, o] * x[pixel(p, kh, kw), c]`.
