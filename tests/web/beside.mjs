@@ -125,7 +125,7 @@ await trial("runs that end, and one that another takes the place of, leave nothi
     const [title, bar] = ["h2", "progress"].map((of) => document.querySelector(`.lane ${of}`));
     return title.textContent === "SimCLR" && bar.value > 0;
   };
-  await page.waitForFunction(compiles, null, { timeout: MINUTE });
+  await page.waitForFunction(compiles, null, { timeout: 15 * MINUTE });
   assert.equal(await page.locator(".lane").count(), 1);
   const replaced = await settled(before + held / 2, 300);
   await page.click("#reset");

@@ -101,7 +101,7 @@ await trial(`kernels for one shape, while ${METHOD} trains`, async () => {
   // The plan that is looked at is another.
   const fewer = (compact) =>
     (document.querySelector(".lane pre").textContent.match(/, compact/g)?.length ?? 0) < compact;
-  await page.waitForFunction(fewer, compact, { timeout: MINUTE });
+  await page.waitForFunction(fewer, compact, { timeout: 15 * MINUTE });
   if (!PRODUCTS) assert.equal((await products())[1], 0);
   const mib = (text) => Number(/(\d+) MiB/.exec(text)[1]);
   const [held, holds] = [mib(before), mib(await page.textContent(".device"))];

@@ -36,7 +36,7 @@ const kept = async (page) => {
     const { step, kept } = document.querySelector(".lane").dataset;
     return step === kept && Number(step);
   };
-  return (await page.waitForFunction(now, null, { timeout: MINUTE })).jsonValue();
+  return (await page.waitForFunction(now, null, { timeout: 15 * MINUTE })).jsonValue();
 };
 
 /** The median of the relative differences of the parameters in two files. */
@@ -140,7 +140,7 @@ await trial(`${STEPS} steps of AAVAE, batch ${BATCH}`, async () => {
     const seen = lane?.querySelectorAll(".gallery button:disabled").length > 1;
     return lane?.dataset.state === "failed" || (seen && !bar.hidden && bar.value < bar.max);
   };
-  await page.waitForFunction(early, null, { timeout: MINUTE });
+  await page.waitForFunction(early, null, { timeout: 15 * MINUTE });
   await reach(page, "training", 1);
   const [wall, ready] = [(Date.now() - began) / 1000, (await browser.seconds()) - computed];
   // On a busy machine only what the browser computed says how long it takes on another.
@@ -257,7 +257,7 @@ await trial("a GPU's process that ends, and another that begins", async () => {
     const { hidden, value } = document.querySelector(".lane progress") ?? { hidden: true };
     return (!hidden && value > 0) || document.querySelector(".lane[data-state=failed]") !== null;
   };
-  await page.waitForFunction(compiles, null, { timeout: MINUTE });
+  await page.waitForFunction(compiles, null, { timeout: 15 * MINUTE });
   assert.equal(await failure(page), null, "the new process compiles");
 });
 
