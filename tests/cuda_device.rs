@@ -276,10 +276,12 @@ fn graphs() -> Result<(), Failed> {
     stand_in.edges(false)?;
     match train(OpenOptions::default()) {
         Ok((_, hasty)) if hasty == eager => Err("kernels of a graph ran in plan order".into()),
-        // Other losses, or such as are no numbers.
+        // Other losses, such as are no numbers, or an index from what has not been written yet.
         Ok(_) => Ok(()),
-        Err(error) if error.message().is_some_and(|m| m.contains("NaN")) => Ok(()),
-        Err(error) => Err(error),
+        Err(error) => match error.message() {
+            Some(m) if m.contains("NaN") || m.contains("CUDA_ERROR_LAUNCH_FAILED") => Ok(()),
+            _ => Err(error),
+        },
     }
 }
 
