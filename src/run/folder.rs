@@ -291,7 +291,11 @@ pub fn refuse_output(out: &Path, source: &Path) -> Result<(), RunError> {
     let folder = out.parent().unwrap_or(&out);
     if !folder.is_dir() {
         let message = format!("{said} cannot be written: {} is no folder", text::name(&folder));
-        return refused(message, "make the folder first, or name another file with --out");
+        let hint = match folder.exists() {
+            true => "name another file with --out",
+            false => "make the folder first, or name another file with --out",
+        };
+        return refused(message, hint);
     }
     if out == real(source) {
         let message = format!("{said} is what is read: it would be overwritten");

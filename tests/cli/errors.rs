@@ -426,9 +426,13 @@ fn folders_that_cannot_be_written() {
     }
     let run = trained().display();
     for out in [file.join("below"), dir.path().join("none/x")] {
+        let folder = out.parent().expect("a folder");
         for command in ["embed", "reconstruct", "knn"] {
+            let said = format!("{} cannot be written: ", out.display());
+            let why = format!("{} is no folder", folder.display());
             sh(&format!("{command} {run} --device cpu --out {}", out.display()))
-                .fails(1, &["cannot create", out.to_str().expect("text")]);
+                .fails(1, &[&said, &why])
+                .hints(if folder.exists() { "name another" } else { "make the folder first" });
         }
     }
     assert_eq!(fs::read_to_string(&file).expect("a file"), "in the way");
