@@ -334,6 +334,8 @@ await trial("a reload goes on with one's own files, dropped again", async () => 
   await drop([join(out, "mine")]);
   await says("#given", "44 files");
   await page.click("#continue");
+  // The refusal of the others stands until the run begins again.
+  await page.waitForFunction(() => document.querySelector(".lane")?.dataset.state !== "failed");
   await compiles();
   await page.click("#reset");
 });
