@@ -22,7 +22,7 @@ const site = await serve(folder);
 const STEPS = Number(process.env.STEPS ?? 30);
 const RESUMED = 2;
 /** Steps that it may take between a click on Pause and the pause. */
-const SLACK = 2;
+const SLACK = 4;
 /** Images of a step, of which the software adapter computes about two a second. */
 const BATCH = process.env.BATCH;
 /** Seconds until the first step on the software adapter. */

@@ -6,7 +6,7 @@ import { Worker } from "node:worker_threads";
 /** Milliseconds of a task of the main thread after which a page feels stuck. */
 export const LONGEST = 50;
 /** How many times as late as an idle thread a task may be, which can be interrupted more often. */
-const LATENESS = 3;
+const LATENESS = 10;
 const CATEGORIES = ["disabled-by-default-devtools.timeline", "blink.user_timing"];
 const [PAGE, ASIDE, BACK] = ["test: page", "test: aside", "test: back"];
 const mark = (name) => void performance.mark(name);
