@@ -52,12 +52,12 @@ pub(super) fn confirm(
         }
         let forms: Vec<Product> = new.iter().map(|(_, form)| form.clone()).collect();
         let mut choices = session.choices().clone();
-        let mut prepared = 0;
+        let (mut prepared, before) = (0, refused.len());
         for (i, (variant, form)) in new.iter().enumerate() {
             if i == prepared {
                 prepared += prepare(session, &forms[i..], |session, p| vec![p.taken(session)])?;
             }
-            if refused.iter().any(|trial| trial.key == form.key) {
+            if refused[before..].iter().any(|trial| trial.key == form.key) {
                 continue;
             }
             if let Tried::Refused(why) = try_one(session, form, *variant)? {
