@@ -7,7 +7,7 @@ import { join, resolve } from "node:path";
 
 import { Browser, DESKTOP, MINUTE, PHONE, inaccessible, picture, save, serve } from "./browser.mjs";
 import { trial } from "./clicks.mjs";
-import { distance, features } from "./native.mjs";
+import { distance, features, last, pretrain, run, tensors, torch } from "./native.mjs";
 
 const [folder, aavae, out] = process.argv.slice(2).map((path) => resolve(path));
 const site = await serve(folder);
@@ -240,8 +240,10 @@ const angles = (of, others) => {
   return others.map((other) => Math.acos(Math.min(1, cosine(of, other))));
 };
 
+/** The file that the page offers for download. */
+const weights = join(out, "mine.safetensors");
+
 await trial("features of the page by these weights are the native program's", async () => {
-  const weights = join(out, "mine.safetensors");
   await save(page, ".save", weights);
   const asked = await page.evaluate(() => globalThis.neighbours);
   assert.equal(new Set(asked.map(({ row }) => row)).size, 2);
@@ -263,6 +265,41 @@ await trial("features of the page by these weights are the native program's", as
   assert.ok(wrong > 100 * NEAR, `those of other weights differ by ${wrong} only`);
   const [near, far] = [off.toExponential(1), wrong.toFixed(2)];
   return `angles between ${here.length} pairs differ by ${near} (by other weights ${far})`;
+});
+
+await trial("the native program probes these weights, and goes on from them", async () => {
+  const data = ["--data-dir", join(out, "mine"), "--device", "cpu", "--batch-size", String(TRAIN)];
+  const words = ["probe", weights, ...data, "--epochs", "40", "--json"];
+  const probed = JSON.parse(await run(aavae, words));
+  const { seed, train_images: images, random_init: random, accuracy } = probed;
+  assert.deepEqual({ seed, images, random }, { seed: 7, images: TRAIN, random: false });
+  assert.ok(accuracy > 0.5, `dark and light are told apart: ${accuracy}`);
+  // A step so short that it moves no weight, by a seed that draws others.
+  const settings = {
+    dataset: "folder", "data-dir": join(out, "mine"), seed: 1, "batch-size": BATCH,
+    "max-steps": 1, "learning-rate": 1e-9,
+  };
+  const begun = async (name, others) => {
+    const { path } = await pretrain(aavae, join(out, name), { ...settings, ...others });
+    return tensors(last(path));
+  };
+  const [given, init, drawn] =
+    [await tensors(weights), await begun("init", { "init-from": weights }), await begun("drawn")];
+  const learned = [...given.keys()].filter((name) => !/^optim\.|running_/.test(name));
+  const all = (of) => learned.flatMap((name) => [...of.get(name)]);
+  const [off, wrong] = [init, drawn].map((of) => distance(all(of), all(given)));
+  assert.ok(learned.length > 100 && off < 1e-6 && wrong > 0.5, `${off} off, drawn ones ${wrong}`);
+  const [near, far] = [off.toExponential(1), wrong.toFixed(2)];
+  return `probe ${accuracy}; parameters ${near} off (drawn ones ${far})`;
+});
+
+await trial("PyTorch's twin takes these weights, strictly", async () => {
+  const check = new URL("../golden/check_torchload.py", import.meta.url).pathname;
+  const said = await torch([check, weights]);
+  if (said === null) return "NOT TESTED HERE: python3 has no PyTorch (REQUIRE_TORCH=1 fails then)";
+  const { keys, variational } = JSON.parse(said);
+  assert.ok(keys > 100 && variational, said);
+  return `${keys} tensors`;
 });
 
 await trial("how alike views are", async () => {

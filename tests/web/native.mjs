@@ -15,6 +15,18 @@ export const run = async (aavae, words) => {
   return (await promisify(execFile)(aavae, words, { env })).stdout;
 };
 
+/**
+ * What a program in Python says, or null where `python3` has no PyTorch to load weights with, which
+ * fails where that is required.
+ */
+export const torch = async (words) => {
+  const python = (words) => promisify(execFile)("python3", words);
+  const has = await python(["-c", "import torch, safetensors.torch"]).catch((error) => error);
+  if (!(has instanceof Error)) return (await python(words)).stdout;
+  assert.ok(!process.env.REQUIRE_TORCH, `PyTorch is required: ${has.message}`);
+  return null;
+};
+
 export const lines = async (path) =>
   (await readFile(path, "utf8")).trim().split("\n").map((line) => JSON.parse(line));
 export const steps = (records) => records.filter((record) => record.split === "train");
