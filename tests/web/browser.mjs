@@ -14,7 +14,10 @@ const require = createRequire(join(process.env.NODE_MODULES ?? process.cwd(), "/
 const { chromium } = require("playwright-core");
 const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 
-export const MINUTE = 60_000;
+const SECOND = 1_000;
+export const MINUTE = 60 * SECOND;
+/** What the server answers after a second. */
+export const SLOW = "slow";
 const TYPES = {
   ".html": "text/html",
   ".css": "text/css",
@@ -30,6 +33,10 @@ export const serve = async (folder) => {
   const site = { before: "", missing: [] };
   const server = createServer(async (request, response) => {
     const name = new URL(request.url, "http://page").pathname.slice(1) || "index.html";
+    if (name === SLOW) {
+      setTimeout(() => response.writeHead(204).end(), SECOND);
+      return;
+    }
     try {
       let body = await readFile(join(folder, name));
       if (name === "worker.js") body = `${site.before}\n${body}`;

@@ -5,7 +5,9 @@ import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 
-import { Browser, DESKTOP, MINUTE, PHONE, inaccessible, picture, save, serve } from "./browser.mjs";
+import {
+  Browser, DESKTOP, MINUTE, PHONE, SLOW, inaccessible, picture, save, serve,
+} from "./browser.mjs";
 import { choose, failure, reach, trial } from "./clicks.mjs";
 import {
   EVALUATED, apart, distance, features, last, lines, pretrain, run, steps, tensors,
@@ -56,8 +58,11 @@ await trial("what no page may do is seen", async () => {
   const browser = await Browser.open(site, { timed: true });
   const page = await browser.visit("check.html");
   const thrown = page.waitForEvent("pageerror");
-  await page.evaluate(() => {
+  await page.evaluate((slow) => {
     console.log("said");
+    const request = new XMLHttpRequest();
+    request.open("GET", slow, false); // the thread waits for the answer
+    request.send();
     setTimeout(() => {
       // It computes as long on a busy machine, where it takes longer.
       let x = 1;
@@ -65,10 +70,13 @@ await trial("what no page may do is seen", async () => {
       throw new Error(x < 2 ? "thrown" : "no sine");
     });
     return fetch("http://127.0.0.1:9/").catch(() => {});
-  });
+  }, SLOW);
   await thrown;
   const seen = (await browser.close()).join("\n");
-  const wanted = [/console: said/, /error: Error: thrown/, /a task of \d{3,} ms/, /asked for/];
+  const wanted = [
+    /console: said/, /error: Error: thrown/, /asked for/,
+    /a task of \d{3,} ms/, /stood still for \d{3,} ms/,
+  ];
   for (const what of wanted) assert.match(seen, what);
 });
 
