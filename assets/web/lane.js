@@ -67,8 +67,11 @@ const download = (name, content) => {
 };
 
 export class Lane {
-  /** @param {(lane: Lane) => void} changed called when its state is another. */
-  constructor(title, changed, keeps, files = []) {
+  /**
+   * @param {(lane: Lane) => void} changed called when its state is another.
+   * @param {Worker} [worker] one of a run that has ended ([Lane.end]): its kernels are compiled.
+   */
+  constructor(title, changed, keeps, files = [], worker = null) {
     this.root = document.getElementById("lane").content.firstElementChild.cloneNode(true);
     this.find = (selector) => this.root.querySelector(selector);
     this.find("h2").textContent = title;
@@ -91,9 +94,8 @@ export class Lane {
     this.find(".metrics").onclick = () => this.saveMetrics();
     this.find(".plan").ontoggle = () => this.tell({ do: "plan" });
     this.begun = new Promise((resolve) => (this.hasBegun = resolve));
-    this.worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
-    this.loaded = new Promise((resolve) => (this.hasLoaded = resolve));
-    this.worker.onmessage = ({ data }) => this.hear(data);
+    this.worker = worker ?? new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+    this.loaded = new Promise((resolve) => (this.worker.onmessage = ({ data }) => this.open(data, resolve)));
     this.worker.onerror = (event) => {
       event.preventDefault();
       this.fail({ what: "bug", message: event.message ?? "The program could not be loaded." });
@@ -144,9 +146,13 @@ export class Lane {
   }
 
   probe() {
-    this.find(".probe").disabled = true;
+    this.probes(true);
     this.write("Linear probe", "reads the features");
     return this.tell({ do: "probe", epochs: PROBE_EPOCHS });
+  }
+
+  probes(now) {
+    this.probing = this.find(".probe").disabled = now;
   }
 
   // Training images that this device encodes in some seconds: it trains on a third as many.
@@ -175,11 +181,19 @@ export class Lane {
     return this.tell({ do: "save" });
   }
 
-  /** Ends the worker and with it all that it held on the GPU. */
+  /**
+   * Ends the run. A worker that hears it soon is returned, for another run; any other is ended, and
+   * with it all that it held.
+   */
   end() {
-    this.worker.terminate();
     for (const chart of this.charts.values()) chart.end();
     this.root.remove();
+    if (this.ready && !this.probing) {
+      this.worker.postMessage({ command: { do: "end" } });
+      return this.worker;
+    }
+    this.worker.terminate();
+    return null;
   }
 
   /** Whether the program answers what a person asks. */
@@ -200,9 +214,16 @@ export class Lane {
     this.find(".status").textContent = text;
   }
 
+  // Until a worker is loaded, or has ended the run before, it speaks of nothing that is of this one.
+  open({ kind, value }, loaded) {
+    if (kind === "error" && value.what === "bug") this.fail(value); // the program is gone
+    if (kind !== "loaded" && kind !== "ended") return;
+    this.worker.onmessage = ({ data }) => this.hear(data);
+    loaded();
+  }
+
   hear({ kind, value, bytes }) {
     const heard = {
-      loaded: () => this.hasLoaded(),
       compiled: () => this.compiled(value),
       begun: () => this.start(value),
       record: () => this.record(value),
@@ -417,7 +438,7 @@ export class Lane {
   }
 
   probed({ step, test, train }) {
-    this.find(".probe").disabled = false;
+    this.probes(false);
     this.write("Linear probe", `${percent(test)} of the held-out images, ${percent(train)} of the training images, after ${step} steps`);
     this.root.dataset.probed = step;
   }
@@ -428,7 +449,7 @@ export class Lane {
 
   // What was asked for cannot be had; the run goes on.
   refuse({ message }) {
-    this.find(".probe").disabled = false;
+    this.probes(false);
     const note = this.find(".error");
     note.textContent = plain(message.replace(/\.?$/, "."));
     note.hidden = false;

@@ -90,16 +90,13 @@ const update = () => {
   }
 };
 
-const add = (method) => {
-  const lane = new Lane(title(method), update, lanes.length === 0, form.elements.dataset.value === OWN ? given : []);
-  lanes.push(lane);
-  by("lanes").append(lane.root);
-  return lane;
-};
-
-const reset = () => {
-  for (const lane of lanes) lane.end();
-  lanes = [];
+// Runs in place of those that there are, whose workers they take: kernels are compiled there.
+const replace = (methods) => {
+  const free = lanes.map((lane) => lane.end()).filter(Boolean);
+  const files = form.elements.dataset.value === OWN ? given : [];
+  lanes = methods.map((method, i) => new Lane(title(method), update, i === 0, files, free.shift()));
+  for (const worker of free) worker.terminate();
+  by("lanes").append(...lanes.map((lane) => lane.root));
   update();
 };
 
@@ -115,9 +112,9 @@ const prepare = async (methods) => {
   remember();
   const wanted = JSON.stringify(methods.map((method) => settings(method)));
   if (made !== wanted || lanes.length === 0 || lanes.some((lane) => lane.state === "failed")) {
-    reset();
+    replace(methods);
     made = wanted;
-    for (const method of methods) add(method).begin(settings(method), kernels());
+    lanes.forEach((lane, i) => lane.begin(settings(methods[i]), kernels()));
   }
   await Promise.all(lanes.map((lane) => lane.begun));
   return true;
@@ -139,7 +136,7 @@ by("step").onclick = async () => {
 };
 by("pause").onclick = () => lanes.forEach((lane) => lane.pause());
 by("reset").onclick = () => {
-  reset();
+  replace([]);
   forget();
   by("continue").hidden = true;
 };
@@ -151,8 +148,8 @@ by("beside").onclick = async () => {
 const number = (value) => (value === undefined || value === null ? "" : String(Number(Number(value).toPrecision(7))));
 // A run from a file: on from where it was, with its settings.
 const resume = async (bytes) => {
-  reset();
-  const lane = add(form.elements.method.value);
+  replace([form.elements.method.value]);
+  const [lane] = lanes;
   made = JSON.stringify([settings()]);
   const files = given;
   lane.begin(settings(), kernels(), bytes); // settings of a file that has none

@@ -160,6 +160,11 @@ impl<'a> Trainer<'a> {
         &self.session
     }
 
+    /// The session without the trainer, which still holds its plans.
+    pub fn into_session(self) -> Session {
+        self.session
+    }
+
     /// The plan of a step, or of one of its batches.
     pub fn plan(&self) -> &Plan {
         self.session.plan(self.plans.train)

@@ -18,7 +18,7 @@ use serde_json::json;
 use wasm_bindgen::prelude::wasm_bindgen;
 
 use crate::data::{DataError, FileTree, Files};
-use crate::device::{DeviceError, wait};
+use crate::device::{DeviceError, Session, wait};
 use crate::eval::pictures::Picture;
 use crate::run::RunError;
 use crate::run::checkpoint::Checkpoint;
@@ -104,7 +104,8 @@ pub enum Command {
         #[serde(default)]
         first: bool,
     },
-    /// Ends the run and frees what it held.
+    /// Ends the run there is, and says when all that it held is given back. The device and its
+    /// compiled kernels stay, for the next one.
     End,
 }
 
@@ -178,15 +179,19 @@ pub fn work() {
     std::panic::set_hook(Box::new(|panic| {
         post("error", &json!({ "what": "bug", "message": panic.to_string() }))
     }));
-    let mut begin = None;
+    let (mut session, mut begin) = (None, None);
     loop {
         let (command, bytes) = begin.take().unwrap_or_else(next);
         let ended = match command {
             Command::Begin { settings, kernels, products } => {
-                start(settings, (kernels, products), bytes)
+                start(settings, (kernels, products), bytes, &mut session).map(Some)
             }
             Command::Check { only, first } => {
                 check::check(&only, first).map(|()| None).map_err(Into::into)
+            }
+            Command::End => {
+                post("ended", &json!({}));
+                continue;
             }
             _ => continue,
         };
@@ -215,12 +220,14 @@ fn what(error: &RunError) -> &'static str {
     }
 }
 
-/// Runs until another run is asked for, which is returned, or none.
+/// Runs until something else is asked for, which is returned. A run takes the session of the one
+/// before it, and leaves its own unless it fails.
 fn start(
     settings: serde_json::Map<String, serde_json::Value>,
     kernels: (Kernels, Option<usize>),
     file: Option<Vec<u8>>,
-) -> Result<Option<Asked>, RunError> {
+    session: &mut Option<Session>,
+) -> Result<Asked, RunError> {
     let wrong = |e: String| RunError::config(e, None);
     let file =
         file.map(|bytes| Checkpoint::from_bytes(Path::new("the file"), &bytes)).transpose()?;
@@ -234,7 +241,7 @@ fn start(
     if Measures::check(&config, &splits).is_err() {
         config.eval_every = 0; // images without classes, or too few of them
     }
-    run::run(&config, &splits, kernels, file)
+    run::run(&config, &splits, kernels, file, session)
 }
 
 /// The files of a run's data: what the page was given.

@@ -9,6 +9,8 @@ use super::{Asked, Command, asked, next, post, post_with, show};
 use crate::data::Splits;
 use crate::device::Session;
 use crate::device::wgpu::{Gpu, OpenOptions, Pick};
+use crate::ir::Group;
+use crate::ops::Choices;
 use crate::run::checkpoint::Checkpoint;
 use crate::run::resume::Resumed;
 use crate::run::settings::RunConfig;
@@ -36,16 +38,21 @@ pub(super) struct Run<'a> {
     said: (Instant, u64),
 }
 
-/// Runs until another run is asked for, which is returned, or none.
+/// Runs until something else is asked for, which is returned. `kept` is the session of the run
+/// before, and then that of this one.
 pub(super) fn run(
     config: &RunConfig,
     splits: &Splits,
     (kernels, most): (Kernels, Option<usize>),
     file: Option<Checkpoint>,
-) -> Result<Option<Asked>, RunError> {
+    kept: &mut Option<Session>,
+) -> Result<Asked, RunError> {
     let timetable = Timetable::new(config, splits.train.len())?;
     timetable.refuse_endless()?;
-    let mut session = gpu()?;
+    let mut session = match kept.take().and_then(emptied) {
+        Some(session) => session,
+        None => gpu()?,
+    };
     precision::train(&mut session, config.half())?;
     let (resumed, weights) = match file.map(|file| (file.step(), file)) {
         Some((Some(step), checkpoint)) => {
@@ -80,7 +87,20 @@ pub(super) fn run(
     run.greet();
     let outlook = run.trainer.seek(kernels, most);
     run.say(outlook);
-    run.work()
+    let asked = run.work()?;
+    let mut session = run.trainer.into_session();
+    session.reset();
+    *kept = Some(session);
+    Ok(asked)
+}
+
+/// A session that a run has left, as a new one is but for the kernels that it has compiled; `None`
+/// where its device was lost meanwhile, which only who uses it is told.
+fn emptied(mut session: Session) -> Option<Session> {
+    session.set_choices(Choices::default());
+    session.read_state(Group::Param).ok()?;
+    session.reset();
+    Some(session)
 }
 
 /// A session on the browser's adapter, which tells of its pipelines.
@@ -120,17 +140,13 @@ impl Run<'_> {
     }
 
     /// Does what is asked for, and between that the steps that were asked for.
-    fn work(&mut self) -> Result<Option<Asked>, RunError> {
+    fn work(&mut self) -> Result<Asked, RunError> {
         let mut batches = self.trainer.batches(self.steps..self.timetable.total)?;
         loop {
             let command = if self.left > 0 { asked() } else { Some(next()) };
             match command {
-                Some(another @ (Command::Begin { .. } | Command::Check { .. }, _)) => {
-                    return Ok(Some(another));
-                }
-                Some((Command::End, _)) => {
-                    post("ended", &json!({}));
-                    return Ok(None);
+                Some(end @ (Command::Begin { .. } | Command::Check { .. } | Command::End, _)) => {
+                    return Ok(end);
                 }
                 Some((command, _)) => self.obey(command)?,
                 None => match self.trainer.step(&mut batches)? {

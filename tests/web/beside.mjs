@@ -106,7 +106,7 @@ const holds = async () => {
 };
 const mib = (bytes) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
 
-await trial("runs that end, and one that another takes the place of, leave nothing", async () => {
+await trial("runs that end leave nothing, one that another takes the place of its kernels", async () => {
   const [pair, both] = [await browser.gpuBytes(), await holds()];
   const ofBoth = both.reduce((sum, of) => sum + of, 0);
   await page.click("#reset");
@@ -118,7 +118,7 @@ await trial("runs that end, and one that another takes the place of, leave nothi
   await reach(page, "paused", 1);
   const during = await browser.gpuBytes();
   const [held] = await holds();
-  // The other run has little room of its own.
+  // The other run takes a third of that, in the worker of this one, which keeps its kernels.
   await choose(page, { method: "simclr", width: 8 });
   await page.click("#step");
   const compiles = () => {
@@ -127,7 +127,8 @@ await trial("runs that end, and one that another takes the place of, leave nothi
   };
   await page.waitForFunction(compiles, null, { timeout: 15 * MINUTE });
   assert.equal(await page.locator(".lane").count(), 1);
-  const replaced = await settled(before + held / 2, 300);
+  const least = during - held / 4;
+  const replaced = await settled(least, 300);
   await page.click("#reset");
   const after = await settled(before);
   const said =
@@ -136,7 +137,7 @@ await trial("runs that end, and one that another takes the place of, leave nothi
     `${mib(after)} after that`;
   assert.ok(pair - before > ofBoth / 2, `the two give back what they held: ${said}`);
   assert.ok(held > 2 ** 26 && during - before > held / 2, `the measure sees a run: ${said}`);
-  assert.ok(Math.max(replaced, after) - before < held / 2, said);
+  assert.ok(replaced <= least && after - before < held / 2, said);
   return said;
 });
 

@@ -36,6 +36,46 @@ await trial("no adapter", async () => {
   site.before = "";
 });
 
+await trial("another run has the kernels of the one before, if its device is there", async () => {
+  site.before = `{
+    const request = GPUAdapter.prototype.requestDevice;
+    GPUAdapter.prototype.requestDevice = async function (...how) {
+      return (self.device = await request.apply(this, how));
+    };
+    self.compiled = 0;
+    const compile = GPUDevice.prototype.createComputePipeline;
+    GPUDevice.prototype.createComputePipeline = function (...how) {
+      self.compiled += 1;
+      return compile.apply(this, how);
+    };
+  }`;
+  await page.reload();
+  let worker = null; // one for all these runs
+  const compiled = () => worker.evaluate(() => self.compiled);
+  const begin = async (seed) => {
+    await choose(page, { ...SMALL, seed });
+    await page.click("#step");
+  };
+  /** What the worker has compiled when a run with this seed has taken a step and is kept. */
+  const step = async (seed) => {
+    await begin(seed);
+    await reach(page, "paused", 1);
+    await page.waitForSelector(".lane[data-kept='1']");
+    worker ??= page.workers()[0];
+    return compiled();
+  };
+  const [first, second] = [await step(0), await step(1)];
+  assert.ok(first > 20 && second === first, `${first} kernels, then ${second - first} more`);
+  await worker.evaluate(() => self.device.destroy());
+  await begin(2);
+  await page.waitForFunction(() => document.querySelector(".lane progress").value > 0);
+  assert.equal(await failure(page), null, "it compiles for a new device");
+  assert.ok((await compiled()) > first && page.workers().length === 1, "in the same worker");
+  await Promise.all([worker.waitForEvent("close"), page.click("#reset")]);
+  site.before = "";
+  return `${first} kernels`;
+});
+
 faults.push(...(await browser.close()));
 
 await trial("a browser without WebGPU, switched off or unknown", async () => {
