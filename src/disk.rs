@@ -394,21 +394,20 @@ mod tests {
     }
 
     #[test]
-    #[cfg(unix)]
     fn only_a_file_makes_way_for_one() {
         let dir = folder();
         let [file, socket, alias] = ["a", "b", "c"].map(|name| dir.path().join(name));
         write(&file, b"new").expect("written");
+        #[cfg(unix)] // elsewhere sockets have no names in folders
         let _listens = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+        #[cfg(unix)]
         std::os::unix::fs::symlink(&socket, &alias).expect("a link");
-        for path in [&socket, &alias, &dir.path().to_owned()] {
+        let before = names(dir.path());
+        for path in [&socket, &alias, &dir.path().to_owned()].into_iter().filter(|p| p.exists()) {
             let errors = [write(path, b"new"), link(&file, path)].map(|done| done.expect_err("no"));
-            assert!(
-                errors.iter().all(|error| error.to_string().contains("it is a ")),
-                "{errors:?}"
-            );
+            assert!(errors.iter().all(|e| e.to_string().contains("it is a ")), "{errors:?}");
         }
-        assert_eq!(names(dir.path()), ["a", "b", "c"]);
+        assert_eq!(names(dir.path()), before);
     }
 
     #[test]
@@ -481,7 +480,7 @@ mod tests {
         assert_eq!(names(dir.path()), ["file"]);
     }
 
-    #[cfg(unix)]
+    #[cfg(unix)] // elsewhere a link is a privilege
     #[test]
     fn links_are_not_followed() {
         let dir = folder();

@@ -291,6 +291,7 @@ fn store_keeps_the_newest_and_last() {
         names(&dir.path().join("run/checkpoints")),
         ["last.safetensors", "step-101.safetensors"]
     );
+    // Windows does not say so without its own calls.
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;

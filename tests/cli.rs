@@ -28,6 +28,7 @@ mod reproduce;
 mod resume;
 #[path = "cli/saving.rs"]
 mod saving;
+// Windows has no signals, and its Ctrl-C goes to all that share a console.
 #[cfg(unix)]
 #[path = "cli/signals.rs"]
 mod signals;

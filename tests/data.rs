@@ -189,6 +189,22 @@ fn cifar_opens_either_folder_and_reads_names() {
     assert_eq!((train.len(), test.len()), (50_000, 10_000));
     assert_eq!(train.classes()[9], "j");
 
+    // What is not read is said, as of a tree of images.
+    let notes = || {
+        let options =
+            DataOptions { dir: Some(dir.path().into()), ..DataOptions::new(Kind::Cifar10) };
+        data::open(&options).expect("splits").notes
+    };
+    fs::write(inner.join("readme.html"), "x").unwrap();
+    fs::write(inner.join("cifar-10-binary.tar.gz"), "x").unwrap();
+    assert_eq!(notes(), Vec::<String>::new(), "what the archive brings is no news");
+    fs::write(inner.join("data_batch_6.bin"), "x").unwrap();
+    fs::create_dir(inner.join("more")).unwrap();
+    let said = notes();
+    for part in ["not read", "1 .bin file (data_batch_6.bin)", "1 folder (more)"] {
+        assert!(said.len() == 1 && said[0].contains(part), "no `{part}`: {said:?}");
+    }
+
     fs::write(inner.join(cifar10::META_FILE), "a\nb\n").unwrap();
     assert_says(
         &open_error(Kind::Cifar10, &inner),

@@ -14,11 +14,13 @@ mod reproduce;
 mod signals;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::device::{DeviceError, DeviceSpec};
+use crate::disk;
 use crate::run::RunError;
 use crate::text::understands_escapes;
 use output::{arrived, print_json, print_text, say};
@@ -73,9 +75,12 @@ pub fn main() -> ExitCode {
     let command = Cli::command().mut_subcommands(|c| c.allow_negative_numbers(true));
     let plain = !understands_escapes(&std::io::stdout());
     let command = if plain { command.color(clap::ColorChoice::Never) } else { command };
-    let result = match command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches))
-    {
-        Ok(cli) => run(cli.command),
+    let parsed = command.try_get_matches().and_then(|matches| {
+        let paths = refuse_tildes(&matches);
+        Cli::from_arg_matches(&matches).map(|cli| (cli, paths))
+    });
+    let result = match parsed {
+        Ok((cli, paths)) => paths.and_then(|()| run(cli.command)),
         Err(e) if e.use_stderr() => {
             say(e.render().to_string().trim_end());
             return ExitCode::from(2);
@@ -93,6 +98,20 @@ pub fn main() -> ExitCode {
             ExitCode::from(if usage { 2 } else { 1 })
         }
     }
+}
+
+/// Refuses every path that was typed with a `~` which the shell did not replace, of whatever
+/// argument of whatever command.
+fn refuse_tildes(matches: &ArgMatches) -> Result<(), Failure> {
+    let Some((_, typed)) = matches.subcommand() else { return Ok(()) };
+    for argument in typed.ids() {
+        // An argument of another type has no paths.
+        let paths = typed.try_get_many::<PathBuf>(argument.as_str()).ok().flatten();
+        for path in paths.into_iter().flatten() {
+            disk::refuse_tilde(path).map_err(RunError::from)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether a command line is one of this program: its flags are parsed and, of `pretrain`, become a

@@ -41,6 +41,7 @@ pub(super) fn compare(args: &CompareArgs) -> Outcome {
     }
     let comparison = Comparison::open(&args.runs)?;
     comparison.skipped.iter().for_each(|text| say(&format!("skipped: {text}")));
+    comparison.damage.iter().for_each(|text| say(&format!("warning: {text}")));
     if let Some((path, kind)) = file {
         write_whole(&path, &plot::file(&comparison, kind)?)?;
     }

@@ -8,7 +8,6 @@ use super::signals::{exit_code, interrupt};
 use super::{Failure, Outcome, choice, print_json, say, usage};
 use crate::data::archive::{Archive, CIFAR10, STL10};
 use crate::data::download::download;
-use crate::disk;
 use crate::run::RunError;
 use crate::run::folder::{Contents, RunFolder, refuse_inside_data};
 use crate::run::resume::Resumed;
@@ -152,7 +151,6 @@ pub(super) fn run(args: Args) -> Outcome {
     }
     if let Some(archive) = archive(config.dataset).filter(|_| args.download) {
         let dir = config.data_dir.clone().unwrap_or_default();
-        disk::refuse_tilde(&dir).map_err(RunError::from)?;
         download(&archive, &dir, true)?;
     }
     let evaluate = if args.no_eval { Evaluate::Nothing } else { Evaluate::End };

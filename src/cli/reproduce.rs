@@ -131,7 +131,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         interrupt: &interrupt,
     };
     if args.dry_run {
-        let forecast = forecast(&request)?;
+        let forecast = forecast(&request, &mut |line| say(line))?;
         if args.json {
             print_json(&json!(forecast))?;
         } else {

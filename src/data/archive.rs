@@ -1,7 +1,7 @@
 //! Official archives of binary files: what they hold, what proves a download, where their files lie
 //! on disk.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use md5::Md5;
 use sha2::{Digest, Sha256};
 
 use super::DataError;
-use super::files::{self, Files};
+use super::files::{self, Files, Unread};
 use crate::text::name;
 
 /// The archives that can be downloaded.
@@ -113,6 +113,25 @@ impl Archive<'_> {
                 Err(DataError::Missing { what: "data file", path: found.join(name), hint })
             }
         }
+    }
+
+    /// What is said of the entries that lie beside its data files and are not read.
+    ///
+    /// # Errors
+    /// As [`Archive::find`] and [`Files::list`].
+    pub(super) fn notes(&self, files: &Files, dir: &Path) -> Result<Vec<String>, DataError> {
+        let folder = &self.find(files, dir)?;
+        let known = |name: &OsStr| {
+            let own = self.files.iter().map(|(name, _)| *name).chain(self.texts.iter().copied());
+            own.chain([self.file_name()]).any(|own| name == own)
+        };
+        let mut unread = Unread::default();
+        for (name, kind) in files.list(folder)? {
+            if !known(&name) {
+                unread.add(&name, kind);
+            }
+        }
+        Ok(unread.note(folder))
     }
 
     /// Name of the archive's file.

@@ -320,6 +320,13 @@ impl Unread {
         }
     }
 
+    /// What is said of a folder with these; nothing if all was read.
+    pub(super) fn note(&self, dir: &Path) -> Vec<String> {
+        let line =
+            |text| format!("`{}` holds entries that are not read: {text}", crate::text::name(dir));
+        self.text().map(line).into_iter().collect()
+    }
+
     /// "3 folders (first ant/old), 1 .gif file (ant/a.gif)", the most first; `None` if all was
     /// read.
     pub(super) fn text(&self) -> Option<String> {

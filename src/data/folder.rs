@@ -12,11 +12,15 @@
 //! is cut out. Alpha is ignored, 16-bit images are rounded to 8 bits, grey becomes RGB, EXIF
 //! orientation is not applied. Of several pictures in a file (animations, pages) the first one
 //! counts. A file that ends before its image does is refused.
+//!
+//! Whether bytes within a file were overwritten is for the format to tell. PNG has checksums. What
+//! a JPEG can tell is told ([`jpeg`]). Of WebP and compressed TIFF what the decoder stumbles over
+//! is refused, and damage may pass; BMP and TIFF without compression have nothing to tell it by.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use image::error::{DecodingError, ImageFormatHint};
@@ -46,6 +50,8 @@ pub struct Folder {
     // least-recently-used never hits.
     cache_images: usize,
     cached: AtomicUsize,
+    // Images that were found to be whole: those that do not fit the cache are decoded every epoch.
+    whole: Vec<AtomicBool>,
 }
 
 impl Folder {
@@ -114,11 +120,12 @@ impl Folder {
             dir: dir.to_owned(),
             classes,
             cache: images.iter().map(|_| OnceLock::new()).collect(),
-            files: images,
             unread,
             size,
             cache_images: cache_bytes / (size * size * 3),
             cached: AtomicUsize::new(0),
+            whole: images.iter().map(|_| AtomicBool::new(false)).collect(),
+            files: images,
         })
     }
 
@@ -177,15 +184,12 @@ impl Folder {
             unread
                 .merge(split.unread.clone(), Path::new(split.dir.file_name().unwrap_or_default()));
         }
-        let line =
-            |text| format!("`{}` holds entries that are not read: {text}", crate::text::name(dir));
-        let notes = unread.text().map(line).into_iter().collect();
         Ok(Datasets {
             train: Arc::new(train),
             val: val.map(|val| Arc::new(val) as _),
             test: Arc::new(test),
             labelled: None,
-            notes,
+            notes: unread.note(dir),
         })
     }
 
@@ -227,7 +231,9 @@ impl Folder {
         let image = if reader.format() == Some(ImageFormat::Jpeg) {
             let mut bytes = Vec::new();
             reader.into_inner().take(MAX_FILE).read_to_end(&mut bytes).map_err(io())?;
-            jpeg::decode(&bytes).map_err(|why| {
+            let known = self.whole[index].load(Ordering::Relaxed);
+            let decode = if known { jpeg::decode_again } else { jpeg::decode };
+            decode(&bytes).map_err(|why| {
                 ImageError::Decoding(DecodingError::new(
                     ImageFormatHint::Exact(ImageFormat::Jpeg),
                     why,
@@ -237,7 +243,10 @@ impl Folder {
             reader.decode().map(image::DynamicImage::into_rgb8)
         };
         match image {
-            Ok(image) => Ok(fit(image, self.size as u32)),
+            Ok(image) => {
+                self.whole[index].store(true, Ordering::Relaxed);
+                Ok(fit(image, self.size as u32))
+            }
             Err(source) => Err(DataError::Decode { path, source: Box::new(source) }),
         }
     }

@@ -327,13 +327,14 @@ pub fn open_datasets(options: &DataOptions) -> Result<Datasets, DataError> {
     }
     match options.kind {
         Kind::Cifar10 => {
-            let (train, test) = Cifar10::open_in(&options.files, dir?)?;
+            let dir = dir?;
+            let (train, test) = Cifar10::open_in(&options.files, dir)?;
             Ok(Datasets {
                 train: Arc::new(train),
                 val: None,
                 test: Arc::new(test),
                 labelled: None,
-                notes: vec![],
+                notes: archive::CIFAR10.notes(&options.files, dir)?,
             })
         }
         Kind::Folder => Folder::open_datasets_in(&options.files, dir?, size, options.cache_bytes),
@@ -348,14 +349,15 @@ pub fn open_datasets(options: &DataOptions) -> Result<Datasets, DataError> {
             })
         }
         Kind::Stl10 => {
-            let sets = Stl10::open(dir?)?;
+            let dir = dir?;
+            let sets = Stl10::open(dir)?;
             let (train, labelled) = (Arc::new(sets.unlabelled), Arc::new(sets.train));
             Ok(Datasets {
                 train,
                 val: None,
                 test: Arc::new(sets.test),
                 labelled: Some(labelled),
-                notes: vec![],
+                notes: archive::STL10.notes(&Files::Disk, dir)?,
             })
         }
     }

@@ -22,6 +22,8 @@ pub struct Comparison {
     runs: Vec<RunView>,
     /// What else was named, and what it is.
     pub skipped: Vec<String>,
+    /// What is wrong with summaries of the runs, and which files these are.
+    pub damage: Vec<String>,
 }
 
 impl RunState {
@@ -34,6 +36,7 @@ impl RunState {
             Self::Trained => "trained",
             Self::Evaluated => "evaluated",
             Self::Imported => "imported",
+            Self::Unclear => "unclear",
         }
     }
 }
@@ -50,11 +53,14 @@ impl Comparison {
     /// # Errors
     /// If one is missing or cannot be read, or if there is none.
     pub fn open(paths: &[PathBuf]) -> Result<Self, RunError> {
-        let mut found = Self { runs: Vec::new(), skipped: Vec::new() };
+        let mut found = Self { runs: Vec::new(), skipped: Vec::new(), damage: Vec::new() };
         let mut first = None;
         for path in paths {
             match RunView::open(path) {
-                Ok(run) => found.runs.push(run),
+                Ok(run) => {
+                    found.damage.extend(run.damage.clone());
+                    found.runs.push(run);
+                }
                 Err(error) if is_there(path) && !is_there(&path.join("config.toml")) => {
                     found.skipped.push(error.to_string());
                     first.get_or_insert(error);

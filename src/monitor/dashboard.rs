@@ -46,6 +46,7 @@ fn status(view: &RunView) -> String {
     if view.damaged() > 0 {
         parts.push(format!("{} lines of metrics.jsonl are no records", view.damaged()));
     }
+    parts.extend(view.damage.clone());
     parts.join(", ")
 }
 

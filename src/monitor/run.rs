@@ -33,6 +33,8 @@ pub enum RunState {
     Evaluated,
     /// Its weights were trained elsewhere and imported.
     Imported,
+    /// Its `summary.json` is damaged, which alone says whether it ended, and with what.
+    Unclear,
 }
 
 /// Longest line that may be a record; what is longer is read in such parts, and is none.
@@ -121,6 +123,8 @@ pub struct RunView {
     /// `summary.json`, if it is about the records: not of an earlier session that this one
     /// continues.
     pub summary: Option<RunSummary>,
+    /// What is wrong with `summary.json`, and which file that is.
+    pub damage: Option<String>,
     /// Steps of the whole run, where `train.log` says.
     pub total: Option<u64>,
     /// The newest reconstruction in `images/`.
@@ -158,6 +162,7 @@ impl RunView {
             dir: dir.into(),
             config,
             summary: None,
+            damage: None,
             total: None,
             picture: None,
             age: None,
@@ -180,7 +185,11 @@ impl RunView {
             .and_then(|time| time.elapsed().ok());
         let log = end_of(&self.dir.join("train.log"), LOG_END).map(|text| LogEnd::of(&text));
         self.total = log.and_then(|log| log.total);
-        let summary = RunSummary::read(&self.dir)?;
+        let (summary, damage) = match RunSummary::read(&self.dir) {
+            Ok(summary) => (summary, None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        self.damage = damage;
         let steps = self.last("train").map(|record| record.step);
         let ended = log.is_none_or(|log| log.ended);
         self.summary =
@@ -220,6 +229,7 @@ impl RunView {
             Some(summary) if summary.interrupted == Some(true) => RunState::Interrupted,
             Some(summary) if summary.measured.probe.is_some() => RunState::Evaluated,
             Some(_) => RunState::Trained,
+            None if self.damage.is_some() => RunState::Unclear,
             None if self.records().is_empty() => RunState::Starting,
             None => RunState::Training,
         }
@@ -407,7 +417,10 @@ mod tests {
         put("metrics.jsonl", &line(4, 0.5));
         put("train.log", "2026-01-01T00:00:00Z step 4/12 epoch 0 loss 0.5\n");
         assert_eq!(state(), RunState::Training);
-        put("summary.json", "{\"steps\": 4, \"interrupted\": true}");
+        let summary = |rest: &str| {
+            put("summary.json", &format!("{{\"run\": \"x\", \"method\": \"ae\", {rest}"));
+        };
+        summary("\"steps\": 4, \"interrupted\": true}");
         assert_eq!(state(), RunState::Training, "resumed: the log has not ended");
         put(
             "train.log",
@@ -417,17 +430,17 @@ mod tests {
         assert_eq!(state(), RunState::Interrupted);
         put("metrics.jsonl", &[line(4, 0.5), line(8, 0.5)].concat());
         assert_eq!(state(), RunState::Training, "resumed: it is further");
-        put("summary.json", "{\"steps\": 8, \"interrupted\": false}");
+        summary("\"steps\": 8, \"interrupted\": false}");
         assert_eq!(state(), RunState::Trained);
-        put(
-            "summary.json",
-            "{\"steps\": 8, \"interrupted\": false, \"probe\": {\"accuracy\": 0.5}}",
-        );
+        let probe = "\"probe\": {\"accuracy\": 0.5, \"epochs\": 4}";
+        summary(&format!("\"steps\": 8, \"interrupted\": false, {probe}}}"));
         assert_eq!(state(), RunState::Evaluated);
         let view = RunView::open(dir.path()).expect("a run");
         assert_eq!((view.probe(), view.total, view.steps()), (Some(0.5), Some(12), 8));
-        put("summary.json", "{\"steps\": 8, \"interr");
-        assert_eq!(state(), RunState::Training, "half a summary is none");
+        summary("\"steps\": 8, \"interr");
+        assert_eq!(state(), RunState::Unclear, "half a summary is not none");
+        let damage = RunView::open(dir.path()).expect("a run").damage;
+        assert!(damage.is_some_and(|text| text.contains("summary.json is damaged: EOF")));
     }
 
     #[test]

@@ -60,7 +60,7 @@ struct Failure {
 pub enum CellState {
     /// Everything is measured.
     Done(Box<RunSummary>),
-    /// It stopped with an error, and will be tried again.
+    /// It stopped with an error, or its summary cannot be read. It will be tried again.
     Failed(String),
     /// Not started, or not finished.
     Open,
@@ -96,8 +96,11 @@ impl CellRun<'_> {
         let path = self.path(out);
         let config = self.cell.config(self.seed);
         let whole = |measured: &Evaluation| measured.is_whole(config.probe_epochs);
-        // Of one that cannot be read the run tells when it goes on: it is not done.
-        let summary = RunSummary::read(&path).ok().flatten();
+        let summary = match RunSummary::read(&path) {
+            Ok(summary) => summary,
+            // Tried again, the run goes on from its checkpoint and writes another.
+            Err(error) => return CellState::Failed(error.to_string()),
+        };
         if let Some(summary) = summary.filter(|summary| whole(&summary.measured)) {
             let reached = |epoch| summary.milestone(epoch).is_some_and(whole);
             let views = !self.needs_views(experiment) || views::read(&path).is_some();

@@ -79,22 +79,27 @@ impl Grid {
     }
 }
 
-/// Prints nothing and trains nothing: what the grid would cost.
+/// Trains nothing: what the grid would cost. `say` takes lines about runs that failed before.
 ///
 /// # Errors
 /// If data or device fail.
-pub fn forecast(request: &GridRequest<'_>) -> Result<Forecast, RunError> {
+pub fn forecast(
+    request: &GridRequest<'_>,
+    say: &mut dyn FnMut(&str),
+) -> Result<Forecast, RunError> {
     let grid = Grid::new(request.setup)?;
     folder::verify(request.out, request.setup, &grid.cells, &grid.splits, request.command)?;
     let state =
         |run: &CellRun<'_>| run.state(request.setup.experiment, request.out, &grid.milestones);
-    forecast::forecast(
-        request.setup,
-        &grid.selected(request.only)?,
-        &grid.splits,
-        &request.device,
-        state,
-    )
+    let selected = grid.selected(request.only)?;
+    for (seed, cell) in (0..request.setup.seeds as u64)
+        .flat_map(|seed| selected.iter().map(move |cell| (seed, *cell)))
+    {
+        if let CellState::Failed(error) = state(&CellRun { cell, seed }) {
+            say(&format!("{} will be tried again: {error}", cell.folder(seed)));
+        }
+    }
+    forecast::forecast(request.setup, &selected, &grid.splits, &request.device, state)
 }
 
 /// Runs what is not done, writes the report, and returns the summary. `say` takes lines for people.
@@ -133,9 +138,13 @@ pub fn run(request: &GridRequest<'_>, say: &mut dyn FnMut(&str)) -> Result<GridS
             break;
         }
         let name = run.cell.folder(run.seed);
-        if matches!(state(run), CellState::Done(_)) {
-            say(&format!("run {} of {}: {name} is done", i + 1, runs.len()));
-            continue;
+        match state(run) {
+            CellState::Done(_) => {
+                say(&format!("run {} of {}: {name} is done", i + 1, runs.len()));
+                continue;
+            }
+            CellState::Failed(error) => say(&format!("{name} is tried again: {error}")),
+            CellState::Open => {}
         }
         let left = runs[i..]
             .iter()

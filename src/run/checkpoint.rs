@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use sha2::{Digest, Sha256};
 
+use super::other_format::OtherFormat;
 use crate::disk::{self, DiskError};
 
 /// Version of the layout that [`Checkpoint::save`] writes; newer ones are refused.
@@ -138,14 +139,17 @@ pub enum CheckpointError {
         /// What does not fit.
         reason: String,
     },
-    /// PyTorch wrote the file in its own format: an archive of pickled objects.
+    /// The file is in another format that weights, or downloads, come in.
     #[error(
-        "`{}` is in PyTorch's own format; weights are read from safetensors files",
-        crate::text::name(path)
+        "`{}` is {}; weights are read from safetensors files",
+        crate::text::name(path),
+        format.name
     )]
-    PyTorch {
+    OtherFormat {
         /// Path of the file.
         path: PathBuf,
+        /// Which format it is.
+        format: OtherFormat,
     },
     /// The file has another length than its header says.
     #[error(
@@ -205,13 +209,6 @@ pub enum CheckpointError {
     },
 }
 
-/// How weights leave PyTorch's own format; Lightning keeps them under `state_dict`.
-const CONVERT: &str = "three lines of Python convert it:
-    import torch, safetensors.torch
-    state = torch.load(\"FILE\", map_location=\"cpu\", weights_only=True)
-    safetensors.torch.save_file({k: v.contiguous().clone() for k, v in \
-state.get(\"state_dict\", state).items()}, \"FILE.safetensors\")";
-
 impl CheckpointError {
     /// What the user can do about it, as one sentence without a full stop.
     pub fn hint(&self) -> Option<String> {
@@ -221,7 +218,7 @@ impl CheckpointError {
             Self::NotSafetensors { .. } => "in PyTorch, \
                 `safetensors.torch.save_file(model.state_dict(), path)` writes such a file"
                 .into(),
-            Self::PyTorch { .. } => CONVERT.into(),
+            Self::OtherFormat { format, .. } => format.hint.into(),
             Self::Length { .. } | Self::Digest { .. } => "`step-*.safetensors` beside it are \
                 earlier checkpoints of the run"
                 .into(),
@@ -316,6 +313,7 @@ impl Checkpoint {
     /// Any [`CheckpointError`].
     pub fn load(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let path = path.as_ref();
+        disk::refuse_tilde(path)?;
         let file = crate::data::open_regular(path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => CheckpointError::Missing { path: path.to_owned() },
             _ => CheckpointError::io("open", path)(source),
@@ -333,7 +331,14 @@ impl Checkpoint {
     }
 
     fn read(path: &Path, bytes: u64, reader: &mut impl Read) -> Result<Self, CheckpointError> {
-        let metadata = read_header(path, bytes, reader)?;
+        let mut head = Vec::new();
+        let mut first = reader.by_ref().take(OtherFormat::BYTES);
+        first.read_to_end(&mut head).map_err(CheckpointError::io("read", path))?;
+        if let Some(format) = OtherFormat::of(&head) {
+            return Err(CheckpointError::OtherFormat { path: path.to_owned(), format });
+        }
+        let mut reader = head.chain(reader);
+        let metadata = read_header(path, bytes, &mut reader)?;
         // The version comes before the tensors: a newer one may have types that are unknown here.
         let meta = metadata.metadata().clone().unwrap_or_default();
         if let Some(found) = meta.get(VERSION_KEY)
@@ -457,12 +462,6 @@ fn read_header(
     }
     let mut length = [0; 8];
     reader.read_exact(&mut length).map_err(CheckpointError::io("read", path))?;
-    // A ZIP archive, or a pickle of protocol 2 to 5: as lengths both are beyond any header.
-    if length.starts_with(b"PK\x03\x04")
-        || (length[0] == 0x80 && (2..=5).contains(&length[1]) && length[7] != 0)
-    {
-        return Err(CheckpointError::PyTorch { path: path.to_owned() });
-    }
     let length = u64::from_le_bytes(length);
     if length > MAX_HEADER {
         return Err(other(format!(

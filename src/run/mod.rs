@@ -8,6 +8,7 @@ pub mod fit;
 pub mod folder;
 pub mod foreign;
 pub mod metrics;
+pub mod other_format;
 pub mod precision;
 pub mod resident;
 pub mod resume;

@@ -1,7 +1,8 @@
 //! `summary.json`: what a run did, and what was measured of its encoder.
 //!
-//! People edit files, and versions differ in what they write: a key whose value is not of its type
-//! reads as one that is missing, and what is missing is `None`.
+//! Versions differ in what they write: what is missing is `None`, and keys that are unknown are
+//! passed over. A file that is damaged is an error where it is read ([`RunSummary::read`]): it is
+//! neither a run without a summary nor one whose measurements are those that are left.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,6 +16,7 @@ use super::RunError;
 use super::metrics::MetricsRecord;
 use super::trained::write_whole;
 use crate::data::open_regular;
+use crate::text;
 
 /// Name of the file.
 pub const FILE: &str = "summary.json";
@@ -158,24 +160,44 @@ impl Evaluation {
 }
 
 impl RunSummary {
-    /// The summary of a run folder; `None` if there is none that is whole.
+    /// The summary of a run folder; `None` if there is none.
     ///
     /// # Errors
-    /// If there is one that cannot be read: the run might be done, or not.
+    /// If there is one that cannot be read or is damaged: it is no JSON object, lacks what every
+    /// summary has, or a value is not of its type. The run might be done, or not.
     pub fn read(folder: &Path) -> Result<Option<Self>, RunError> {
         /// Far more than any summary has, and soon read.
         const MOST: u64 = 1 << 24;
         let mut bytes = Vec::new();
         let path = folder.join(FILE);
+        let damaged = |why: String| {
+            let message = format!("{} is damaged: {why}", text::name(&path));
+            let hint = "remove it: `pretrain --resume` writes that of a run anew from the last \
+                checkpoint";
+            RunError::config(message, Some(hint))
+        };
         let file: File = match open_regular(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened.map_err(RunError::io("read", &path))?,
         };
         file.take(MOST).read_to_end(&mut bytes).map_err(RunError::io("read", &path))?;
-        Ok(serde_json::from_slice(&bytes).ok().and_then(Self::of_json))
+        let value: Value = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
+        let summary = Self::of_json(value.clone()).ok_or_else(|| damaged("no object".into()))?;
+        match summary.fault(&value) {
+            None => Ok(Some(summary)),
+            Some(why) => Err(damaged(why)),
+        }
     }
 
-    /// A summary from its JSON; `None` if it is no object.
+    /// What is wrong with the JSON that this was read from, in words.
+    fn fault(&self, from: &Value) -> Option<String> {
+        lost(from, &self.to_json())
+            .map(|key| format!("`{key}` is not of its type"))
+            .or_else(|| missing(from).map(|key| format!("it has no `{key}`")))
+    }
+
+    /// A summary from its JSON; `None` if it is no object. A value that is not of its key's type is
+    /// left out.
     pub fn of_json(value: Value) -> Option<Self> {
         sound(value)
     }
@@ -214,6 +236,95 @@ impl RunSummary {
     pub fn is_of_one_session(&self) -> bool {
         self.resumed_at.unwrap_or(0) == 0
     }
+}
+
+/// Keys of a summary and of what is in it. Others are of other versions.
+const KEYS: [&str; 29] = [
+    "run",
+    "method",
+    "random_init",
+    "dataset",
+    "imported_from",
+    "seed",
+    "device",
+    "steps",
+    "resumed_at",
+    "seconds",
+    "images_per_second",
+    "train",
+    "validation",
+    "evaluation",
+    "checkpoint",
+    "sha256",
+    "finished",
+    "interrupted",
+    "milestones",
+    "probe",
+    "knn",
+    "evaluation_seconds",
+    "epoch",
+    "step",
+    "accuracy",
+    "train_accuracy",
+    "epochs",
+    "k",
+    "temperature",
+];
+
+/// The first key whose value is not in what was read of it.
+fn lost(from: &Value, read: &Value) -> Option<String> {
+    match (from, read) {
+        (Value::Object(from), Value::Object(read)) => from.iter().find_map(|(key, value)| {
+            match (value, read.get(key).unwrap_or(&Value::Null)) {
+                (Value::Null, _) => None,
+                (_, Value::Null) => KEYS.contains(&key.as_str()).then(|| key.clone()),
+                (value, read) if !alike(value, read) => Some(key.clone()),
+                (value, read) => lost(value, read).map(|inner| format!("{key}.{inner}")),
+            }
+        }),
+        (Value::Array(from), Value::Array(read)) => {
+            from.iter().zip(read).find_map(|(from, read)| lost(from, read))
+        }
+        _ => None,
+    }
+}
+
+/// Whether two values may be one, read and written again.
+fn alike(from: &Value, read: &Value) -> bool {
+    match (from, read) {
+        (Value::Array(from), Value::Array(read)) => from.len() == read.len(),
+        // Of measurements f32 are kept.
+        (Value::Number(from), Value::Number(read)) => {
+            let (from, read) = (from.as_f64().unwrap_or(0.0), read.as_f64().unwrap_or(0.0));
+            (from - read).abs() <= 1e-6 * from.abs()
+        }
+        (from, read) => std::mem::discriminant(from) == std::mem::discriminant(read),
+    }
+}
+
+/// The first key that a summary lacks and every one has.
+fn missing(from: &Value) -> Option<String> {
+    let lacks = |object: &Value, keys: &[&str]| {
+        let key = keys.iter().find(|key| object.get(key).is_none_or(Value::is_null))?;
+        Some((*key).to_owned())
+    };
+    let measured = |of: &Value| {
+        let probe = of.get("probe").filter(|probe| !probe.is_null());
+        let probe = probe.and_then(|probe| lacks(probe, &["accuracy", "epochs"]));
+        let mut rows = of["knn"].as_array().into_iter().flatten();
+        let mut knn = || rows.find_map(|row| lacks(row, &["k", "temperature", "accuracy"]));
+        probe.map(|key| format!("probe.{key}")).or_else(|| Some(format!("knn.{}", knn()?)))
+    };
+    let of_training: &[&str] = if from["imported_from"].is_null() { &["steps"] } else { &[] };
+    let mut milestones = from["milestones"].as_array().into_iter().flatten();
+    let of_milestones = || {
+        let key = milestones.find_map(|row| lacks(row, &["epoch"]).or_else(|| measured(row)))?;
+        Some(format!("milestones.{key}"))
+    };
+    lacks(from, &["run", "method", "interrupted"])
+        .or_else(|| lacks(from, of_training))
+        .or_else(|| measured(from))
+        .or_else(of_milestones)
 }
 
 /// Rounds a measured time or rate to a tenth.
@@ -265,9 +376,86 @@ mod tests {
         let error = RunSummary::read(dir.path()).expect_err("no file").to_string();
         assert!(error.contains("summary.json`: it is a folder, not a file"), "{error}");
         fs::remove_dir(dir.path().join(FILE)).expect("a folder");
-        RunSummary { steps: Some(3), ..RunSummary::default() }.write(dir.path()).expect("written");
+        fs::write(dir.path().join(FILE), whole().to_string()).expect("a file");
         let read = RunSummary::read(dir.path()).expect("read");
-        assert_eq!(read.and_then(|summary| summary.steps), Some(3));
+        assert_eq!(read.and_then(|summary| summary.steps), Some(6));
+    }
+
+    /// Whatever is wrong with the file is said, by its name and the key.
+    #[test]
+    fn a_damaged_summary_is_an_error() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let read = |text: &str| {
+            fs::write(dir.path().join(FILE), text).expect("a file");
+            RunSummary::read(dir.path())
+        };
+        let refused = |text: &str, says: &str| {
+            let error = read(text).expect_err(says).to_string();
+            assert!(error.contains("summary.json is damaged: ") && error.contains(says), "{error}");
+        };
+        let text = whole().to_string();
+        for cut in (0..text.len()).step_by(7) {
+            refused(&text[..cut], "EOF");
+        }
+        for other in ["[]", "3", "null", "{} {}"] {
+            refused(other, if other == "{} {}" { "trailing" } else { "no object" });
+        }
+        for (pointer, key) in [
+            ("/run", "run"),
+            ("/method", "method"),
+            ("/steps", "steps"),
+            ("/interrupted", "interrupted"),
+            ("/probe/accuracy", "probe.accuracy"),
+            ("/probe/epochs", "probe.epochs"),
+            ("/knn/0/k", "knn.k"),
+            ("/milestones/0/epoch", "milestones.epoch"),
+            ("/milestones/0/probe/accuracy", "milestones.probe.accuracy"),
+            ("/milestones/0/knn/0/accuracy", "milestones.knn.accuracy"),
+        ] {
+            let mut damaged = whole();
+            *damaged.pointer_mut(pointer).expect("it is there") = Value::Null;
+            refused(&damaged.to_string(), &format!("it has no `{key}`"));
+            for other in [json!([1]), json!({ "a": 1 })] {
+                *damaged.pointer_mut(pointer).expect("it is there") = other;
+                refused(&damaged.to_string(), &format!("`{key}` is not of its type"));
+            }
+        }
+        for (pointer, key) in [
+            ("/seed", "seed"),
+            ("/train", "train"),
+            ("/probe", "probe"),
+            ("/knn", "knn"),
+            ("/knn/0", "knn"),
+            ("/milestones", "milestones"),
+            ("/milestones/0", "milestones"),
+            ("/milestones/0/knn", "milestones.knn"),
+        ] {
+            let mut damaged = whole();
+            *damaged.pointer_mut(pointer).expect("it is there") = json!(-0.5);
+            refused(&damaged.to_string(), &format!("`{key}` is not of its type"));
+        }
+        // Another version's keys are no damage, nor is a run whose weights came from elsewhere.
+        let mut newer = whole();
+        newer["mood"] = json!("good");
+        assert!(read(&newer.to_string()).is_ok_and(|read| read.is_some()));
+        let imported =
+            json!({ "run": "x", "method": "vae", "imported_from": "a", "interrupted": false });
+        assert!(read(&imported.to_string()).is_ok_and(|read| read.is_some()));
+    }
+
+    #[test]
+    fn the_keys_are_those_that_are_written() {
+        let mut untrained = whole();
+        untrained["random_init"] = json!(true);
+        untrained["imported_from"] = json!("a.safetensors");
+        let rows =
+            [&untrained, &untrained["probe"], &untrained["knn"][0], &untrained["milestones"][0]];
+        let written: std::collections::BTreeSet<&String> =
+            rows.iter().filter_map(|row| row.as_object()).flat_map(Map::keys).collect();
+        assert!(written.iter().all(|key| KEYS.contains(&key.as_str())), "{written:?}");
+        assert_eq!(written.len(), KEYS.len());
+        let again = RunSummary::of_json(untrained.clone()).expect("a summary").to_json();
+        assert_eq!(again.as_object().map(Map::len), untrained.as_object().map(Map::len));
     }
 
     fn whole() -> Value {

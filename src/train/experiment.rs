@@ -92,7 +92,7 @@ pub fn run(
     }
     let stored = resumed
         .as_ref()
-        .map(|resumed| finished(config, splits, out, resumed))
+        .map(|resumed| finished(config, splits, out, resumed, say))
         .transpose()?
         .flatten();
     let (mut summary, newest) = match (stored, &resumed) {
@@ -207,14 +207,20 @@ pub fn untrained(
 }
 
 /// The summary of a folder whose training is done: its checkpoint has taken every step and is the
-/// one that the summary is about.
+/// one that the summary is about. A summary that is damaged is said and written anew: the
+/// checkpoint tells how far the run is.
 fn finished(
     config: &RunConfig,
     splits: &Splits,
     out: &Path,
     resumed: &Resumed,
+    say: &mut dyn FnMut(&str),
 ) -> Result<Option<RunSummary>, RunError> {
-    let Some(summary) = RunSummary::read(out)?.filter(|s| s.interrupted == Some(false)) else {
+    let stored = RunSummary::read(out).unwrap_or_else(|error| {
+        say(&format!("warning: {error}; it is written anew"));
+        None
+    });
+    let Some(summary) = stored.filter(|s| s.interrupted == Some(false)) else {
         return Ok(None);
     };
     // The folder of the data may change.

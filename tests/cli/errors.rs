@@ -439,7 +439,7 @@ fn folders_that_cannot_be_written() {
 }
 
 /// A disk that fills up within a checkpoint: one error, the checkpoint before it whole, and room
-/// again makes the run what it would have been.
+/// again makes the run what it would have been. On Unix, which can be told how long files may get.
 #[cfg(unix)]
 #[test]
 fn a_disk_that_fills_up() {

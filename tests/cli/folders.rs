@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{
     TINY, command, copy, digest, folder, image_folder, leftovers, metrics, pretrain, run, sh,
-    spawn, trained,
+    spawn, trained, was_killed,
 };
 
 fn wait_for(path: &Path) {
@@ -21,7 +21,7 @@ fn wait_for(path: &Path) {
 
 fn kill(mut child: Child) {
     child.kill().expect("it runs");
-    assert_eq!(child.wait().expect("it ends").code(), None, "killed in time");
+    assert!(was_killed(child.wait().expect("it ends")), "killed in time");
 }
 
 /// Every file below a folder with its contents.
@@ -237,7 +237,7 @@ fn outputs_stay_out_of_the_data() {
             .fails(1, &["lies in", "classes of the data set"]);
         assert_eq!(contents(&data), before, "{inside}");
     }
-    // By way of a link as well; beside the splits nothing is read.
+    // By way of a link as well, where everybody may make one.
     #[cfg(unix)]
     {
         let link = dir.path().join("link");
@@ -289,7 +289,17 @@ fn evaluations_overwrite_neither_a_run_nor_images() {
 fn a_tilde_that_the_shell_left() {
     let dir = folder();
     let model = trained().to_str().expect("text").to_owned();
-    let lines: [&[&str]; 8] = [
+    let lines: [&[&str]; 18] = [
+        &["pretrain", "--device", "cpu", "--config", "~/other.toml"],
+        &["pretrain", "--device", "cpu", "--init-from", "~/weights.safetensors"],
+        &["pretrain", "--device", "cpu", "--resume", "--out", "~/run"],
+        &["knn", "~/weights.safetensors", "--device", "cpu"],
+        &["embed", "~/run", "--device", "cpu", "--out", "x.safetensors"],
+        &["reconstruct", "~/run", "--device", "cpu"],
+        &["export", "~/run", "--format", "folder", "--out", "published"],
+        &["import", "~/weights.safetensors", "--out", "run"],
+        &["compare", &model, "~/run"],
+        &["watch", "~/run"],
         &["pretrain", "--device", "cpu", "--out", "~/run"],
         &["reproduce", "fig3", "--device", "cpu", "--out=~/grid"],
         &["reconstruct", &model, "--device", "cpu", "--out", "~/x.png"],
@@ -318,6 +328,14 @@ fn a_tilde_that_the_shell_left() {
             .hints("$HOME/");
         assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 0, "{line:?}");
     }
+    // Nor is one that stands in a file.
+    fs::write(dir.path().join("own.toml"), "init_from = \"~/weights.safetensors\"\n")
+        .expect("a file");
+    let config = ["pretrain", "--device", "cpu", "--config", "own.toml", "--out", "run"];
+    let output = command(&config).current_dir(dir.path()).output().expect("the binary starts");
+    crate::support::Ran::new(config.join(" "), output)
+        .fails(1, &["cannot use `~/weights.safetensors`"])
+        .hints("$HOME/");
 }
 
 /// What was made for a run that does not begin goes; what the user had made stays.

@@ -53,6 +53,7 @@ fn what_is_not_read_is_said_once() {
     assert!(fs::read_to_string(out.join("train.log")).expect("a log").contains("1 .gif file"));
 }
 
+/// On Unix: elsewhere a link is a privilege, and devices have no names in folders.
 #[cfg(unix)]
 #[test]
 fn entries_that_cannot_be_read_are_errors() {
@@ -69,7 +70,8 @@ fn entries_that_cannot_be_read_are_errors() {
     assert!(train(&data, &out, "").ok().stderr.contains("1 device (train/class0/z.jpg)"));
 }
 
-/// Class names and files go with the features, in bytes that Python gets back.
+/// Class names and files go with the features, in bytes that Python gets back. On Linux: macOS and
+/// Windows allow no name that is not text.
 #[cfg(target_os = "linux")]
 #[test]
 fn features_say_what_they_are_of() {
@@ -112,6 +114,7 @@ for name in json.loads(meta['files']):
     assert!(meta["classes"].starts_with("[\"") && !meta.contains_key("files"), "{meta:?}");
 }
 
+/// On Linux: macOS and Windows allow no such name.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_path_that_is_no_text_is_named() {
@@ -216,7 +219,10 @@ fn pytorch_s_own_format_is_refused() {
     let dir = folder();
     let out = dir.path().join("run");
     for (name, bytes) in [
-        ("a.pth", &b"PK\x03\x04\x00\x00\x08\x08\x00\x00"[..]),
+        (
+            "a.pth",
+            &b"PK\x03\x04\0\0\x08\x08\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x0a\0\0\0a/data.pkl"[..],
+        ),
         ("old.ckpt", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."),
     ] {
         let path = dir.path().join(name);
@@ -234,6 +240,38 @@ fn pytorch_s_own_format_is_refused() {
         }
         sh(&format!("pretrain {TINY} --out {} --init-from {}", out.display(), path.display()))
             .fails(1, &["PyTorch's own format"]);
+    }
+}
+
+/// Formats of other programs, and what downloads leave, are called what they are.
+#[test]
+fn other_formats_are_not_called_pytorch_s() {
+    let dir = folder();
+    let out = dir.path().join("run");
+    for (name, bytes, says, hint) in [
+        (
+            "w.npz",
+            &b"PK\x03\x04\x14\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x05\0\0\0a.npy"[..],
+            "an archive of NumPy arrays",
+            "two lines of Python",
+        ),
+        ("w.h5", b"\x89HDF\r\n\x1a\n\0\0\0\0", "an HDF5 file", "the program that wrote it"),
+        (
+            "w.safetensors",
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "Git LFS",
+            "git lfs pull",
+        ),
+    ] {
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).expect("a file");
+        let (path, out) = (path.display(), out.display());
+        for line in [format!("knn {path}"), format!("import {path} --out {out}")] {
+            let ran = sh(&line).fails(1, &[name, says]).hints(hint);
+            assert!(!ran.stderr.contains("PyTorch"), "{ran:?}");
+        }
+        sh(&format!("pretrain {TINY} --max-steps 1 --out {out} --init-from {path}"))
+            .fails(1, &[says]);
     }
 }
 

@@ -170,6 +170,26 @@ fn a_run_is_watched() {
         "{text}"
     );
     assert!(sh(&format!("compare {}", at("run"))).ok().stdout.contains("training"));
+    // A summary that is damaged is neither none nor half of one.
+    let whole = fs::read_to_string(trained().join("summary.json")).expect("a summary");
+    for (text, why) in [
+        (whole[..whole.len() / 2].to_owned(), "EOF"),
+        (whole.replace("\"method\"", "\"mehtod\""), "it has no `method`"),
+        (whole.replace("\"steps\": 5", "\"steps\": \"5\""), "`steps` is not of its type"),
+    ] {
+        fs::write(at("run/summary.json"), text).expect("a file");
+        let damage = format!("run/summary.json is damaged: {why}");
+        let seen = sh(&format!("watch {} --once", at("run"))).ok();
+        assert!(seen.stdout.contains("unclear: step 5/5"), "{seen:?}");
+        assert!(seen.stdout.contains(&damage), "{seen:?}");
+        let compared = sh(&format!("compare {} --json", at("run"))).ok();
+        assert!(compared.stderr.contains(&damage), "{compared:?}");
+        assert_eq!(compared.json()["runs"][0]["state"], "unclear");
+        sh(&format!("export {} --format folder --out {}", at("run"), at("out")))
+            .fails(1, &[&damage])
+            .hints("pretrain --resume");
+    }
+    fs::remove_file(at("run/summary.json")).expect("removed");
     // Nothing is written yet.
     fs::remove_file(at("run/metrics.jsonl")).expect("removed");
     fs::remove_file(at("run/train.log")).expect("removed");

@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use aavae::run::checkpoint::{Checkpoint, TensorData};
 
 use crate::support::{
     Ran, TINY, copy, digest, folder, image_folder, leftovers, measured, metrics, pretrain, sh,
-    spawn, trained,
+    spawn, trained, was_killed,
 };
 
 fn wait_for(path: &Path) {
@@ -18,12 +17,6 @@ fn wait_for(path: &Path) {
         assert!(start.elapsed() < Duration::from_secs(300), "{} does not appear", path.display());
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-fn interrupt(child: &Child) {
-    let status =
-        Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
-    assert!(status.success(), "the process is gone already");
 }
 
 #[test]
@@ -209,6 +202,7 @@ fn measurements_resume_as_well() {
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn ctrl_c_saves_and_resume_continues() {
     let dir = folder();
@@ -217,7 +211,7 @@ fn ctrl_c_saves_and_resume_continues() {
     let child = spawn(&line);
     wait_for(&out.join("checkpoints/last.safetensors"));
     std::thread::sleep(Duration::from_millis(70));
-    interrupt(&child);
+    crate::support::signal(&child, "INT");
     let ran = Ran::new(line, child.wait_with_output().expect("it ends"));
     assert_eq!(ran.code, Some(130), "{ran:?}");
     let summary = ran.json();
@@ -238,6 +232,7 @@ fn ctrl_c_saves_and_resume_continues() {
     assert_eq!(metrics(&out), metrics(&straight));
 }
 
+#[cfg(unix)]
 #[test]
 fn ctrl_c_ends_an_evaluation_at_once() {
     let dir = folder();
@@ -246,7 +241,7 @@ fn ctrl_c_ends_an_evaluation_at_once() {
         format!("pretrain {TINY} --max-steps 1 --probe-epochs 100000 --out {}", out.display());
     let child = spawn(&line);
     wait_for(&out.join("summary.json"));
-    interrupt(&child);
+    crate::support::signal(&child, "INT");
     let ran = Ran::new(line, child.wait_with_output().expect("it ends"));
     assert_eq!(ran.code, Some(130), "{ran:?}");
     let summary: serde_json::Value =
@@ -270,7 +265,7 @@ fn a_killed_run_resumes() {
         wait_for(&out);
         std::thread::sleep(Duration::from_millis(delay));
         child.kill().ok();
-        killed += u32::from(child.wait().expect("it ends").code().is_none());
+        killed += u32::from(was_killed(child.wait().expect("it ends")));
     }
     assert!(killed > 0, "no run lived long enough to be killed");
     let line = format!(

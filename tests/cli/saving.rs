@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::support::{Ran, TINY, digest, folder, leftovers, metrics, pretrain, sh, spawn};
+use crate::support::{
+    Ran, TINY, digest, folder, leftovers, metrics, pretrain, sh, spawn, was_killed,
+};
 
 /// More than any test takes.
 const NEVER: &str = "--save-minutes 1000";
@@ -99,7 +100,7 @@ fn a_kill_between_rare_checkpoints() {
         let mut child = spawn(line);
         wait_for_step(&out, step);
         child.kill().expect("it runs");
-        assert_eq!(child.wait().expect("it ends").code(), None, "killed in time");
+        assert!(was_killed(child.wait().expect("it ends")), "killed in time");
     };
     kill(&rarely(&out, flags), 9);
     assert_eq!(checkpoints(&out), ["unsaved"], "before the first");
@@ -118,6 +119,7 @@ fn a_kill_between_rare_checkpoints() {
     assert_eq!(leftovers(&out), Vec::<String>::new());
 }
 
+#[cfg(unix)]
 #[test]
 fn ctrl_c_saves_whatever_the_clock_says() {
     let dir = folder();
@@ -125,9 +127,7 @@ fn ctrl_c_saves_whatever_the_clock_says() {
     let line = rarely(&out, "--log-every 1");
     let child = spawn(&line);
     wait_for_step(&out, 6);
-    let signalled =
-        Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
-    assert!(signalled.success());
+    crate::support::signal(&child, "INT");
     let ran = Ran::new(line, child.wait_with_output().expect("it ends"));
     assert_eq!(ran.code, Some(130), "{ran:?}");
     let steps = ran.json()["steps"].as_u64().expect("steps");
@@ -153,7 +153,7 @@ fn a_last_that_cannot_be_replaced() {
         last.display(),
         env!("CARGO_BIN_EXE_aavae")
     );
-    let mut unshare = Command::new("unshare");
+    let mut unshare = std::process::Command::new("unshare");
     let ran = unshare
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
         .env("NODEVICE_SELECT", "1")

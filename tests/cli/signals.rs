@@ -8,15 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Ran, TINY, command, folder, sh, spawn, trained};
-
-fn signal(child: &Child, name: &str) {
-    let status = Command::new("kill")
-        .args([format!("-{name}"), child.id().to_string()])
-        .status()
-        .expect("kill");
-    assert!(status.success(), "the process is gone already");
-}
+use crate::support::{Ran, TINY, command, folder, sh, signal, spawn, trained};
 
 /// How it ended, which must be within so many seconds.
 #[track_caller]
@@ -235,6 +227,7 @@ fn ignored_signals_stay_ignored() {
     }
 }
 
+/// On Linux: elsewhere `script`, which makes the terminal, has other flags.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_dashboard_ends() {
@@ -293,7 +286,8 @@ fn a_limit_on_files_is_an_error() {
     ran.hints("`ulimit -f`");
 }
 
-/// A limit on threads is an error with a hint, where nobody is exempt from it.
+/// A limit on threads is an error with a hint, where nobody is exempt from it. On Linux, which has
+/// a program that sets it.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_limit_on_threads_is_an_error() {

@@ -132,7 +132,7 @@ fn damaged_files() {
 }
 
 /// Files of the official lengths, 3.1 GB of holes: `--download` has nothing to fetch, and a step
-/// starts at once.
+/// starts at once. On Unix: Windows has no holes unless it is asked for them.
 #[cfg(unix)]
 #[test]
 fn whole_files_need_no_download() {

@@ -1,7 +1,7 @@
 //! Running the real binary and judging what it says.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
 /// What a finished command left.
 pub(crate) struct Ran {
@@ -34,6 +34,23 @@ pub(crate) fn sh(line: &str) -> Ran {
 
 pub(crate) fn spawn(line: &str) -> Child {
     command(&line.split_whitespace().collect::<Vec<_>>()).spawn().expect("the binary starts")
+}
+
+/// Sends a signal to a process that still runs. What needs it is tested on Unix alone: Windows has
+/// no signals, and its Ctrl-C goes to all that share a console, the tests among them.
+#[cfg(unix)]
+#[track_caller]
+pub(crate) fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill")
+        .args([format!("-{name}"), child.id().to_string()])
+        .status()
+        .expect("kill");
+    assert!(status.success(), "the process is gone already");
+}
+
+/// Whether a process was killed before its end: by a signal, and where there are none with code 1.
+pub(crate) fn was_killed(status: ExitStatus) -> bool {
+    status.code() == cfg!(not(unix)).then_some(1)
 }
 
 impl Ran {

@@ -225,6 +225,76 @@ fn jpegs_that_were_cut_and_ended_are_refused() {
     }
 }
 
+/// Bytes that were overwritten with zeros, as a disk or a broken copy leaves them. A PNG tells by
+/// its checksums, and a JPEG by the number of blocks that its data makes.
+#[test]
+fn images_with_zeros_in_the_middle_are_refused() {
+    let image = RgbImage::from_fn(120, 90, |x, y| {
+        let noise = ((x * 31) ^ (y * 57) ^ (x * y)) % 23;
+        Rgb([(x * 2 + noise) as u8, (y * 2 + noise) as u8, (x + y + 2 * noise) as u8])
+    });
+    let jpeg_of = |quality: u8| {
+        let mut file = Cursor::new(Vec::new());
+        image::codecs::jpeg::JpegEncoder::new_with_quality(&mut file, quality)
+            .encode_image(&image)
+            .expect("an encoder");
+        file.into_inner()
+    };
+    let dir = temp();
+    for (name, bytes, least) in [
+        ("a.png", encoded(&image, ImageFormat::Png), 40),
+        ("low.jpg", jpeg_of(60), 34),
+        ("high.jpg", jpeg_of(97), 38),
+    ] {
+        let whole = one_file(dir.path(), name, &bytes);
+        whole.read(0, &mut [0; 24 * 24 * 3]).expect("a whole file");
+        let first = if name == "a.png" { 60 } else { 700 };
+        let mut refused = 0;
+        for place in 0..40 {
+            let mut damaged = bytes.clone();
+            let at = first + (bytes.len() - first - 100) * place / 40;
+            damaged[at..at + 64].fill(0);
+            let set = one_file(dir.path(), name, &damaged);
+            refused += usize::from(set.read(0, &mut [0; 24 * 24 * 3]).is_err());
+        }
+        assert!(refused >= least, "{name}: only {refused} of 40 are refused");
+    }
+}
+
+/// Data that no block needs is damage; what fills a scan up is not, nor is little.
+#[test]
+fn jpegs_with_data_left_over_are_refused() {
+    let file = encoded(&picture(40, 24), ImageFormat::Jpeg);
+    let whole = jpeg::decode(&file).expect("a whole file");
+    let with = |extra: &[u8]| {
+        let bytes = [&file[..file.len() - 2], extra, &file[file.len() - 2..]].concat();
+        assert_eq!(jpeg::decode_again(&bytes), Ok(whole.clone()), "the decoder sees nothing");
+        jpeg::decode(&bytes)
+    };
+    for extra in [&b"more data of it"[..], &[0x55; 8], &[0x55; 900]] {
+        let error = with(extra).expect_err("data that is left over");
+        assert!(error.contains("at least 8 bytes of its data are left over"), "{error}");
+    }
+    for extra in [&[0; 300][..], b"few", &[0xff; 40]] {
+        assert_eq!(with(extra), Ok(whole.clone()));
+    }
+    // Pictures of all sizes and contents need their last bytes.
+    for side in 1..40 {
+        for quality in [10, 75, 100] {
+            for texture in [0, 7, 255] {
+                let image = RgbImage::from_fn(side, 41 - side, |x, y| {
+                    Rgb([x * x + 3 * y, x * y * y, (7 * x) ^ y].map(|c| (c % (texture + 1)) as u8))
+                });
+                let mut file = Cursor::new(Vec::new());
+                image::codecs::jpeg::JpegEncoder::new_with_quality(&mut file, quality)
+                    .encode_image(&image)
+                    .expect("an encoder");
+                jpeg::decode(file.get_ref()).expect("a whole file");
+            }
+        }
+    }
+}
+
 /// What cameras and programs put around a picture does not make it a broken one.
 #[test]
 fn whole_jpegs_are_read_whatever_is_around() {
@@ -297,6 +367,7 @@ fn what_is_not_read_is_counted() {
     assert_eq!(data::open(&options).expect("splits").notes, notes);
 }
 
+/// On Unix: elsewhere a link is a privilege, and devices have no names in folders.
 #[cfg(unix)]
 #[test]
 fn only_files_are_opened_and_no_entry_vanishes() {
@@ -339,7 +410,8 @@ fn only_files_are_opened_and_no_entry_vanishes() {
     assert_says(&open_error(Kind::Cifar10, dir.path()), &["data_batch_2.bin"]);
 }
 
-/// Names that differ in bytes are different, also where no text shows the difference.
+/// Names that differ in bytes are different, also where no text shows the difference. On Linux:
+/// macOS and Windows allow no name that is not text.
 #[cfg(target_os = "linux")]
 #[test]
 fn names_are_bytes() {

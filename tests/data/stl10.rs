@@ -57,6 +57,17 @@ fn stl_turns_columns_into_pixels() {
     assert_eq!((sets.unlabelled.classes().len(), sets.unlabelled.label(3)), (1, 0));
     fs::write(inner.join(stl10::META_FILE), "a b\nc\nd\ne\nf\ng\nh\ni\nj\nk\n").unwrap();
     assert_eq!(Stl10::open(&inner).unwrap().test.classes()[0], "a b");
+    let notes = || {
+        let options = DataOptions {
+            dir: Some(inner.clone()),
+            n_val: Some(1),
+            ..DataOptions::new(Kind::Stl10)
+        };
+        data::open(&options).expect("splits").notes
+    };
+    assert_eq!(notes(), Vec::<String>::new());
+    fs::write(inner.join("extra_X.bin"), "x").expect("written");
+    assert!(notes()[0].contains("1 .bin file (extra_X.bin)"), "{:?}", notes());
     fs::write(inner.join(stl10::META_FILE), "a\n").unwrap();
     assert_says(&open_error(Kind::Stl10, &inner), &["class_names.txt", "1 classes", "expected 10"]);
 }
@@ -155,7 +166,7 @@ fn stl_errors_name_the_file_and_the_numbers() {
 }
 
 /// Files of the official lengths, almost all of it holes: opened and read here and there, 3.1 GB do
-/// not become memory.
+/// not become memory. On Linux, which says how much memory a process has.
 #[cfg(target_os = "linux")]
 #[test]
 fn stl_is_mapped_and_not_loaded() {

@@ -184,6 +184,7 @@ fn nothing_is_written_over() -> Result<(), Failed> {
     sh(&format!("pretrain --config {} --out {}", at("bad.json"), at("x")))
         .fails(1, &["bad.json", "`training`"]);
     assert!(!Path::new(&at("e.safetensors")).exists() && !Path::new(&at("x")).exists());
+    // Where everybody may make a link.
     #[cfg(unix)]
     {
         std::os::unix::fs::symlink("bad.json", at("link"))?;
