@@ -6,7 +6,7 @@
 // lib/epilogue.wgsl has it, bias [OC], add and gate [N, OH, OW, OC]; writes (=) y [N, OH, OW, OC].
 // A subgroup computes TR image rows x TW pixels x SG * COLS channels: lanes own channels, pixels
 // are broadcast.
-// It has no moments, parts.
+// It finds no parts, moments or sums, and reads no norm_x, norm_mean.
 // Grid: (NT, GY, ceil(MT / GY) * CLASSES), NT = ceil(OC / (SG * COLS)), MT = ceil(OW / TW) *
 // ceil(N * OHC / TR).
 // Reference: ops/conv2d/mod.rs `Conv2d::reference` and `Conv2dInputGrad::reference`.

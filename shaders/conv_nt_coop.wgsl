@@ -3,9 +3,9 @@
 //   a[m, k] = what tap (kh, kw) of output pixel (oy, ox) reads, channel c: lib/conv_nt.wgsl
 // Operands are rounded to f16, sums are f32.
 // Reads x [N, IH, IW, IC], w [OC, KH, KW, IC], or with ACROSS w [IC, KH, KW, OC], and, as
-// lib/epilogue4.wgsl has it, bias [OC], add and gate
-// [N, OH, OW, OC]; writes (=) y [N, OH, OW, OC] and, with MOMENTS, mean and M2 = sum (y - mean)^2
-// of every SPAN pixels: parts [ceil(N * OH * OW / SPAN), 2, OC].
+// lib/epilogue4.wgsl has it, bias [OC], add, gate and norm_x [N, OH, OW, OC], norm_mean [OC];
+// writes (=) y [N, OH, OW, OC] and of every SPAN pixels of a parity, as parts [PARTS, 2, OC], with
+// MOMENTS mean and M2 = sum (y - mean)^2, with SUMS the sums of y and of y * (norm_x - norm_mean).
 // A group computes BM pixels x BN channels, a subgroup WM x WN of them. While it multiplies a tile
 // of depth BK, it fetches the next one into registers.
 // Grid: (ceil(OC / BN), GY, ceil(MT / GY) * CLASSES * CLASSES), MT = ceil(N * OHC * OWC / BM).
@@ -171,7 +171,7 @@ fn main(
         workgroupBarrier();
     }
 
-    // #if MOMENTS
+    // #if WITH_PARTS
     var lanes: array<Lane, STRIPS>;
     // #end
     for (var i = 0u; i < MS; i++) { // unroll
@@ -182,7 +182,7 @@ fn main(
             }
             workgroupBarrier();
             finish(
-                // #if MOMENTS
+                // #if WITH_PARTS
                 &lanes,
                 // #end
                 m0,
@@ -196,11 +196,11 @@ fn main(
             workgroupBarrier();
         }
     }
-    // #if MOMENTS
+    // #if WITH_PARTS
     for (var s = 0u; s < STRIPS; s++) { // unroll
         meet(lanes[s], m0, local);
         workgroupBarrier();
-        merge(m0, taps.n0, s * STRIP * T, local);
+        merge(m0, taps.n0, s * STRIP * T, py * CLASSES + px, local);
         workgroupBarrier();
     }
     // #end

@@ -2,9 +2,10 @@
 //   y[m, n] = sum_k a[m, k] * w[n, k],  m = (image, oy, ox), n = output channel, k = (kh, kw, c)
 //   a[m, k] = what tap (kh, kw) of output pixel (oy, ox) reads, channel c: lib/conv_nt.wgsl
 // Reads x [N, IH, IW, IC], w [OC, KH, KW, IC], or with ACROSS w [IC, KH, KW, OC], and, as
-// lib/epilogue.wgsl has it, bias [OC], add and gate
-// [N, OH, OW, OC]; writes (=) y [N, OH, OW, OC] and, with MOMENTS, mean and M2 = sum (y - mean)^2
-// of every SPAN pixels, shifted by the first of them: parts [ceil(N * OH * OW / SPAN), 2, OC].
+// lib/epilogue.wgsl has it, bias [OC], add, gate and norm_x [N, OH, OW, OC], norm_mean [OC];
+// writes (=) y [N, OH, OW, OC] and of every SPAN pixels of a parity, as parts [PARTS, 2, OC], with
+// MOMENTS mean and M2 = sum (y - mean)^2, shifted by the first of them, with SUMS the sums of y and
+// of y * (norm_x - norm_mean).
 // A group computes BM pixels x BN channels, an invocation RM x RN of them.
 // Grid: (ceil(OC / BN), GY, ceil(MT / GY) * CLASSES * CLASSES), MT = ceil(N * OHC * OWC / BM).
 // Reference: ops/conv2d/mod.rs `Conv2d::reference` and `Conv2dInputGrad::reference`.
@@ -36,10 +37,13 @@ const SB: u32 = BN + 2u;
 
 var<workgroup> sh_a: array<vec4<f32>, K4 * SA>; // [K4, BM]
 var<workgroup> sh_b: array<vec4<f32>, K4 * SB>; // [K4, BN]
-// #if MOMENTS
+// #if WITH_PARTS
+const PARTS: u32 = CLASSES * CLASSES * ((M + SPAN - 1u) / SPAN);
 const SHARE: u32 = SPAN / TY; // pixels of a part per invocation
-var<workgroup> sh_shift: array<f32, BN>;
 var<workgroup> sh_sums: array<vec2<f32>, TY * BN>; // [TY, BN]
+// #end
+// #if MOMENTS
+var<workgroup> sh_shift: array<f32, BN>;
 // #end
 
 @compute @workgroup_size(WG)
@@ -148,6 +152,9 @@ fn main(
         }
     }
 
+    // #if SUMS
+    var sums: array<vec2<f32>, BM / SPAN * RN>;
+    // #end
     for (var i = 0u; i < RM; i++) { // unroll
         let m = m0 + i * TY + ty;
         let oy = m / OWC % OHC * CLASSES + py;
@@ -161,6 +168,10 @@ fn main(
                     y[index] = v;
                     // #if MOMENTS
                     acc[i * RN + j] = stored(v);
+                    // #end
+                    // #if SUMS
+                    let g = stored(v);
+                    sums[i / SHARE * RN + j] += vec2<f32>(g, g * (norm_x[index] - norm_mean[col]));
                     // #end
                 }
             }
@@ -195,6 +206,25 @@ fn main(
             let at = first / SPAN * 2u * OC + n0 + local;
             parts[at] = sh_shift[local] + mean;
             parts[at + OC] = relu(vec4<f32>(sums.y - sums.x * mean)).x; // NaN stays
+        }
+    }
+    // #end
+    // #if SUMS
+    for (var p = 0u; p < BM / SPAN; p++) { // unroll
+        let first = m0 + p * SPAN;
+        workgroupBarrier();
+        for (var j = 0u; j < RN; j++) { // unroll
+            sh_sums[ty * BN + j * TX + tx] = sums[p * RN + j];
+        }
+        workgroupBarrier();
+        if (local < BN && n0 + local < OC && first < M) {
+            var sum = vec2<f32>();
+            for (var t = 0u; t < TY; t++) {
+                sum += sh_sums[t * BN + local];
+            }
+            let part = (py * CLASSES + px) * (PARTS / (CLASSES * CLASSES)) + first / SPAN;
+            parts[part * 2u * OC + n0 + local] = sum.x;
+            parts[(part * 2u + 1u) * OC + n0 + local] = sum.y;
         }
     }
     // #end

@@ -11,7 +11,8 @@
 //!                                                  | ir::autodiff  calls OpDef::gradient, knows no op
 //!                                                  v
 //!   plan::lower: ir::fuse (what the device can) -> ir::half (f16 or bf16, if asked for)
-//!                -> ir::moments (of batch norms) -> ir::cut (updates to what it binds)
+//!                -> ir::moments, ir::gradient_sums (what batch norms sum)
+//!                -> ir::cut (updates to what it binds)
 //!                -> a variant of each op (kernel, constants, grid, bindings)
 //!                -> lives -> buffers -> plan::verify
 //!                                                  |

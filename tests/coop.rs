@@ -72,8 +72,8 @@ fn products() -> Vec<Case> {
     for (x, w, stride, pad) in shapes() {
         let extent = |size| extent(size, w.h, stride, pad);
         let y = Shape::new(x.n, extent(x.h), extent(x.w), w.n);
-        let all = Epilogue { bias: true, add: true, relu: true, mask: true, moments: None };
         let tail = Epilogue { add: true, mask: true, ..Epilogue::default() };
+        let all = Epilogue { bias: true, relu: true, ..tail };
         let forward = Conv2d { stride, pad, epilogue: all };
         let input = Conv2dInputGrad { stride, pad, h: x.h, w: x.w, epilogue: tail };
         let weight = Conv2dWeightGrad { stride, pad, kernel: w.h, bias: 2 * pad < w.h };
@@ -84,8 +84,9 @@ fn products() -> Vec<Case> {
         };
         cases.push(case(forward.into(), &[x, w, Shape::vector(w.n), y, y]));
         cases.push(moments(&named, stride, pad, x, w));
-        cases.push(case(input.into(), &[y, w, x, x]));
+        cases.push(case(input.clone().into(), &[y, w, x, x]));
         cases.push(case(weight.into(), &[x, y]));
+        cases.push(gradient_sums(&named, input, [y, w], x));
     }
     cases.iter().filter_map(|case| case.halved(Half::F16)).collect()
 }
@@ -97,6 +98,16 @@ fn moments(named: &str, stride: usize, pad: usize, x: Shape, w: Shape) -> Case {
     let far = (Shape::vector(w.n), Fill::Constant(3000.0));
     let inputs = [(x, Fill::Ties), (w, Fill::Ties), far];
     Case::new(format!("moments {named}"), Conv2d { stride, pad, epilogue }, &inputs)
+}
+
+/// An input gradient that has the sums of a batch norm's gradient too, of integers as well.
+fn gradient_sums(named: &str, op: Conv2dInputGrad, operands: [Shape; 2], x: Shape) -> Case {
+    let epilogue = Epilogue { gradient_sums: Some(64), ..op.epilogue };
+    let [dy, w] = operands.map(|shape| (shape, Fill::Ties));
+    let (add, map) = ((x, Fill::Constant(3000.0)), (x, Fill::Ties));
+    let mean = (Shape::vector(x.c), Fill::Alternate(3.0, -2.0));
+    let inputs = [dy, w, add, map, map, mean];
+    Case::new(format!("sums {named}"), Conv2dInputGrad { epilogue, ..op }, &inputs)
 }
 
 /// What an op's own trials have of half products.
@@ -202,9 +213,19 @@ const FAULTS_OF_MOMENTS: [(&str, Fault); 5] = [
     }),
 ];
 
-/// A product must fail with a fault of its moments.
-fn moments_refused(adapter: Adapter, fault: Fault) -> Result<(), Failed> {
-    let mut cases = products().into_iter().filter(|c| c.name.starts_with("moments "));
+/// Faults of what a batch norm's gradient sums.
+const FAULTS_OF_SUMS: [(&str, Fault); 4] = [
+    ("a lane is left out", |t| t.replace("i < PART * HEIGHT", "i + 1u < PART * HEIGHT")),
+    ("lanes do not wait", |t| t.replace("workgroupBarrier();\n        merge(", "merge(")),
+    ("nothing is centred", |t| {
+        t.replace(".norm_x - norm_mean[col]", ".norm_x - 0.0 * norm_mean[col]")
+    }),
+    ("what is not stored counts", |t| t.replace("let g = stored(v);", "let g = v;")),
+];
+
+/// A product must fail with a fault of its `parts`, moments or sums.
+fn parts_refused(adapter: Adapter, parts: &str, fault: Fault) -> Result<(), Failed> {
+    let mut cases = products().into_iter().filter(|c| c.name.starts_with(parts));
     let case = cases.find(|c| c.name.contains("68")).ok_or("no such product")?;
     let variant = coop(&case, &adapter.target)[0];
     let options = OpenOptions { rewrite: Some(fault), ..OpenOptions::default() };
@@ -218,7 +239,8 @@ fn refused(adapter: Adapter, fault: Fault) -> Result<(), Failed> {
     // Several taps, tiles and groups, and a border.
     let cases: Vec<Case> = products()
         .into_iter()
-        .filter(|c| c.name.contains("68") && !c.name.starts_with("moments"))
+        .filter(|c| c.name.contains("68"))
+        .filter(|c| !["moments", "sums"].iter().any(|parts| c.name.starts_with(parts)))
         .collect();
     check(cases.len() == 3, || format!("{} products", cases.len()))?;
     for case in cases {
@@ -256,9 +278,14 @@ fn trials(adapter: Adapter, edge: u32) -> Vec<Trial> {
         trials.extend(FAULTS.map(refuse));
         let refuse = |(what, fault): (&str, Fault)| {
             let title = format!("a fault of moments is noticed: {what}");
-            Trial::test(title, move || moments_refused(adapter, fault))
+            Trial::test(title, move || parts_refused(adapter, "moments ", fault))
         };
         trials.extend(FAULTS_OF_MOMENTS.map(refuse));
+        let refuse = |(what, fault): (&str, Fault)| {
+            let title = format!("a fault of gradient sums is noticed: {what}");
+            Trial::test(title, move || parts_refused(adapter, "sums ", fault))
+        };
+        trials.extend(FAULTS_OF_SUMS.map(refuse));
     }
     trials
 }

@@ -140,7 +140,7 @@ fn epilogues(device: &Device) -> Result<(), Failed> {
                 add: bits & 2 > 0,
                 relu: bits & 4 > 0,
                 mask: bits & 8 > 0,
-                moments: None,
+                ..Epilogue::default()
             };
             let operands = 2 + epilogue.inputs();
             for spoiled in 0..operands {
@@ -289,7 +289,7 @@ fn batch_norms(device: &Device) -> Result<(), Failed> {
 fn batch_norm_gradients(device: &Device) -> Result<(), Failed> {
     let (x, v) = (Shape::rows(50, 8), Shape::vector(8));
     for (frozen, spread) in [(None, 1.0), (Some(1e-5), 1.0)] {
-        let op = Op::from(BatchNormGrad { relu: true, frozen });
+        let op = Op::from(BatchNormGrad { relu: true, frozen, parts: false });
         let spread: Vec<_> = (0..8).map(|i| (i, spread)).collect();
         let inputs = [
             input(x, &[(8 + 1, NAN), (8 + 2, NAN), (8 + 3, 100.0), (8 + 4, 100.0)]),

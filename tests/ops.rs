@@ -70,9 +70,9 @@ fn canaries() -> Vec<Trial> {
 /// A fault of a kernel's text.
 type Fault = fn(String) -> String;
 
-/// Faults that no trial may miss, and a case that shows each: of a result's moments, and of images
-/// that are gathered.
-const FAULTS: [(&str, &str, Fault); 8] = [
+/// Faults that no trial may miss, and a case that shows each: of a result's moments, of what a
+/// batch norm's gradient sums, and of images that are gathered.
+const FAULTS: [(&str, &str, Fault); 12] = [
     ("a row of invocations is left out", "moments n5h16w16c16 k3s1p1 o16, bias", |t| {
         t.replace("var t = 0u; t < TY", "var t = 1u; t < TY")
     }),
@@ -84,6 +84,18 @@ const FAULTS: [(&str, &str, Fault); 8] = [
     }),
     ("what is not stored counts", "moments n5h16w16c16 k3s1p1 o16, bias, f16", |t| {
         t.replace("= stored(v);", "= v;")
+    }),
+    ("a part is another parity's", "sums n3h11w11c12 k3s2p1, add+mask", |t| {
+        t.replace("let part = (py *", "let part = (px *")
+    }),
+    ("a row of invocations is not summed", "sums n5h16w16c16 k3s1p1, mask", |t| {
+        t.replace("var t = 0u; t < TY", "var t = 1u; t < TY")
+    }),
+    ("sums are not centred", "sums n2h5w7c8 k3s1p1", |t| {
+        t.replace("- norm_mean[col]", "- 0.0 * norm_mean[col]")
+    }),
+    ("what is not stored is summed", "sums n4h8w8c132 k3s1p1, add+mask, f16", |t| {
+        t.replace("let g = stored(v);", "let g = v;")
     }),
     ("what is in the next word is left out", "37 of 50", |t| {
         t.replace("if (shift > 8u)", "if (shift > 16u)")

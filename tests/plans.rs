@@ -412,6 +412,7 @@ fn fusion(method: Method) -> Result<(), Failed> {
         let options = Options { fuse, target, ..host.options() };
         let plan = lower("train", &model.graph, options);
         check(fuse == plan.ops.iter().any(takes_moments), || "no moments are fused".into())?;
+        check(fuse == plan.ops.iter().any(takes_sums), || "no sums are fused".into())?;
         let id = host.load(plan)?;
         reset(&mut host, &model, 4)?;
         fill(&mut host, id)?;
@@ -447,6 +448,11 @@ fn fusion(method: Method) -> Result<(), Failed> {
 /// Whether an op is a batch norm that is given the moments of its input.
 fn takes_moments(op: &PlannedOp) -> bool {
     matches!(&op.op, Op::BatchNorm(norm) if norm.parts.is_some())
+}
+
+/// Whether an op is the gradient of a batch norm that is given its sums.
+fn takes_sums(op: &PlannedOp) -> bool {
+    matches!(&op.op, Op::BatchNormGrad(norm) if norm.parts)
 }
 
 /// Every batch norm behind a convolution is given moments, in either precision, but where the

@@ -4,7 +4,7 @@
 #import lib/coop
 #import lib/conv_nt
 #import lib/epilogue4
-#import lib/coop_moments
+#import lib/coop_parts
 const PIECE4: u32 = 1u; // spec: vec4s that an invocation fetches at once
 
 const OC4: u32 = OC / 4u;
@@ -74,7 +74,7 @@ const NOWHERE: u32 = 0xffffffffu; // a result that is not there
 // Writes strip `s` of the subgroups' results, from pixel `m` of each on. What the results meet is
 // loaded before the first of them is needed.
 fn finish(
-    // #if MOMENTS
+    // #if WITH_PARTS
     lanes: ptr<function, array<Lane, STRIPS>>,
     // #end
     m0: u32,
@@ -110,6 +110,11 @@ fn finish(
             y[places[i]] = v;
             // #if MOMENTS
             count(lanes, s, stored(v), m == 0u && i == 0u);
+            // #end
+            // #if SUMS
+            let g = stored(v);
+            (*lanes)[s].plain += g;
+            (*lanes)[s].moment += g * (others[i].norm_x - norm_mean[col]);
             // #end
         }
     }

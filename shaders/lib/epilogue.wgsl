@@ -1,11 +1,13 @@
 // Epilogue of a product: what happens to the finished sum of output element `index`, channel `col`.
-// Declares the importer's bindings 2 to 6. Requires nothing of the importer.
+// Declares the importer's bindings 2 to 8. Requires nothing of the importer.
 #import lib/relu
 const BIAS: bool = false; // spec
 const ADD: bool = false; // spec
 const RELU: bool = false; // spec
 const MASK: bool = false; // spec
 const MOMENTS: bool = false; // spec: the moments of every SPAN pixels are wanted too
+const SUMS: bool = false; // spec: what the gradient of a batch norm sums, of every SPAN pixels
+const WITH_PARTS: bool = MOMENTS || SUMS;
 const HALF: bool = false; // spec: y holds f16, or bf16: the host appends lib/round_f16
 const SPAN: u32 = 64u; // spec
 @group(0) @binding(2) var<storage, read_write> y: array<f32>; // [N, OH, OW, OC]
@@ -18,8 +20,8 @@ const SPAN: u32 = 64u; // spec
 // #if MASK
 @group(0) @binding(5) var<storage, read> gate: array<f32>; // [N, OH, OW, OC]
 // #end
-// #if MOMENTS
-@group(0) @binding(6) var<storage, read_write> parts: array<f32>; // [ceil(N * OH * OW / SPAN), 2, OC]
+// #if WITH_PARTS
+@group(0) @binding(6) var<storage, read_write> parts: array<f32>; // [PARTS, 2, OC]
 
 // What is read back of a result.
 fn stored(v: f32) -> f32 {
@@ -30,6 +32,11 @@ fn stored(v: f32) -> f32 {
     return v;
     // #end
 }
+// #end
+
+// #if SUMS
+@group(0) @binding(7) var<storage, read> norm_x: array<f32>; // [N, OH, OW, OC]: what the batch norm has read
+@group(0) @binding(8) var<storage, read> norm_mean: array<f32>; // [OC]
 // #end
 
 fn epilogue(sum: f32, index: u32, col: u32) -> f32 {

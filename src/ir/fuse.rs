@@ -18,7 +18,7 @@ pub fn fuse(g: &mut Graph, target: &Target) {
     let mut removed = vec![false; g.nodes.len()];
     for i in 0..g.nodes.len() {
         let Some(&y) = g.nodes[i].outputs.first() else { continue };
-        if epilogue(&mut g.nodes[i].op).is_none()
+        if Epilogue::of(&mut g.nodes[i].op).is_none()
             || g.uses(y) != 1
             || g.values[y.0 as usize].pin.is_some()
         {
@@ -46,14 +46,6 @@ pub fn fuse(g: &mut Graph, target: &Target) {
     }
 }
 
-fn epilogue(op: &mut Op) -> Option<&mut Epilogue> {
-    match op {
-        Op::Conv2d(c) => Some(&mut c.epilogue),
-        Op::Conv2dInputGrad(c) => Some(&mut c.epilogue),
-        _ => None,
-    }
-}
-
 /// The producer with the consumer in its tail, and the inputs that adds; `None` if the order of the
 /// tail forbids it.
 fn absorb(
@@ -63,7 +55,7 @@ fn absorb(
     y: ValueId,
 ) -> Option<(Op, Option<ValueId>)> {
     let mut op = producer.clone();
-    let tail = epilogue(&mut op)?;
+    let tail = Epilogue::of(&mut op)?;
     let extra = match consumer {
         Op::WeightedSum(WeightedSum { a: 1.0, b: 1.0 })
             if !(tail.add || tail.relu || tail.mask) =>

@@ -31,7 +31,7 @@ pub fn share(g: &mut Graph, target: &Target, choices: &Choices) {
             let plain = Io { inputs, outputs: vec![y] };
             let taken = choices.variant(&g.nodes[i].op, &plain, target);
             conv.epilogue.moments = Some(rows);
-            let io = Io { outputs: conv.epilogue.outputs(y), ..plain };
+            let io = Io { outputs: conv.epilogue.outputs(y, 1), ..plain };
             if !conv.variants(&io, target).contains(&taken) {
                 continue;
             }

@@ -27,7 +27,8 @@ pub struct Target {
     /// Convolutions take elementwise ops into their tails ([`super::Epilogue`]).
     pub epilogues: bool,
     /// Rows of a map for which the convolution that writes it gives a batch norm their moments
-    /// (`Epilogue::moments`); `None` where a batch norm had better read the map.
+    /// (`Epilogue::moments`), or the gradient of one its sums (`Epilogue::gradient_sums`); `None`
+    /// where these had better read the map.
     pub moments: Option<usize>,
     /// Compiling costs more than computing: products share pipelines ([`super::Tile::compact`])
     /// until something else is measured.

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::slots::{Life, assign};
 use super::{Buffer, OpIo, Place, Plan, PlannedOp, Port, Ring, UNIFORM_ALIGN};
-use crate::ir::{Graph, Group, Source, cut, fuse, half, moments};
+use crate::ir::{Graph, Group, Source, cut, fuse, gradient_sums, half, moments};
 use crate::ops::{
     Choices, DEFAULTS, Emit, Io, Kernel, Lowering, Op, Record, Target, ValueId, Variant,
 };
@@ -20,8 +20,8 @@ pub struct Options<'a> {
     pub target: Target,
     /// Which of its variants an op takes.
     pub choices: &'a Choices,
-    /// Move elementwise ops and the moments of batch norms into the tails of convolutions, as far
-    /// as the device can (false only to prove that this changes nothing).
+    /// Move elementwise ops and what batch norms sum into the tails of convolutions, as far as the
+    /// device can (false only to prove that this changes nothing).
     pub fuse: bool,
     /// Reuse buffers (false only to prove that reuse changes nothing).
     pub alias: bool,
@@ -68,6 +68,7 @@ pub fn lower(name: &str, g: &Graph, options: Options<'_>) -> Plan {
     }
     if options.fuse {
         moments::share(&mut g, &options.target, options.choices);
+        gradient_sums::share(&mut g, &options.target, options.choices);
     }
     let g = &*cut::cut(&g, options.target.max_binding);
     let lowered = lower_ops(g, &options);

@@ -5,8 +5,8 @@
 //! 1. `#import lib/foo` on a line of its own becomes the text of that module, once.
 //! 2. `const NAME: u32 = 32u; // spec` takes the value that the host gives; a name the file does
 //!    not declare is an error.
-//! 3. Lines between `// #if NAME` (or `// #if !NAME`) and `// #end` go when the bool const says so:
-//!    a binding that is not used must not be declared.
+//! 3. Lines between `// #if NAME` (or `// #if !NAME`) and `// #end` go when the bool const says so,
+//!    which may be made from others: a binding that is not used must not be declared.
 //! 4. `for (var i = 0u; i < BOUND; i++) { // unroll` becomes one block per `i`, so that a register
 //!    array is indexed by constants only.
 //! 5. `const NAME: u32 = 1u; // uniform` is data, not code: it becomes a member of a uniform, as
@@ -114,6 +114,12 @@ fn const_declaration(text: &str) -> Option<(&str, &str)> {
     Some((left.split(':').next()?.trim(), value.trim()))
 }
 
+/// The same of a bool.
+fn bool_declaration(text: &str) -> Option<(&str, &str)> {
+    let ty = text.split_once(':')?.1.split_once('=')?.0;
+    const_declaration(text).filter(|_| ty.trim() == "bool")
+}
+
 /// Whether a declaration is marked: `// MARK` or `// MARK: what it is`.
 fn is_marked(text: &str, mark: &str) -> bool {
     let note = text.split_once("//").map(|(_, note)| note.trim_start());
@@ -142,11 +148,12 @@ fn set_consts(lines: &mut [Line], consts: &[(&str, String)]) -> Result<(), Strin
 
 /// Drops the lines whose guard is false, and the guards.
 fn apply_guards(lines: Vec<Line>) -> Result<Vec<Line>, String> {
-    let bools: HashMap<String, bool> = lines
-        .iter()
-        .filter_map(|l| const_declaration(&l.text))
-        .filter_map(|(n, v)| Some((n.to_owned(), v.parse::<bool>().ok()?)))
-        .collect();
+    let mut bools: HashMap<String, i64> = HashMap::new();
+    for (name, value) in lines.iter().filter_map(|l| bool_declaration(&l.text)) {
+        if let Ok(value) = evaluate(value, &bools) {
+            bools.insert(name.to_owned(), value);
+        }
+    }
     let mut open: Vec<(Line, bool)> = Vec::new();
     let mut out = Vec::new();
     for line in lines {
@@ -157,7 +164,7 @@ fn apply_guards(lines: Vec<Line>) -> Result<Vec<Line>, String> {
             let value = *bools
                 .get(name)
                 .ok_or_else(|| line.error(format_args!("`{name}` is not a bool const")))?;
-            open.push((line, value == want));
+            open.push((line, (value != 0) == want));
         } else if text == "// #end" {
             open.pop().ok_or_else(|| line.error("`#end` without `#if`"))?;
         } else if open.iter().all(|(_, keep)| *keep) {

@@ -99,7 +99,7 @@ impl Product {
             }
             _ => panic!("{} is no product", op.name()),
         };
-        let epilogue = Epilogue { moments: None, ..epilogue };
+        let epilogue = epilogue.without_parts();
         let (operands, result) = (io.inputs[0].dtype, io.outputs[0].dtype);
         Self { pass, x, w, y, stride, pad, operands, result, epilogue }
     }

@@ -21,6 +21,7 @@ mod grad;
 mod lanes;
 
 pub use grad::BatchNormGrad;
+pub(super) use grad::part_sums;
 
 use super::{
     Binding, Call, Case, Emit, Fill, Forward, Io, Kernel, Lowering, OpDef, Real, ReluGrad,
@@ -156,7 +157,7 @@ fn gradient(
         let relu = relu && !add;
         let mut inputs = vec![dy, node.x[0], node.x[1], mean, spread];
         inputs.extend(relu.then_some(node.y[0]));
-        let grads = g.emit(BatchNormGrad { relu, frozen }.into(), &inputs);
+        let grads = g.emit(BatchNormGrad { relu, frozen, parts: false }.into(), &inputs);
         for (i, grad) in grads.into_iter().enumerate() {
             dx[i] = Some(grad).filter(|_| node.wants[i]);
         }

@@ -1,11 +1,12 @@
-//! What happens to a finished sum: `v += bias[o]; v += add; v = relu(v); v = 0 where mask <= 0`.
+//! What happens to a finished sum: `v += bias[o]; v += add; v = relu(v); v = 0 where mask <= 0`,
+//! and what else is found out about the results while they are at hand.
 
 use crate::ops::pointwise::relu;
-use crate::ops::{Call, Real, ShapeError, same};
+use crate::ops::{Call, Op, Real, ShapeError, same};
 use crate::tensor::{Shape, TensorType};
 
-/// What happens to a finished sum; each present part is one more input, in this order after the
-/// operands.
+/// What happens to a finished sum. Bias, what is added and the mask are one more input each where
+/// present, in this order after the operands, then gradient sums two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Epilogue {
     /// Adds `bias [1,1,1,Cout]`.
@@ -20,12 +21,44 @@ pub struct Epilogue {
     /// `M2 = sum (y - mean)^2` of every so many rows of a channel, of what is stored.
     /// [`crate::ops::BatchNorm`] takes them. Only a forward convolution has it.
     pub moments: Option<usize>,
+    /// A second output, of the sums of `v` and of `v * (x - mean)` of every so many pixels of a
+    /// channel, `v` as it is stored: what the gradient of a batch norm sums whose `dy` is `v`
+    /// ([`crate::ops::BatchNormGrad`]). Two more inputs: the `x` that the batch norm has read, of
+    /// the output's type, and `mean [1,1,1,Cout]`. Of an input gradient of stride 2 each parity of
+    /// pixels is counted by itself ([`Self::outputs`]).
+    pub gradient_sums: Option<usize>,
+}
+
+impl Op {
+    /// Parities of the pixels of a result on an axis, each with its own parts of what a convolution
+    /// finds out about them.
+    pub(crate) fn parities(&self) -> usize {
+        if let Self::Conv2dInputGrad(c) = self { c.stride } else { 1 }
+    }
 }
 
 impl Epilogue {
+    /// That of an op which has one.
+    pub(crate) fn of(op: &mut Op) -> Option<&mut Self> {
+        match op {
+            Op::Conv2d(c) => Some(&mut c.epilogue),
+            Op::Conv2dInputGrad(c) => Some(&mut c.epilogue),
+            _ => None,
+        }
+    }
     /// Number of inputs it takes.
     pub fn inputs(&self) -> usize {
-        usize::from(self.bias) + usize::from(self.add) + usize::from(self.mask)
+        let alike = [self.bias, self.add, self.mask].map(usize::from).iter().sum::<usize>();
+        alike + 2 * usize::from(self.gradient_sums.is_some())
+    }
+    /// Rows of a part of the second output, if there is one.
+    pub(super) fn rows(&self) -> Option<usize> {
+        self.moments.or(self.gradient_sums)
+    }
+    /// The same without a second output: what a library computes.
+    #[must_use]
+    pub fn without_parts(self) -> Self {
+        Self { moments: None, gradient_sums: None, ..self }
     }
     /// Whether a bias is all that happens.
     pub(super) fn is_linear(&self) -> bool {
@@ -49,11 +82,17 @@ impl Epilogue {
             })
         })
     }
+    /// Positions of `x` and `mean` of the gradient sums.
+    pub(super) fn sums_positions(&self) -> Option<[usize; 2]> {
+        let first = 2 + self.without_parts().inputs();
+        self.gradient_sums.map(|_| [first, first + 1])
+    }
     /// Inputs of the op that may be 16-bit floats: the first operand, and what has the output's
     /// type.
     pub(super) fn halves(&self) -> Vec<usize> {
         let [_, add, mask] = self.positions();
-        [Some(0), add, mask].into_iter().flatten().collect()
+        let x = self.sums_positions().map(|p| p[0]);
+        [Some(0), add, mask, x].into_iter().flatten().collect()
     }
     /// Checks the types of its inputs against that of the output `y`.
     pub(super) fn check(
@@ -67,17 +106,34 @@ impl Epilogue {
             same(op, "the bias", TensorType::f32(Shape::vector(y.shape.c)), inputs[i])
         })?;
         add.map_or(Ok(()), |i| same(op, "the residual", y, inputs[i]))?;
-        mask.map_or(Ok(()), |i| same(op, "the mask", y, inputs[i]))
+        mask.map_or(Ok(()), |i| same(op, "the mask", y, inputs[i]))?;
+        let Some([x, mean]) = self.sums_positions() else { return Ok(()) };
+        same(op, "the batch norm's input", y, inputs[x])?;
+        same(op, "the batch norm's mean", TensorType::f32(Shape::vector(y.shape.c)), inputs[mean])?;
+        // Two operands and the result, what is added and the mask, the parts and what they take.
+        if self.bias || self.relu || self.moments.is_some() {
+            return Err(ShapeError::new(op, "gradient sums are not those of a layer's result"));
+        }
+        Ok(())
     }
-    /// The outputs of an op with the result `y`.
-    pub(crate) fn outputs(&self, y: TensorType) -> Vec<TensorType> {
-        let parts = self.moments.map(|rows| {
-            TensorType::f32(Shape::new(y.shape.pixels().div_ceil(rows), 1, 2, y.shape.c))
+    /// The outputs of an op with the result `y`, whose pixels have so many parities on an axis: the
+    /// parts of each lie behind each other.
+    pub(crate) fn outputs(&self, y: TensorType, parities: usize) -> Vec<TensorType> {
+        let parts = self.rows().map(|rows| {
+            let s = y.shape;
+            let pixels = s.n * s.h.div_ceil(parities) * s.w.div_ceil(parities);
+            let parts = parities * parities * pixels.div_ceil(rows);
+            TensorType::f32(Shape::new(parts, 1, 2, s.c))
         });
         std::iter::once(y).chain(parts).collect()
     }
     /// The second output, from the first, for the reference.
-    pub(super) fn moments<T: Real>(&self, call: &mut Call<'_, T>) {
+    pub(super) fn parts<T: Real>(&self, call: &mut Call<'_, T>, parities: usize) {
+        self.moments(call);
+        self.sum_gradients(call, parities);
+    }
+    /// Mean and M2 of every so many rows.
+    fn moments<T: Real>(&self, call: &mut Call<'_, T>) {
         let (Some(rows), y) = (self.moments, call.out_types[0]) else { return };
         let [result, parts] = &mut call.outputs[..] else { unreachable!("two outputs") };
         let stored = |v: T| y.dtype.half().map_or(v, |half| v.rounded(half)).get();
@@ -89,6 +145,34 @@ impl Epilogue {
                 part[o] = T::of(mean);
                 part[c + o] = T::of(column().map(|v| (v - mean).powi(2)).sum());
             }
+        }
+    }
+    /// The gradient sums of every so many pixels of a parity.
+    fn sum_gradients<T: Real>(&self, call: &mut Call<'_, T>, parities: usize) {
+        let (Some(rows), Some([x, mean])) = (self.gradient_sums, self.sums_positions()) else {
+            return;
+        };
+        let y = call.out_types[0];
+        let stored = |v: T| y.dtype.half().map_or(v, |half| v.rounded(half)).get();
+        let s = y.shape;
+        let [height, width] = [s.h, s.w].map(|extent| extent.div_ceil(parities));
+        let of_parity = (s.n * height * width).div_ceil(rows);
+        let (x, mean) = (call.inputs[x].f(), call.inputs[mean].f());
+        let [result, parts] = &mut call.outputs[..] else { unreachable!("two outputs") };
+        let mut sums = vec![0.0; parts.len()];
+        for at in 0..s.pixels() {
+            let (image, row, column) = (at / (s.h * s.w), at / s.w % s.h, at % s.w);
+            let parity = row % parities * parities + column % parities;
+            let pixel = (image * height + row / parities) * width + column / parities;
+            let part = (parity * of_parity + pixel / rows) * 2 * s.c;
+            for c in 0..s.c {
+                let v = stored(result[at * s.c + c]);
+                sums[part + c] += v;
+                sums[part + s.c + c] += v * (x[at * s.c + c].get() - mean[c].get());
+            }
+        }
+        for (part, sum) in parts.iter_mut().zip(sums) {
+            *part = T::of(sum);
         }
     }
     /// The finished sum of element `at`, of one channel, for the references.

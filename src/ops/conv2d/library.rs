@@ -2,12 +2,13 @@
 //!
 //! The first dispatch is the portable kernel, in whose place a device calls its library: what the
 //! library must give is what that kernel's text gives. What the library does not do along, the
-//! moments of a result and the gradient of a bias, follows in kernels of its own.
+//! moments of a result, what a batch norm's gradient sums and the gradient of a bias, follows in
+//! kernels of its own.
 
 use super::Epilogue;
 use super::geometry::Geometry;
 use super::lower::{self, How};
-use crate::ops::batch_norm::part_moments;
+use crate::ops::batch_norm::{part_moments, part_sums};
 use crate::ops::sum_rows::sum_to;
 use crate::ops::{Binding, Io, Lowering, Target, Variant};
 
@@ -48,20 +49,32 @@ pub(super) fn forward(g: &Geometry, epilogue: &Epilogue, how: &How<'_>) -> Lower
     if !takes(how) {
         return lower::forward(g, epilogue, how);
     }
-    let product = Epilogue { moments: None, ..*epilogue };
+    let product = epilogue.without_parts();
     let mut l = lower::forward(g, &product, &portable(how, lower::portable_nt(g.oc)));
-    if let Some(rows) = epilogue.moments {
-        let (pixels, bindings) = (g.n * g.oh * g.ow, [0, 1].map(Binding::Output));
-        part_moments(&mut l, how.target, [pixels, g.oc], rows, bindings);
-    }
+    parts(&mut l, epilogue, [g.n * g.oh * g.ow, g.oc], how.target);
     l
+}
+
+/// Finds what is wanted of rows of so many columns in a pass over the result.
+fn parts(l: &mut Lowering, epilogue: &Epilogue, extents: [usize; 2], target: &Target) {
+    let [result, parts] = [0, 1].map(Binding::Output);
+    if let Some(rows) = epilogue.moments {
+        part_moments(l, target, extents, rows, [result, parts]);
+    }
+    if let (Some(rows), Some(inputs)) = (epilogue.gradient_sums, epilogue.sums_positions()) {
+        let [x, mean] = inputs.map(Binding::Input);
+        part_sums(l, target, extents, rows, [result, x, mean, parts]);
+    }
 }
 
 pub(super) fn input_gradient(g: &Geometry, epilogue: &Epilogue, how: &How<'_>) -> Lowering {
     if !takes(how) {
         return lower::input_gradient(g, epilogue, how);
     }
-    lower::input_gradient(g, epilogue, &portable(how, lower::portable_nt(g.c)))
+    let product = epilogue.without_parts();
+    let mut l = lower::input_gradient(g, &product, &portable(how, lower::portable_nt(g.c)));
+    parts(&mut l, epilogue, [g.n * g.ih * g.iw, g.c], how.target);
+    l
 }
 
 pub(super) fn weight_gradient(g: &Geometry, bias: bool, how: &How<'_>) -> Lowering {

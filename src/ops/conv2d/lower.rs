@@ -43,11 +43,12 @@ struct Nt {
     across: bool,
 }
 
-/// Epilogue bindings 3, 4, 5, 6; those behind the last present one are left out.
+/// Epilogue bindings 3 to 8; those behind the last present one are left out.
 fn tail(epilogue: &Epilogue) -> Vec<Binding> {
     let mut bindings: Vec<_> =
         epilogue.positions().iter().map(|p| p.map_or(Binding::Skip, Binding::Input)).collect();
-    bindings.push(epilogue.moments.map_or(Binding::Skip, |_| Binding::Output(1)));
+    bindings.push(epilogue.rows().map_or(Binding::Skip, |_| Binding::Output(1)));
+    bindings.extend(epilogue.sums_positions().into_iter().flatten().map(Binding::Input));
     while bindings.last() == Some(&Binding::Skip) {
         bindings.pop();
     }
@@ -171,9 +172,14 @@ fn with_coop(mut all: Vec<Variant>, coop: Vec<Variant>, target: &Target) -> Vec<
     all
 }
 
-/// Those of the variants that find the moments of so many rows of the result at a time: in one
+/// Those of the variants that find what is wanted of so many rows of the result at a time: in one
 /// workgroup, whose invocations, or subgroups, share them evenly.
-pub(super) fn with_moments(mut all: Vec<Variant>, rows: usize, target: &Target) -> Vec<Variant> {
+pub(super) fn with_parts(
+    mut all: Vec<Variant>,
+    epilogue: &Epilogue,
+    target: &Target,
+) -> Vec<Variant> {
+    let Some(rows) = epilogue.rows() else { return all };
     let divides = |part: u32, whole: u32| part <= whole && whole.is_multiple_of(part);
     let rows = dimension(rows);
     all.retain(|variant| match variant {
@@ -249,8 +255,12 @@ fn nt(
             .set("MASK", epilogue.mask)
             .shaped(!how.variant.is_compact())
     };
-    let constants = |file: &'static str| match epilogue.moments {
-        Some(rows) => constants(file).set("MOMENTS", true).set("SPAN", rows).set("HALF", how.half),
+    let constants = |file: &'static str| match epilogue.rows() {
+        Some(rows) => constants(file)
+            .set("MOMENTS", epilogue.moments.is_some())
+            .set("SUMS", epilogue.gradient_sums.is_some())
+            .set("SPAN", rows)
+            .set("HALF", how.half),
         None => constants(file),
     };
     let pixels = nt.n * nt.oh.div_ceil(nt.classes) * nt.ow.div_ceil(nt.classes);

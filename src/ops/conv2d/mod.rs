@@ -10,7 +10,8 @@
 //! The first two take an [`Epilogue`] (`ir::fuse` moves bias, residual addition, ReLU and the ReLU
 //! mask of the backward pass there):
 //! `v = sum; v += bias[o]; v += add; v = max(v, 0); v = 0 where mask <= 0`. A forward convolution
-//! may write the moments of its result too, for the batch norm that follows (`ir::moments`).
+//! may write the moments of its result too, for the batch norm that follows (`ir::moments`), a
+//! gradient what the gradient of a batch norm sums (`ir::gradient_sums`).
 //!
 //! One GEMM family carries all three (`shaders/conv_nt_*`, `conv_tn_*`): the input gradient is the
 //! forward kernel on transposed weights, the weight gradient sums over pixels in `SPLIT` chunks
@@ -148,7 +149,7 @@ impl OpDef for Conv2d {
         };
         let y = TensorType::f32(Shape::new(x.n, h, wide, w.n));
         self.epilogue.check(Self::NAME, inputs, y)?;
-        Ok(self.epilogue.outputs(y))
+        Ok(self.epilogue.outputs(y, 1))
     }
     fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
         let (xs, ws, ys) = (call.in_shape(0), call.in_shape(1), call.out_shape(0));
@@ -178,14 +179,14 @@ impl OpDef for Conv2d {
                 }
             }
         }
-        self.epilogue.moments(call);
+        self.epilogue.parts(call, 1);
     }
     fn native(&self, call: &mut Call<'_, f32>) {
         let (g, tail) = (self.geometry(call), self.epilogue.tail(call));
         let sums =
             if winograd::pays(&g, call.in_types) { winograd::forward } else { native::forward };
         sums(&g, call.inputs[0].f(), call.inputs[1].f(), tail, call.outputs[0]);
-        self.epilogue.moments(call);
+        self.epilogue.parts(call, 1);
     }
     /// # Panics
     /// On a fused tail other than a bias: fusion comes after differentiation.
@@ -214,10 +215,7 @@ impl OpDef for Conv2d {
     }
     fn variants(&self, io: &Io, target: &Target) -> Vec<Variant> {
         let all = library::nt_variants(io, target);
-        match self.epilogue.moments {
-            Some(rows) => lower::with_moments(all, rows, target),
-            None => all,
-        }
+        lower::with_parts(all, &self.epilogue, target)
     }
     fn preferred(&self, io: &Io, target: &Target) -> Variant {
         lower::preferred(&self.variants(io, target), io, target)
@@ -262,7 +260,7 @@ impl OpDef for Conv2d {
                 add: bits & 2 > 0,
                 relu: bits & 4 > 0,
                 mask: bits & 8 > 0,
-                moments: None,
+                ..Epilogue::default()
             };
             let mut inputs = vec![(x, Fill::Normal), (w, Fill::Normal)];
             inputs.extend(epilogue.bias.then_some(bias));
@@ -282,6 +280,7 @@ impl OpDef for Conv2d {
             ));
         }
         cases.extend(cases::moments());
+        cases.extend(cases::gradient_sums());
         cases
     }
 }
@@ -338,7 +337,7 @@ impl OpDef for Conv2dInputGrad {
         }
         let dx = TensorType::f32(Shape::new(dy.n, self.h, self.w, w.c));
         self.epilogue.check(Self::NAME, inputs, dx)?;
-        Ok(vec![dx])
+        Ok(self.epilogue.outputs(dx, self.stride))
     }
     fn reference<T: Real>(&self, call: &mut Call<'_, T>) {
         let (ys, ws, xs) = (call.in_shape(0), call.in_shape(1), call.out_shape(0));
@@ -371,6 +370,7 @@ impl OpDef for Conv2dInputGrad {
         for (at, sum) in dx.into_iter().enumerate() {
             call.outputs[0][at] = T::of(self.epilogue.apply(call, sum, at, at % xs.c));
         }
+        self.epilogue.parts(call, self.stride);
     }
     fn native(&self, call: &mut Call<'_, f32>) {
         let (dx, w, dy) = (call.out_shape(0), call.in_shape(1), call.in_shape(0));
@@ -379,6 +379,7 @@ impl OpDef for Conv2dInputGrad {
         let fast = winograd::pays(&g, call.in_types);
         let sums = if fast { winograd::input_gradient } else { native::input_gradient };
         sums(&g, call.inputs[0].f(), call.inputs[1].f(), tail, call.outputs[0]);
+        self.epilogue.parts(call, self.stride);
     }
     /// # Panics
     /// On a fused tail other than a bias: fusion comes after differentiation.
@@ -396,7 +397,11 @@ impl OpDef for Conv2dInputGrad {
         self.epilogue.differentiable()
     }
     fn variants(&self, io: &Io, target: &Target) -> Vec<Variant> {
-        library::nt_variants(io, target)
+        let mut all = library::nt_variants(io, target);
+        // Its parts are of rows as they lie.
+        let apart = self.epilogue.gradient_sums.is_some() && self.stride > 1;
+        all.retain(|variant| !(apart && matches!(variant, Variant::Library { .. })));
+        lower::with_parts(all, &self.epilogue, target)
     }
     fn preferred(&self, io: &Io, target: &Target) -> Variant {
         lower::preferred(&self.variants(io, target), io, target)
@@ -443,6 +448,7 @@ impl OpDef for Conv2dInputGrad {
             &[(y, Fill::Normal), (w, Fill::Normal), (x, Fill::Normal)],
         ));
         cases.extend(cases::transposed());
+        cases.extend(cases::gradient_sums_of_inputs());
         cases
     }
 }

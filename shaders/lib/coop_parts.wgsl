@@ -1,11 +1,14 @@
-// The moments of the results of conv_nt_coop and conv_nt_async: a lane counts what it has finished,
-// lanes meet in sh_y.
+// What conv_nt_coop and conv_nt_async find out about every SPAN pixels of their results: moments, or
+// what the gradient of a batch norm sums. A lane counts what it has finished, lanes meet in sh_y.
 // Requires M and OC4 of the importer.
 #import lib/coop
 #import lib/epilogue4
-// #if MOMENTS
+// #if WITH_PARTS
+const PARTS: u32 = CLASSES * CLASSES * ((M + SPAN - 1u) / SPAN);
 const HEIGHT: u32 = min(SG / STRIP4, T); // lanes on top of each other; each has every HEIGHTth pixel
 const PART: u32 = SPAN / WM; // subgroups on top of each other whose pixels are a part
+// #end
+// #if MOMENTS
 
 // The results of a lane in a strip of columns, shifted by the first of them.
 struct Lane {
@@ -42,7 +45,7 @@ fn meet(lane: Lane, m0: u32, local: u32) {
 
 // Merges the moments of the lanes on top of each other, as batch_norm_merge does it, and writes
 // those of the columns from `n` on of each subgroup.
-fn merge(m0: u32, n0: u32, n: u32, local: u32) {
+fn merge(m0: u32, n0: u32, n: u32, parity: u32, local: u32) {
     let c = local % STRIP4;
     let b = local / STRIP4 % BESIDE;
     let p = local / (STRIP4 * BESIDE);
@@ -68,7 +71,44 @@ fn merge(m0: u32, n0: u32, n: u32, local: u32) {
         }
     }
     let mean = sum / f32(min(SPAN, M - first));
-    parts[first / SPAN * 2u * OC4 + col] = shift + mean;
-    parts[(first / SPAN * 2u + 1u) * OC4 + col] = m2 + relu(squares - sum * mean); // NaN stays
+    let part = parity * (PARTS / (CLASSES * CLASSES)) + first / SPAN;
+    parts[part * 2u * OC4 + col] = shift + mean;
+    parts[(part * 2u + 1u) * OC4 + col] = m2 + relu(squares - sum * mean); // NaN stays
+}
+// #end
+// #if SUMS
+
+// The sums of y and of y * (norm_x - norm_mean) of a lane in a strip of columns.
+struct Lane {
+    plain: vec4<f32>,
+    moment: vec4<f32>,
+}
+
+// Those of a lane; one that has no pixel has zeros.
+fn meet(lane: Lane, m0: u32, local: u32) {
+    sh_y[local * 2u] = lane.plain;
+    sh_y[local * 2u + 1u] = lane.moment;
+}
+
+// Adds those of the lanes on top of each other and writes the columns from `n` on of each subgroup.
+fn merge(m0: u32, n0: u32, n: u32, parity: u32, local: u32) {
+    let c = local % STRIP4;
+    let b = local / STRIP4 % BESIDE;
+    let p = local / (STRIP4 * BESIDE);
+    let col = (n0 + b * WN + n) / 4u + c;
+    let first = m0 + p * SPAN;
+    if (p >= BM / SPAN || col >= OC4 || first >= M) {
+        return;
+    }
+    var plain = vec4<f32>();
+    var moment = vec4<f32>();
+    for (var i = 0u; i < PART * HEIGHT; i++) {
+        let at = (((p * PART + i / HEIGHT) * BESIDE + b) * SG + i % HEIGHT * STRIP4 + c) * 2u;
+        plain += sh_y[at];
+        moment += sh_y[at + 1u];
+    }
+    let part = parity * (PARTS / (CLASSES * CLASSES)) + first / SPAN;
+    parts[part * 2u * OC4 + col] = plain;
+    parts[(part * 2u + 1u) * OC4 + col] = moment;
 }
 // #end
