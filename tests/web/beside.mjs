@@ -106,7 +106,7 @@ const holds = async () => {
 };
 const mib = (bytes) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
 
-await trial("runs that end leave nothing, one that another takes the place of its kernels", async () => {
+await trial("a run that ends leaves nothing, or its kernels to the next", async () => {
   const [pair, both] = [await browser.gpuBytes(), await holds()];
   const ofBoth = both.reduce((sum, of) => sum + of, 0);
   await page.click("#reset");

@@ -13,7 +13,7 @@ const page = await browser.visit();
 const faults = [];
 
 /** A run of cheap steps. */
-const SMALL = { method: "ae", batch_size: 2 };
+const SMALL = { method: "aaae", batch_size: 2 };
 
 await trial("buffers that are too small", async () => {
   site.before =

@@ -302,6 +302,33 @@ await trial("PyTorch's twin takes these weights, strictly", async () => {
   return `${keys} tensors`;
 });
 
+await trial("images, what it sees and what it makes of them", async () => {
+  await page.click(".look");
+  /** Images of a picture side by side, its rows, and whether each of these is another. */
+  const rows = (of, count) =>
+    page.$eval(
+      `.${of} img`,
+      async (image, count) => {
+        await image.decode();
+        const [width, height] = [image.naturalWidth, image.naturalHeight];
+        const canvas = Object.assign(document.createElement("canvas"), { width, height });
+        const context = canvas.getContext("2d");
+        context.drawImage(image, 0, 0);
+        const top = (i) => Math.round((i * height) / count);
+        const row = (_, i) => context.getImageData(0, top(i), width, 20).data.join();
+        const distinct = new Set(Array.from({ length: count }, row));
+        return [Math.round((width * count) / height), distinct.size];
+      },
+      count,
+    );
+  for (const [of, count] of [["reconstructions", 3], ["views", 7]]) {
+    await arrives(`.${of} img`);
+    assert.deepEqual(await rows(of, count), [BATCH, count], of);
+  }
+  const alt = await page.getAttribute(".reconstructions img", "alt");
+  assert.match(alt, /their reconstructions after \d+ steps/);
+});
+
 await trial("how alike views are", async () => {
   await page.click(".look");
   await arrives(".maps [data-of=z]");
