@@ -312,7 +312,7 @@ await trial("images, what it sees and what it makes of them", async () => {
         await image.decode();
         const [width, height] = [image.naturalWidth, image.naturalHeight];
         const canvas = Object.assign(document.createElement("canvas"), { width, height });
-        const context = canvas.getContext("2d");
+        const context = canvas.getContext("2d", { willReadFrequently: true });
         context.drawImage(image, 0, 0);
         const top = (i) => Math.round((i * height) / count);
         const row = (_, i) => context.getImageData(0, top(i), width, 20).data.join();
