@@ -86,7 +86,7 @@ export class Lane {
     this.state = "new";
     this.times = { keep: performance.now(), look: performance.now(), drawing: 0 };
     this.find(".look").onclick = () => this.look();
-    this.find(".measure").onclick = () => this.tell({ do: "measure" });
+    this.find(".measure").onclick = () => this.measure();
     this.find(".probe").onclick = () => this.probe();
     this.find(".redraw").onclick = () => this.tell({ do: "views", image: this.image, draw: ++this.drawing });
     this.find(".walk").onclick = () => this.tell({ do: "walk", from: this.before, to: this.image });
@@ -143,6 +143,11 @@ export class Lane {
     }
     this.tell({ do: "picture", of: "views" });
     this.tell({ do: "picture", of: "reconstructions" });
+  }
+
+  measure() {
+    this.write("Measured", "looks at the held-out images and for their neighbours");
+    return this.tell({ do: "measure" });
   }
 
   probe() {

@@ -343,7 +343,11 @@ await trial("how alike views are", async () => {
 });
 
 await trial("held-out images, neighbours and a probe", async () => {
-  await page.click(".measure");
+  const said = await page.$eval(".measure", (button) => {
+    button.click();
+    return document.querySelector(".measured").textContent;
+  });
+  assert.match(said, /^Measuredlooks at the held-out images/);
   await says(".measured", "Accuracy of 20 neighbours");
   for (const name of ["loss", "kl", "log_pxz"]) {
     assert.match(await page.textContent(`.chart[data-name=${name}]`), /training .*held out/);
