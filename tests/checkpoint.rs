@@ -184,7 +184,11 @@ fn what_is_no_checkpoint_is_told_apart() {
         Checkpoint::load(dir.path()),
         Err(CheckpointError::Io { .. } | CheckpointError::NotSafetensors { .. })
     ));
-    fs::write(&path, b"PK\x03\x04 a zip file, as torch.save writes").expect("a file");
+    // The head of a ZIP archive whose first entry is named as torch.save names it.
+    let mut head = [0; 30];
+    head[..4].copy_from_slice(b"PK\x03\x04");
+    head[26] = 16; // bytes of the name
+    fs::write(&path, [&head[..], b"archive/data.pkl"].concat()).expect("a file");
     let error = Checkpoint::load(&path).expect_err("a zip file");
     assert!(error.to_string().contains("is in PyTorch's own format"), "{error}");
     assert!(error.hint().is_some_and(|hint| hint.contains("save_file")));
