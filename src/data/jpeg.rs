@@ -10,7 +10,7 @@
 //! the end of the image (previews, a second picture of a camera, garbage) is not looked at.
 //!
 //! A JPEG has no checksum, so some damage cannot be told: other bytes that happen to make as many
-//! blocks, data of fewer than [`LEFT_OVER`] bytes too much, which some cameras write, and what is
+//! blocks, data of fewer than `LEFT_OVER` bytes too much, which some cameras write, and what is
 //! left over before the last scan of a progressive file or between restart markers.
 
 use image::{DynamicImage, GrayImage, RgbImage};

@@ -25,7 +25,7 @@ pub struct Epilogue {
     /// channel, `v` as it is stored: what the gradient of a batch norm sums whose `dy` is `v`
     /// ([`crate::ops::BatchNormGrad`]). Two more inputs: the `x` that the batch norm has read, of
     /// the output's type, and `mean [1,1,1,Cout]`. Of an input gradient of stride 2 each parity of
-    /// pixels is counted by itself ([`Self::outputs`]).
+    /// pixels is counted by itself, the parts of one behind those of another.
     pub gradient_sums: Option<usize>,
 }
 
