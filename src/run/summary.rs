@@ -369,6 +369,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn times_are_rounded_to_tenths() {
+        assert_eq!([12.34, 0.06, 0.0].map(tenth), [12.3, 0.1, 0.0]);
+    }
+
+    #[test]
     fn a_summary_that_cannot_be_read_is_not_taken_for_none() {
         let dir = tempfile::tempdir().expect("a folder");
         assert_eq!(RunSummary::read(dir.path()).expect("none"), None);

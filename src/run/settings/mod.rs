@@ -549,6 +549,21 @@ mod tests {
         assert_eq!(wrong.check_ranges(Bounds::planned), Ok(()), "no plan depends on it");
         let single = RunConfig { batch_size: 1, ..whole() };
         assert!(single.check_ranges(Some).is_err() && single.validate_network().is_ok());
+        let nothing = RunConfig { batch_size: 0, ..whole() };
+        assert!(nothing.validate_network().is_err_and(|says| says.contains("--batch-size")));
+    }
+
+    /// A milestone may be the last epoch, and nothing is asked for by a 0.
+    #[test]
+    fn rules_end_where_they_say() {
+        let base = RunConfig { epochs: 2, ..RunConfig::default() };
+        let milestone = |epoch| RunConfig { milestones: vec![epoch], ..base.clone() };
+        assert_eq!(milestone(2).check_together(), Ok(()));
+        assert!(milestone(3).check_together().is_err_and(|says| says.contains("--milestones 3")));
+        let simclr = RunConfig { method: Method::Simclr, ..base.clone() };
+        let samples = |n| RunConfig { importance_samples: Some(n), ..simclr.clone() };
+        assert_eq!(samples(0).check_together(), Ok(()));
+        assert!(samples(1).check_together().is_err_and(|says| says.contains("no likelihood")));
     }
 
     /// What may change is what says how long a run is, where its files lie and what it reports.
