@@ -255,3 +255,25 @@ pub fn window_text(window: &Window) -> String {
 /// Name of the metadata of a checkpoint after whose step not all was measured that is due.
 pub const OWES: &str = "owes";
 const ANOTHER: &str = "start another run from its weights with --init-from";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::trained::write_config;
+
+    /// What was killed before its first checkpoint begins again as it was asked for, and as
+    /// nothing else; longer is no other run.
+    #[test]
+    fn a_run_that_has_hardly_begun_stays_what_it_is() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = RunFolder::claim(&dir.path().join("run"), "pretrain").expect("a folder");
+        let asked = RunConfig::default();
+        let other = RunConfig { seed: 1, ..asked.clone() };
+        assert!(same_beginning(&folder, &other).is_ok(), "there is nothing yet to differ from");
+        write_config(&folder.path().join("config.toml"), &asked).expect("written");
+        assert!(same_beginning(&folder, &asked).is_ok());
+        assert!(same_beginning(&folder, &RunConfig { epochs: 900, ..asked }).is_ok());
+        let error = same_beginning(&folder, &other).expect_err("another seed").to_string();
+        assert!(error.contains("--seed is 1 here, but 0 in "), "{error}");
+    }
+}
