@@ -271,6 +271,25 @@ fn pytorch_files_load_and_half_types_convert() {
     assert!(error.contains("tensor `mask` has elements of type BOOL"), "{error}");
 }
 
+/// Either file is a checkpoint, and an old one that cannot be removed is an error: it would be there
+/// for ever.
+#[test]
+fn what_a_store_holds_and_cannot_remove() {
+    let dir = temp();
+    let store = Store::new(dir.path().join("checkpoints"));
+    assert!(!store.holds_any().expect("no folder yet"));
+    store.save(1, &sample(1), 1).expect("saved");
+    fs::remove_file(store.path(1)).expect("the step's file");
+    assert!(store.holds_any().expect("a folder"), "`last` alone");
+    store.save(2, &sample(2), 1).expect("saved");
+    fs::remove_file(store.last()).expect("the last file");
+    assert!(store.holds_any().expect("a folder"), "a step's file alone");
+
+    fs::create_dir(store.path(1)).expect("a folder in a file's place");
+    let error = store.save(3, &sample(3), 1).map(|_| ()).expect_err("a folder stays");
+    assert!(error.to_string().contains("step-1.safetensors"), "{error}");
+}
+
 #[test]
 fn store_keeps_the_newest_and_last() {
     let dir = temp();

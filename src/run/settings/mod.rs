@@ -549,8 +549,26 @@ mod tests {
         assert_eq!(wrong.check_ranges(Bounds::planned), Ok(()), "no plan depends on it");
         let single = RunConfig { batch_size: 1, ..whole() };
         assert!(single.check_ranges(Some).is_err() && single.validate_network().is_ok());
+        let most = RunConfig { batch_size: MOST_IMAGES, ..whole() };
+        let more = RunConfig { batch_size: MOST_IMAGES + 1, ..whole() };
+        assert!(most.check_ranges(Some).is_ok() && more.check_ranges(Some).is_err());
+        for milestones in [[2, 1], [1, 1], [0, 1]].map(Vec::from) {
+            let disordered = RunConfig { milestones, ..whole() }.check_ranges(Some);
+            assert!(disordered.is_err_and(|says| says.contains("ascending")));
+        }
         let nothing = RunConfig { batch_size: 0, ..whole() };
         assert!(nothing.validate_network().is_err_and(|says| says.contains("--batch-size")));
+    }
+
+    #[test]
+    fn a_precision_is_a_half_or_none() {
+        let half = |precision| {
+            let config = RunConfig { precision, ..RunConfig::default() };
+            (config.half(), config.scales_loss())
+        };
+        assert_eq!(half(PrecisionKind::F32), (None, false));
+        assert_eq!(half(PrecisionKind::F16), (Some(Half::F16), true));
+        assert_eq!(half(PrecisionKind::Bf16), (Some(Half::Bf16), false));
     }
 
     /// A milestone may be the last epoch, and nothing is asked for by a 0.
