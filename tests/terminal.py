@@ -79,7 +79,7 @@ def main():
     watch.until(b"77/")
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(
-        json.dumps({**summary, "steps": 77, "probe": {"accuracy": 0.625}})
+        json.dumps({**summary, "steps": 77, "probe": {"accuracy": 0.625, "epochs": 4}})
     )
     out = watch.ends(0)
     assert b"evaluated: step 77/" in out[out.rfind(LEAVE) :] and b"probe 0.6250" in out, out[-2000:]
