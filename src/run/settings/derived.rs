@@ -108,7 +108,7 @@ impl RunConfig {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Preset;
+    use super::super::{PrecisionKind, Preset};
     use super::*;
     use crate::model::Depth;
 
@@ -150,5 +150,16 @@ mod tests {
             (c.width, c.latent_dim, c.batch_size, c.learning_rate, c.warmup_epochs, c.epochs),
             (64, 128, 512, 5e-4, 10, 3200)
         );
+    }
+
+    #[test]
+    fn a_precision_is_a_half_or_none() {
+        let half = |precision| {
+            let config = RunConfig { precision, ..RunConfig::default() };
+            (config.half(), config.scales_loss())
+        };
+        assert_eq!(half(PrecisionKind::F32), (None, false));
+        assert_eq!(half(PrecisionKind::F16), (Some(Half::F16), true));
+        assert_eq!(half(PrecisionKind::Bf16), (Some(Half::Bf16), false));
     }
 }

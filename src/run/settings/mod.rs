@@ -4,21 +4,22 @@
 //! what a resumed run may do with it, and its range. From the list follow [`RunConfig`] with its
 //! default, its TOML and the ranges that [`RunConfig::validate`] checks, the flags of the command
 //! line (`cli::flags`), [`SETTINGS`] as data, what a resumed run may change, and the README's
-//! table. What several settings must satisfy together stands below the list
-//! ([`RunConfig::validate`]), and so do the presets.
+//! table. What several settings must satisfy together stands in `rules.rs`; the presets stand below
+//! the list.
 //!
 //! The order of the entries is that of `config.toml`, whose text checkpoints carry.
 
 mod derived;
 mod difference;
 mod range;
+mod rules;
 
 use std::path::PathBuf;
 
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::method::{Compare, Method, Parameter};
+use crate::method::{Compare, Method};
 use crate::model::{Depth, Stem};
 use crate::optim::Optimizer;
 use crate::tensor::Half;
@@ -420,90 +421,6 @@ presets! {
     }
 }
 
-impl RunConfig {
-    /// Checks what can be checked before data is read.
-    ///
-    /// # Errors
-    /// What is wrong, by the name of its flag and with the numbers.
-    pub fn validate(&self) -> Result<(), String> {
-        self.check_ranges(Some)?;
-        self.net().validate()?;
-        self.check_together()
-    }
-
-    /// The part of [`RunConfig::validate`] that a network and its plan depend on.
-    ///
-    /// # Errors
-    /// What is wrong, by the name of its flag and with the numbers.
-    pub fn validate_network(&self) -> Result<(), String> {
-        self.check_ranges(Bounds::planned)?;
-        self.net().validate()
-    }
-
-    /// What settings must satisfy together: each rule is whether it is broken, and what to say
-    /// then.
-    fn check_together(&self) -> Result<(), String> {
-        let (method, dataset) = (self.method, self.dataset.name());
-        let (name, loss) = (method.name(), self.objective().loss());
-        let last = self.milestones.last().copied().unwrap_or(0);
-        // This refuses a parameter that the loss of the method does not read.
-        let unread = |flag: &str, set: bool, parameter| {
-            let says = format!("{flag} means nothing for --method {name}, which minimises {loss}");
-            (set && !method.reads(parameter), says)
-        };
-        // These refuse what asks for a property that the method lacks.
-        let lacks = |flag: &str, set: bool, has: bool, why: &str| {
-            (set && !has, format!("{flag} means nothing for --method {name}, which {why}"))
-        };
-        let (samples, views) = (self.importance_samples, self.view_metrics_every);
-        let (batch, batches) = (self.batch_size, self.accumulate);
-        let rules = [
-            (
-                last > self.epochs,
-                format!("--milestones {last} is after the last of {} epochs", self.epochs),
-            ),
-            unread("--kl-coeff", self.kl_coeff.is_some(), Parameter::KlCoeff),
-            unread("--log-scale", self.log_scale != 0.0, Parameter::LogScale),
-            unread("--learn-log-scale", self.learn_log_scale, Parameter::LogScale),
-            unread("--target view", self.target == Compare::View, Parameter::Target),
-            unread("--temperature", self.temperature.is_some(), Parameter::Temperature),
-            lacks(
-                "--importance-samples",
-                samples.is_some_and(|samples| samples > 0),
-                method.samples(),
-                "has no likelihood",
-            ),
-            lacks("--view-metrics-every", views > 0, method.views() == 1, "encodes no original"),
-            lacks(
-                "--decoder",
-                self.decoder != self.encoder,
-                method.reconstructs(),
-                "reconstructs nothing",
-            ),
-            // A loss may compare the images of a batch: then a sum over batches is not the gradient
-            // of the large batch.
-            (
-                batches > 1 && !method.definition().per_image,
-                format!(
-                    "--accumulate {batches} with --method {name} would find the negatives of a \
-                     view among {batch} images, not among the {} of the step: raise --batch-size \
-                     instead",
-                    self.images_per_step()
-                ),
-            ),
-            (
-                self.eval_every > 0 && !self.shuffle,
-                "--eval-every needs held-out images, of which --no-shuffle leaves none".into(),
-            ),
-            (
-                self.dataset != DataKind::Shapes && self.data_dir.is_none(),
-                format!("--dataset {dataset} needs --data-dir"),
-            ),
-        ];
-        rules.into_iter().find(|(broken, _)| *broken).map_or(Ok(()), |(_, says)| Err(says))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -558,30 +475,6 @@ mod tests {
         }
         let nothing = RunConfig { batch_size: 0, ..whole() };
         assert!(nothing.validate_network().is_err_and(|says| says.contains("--batch-size")));
-    }
-
-    #[test]
-    fn a_precision_is_a_half_or_none() {
-        let half = |precision| {
-            let config = RunConfig { precision, ..RunConfig::default() };
-            (config.half(), config.scales_loss())
-        };
-        assert_eq!(half(PrecisionKind::F32), (None, false));
-        assert_eq!(half(PrecisionKind::F16), (Some(Half::F16), true));
-        assert_eq!(half(PrecisionKind::Bf16), (Some(Half::Bf16), false));
-    }
-
-    /// A milestone may be the last epoch, and nothing is asked for by a 0.
-    #[test]
-    fn rules_end_where_they_say() {
-        let base = RunConfig { epochs: 2, ..RunConfig::default() };
-        let milestone = |epoch| RunConfig { milestones: vec![epoch], ..base.clone() };
-        assert_eq!(milestone(2).check_together(), Ok(()));
-        assert!(milestone(3).check_together().is_err_and(|says| says.contains("--milestones 3")));
-        let simclr = RunConfig { method: Method::Simclr, ..base.clone() };
-        let samples = |n| RunConfig { importance_samples: Some(n), ..simclr.clone() };
-        assert_eq!(samples(0).check_together(), Ok(()));
-        assert!(samples(1).check_together().is_err_and(|says| says.contains("no likelihood")));
     }
 
     /// What may change is what says how long a run is, where its files lie and what it reports.
