@@ -271,8 +271,7 @@ fn pytorch_files_load_and_half_types_convert() {
     assert!(error.contains("tensor `mask` has elements of type BOOL"), "{error}");
 }
 
-/// Either file is a checkpoint, and an old one that cannot be removed is an error: it would stay for
-/// ever.
+/// Either file is a checkpoint, and an old one that cannot be removed is an error.
 #[test]
 fn what_a_store_holds_and_cannot_remove() {
     let dir = temp();
