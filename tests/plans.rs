@@ -485,17 +485,28 @@ fn moments_ask_the_kernel() -> Result<(), Failed> {
         check(norms > 20 && taking == norms - without.unwrap_or(norms), || {
             format!("{taking} of {norms} batch norms are given moments: {target:?}")
         })?;
+        // Of gradients also that in front of a pool, and those of three downsamplings, whose dy is
+        // another one's, find their own.
+        let sums = plan.ops.iter().filter(|op| takes_sums(op)).count();
+        check(sums == without.map_or(0, |without| norms - 4 - without), || {
+            format!("the gradients of {sums} of {norms} are given sums: {target:?}")
+        })?;
     }
     // Nor where a tuner has chosen such a kernel.
-    let (mut choices, options) = (Choices::default(), Options::new(broadcast));
+    let options = Options::new(broadcast);
     let plan = lower("train", &graph, options);
-    let conv = plan.ops.iter().find(|op| op.outputs.len() == 2 && op.op.name() == "conv2d");
-    let conv = conv.ok_or("no moments")?;
-    let key = key(&conv.op, &Io::from(&conv.io));
-    choices.set(key, Variant::Broadcast { subgroup: 32 });
-    let chosen = lower("train", &graph, Options { choices: &choices, ..options });
-    let taking = |plan: &Plan| plan.ops.iter().filter(|op| takes_moments(op)).count();
-    check(taking(&chosen) < taking(&plan), || "a choice is not respected".into())
+    for (name, takes) in
+        [("conv2d", takes_moments as fn(&PlannedOp) -> bool), ("conv2d_input_grad", takes_sums)]
+    {
+        let conv = plan.ops.iter().find(|op| op.outputs.len() == 2 && op.op.name() == name);
+        let conv = conv.ok_or_else(|| format!("no parts of {name}"))?;
+        let mut choices = Choices::default();
+        choices.set(key(&conv.op, &Io::from(&conv.io)), Variant::Broadcast { subgroup: 32 });
+        let chosen = lower("train", &graph, Options { choices: &choices, ..options });
+        let taking = |plan: &Plan| plan.ops.iter().filter(|op| takes(op)).count();
+        check(taking(&chosen) < taking(&plan), || format!("a choice of {name} is not respected"))?;
+    }
+    Ok(())
 }
 
 /// A device that cannot fuse gets the ops one by one.

@@ -1,6 +1,6 @@
-// What conv_nt_coop and conv_nt_async find out about every SPAN pixels of their results: moments, or
-// what the gradient of a batch norm sums. A lane counts what it has finished, lanes meet in sh_y.
-// Requires M and OC4 of the importer.
+// What conv_nt_coop and conv_nt_async find out about every SPAN pixels of their results: moments,
+// or what the gradient of a batch norm sums. A lane counts what it has finished, lanes meet in sh_y.
+// Requires M, OC4 and CLASSES of the importer.
 #import lib/coop
 #import lib/epilogue4
 // #if WITH_PARTS
@@ -42,9 +42,25 @@ fn meet(lane: Lane, m0: u32, local: u32) {
     sh_y[local * 2u] = lane.shift + mean;
     sh_y[local * 2u + 1u] = relu(lane.squares - lane.sum * mean); // NaN stays
 }
+// #end
+// #if SUMS
 
-// Merges the moments of the lanes on top of each other, as batch_norm_merge does it, and writes
-// those of the columns from `n` on of each subgroup.
+// The sums of y and of y * (norm_x - norm_mean) of a lane in a strip of columns.
+struct Lane {
+    plain: vec4<f32>,
+    moment: vec4<f32>,
+}
+
+// Those of a lane; one that has no pixel has zeros.
+fn meet(lane: Lane, m0: u32, local: u32) {
+    sh_y[local * 2u] = lane.plain;
+    sh_y[local * 2u + 1u] = lane.moment;
+}
+// #end
+// #if WITH_PARTS
+
+// Writes the columns from `n` on of each subgroup: moments of the lanes on top of each other,
+// merged as batch_norm_merge does it, or their sums, added.
 fn merge(m0: u32, n0: u32, n: u32, parity: u32, local: u32) {
     let c = local % STRIP4;
     let b = local / STRIP4 % BESIDE;
@@ -54,6 +70,7 @@ fn merge(m0: u32, n0: u32, n: u32, parity: u32, local: u32) {
     if (p >= BM / SPAN || col >= OC4 || first >= M) {
         return;
     }
+    // #if MOMENTS
     var shift = vec4<f32>();
     var sum = vec4<f32>();
     var squares = vec4<f32>();
@@ -71,35 +88,8 @@ fn merge(m0: u32, n0: u32, n: u32, parity: u32, local: u32) {
         }
     }
     let mean = sum / f32(min(SPAN, M - first));
-    let part = parity * (PARTS / (CLASSES * CLASSES)) + first / SPAN;
-    parts[part * 2u * OC4 + col] = shift + mean;
-    parts[(part * 2u + 1u) * OC4 + col] = m2 + relu(squares - sum * mean); // NaN stays
-}
-// #end
-// #if SUMS
-
-// The sums of y and of y * (norm_x - norm_mean) of a lane in a strip of columns.
-struct Lane {
-    plain: vec4<f32>,
-    moment: vec4<f32>,
-}
-
-// Those of a lane; one that has no pixel has zeros.
-fn meet(lane: Lane, m0: u32, local: u32) {
-    sh_y[local * 2u] = lane.plain;
-    sh_y[local * 2u + 1u] = lane.moment;
-}
-
-// Adds those of the lanes on top of each other and writes the columns from `n` on of each subgroup.
-fn merge(m0: u32, n0: u32, n: u32, parity: u32, local: u32) {
-    let c = local % STRIP4;
-    let b = local / STRIP4 % BESIDE;
-    let p = local / (STRIP4 * BESIDE);
-    let col = (n0 + b * WN + n) / 4u + c;
-    let first = m0 + p * SPAN;
-    if (p >= BM / SPAN || col >= OC4 || first >= M) {
-        return;
-    }
+    // #end
+    // #if SUMS
     var plain = vec4<f32>();
     var moment = vec4<f32>();
     for (var i = 0u; i < PART * HEIGHT; i++) {
@@ -107,8 +97,15 @@ fn merge(m0: u32, n0: u32, n: u32, parity: u32, local: u32) {
         plain += sh_y[at];
         moment += sh_y[at + 1u];
     }
+    // #end
     let part = parity * (PARTS / (CLASSES * CLASSES)) + first / SPAN;
+    // #if MOMENTS
+    parts[part * 2u * OC4 + col] = shift + mean;
+    parts[(part * 2u + 1u) * OC4 + col] = m2 + relu(squares - sum * mean); // NaN stays
+    // #end
+    // #if SUMS
     parts[part * 2u * OC4 + col] = plain;
     parts[(part * 2u + 1u) * OC4 + col] = moment;
+    // #end
 }
 // #end

@@ -110,7 +110,7 @@ impl Epilogue {
         let Some([x, mean]) = self.sums_positions() else { return Ok(()) };
         same(op, "the batch norm's input", y, inputs[x])?;
         same(op, "the batch norm's mean", TensorType::f32(Shape::vector(y.shape.c)), inputs[mean])?;
-        // Two operands and the result, what is added and the mask, the parts and what they take.
+        // A bias would be one more buffer than WebGPU binds, and a gradient ends with no ReLU.
         if self.bias || self.relu || self.moments.is_some() {
             return Err(ShapeError::new(op, "gradient sums are not those of a layer's result"));
         }
