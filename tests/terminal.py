@@ -1,4 +1,5 @@
-"""Runs `aavae watch` in a pseudo-terminal: keys and signals end it, it follows what is written, and the terminal is as before.
+"""Runs `aavae watch` in a pseudo-terminal: keys, signals and a terminal that is closed end it, it follows what is written, and the
+terminal is as before.
 
 python3 tests/terminal.py AAVAE RUN        RUN is trained, not evaluated; its logs are added to
 """
@@ -71,6 +72,15 @@ def main():
     watch = Watch("").until(b"COLORTERM does not say truecolor").until(b"leaves")
     os.kill(watch.pid, signal.SIGTERM)
     assert "▀".encode() not in watch.ends(143)
+
+    # A terminal that is closed, as its window is: the program ends, whatever it was doing.
+    watch = Watch("truecolor").until(b"leaves")
+    os.close(watch.fd)
+    while os.waitpid(watch.pid, os.WNOHANG) == (0, 0):
+        if time.time() - watch.started > PATIENCE:
+            os.kill(watch.pid, signal.SIGKILL)
+            raise AssertionError("it goes on without its terminal")
+        time.sleep(0.05)
 
     run = pathlib.Path(sys.argv[2])
     watch = Watch("truecolor").until(b"leaves")

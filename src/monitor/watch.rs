@@ -1,7 +1,10 @@
 //! A live dashboard over a run folder. The screen is the terminal's second one, and is given back
 //! however it ends.
 
+use std::io;
 use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use image::RgbImage;
@@ -61,13 +64,28 @@ pub fn follow(
     stop: &Interrupt,
 ) -> Result<(), RunError> {
     let mut terminal = ratatui::try_init().map_err(RunError::io("open", "the terminal"))?;
-    let result = run(&mut terminal, view, every, no_pictures, stop);
+    let result = events()
+        .map_err(RunError::io("read", "the terminal"))
+        .and_then(|events| run(&mut terminal, &events, view, every, no_pictures, stop));
     ratatui::restore();
     result
 }
 
+/// What happens in the terminal, read by a thread of its own: of a terminal that was closed the
+/// library reads the end for ever, and would keep whoever asked from hearing the signal that says
+/// so.
+fn events() -> io::Result<Receiver<io::Result<Event>>> {
+    let (sender, events) = mpsc::channel();
+    let reads = move || {
+        while sender.send(event::read()).is_ok() {}
+    };
+    thread::Builder::new().name("terminal".into()).spawn(reads)?;
+    Ok(events)
+}
+
 fn run(
     terminal: &mut DefaultTerminal,
+    events: &Receiver<io::Result<Event>>,
     view: &mut RunView,
     every: Duration,
     no_pictures: Option<&str>,
@@ -91,9 +109,8 @@ fn run(
         }
         let looked = Instant::now();
         while looked.elapsed() < every {
-            let event = event::poll(every.saturating_sub(looked.elapsed()).min(PATIENCE))
-                .map_err(failed())?;
-            let event = if event { Some(event::read().map_err(failed())?) } else { None };
+            let wait = every.saturating_sub(looked.elapsed()).min(PATIENCE);
+            let event = events.recv_timeout(wait).ok().transpose().map_err(failed())?;
             if stop.asked() || event.as_ref().is_some_and(leaves) {
                 return Ok(());
             }
