@@ -477,6 +477,7 @@ fn main() -> ExitCode {
         Trial::test("a library equals the reference", products::trials),
         Trial::test("a graph equals a library's calls", products::graphs),
         Trial::test("a library's proposals are compared", products::compared),
+        Trial::test("a library's call is timed as a graph", products::timed),
         Trial::test("a step by a library is compared", products::steps),
         Trial::test("every call of a library fails once", products::every_call_fails_once),
         Trial::test("cuDNN proposes something for every product", || {
@@ -489,6 +490,7 @@ fn main() -> ExitCode {
         Trial::test("every call fails once", every_call_fails_once),
         Trial::test("errors have kinds", errors_have_kinds),
         Trial::test("pretrain, resume and probe", runs::pretrain),
+        Trial::test("pretrain by a library and resume", runs::pretrain_by_a_library),
         Trial::test(
             "a failing run keeps its checkpoints",
             runs::a_failing_run_keeps_its_checkpoints,

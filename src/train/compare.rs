@@ -69,7 +69,7 @@ pub fn compare_step(
 
 /// Takes back products that a library computes where a step shows that it does more, or less, than
 /// it was asked for: those of weight gradients first, which stand beside each other, then all.
-/// Returns what there is to say of it.
+/// Returns how many these are, and what is wrong with the step.
 ///
 /// # Errors
 /// If the device fails.
@@ -79,7 +79,7 @@ pub fn trust_library(
     params: &Params,
 ) -> Result<Option<String>, RunError> {
     let is_library = |variant: &Variant| matches!(variant, Variant::Library { .. });
-    let mut said = None;
+    let (mut said, before) = (None, session.choices().len());
     for without in ["conv2d_weight_grad ", ""] {
         if !session.choices().iter().any(|(_, variant)| is_library(variant)) {
             break;
@@ -87,10 +87,9 @@ pub fn trust_library(
         let Some(wrong) = compare_step(session, graph, params)? else { break };
         let mut kept = session.choices().clone();
         kept.retain(|key, variant| !(key.starts_with(without) && is_library(variant)));
-        let taken_back = session.choices().len() - kept.len();
+        let taken_back = before - kept.len();
         said = Some(format!(
-            "warning: {taken_back} products by the library are taken back, since a step by it is \
-             wrong: {wrong}"
+            "{taken_back} products by the library, since a step by it is wrong: {wrong}"
         ));
         session.set_choices(kept);
     }

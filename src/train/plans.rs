@@ -238,12 +238,14 @@ pub fn tune(
     let all: Vec<&Graph> = graphs.iter().map(|(_, graph)| graph).collect();
     let effort = tune::Effort::within(tune::BUDGET);
     let report = tune::tune(session, &all, &mut tune::Memory::of_user(), effort)?;
-    let taken_back = compare::trust_library(session, &graphs.train, &params)?;
+    let taken_back = compare::trust_library(session, &graphs.train, &params)?
+        .map(|what| format!("warning: our kernels take the place of {what}"));
     Ok([Some(report.to_string()), taken_back].into_iter().flatten().collect())
 }
 
 /// Sets the kernels of a run that is resumed, on an empty session, after comparing each with the
-/// trusted one. Returns the products whose kernel is refused; they have the portable one.
+/// trusted one, and a step with its ops where a library is among them. Returns what is refused:
+/// products by name, which have the portable kernel, or what the library did.
 ///
 /// # Errors
 /// If the device fails or has no room.
@@ -258,7 +260,9 @@ pub fn trust(
         return Ok(vec![]);
     }
     plan(session, config, model, held_out)?;
-    let (graphs, _) = graphs(config, model, Sizes::new(config, model.batch, held_out));
+    let (graphs, params) = graphs(config, model, Sizes::new(config, model.batch, held_out));
     let all: Vec<&Graph> = graphs.iter().map(|(_, graph)| graph).collect();
-    Ok(tune::trust(session, &all, choices.clone())?)
+    let mut refused = tune::trust(session, &all, choices.clone())?;
+    refused.extend(compare::trust_library(session, &graphs.train, &params)?);
+    Ok(refused)
 }

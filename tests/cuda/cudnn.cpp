@@ -9,7 +9,7 @@
 //
 // stand_in_cudnn(WRONG, NAME, N, STATUS): engine WRONG leaves out a tap; call N (from 1) of a function returns STATUS.
 // Engine WRONG - 100 writes a float behind the gradients of weights, engine WRONG - 200 leaves out a tap from its
-// execution N + 1 on.
+// execution N + 1 on. STAND_IN_CUDNN=WRONG from the start.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -30,7 +30,7 @@ static std::recursive_mutex lock;
 static std::string last, fail_name;
 static std::map<std::string, unsigned long> calls;
 static unsigned long fail_nth;
-static int fail_status, wrong = -1;
+static int fail_status, wrong = getenv("STAND_IN_CUDNN") ? atoi(getenv("STAND_IN_CUDNN")) : -1;
 static unsigned long executed;
 static long held = 0;
 

@@ -59,8 +59,8 @@ static Result enter(const char* name) {
 
 struct Graph;
 struct Stream { std::vector<Work> queue; Graph* captured = nullptr; };
-struct Event { size_t at = 0; };
-struct Node { Work work; std::vector<size_t> after; };
+struct Event { size_t at = 0; float ms = 0; };
+struct Node { Work work; std::vector<size_t> after; float ms = 0; };
 struct Graph { std::vector<Node> nodes; };
 struct Module { void* library; };
 struct Function {
@@ -73,6 +73,9 @@ static std::set<void*> pinned, streams, events, graphs, execs, modules, function
 static size_t used = 0, queued = 0, done = 0;
 static int retained = 0, context;
 static bool edges = true;
+// What the device's clock says of a kernel, and of what a library queues.
+constexpr float KERNEL_MS = 0.25f, LIBRARY_MS = 0.125f;
+static float spent = 0;
 static Result sticky = OK;
 
 static size_t capacity() {
@@ -91,17 +94,23 @@ static bool capturing() {
   for (void* s : streams) if (((Stream*)s)->captured) return true;
   return false;
 }
-static Result put(void* stream, Work work) {
+static Result put(void* stream, Work work, float ms = 0) {
   if (!is(streams, stream)) return INVALID_VALUE;
   if (Graph* captured = ((Stream*)stream)->captured) {
-    Node node{std::move(work), {}};
+    Node node{std::move(work), {}, ms};
     if (!captured->nodes.empty()) node.after.push_back(captured->nodes.size() - 1);
     captured->nodes.push_back(std::move(node));
     return OK;
   }
   ((Stream*)stream)->queue.push_back(std::move(work));
   ++queued;
+  spent += ms;
   return OK;
+}
+static float total(const Graph* graph) {
+  float ms = 0;
+  for (auto& node : graph->nodes) ms += node.ms;
+  return ms;
 }
 static Result drain() {
   if (capturing()) return CAPTURING;
@@ -168,6 +177,7 @@ API cuEventRecord(void* e, void* s) {
   ENTER;
   if (!is(events, e) || !is(streams, s)) return INVALID_VALUE;
   ((Event*)e)->at = queued;
+  ((Event*)e)->ms = spent;
   return sticky;
 }
 API cuEventQuery(void* e) {
@@ -179,7 +189,7 @@ API cuEventSynchronize(void* e) { ENTER; return is(events, e) ? drain() : (Resul
 API cuEventElapsedTime(float* ms, void* a, void* b) {
   ENTER;
   if (!is(events, a) || !is(events, b)) return INVALID_VALUE;
-  *ms = 0.25f;
+  *ms = ((Event*)b)->ms - ((Event*)a)->ms;
   return done >= ((Event*)a)->at && done >= ((Event*)b)->at ? OK : NOT_READY;
 }
 
@@ -310,7 +320,7 @@ API cuLaunchKernel(void* fn, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
   unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
   Work work;
   if (Result r = launch(work, fn, grid, block, shared, parameters)) return r;
-  return put(s, work);
+  return put(s, work, KERNEL_MS);
 }
 API cuGraphCreate(void** g, unsigned flags) {
   ENTER;
@@ -335,6 +345,7 @@ API cuGraphAddKernelNode_v2(void** node, void* g, void* const* after, size_t cou
     if (!after[i] || (size_t)after[i] > nodes.size()) return INVALID_VALUE;
     added.after.push_back((size_t)after[i] - 1);
   }
+  added.ms = KERNEL_MS;
   if (Result r = launch(added.work, p->function, p->grid, p->block, p->shared, p->arguments)) return r;
   nodes.push_back(std::move(added));
   *node = (void*)nodes.size();
@@ -365,6 +376,7 @@ API cuGraphAddChildGraphNode(void** node, void* g, void* const* after, size_t co
     if (!after[i] || (size_t)after[i] > nodes.size()) return INVALID_VALUE;
     added.after.push_back((size_t)after[i] - 1);
   }
+  added.ms = total((Graph*)child);
   added.work = [parts = ((Graph*)child)->nodes]() -> Result {
     for (auto& part : parts)
       if (Result r = part.work()) return r;
@@ -376,7 +388,7 @@ API cuGraphAddChildGraphNode(void** node, void* g, void* const* after, size_t co
 }
 API cuLaunchHostFunc(void* s, void (*function)(void*), void* data) {
   ENTER;
-  return put(s, [=]() -> Result { function(data); return OK; });
+  return put(s, [=]() -> Result { function(data); return OK; }, LIBRARY_MS);
 }
 // Bytes from an address to the end of its allocation, for the other stand-ins.
 extern "C" __attribute__((visibility("default"))) size_t stand_in_room(Address at) { return room(at); }
@@ -408,7 +420,7 @@ API cuGraphLaunch(void* e, void* s) {
         if (edges && !--waits[n]) ready.insert(n);
     }
     return OK;
-  });
+  }, total((Graph*)e));
 }
 API cuGraphDestroy(void* g) {
   ENTER;

@@ -7,11 +7,12 @@ use std::time::Duration;
 use aavae::check::{name, plan, trial};
 use aavae::device::Session;
 use aavae::device::cuda::{Cuda, FOLDERS, OpenOptions};
+use aavae::ir::Graph;
 use aavae::method::{Method, Model, Training, training};
-use aavae::ops::{Case, Choices, Conv2d, Io, Op, Target, Variant, key};
+use aavae::ops::{Case, Choices, Conv2d, Emit, Io, Op, Target, Variant, key};
 use aavae::plan::lower;
 use aavae::tensor::{DType, Half, Shape, TensorType};
-use aavae::train::compare::{compare_step, trust_library};
+use aavae::train::compare::{compare_step, fill, trust_library};
 use aavae::tune::{Effort, Memory, Product, products, tune_products};
 use libloading::Library;
 use libtest_mimic::Failed;
@@ -227,6 +228,39 @@ pub(crate) fn compared() -> Result<(), Failed> {
     let named = ["cuDNN", "cudnnBackendExecute", "CUDNN_STATUS_EXECUTION_FAILED", "conv2d"];
     let one = matches!(&said[..], [(0, why)] if named.iter().all(|n| why.contains(n)));
     check(one, || format!("{said:?}"))
+}
+
+/// A call is timed as it is trained with, as a graph: the host queues it once by itself and once
+/// into the graph, however often the device is asked how long it takes.
+pub(crate) fn timed() -> Result<(), Failed> {
+    let (stand_in, _stand) = (StandIn::new()?, Stand::new()?);
+    let mut session = open(OpenOptions::default())?;
+    let of = product(DType::F32);
+    let mut g = Graph::default();
+    let [x, w] = [("x", 0), ("w", 1)].map(|(name, i)| g.input(name, of.io.inputs[i]));
+    g.label("product");
+    let y = g.emit1(of.op.clone(), &[x, w]);
+    g.output("y", y);
+    let library = Variant::Library { rank: 0 };
+    let portable = of.op.variants(&of.io, &session.target())[0];
+    // What the stand-in's clock says: see `driver.cpp`.
+    for (variant, launches, calls, seconds) in [(library, 5, 2, 125e-6), (portable, 0, 0, 250e-6)] {
+        session.reset();
+        let mut choices = Choices::default();
+        choices.set(of.key.clone(), variant);
+        session.set_choices(choices);
+        session.allocate(&g.layout);
+        let id = session.load(session.lower("product", &g))?;
+        fill(&mut session, id)?;
+        stand_in.fail("", 0, 0)?;
+        let timing = session.time_op(id, 0)?;
+        check(timing.by_device && timing.seconds == seconds, || format!("{variant}: {timing:?}"))?;
+        let counts = stand_in.counts()?;
+        let count = |name: &str| counts.get(name).copied().unwrap_or(0);
+        let found = [count("cuGraphLaunch"), count("cuLaunchHostFunc")];
+        check(found == [launches, calls], || format!("{variant}: {found:?}"))?;
+    }
+    Ok(())
 }
 
 /// Every call of the library fails once: one error that names it, and nothing is left.

@@ -1,6 +1,7 @@
 //! Whole runs of the program on the stand-ins, and what it says where libraries are missing.
 
 use std::path::Path;
+use std::process::Output;
 
 use aavae::run::checkpoint::Checkpoint;
 use libtest_mimic::Failed;
@@ -52,6 +53,53 @@ pub(crate) fn pretrain() -> Result<(), Failed> {
     check(same, || format!("resumed: {resumed}, straight: {whole}"))?;
     let line = format!("probe {} --device cuda:0 --epochs 1 --batch-size 4 --json", at("whole"));
     succeeded(&aavae(&folder, &line, &[])?)?;
+    Ok(())
+}
+
+/// What a user does to train by a library: tunes, and starts. A step shows what the comparison of
+/// each product did not, that gradients of weights are written beyond; so our kernels take their
+/// place in a new run, and one that was trained with them is not resumed.
+pub(crate) fn pretrain_by_a_library() -> Result<(), Failed> {
+    const WRONG: (&str, &str) = ("STAND_IN_CUDNN", "104"); // `cudnn.cpp`: engine 4 writes beyond
+    let folder = build("stand-in", &ALL)?;
+    let dir = tempfile::tempdir()?;
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let (remembered, counts) = (at("cache"), at("counts"));
+    let own = [("XDG_CACHE_HOME", &remembered[..]), ("STAND_IN_COUNTS", &counts[..])];
+    let model = TINY.split_once("--width").map_or("", |(_, model)| model).replace("--no-tune", "");
+    let of_weights = "--only conv2d_weight_grad --candidates library";
+    let line =
+        format!("tune --device cuda --json --sweep {of_weights} --budget 600 --width{model}");
+    let tuned = succeeded(&aavae(&folder, &line, &own)?)?;
+    let chosen = tuned["chosen"].as_object().map_or(0, |chosen| {
+        chosen.values().filter(|v| v.as_str().is_some_and(|v| v.starts_with("library"))).count()
+    });
+    check(chosen > 10, || tuned.to_string())?;
+    let tiny = images(&dir.path().join("images"))?.replace("--no-tune", "");
+    let run = |out: &str, more: &str, set: &[(&str, &str)]| {
+        let line = format!("pretrain --device cuda --no-eval {more} --out {}", at(out));
+        aavae(&folder, &line, &[&own[..], set].concat())
+    };
+    let said = |out: &Output| String::from_utf8_lossy(&out.stderr).into_owned();
+    let by_library = |summary: &serde_json::Value| -> Result<bool, Failed> {
+        let path = summary["checkpoint"].as_str().ok_or_else(|| summary.to_string())?;
+        let meta = Checkpoint::load(Path::new(path)).map_err(|e| e.to_string())?.meta;
+        let kernels = meta.get("kernels").ok_or("no kernels")?;
+        Ok(kernels.contains("conv2d_weight_grad") && kernels.contains("library"))
+    };
+    let right = run("right", &format!("{tiny} --max-steps 2"), &[])?;
+    let text = said(&right);
+    check(by_library(&succeeded(&right)?)? && !text.contains("products by the library"), || text)?;
+    let wrong = run("wrong", &format!("{tiny} --max-steps 2"), &[WRONG])?;
+    let text = said(&wrong);
+    succeeded(&wrong)?;
+    let taken = "our kernels take the place of";
+    check(text.contains(taken) && text.contains("conv2d_weight_grad` changes"), || text)?;
+    let refused = run("right", "--resume --max-steps 3", &[WRONG])?;
+    let says = ["kernels that are wrong here", "products by the library", "conv2d_weight_grad"];
+    failed(&refused, &says, "--allow-device-change")?;
+    succeeded(&run("right", "--resume --max-steps 3", &[])?)?;
+    succeeded(&run("right", "--resume --max-steps 4 --allow-device-change", &[WRONG])?)?;
     Ok(())
 }
 

@@ -97,7 +97,19 @@ struct Program {
     steps: Vec<Range<usize>>,
     /// Whether every kernel has run.
     warm: bool,
-    graph: Option<Graph>,
+    /// Graphs of steps, by the first and the end.
+    graphs: BTreeMap<[usize; 2], Graph>,
+}
+
+impl Program {
+    /// What is queued for steps.
+    fn commands(&self, steps: &Range<usize>) -> &[Command] {
+        match &self.steps[steps.clone()] {
+            [first, .., last] => &self.commands[first.start..last.end],
+            [only] => &self.commands[only.clone()],
+            [] => &[],
+        }
+    }
 }
 
 /// What a ticket waits for.
@@ -344,38 +356,48 @@ impl Cuda {
         })
     }
 
-    /// Queues a whole step as a graph, which is made first if there is none.
-    fn replay(&mut self, id: ProgramId) -> Result<(), DeviceError> {
+    /// Commands as a graph.
+    fn graph(&self, name: &str, commands: &[Command]) -> Result<Graph, DeviceError> {
+        let touched: Vec<Touched> = commands.iter().map(|c| c.touched.clone()).collect();
+        let mut graph = self.context.graph().map_err(|e| self.failed("", e))?;
+        for (c, after) in commands.iter().zip(graph::dependencies(&touched)) {
+            let added = match &c.work {
+                Work::Kernel { code, grid, arguments } => {
+                    graph.add(&code.function, *grid, code.block, arguments, &after)
+                }
+                Work::Library(call) => {
+                    let work = self.captured(&c.label, call)?;
+                    graph.add_captured(&work, &after)
+                }
+            };
+            added.map_err(|e| self.failed(&c.label, e))?;
+        }
+        graph.finish().map_err(|e| self.failed(name, e))
+    }
+
+    /// Makes the graph of steps that are to be launched as one, if there is none. These are a whole
+    /// plan whose kernels have run, and a library's call that is timed: how long the host takes to
+    /// queue it, which a graph does not wait for, is not asked.
+    fn as_graph(
+        &mut self,
+        id: ProgramId,
+        steps: &Range<usize>,
+        timed: bool,
+    ) -> Result<bool, DeviceError> {
         let program = &self.programs[&id];
-        let launched = match &program.graph {
-            Some(graph) => graph.launch(),
-            None => {
-                let touched: Vec<Touched> =
-                    program.commands.iter().map(|c| c.touched.clone()).collect();
-                let mut graph = self.context.graph().map_err(|e| self.failed("", e))?;
-                for (c, after) in program.commands.iter().zip(graph::dependencies(&touched)) {
-                    match &c.work {
-                        Work::Kernel { code, grid, arguments } => {
-                            let added =
-                                graph.add(&code.function, *grid, code.block, arguments, &after);
-                            added.map_err(|e| self.failed(&c.label, e))?;
-                        }
-                        Work::Library(call) => {
-                            let work = self.captured(&c.label, call)?;
-                            let added = graph.add_captured(&work, &after);
-                            added.map_err(|e| self.failed(&c.label, e))?;
-                        }
-                    }
-                }
-                let graph = graph.finish().map_err(|e| self.failed(&program.name, e))?;
-                let launched = graph.launch();
-                if let Some(program) = self.programs.get_mut(&id) {
-                    program.graph = Some(graph);
-                }
-                launched
+        let (whole, commands) = (*steps == (0..program.steps.len()), program.commands(steps));
+        let called = || commands.iter().any(|c| matches!(c.work, Work::Library(_)));
+        if !(self.options.graphs && (whole && program.warm || timed && called())) {
+            return Ok(false);
+        }
+        let key = [steps.start, steps.end];
+        if !program.graphs.contains_key(&key) {
+            let made = self.graph(&program.name, commands)?;
+            if let Some(program) = self.programs.get_mut(&id) {
+                program.graphs.insert(key, made);
             }
-        };
-        launched.map_err(|e| self.failed(&self.programs[&id].name, e))
+        }
+        Ok(true)
     }
 }
 
@@ -459,7 +481,8 @@ impl Device for Cuda {
         let id = ProgramId(self.next_program);
         self.next_program += 1;
         let name = plan.name.clone();
-        self.programs.insert(id, Program { name, commands, steps, warm: false, graph: None });
+        self.programs
+            .insert(id, Program { name, commands, steps, warm: false, graphs: BTreeMap::new() });
         Ok(id)
     }
     fn run(
@@ -475,20 +498,16 @@ impl Device for Cuda {
             copied.map_err(|e| self.failed("the uniform", e))?;
             self.uniforms = Some(*uniforms);
         }
+        let as_graph = self.as_graph(id, &steps, timed)?;
         let began = if timed { Some(self.moment()?) } else { None };
         let program = &self.programs[&id];
-        let whole = steps == (0..program.steps.len());
-        if whole && program.warm && self.options.graphs {
-            self.replay(id)?;
+        if as_graph {
+            let launched = program.graphs[&[steps.start, steps.end]].launch();
+            launched.map_err(|e| self.failed(&program.name, e))?;
         } else {
-            let commands = match program.steps.get(steps) {
-                Some([first, .., last]) => first.start..last.end,
-                Some([only]) => only.clone(),
-                _ => 0..0,
-            };
-            self.launch(&program.commands[commands])?;
+            self.launch(program.commands(&steps))?;
             if let Some(program) = self.programs.get_mut(&id) {
-                program.warm |= whole;
+                program.warm |= steps == (0..program.steps.len());
             }
         }
         let done = self.moment()?;
