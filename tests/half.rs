@@ -11,9 +11,11 @@ use aavae::method::{Method, Training, training};
 use aavae::model::Depth;
 use aavae::ops::{Op, Target};
 use aavae::plan::{Options, Plan, lower};
+use aavae::run::{RunError, precision};
 use aavae::shader::cuda;
 use aavae::tensor::Half;
 use libtest_mimic::{Arguments, Failed, Trial};
+use support::faulty::Faulty;
 use support::{Device, check, on_devices};
 
 /// Steps of a comparison.
@@ -128,8 +130,45 @@ fn steps(device: &Device, method: Method, half: Half) -> Result<(), Failed> {
     check(again == [got, found], || "another run has other bits".into())
 }
 
+/// What a device lacks is refused by its name, with a hint that it can follow. A model is evaluated
+/// in the precision that it was trained in where the device has it.
+fn what_is_stored() -> Result<(), Failed> {
+    const BOTH: &[Half] = Half::ALL;
+    for (stores, asked, hint) in [
+        (BOTH, Half::F16, None),
+        (BOTH, Half::Bf16, None),
+        (&[Half::F16], Half::F16, None),
+        (&[Half::F16], Half::Bf16, Some("take --precision f16, or --device cuda")),
+        (&[Half::Bf16], Half::F16, Some("leave --precision out, or name another device")),
+        (&[], Half::F16, Some("leave --precision out, or name another device")),
+        (&[], Half::Bf16, Some("leave --precision out, or --device cuda or cpu")),
+    ] {
+        let about = || format!("{} of {stores:?}", asked.name());
+        let mut session = Session::from(Faulty::storing(stores));
+        let trained = precision::train(&mut session, Some(asked));
+        let half = session.target().half;
+        check(half == Some(asked).filter(|_| hint.is_none()), || format!("{}: {half:?}", about()))?;
+        let said = trained.as_ref().err().and_then(RunError::hint).map(String::from);
+        let right = match (&said, hint) {
+            (Some(said), Some(hint)) => said.starts_with(hint),
+            (said, hint) => said.is_none() && hint.is_none() && trained.is_ok(),
+        };
+        check(right, || format!("{}: {trained:?}, {said:?}", about()))?;
+
+        let mut session = Session::from(Faulty::storing(stores));
+        let used = precision::evaluate(&mut session, Some(asked));
+        let want = Some(asked).filter(|half| stores.contains(half));
+        let target = session.target().half;
+        check(used == want && target == want, || format!("{}: {used:?} {target:?}", about()))?;
+        check(precision::evaluate(&mut session, None).is_none(), || "trained in f32".into())?;
+        check(session.target().half.is_none(), || "trained in f32".into())?;
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
     let mut trials = vec![
+        Trial::test("a precision is one that the device stores", what_is_stored),
         Trial::test("resnet50 takes at most 5.5 GB", resnet50_takes_less),
         Trial::test("five dispatches round the weights of resnet18", few_casts),
     ];

@@ -151,3 +151,79 @@ pub fn feed(session: &mut Session, plan: PlanId, batch: &Batch) -> Result<(), De
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::data::Dataset;
+    use crate::device::Host;
+    use crate::ops::{Decode, Emit, Op, StepUniforms};
+    use crate::tensor::{Shape, TensorType};
+
+    /// Images so large that three are read and written at a time.
+    const SIDE: usize = 600;
+
+    /// The byte at place `at` of image `index`, other than its neighbours' in either.
+    fn byte(index: usize, at: usize) -> u8 {
+        (31 * index + 7 * at + at / SIDE) as u8
+    }
+
+    struct Numbered;
+
+    impl Dataset for Numbered {
+        fn name(&self) -> &str {
+            "numbered"
+        }
+        fn len(&self) -> usize {
+            6
+        }
+        fn image_size(&self) -> usize {
+            SIDE
+        }
+        fn classes(&self) -> &[OsString] {
+            &[]
+        }
+        fn label(&self, _index: usize) -> u32 {
+            0
+        }
+        fn read(&self, index: usize, out: &mut [u8]) -> Result<(), DataError> {
+            out.iter_mut().enumerate().for_each(|(at, out)| *out = byte(index, at));
+            Ok(())
+        }
+        fn mean_std(&self) -> ([f32; 3], [f32; 3]) {
+            ([0.0; 3], [1.0; 3])
+        }
+    }
+
+    /// A part that is written in several pieces, and one behind it: each image of the subset is
+    /// found at its place.
+    #[test]
+    fn images_lie_at_their_places() {
+        let indices = [4_u32, 0, 3, 1, 2];
+        let subset = Subset { dataset: Arc::new(Numbered), indices: indices.into() };
+        let set = ImageSet { side: SIDE, parts: vec![4, 1] };
+        let mut g = Graph::default();
+        let pixels = g.input("pixels", TensorType::u32(Shape::new(5, SIDE, SIDE, 1)));
+        let x = g.emit1(Op::from(Decode { mean: [0.0; 3], std: [1.0; 3] }), &[pixels]);
+        g.output("x", x);
+        let graph = gather(g, &set);
+        let mut session = Session::from(Host::<f32>::new());
+        session.keep_images(&set.types()).expect("room");
+        fill(&mut session, &subset, &set).expect("images");
+        let id = session.load(session.lower("images", &graph)).expect("a plan");
+        session.upload(id, 0, Data::U32(&[0, 1, 2, 3, 4])).expect("places");
+        session.run(id, &StepUniforms::default()).expect("a run");
+        let found = session.read(id, 0).expect("pixels");
+        for (place, image) in found.chunks(4 * SIDE * SIDE).enumerate() {
+            let index = indices[place] as usize;
+            let wrong = image.chunks(4).enumerate().find(|(pixel, found)| {
+                let value = |c: usize| (found[c] * 255.0).round() as u8;
+                (0..3).any(|c| value(c) != byte(index, 3 * pixel + c))
+            });
+            assert_eq!(wrong, None, "image {index} at place {place}");
+        }
+    }
+}

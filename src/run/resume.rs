@@ -259,6 +259,7 @@ const ANOTHER: &str = "start another run from its weights with --init-from";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::Variant;
     use crate::run::trained::write_config;
 
     /// What was killed before its first checkpoint begins again as it was asked for, and as
@@ -275,5 +276,19 @@ mod tests {
         assert!(same_beginning(&folder, &RunConfig { epochs: 900, ..asked }).is_ok());
         let error = same_beginning(&folder, &other).expect_err("another seed").to_string();
         assert!(error.contains("--seed is 1 here, but 0 in "), "{error}");
+    }
+
+    /// Others would sum in another order: a resumed run takes the kernels that its checkpoint says.
+    #[test]
+    fn a_run_goes_on_with_its_kernels() {
+        let mut chosen = Choices::default();
+        chosen.set("a product".into(), Variant::Library { rank: 3 });
+        let kernels = |says: &[(&str, String)]| {
+            let meta = says.iter().map(|(key, text)| (key.to_string(), text.clone())).collect();
+            let checkpoint = Checkpoint { tensors: [].into(), meta };
+            Resumed { path: "last".into(), step: 1, checkpoint, warnings: vec![] }.kernels()
+        };
+        assert_eq!(kernels(&[("kernels", chosen.to_json())]), chosen);
+        assert_eq!(kernels(&[]), Choices::default());
     }
 }

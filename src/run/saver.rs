@@ -318,12 +318,15 @@ mod tests {
             tell.send(Err(failed())).expect("a saver");
             assert!(ask(&mut saver).is_err());
         }
-        let mut saver = Saver::with(Arc::new(|_| panic!("a bug")), HOUR);
-        saver.save(state(1)).expect("handed over");
-        assert!(
-            catch_unwind(AssertUnwindSafe(|| saver.wait())).is_err(),
-            "a panic of the writer is one of the trainer"
-        );
+        // A panic of the writer is one of the trainer, with the same message, however it is met.
+        let check = |saver: &mut Saver| while saver.check().is_ok() {};
+        let wait = |saver: &mut Saver| drop(saver.wait());
+        for ask in [check, wait as fn(&mut Saver)] {
+            let mut saver = Saver::with(Arc::new(|_| panic!("a bug")), HOUR);
+            saver.save(state(1)).expect("handed over");
+            let panic = catch_unwind(AssertUnwindSafe(|| ask(&mut saver))).expect_err("a panic");
+            assert_eq!(panic.downcast_ref(), Some(&"a bug"));
+        }
     }
 
     /// A run that ends with an error keeps the state that is being written.

@@ -286,6 +286,8 @@ fn shaped<'a>(file: &'a Checkpoint, p: &Param, name: &str) -> Result<&'a [f32], 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::{FileLayout, Init};
+    use crate::tensor::Shape;
 
     #[test]
     fn elements_have_coordinates() {
@@ -295,5 +297,41 @@ mod tests {
             .collect();
         assert_eq!(all, want);
         assert!(coordinates(0, &[]).is_empty());
+    }
+
+    /// A variance of 0 is one that a training can make: of a channel that is always 0. A counter is
+    /// one number; what else has its name is none.
+    #[test]
+    fn files_hold_what_a_training_makes() {
+        let param = |name: &str| Param {
+            name: name.into(),
+            shape: Shape::new(1, 1, 1, 4),
+            group: Group::Buffer,
+            init: Init::Constant(0.0),
+            file: FileLayout::Vector { len: 4 },
+        };
+        let params = Params { all: vec![param("bn.running_mean"), param("bn.running_var")] };
+        let read = |variance: f32, counter: Option<NamedTensor>| {
+            let vector = |x: f32| NamedTensor::f32(&[4], vec![1.0, x, 1.0, 1.0]);
+            let mut file = Checkpoint::default();
+            file.tensors.insert("bn.running_mean".into(), vector(-1.0));
+            file.tensors.insert("bn.running_var".into(), vector(variance));
+            let counter = counter.map(|counter| ("bn.num_batches_tracked".into(), counter));
+            file.tensors.extend(counter);
+            let found = select(&file, &params).map_err(|error| error.to_string())?;
+            let zero = found["bn.running_var"] == vector(variance);
+            assert!(zero && found["bn.running_mean"] == vector(-1.0), "{found:?}");
+            Ok::<_, String>(found["bn.num_batches_tracked"].data.clone())
+        };
+        for (counter, count) in [
+            (None, 0),
+            (Some(NamedTensor::i64(&[], vec![7])), 7),
+            (Some(NamedTensor::i64(&[2], vec![7, 8])), 0),
+            (Some(NamedTensor::f32(&[], vec![7.0])), 0),
+        ] {
+            assert_eq!(read(0.0, counter), Ok(TensorData::I64(vec![count])));
+        }
+        let error = read(-1e-9, None).expect_err("a negative variance");
+        assert!(error.contains("`bn.running_var` holds -0.000000001 at [1]"), "{error}");
     }
 }

@@ -133,11 +133,9 @@ impl Store {
         disk::create_folder(&self.dir)?;
         let path = self.path(step);
         let digest = checkpoint.save(&path)?;
-        let saved = match disk::link(&path, &self.last()) {
-            Ok(()) => Saved { digest, path: self.last(), held: None },
-            Err(error) if error.is_busy() => Saved { digest, path, held: Some(error) },
-            Err(error) => return Err(error.into()),
-        };
+        let held = unless_busy(disk::link(&path, &self.last()))?;
+        let newest = if held.is_some() { path } else { self.last() };
+        let saved = Saved { digest, path: newest, held };
         // Files of later steps are damaged, or `latest` would have found them; training will write
         // them again.
         let old = self
@@ -147,13 +145,9 @@ impl Store {
             .skip(keep.max(1))
             .map(|s| self.path(s));
         for path in old.chain([self.dir.join(UNSAVED)]) {
-            match fs::remove_file(&path).map_err(DiskError::of("remove", &path)) {
-                Err(error)
-                    if !error.is_busy() && error.source.kind() != io::ErrorKind::NotFound =>
-                {
-                    return Err(error.into());
-                }
-                _ => {}
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => drop(unless_busy(removed.map_err(DiskError::of("remove", &path)))?),
             }
         }
         disk::sync_folder(&self.dir)?;
@@ -218,5 +212,46 @@ impl Store {
         }
         steps.sort_unstable_by_key(|step| std::cmp::Reverse(*step));
         Ok(steps)
+    }
+}
+
+/// What was done, or why it has to wait: another program holds the file.
+///
+/// # Errors
+/// Every other one.
+fn unless_busy(done: Result<(), DiskError>) -> Result<Option<DiskError>, DiskError> {
+    match done {
+        Ok(()) => Ok(None),
+        Err(error) if error.is_busy() => Ok(Some(error)),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only a file that another program holds is left for later: a full disk is not.
+    #[test]
+    fn what_is_busy_waits_and_nothing_else_does() {
+        let failed = |kind: io::ErrorKind| Err(DiskError::of("replace", "last")(kind.into()));
+        assert!(matches!(unless_busy(Ok(())), Ok(None)));
+        let busy = unless_busy(failed(io::ErrorKind::ResourceBusy));
+        assert!(matches!(&busy, Ok(Some(error)) if error.is_busy()), "{busy:?}");
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::PermissionDenied] {
+            assert!(unless_busy(failed(kind)).is_err_and(|error| error.source.kind() == kind));
+        }
+        // By the disk: folders in the places of files, which are not busy.
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = Store::new(dir.path());
+        let save = |step| store.save(step, &Checkpoint::default(), 1).map(|saved| saved.path);
+        fs::create_dir(store.path(1)).expect("a folder");
+        assert!(save(2).is_err_and(|error| error.to_string().contains("step-1")));
+        fs::remove_dir(store.path(1)).expect("a folder");
+        assert_eq!(save(3).expect("saved"), store.last());
+        assert!(!store.path(2).exists() && store.path(3).exists());
+        fs::remove_file(store.last()).expect("a file");
+        fs::create_dir(store.last()).expect("a folder");
+        assert!(save(4).is_err_and(|error| error.to_string().contains("last")));
     }
 }

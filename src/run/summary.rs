@@ -373,6 +373,14 @@ mod tests {
         assert_eq!([12.34, 0.06, 0.0].map(tenth), [12.3, 0.1, 0.0]);
     }
 
+    /// A report gives no rate of a run that was resumed: its seconds are those of the last session.
+    #[test]
+    fn one_session_is_one_that_began_at_the_first_step() {
+        let of = |resumed_at| RunSummary { resumed_at, ..RunSummary::default() };
+        let found = [None, Some(0), Some(1), Some(500)].map(|at| of(at).is_of_one_session());
+        assert_eq!(found, [true, true, false, false]);
+    }
+
     #[test]
     fn a_summary_that_cannot_be_read_is_not_taken_for_none() {
         let dir = tempfile::tempdir().expect("a folder");

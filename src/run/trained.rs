@@ -232,3 +232,27 @@ impl Trained {
         Ok(Self { config, checkpoint, path: path.into(), skipped: Vec::new() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a configuration says of its images without reading one: the numbers of CIFAR-10's
+    /// recipes, of 255 as they are published; ImageNet's for folders of images of another side.
+    #[test]
+    fn images_are_normalised_by_the_numbers_of_their_data_set() {
+        let of = |dataset, image_size| {
+            let config = RunConfig { dataset, image_size, ..RunConfig::default() };
+            let (mean, std) = normalisation(&config);
+            [mean, std].map(|x| x.map(|x| (255.0 * x * 10.0).round() / 10.0))
+        };
+        let cifar10 = [[125.3, 123.0, 113.9], [63.0, 62.1, 66.7]];
+        let imagenet = [[123.7, 116.3, 103.5], [58.4, 57.1, 57.4]];
+        assert_eq!(of(DataKind::Cifar10, 32), cifar10);
+        assert_eq!(of(DataKind::Folder, 32), cifar10);
+        assert_eq!(of(DataKind::Folder, 64), imagenet);
+        let config = RunConfig { dataset: DataKind::Shapes, ..RunConfig::default() };
+        let splits = open_data(&config).expect("they are drawn");
+        assert_eq!(normalisation(&config), splits.train.dataset.mean_std());
+    }
+}

@@ -13,7 +13,7 @@ use aavae::device::{
 };
 use aavae::ops::{Io, StepUniforms, Variant, key};
 use aavae::plan::{Plan, PlannedOp};
-use aavae::tensor::DType;
+use aavae::tensor::{DType, Half};
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,6 +93,13 @@ impl Faulty {
         let mut faulty = Self::new(Temper::default(), false);
         faulty.capabilities.memory = Some(memory);
         faulty.capabilities.read_bytes = Some(reads);
+        faulty
+    }
+
+    /// A device that stores these 16-bit floats.
+    pub(crate) fn storing(halves: &'static [Half]) -> Self {
+        let mut faulty = Self::new(Temper::default(), false);
+        faulty.capabilities.halves = halves;
         faulty
     }
 

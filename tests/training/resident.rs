@@ -178,6 +178,14 @@ pub(crate) fn memory() -> Result<(), Failed> {
     check(held == with, || format!("{held} bytes are held, the forecast is {with}"))?;
     drop(resident);
 
+    // What a forecast adds for images: their bytes where they stay and fit beside the rest.
+    let mut known = Session::from(Faulty::bounded(100_000, 0));
+    known.set_keeps_images(true);
+    for (seen, needed, bytes) in [(48, 26_272, 73_728), (48, 26_273, 0), (47, 0, 0)] {
+        let found = resident::bytes(&known, &splits.train, seen, needed);
+        check(found == bytes, || format!("{found} bytes beside {needed}, of {seen} seen"))?;
+    }
+
     // Of a device that says how much memory it has, and of one that has no more at some point.
     for (memory, fits) in [(with, true), (with - 1, false), (without, false)] {
         let known = Session::from(Faulty::bounded(memory + READS, READS));
