@@ -148,7 +148,7 @@ fn what_is_stored() -> Result<(), Failed> {
         let trained = precision::train(&mut session, Some(asked));
         let half = session.target().half;
         check(half == Some(asked).filter(|_| hint.is_none()), || format!("{}: {half:?}", about()))?;
-        let said = trained.as_ref().err().and_then(RunError::hint).map(String::from);
+        let said = trained.as_ref().err().and_then(RunError::hint);
         let right = match (&said, hint) {
             (Some(said), Some(hint)) => said.starts_with(hint),
             (said, hint) => said.is_none() && hint.is_none() && trained.is_ok(),
