@@ -34,12 +34,12 @@ fn settings() -> RunConfig {
     }
 }
 
-/// Pretrains on a device that meets each of the faults in turn, one at each opening.
-fn pretrain(
+/// Pretrains on devices that are opened so.
+fn pretrain_on(
     config: &RunConfig,
     out: &Path,
-    faults: &[Fault],
-) -> (Result<Outcome, RunError>, usize) {
+    mut open: impl FnMut() -> Result<(Session, String), DeviceError>,
+) -> Result<Outcome, RunError> {
     let folder = RunFolder::claim(out, "test").expect("an empty folder");
     let interrupt = Interrupt::default();
     let splits = open_data(config).expect("embedded images");
@@ -51,14 +51,23 @@ fn pretrain(
         folder: &folder,
         interrupt: &interrupt,
     };
+    recover::pretrain(&request, None, &mut open)
+}
+
+/// Pretrains on a device that meets each of the faults in turn, one at each opening.
+fn pretrain(
+    config: &RunConfig,
+    out: &Path,
+    faults: &[Fault],
+) -> (Result<Outcome, RunError>, usize) {
     let mut opened = 0;
-    let mut open = || {
+    let open = || {
         let temper = Temper::default();
         temper.fault.set(faults.get(opened).copied().unwrap_or_default());
         opened += 1;
         Ok((Session::from(Faulty::new(temper, true)), "as the test asked".into()))
     };
-    let outcome = recover::pretrain(&request, None, &mut open);
+    let outcome = pretrain_on(config, out, open);
     (outcome, opened)
 }
 
@@ -101,6 +110,38 @@ fn a_lost_device_costs_time_and_no_bit() {
             log.contains("was lost") && log.contains("opening it anew and going on from step"),
             "{log}"
         );
+    }
+}
+
+/// A record of training after every step, and the device is idle no more often than with one an
+/// epoch; the records are those of the steps, in order.
+#[test]
+fn records_never_let_the_device_wait() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let idle = |accumulate: usize, log_every: u64| {
+        let config = RunConfig { log_every, accumulate, epochs: 2, ..settings() };
+        let temper = Temper::default();
+        temper.flops.set(1e9);
+        let open = || {
+            let session = Session::from(Faulty::new(temper.clone(), false));
+            Ok((session.with_clock(Faulty::clock(&temper)), "as the test asked".into()))
+        };
+        let out = dir.path().join(format!("{accumulate} {log_every}"));
+        let outcome = pretrain_on(&config, &out, open).expect("a whole device");
+        let of = metrics::read(out.join("metrics.jsonl")).expect("whole records").into_iter();
+        let steps: Vec<_> = of.filter(|r| r.split == "train").map(|r| r.step).collect();
+        (temper.idle.get(), outcome.digest, steps)
+    };
+    for accumulate in [1, 5] {
+        let ((idle_once, once, few), (idle_always, always, all)) =
+            (idle(accumulate, 1000), idle(accumulate, 1));
+        let per_epoch = 5 / accumulate as u64;
+        assert_eq!(few, [per_epoch, 2 * per_epoch]);
+        assert_eq!(all, (1..=2 * per_epoch).collect::<Vec<_>>());
+        assert_eq!(once, always);
+        // At least at the end of each epoch.
+        assert!(idle_once >= 2, "{idle_once}");
+        assert_eq!(idle_always, idle_once);
     }
 }
 

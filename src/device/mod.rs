@@ -20,7 +20,7 @@ pub use self::wgpu::Pick;
 pub use host::{Host, Precision};
 #[cfg(feature = "native")]
 pub use select::{DeviceSpec, auto, open};
-pub use session::{Clock, Compiled, OnCompile, PlanId, Session, Stopwatch, Timing};
+pub use session::{Clock, Compiled, OnCompile, PlanId, Session, StateRead, Stopwatch, Timing};
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -200,7 +200,8 @@ pub struct Capabilities {
     /// Bytes that the device itself holds beside the buffers it was asked for and what a read
     /// takes.
     pub overhead: usize,
-    /// Bytes that a read takes at most: larger ones are cut. `None` where reading takes no memory.
+    /// Bytes that reads take at most: larger ones are cut, down to a plan's ring. `None` where
+    /// reading takes no memory.
     pub read_bytes: Option<usize>,
     /// Submissions should be short: an operating system may reset the device over a long one.
     pub watched: bool,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::RunError;
 use super::checkpoint::{Checkpoint, NamedTensor, TensorData};
-use crate::device::Session;
+use crate::device::{DeviceError, Session, StateRead};
 use crate::ir::{Group, Layout};
 use crate::nn::{Param, Params};
 use crate::optim::loss_scale;
@@ -50,16 +50,27 @@ fn begin_updates(session: &mut Session, layout: &Layout) -> Result<(), RunError>
     Ok(())
 }
 
-/// The scale of the loss and the steps that were skipped in all; `None` where none is scaled.
+/// Asks for the scale of the loss as it is after the steps queued so far; `None` where none is
+/// scaled.
 ///
 /// # Errors
 /// If the device fails.
-pub fn scale(session: &mut Session, layout: &Layout) -> Result<Option<[f32; 2]>, RunError> {
-    if !layout.scaled {
-        return Ok(None);
-    }
-    let (scale, flat) = (layout.loss_scale(), session.read_state(Group::Buffer)?);
-    Ok(Some([flat[scale.offset], flat[scale.offset + 2]]))
+pub fn request_scale(
+    session: &mut Session,
+    layout: &Layout,
+) -> Result<Option<StateRead>, DeviceError> {
+    let range = layout.scaled.then(|| layout.loss_scale());
+    let elements = range.map(|range| range.offset..range.offset + range.len);
+    elements.map(|elements| session.request_state(Group::Buffer, elements)).transpose()
+}
+
+/// The scale of the loss that was asked for, and the steps that were skipped in all.
+///
+/// # Errors
+/// If the device fails.
+pub fn scale(session: &mut Session, read: StateRead) -> Result<[f32; 2], DeviceError> {
+    let state = session.requested_state(read)?;
+    Ok([state[0], state[2]])
 }
 
 /// Goes on with the scale of the loss of a checkpoint, where the loss is scaled.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::progress::TrainingProgress;
 use super::recorder::Recorder;
 use super::schedule::Timetable;
-use super::trainer::{Step, Trainer, record};
+use super::trainer::{Asked, Step, Trainer, record};
 use crate::data::{Batch, DataError, Loader};
 use crate::run::RunError;
 use crate::run::folder::RunFolder;
@@ -60,6 +60,8 @@ pub(super) struct Running<'a> {
     saver: Saver,
     progress: TrainingProgress,
     pace: Pace,
+    /// The record of training that is to be written.
+    asked: Option<Asked>,
     identity: Identity,
     /// Steps that had been taken when this session began.
     start: u64,
@@ -92,6 +94,7 @@ impl<'a> Running<'a> {
             saver: Saver::new(writer, config.save_interval()),
             progress: progress.with_log(folder.path().join("train.log"))?,
             pace: Pace::new(start),
+            asked: None,
             identity,
             start,
             taken: start,
@@ -133,22 +136,30 @@ impl<'a> Running<'a> {
     }
 
     /// Writes the records of the step: of its views, and of training if one is due or the run
-    /// stops.
+    /// stops. One of training waits until the next step is queued, where there is one: the device
+    /// never idles while the host reads and writes.
     pub(super) fn log(&mut self, step: &Step, interrupted: bool) -> Result<(), RunError> {
+        self.write_asked()?;
         if self.timetable.due(step.number, "view") {
             let values = self.trainer.views(step)?;
             self.recorder.record(step.record("view", &values))?;
         }
-        let due = self.timetable.due(step.number, "train");
-        if !(due || interrupted || step.number == self.timetable.total) {
-            return Ok(());
+        let stops = interrupted || step.number == self.timetable.total;
+        if stops || self.timetable.due(step.number, "train") {
+            self.asked = Some(self.trainer.ask(step)?);
         }
-        let mut means = self.trainer.means(due)?;
-        means.extend(self.trainer.loss_scale()?);
-        let rate = self.pace.rate(step.number) * self.config.images_per_step() as f64;
-        let record = step.record("train", &means).with("lr", step.uniform.learning_rate);
+        if stops || self.pauses(step) { self.write_asked() } else { Ok(()) }
+    }
+
+    /// Writes the record that the device was asked for.
+    fn write_asked(&mut self) -> Result<(), RunError> {
+        let Some(asked) = self.asked.take() else { return Ok(()) };
+        let number = asked.number;
+        let record = self.trainer.answer(asked)?;
+        let loss = record.values.first().map_or(f32::NAN, |value| value.1);
+        let rate = self.pace.rate(number) * self.config.images_per_step() as f64;
         self.recorder.record(record.with("images_per_second", rate as f32))?;
-        self.progress.update(step.number, means.first().map_or(f32::NAN, |mean| mean.1));
+        self.progress.update(number, loss);
         Ok(())
     }
 
@@ -237,6 +248,7 @@ impl<'a> Running<'a> {
     pub(super) fn end(mut self, stopped: bool) -> Result<Outcome, RunError> {
         let (steps, total) = (self.taken, self.timetable.total);
         let interrupted = stopped || self.owes || steps < total;
+        self.write_asked()?;
         if interrupted && !stopped {
             self.trainer.abandon(steps)?;
         }

@@ -11,7 +11,7 @@ use super::measure::{self, Measures, Scalars};
 use super::plans::{self, RunSet, Sizes};
 use super::schedule::{Timetable, part_uniforms, uniforms};
 use crate::data::{Batch, DataError, Loader, Splits};
-use crate::device::{PlanId, Session};
+use crate::device::{DeviceError, PlanId, Session, StateRead};
 use crate::eval::pictures::{self, Picture};
 use crate::ir::Layout;
 use crate::ir::resident::ImageSet;
@@ -68,6 +68,18 @@ impl Step {
     pub fn record(&self, split: &str, values: &Scalars) -> MetricsRecord {
         record(self.number, self.batch.epoch, split, values)
     }
+}
+
+/// A record of training that the device was asked for.
+#[derive(Debug)]
+pub struct Asked {
+    /// The step that it is of.
+    pub number: u64,
+    epoch: u32,
+    rate: f32,
+    scale: Option<StateRead>,
+    /// The next record begins after it.
+    closes: bool,
 }
 
 /// A line of `metrics.jsonl` about so many steps, of which the last one was of such an epoch.
@@ -273,26 +285,42 @@ impl<'a> Trainer<'a> {
         Ok(None)
     }
 
-    /// Means of the scalars of the steps since the last call that closed the window; `close` it if
-    /// the record is due. Stops the run if a scalar is not finite.
-    pub fn means(&mut self, close: bool) -> Result<Scalars, RunError> {
-        self.drain()?;
-        let mut means = means(self.names(self.plans.train), &self.window);
-        measure::add_bound(&self.model, &mut means);
-        if close {
-            self.window.clear();
+    /// Asks the device for what a record of training up to a step says. The device goes on with
+    /// what is queued until the answer is wanted.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn ask(&mut self, step: &Step) -> Result<Asked, RunError> {
+        for plan in [Some(self.plans.train), self.plans.update].into_iter().flatten() {
+            self.session.request(plan)?;
         }
-        Ok(means)
+        let (number, epoch) = (step.number, step.batch.epoch);
+        let scale = state::request_scale(&mut self.session, &self.layout)?;
+        let (closes, rate) = (self.timetable.due(number, "train"), step.uniform.learning_rate);
+        Ok(Asked { number, epoch, rate, scale, closes })
     }
 
-    /// The scale of the loss and the steps that were skipped because a gradient overflowed; empty
-    /// where the loss is not scaled.
-    pub fn loss_scale(&mut self) -> Result<Scalars, RunError> {
-        let scale = state::scale(&mut self.session, &self.layout)?;
-        let named = |[scale, skipped]: [f32; 2]| {
-            vec![("loss_scale".to_owned(), scale), ("skipped".to_owned(), skipped)]
-        };
-        Ok(scale.map(named).unwrap_or_default())
+    /// The record that was asked for: means of the scalars of the steps since the last one that was
+    /// due; the scale of the loss and the steps that were skipped because a gradient overflowed,
+    /// where the loss is scaled; and the learning rate. Stops the run if a scalar is not finite.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn answer(&mut self, asked: Asked) -> Result<MetricsRecord, RunError> {
+        self.take(Session::requested)?;
+        let of = |(step, _): &(u32, Vec<f32>)| u64::from(*step) < asked.number;
+        let rows: Window = self.window.iter().filter(|row| of(row)).cloned().collect();
+        let mut values = means(self.names(self.plans.train), &rows);
+        measure::add_bound(&self.model, &mut values);
+        if asked.closes {
+            self.window.retain(|row| !of(row));
+        }
+        if let Some(read) = asked.scale {
+            let [scale, skipped] = state::scale(&mut self.session, read)?;
+            values.extend([("loss_scale".to_owned(), scale), ("skipped".to_owned(), skipped)]);
+        }
+        values.push(("lr".to_owned(), asked.rate));
+        Ok(record(asked.number, asked.epoch, "train", &values))
     }
 
     /// Forgets the scalars of a step that was begun after so many: nothing of it counts.
@@ -313,12 +341,20 @@ impl<'a> Trainer<'a> {
         scalars.iter().filter(|name| *name != optim::FINITE).cloned().collect()
     }
 
-    /// Adds the scalars of the batches since the last call, all of whole steps, to the window.
-    /// Stops the run if one is not finite, or a gradient was not.
+    /// Adds the scalars of all batches queued so far to the window. Stops the run if one is not
+    /// finite, or a gradient was not.
     fn drain(&mut self) -> Result<(), RunError> {
-        let mut batches = self.session.drain(self.plans.train)?;
+        self.take(Session::drain)
+    }
+
+    /// Adds the scalars that `read` returns of the plans of a step to the window.
+    fn take(
+        &mut self,
+        read: impl Fn(&mut Session, PlanId) -> Result<Vec<(u32, Vec<f32>)>, DeviceError>,
+    ) -> Result<(), RunError> {
+        let mut batches = read(&mut self.session, self.plans.train)?;
         let updates = match self.plans.update {
-            Some(update) => self.session.drain(update)?,
+            Some(update) => read(&mut self.session, update)?,
             None => vec![],
         };
         let failed = |(_, values): &&(u32, Vec<f32>)| !finite(values);

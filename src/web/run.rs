@@ -211,10 +211,9 @@ impl Run<'_> {
             post("record", &step.record("view", &values));
         }
         let last = self.steps == self.timetable.total;
-        let due = self.timetable.due(self.steps, "train");
-        if due || last || self.left == 0 {
-            let means = self.trainer.means(due)?;
-            let record = step.record("train", &means).with("lr", step.uniform.learning_rate);
+        if self.timetable.due(self.steps, "train") || last || self.left == 0 {
+            let asked = self.trainer.ask(step)?;
+            let record = self.trainer.answer(asked)?;
             let images = (self.steps - self.said.1) * self.config.images_per_step() as u64;
             let rate = images as f64 / self.said.0.elapsed().as_secs_f64().max(1e-3);
             post("record", &record.with("images_per_second", rate as f32));

@@ -35,6 +35,8 @@ pub(crate) struct Temper {
     pub(crate) now: Rc<Cell<Duration>>,
     /// FLOP/s; 0 is no time at all.
     pub(crate) flops: Rc<Cell<f64>>,
+    /// How often the host waited for all that was queued, and the device was idle then.
+    pub(crate) idle: Rc<Cell<usize>>,
     /// Seconds of every submission so far.
     pub(crate) submissions: Rc<RefCell<Vec<f64>>>,
     /// What will go wrong; once it has, nothing more does.
@@ -251,6 +253,9 @@ impl Device for Faulty {
         if end > self.temper.now.get() {
             if !wait {
                 return Ok(None);
+            }
+            if end == self.busy_until {
+                self.temper.idle.set(self.temper.idle.get() + 1);
             }
             self.temper.now.set(end);
         }

@@ -84,7 +84,8 @@ fn steps(
     for number in range.clone() {
         let step = trainer.step(&mut batches)?.ok_or("more batches")?;
         check(step.batch.pixels.is_empty() != pixels, || "pixels that nobody reads".into())?;
-        let mut values = trainer.means(true)?;
+        let asked = trainer.ask(&step)?;
+        let mut values = trainer.answer(asked)?.values;
         if number % 3 == 2 {
             values.extend(trainer.views(&step)?);
         }

@@ -553,7 +553,8 @@ impl Device for Cuda {
     fn free(&mut self, programs: &[ProgramId], buffers: &[BufferId]) {
         // Work that uses them may be queued; a device that is lost has none.
         self.enter().and_then(|()| self.context.synchronize().map_err(|e| self.failed("", e))).ok();
-        self.waiting.clear();
+        // What was read may still be asked for.
+        self.waiting.retain(|_, waiting| waiting.reading.is_some());
         for program in programs {
             self.programs.remove(program);
         }

@@ -1,5 +1,6 @@
 //! Plans on a device: compiled, bound to buffers, exchanged, given back.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -67,6 +68,9 @@ impl Session {
     pub fn unload(&mut self, id: PlanId) -> Result<(), DeviceError> {
         self.settle()?;
         if let Some(loaded) = self.plans.remove(&id.0) {
+            for (ticket, _) in loaded.asked {
+                self.wait(ticket)?;
+            }
             self.device.free(&[loaded.program], &loaded.bound.own());
         }
         Ok(())
@@ -168,7 +172,16 @@ impl Session {
             }
         };
         let pace = Pace::new(&plan);
-        let loaded = Loaded { plan, program, bound, pace, serial: 0, pending: vec![], log: vec![] };
+        let loaded = Loaded {
+            plan,
+            program,
+            bound,
+            pace,
+            serial: 0,
+            pending: vec![],
+            asked: VecDeque::new(),
+            log: vec![],
+        };
         self.plans.insert(id, loaded);
         Ok(())
     }

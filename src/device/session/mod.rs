@@ -48,8 +48,14 @@ struct Loaded {
     /// Runs so far.
     serial: u32,
     pending: Vec<Pending>,
+    /// Reads of the ring that were asked for, and the runs that they are of.
+    asked: VecDeque<(Ticket, Vec<Pending>)>,
     log: Vec<(u32, Vec<f32>)>,
 }
+
+/// A read of a flat buffer that was asked for.
+#[derive(Debug)]
+pub struct StateRead(Ticket);
 
 /// A submission that may not be done.
 struct Flight {
@@ -278,6 +284,27 @@ impl Session {
         Ok(self.fetch(buffer, 0, self.layout.size(group))?.into_f32())
     }
 
+    /// Asks for part of a flat buffer, as it is after the steps queued so far.
+    ///
+    /// # Errors
+    /// If the driver fails.
+    pub fn request_state(
+        &mut self,
+        group: Group,
+        range: Range<usize>,
+    ) -> Result<StateRead, DeviceError> {
+        let buffer = self.state(group)?;
+        Ok(StateRead(self.device.read(buffer, range.start, range.len())?))
+    }
+
+    /// Waits for what was asked for, not for the steps queued since.
+    ///
+    /// # Errors
+    /// If the driver fails.
+    pub fn requested_state(&mut self, read: StateRead) -> Result<Vec<f32>, DeviceError> {
+        Ok(self.wait(read.0)?.values.unwrap_or_else(|| panic!("a read without values")).into_f32())
+    }
+
     /// Queues one step, in as many submissions as keep each of them short.
     ///
     /// # Errors
@@ -404,8 +431,7 @@ impl Session {
     }
 
     /// Scalar outputs of the runs since the last call, oldest first:
-    /// `(step, one value per scalar output)`. Runs are read back together, so that the device does
-    /// not wait for the host.
+    /// `(step, one value per scalar output)`. Waits for all that is queued.
     ///
     /// # Errors
     /// If the driver fails, or did not carry out a run that it reported as done.
@@ -414,29 +440,62 @@ impl Session {
         Ok(std::mem::take(&mut self.loaded(id).log))
     }
 
-    /// Reads the ring of the pending runs and checks that each has left its stamp.
-    fn collect(&mut self, id: PlanId) -> Result<(), DeviceError> {
+    /// Asks for the scalar outputs of the runs so far, which [`Session::requested`] returns: with
+    /// other work queued between the two, the device has something to do while the host reads.
+    ///
+    /// # Errors
+    /// If the driver fails.
+    pub fn request(&mut self, id: PlanId) -> Result<(), DeviceError> {
         let loaded = self.loaded(id);
         let pending = std::mem::take(&mut loaded.pending);
         if pending.is_empty() {
             return Ok(());
         }
-        let (buffer, ring) =
-            (loaded.bound.buffers[loaded.plan.ring.buffer], loaded.plan.ring.clone());
-        self.settle()?;
-        let rows = self.fetch(buffer, 0, ring.ty.shape.len())?.into_f32();
-        for run in pending {
-            let row = &rows[run.serial as usize % RING * ring.width()..][..ring.width()];
-            let (stamp, values) = row.split_at(STAMP);
-            if stamp != [(run.serial & 0xffff) as f32, (run.serial >> 16) as f32] {
-                let plan = &self.plans[&id.0].plan.name;
-                let message = format!(
-                    "step {} of the plan `{plan}` was reported as done but has not run to its end",
-                    run.step
-                );
-                return Err(DeviceError::Lost { device: self.device(), message });
+        let ring = &loaded.plan.ring;
+        let (buffer, len) = (loaded.bound.buffers[ring.buffer], ring.ty.shape.len());
+        let ticket = self.device.read(buffer, 0, len)?;
+        self.loaded(id).asked.push_back((ticket, pending));
+        Ok(())
+    }
+
+    /// Scalar outputs of the runs that were asked for, as [`Session::drain`] returns them. Waits
+    /// for those runs, not for what is queued behind them.
+    ///
+    /// # Errors
+    /// As of [`Session::drain`].
+    pub fn requested(&mut self, id: PlanId) -> Result<Vec<(u32, Vec<f32>)>, DeviceError> {
+        self.receive(id)?;
+        Ok(std::mem::take(&mut self.loaded(id).log))
+    }
+
+    /// Reads the ring of the pending runs.
+    fn collect(&mut self, id: PlanId) -> Result<(), DeviceError> {
+        if !self.loaded(id).pending.is_empty() {
+            self.settle()?;
+            self.request(id)?;
+        }
+        self.receive(id)
+    }
+
+    /// Takes the rings that were asked for, and checks that each run has left its stamp.
+    fn receive(&mut self, id: PlanId) -> Result<(), DeviceError> {
+        while let Some((ticket, runs)) = self.loaded(id).asked.pop_front() {
+            let rows = self.requested_state(StateRead(ticket))?;
+            let width = self.plans[&id.0].plan.ring.width();
+            for run in runs {
+                let row = &rows[run.serial as usize % RING * width..][..width];
+                let (stamp, values) = row.split_at(STAMP);
+                if stamp != [(run.serial & 0xffff) as f32, (run.serial >> 16) as f32] {
+                    let plan = &self.plans[&id.0].plan.name;
+                    let message = format!(
+                        "step {} of the plan `{plan}` was reported as done but has not run to its \
+                         end",
+                        run.step
+                    );
+                    return Err(DeviceError::Lost { device: self.device(), message });
+                }
+                self.loaded(id).log.push((run.step, values.to_vec()));
             }
-            self.loaded(id).log.push((run.step, values.to_vec()));
         }
         Ok(())
     }

@@ -563,7 +563,8 @@ impl Device for Gpu {
             // A browser would keep the memory until its garbage is collected.
             buffer.destroy();
         }
-        self.waiting.clear();
+        // What was read may still be asked for.
+        self.waiting.retain(|_, waiting| waiting.reading.is_some());
     }
     fn held_bytes(&self) -> usize {
         let readings = self.waiting.values().filter_map(|w| w.reading.as_ref()).map(Reading::bytes);
