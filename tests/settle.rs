@@ -29,6 +29,7 @@ const STEPS: u64 = 6;
 fn config(method: Method) -> RunConfig {
     RunConfig {
         method,
+        log_every: 1,
         width: 8,
         latent_dim: 8,
         batch_size: 4,
@@ -81,9 +82,9 @@ impl<'a> Run<'a> {
             let step = self.trainer.step(&mut batches)?.ok_or("more batches")?;
             check(step.number == number + 1, || format!("step {} of {number}", step.number))?;
             self.steps = step.number;
-            let means = self.trainer.means(true)?;
-            check(means[0].0 == "loss", || format!("{means:?}"))?;
-            losses.push(means[0].1);
+            let asked = self.trainer.ask(&step)?;
+            let record = self.trainer.answer(asked)?;
+            losses.push(record.get("loss").ok_or_else(|| format!("{record:?}"))?);
         }
         Ok(losses)
     }

@@ -26,6 +26,7 @@ const STEPS: u64 = 6;
 fn config(method: Method) -> RunConfig {
     RunConfig {
         method,
+        log_every: 1,
         width: 8,
         latent_dim: 8,
         batch_size: 4,
