@@ -10,13 +10,17 @@
 //! Locks are advisory and end with their process. Where a file system has none, the work goes on
 //! without.
 
+mod lock;
+
 use std::collections::hash_map::RandomState;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, Hasher};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Write};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
+
+pub use lock::{Lock, LockError};
 
 use crate::text;
 
@@ -57,11 +61,15 @@ impl DiskError {
 
     /// What the user can do about it, as one sentence without a full stop.
     pub fn hint(&self) -> Option<String> {
-        if let Some(rest) = unexpanded(&self.path) {
-            return Some(format!(
-                "write `$HOME/{}`, or leave out the quotes or the `=`",
-                text::name(rest)
-            ));
+        if let Some((user, rest)) = unexpanded(&self.path) {
+            let rest = text::name(rest);
+            return Some(match user {
+                "" => format!("write `$HOME/{rest}`, or leave out the quotes or the `=`"),
+                user => format!(
+                    "write the whole path of that home folder, or `./~{user}/{rest}` for a folder \
+                     here"
+                ),
+            });
         }
         Some(if self.is_too_long() {
             "raise the limit on the length of files (`ulimit -f`), or name a place on another disk"
@@ -80,23 +88,48 @@ fn is_busy(error: &io::Error) -> bool {
     held || error.kind() == io::ErrorKind::ResourceBusy
 }
 
-/// What follows a `~` that the shell was to replace by the home folder.
-fn unexpanded(path: &Path) -> Option<&Path> {
-    let mut parts = path.components();
-    (parts.next() == Some(Component::Normal("~".as_ref()))).then_some(parts.as_path())
+/// Whether anything lies at a path. What cannot be looked at does: opening it says why.
+pub fn is_there(path: &Path) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound};
+    let nothing = |error: io::Error| matches!(error.kind(), NotFound | NotADirectory);
+    !fs::symlink_metadata(path).is_err_and(nothing)
 }
 
-/// Refuses a place that begins with `~`: a folder of that name is not what anyone means.
+/// Names of what lies in a folder; none where there is no folder.
+///
+/// # Errors
+/// If the folder is there and cannot be read.
+pub fn names(folder: &Path) -> Result<Vec<OsString>, DiskError> {
+    if !is_there(folder) {
+        return Ok(vec![]);
+    }
+    let all = fs::read_dir(folder)
+        .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.file_name())).collect());
+    all.map_err(DiskError::of("read", folder))
+}
+
+/// The user, if one is named, and what follows, of a path that begins with a `~` which the shell
+/// was to replace by a home folder. Of users there are only plain names, and what lies here under
+/// such a name is what is meant.
+fn unexpanded(path: &Path) -> Option<(&str, &Path)> {
+    let mut parts = path.components();
+    let Some(Component::Normal(first)) = parts.next() else { return None };
+    let user = first.to_str()?.strip_prefix('~')?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let named = user.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && user.chars().all(plain)
+        && !is_there(first.as_ref());
+    (user.is_empty() || named).then_some((user, parts.as_path()))
+}
+
+/// Refuses a place that begins with `~` or `~user`: a folder of that name is not what anyone means.
 ///
 /// # Errors
 /// If it does.
 pub fn refuse_tilde(path: &Path) -> Result<(), DiskError> {
-    match unexpanded(path) {
-        Some(_) => {
-            Err(DiskError::of("use", path)(io::Error::other("the shell did not expand `~`")))
-        }
-        None => Ok(()),
-    }
+    let Some((user, _)) = unexpanded(path) else { return Ok(()) };
+    let message = format!("the shell did not expand `~{user}`");
+    Err(DiskError::of("use", path)(io::Error::other(message)))
 }
 
 /// Refuses to put a file where there is something else: a rename would take a device, or one that a
@@ -184,14 +217,13 @@ pub fn sync_folder(folder: &Path) -> Result<(), DiskError> {
 }
 
 /// Removes the temporary files in a folder that killed processes left of files that `ours` names.
-/// One that cannot be removed stays.
+/// One that cannot be removed stays, as do those of a folder that cannot be read.
 pub fn sweep(folder: &Path, ours: impl Fn(&str) -> bool) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name();
+    for name in names(folder).unwrap_or_default() {
         let left = name.to_str().and_then(target).is_some_and(&ours);
+        let path = folder.join(name);
         // A link is none of ours, and opening it would follow it.
-        if left && entry.file_type().is_ok_and(|kind| kind.is_file()) {
-            let path = entry.path();
+        if left && fs::symlink_metadata(&path).is_ok_and(|found| found.is_file()) {
             // The lock is held until the file is gone: a writer that has just made it, and not yet
             // locked it, finds that and makes another.
             if let Ok(file) = File::open(&path)
@@ -232,7 +264,7 @@ fn temporary_file(path: &Path) -> Result<(PathBuf, File), DiskError> {
         };
         // Another process may have swept it away before it was locked.
         let ours = !matches!(file.try_lock(), Err(TryLockError::WouldBlock));
-        if ours && temporary.exists() {
+        if ours && is_there(&temporary) {
             return Ok((temporary, file));
         }
     }
@@ -258,122 +290,6 @@ fn patiently(mut attempt: impl FnMut() -> io::Result<()>) -> io::Result<()> {
 
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// What stands in the way of a [`Lock`].
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LockError {
-    /// A living process holds it.
-    #[error("another process works in `{}`: \
-        {}", crate::text::name(folder), holder.as_deref().unwrap_or("it does not say which"))]
-    Held {
-        /// Path of the folder.
-        folder: PathBuf,
-        /// Its number and name, where it can be read.
-        holder: Option<String>,
-    },
-    /// The file of the lock cannot be made.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
-}
-
-/// Makes a folder belong to this process until it is dropped, or the process ends, however it ends.
-#[derive(Debug)]
-pub struct Lock {
-    file: File,
-    path: PathBuf,
-}
-
-impl Lock {
-    /// Name of the file that is locked. It says which process locked it; without a lock it means
-    /// nothing.
-    pub const FILE: &str = ".lock";
-
-    /// Locks a folder, which must be there. `name` is what the process calls itself.
-    ///
-    /// # Errors
-    /// [`LockError::Held`], or if the file cannot be written.
-    pub fn take(folder: &Path, name: &str) -> Result<Self, LockError> {
-        let path = folder.join(Self::FILE);
-        loop {
-            let Some(mut file) = Self::open(&path).map_err(DiskError::of("create", &path))? else {
-                continue;
-            };
-            match file.try_lock() {
-                Ok(()) if !same_file(&file, &path) => continue, // whoever held it took it away
-                Err(TryLockError::WouldBlock) => {
-                    return Err(LockError::Held {
-                        folder: folder.into(),
-                        holder: holder(&mut file),
-                    });
-                }
-                Ok(()) | Err(TryLockError::Error(_)) => {}
-            }
-            let text = format!("{} {name}\n", std::process::id());
-            file.set_len(0)
-                .and_then(|()| file.rewind())
-                .and_then(|()| file.write_all(text.as_bytes()))
-                .map_err(DiskError::of("write", &path))?;
-            return Ok(Self { file, path });
-        }
-    }
-
-    /// A new file, or the one that is there; what a link points to is not touched. `None` if the
-    /// one that was there is gone.
-    fn open(path: &Path) -> io::Result<Option<File>> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true);
-        match options.clone().create_new(true).open(path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            made => return made.map(Some),
-        }
-        let found = match fs::symlink_metadata(path) {
-            Ok(found) if !found.is_file() => {
-                return Err(io::Error::other("something else has this name"));
-            }
-            Ok(_) => options.open(path).map(Some),
-            Err(error) => Err(error),
-        };
-        found.or_else(
-            |error| if error.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(error) },
-        )
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // Before it is unlocked, so that nobody's is removed. One that stays is free.
-        drop(fs::remove_file(&self.path));
-        drop(self.file.unlock());
-    }
-}
-
-/// Whether a file is still the one that its name stands for.
-#[cfg(unix)]
-fn same_file(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let place = |data: fs::Metadata| (data.dev(), data.ino());
-    match (file.metadata(), fs::symlink_metadata(path)) {
-        (Ok(file), Ok(path)) => place(file) == place(path),
-        _ => false,
-    }
-}
-
-#[cfg(not(unix))]
-fn same_file(_file: &File, path: &Path) -> bool {
-    path.exists()
-}
-
-/// Who wrote a lock's file: "process 4711 (aavae pretrain)". It is text from a file: only plain
-/// characters are taken.
-fn holder(file: &mut File) -> Option<String> {
-    let mut text = String::new();
-    file.take(200).read_to_string(&mut text).ok()?;
-    let (process, name) = text.trim_end().split_once(' ')?;
-    let process: u32 = process.parse().ok()?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, ' ' | '-');
-    name.chars().all(plain).then(|| format!("process {process} ({name})"))
 }
 
 #[cfg(test)]
@@ -542,48 +458,24 @@ mod tests {
         assert!(denied.is_err() && attempts == 1, "what is not held is an error at once");
     }
 
+    /// What cannot be looked at is there: a link that leads nowhere, or to itself.
     #[test]
-    fn one_process_at_a_time() {
+    fn nothing_else_is_not_there() {
         let dir = folder();
-        let lock = Lock::take(dir.path(), "aavae pretrain").expect("a free folder");
-        let error = Lock::take(dir.path(), "aavae pretrain").expect_err("a held one").to_string();
-        assert!(
-            error.contains(&format!("process {} (aavae pretrain)", std::process::id())),
-            "{error}"
-        );
-        drop(lock);
-        assert!(names(dir.path()).is_empty(), "a lock leaves nothing");
-        // What a killed process left is free, whatever it says.
-        fs::write(dir.path().join(Lock::FILE), "1 \u{1b}[31m").expect("a file");
-        let lock = Lock::take(dir.path(), "x").expect("a free folder");
-        fs::write(dir.path().join(Lock::FILE), "1 \u{1b}[31m").expect("a file");
-        let error = Lock::take(dir.path(), "x").expect_err("a held one").to_string();
-        assert!(error.contains("it does not say which") && !error.contains('\u{1b}'), "{error}");
-        drop(lock);
-        Lock::take(dir.path(), "x").expect("free again");
-    }
-
-    /// Whoever gets the lock is alone, also while others take it and give it back.
-    #[test]
-    fn a_lock_that_comes_and_goes() {
-        use std::sync::atomic::{AtomicU32, Ordering};
-        let dir = folder();
-        let (inside, taken) = (AtomicU32::new(0), AtomicU32::new(0));
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..500 {
-                        if let Ok(lock) = Lock::take(dir.path(), "test") {
-                            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two are inside");
-                            taken.fetch_add(1, Ordering::SeqCst);
-                            inside.fetch_sub(1, Ordering::SeqCst);
-                            drop(lock);
-                        }
-                    }
-                });
-            }
-        });
-        assert!(taken.load(Ordering::SeqCst) > 10);
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("file"), "").expect("a file");
+        assert!(is_there(dir.path()) && is_there(&at("file")));
+        assert!(!is_there(&at("none")) && !is_there(&at("file/below")));
+        assert_eq!(super::names(dir.path()).expect("read"), ["file"]);
+        assert!(super::names(&at("none")).expect("nothing").is_empty());
+        let error = super::names(&at("file")).expect_err("no folder").to_string();
+        assert!(error.contains("cannot read") && error.contains("file"), "{error}");
+        #[cfg(unix)]
+        for (name, to) in [("dangling", "none"), ("loop", "loop")] {
+            std::os::unix::fs::symlink(to, at(name)).expect("a link");
+            assert!(is_there(&at(name)), "{name}");
+            assert!(super::names(&at(name)).is_err(), "{name}");
+        }
     }
 
     #[test]
@@ -592,6 +484,15 @@ mod tests {
             let error = create_folder(path).expect_err("an unexpanded tilde");
             assert!(error.hint().is_some_and(|hint| hint.contains("$HOME")), "{error}");
             assert!(write(path, b"x").is_err());
+        }
+        for path in ["~bob/x", "~bob", "~a-b.c_9/x"].map(Path::new) {
+            let error = create_folder(path).expect_err("an unexpanded user");
+            let hint = error.hint().unwrap_or_default();
+            let named = error.to_string().contains("the shell did not expand `~");
+            assert!(named && hint.contains("`./~"), "{error}; {hint}");
+        }
+        for path in ["~$draft", "~9", "~a b", "~~", "./~bob"].map(Path::new) {
+            refuse_tilde(path).expect("no user has that name");
         }
         refuse_tilde(Path::new("./~/x")).expect("a folder of that name, if anyone means it");
         refuse_tilde(Path::new("a~/x~")).expect("an ordinary name");

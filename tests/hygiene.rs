@@ -241,6 +241,26 @@ fn nothing_is_left_to_do() {
     }
 }
 
+/// Calls that take "it cannot be looked at" for "it is not there", with what says which it is.
+const BLIND: [(&str, &str); 2] =
+    [(".exists()", "disk::is_there"), (".into_iter().flatten().flatten()", "disk::names")];
+
+/// What users keep on a disk is never taken for none because it cannot be looked at: somebody's run
+/// would be begun anew, or overwritten. Drivers' files are only looked for.
+#[test]
+fn errors_are_not_taken_for_no() {
+    for (file, text) in files("src", &["rs"]) {
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        if file.starts_with("src/device/") || file.ends_with("/tests.rs") {
+            continue;
+        }
+        for (call, better) in BLIND {
+            let at = code.lines().position(|line| line.contains(call));
+            assert!(at.is_none(), "{file}:{}: `{call}`; ask {better}", at.unwrap_or(0) + 1);
+        }
+    }
+}
+
 /// The README's table of ops.
 fn op_table() -> String {
     let mut table = String::from("| op | trials | gradient checks |\n|---|---|---|\n");

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::pretrain::SHAPES_HAS_NO_FILES;
 use super::{Outcome, print_json, print_text, say, usage};
+use crate::disk::is_there;
 use crate::interop::{bf16, folder, import, torchvision};
 use crate::method::Method;
 use crate::model::Stem;
@@ -51,7 +52,7 @@ pub(super) fn export(args: &ExportArgs) -> Outcome {
     let (mean, std) = normalisation(&trained.config);
     let data = &trained.config;
     refuse_inside_data(&args.out, data.dataset, data.data_dir.as_deref())?;
-    if args.format != Format::Folder && args.out.exists() {
+    if args.format != Format::Folder && is_there(&args.out) {
         let message = format!("{} is there already", text::name(&args.out));
         return Err(
             RunError::config(message, Some("remove it, or name another file with --out")).into()

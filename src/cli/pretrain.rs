@@ -8,6 +8,7 @@ use super::signals::{exit_code, interrupt};
 use super::{Failure, Outcome, choice, print_json, say, usage};
 use crate::data::archive::{Archive, CIFAR10, STL10};
 use crate::data::download::download;
+use crate::disk::is_there;
 use crate::run::RunError;
 use crate::run::folder::{Contents, RunFolder, refuse_inside_data};
 use crate::run::resume::Resumed;
@@ -191,7 +192,7 @@ fn default_out(config: &RunConfig) -> PathBuf {
 /// the checkpoint to say.
 fn resumed(folder: &RunFolder, args: &Args) -> Result<RunConfig, Failure> {
     let file = folder.path().join("config.toml");
-    if file.exists() {
+    if is_there(&file) {
         return args.resolve(Some(&read_config(&file)?));
     }
     match folder.contents()? {

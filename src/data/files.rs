@@ -233,12 +233,6 @@ fn visible(name: &OsStr) -> bool {
     !name.as_encoded_bytes().starts_with(b".")
 }
 
-/// [`Files::is_there`] on disk.
-#[cfg(feature = "cli")]
-pub(crate) fn is_there(path: &Path) -> bool {
-    Files::Disk.is_there(path)
-}
-
 /// Opens a regular file, or a link to one. A folder, a device or a pipe is an error: reading it
 /// could wait or go on forever.
 ///

@@ -34,8 +34,6 @@ use sha2::{Digest, Sha256};
 
 pub use cifar10::Cifar10;
 pub use error::DataError;
-#[cfg(feature = "cli")]
-pub(crate) use files::is_there;
 pub use files::{FileTree, Files};
 pub(crate) use files::{open_regular, read_regular};
 pub use folder::Folder;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::chart::{self, Curve, number};
 use super::run::{RunState, RunView};
-use crate::data::is_there;
+use crate::disk::is_there;
 use crate::run::RunError;
 use crate::text;
 

@@ -1,12 +1,14 @@
 //! A run folder as it is at the moment.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::data::{is_there, open_regular};
+use crate::data::open_regular;
+use crate::disk::{self, is_there};
 use crate::run::RunError;
 use crate::run::metrics::MetricsRecord;
 use crate::run::settings::RunConfig;
@@ -142,12 +144,12 @@ impl RunView {
     pub fn open(dir: &Path) -> Result<Self, RunError> {
         let path = dir.join("config.toml");
         if !is_there(&path) {
-            let message = if dir.exists() {
+            let message = if is_there(dir) {
                 "is no run folder: it has no config.toml"
             } else {
                 "does not exist"
             };
-            let hint = if dir.join("grid.json").exists() {
+            let hint = if is_there(&dir.join("grid.json")) {
                 format!(
                     "it is a grid of `reproduce`: name run folders in it, such as {}",
                     text::name(&dir.join("*-s0"))
@@ -183,7 +185,9 @@ impl RunView {
             .and_then(|m| m.modified())
             .ok()
             .and_then(|time| time.elapsed().ok());
-        let log = end_of(&self.dir.join("train.log"), LOG_END).map(|text| LogEnd::of(&text));
+        let path = self.dir.join("train.log");
+        let end = end_of(&path, LOG_END).map_err(RunError::io("read", &path))?;
+        let log = end.map(|text| LogEnd::of(&text));
         self.total = log.and_then(|log| log.total);
         let (summary, damage) = match RunSummary::read(&self.dir) {
             Ok(summary) => (summary, None),
@@ -194,7 +198,7 @@ impl RunView {
         let ended = log.is_none_or(|log| log.ended);
         self.summary =
             summary.filter(|summary| ended && (steps.is_none() || summary.steps == steps));
-        self.picture = newest_picture(&self.dir.join("images"));
+        self.picture = newest_picture(&self.dir.join("images"))?;
         Ok(())
     }
 
@@ -267,30 +271,25 @@ impl RunView {
 }
 
 /// The last bytes of a file as text; `None` if there is none.
-fn end_of(path: &Path, bytes: u64) -> Option<String> {
-    let mut file = open_regular(path).ok()?;
-    let from = file.metadata().ok()?.len().saturating_sub(bytes);
-    file.seek(SeekFrom::Start(from)).ok()?;
+fn end_of(path: &Path, bytes: u64) -> io::Result<Option<String>> {
+    if !is_there(path) {
+        return Ok(None);
+    }
+    let mut file = open_regular(path)?;
+    let from = file.metadata()?.len().saturating_sub(bytes);
+    file.seek(SeekFrom::Start(from))?;
     let mut end = Vec::new();
-    file.read_to_end(&mut end).ok()?;
-    Some(String::from_utf8_lossy(&end).into_owned())
+    file.read_to_end(&mut end)?;
+    Ok(Some(String::from_utf8_lossy(&end).into_owned()))
 }
 
 /// The reconstruction of the highest step.
-fn newest_picture(images: &Path) -> Option<PathBuf> {
-    let step = |path: &PathBuf| -> Option<u64> {
-        path.file_name()?
-            .to_str()?
-            .strip_prefix("reconstruction-")?
-            .strip_suffix(".png")?
-            .parse()
-            .ok()
+fn newest_picture(images: &Path) -> Result<Option<PathBuf>, RunError> {
+    let step = |name: &OsString| -> Option<u64> {
+        name.to_str()?.strip_prefix("reconstruction-")?.strip_suffix(".png")?.parse().ok()
     };
-    let files = fs::read_dir(images)
-        .ok()?
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
-    files.map(|entry| entry.path()).filter(|path| step(path).is_some()).max_by_key(step)
+    let names = disk::names(images)?.into_iter().filter(|name| step(name).is_some());
+    Ok(names.max_by_key(step).map(|name| images.join(name)))
 }
 
 #[cfg(test)]
@@ -475,10 +474,32 @@ mod tests {
         ] {
             fs::write(dir.path().join(name), "").expect("a file");
         }
-        assert!(
-            newest_picture(dir.path())
-                .is_some_and(|path| path.ends_with("reconstruction-1000000.png"))
-        );
-        assert_eq!(newest_picture(&dir.path().join("none")), None);
+        let newest = |dir: &Path| newest_picture(dir).map_err(|error| error.to_string());
+        let found = dir.path().join("reconstruction-1000000.png");
+        assert_eq!(newest(dir.path()), Ok(Some(found.clone())));
+        assert_eq!(newest(&dir.path().join("none")), Ok(None));
+        assert!(newest(&found).is_err_and(|said| said.contains("cannot read")));
+    }
+
+    /// A log that cannot be read is not one that is not there, of which nothing is known.
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let dir = tempfile::tempdir().expect("a folder");
+        fs::write(dir.path().join("config.toml"), "").expect("a file");
+        let mut view = RunView::open(dir.path()).expect("a run without a log");
+        for name in ["train.log", "images", "metrics.jsonl"] {
+            let path = dir.path().join(name);
+            match name {
+                "images" => fs::write(&path, "").expect("a file"),
+                _ => fs::create_dir(&path).expect("a folder"),
+            }
+            let error = view.refresh().expect_err(name).to_string();
+            assert!(error.contains("cannot read") && error.contains(name), "{error}");
+            match name {
+                "images" => fs::remove_file(&path).expect("removed"),
+                _ => fs::remove_dir(&path).expect("removed"),
+            }
+        }
+        view.refresh().expect("as before");
     }
 }

@@ -13,7 +13,9 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers
 
 use super::dashboard;
 use super::run::{RunState, RunView};
+use crate::data::read_regular;
 use crate::run::RunError;
+use crate::text;
 use crate::train::interrupt::Interrupt;
 
 /// Why a terminal shows no pictures, from `COLORTERM` and `NO_COLOR`; `None` if it does.
@@ -31,16 +33,22 @@ pub fn no_pictures(colorterm: Option<&str>, no_color: Option<&str>) -> Option<&'
 #[derive(Debug, Default)]
 struct Picture {
     path: Option<PathBuf>,
-    image: Option<RgbImage>,
+    /// Of one that cannot be read the reason, for people; another may be read.
+    image: Option<Result<RgbImage, String>>,
 }
 
 impl Picture {
     fn refresh(&mut self, newest: Option<&PathBuf>) {
         if self.path.as_ref() != newest {
             self.path = newest.cloned();
-            // One that cannot be read is not shown; the next one may be.
-            self.image =
-                newest.and_then(|path| image::open(path).ok()).map(|image| image.to_rgb8());
+            self.image = newest.map(|path| {
+                let cannot = |e: &dyn std::fmt::Display| {
+                    format!("no reconstruction is shown: {} cannot be read: {e}", text::name(path))
+                };
+                let bytes = read_regular(path).map_err(|e| cannot(&e))?;
+                let image = image::load_from_memory(&bytes).map_err(|e| cannot(&e))?;
+                Ok(image.to_rgb8())
+            });
         }
     }
 }
@@ -97,7 +105,7 @@ fn run(
         view.refresh()?;
         picture.refresh(view.picture.as_ref().filter(|_| no_pictures.is_none()));
         let shown = match (&picture.image, no_pictures) {
-            (Some(image), _) => Ok(image),
+            (Some(image), _) => image.as_ref().map_err(String::as_str),
             (None, Some(why)) => Err(why),
             (None, None) => Err("no reconstruction yet"),
         };
@@ -162,17 +170,18 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_that_cannot_be_read_is_none() {
+    fn a_picture_that_cannot_be_read_is_not_taken_for_none() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("reconstruction-000001.png");
         std::fs::write(&path, "half a PNG").expect("a file");
         let mut picture = Picture::default();
         picture.refresh(Some(&path));
-        assert!(picture.image.is_none());
+        let said = picture.image.as_ref().and_then(|image| image.as_ref().err());
+        assert!(said.is_some_and(|said| said.contains("000001.png cannot be read")), "{said:?}");
         let whole = dir.path().join("reconstruction-000002.png");
         RgbImage::new(4, 2).save(&whole).expect("a PNG");
         picture.refresh(Some(&whole));
-        assert_eq!(picture.image.as_ref().map(RgbImage::dimensions), Some((4, 2)));
+        assert!(matches!(&picture.image, Some(Ok(image)) if image.dimensions() == (4, 2)));
         picture.refresh(None);
         assert!(picture.image.is_none());
     }

@@ -7,13 +7,13 @@ use serde_json::json;
 
 use super::cells::{Overrides, Setup, Weights};
 use super::{Cell, Experiment, views};
-use crate::data::{Splits, read_regular};
-use crate::disk::{self, Lock};
+use crate::data::Splits;
+use crate::disk::{self, Lock, is_there};
 use crate::run::RunError;
 use crate::run::folder::refuse_inside_data;
 use crate::run::settings::RunConfig;
 use crate::run::summary::{Evaluation, RunSummary};
-use crate::run::trained::{read_config, write_whole};
+use crate::run::trained::{read_config, read_json, write_whole};
 use crate::text;
 
 /// Name of the file that says which grid a folder holds.
@@ -103,15 +103,21 @@ impl CellRun<'_> {
         };
         if let Some(summary) = summary.filter(|summary| whole(&summary.measured)) {
             let reached = |epoch| summary.milestone(epoch).is_some_and(whole);
-            let views = !self.needs_views(experiment) || views::read(&path).is_some();
+            let views = match self.needs_views(experiment).then(|| views::read(&path)) {
+                // Drawn again, they are written anew.
+                Some(Err(error)) => return CellState::Failed(error.to_string()),
+                Some(Ok(found)) => found.is_some(),
+                None => true,
+            };
             if views && milestones.iter().all(|(epoch, _)| reached(*epoch)) {
                 return CellState::Done(summary.into());
             }
         }
-        let failure = read_regular(&path.join(FAILURE))
-            .ok()
-            .and_then(|bytes| serde_json::from_slice::<Failure>(&bytes).ok());
-        failure.map_or(CellState::Open, |failure| CellState::Failed(failure.error))
+        match read_json::<Failure>(&path.join(FAILURE)) {
+            Ok(None) => CellState::Open,
+            Ok(Some(failure)) => CellState::Failed(failure.error),
+            Err(error) => CellState::Failed(error.to_string()),
+        }
     }
 
     /// Notes why it failed.
@@ -200,7 +206,7 @@ pub fn verify(
     splits: &Splits,
     command: &str,
 ) -> Result<Identity, RunError> {
-    if out.exists() && !out.is_dir() {
+    if is_there(out) && !out.is_dir() {
         return Err(RunError::config(
             format!("{} is no folder", text::name(&out)),
             Some("name a folder with --out"),
@@ -255,10 +261,7 @@ fn refuse_foreign(out: &Path) -> Result<(), RunError> {
     let left = |name: &std::ffi::OsStr| {
         name == Lock::FILE || name.to_str().is_some_and(|name| disk::is_temporary(name, FILE))
     };
-    let foreign = std::fs::read_dir(out)
-        .ok()
-        .and_then(|mut dir| dir.find(|e| !e.as_ref().is_ok_and(|e| left(&e.file_name()))));
-    if foreign.is_none() {
+    if disk::names(out)?.iter().all(|name| left(name)) {
         return Ok(());
     }
     let message = format!("{} is not empty and holds no grid (no {FILE})", text::name(out));
@@ -270,26 +273,20 @@ fn refuse_foreign(out: &Path) -> Result<(), RunError> {
 /// # Errors
 /// If it is damaged.
 pub fn read(out: &Path) -> Result<Option<Identity>, RunError> {
-    let path = out.join(FILE);
-    let bytes = match read_regular(&path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(RunError::io("read", path)(e)),
-    };
-    let damaged = |e: serde_json::Error| {
-        RunError::config(
-            format!("{} cannot be read: {e}", text::name(&path)),
+    read_json(&out.join(FILE)).map_err(|error| match error {
+        RunError::Config { message, .. } => RunError::config(
+            message,
             Some("name another folder with --out; the runs in this one are whole"),
-        )
-    };
-    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+        ),
+        error => error,
+    })
 }
 
 /// Checks that a run folder, where there is one, holds its cell's configuration. Where its data is
 /// may change.
 fn check(run: &CellRun<'_>, out: &Path) -> Result<(), RunError> {
     let path = run.path(out).join("config.toml");
-    if !path.exists() {
+    if !is_there(&path) {
         return Ok(());
     }
     let stored = read_config(&path)?;
@@ -311,5 +308,77 @@ fn check(run: &CellRun<'_>, out: &Path) -> Result<(), RunError> {
                 ),
             ))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::reproduce::{GridScale, cells};
+    use crate::run::settings::DataKind;
+
+    /// Files of a run that are damaged are named when it is tried again, and not taken for none.
+    #[test]
+    fn damaged_files_are_not_taken_for_none() {
+        let setup = Setup {
+            experiment: Experiment::Fig5,
+            scale: GridScale::Smoke,
+            dataset: DataKind::Shapes,
+            data_dir: None,
+            seeds: 1,
+            overrides: Overrides::default(),
+        };
+        let cells = cells(&setup, 2000);
+        let cell = cells.iter().find(|cell| cell.weights == Weights::Trained).expect("one");
+        let dir = tempfile::tempdir().expect("a folder");
+        let run = CellRun { cell, seed: 0 };
+        let path = run.path(dir.path());
+        fs::create_dir(&path).expect("a folder");
+        let state = || run.state(Experiment::Fig5, dir.path(), &[]);
+        let put = |name: &str, text: &str| fs::write(path.join(name), text).expect("a file");
+        let failed = |parts: [&str; 2]| {
+            let state = state();
+            let CellState::Failed(error) = &state else { panic!("{state:?}") };
+            assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+        };
+        assert_eq!(state(), CellState::Open);
+        put(FAILURE, "{\"error\": \"no room\"}");
+        failed(["no room", ""]);
+        put(FAILURE, "{\"error\": \"no");
+        failed(["failure.json cannot be read", "EOF"]);
+        fs::remove_file(path.join(FAILURE)).expect("removed");
+
+        let epochs = cell.config(0).probe_epochs;
+        let probe = format!("{{\"accuracy\": 0.5, \"epochs\": {epochs}}}");
+        put(
+            "summary.json",
+            &format!("{{\"run\": \"x\", \"method\": \"vae\", \"probe\": {probe}, \"knn\": []}}"),
+        );
+        assert_eq!(state(), CellState::Open, "its views are not measured");
+        put("views.json", "[{");
+        failed(["views.json cannot be read", "EOF"]);
+        let of = |length: usize| {
+            let matrix = vec!["0.5"; length].join(",");
+            format!("[{{\"of\":\"h\",\"matrix\":[{matrix}],\"within\":1.0,\"across\":0.5}}]")
+        };
+        put("views.json", &of(9));
+        failed(["views.json holds 9 similarities", "not 4096"]);
+        put("views.json", &of(4096));
+        assert!(matches!(state(), CellState::Done(_)), "{:?}", state());
+    }
+
+    /// A grid is not begun in a folder that cannot be read, nor among files of something else.
+    #[test]
+    fn a_grid_begins_in_nothing() {
+        let dir = tempfile::tempdir().expect("a folder");
+        refuse_foreign(&dir.path().join("none")).expect("nothing");
+        fs::write(dir.path().join(Lock::FILE), "").expect("a file");
+        refuse_foreign(dir.path()).expect("what a killed process left");
+        let file = dir.path().join("thesis.txt");
+        fs::write(&file, "").expect("a file");
+        assert!(refuse_foreign(dir.path()).is_err_and(|e| e.to_string().contains("not empty")));
+        assert!(refuse_foreign(&file).is_err_and(|e| e.to_string().contains("cannot read")));
     }
 }

@@ -170,7 +170,8 @@ impl Results {
                 Ok(Vec::new())
             };
             let similarities = if done && run.needs_views(setup.experiment) {
-                views::read(&path).unwrap_or_default()
+                // They were whole just now, or the run would not be done.
+                views::read(&path).ok().flatten().unwrap_or_default()
             } else {
                 Vec::new()
             };

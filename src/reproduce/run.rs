@@ -14,6 +14,7 @@ use super::results::{CellRow, Results};
 use super::{Cell, Setup, cells, report, views};
 use crate::data::Splits;
 use crate::device::{self, DeviceSpec};
+use crate::disk::is_there;
 use crate::run::RunError;
 use crate::run::folder::RunFolder;
 use crate::run::settings::RunConfig;
@@ -155,7 +156,7 @@ pub fn run(request: &GridRequest<'_>, say: &mut dyn FnMut(&str)) -> Result<GridS
             format!(", about {:.0} min left for all", seconds / 60.0)
         });
         say(&format!("run {} of {}: {name}{eta}", i + 1, runs.len()));
-        let fresh = !run.path(out).join("config.toml").exists();
+        let fresh = !is_there(&run.path(out).join("config.toml"));
         let began = Instant::now();
         match attempt(request, run, say) {
             Ok(()) if fresh => pace.add(*cost, began.elapsed().as_secs_f64()),
@@ -280,7 +281,7 @@ fn carry_out(
     let summary = experiment::run(&asked, say)?;
     if summary.interrupted == Some(false)
         && run.needs_views(request.setup.experiment)
-        && views::read(&path).is_none()
+        && !views::read(&path).is_ok_and(|found| found.is_some())
     {
         views::measure(&config, &request.device, &path)?;
     }

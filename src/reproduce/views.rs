@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use crate::data::read_regular;
 use crate::device::{self, DeviceSpec};
 use crate::eval::embed::Similarity;
 use crate::eval::features::Evaluator;
@@ -10,7 +9,8 @@ use crate::eval::grid;
 use crate::ops::StepUniforms;
 use crate::run::RunError;
 use crate::run::settings::RunConfig;
-use crate::run::trained::{Trained, model_config, open_data, write_whole};
+use crate::run::trained::{Trained, model_config, open_data, read_json, write_whole};
+use crate::text;
 
 /// Images, the first of the test set.
 pub const IMAGES: usize = 8;
@@ -55,10 +55,20 @@ pub fn measure(config: &RunConfig, choice: &DeviceSpec, out: &Path) -> Result<()
     write_whole(&out.join(FILE), text.as_bytes())
 }
 
-/// The similarities of a run folder; `None` if there are none that are whole.
-pub fn read(out: &Path) -> Option<Vec<Similarity>> {
-    let bytes = read_regular(&out.join(FILE)).ok()?;
-    let whole =
-        |found: &Vec<Similarity>| found.iter().all(|s| s.matrix.len() == (IMAGES * VIEWS).pow(2));
-    serde_json::from_slice(&bytes).ok().filter(whole)
+/// The similarities of a run folder; `None` if none were measured.
+///
+/// # Errors
+/// If their file cannot be read, or is damaged.
+pub fn read(out: &Path) -> Result<Option<Vec<Similarity>>, RunError> {
+    let path = out.join(FILE);
+    let found: Option<Vec<Similarity>> = read_json(&path)?;
+    let pairs = (IMAGES * VIEWS).pow(2);
+    match found.iter().flatten().find(|s| s.matrix.len() != pairs) {
+        None => Ok(found),
+        Some(of) => {
+            let path = text::name(&path);
+            let message = format!("{path} holds {} similarities, not {pairs}", of.matrix.len());
+            Err(RunError::config(message, None))
+        }
+    }
 }

@@ -34,11 +34,14 @@ pub fn owns(name: &str) -> bool {
 }
 
 /// The event files of ours in a folder, in the order in which TensorBoard reads them.
-pub fn files(dir: &Path) -> Vec<PathBuf> {
-    let mut names = names(dir);
+///
+/// # Errors
+/// If the folder is there and cannot be read.
+pub fn files(dir: &Path) -> Result<Vec<PathBuf>, DiskError> {
+    let mut names = names(dir)?;
     names.retain(|name| owns(name));
     names.sort();
-    names.into_iter().map(|name| dir.join(name)).collect()
+    Ok(names.into_iter().map(|name| dir.join(name)).collect())
 }
 
 /// Longest time until a TensorBoard that is open looks for new files, and much longer than the
@@ -66,13 +69,9 @@ pub fn retire(files: &[PathBuf]) -> Result<(), DiskError> {
     Ok(())
 }
 
-fn names(dir: &Path) -> Vec<String> {
-    fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect()
+fn names(dir: &Path) -> Result<Vec<String>, DiskError> {
+    // A name that is no text is not one of TensorBoard's.
+    Ok(disk::names(dir)?.into_iter().filter_map(|name| name.into_string().ok()).collect())
 }
 
 /// The number that a file's name begins with: usually seconds.
@@ -127,11 +126,10 @@ impl EventWriter {
         step: u64,
     ) -> Result<Self, DiskError> {
         let dir = dir.as_ref();
-        let old = files(dir);
+        let old = files(dir)?;
         let mut earlier = Earlier::default();
         for path in &old {
-            // What cannot be read has told no times, and counts as empty.
-            earlier.read(&read_regular(path).unwrap_or_default());
+            earlier.read(&read_regular(path).map_err(DiskError::of("read", path))?);
         }
         let (events, last) = earlier.retell(kept, step);
         let writer = Self::begin(dir, &events, Clock::after(last))?;
@@ -142,7 +140,7 @@ impl EventWriter {
     /// Starts a file whose name is above all others.
     fn begin(dir: &Path, events: &[u8], clock: Clock) -> Result<Self, DiskError> {
         disk::create_folder(dir)?;
-        let highest = names(dir).iter().filter_map(|name| number(name)).max();
+        let highest = names(dir)?.iter().filter_map(|name| number(name)).max();
         let number =
             (clock.now() as u64).max(highest.map_or(0, |highest| highest.saturating_add(1)));
         let path = dir.join(format!("{PREFIX}{number:010}{SUFFIX}"));
@@ -415,7 +413,7 @@ mod tests {
 
         let mut resumed = EventWriter::resume(dir.path(), &kept, 2).expect("a writer");
         assert_eq!(
-            files(dir.path()),
+            files(dir.path()).expect("names"),
             [first.clone(), resumed.path.clone()],
             "a new one, after the first"
         );

@@ -12,7 +12,8 @@
 //!
 //! A folder that holds any of these holds a run, and nothing of a run is overwritten unasked.
 
-use std::fs;
+use std::fs::{self, DirEntry};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use super::RunError;
@@ -22,7 +23,7 @@ use super::settings::DataKind;
 use super::store::{CHECKPOINTS, Store};
 use super::trained::read_config;
 use crate::data::{open_regular, read_regular};
-use crate::disk::{self, DiskError, Lock};
+use crate::disk::{self, DiskError, Lock, is_there};
 use crate::text;
 
 /// A run folder that belongs to this process until it is dropped.
@@ -58,7 +59,7 @@ impl RunFolder {
         refuse_inside_run(path)?;
         let missing = path
             .ancestors()
-            .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+            .take_while(|folder| !folder.as_os_str().is_empty() && !is_there(folder));
         let mut made: Vec<PathBuf> = missing.map(Path::to_owned).collect();
         made.reverse();
         let mut folder = Self { path: path.to_owned(), lock: None, made };
@@ -78,8 +79,8 @@ impl RunFolder {
     /// Whether a process was killed here before it had written anything: the folder was there, and
     /// there is nothing in it.
     pub fn is_unborn(&self) -> bool {
-        let entries = || fs::read_dir(&self.path).into_iter().flatten().flatten();
-        self.made.is_empty() && entries().all(|entry| entry.file_name() == Lock::FILE)
+        let lock = |entry: io::Result<DirEntry>| entry.is_ok_and(|e| e.file_name() == Lock::FILE);
+        self.made.is_empty() && fs::read_dir(&self.path).is_ok_and(|mut all| all.all(lock))
     }
 
     /// The checkpoints in its folder `checkpoints`.
@@ -155,11 +156,13 @@ impl RunFolder {
         let files = FILES.iter().map(|name| self.path.join(name));
         let (checkpoints, images) = (self.path.join(CHECKPOINTS), self.images());
         let (notes, states): (Vec<_>, Vec<_>) =
-            listed(&checkpoints, Store::owns).into_iter().partition(|path| Store::is_note(path));
+            listed(&checkpoints, Store::owns)?.into_iter().partition(|path| Store::is_note(path));
+        let pictures = listed(&images, is_picture)?;
+        let events = events::files(&self.path)?;
         // What a run is resumed from goes first, so that what is left if this is cut short is not
         // taken for a whole run; the note that there was nothing to lose goes last.
-        remove(states.into_iter().chain(listed(&images, is_picture)).chain(files))?;
-        events::retire(&events::files(&self.path))?;
+        remove(states.into_iter().chain(pictures).chain(files))?;
+        events::retire(&events)?;
         remove(notes)?;
         // Folders with files of others stay.
         drop(fs::remove_dir(images));
@@ -177,8 +180,8 @@ impl RunFolder {
             let own =
                 FILES.contains(&name) && name != FAILURE || [CHECKPOINTS, IMAGES].contains(&name);
             // An event file that is empty has been retired and counts as gone.
-            let points = || entry.metadata().is_ok_and(|found| found.len() > 0);
-            if own || events::owns(name) && points() {
+            let retired = || entry.metadata().is_ok_and(|found| found.len() == 0);
+            if own || events::owns(name) && !retired() {
                 found.push(name.to_owned());
             }
         }
@@ -187,24 +190,27 @@ impl RunFolder {
     }
 
     fn refuse_foreign(&self) -> Result<(), RunError> {
-        type Own = fn(&Path) -> bool;
+        type Own = fn(&Path) -> io::Result<bool>;
         let checks: [(&str, Own); 4] = [
-            (CONFIG, |path| read_config(path).is_ok()),
+            (CONFIG, |path| Ok(read_config(path).is_ok())),
             ("metrics.jsonl", |path| {
-                first_line(path).is_none_or(|line| MetricsRecord::parse(&line).is_some())
+                Ok(first_line(path)?.is_none_or(|line| MetricsRecord::parse(&line).is_some()))
             }),
             ("train.log", |path| {
-                first_line(path).is_none_or(|line| line.get(19..21) == Some(b"Z "))
+                Ok(first_line(path)?.is_none_or(|line| line.get(19..21) == Some(b"Z ")))
             }),
             ("summary.json", |path| {
-                let bytes = read_regular(path).unwrap_or_default();
-                let value = serde_json::from_slice::<serde_json::Value>(&bytes);
-                value.is_ok_and(|summary| summary["run"].is_string())
+                let value = serde_json::from_slice::<serde_json::Value>(&read_regular(path)?);
+                Ok(value.is_ok_and(|summary| summary["run"].is_string()))
             }),
         ];
         for (name, own) in checks {
             let path = self.path.join(name);
-            if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_file() || !own(&path)) {
+            let found = match fs::symlink_metadata(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                found => found.map_err(RunError::io("read", &path))?,
+            };
+            if !found.is_file() || !own(&path).map_err(RunError::io("read", &path))? {
                 let message =
                     format!("{} is no file of a run; nothing was removed", text::name(&path));
                 return Err(RunError::config(
@@ -244,7 +250,7 @@ fn is_picture(name: &str) -> bool {
 
 fn remove(files: impl IntoIterator<Item = PathBuf>) -> Result<(), DiskError> {
     files.into_iter().try_for_each(|path| match fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(DiskError::of("remove", path)(error))
         }
         _ => Ok(()),
@@ -252,25 +258,25 @@ fn remove(files: impl IntoIterator<Item = PathBuf>) -> Result<(), DiskError> {
 }
 
 /// Files of a folder with names like these.
-fn listed(folder: &Path, named: impl Fn(&str) -> bool) -> Vec<PathBuf> {
-    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
-    names.filter(|name| name.to_str().is_some_and(&named)).map(|name| folder.join(name)).collect()
+fn listed(folder: &Path, named: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, DiskError> {
+    let names = disk::names(folder)?.into_iter();
+    let ours = names.filter(|name| name.to_str().is_some_and(&named));
+    Ok(ours.map(|name| folder.join(name)).collect())
 }
 
-/// The first line of a file that ends.
-fn first_line(path: &Path) -> Option<Vec<u8>> {
-    use std::io::{BufRead, BufReader, Read};
+/// The first line of a file; `None` if that does not end.
+fn first_line(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
-    let reader = BufReader::new(open_regular(path).ok()?);
-    reader.take(1 << 16).read_until(b'\n', &mut line).ok()?;
-    (line.pop() == Some(b'\n')).then_some(line)
+    let reader = BufReader::new(open_regular(path)?);
+    reader.take(1 << 16).read_until(b'\n', &mut line)?;
+    Ok((line.pop() == Some(b'\n')).then_some(line))
 }
 
 /// Refuses to make a run of the folder of another's checkpoints or pictures.
 fn refuse_inside_run(path: &Path) -> Result<(), RunError> {
     let path = real(path);
     let own = path.file_name().is_some_and(|name| name == CHECKPOINTS || name == IMAGES);
-    match path.parent().filter(|folder| own && folder.join(CONFIG).exists()) {
+    match path.parent().filter(|folder| own && is_there(&folder.join(CONFIG))) {
         None => Ok(()),
         Some(run) => Err(RunError::config(
             format!("{} belongs to the run in {}", text::name(&path), text::name(&run)),
@@ -291,7 +297,7 @@ pub fn refuse_output(out: &Path, source: &Path) -> Result<(), RunError> {
     let folder = out.parent().unwrap_or(&out);
     if !folder.is_dir() {
         let message = format!("{said} cannot be written: {} is no folder", text::name(&folder));
-        let hint = match folder.exists() {
+        let hint = match is_there(folder) {
             true => "name another file with --out",
             false => "make the folder first, or name another file with --out",
         };
@@ -309,7 +315,7 @@ pub fn refuse_output(out: &Path, source: &Path) -> Result<(), RunError> {
         name if is_picture(name) => above(IMAGES),
         _ => None,
     };
-    match run.filter(|run| run.join(CONFIG).exists()) {
+    match run.filter(|run| is_there(&run.join(CONFIG))) {
         None => Ok(()),
         Some(run) => refused(
             format!("{said} is a file of the run in {}", text::name(&run)),
@@ -331,7 +337,7 @@ pub fn refuse_inside_data(
     let Some(dir) = data_dir.filter(|_| dataset == DataKind::Folder) else { return Ok(()) };
     let out = real(out);
     let splits = ["train", "val", "test"].map(|split| dir.join(split));
-    let Some(split) = splits.iter().find(|split| split.exists() && out.starts_with(real(split)))
+    let Some(split) = splits.iter().find(|split| is_there(split) && out.starts_with(real(split)))
     else {
         return Ok(());
     };
@@ -432,6 +438,24 @@ mod tests {
             assert!(error.contains("belongs to the run in"), "{error}");
         }
         drop(claim(&dir.path().join("sub")));
+    }
+
+    /// What of a run cannot be looked at is not taken for nothing: nothing is removed then.
+    #[test]
+    fn nothing_is_removed_beside_what_cannot_be_read() {
+        for name in [CHECKPOINTS, IMAGES] {
+            let dir = temp();
+            let (file, log) = (dir.path().join(name), dir.path().join("train.log"));
+            fs::write(&file, "no folder").expect("a file");
+            fs::write(&log, "2024-05-06T07:08:09Z one\n").expect("a file");
+            let error = claim(dir.path()).clear().expect_err(name).to_string();
+            assert!(error.contains("cannot read") && error.contains(name), "{error}");
+            assert!(log.exists(), "{name}");
+        }
+        let dir = temp();
+        let folder = claim(dir.path());
+        fs::remove_dir_all(dir.path()).expect("a folder");
+        assert!(!folder.is_unborn(), "a folder that cannot be read may hold anything");
     }
 
     /// A log is known by its first line; one that was killed within it may be a run's.

@@ -11,6 +11,7 @@ use super::checkpoint::Checkpoint;
 use super::folder::RunFolder;
 use super::settings::{Difference, Resume, RunConfig};
 use super::trained::{parse_config, read_config};
+use crate::disk::is_there;
 use crate::ops::Choices;
 use crate::text::name;
 
@@ -207,7 +208,7 @@ impl Resumed {
 /// If it changes what may not change.
 pub fn same_beginning(folder: &RunFolder, asked: &RunConfig) -> Result<(), RunError> {
     let file = folder.path().join("config.toml");
-    if !file.exists() {
+    if !is_there(&file) {
         return Ok(()); // It was killed even before its file was written.
     }
     refuse_changes(folder, asked, &read_config(&file)?, &file)

@@ -100,7 +100,7 @@ impl Store {
 
     /// Whether the run has begun and nothing has been saved yet.
     pub fn is_unsaved(&self) -> bool {
-        self.dir.join(UNSAVED).exists()
+        disk::is_there(&self.dir.join(UNSAVED))
     }
 
     /// Writes the weights at a milestone. Before [`Store::save`] of the same step: whatever is
@@ -194,7 +194,7 @@ impl Store {
     /// If there is something, but no folder that can be read.
     pub fn holds_any(&self) -> Result<bool, DiskError> {
         match self.steps() {
-            Ok(steps) => Ok(!steps.is_empty() || self.last().exists()),
+            Ok(steps) => Ok(!steps.is_empty() || disk::is_there(&self.last())),
             Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }

@@ -6,12 +6,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::RunError;
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::settings::{DataKind, RunConfig};
-use crate::data::{self, DataOptions, Files, Kind, Splits, open_regular};
-use crate::disk;
+use crate::data::{self, DataOptions, Files, Kind, Splits, open_regular, read_regular};
+use crate::disk::{self, is_there};
 use crate::method::ModelConfig;
 use crate::text;
 
@@ -101,6 +102,21 @@ fn config_of(path: &Path, file: File) -> Result<RunConfig, RunError> {
     RunConfig::deserialize(training).map_err(|e| wrong(&e))
 }
 
+/// What a file of JSON says; `None` if there is none.
+///
+/// # Errors
+/// If it cannot be read, or is damaged.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, RunError> {
+    if !is_there(path) {
+        return Ok(None);
+    }
+    let bytes = read_regular(path).map_err(RunError::io("read", path))?;
+    let damaged = |e: serde_json::Error| {
+        RunError::config(format!("{} cannot be read: {e}", text::name(&path)), None)
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+}
+
 /// A configuration from the text of `path`, or of its metadata.
 pub(super) fn parse_config(path: &Path, text: &str) -> Result<RunConfig, RunError> {
     toml::from_str(text).map_err(|e| {
@@ -177,7 +193,7 @@ impl Trained {
     /// If there is no whole checkpoint, or no configuration.
     pub fn open(path: &Path) -> Result<Self, RunError> {
         disk::refuse_tilde(path)?;
-        if !path.exists() {
+        if !disk::is_there(path) {
             let hint = "`aavae pretrain --out DIR` makes run folders";
             return Err(RunError::config(
                 format!("no run folder or checkpoint at {}", text::name(&path)),
@@ -185,8 +201,8 @@ impl Trained {
             ));
         }
         if path.is_dir() {
-            if !path.join("config.toml").exists() {
-                let hint = if path.join("grid.json").exists() {
+            if !disk::is_there(&path.join("config.toml")) {
+                let hint = if disk::is_there(&path.join("grid.json")) {
                     "it is a grid of `reproduce`: name one of the run folders in it"
                 } else {
                     "`aavae pretrain --out DIR` makes run folders"

@@ -79,7 +79,7 @@ impl Recorder {
 
     /// Whether the views have been drawn.
     pub fn has_views(&self) -> bool {
-        self.images.join("augmentation.png").exists()
+        self.images.join("augmentation.png").is_file()
     }
 
     /// Writes the picture of the views.

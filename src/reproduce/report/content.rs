@@ -1,6 +1,7 @@
 //! What a report says, before it is a page or a text.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::Path;
 
 use super::figures::Figure;
@@ -306,8 +307,11 @@ fn ablation(results: &Results) -> Option<[Block; 2]> {
 fn pictures(results: &Results) -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut add = |caption: String, path: String| {
-        if let Ok(bytes) = read_regular(&results.out.join(&path)) {
-            blocks.push(Block::Picture(caption, path, bytes));
+        match read_regular(&results.out.join(&path)) {
+            Ok(bytes) => blocks.push(Block::Picture(caption, path, bytes)),
+            // A run may draw none.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => blocks.push(Block::Text(format!("{path} cannot be read: {error}"))),
         }
     };
     for (run, summary) in results.done().filter(|(run, _)| run.seed == 0) {

@@ -1,5 +1,7 @@
 //! The plots of each experiment.
 
+use std::io;
+
 use maud::{Markup, html};
 
 use super::chart::{Axis, Mark, Panel, Point, Series, chart, n};
@@ -272,9 +274,13 @@ fn fig5(results: &Results) -> Option<Figure> {
         (0..results.cells.len()).map(run).collect()
     };
     let runs = (0..results.setup.seeds as u64).find_map(of)?;
+    let read = |i| read_regular(&results.out.join(&runs[0].name).join(picture(i)));
     let images = if results.show_images { IMAGES } else { 0 };
-    let read = |i| read_regular(&results.out.join(&runs[0].name).join(picture(i))).ok();
-    let pictures = (0..images).map(read).collect::<Option<Vec<_>>>()?;
+    let (pictures, lost) = match (0..images).map(read).collect::<io::Result<Vec<_>>>() {
+        Ok(pictures) => (pictures, String::new()),
+        Err(error) => (vec![], format!(" The views cannot be shown: {error}.")),
+    };
+    let images = pictures.len();
     let kinds = [("h", "features h"), ("z", "latent z")];
     let side = (IMAGES * VIEWS) as f64 * heat::CELL;
     let strip = heat::strip(images);
@@ -283,7 +289,7 @@ fn fig5(results: &Results) -> Option<Figure> {
     let caption = format!(
         "Cosine similarity between {VIEWS} views of each of {IMAGES} test images, seed {}.{} One \
          warm block an image on the diagonal means that views of an image are alike and images \
-         differ.",
+         differ.{lost}",
         runs[0].seed,
         if images > 0 {
             " Beside each group of rows and above each group of columns: the image and its views."
