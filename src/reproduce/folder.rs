@@ -351,11 +351,11 @@ mod tests {
         fs::remove_file(path.join(FAILURE)).expect("removed");
 
         let epochs = cell.config(0).probe_epochs;
-        let probe = format!("{{\"accuracy\": 0.5, \"epochs\": {epochs}}}");
-        put(
-            "summary.json",
-            &format!("{{\"run\": \"x\", \"method\": \"vae\", \"probe\": {probe}, \"knn\": []}}"),
-        );
+        let summary = json!({
+            "run": "x", "method": "vae", "steps": 1, "interrupted": false, "knn": [],
+            "probe": { "accuracy": 0.5, "epochs": epochs },
+        });
+        put("summary.json", &summary.to_string());
         assert_eq!(state(), CellState::Open, "its views are not measured");
         put("views.json", "[{");
         failed(["views.json cannot be read", "EOF"]);
