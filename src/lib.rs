@@ -69,7 +69,7 @@
 //! * **Variant** ([`ops::Variant`]): one of several kernels that an op could be lowered to;
 //!   **product** ([`tune::Product`]): an op that has several, at a shape. **Choices**
 //!   ([`ops::Choices`]) say which variant a product takes.
-//! * **Library** ([`ops::Target::library`]): products by a device's vendor, as variants that are
+//! * **Library** ([`ops::Library`]): products by a device's vendor, as variants that are
 //!   measured beside ours.
 //! * **Half** ([`tensor::Half`]): f16 or bf16, as which memory may hold what passes between layers
 //!   ([`ir::half`]); arithmetic stays f32. A half product has two such operands, so that matrix

@@ -40,10 +40,10 @@ use support::check;
 /// The stand-ins' files and texts, under the names that are looked for.
 const DRIVER: (&str, &str) = ("libcuda.so.1", include_str!("cuda/driver.cpp"));
 const COMPILER: (&str, &str) = ("libnvrtc.so.13", include_str!("cuda/compiler.cpp"));
-const PRODUCTS: (&str, &str) = ("libcudnn.so.9", include_str!("cuda/cudnn.cpp"));
-/// What cuDNN needs and nobody calls.
+const PRODUCTS: (&str, &str) =
+    ("libcudnn.so.9", concat!(include_str!("cuda/library.h"), include_str!("cuda/cudnn.cpp")));
 const BLAS: (&str, &str) =
-    ("libcublasLt.so.13", "extern \"C\" int cublasLtGetVersion() { return 130000; }");
+    ("libcublasLt.so.13", concat!(include_str!("cuda/library.h"), include_str!("cuda/cublas.cpp")));
 const ALL: [(&str, &str); 4] = [DRIVER, COMPILER, PRODUCTS, BLAS];
 
 /// A folder of some of the stand-ins.
@@ -480,6 +480,11 @@ fn main() -> ExitCode {
         Trial::test("a library's call is timed as a graph", products::timed),
         Trial::test("a step by a library is compared", products::steps),
         Trial::test("every call of a library fails once", products::every_call_fails_once),
+        Trial::test("proposals of matrices are compared", products::matrices_compared),
+        Trial::test(
+            "every call of a library of matrices fails once",
+            products::every_call_of_matrices_fails_once,
+        ),
         Trial::test("cuDNN proposes something for every product", || {
             proposals::every_product(&build("stand-in-driver", &[DRIVER])?)
         })

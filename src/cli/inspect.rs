@@ -97,6 +97,7 @@ fn cuda_text() -> String {
             ("driver for CUDA", report.driver),
             ("run-time compiler for CUDA", report.compiler),
             ("cuDNN", report.products),
+            ("cuBLASLt", report.matrices),
         ];
         for (what, library) in libraries {
             if let Some([version, path]) = library {

@@ -22,7 +22,7 @@ pub use lowering::{
 pub use record::STAMP;
 pub use run::{Call, Input, Output, Real, StepUniforms};
 pub use segments::Segment;
-pub use variant::{Choices, CoopTile, DEFAULTS, Tile, Variant, key};
+pub use variant::{Choices, CoopTile, DEFAULTS, Library, Tile, Variant, key};
 
 /// A value of the graph under construction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

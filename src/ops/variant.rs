@@ -84,6 +84,19 @@ impl CoopTile {
     }
 }
 
+/// A library of a device's vendor.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Library {
+    /// Of convolutions, their gradients and what follows: NVIDIA's cuDNN.
+    #[default]
+    Convolutions,
+    /// Of products of matrices, for convolutions of one tap: NVIDIA's cuBLASLt.
+    Matrices,
+}
+
 /// One way to lower an op.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
@@ -105,6 +118,9 @@ pub enum Variant {
     /// A library of the device's vendor. The first dispatch of its lowering says what is computed:
     /// a device calls the library in place of that kernel, whose text gives the same numbers.
     Library {
+        /// The library.
+        #[serde(default)]
+        of: Library,
         /// Which of the ways that the library proposes for the product, the most promising first.
         rank: u32,
     },
@@ -155,7 +171,12 @@ impl fmt::Display for Variant {
                 if t.compact { write!(f, ", compact") } else { Ok(()) }
             }
             Self::Broadcast { subgroup } => write!(f, "broadcast {subgroup}"),
-            Self::Library { rank } => write!(f, "library, proposal {rank}"),
+            Self::Library { of: Library::Convolutions, rank } => {
+                write!(f, "library, proposal {rank}")
+            }
+            Self::Library { of: Library::Matrices, rank } => {
+                write!(f, "library of matrices, proposal {rank}")
+            }
             Self::Coop(t) => {
                 write!(f, "coop {}x{}x{} by {}x{}", t.m, t.n, t.k, t.rows, t.cols)?;
                 write!(f, ", {} of {}x{}", t.buffers, t.edge, t.edge)?;

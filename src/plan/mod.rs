@@ -12,7 +12,7 @@ pub use text::{Summary, summary};
 pub use verify::{Limits, verify};
 
 use crate::ir::{Group, Layout, Range};
-use crate::ops::{Binding, Dispatch, Io, Op, STAMP, Target, ValueId, Variant};
+use crate::ops::{Binding, Dispatch, Io, Library, Op, STAMP, Target, ValueId, Variant};
 use crate::tensor::{Shape, TensorType};
 
 /// Runs of a plan whose scalars stay on the device before they are read back together.
@@ -131,10 +131,11 @@ impl PlannedOp {
         let inputs: usize = (0..self.io.inputs.len()).map(|i| self.input_bytes(i)).sum();
         inputs + self.io.outputs.iter().map(TensorType::bytes).sum::<usize>()
     }
-    /// Which proposal of the vendor's library is taken in place of the first dispatch, if one is.
-    pub fn library(&self) -> Option<u32> {
+    /// Which library of the vendor's is called in place of the first dispatch, and for which of its
+    /// proposals, if one is.
+    pub fn library(&self) -> Option<(Library, u32)> {
         match self.variant {
-            Variant::Library { rank } => Some(rank),
+            Variant::Library { of, rank } => Some((of, rank)),
             _ => None,
         }
     }

@@ -260,7 +260,7 @@ const ANOTHER: &str = "start another run from its weights with --init-from";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::Variant;
+    use crate::ops::{Library, Variant};
     use crate::run::trained::write_config;
 
     /// What was killed before its first checkpoint begins again as it was asked for, and as
@@ -283,7 +283,11 @@ mod tests {
     #[test]
     fn a_run_goes_on_with_its_kernels() {
         let mut chosen = Choices::default();
-        chosen.set("a product".into(), Variant::Library { rank: 3 });
+        let (of, name) = (Library::Convolutions, "a product");
+        chosen.set(name.into(), Variant::Library { of, rank: 3 });
+        // As checkpoints said it while there was one library.
+        assert_eq!(Choices::from_json(r#"{"a product":{"library":{"rank":3}}}"#), chosen);
+        chosen.set(name.into(), Variant::Library { of: Library::Matrices, rank: 3 });
         let kernels = |says: &[(&str, String)]| {
             let meta = says.iter().map(|(key, text)| (key.to_string(), text.clone())).collect();
             let checkpoint = Checkpoint { tensors: [].into(), meta };

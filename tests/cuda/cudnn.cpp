@@ -7,44 +7,17 @@
 //
 // Of what it proposes, 0 sums in no order, 1 uses tensor cores, 2 wants 1 GiB, 3 cannot be made ready, 4 to 7 compute.
 //
-// stand_in_cudnn(WRONG, NAME, N, STATUS): engine WRONG leaves out a tap; call N (from 1) of a function returns STATUS.
-// Engine WRONG - 100 writes a float behind the gradients of weights, engine WRONG - 200 leaves out a tap from its
+// Behind `library.h`. stand_in_cudnn(WRONG, NAME, N, STATUS): engine WRONG leaves out a tap; call N (from 1) of a function
+// returns STATUS. Engine WRONG - 100 writes a float behind the gradients of weights, engine WRONG - 200 leaves out a tap from its
 // execution N + 1 on. STAND_IN_CUDNN=WRONG from the start.
-#include <cmath>
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <dlfcn.h>
-#include <map>
-#include <memory>
-#include <mutex>
-#include <string>
-#include <vector>
-
-enum { OK = 0, BAD_PARAM = 2000, NOT_SUPPORTED = 3000, EXECUTION_FAILED = 5000 };
+enum { BAD_PARAM = 2000, NOT_SUPPORTED = 3000, EXECUTION_FAILED = 5000 };
 enum { POINTWISE, CONVOLUTION, ENGINE, CONFIG, HEURISTICS, PLAN, FORWARD = 10, FILTER, DATA, TAIL, GRAPH = 15, PACK, TENSOR };
 enum { NO_ORDER, TENSOR_CORES, HUGE, UNREADY, PROPOSALS = 8 };
 
-static std::recursive_mutex lock;
-static std::string last, fail_name;
-static std::map<std::string, unsigned long> calls;
-static unsigned long fail_nth;
-static int fail_status, wrong = getenv("STAND_IN_CUDNN") ? atoi(getenv("STAND_IN_CUDNN")) : -1;
 static unsigned long executed;
-static long held = 0;
+static const bool from_the_start = getenv("STAND_IN_CUDNN") && ((wrong = atoi(getenv("STAND_IN_CUDNN"))), true);
 
-static int enter(const char* name) {
-  unsigned long n = ++calls[name];
-  last = "";
-  if (fail_name != name || n != fail_nth) return OK;
-  last = "the stand-in says so";
-  return fail_status;
-}
 static int refuse(int status, const char* why) { last = why; return status; }
-#define EXPORT extern "C" __attribute__((visibility("default")))
-#define API EXPORT int
-#define ENTER std::lock_guard<std::recursive_mutex> guard(lock); if (int failed = enter(__func__)) return failed
 
 struct Descriptor {
   int kind;
@@ -88,36 +61,6 @@ static int type_of(int name) {
 }
 
 // ---- values -----------------------------------------------------------------------------------------------------
-static float widen(const char* at, int type) {
-  if (type == 0) { float x; memcpy(&x, at, 4); return x; }
-  uint16_t bits;
-  memcpy(&bits, at, 2);
-  if (type == 9) { uint32_t wide = (uint32_t)bits << 16; float x; memcpy(&x, &wide, 4); return x; }
-  int exponent = bits >> 10 & 31, fraction = bits & 1023;
-  double x = exponent == 31 ? (fraction ? NAN : INFINITY)
-           : exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
-  return (float)(bits >> 15 ? -x : x);
-}
-static void narrow(char* at, int type, float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
-  if (type == 0) { memcpy(at, &x, 4); return; }
-  uint16_t out;
-  if (type == 9) {
-    out = std::isnan(x) ? (uint16_t)(bits >> 16 | 64) : (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-  } else {
-    uint16_t sign = bits >> 16 & 0x8000;
-    double a = fabs((double)x);
-    if (std::isnan(x)) out = sign | 0x7e00;
-    else if (a >= 65520) out = sign | 0x7c00;
-    else {
-      int e = a < ldexp(1, -14) ? -14 : ilogb(a);
-      long n = lrint(ldexp(a, 10 - e));  // to even, as the environment rounds
-      out = sign | (uint16_t)(e == -14 ? n : n + ((long)(e + 14) << 10));
-    }
-  }
-  memcpy(at, &out, 2);
-}
 struct Tensor {
   int type = 0;
   int64_t id = 0, n[4] = {}, stride[4] = {};
@@ -159,11 +102,6 @@ struct Job {
 };
 typedef std::map<int64_t, std::vector<float>> Values;
 
-// Bytes from an address to the end of its memory.
-static int64_t room_of(char* at) {
-  static auto* room = (size_t(*)(uint64_t))dlsym(dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD), "stand_in_room");
-  return room((uint64_t)at);
-}
 static char* memory(Job& job, const Tensor& t) {
   auto found = job.at->find(t.id);
   if (found == job.at->end() || room_of(found->second) < (int64_t)t.bytes() || (uint64_t)found->second % 16) {
@@ -354,18 +292,11 @@ API cudnnBackendExecute(Handle* h, Descriptor* plan, Descriptor* pack) {
   auto pointers = pack->all<char*>(1001);
   for (size_t i = 0; i < ids.size(); ++i) (*job->at)[ids[i]] = pointers[i];
   for (auto* operation : plan->graph->all<Descriptor*>(801)) job->operations.push_back(*operation);
-  static auto* queue = (int (*)(void*, void (*)(void*), void*))dlsym(
-      dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD), "cuLaunchHostFunc");
   return queue(h->stream, run, job) ? refuse(EXECUTION_FAILED, "the stream does not take it") : OK;
 }
 EXPORT void stand_in_cudnn(int engine, const char* name, unsigned long nth, int status) {
-  std::lock_guard<std::recursive_mutex> guard(lock);
-  calls.clear();
+  set(engine, name, nth, status);
   executed = 0;
-  wrong = engine;
-  fail_name = name;
-  fail_nth = nth;
-  fail_status = status;
 }
 // Handles and descriptors that exist.
 EXPORT long stand_in_cudnn_held() { return held; }

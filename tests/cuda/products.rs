@@ -1,4 +1,5 @@
-//! Products by a library, on a stand-in of cuDNN (`cudnn.cpp`) that computes on the processor.
+//! Products by libraries, on stand-ins of cuDNN and cuBLASLt (`cudnn.cpp`, `cublas.cpp`) that
+//! compute on the processor.
 
 use std::ffi::{CString, c_char, c_int, c_long};
 use std::path::Path;
@@ -9,7 +10,10 @@ use aavae::device::Session;
 use aavae::device::cuda::{Cuda, FOLDERS, OpenOptions};
 use aavae::ir::Graph;
 use aavae::method::{Method, Model, Training, training};
-use aavae::ops::{Case, Choices, Conv2d, Emit, Io, Op, Target, Variant, key};
+use aavae::ops::{
+    Case, Choices, Conv2d, Conv2dInputGrad, Conv2dWeightGrad, Emit, Epilogue, Fill, Io,
+    Library as By, Op, Target, Variant, key,
+};
 use aavae::plan::lower;
 use aavae::tensor::{DType, Half, Shape, TensorType};
 use aavae::train::compare::{compare_step, fill, trust_library};
@@ -29,35 +33,45 @@ const LATER: c_int = 200;
 const TENSOR_CORES: c_int = 1;
 const SECOND: c_int = 4;
 
-/// The stand-in of cuDNN in this process.
-struct Stand(Library);
+/// A stand-in for a library in this process, and what its functions begin with.
+struct Stand(Library, &'static str);
 
 impl Stand {
     fn new() -> Result<Self, Failed> {
+        Self::of(By::Convolutions)
+    }
+    fn of(by: By) -> Result<Self, Failed> {
+        let (file, name) = match by {
+            By::Convolutions => ("libcudnn.so.9", "stand_in_cudnn"),
+            By::Matrices => ("libcublasLt.so.13", "stand_in_cublas"),
+        };
         let folder = std::env::var_os(FOLDERS).ok_or("no stand-in")?;
         #[allow(unsafe_code, reason = "a library that this test has built")]
         // SAFETY: it is loaded already or runs no code when it is.
-        let library = unsafe { Library::new(Path::new(&folder).join("libcudnn.so.9")) }?;
-        let stand = Self(library);
+        let library = unsafe { Library::new(Path::new(&folder).join(file)) }?;
+        let stand = Self(library, name);
         stand.set(-1, "", 0)?;
         Ok(stand)
     }
-    /// An engine that leaves out a tap, and a function whose n-th call fails.
+    /// A proposal that leaves out a term, and a function whose n-th call fails.
     fn set(&self, wrong: c_int, fails: &str, nth: u64) -> Result<(), Failed> {
         type Set = unsafe extern "C" fn(c_int, *const c_char, u64, c_int);
         let name = CString::new(fails)?;
-        #[allow(unsafe_code, reason = "a function of cudnn.cpp")]
-        // SAFETY: it has this type, and copies the name. 5000: CUDNN_STATUS_EXECUTION_FAILED.
+        // CUDNN_STATUS_EXECUTION_FAILED, CUBLAS_STATUS_EXECUTION_FAILED.
+        let status = if self.1.ends_with("cudnn") { 5000 } else { 13 };
+        #[allow(unsafe_code, reason = "a function of the stand-in")]
+        // SAFETY: it has this type, and copies the name.
         unsafe {
-            self.0.get::<Set>(b"stand_in_cudnn")?(wrong, name.as_ptr(), nth, 5000);
+            self.0.get::<Set>(self.1.as_bytes())?(wrong, name.as_ptr(), nth, status);
         }
         Ok(())
     }
     /// Its objects that exist.
     fn held(&self) -> Result<c_long, Failed> {
-        #[allow(unsafe_code, reason = "a function of cudnn.cpp")]
+        let name = format!("{}_held", self.1);
+        #[allow(unsafe_code, reason = "a function of the stand-in")]
         // SAFETY: it has this type.
-        Ok(unsafe { self.0.get::<unsafe extern "C" fn() -> c_long>(b"stand_in_cudnn_held")?() })
+        Ok(unsafe { self.0.get::<unsafe extern "C" fn() -> c_long>(name.as_bytes())?() })
     }
 }
 
@@ -75,11 +89,43 @@ fn reached(case: &Case, target: &Target, variant: Variant) -> bool {
 
 /// Every convolution of the trials with every epilogue, in f32 and as 16-bit floats.
 pub(crate) fn trials() -> Result<(), Failed> {
-    let (_alone, _stand) = (StandIn::new()?, Stand::new()?);
+    let _alone = StandIn::new()?;
+    // Kernels of one tap are products of matrices.
+    for (by, least) in [(By::Convolutions, 66), (By::Matrices, 8)] {
+        let ran = trials_by(by)?;
+        check(ran.iter().all(|n| *n >= least), || format!("only {ran:?} cases by {by:?}"))?;
+    }
+    Ok(())
+}
+
+/// Convolutions of one tap, which linear layers are, with a bias and something that is added.
+fn one_tap() -> Vec<Case> {
+    let (x, w, y) = (Shape::new(2, 5, 3, 12), Shape::new(20, 1, 1, 12), Shape::new(2, 5, 3, 20));
+    let mut all = Vec::new();
+    for [bias, add] in [[true, false], [false, true], [true, true]] {
+        let epilogue = Epilogue { bias, add, ..Epilogue::default() };
+        let of = |op: Op, a: Shape, result: Shape| {
+            let tail = [bias.then_some(Shape::vector(result.c)), add.then_some(result)];
+            let inputs = [a, w].into_iter().chain(tail.into_iter().flatten());
+            let inputs: Vec<_> = inputs.map(|shape| (shape, Fill::Normal)).collect();
+            Case::new(format!("one tap, bias {bias}, add {add}"), op, &inputs)
+        };
+        let gradient = Conv2dInputGrad { stride: 1, pad: 0, h: x.h, w: x.w, epilogue };
+        all.push(of(Conv2d { stride: 1, pad: 0, epilogue }.into(), x, y));
+        all.push(of(gradient.into(), y, x));
+    }
+    let halves = |case: &Case| [Half::F16, Half::Bf16].map(|half| case.halved(half));
+    let halved: Vec<Case> = all.iter().flat_map(halves).flatten().collect();
+    all.into_iter().chain(halved).collect()
+}
+
+/// Those that reach a library, of each type of operands.
+fn trials_by(by: By) -> Result<[usize; 3], Failed> {
+    let _stand = Stand::of(by)?;
     let mut session = open(OpenOptions::default())?;
-    let (device, variant) = (session.target(), Variant::Library { rank: 1 });
+    let (device, variant) = (session.target(), Variant::Library { of: by, rank: 1 });
     let mut ran = [0; 3];
-    for case in aavae::ops::all_cases() {
+    for case in aavae::ops::all_cases().into_iter().chain(one_tap()) {
         if !matches!(case.op, Op::Conv2d(_) | Op::Conv2dInputGrad(_) | Op::Conv2dWeightGrad(_)) {
             continue;
         }
@@ -95,29 +141,46 @@ pub(crate) fn trials() -> Result<(), Failed> {
             Some(Half::Bf16) => 2,
         }] += 1;
     }
-    check(ran.iter().all(|n| *n >= 60), || format!("only {ran:?} cases"))
+    Ok(ran)
 }
 
-/// A session on which all products of a step of AAVAE are the library's, and how many these are.
-fn by_library(options: OpenOptions, half: Option<Half>) -> Result<(Session, Model, usize), Failed> {
+/// A session on which all products of a step of AAVAE that a library computes are its, and how many
+/// these are.
+fn by_library(
+    by: By,
+    options: OpenOptions,
+    half: Option<Half>,
+) -> Result<(Session, Model, usize), Failed> {
     let model = training(&support::config(Method::Aavae, 16, 2), Training::default());
     let mut session = open(options)?;
     session.set_target(Target { half, ..session.target() });
     let planned = lower("train", &model.graph, session.options());
-    let (mut choices, variant) = (Choices::default(), Variant::Library { rank: 0 });
+    let (mut choices, variant) = (Choices::default(), Variant::Library { of: by, rank: 0 });
     for product in products([&planned]) {
         choices.set(product.key, variant);
     }
     session.set_choices(choices);
     let planned = lower("train", &model.graph, session.options());
     let taken = planned.ops.iter().filter(|o| o.library().is_some()).count();
-    check(taken > 60, || format!("only {taken} products are the library's"))?;
+    check(taken >= least(by), || format!("only {taken} products are the library's"))?;
     Ok((session, model, taken))
 }
 
+/// Products of a step of AAVAE that a library computes at least.
+fn least(by: By) -> usize {
+    match by {
+        By::Convolutions => 60,
+        By::Matrices => 5,
+    }
+}
+
 /// Four steps: scalars and states, as bits.
-fn train(options: OpenOptions, half: Option<Half>) -> Result<(Session, Vec<Vec<u32>>), Failed> {
-    let (mut session, model, _) = by_library(options, half)?;
+fn train(
+    by: By,
+    options: OpenOptions,
+    half: Option<Half>,
+) -> Result<(Session, Vec<Vec<u32>>), Failed> {
+    let (mut session, model, _) = by_library(by, options, half)?;
     let all = four_steps(&mut session, &model)?;
     Ok((session, all))
 }
@@ -126,7 +189,7 @@ fn train(options: OpenOptions, half: Option<Half>) -> Result<(Session, Vec<Vec<u
 /// one product shows: a step does, before anything is trained, and the products are taken back.
 pub(crate) fn steps() -> Result<(), Failed> {
     let (_alone, stand) = (StandIn::new()?, Stand::new()?);
-    let (mut session, model, taken) = by_library(OpenOptions::default(), None)?;
+    let (mut session, model, taken) = by_library(By::Convolutions, OpenOptions::default(), None)?;
     let (graph, params) = (&model.graph, &model.params);
     let said = compare_step(&mut session, graph, params)?;
     check(said.is_none(), || format!("a right step: {said:?}"))?;
@@ -154,16 +217,20 @@ pub(crate) fn steps() -> Result<(), Failed> {
 /// What the library queues is captured: a graph gives the bits of one call after the other, and
 /// nothing is left.
 pub(crate) fn graphs() -> Result<(), Failed> {
-    let (stand_in, stand) = (StandIn::new()?, Stand::new()?);
-    for half in [None, Some(Half::F16)] {
+    let stand_in = StandIn::new()?;
+    let both = [By::Convolutions, By::Matrices];
+    for (by, half) in both.into_iter().flat_map(|by| [(by, None), (by, Some(Half::F16))]) {
+        let stand = Stand::of(by)?;
         stand_in.fail("", 0, 0)?;
-        let (session, eager) = train(OpenOptions { graphs: false }, half)?;
+        let (session, eager) = train(by, OpenOptions { graphs: false }, half)?;
         drop(session);
-        let (session, replayed) = train(OpenOptions::default(), half)?;
+        let (session, replayed) = train(by, OpenOptions::default(), half)?;
         let counts = stand_in.counts()?;
         let captured = counts["cuStreamBeginCapture_v2"];
         let added = counts["cuGraphAddChildGraphNode"];
-        check(captured > 60 && captured == added, || format!("{captured} and {added} calls"))?;
+        check(captured >= least(by) as u64 && captured == added, || {
+            format!("{captured} and {added} calls")
+        })?;
         check(eager == replayed, || "a graph gives other bits than its calls".into())?;
         drop(session);
         let (held, library) = (stand_in.counts()?["held"], stand.held()?);
@@ -189,7 +256,7 @@ fn tuned(session: &mut Session, dtype: DType) -> Result<Vec<(u32, Option<String>
     let first = first.iter().all(|t| matches!(t.variant, Variant::Library { .. }));
     check(first && report.trials.len() > 3, || format!("{:?}", report.trials))?;
     let library = report.trials.into_iter().filter_map(|t| match t.variant {
-        Variant::Library { rank } => Some((rank, t.refused)),
+        Variant::Library { of: By::Convolutions, rank } => Some((rank, t.refused)),
         _ => None,
     });
     Ok(library.collect())
@@ -241,7 +308,7 @@ pub(crate) fn timed() -> Result<(), Failed> {
     g.label("product");
     let y = g.emit1(of.op.clone(), &[x, w]);
     g.output("y", y);
-    let library = Variant::Library { rank: 0 };
+    let library = Variant::Library { of: By::Convolutions, rank: 0 };
     let portable = of.op.variants(&of.io, &session.target())[0];
     // What the stand-in's clock says: see `driver.cpp`.
     for (variant, launches, calls, seconds) in [(library, 5, 2, 125e-6), (portable, 0, 0, 250e-6)] {
@@ -269,7 +336,7 @@ pub(crate) fn every_call_fails_once() -> Result<(), Failed> {
     let scenario = || -> Result<(), String> {
         let mut session =
             open(OpenOptions::default()).map_err(|e| e.message().unwrap_or_default().to_owned())?;
-        let wanted = Variant::Library { rank: 1 };
+        let wanted = Variant::Library { of: By::Convolutions, rank: 1 };
         let case = aavae::ops::all_cases()
             .into_iter()
             .find(|c| c.half.is_none() && c.name == "epilogue bias+add+relu+mask")
@@ -305,4 +372,79 @@ pub(crate) fn every_call_fails_once() -> Result<(), Failed> {
         }
     }
     check(tried > 12, || format!("only {tried} failures"))
+}
+
+/// A gradient of weights of one tap, whose operands are halves: what the library of matrices
+/// proposes is compared, a wrong one is refused, and so is one whose call fails.
+pub(crate) fn matrices_compared() -> Result<(), Failed> {
+    let (_alone, stand) = (StandIn::new()?, Stand::of(By::Matrices)?);
+    let half = |shape| TensorType { dtype: DType::BF16, shape };
+    let (x, dy) = (half(Shape::new(2, 3, 4, 16)), half(Shape::new(2, 3, 4, 24)));
+    let op: Op = Conv2dWeightGrad { stride: 1, pad: 0, kernel: 1, bias: false }.into();
+    let dw = TensorType::f32(Shape::new(24, 1, 1, 16));
+    let io = Io { inputs: vec![x, dy], outputs: vec![dw] };
+    let product = Product { key: key(&op, &io), op, io, flops: 1 };
+    let refused = || -> Result<Vec<(u32, String)>, Failed> {
+        let mut session = open(OpenOptions::default())?;
+        session.set_target(Target { half: Some(Half::Bf16), ..session.target() });
+        let effort =
+            Effort { budget: Duration::from_secs(600), sweep: true, candidates: "of matrices" };
+        let products = [product.clone()];
+        let report = tune_products(&mut session, &products, &mut Memory::nowhere(), effort)?;
+        let tried = report.trials.into_iter().filter_map(|t| match t.variant {
+            Variant::Library { of: By::Matrices, rank } => Some((rank, t.refused)),
+            _ => None,
+        });
+        let tried: Vec<_> = tried.collect();
+        check(tried.len() == 2, || format!("{tried:?}"))?;
+        Ok(tried.into_iter().filter_map(|(rank, why)| Some((rank, why?))).collect())
+    };
+    check(refused()?.is_empty(), || "a right proposal was refused".into())?;
+    // The first two of the stand-in's proposals are passed over.
+    for rank in [0, 1] {
+        stand.set(rank as c_int + 2, "", 0)?;
+        let said = refused()?;
+        let one = matches!(&said[..], [(r, why)] if *r == rank && why.contains("differs"));
+        check(one, || format!("proposal {rank}: {said:?}"))?;
+    }
+    stand.set(-1, "cublasLtMatmul", 1)?;
+    let said = refused()?;
+    let named = ["cuBLASLt", "cublasLtMatmul", "CUBLAS_STATUS_EXECUTION_FAILED", "conv2d"];
+    let one = matches!(&said[..], [(0, why)] if named.iter().all(|n| why.contains(n)));
+    check(one, || format!("{said:?}"))
+}
+
+/// Every call of the library of matrices fails once: one error that names it, and nothing is left.
+pub(crate) fn every_call_of_matrices_fails_once() -> Result<(), Failed> {
+    let (stand_in, stand) = (StandIn::new()?, Stand::of(By::Matrices)?);
+    let wanted = Variant::Library { of: By::Matrices, rank: 1 };
+    let scenario = || -> Result<(), String> {
+        let mut session =
+            open(OpenOptions::default()).map_err(|e| e.message().unwrap_or_default().to_owned())?;
+        trial(&one_tap()[0], &mut session, wanted).map(drop)
+    };
+    scenario()?;
+    for (call, most) in [
+        ("cublasLtCreate", 1),
+        ("cublasLtMatmulDescCreate", 1),
+        ("cublasLtMatmulDescSetAttribute", 4),
+        ("cublasLtMatrixLayoutCreate", 4),
+        ("cublasLtMatmulPreferenceCreate", 1),
+        ("cublasLtMatmulPreferenceSetAttribute", 6),
+        ("cublasLtMatmulAlgoGetHeuristic", 1),
+        ("cublasLtMatmul", 1),
+    ] {
+        for nth in 1..=most {
+            stand_in.fail("", 0, 0)?;
+            stand.set(-1, call, nth)?;
+            let said = scenario().err().unwrap_or_default();
+            let named = said.contains(call) && said.contains("CUBLAS_STATUS_EXECUTION_FAILED");
+            check(named, || format!("{call} {nth}: `{said}`"))?;
+            let (held, library) = (stand_in.counts()?["held"], stand.held()?);
+            check(held == 0 && library == 0, || {
+                format!("{call} {nth}: {held} and {library} objects are left")
+            })?;
+        }
+    }
+    stand.set(-1, "", 0)
 }

@@ -173,6 +173,10 @@ pub(crate) fn missing_libraries() -> Result<(), Failed> {
     let found = library[0] == "9.12.34"
         && library[1].as_str().is_some_and(|path| path.ends_with("libcudnn.so.9"));
     check(found && listed["cuda"]["optional"].is_null(), || listed.to_string())?;
+    let library = &listed["cuda"]["matrices"];
+    let found = library[0] == "13.1.2"
+        && library[1].as_str().is_some_and(|path| path.ends_with("libcublasLt.so.13"));
+    check(found, || listed.to_string())?;
     // What needs not be there is no error, unless it is asked for.
     let without = build("stand-in-kernels", &[DRIVER, COMPILER])?;
     let asked = aavae(&without, "check --device cuda --only relu", &[])?;

@@ -11,29 +11,26 @@ use std::rc::Rc;
 
 use libloading::Library;
 
+use super::bind::{load, version};
 use super::driver::Address;
 
 /// An object of the library.
 type Handle = *mut c_void;
 
-/// The functions, by their names in `cudnn_graph_v9.h`.
-#[allow(non_snake_case, reason = "the library's names")]
-struct Functions {
-    cudnnGetVersion: unsafe extern "C" fn() -> usize,
-    cudnnGetCudartVersion: unsafe extern "C" fn() -> usize,
-    cudnnGetErrorString: unsafe extern "C" fn(c_int) -> *const c_char,
-    cudnnGetLastErrorString: unsafe extern "C" fn(*mut c_char, usize),
-    cudnnCreate: unsafe extern "C" fn(*mut Handle) -> c_int,
-    cudnnDestroy: unsafe extern "C" fn(Handle) -> c_int,
-    cudnnSetStream: unsafe extern "C" fn(Handle, Handle) -> c_int,
-    cudnnBackendCreateDescriptor: unsafe extern "C" fn(c_int, *mut Handle) -> c_int,
-    cudnnBackendDestroyDescriptor: unsafe extern "C" fn(Handle) -> c_int,
-    cudnnBackendSetAttribute:
-        unsafe extern "C" fn(Handle, c_int, c_int, i64, *const c_void) -> c_int,
-    cudnnBackendGetAttribute:
-        unsafe extern "C" fn(Handle, c_int, c_int, i64, *mut i64, *mut c_void) -> c_int,
-    cudnnBackendFinalize: unsafe extern "C" fn(Handle) -> c_int,
-    cudnnBackendExecute: unsafe extern "C" fn(Handle, Handle, Handle) -> c_int,
+functions! {
+    cudnnGetVersion: fn() -> usize;
+    cudnnGetCudartVersion: fn() -> usize;
+    cudnnGetErrorString: fn(c_int) -> *const c_char;
+    cudnnGetLastErrorString: fn(*mut c_char, usize) -> ();
+    cudnnCreate: fn(*mut Handle);
+    cudnnDestroy: fn(Handle);
+    cudnnSetStream: fn(Handle, Handle);
+    cudnnBackendCreateDescriptor: fn(c_int, *mut Handle);
+    cudnnBackendDestroyDescriptor: fn(Handle);
+    cudnnBackendSetAttribute: fn(Handle, c_int, c_int, i64, *const c_void);
+    cudnnBackendGetAttribute: fn(Handle, c_int, c_int, i64, *mut i64, *mut c_void);
+    cudnnBackendFinalize: fn(Handle);
+    cudnnBackendExecute: fn(Handle, Handle, Handle);
 }
 
 /// Calls a function that returns a status.
@@ -52,26 +49,17 @@ macro_rules! call {
 pub(super) struct Cudnn {
     functions: Functions,
     path: PathBuf,
-    /// Never closed, and neither is what it needs: its engines keep threads and code.
-    _libraries: ManuallyDrop<Vec<Library>>,
-}
-
-/// Version of a number like 92801: 9.28.1.
-fn version(number: usize) -> String {
-    format!("{}.{}.{}", number / 10_000, number / 100 % 100, number % 100)
+    /// Never closed: its engines keep threads and code.
+    _library: ManuallyDrop<Library>,
 }
 
 impl Cudnn {
-    /// Opens `libcudnn.so.9`, and before anything is asked of it the libraries of its CUDA that it
-    /// ends the process without: the compiler must be open already, `libcublasLt` is opened here.
+    /// Opens `libcudnn.so.9`. Before anything else is asked of it the libraries of its CUDA that it
+    /// ends the process without must be open: the compiler and cuBLASLt.
     ///
     /// # Errors
     /// What is missing or does not fit.
-    pub(super) fn open(
-        path: &Path,
-        compiler_major: i32,
-        find: impl Fn(&str) -> Option<PathBuf>,
-    ) -> Result<Rc<Self>, String> {
+    pub(super) fn open(path: &Path, compiler_major: i32) -> Result<Rc<Self>, String> {
         let own = load(path).map_err(|e| format!("{}: {e}", path.display()))?;
         let functions = Functions::find(&own)
             .map_err(|name| format!("{} has no {name}: it is older than 9", path.display()))?;
@@ -84,11 +72,8 @@ impl Cudnn {
                 path.display()
             ));
         }
-        let name = format!("libcublasLt.so.{major}");
-        let blas = load(&find(&name).unwrap_or_else(|| name.clone().into()))
-            .map_err(|e| format!("{name}, which cuDNN needs: {e}"))?;
-        let libraries = ManuallyDrop::new(vec![blas, own]);
-        Ok(Rc::new(Self { functions, path: path.into(), _libraries: libraries }))
+        let library = ManuallyDrop::new(own);
+        Ok(Rc::new(Self { functions, path: path.into(), _library: library }))
     }
 
     /// Its version and where it is.
@@ -114,45 +99,6 @@ impl Cudnn {
         let end = last.iter().position(|c| *c == 0).unwrap_or(0);
         let (name, last) = (name.to_string_lossy(), String::from_utf8_lossy(&last[..end]));
         Err(format!("{call}: {name} ({})", last.trim()))
-    }
-}
-
-fn load(path: &Path) -> Result<Library, libloading::Error> {
-    #[allow(unsafe_code, reason = "opening a library runs its initialisers")]
-    // SAFETY: NVIDIA's library, at a path that the user or a package manager put it at.
-    unsafe {
-        Library::new(path)
-    }
-}
-
-impl Functions {
-    fn find(library: &Library) -> Result<Self, &'static str> {
-        macro_rules! found {
-            ($($name:ident),*) => {{
-                #[allow(unsafe_code, reason = "foreign functions have the header's types")]
-                // SAFETY: the fields repeat `cudnn_graph_v9.h`.
-                unsafe {
-                    Ok(Self { $($name: *library
-                        .get(stringify!($name).as_bytes())
-                        .map_err(|_| stringify!($name))?,)* })
-                }
-            }};
-        }
-        found!(
-            cudnnGetVersion,
-            cudnnGetCudartVersion,
-            cudnnGetErrorString,
-            cudnnGetLastErrorString,
-            cudnnCreate,
-            cudnnDestroy,
-            cudnnSetStream,
-            cudnnBackendCreateDescriptor,
-            cudnnBackendDestroyDescriptor,
-            cudnnBackendSetAttribute,
-            cudnnBackendGetAttribute,
-            cudnnBackendFinalize,
-            cudnnBackendExecute
-        )
     }
 }
 

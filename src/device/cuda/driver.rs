@@ -56,30 +56,6 @@ impl std::fmt::Display for Failed {
     }
 }
 
-macro_rules! functions {
-    ($($name:ident: fn($($argument:ty),*);)*) => {
-        /// The functions of the driver, by their names in `cuda.h`.
-        #[allow(non_snake_case, reason = "the driver's names")]
-        struct Functions {
-            $($name: unsafe extern "C" fn($($argument),*) -> c_int,)*
-        }
-        impl Functions {
-            fn find(library: &Library) -> Result<Self, &'static str> {
-                #[allow(unsafe_code, reason = "foreign functions have the types of `cuda.h`")]
-                // SAFETY: the types below repeat the header's; names with a version never change
-                // theirs.
-                unsafe {
-                    Ok(Self {
-                        $($name: *library
-                            .get(stringify!($name).as_bytes())
-                            .map_err(|_| stringify!($name))?,)*
-                    })
-                }
-            }
-        }
-    };
-}
-
 functions! {
     cuInit: fn(c_uint);
     cuDriverGetVersion: fn(*mut c_int);

@@ -6,13 +6,14 @@ use std::process::Command;
 use std::rc::Rc;
 use std::sync::OnceLock;
 
+use super::cublas::Blas;
 use super::cudnn::Cudnn;
 use super::driver::Driver;
 use super::nvrtc::Nvrtc;
 use crate::device::DeviceError;
 
-/// Set to 1, it lets the tuner compare cuDNN's engines with our kernels. None of them has run on a
-/// GPU under this program yet, so it is asked for.
+/// Set to 1, it lets the tuner compare what cuDNN and cuBLASLt propose with our kernels. No
+/// training on a GPU has gone well by them yet, so it is asked for.
 pub const CUDNN: &str = "AAVAE_CUDNN";
 /// Folders to look into first, separated as in `PATH`.
 pub const FOLDERS: &str = "AAVAE_CUDA_LIBS";
@@ -157,11 +158,19 @@ pub(super) fn install_products(major: i32) -> String {
     format!("pip install nvidia-cudnn-cu{major} {blas}")
 }
 
-/// Opens cuDNN if it is asked for ([`CUDNN`]).
+/// The libraries of products, open.
+#[derive(Clone)]
+pub(super) struct OfProducts {
+    pub(super) cudnn: Rc<Cudnn>,
+    /// Which cuDNN needs.
+    pub(super) blas: Rc<Blas>,
+}
+
+/// Opens the libraries of products if they are asked for ([`CUDNN`]).
 ///
 /// # Errors
-/// If it is asked for and there is none that fits.
-pub(super) fn wanted(major: i32) -> Result<Option<Rc<Cudnn>>, DeviceError> {
+/// If they are asked for and there are none that fit.
+pub(super) fn wanted(major: i32) -> Result<Option<OfProducts>, DeviceError> {
     if std::env::var_os(CUDNN).is_none_or(|asked| asked != "1") {
         return Ok(None);
     }
@@ -169,18 +178,22 @@ pub(super) fn wanted(major: i32) -> Result<Option<Rc<Cudnn>>, DeviceError> {
     products(major).map(Some).map_err(|why| missing(format!("cuDNN: {why}"), hint))
 }
 
-/// Opens cuDNN, where there is one that fits the compiler of CUDA `major`.
+/// Opens the libraries of products, where there are some that fit the compiler of CUDA `major`.
 ///
 /// # Errors
-/// Why there is none.
-pub(super) fn products(major: i32) -> Result<Rc<Cudnn>, String> {
+/// Why there are none.
+pub(super) fn products(major: i32) -> Result<OfProducts, String> {
     let folders = folders();
     let find = |name: &str| {
         let here = |all: &[PathBuf]| all.iter().map(|f| f.join(name)).find(|p| p.exists());
         here(&folders).or_else(|| here(python_folders()))
     };
     let path = find("libcudnn.so.9").ok_or("there is no libcudnn.so.9")?;
-    Cudnn::open(&path, major, find)
+    let cudnn = Cudnn::open(&path, major)?;
+    let name = format!("libcublasLt.so.{major}");
+    let blas = Blas::open(&find(&name).unwrap_or_else(|| name.clone().into()))
+        .map_err(|e| format!("{name}, which cuDNN needs: {e}"))?;
+    Ok(OfProducts { cudnn, blas })
 }
 
 /// Major and minor version of a number like 13000.

@@ -10,11 +10,15 @@
 //! What changes from step to step lies in the uniform, which is copied to the device before.
 //!
 //! Where cuDNN is installed and asked for ([`CUDNN`]) its engines are candidates for products
-//! ([`Variant::Library`](crate::ops::Variant)): a tuner compares them with our kernels on the very
-//! device and takes one only where it is right and faster. No default takes one.
+//! ([`Variant::Library`](crate::ops::Variant)), and so is what cuBLASLt, which it brings, proposes
+//! for those of matrices: a tuner compares them with our kernels on the very device and takes one
+//! only where it is right and faster. No default takes one.
 
+#[macro_use]
+mod bind;
 mod calls;
 mod compile;
+mod cublas;
 mod cudnn;
 mod driver;
 mod graph;
@@ -37,13 +41,13 @@ use crate::plan::{Limits, Place, Plan};
 use crate::shader::cuda::{TARGET, target};
 use crate::shader::source;
 use crate::tensor::{DType, Half};
+use calls::{Asked, Call};
 pub use calls::{Proposal, proposals};
 use compile::{Code, CompileError, Compiler};
-use cudnn::Cudnn;
 use driver::{Address, Context, Event, Failed, Graph, Memory, Pinned};
 use graph::Touched;
+use libraries::OfProducts;
 pub use libraries::{CUDNN, FOLDERS};
-use product::{Call, Products};
 pub use report::{GpuInfo, Installation, report};
 
 /// Bytes that one read takes of pinned memory at most.
@@ -131,9 +135,9 @@ pub struct Cuda {
     buffers: BTreeMap<BufferId, Memory>,
     uniform: Memory,
     compiler: Compiler,
-    library: Option<Rc<Cudnn>>,
-    /// What the library was asked for, once it was.
-    products: Option<Products>,
+    library: Option<OfProducts>,
+    /// What libraries were asked for.
+    asked: Asked,
     context: Rc<Context>,
     /// What the uniform holds once everything queued is done.
     uniforms: Option<StepUniforms>,
@@ -173,8 +177,9 @@ impl Cuda {
         let compiler = Compiler::new(nvrtc, gpu.capability);
         let (nvrtc_major, nvrtc_minor) = compiler.version();
         let library = libraries::wanted(nvrtc_major)?;
-        let cudnn =
-            library.as_ref().map_or(String::new(), |l| format!(", cuDNN {}", l.describe()[0]));
+        let cudnn = library
+            .as_ref()
+            .map_or(String::new(), |l| format!(", cuDNN {}", l.cudnn.describe()[0]));
         let name = format!(
             "cuda:{} (sm_{sm}{smaller}, driver for CUDA {major}.{minor}, NVRTC \
              {nvrtc_major}.{nvrtc_minor}{cudnn})",
@@ -202,7 +207,7 @@ impl Cuda {
             uniform,
             compiler,
             library,
-            products: None,
+            asked: Asked::default(),
             context,
             uniforms: None,
             capabilities,
@@ -459,9 +464,9 @@ impl Device for Cuda {
             let by_library = step.dispatches.len() - step.kernels().len();
             for (j, (dispatch, words)) in step.dispatches.iter().zip(&step.constants).enumerate() {
                 let (mut arguments, touched) = self.arguments(plan, &bound, i, dispatch);
-                if let Some(rank) = step.library().filter(|_| j < by_library) {
-                    let work = Work::Library(self.call(step, rank, &arguments)?);
-                    let label = format!("{} (cuDNN)", step.label);
+                if let Some((of, rank)) = step.library().filter(|_| j < by_library) {
+                    let label = format!("{} ({})", step.label, calls::name(of));
+                    let work = Work::Library(self.call(step, &label, (of, rank), &arguments)?);
                     commands.push(Command { label, work, touched });
                     continue;
                 }
@@ -565,7 +570,7 @@ impl Device for Cuda {
     fn held_bytes(&self) -> usize {
         let calls =
             self.programs.values().flat_map(|p| &p.commands).filter_map(|c| match &c.work {
-                Work::Library(call) => Some(call.workspace.bytes),
+                Work::Library(call) => Some(call.workspace().bytes),
                 Work::Kernel { .. } => None,
             });
         let buffers = self.buffers.values().map(|m| m.bytes);

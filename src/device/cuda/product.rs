@@ -62,7 +62,7 @@ mod attribute {
 
 /// Which of the products of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pass {
+pub(super) enum Pass {
     Forward,
     Data,
     Filter,
@@ -71,16 +71,16 @@ enum Pass {
 /// A product: operands, result and what follows, in the order of its kernel's bindings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Product {
-    pass: Pass,
+    pub(super) pass: Pass,
     /// Images, weights `[Cout, K, K, Cin]` and maps of the convolution.
-    x: Shape,
-    w: Shape,
-    y: Shape,
-    stride: usize,
-    pad: usize,
-    operands: DType,
-    result: DType,
-    epilogue: Epilogue,
+    pub(super) x: Shape,
+    pub(super) w: Shape,
+    pub(super) y: Shape,
+    pub(super) stride: usize,
+    pub(super) pad: usize,
+    pub(super) operands: DType,
+    pub(super) result: DType,
+    pub(super) epilogue: Epilogue,
 }
 
 impl Product {
@@ -102,6 +102,11 @@ impl Product {
         let epilogue = epilogue.without_parts();
         let (operands, result) = (io.inputs[0].dtype, io.outputs[0].dtype);
         Self { pass, x, w, y, stride, pad, operands, result, epilogue }
+    }
+
+    /// Whether the library of matrices computes it.
+    pub(super) fn is_matrices(&self) -> bool {
+        self.epilogue.is_of_matrices(self.w, [self.stride, self.pad], self.result)
     }
 
     /// Tensors that it binds: two operands, the result, and those of the epilogue.

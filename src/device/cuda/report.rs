@@ -31,6 +31,8 @@ pub struct Installation {
     /// Version of cuDNN, which computes products where it is asked for ([`super::CUDNN`]), and its
     /// library.
     pub products: Option<[String; 2]>,
+    /// Version of cuBLASLt, which comes with it and computes products of matrices, and its library.
+    pub matrices: Option<[String; 2]>,
     /// What is missing, and what to do about it.
     pub missing: Option<[String; 2]>,
     /// What is missing and not needed, and what to do about it.
@@ -61,7 +63,10 @@ fn look(report: &mut Installation) -> Result<(), DeviceError> {
     let (major, minor) = nvrtc.version();
     report.compiler = Some([format!("{major}.{minor}"), path.display().to_string()]);
     match libraries::products(major) {
-        Ok(library) => report.products = Some(library.describe()),
+        Ok(library) => {
+            report.products = Some(library.cudnn.describe());
+            report.matrices = Some(library.blas.describe());
+        }
         Err(why) => {
             let hint = format!(
                 "it is not needed; with it and {}=1 a tuner compares its engines with our \

@@ -3,7 +3,7 @@
 
 use crate::ops::pointwise::relu;
 use crate::ops::{Call, Op, Real, ShapeError, same};
-use crate::tensor::{Shape, TensorType};
+use crate::tensor::{DType, Shape, TensorType};
 
 /// What happens to a finished sum. Bias, what is added and the mask are one more input each where
 /// present, in this order after the operands, then gradient sums two.
@@ -59,6 +59,19 @@ impl Epilogue {
     #[must_use]
     pub fn without_parts(self) -> Self {
         Self { moments: None, gradient_sums: None, ..self }
+    }
+    /// Whether a convolution with it is what [`Library::Matrices`](crate::ops::Library::Matrices)
+    /// computes: products of a pixel and one tap. It has no mask, adds a bias in the type of the
+    /// result only, and of its ReLU nobody says that a NaN stays one.
+    pub(crate) fn is_of_matrices(
+        &self,
+        weights: Shape,
+        [stride, pad]: [usize; 2],
+        result: DType,
+    ) -> bool {
+        let one_tap = [weights.h, weights.w] == [1, 1] && stride == 1 && pad == 0;
+        let other = self.relu || self.mask || (self.bias && result.half().is_some());
+        one_tap && !other
     }
     /// Whether a bias is all that happens.
     pub(super) fn is_linear(&self) -> bool {

@@ -10,30 +10,47 @@ use super::geometry::Geometry;
 use super::lower::{self, How};
 use crate::ops::batch_norm::{part_moments, part_sums};
 use crate::ops::sum_rows::sum_to;
-use crate::ops::{Binding, Io, Lowering, Target, Variant};
+use crate::ops::{Binding, Io, Library, Lowering, Target, Variant};
 
 /// How many of the library's proposals are tried. It orders them by its own estimate: of four, of
 /// 41 products in f16 on an H100, one of the first two was the fastest right one but for one
 /// product, whose third was a tenth faster.
 const PROPOSALS: u32 = 2;
 
-/// Variants with the proposals of a library behind, where the device has one and both operands are
-/// of one type: a library does not round.
-fn with_proposals(mut all: Vec<Variant>, io: &Io, target: &Target) -> Vec<Variant> {
-    if target.library && io.inputs[0].dtype == io.inputs[1].dtype {
-        all.extend((0..PROPOSALS).map(|rank| Variant::Library { rank }));
+/// Variants with the proposals of libraries behind, where the device has them and both operands are
+/// of one type: a library does not round. One of matrices computes what is a product of two.
+fn with_proposals(
+    mut all: Vec<Variant>,
+    io: &Io,
+    target: &Target,
+    of_matrices: bool,
+) -> Vec<Variant> {
+    let [a, b] = [0, 1].map(|i| io.inputs[i].dtype);
+    if target.library && a == b {
+        let matrices = of_matrices.then_some(Library::Matrices);
+        for of in [Library::Convolutions].into_iter().chain(matrices) {
+            all.extend((0..PROPOSALS).map(|rank| Variant::Library { of, rank }));
+        }
     }
     all
 }
 
 /// The variants of a forward-type product; the portable one first.
-pub(super) fn nt_variants(io: &Io, target: &Target) -> Vec<Variant> {
-    with_proposals(lower::nt_variants(io, target), io, target)
+pub(super) fn nt_variants(
+    io: &Io,
+    target: &Target,
+    stride_pad: [usize; 2],
+    epilogue: &Epilogue,
+) -> Vec<Variant> {
+    let of_matrices = epilogue.is_of_matrices(io.inputs[1].shape, stride_pad, io.outputs[0].dtype);
+    with_proposals(lower::nt_variants(io, target), io, target, of_matrices)
 }
 
 /// The variants of a weight gradient; the portable one first.
-pub(super) fn tn_variants(io: &Io, target: &Target) -> Vec<Variant> {
-    with_proposals(lower::tn_variants(io, target), io, target)
+pub(super) fn tn_variants(io: &Io, target: &Target, stride_pad: [usize; 2]) -> Vec<Variant> {
+    let weights = io.outputs[0];
+    let of_matrices = Epilogue::default().is_of_matrices(weights.shape, stride_pad, weights.dtype);
+    with_proposals(lower::tn_variants(io, target), io, target, of_matrices)
 }
 
 /// Whether the library takes a product; if not, a kernel does all of it.

@@ -214,7 +214,7 @@ impl OpDef for Conv2d {
         self.epilogue.differentiable()
     }
     fn variants(&self, io: &Io, target: &Target) -> Vec<Variant> {
-        let all = library::nt_variants(io, target);
+        let all = library::nt_variants(io, target, [self.stride, self.pad], &self.epilogue);
         lower::with_parts(all, &self.epilogue, target)
     }
     fn preferred(&self, io: &Io, target: &Target) -> Variant {
@@ -397,7 +397,7 @@ impl OpDef for Conv2dInputGrad {
         self.epilogue.differentiable()
     }
     fn variants(&self, io: &Io, target: &Target) -> Vec<Variant> {
-        let mut all = library::nt_variants(io, target);
+        let mut all = library::nt_variants(io, target, [self.stride, self.pad], &self.epilogue);
         // Its parts are of rows as they lie.
         let apart = self.epilogue.gradient_sums.is_some() && self.stride > 1;
         all.retain(|variant| !(apart && matches!(variant, Variant::Library { .. })));
@@ -539,7 +539,7 @@ impl OpDef for Conv2dWeightGrad {
         }
     }
     fn variants(&self, io: &Io, target: &Target) -> Vec<Variant> {
-        library::tn_variants(io, target)
+        library::tn_variants(io, target, [self.stride, self.pad])
     }
     fn preferred(&self, io: &Io, target: &Target) -> Variant {
         lower::preferred(&self.variants(io, target), io, target)
