@@ -34,7 +34,9 @@ pub(super) struct Run<'a> {
     pub(super) steps: u64,
     /// Steps that are still asked for.
     left: u64,
-    /// When the last record was written, and after how many steps.
+    /// The record of training that is to be posted.
+    record: Option<trainer::Asked>,
+    /// When the last record was posted, and after how many steps.
     said: (Instant, u64),
 }
 
@@ -83,7 +85,7 @@ pub(super) fn run(
     }
     let steps = resumed.map_or(0, |resumed| resumed.step);
     let said = (Instant::now(), steps);
-    let mut run = Run { config, timetable, splits, trainer, steps, left: 0, said };
+    let mut run = Run { config, timetable, splits, trainer, steps, left: 0, record: None, said };
     run.greet();
     let outlook = run.trainer.seek(kernels, most);
     run.say(outlook);
@@ -163,6 +165,7 @@ impl Run<'_> {
     }
 
     fn obey(&mut self, command: Command) -> Result<(), RunError> {
+        self.post_record()?;
         match command {
             Command::Train { steps } => {
                 self.left = steps.unwrap_or(u64::MAX).min(self.timetable.total - self.steps);
@@ -202,8 +205,22 @@ impl Run<'_> {
         post("paused", &json!({ "step": self.steps }));
     }
 
-    /// Says of a step what is due, as a run on disk writes it.
+    /// Posts the record that the device was asked for.
+    fn post_record(&mut self) -> Result<(), RunError> {
+        let Some(asked) = self.record.take() else { return Ok(()) };
+        let number = asked.number;
+        let record = self.trainer.answer(asked)?;
+        let images = (number - self.said.1) * self.config.images_per_step() as u64;
+        let rate = images as f64 / self.said.0.elapsed().as_secs_f64().max(1e-3);
+        post("record", &record.with("images_per_second", rate as f32));
+        self.said = (Instant::now(), number);
+        Ok(())
+    }
+
+    /// Says of a step what is due, as a run on disk writes it: of training, once the next step is
+    /// queued, where nothing else is done before.
     fn see_to(&mut self, step: &Step) -> Result<(), RunError> {
+        self.post_record()?;
         self.steps = step.number;
         self.left -= 1;
         if self.timetable.due(self.steps, "view") {
@@ -211,13 +228,12 @@ impl Run<'_> {
             post("record", &step.record("view", &values));
         }
         let last = self.steps == self.timetable.total;
-        if self.timetable.due(self.steps, "train") || last || self.left == 0 {
-            let asked = self.trainer.ask(step)?;
-            let record = self.trainer.answer(asked)?;
-            let images = (self.steps - self.said.1) * self.config.images_per_step() as u64;
-            let rate = images as f64 / self.said.0.elapsed().as_secs_f64().max(1e-3);
-            post("record", &record.with("images_per_second", rate as f32));
-            self.said = (Instant::now(), self.steps);
+        let pauses = last || self.left == 0 || self.timetable.epoch_end(self.steps).is_some();
+        if pauses || self.timetable.due(self.steps, "train") {
+            self.record = Some(self.trainer.ask(step)?);
+        }
+        if pauses {
+            self.post_record()?;
         }
         if self.timetable.epoch_end(self.steps).is_some() || last {
             if let Some(means) = self.trainer.validate(self.steps, &|| false)? {

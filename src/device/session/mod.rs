@@ -201,6 +201,10 @@ impl Session {
         let mut buffers: Vec<_> = self.plans.values().flat_map(|p| p.bound.own()).collect();
         buffers.extend(self.states.values());
         buffers.extend(self.images.drain(..).map(|part| part.0));
+        // What was asked for takes memory until it is taken. A device that is lost has none.
+        for (ticket, _) in self.plans.values().flat_map(|p| &p.asked) {
+            self.device.poll(*ticket, true).ok();
+        }
         self.device.free(&programs, &buffers);
         self.plans.clear();
         self.states.clear();
