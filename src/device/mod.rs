@@ -331,7 +331,8 @@ pub trait Device {
     /// # Errors
     /// If the driver fails or the device is lost.
     fn poll(&mut self, ticket: Ticket, wait: bool) -> Result<Option<Done>, DeviceError>;
-    /// Frees a program, then buffers that nothing uses any more.
+    /// Frees a program, then buffers that nothing uses any more. A read that was asked for before
+    /// can still be polled.
     fn free(&mut self, programs: &[ProgramId], buffers: &[BufferId]);
     /// Bytes of all buffers that exist now, counted from the buffers themselves.
     fn held_bytes(&self) -> usize;
